@@ -1,0 +1,18 @@
+"""Make the eight views of every training pair.    python -m stages.augment"""
+
+from pathlib import Path
+
+from tuwen.augment import augment
+from tuwen.errors import reports_user_errors
+from tuwen.params import load
+
+
+@reports_user_errors
+def main() -> None:
+    """Run the stage."""
+    params = load()
+    augment(Path("data/clean/train"), Path("data/augmented"), params.augment, params.image)
+
+
+if __name__ == "__main__":
+    main()

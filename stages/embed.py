@@ -1,0 +1,19 @@
+"""Embed one set by one model.    python -m stages.embed MODEL SET"""
+
+import sys
+from pathlib import Path
+
+from tuwen.embed import embed
+from tuwen.errors import reports_user_errors
+from tuwen.params import load
+
+
+@reports_user_errors
+def main() -> None:
+    """Run the stage."""
+    model, name = sys.argv[1:]
+    embed(Path("models") / model, Path("data/clean") / name, Path("embeddings") / model / name, load().embed)
+
+
+if __name__ == "__main__":
+    main()

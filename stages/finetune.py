@@ -1,0 +1,22 @@
+"""Fine-tune the baseline on the augmented views.    python -m stages.finetune"""
+
+from pathlib import Path
+
+from tuwen import models, track
+from tuwen.errors import reports_user_errors
+from tuwen.params import load
+
+
+@reports_user_errors
+def main() -> None:
+    """Run the stage; its curves go to MLflow as they arise."""
+    params, clean, augmented = load(), Path("data/clean"), Path("data/augmented")
+    baseline, out = Path("models/baseline"), Path("models/finetuned")
+    settings, inputs = models.finetune_settings(params), models.finetune_inputs(clean, augmented, baseline)
+    with track.run("finetuned", "training", settings, inputs) as run:
+        models.make_finetuned(clean, augmented, baseline, out, params, run.log_metrics)
+        run.finish_output(out)
+
+
+if __name__ == "__main__":
+    main()

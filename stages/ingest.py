@@ -1,0 +1,17 @@
+"""Bring the source's pairs in, every row kept, nothing judged.    python -m stages.ingest"""
+
+from pathlib import Path
+
+from tuwen.errors import reports_user_errors
+from tuwen.params import load
+from tuwen.sources import ingest
+
+
+@reports_user_errors
+def main() -> None:
+    """Run the stage."""
+    ingest(load().source, Path("data/raw"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Answer the two tasks with the fine-tuned model: result1.csv, result2.csv.    python -m stages.predict"""
+
+from pathlib import Path
+
+from tuwen.errors import reports_user_errors
+from tuwen.params import load
+from tuwen.results import predict
+
+
+@reports_user_errors
+def main() -> None:
+    """Run the stage."""
+    predict(Path("embeddings/finetuned"), Path("data/clean"), Path("results"), load().predict.k)
+
+
+if __name__ == "__main__":
+    main()

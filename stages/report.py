@@ -1,0 +1,18 @@
+"""Write the report of all results.    python -m stages.report"""
+
+from pathlib import Path
+
+from tuwen.errors import reports_user_errors
+from tuwen.params import load
+from tuwen.report import write
+
+
+@reports_user_errors
+def main() -> None:
+    """Run the stage."""
+    params = load()
+    write(Path("data"), Path("embeddings"), Path("models"), Path("results"), params.evaluate, params.report)
+
+
+if __name__ == "__main__":
+    main()

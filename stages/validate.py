@@ -1,0 +1,18 @@
+"""Judge the raw sets, quarantine bad rows, split without a leak.    python -m stages.validate"""
+
+from pathlib import Path
+
+from tuwen.errors import reports_user_errors
+from tuwen.params import load
+from tuwen.validate import validate
+
+
+@reports_user_errors
+def main() -> None:
+    """Run the stage."""
+    params = load()
+    validate(Path("data/raw"), Path("data/clean"), params.validate_, params.split)
+
+
+if __name__ == "__main__":
+    main()

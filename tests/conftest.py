@@ -1,0 +1,45 @@
+"""What every test gets: quiet tools, and no run of a test in the MLflow store of the repository."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ |= {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "False",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs; making its tables takes seconds, so tests copy it."""
+    from tuwen import track
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUWEN_TRACKING_URI", f"sqlite:///{path}")
+        track.connect()
+    return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_runs_of_tests_in_the_repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUWEN_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/tests.db")
+        yield
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty MLflow database of this test's own, which TUWEN_TRACKING_URI names."""
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(empty_store, path)
+    monkeypatch.setenv("TUWEN_TRACKING_URI", f"sqlite:///{path}")
+    return path

@@ -1,0 +1,76 @@
+import csv
+
+import numpy as np
+import pytest
+
+from tests.retrieval_world import build
+from tuwen import pairs, results
+from tuwen.errors import UserError
+
+
+@pytest.fixture
+def world(tmp_path):
+    return build(tmp_path)
+
+
+def predict(root, k=5):
+    results.predict(root / "embeddings/finetuned", root / "data/clean", root / "results", k)
+
+
+def test_both_files_hold_the_best_five_in_the_tables_order(world):
+    predict(world)
+    task = pairs.read(world / "data/clean/t2i")
+    ids = {"t2i": task.images["image_id"].to_pylist(), "i2t": task.texts["text_id"].to_pylist()}
+    asking = {"t2i": ids["i2t"], "i2t": ids["t2i"]}
+    for direction, name in (("t2i", "result1.csv"), ("i2t", "result2.csv")):
+        images, texts = (
+            np.load(world / "embeddings/finetuned" / direction / f"{side}.npy").astype(np.float64)
+            for side in ("images", "texts")
+        )
+        scores = texts @ images.T if direction == "t2i" else images @ texts.T
+        expected = [
+            [query, str(rank), ids[direction][item]]
+            for query, row in zip(asking[direction], scores, strict=True)
+            for rank, item in enumerate(np.argsort(-row, kind="stable")[:5], 1)
+        ]
+        with open(world / "results" / name, encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        assert header == results.HEADERS[direction]
+        assert rows == expected
+
+
+def test_the_stage_writes_the_same_bytes_again(world, run_stage):
+    names = ("result1.csv", "result2.csv")
+    predict(world)
+    first = [(world / "results" / name).read_bytes() for name in names]
+    done = run_stage(world, "predict")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [(world / "results" / name).read_bytes() for name in names] == first
+
+
+def test_a_gallery_under_five_is_refused_by_the_stage(world, run_stage):
+    folder = world / "data/clean/t2i"
+    task = pairs.read(folder)
+    pairs.write(folder, pairs.PairSet(task.images.slice(0, 4), task.texts, task.pairs.slice(0, 0)))
+    path = world / "embeddings/finetuned/t2i/images.npy"
+    np.save(path, np.load(path)[:4])
+    done = run_stage(world, "predict")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: data/clean/t2i/images.parquet: 4 rows, but result1.csv needs a gallery")
+    assert "Traceback" not in done.stderr
+
+
+def test_another_k_than_the_contests_is_refused(world):
+    with pytest.raises(UserError, match=r"params\.yaml: predict\.k must be 5, .* got 10"):
+        predict(world, k=10)
+
+
+def test_unsound_embeddings_are_refused_before_a_file_is_written(world):
+    path = world / "embeddings/finetuned/t2i/texts.npy"
+    np.save(path, np.load(path)[1:])
+    with pytest.raises(UserError, match=r"t2i/texts\.npy: 27 rows found, 28 expected"):
+        predict(world)
+    path.unlink()
+    with pytest.raises(UserError, match=r"t2i/texts\.npy: these embeddings are missing"):
+        predict(world)
+    assert not (world / "results").exists()

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from tuwen.errors import UserError
+from tuwen.params import load
+
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    text = SHIPPED.read_text()
+    assert old in text
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_a_number_in_exponent_form_is_a_number(tmp_path) -> None:
+    path = changed(tmp_path, "dim: ", "dim: 256 # ")
+    path.write_text(path.read_text().replace("weight_decay: 0.1", "weight_decay: 1e-1"))
+    assert load(path).baseline.fit.weight_decay == 0.1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("concepts: null", "concpets: null", r"source\.concpets is not a known key"),
+        ("max_tokens: 32", "max_tokens: many", r"text\.max_tokens: input should be a valid integer, got 'many'"),
+        ("max_tokens: 32", "max_tokens: '32'", r"text\.max_tokens: input should be a valid integer, got '32'"),
+        ("kind: sample", "kind: smaple", r"source\.kind: input should be 'sample', got 'smaple'"),
+        ("k: 5\n", "k: 0\n", r"predict\.k: input should be greater than or equal to 1, got 0"),
+        ("jpeg_quality: 95\n", "\n", r"augment\.jpeg_quality is missing"),
+        ("source:", "source: [", r"not valid YAML"),
+    ],
+)
+def test_a_mistake_names_the_place_and_the_value(tmp_path, old: str, new: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(changed(tmp_path, old, new))
+    assert str(tmp_path / "params.yaml") in str(caught.value)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path) -> None:
+    with pytest.raises(UserError, match="run from the repository's root"):
+        load(tmp_path / "params.yaml")

@@ -1,0 +1,49 @@
+import tarfile
+
+import pytest
+
+from tuwen import shards
+from tuwen.errors import UserError
+
+FILES = {"熊猫-一只在吃竹子的大熊猫.jpg": b"\x01" * 700, "b.jpg": b"", "c" * 130 + ".png": b"\x02" * 512}
+
+
+def write(root, max_bytes: int = 1 << 20) -> dict[str, shards.Member]:
+    with shards.ShardWriter(root, "raw/labelled/shards", max_bytes) as writer:
+        return {name: writer.add(name, data) for name, data in FILES.items()}
+
+
+def test_members_are_read_back_by_their_offset(tmp_path) -> None:
+    for name, member in write(tmp_path).items():
+        assert shards.read(tmp_path, member.shard, member.offset, member.size) == FILES[name]
+
+
+def test_a_shard_is_a_plain_tar_with_the_names_in_order(tmp_path) -> None:
+    write(tmp_path)
+    with tarfile.open(tmp_path / "raw/labelled/shards/000000.tar") as tar:
+        assert tar.getnames() == list(FILES)
+        assert tar.extractfile("b.jpg").read() == b""
+
+
+def test_equal_members_give_equal_bytes(tmp_path) -> None:
+    write(tmp_path / "one")
+    write(tmp_path / "two")
+    shard = "raw/labelled/shards/000000.tar"
+    assert (tmp_path / "one" / shard).read_bytes() == (tmp_path / "two" / shard).read_bytes()
+
+
+def test_a_full_shard_is_followed_by_another(tmp_path) -> None:
+    members = write(tmp_path, max_bytes=1000)
+    assert [m.shard[-10:] for m in members.values()] == ["000000.tar", "000001.tar", "000001.tar"]
+    for name, member in members.items():
+        assert shards.read(tmp_path, member.shard, member.offset, member.size) == FILES[name]
+
+
+def test_a_missing_or_cut_shard_is_named(tmp_path) -> None:
+    member = next(iter(write(tmp_path).values()))
+    with pytest.raises(UserError, match=r"000007\.tar: this shard is missing"):
+        shards.read(tmp_path, "raw/labelled/shards/000007.tar", 0, 1)
+    path = tmp_path / member.shard
+    path.write_bytes(path.read_bytes()[: member.offset + 10])
+    with pytest.raises(UserError, match=r"000000\.tar: ends before byte"):
+        shards.read(tmp_path, member.shard, member.offset, member.size)

@@ -1,0 +1,57 @@
+"""What people call by hand.    tuwen --help"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuwen.errors import reports_user_errors
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+track_app = typer.Typer(no_args_is_help=True, help="MLflow runs.")
+app.add_typer(track_app, name="track")
+
+
+@app.callback()
+def tuwen() -> None:
+    """Chinese image-text retrieval: results, runs and presets. The pipeline itself is `dvc repro`."""
+
+
+@app.command()
+def results() -> None:
+    """Print the table of recall, baseline beside fine-tuned, and where the results lie."""
+    from tuwen.report import headline_table
+
+    folder = Path("results")
+    print(headline_table(folder))
+    print()
+    for name in ("result1.csv", "result2.csv", "report.html"):
+        print((folder / name).absolute())
+
+
+@track_app.command()
+def sync() -> None:
+    """Give every model and evaluation its MLflow run; write runs/lineage.json."""
+    from tuwen.lineage import LINEAGE
+    from tuwen.lineage import sync as make_runs
+
+    runs = make_runs()
+    print(f"{len(runs)} outs with their MLflow runs: {LINEAGE}")
+
+
+@app.command()
+def worktree(preset: Annotated[str, typer.Argument(help="A file in presets/, without .yaml.")] = "") -> None:
+    """Make the folder in which a preset runs, and print it."""
+    from tuwen.worktree import worktree as make_worktree
+
+    print(make_worktree(preset))
+
+
+@reports_user_errors
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

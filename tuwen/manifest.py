@@ -1,0 +1,44 @@
+"""`manifest.json`: what a model or data folder was made from, and the sha256 of each of its files."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NAME = "manifest.json"
+
+
+def write(folder: Path, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> str:
+    """Write `folder/manifest.json` and return its sha256.
+
+    inputs: name -> folder or file that the outs were made from; a folder that carries a manifest of its
+    own is named by that manifest's sha256, any other by the sha256 over its files.
+    """
+    body = {
+        "files": {str(p.relative_to(folder)): file_sha256(p) for p in _files(folder) if p.name != NAME},
+        "inputs": {name: digest(path) for name, path in sorted(inputs.items())},
+        "params": params,
+    }
+    (folder / NAME).write_text(json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    return file_sha256(folder / NAME)
+
+
+def digest(path: Path) -> str:
+    """sha256 that names a file, or a folder through its manifest or else through all of its files."""
+    if path.is_file():
+        return file_sha256(path)
+    if (path / NAME).is_file():
+        return file_sha256(path / NAME)
+    lines = [f"{p.relative_to(path)} {file_sha256(p)}\n" for p in _files(path)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of one file as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())

@@ -1,0 +1,161 @@
+"""Exact search over embeddings, block by block: the whole score matrix is never held.
+
+What counts as *the* score of a query and an item is one float64 dot product, summed in one fixed order; equal
+scores stand in the order of the gallery. A float32 matrix product finds the few items whose place it cannot
+decide by itself, and only those are computed in float64: the answer depends neither on the block size nor on
+the machine's threads.
+
+Shapes: Q queries, G gallery items, D dimensions, P pairs.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tuwen.errors import UserError
+
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+BLOCK_SCORES = 1 << 24  # float32 scores held at once (64 MB), or one query's when the gallery is larger
+EXACT_PAIRS = 1 << 14  # pairs computed in float64 at once
+UNIT_TOLERANCE = 1e-3
+
+
+def read_vectors(path: Path, rows: int, table: Path) -> Vectors:
+    """Read unit vectors [rows, D] from a `.npy` file; `table` is the Parquet table whose rows they stand for.
+
+    Raises UserError when the file is missing or not a float matrix, when it has another number of rows than
+    the table, and for NaN, infinity, zero vectors and vectors that are not of length 1.
+    """
+    try:
+        vectors = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: these embeddings are missing; run `dvc repro`") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path}: not a NumPy array ({error}); remove it and run `dvc repro`") from None
+    if vectors.ndim == 2 and len(vectors) != rows:
+        raise UserError(
+            f"{path}: {len(vectors)} rows found, {rows} expected, one per row of {table}; embed again: `dvc repro`"
+        )
+    check_vectors(vectors, str(path))
+    lengths = np.linalg.norm(vectors, axis=1)
+    wrong = np.flatnonzero(np.abs(lengths - 1) > UNIT_TOLERANCE)
+    if len(wrong):
+        raise UserError(
+            f"{path}: row {wrong[0]} has length {lengths[wrong[0]]:.4g}, not 1; divide each row by its length"
+        )
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def check_vectors(vectors: npt.NDArray[Any], place: str) -> None:
+    """Raise UserError, naming `place`, unless `vectors` is a float matrix [N, D], all finite, no row zero."""
+    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
+        raise UserError(f"{place}: float array [rows, dimensions] expected, got {vectors.dtype} {vectors.shape}")
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(broken):
+        raise UserError(f"{place}: row {broken[0]} holds NaN or infinity; embed again from a sound model")
+    zero = np.flatnonzero(~vectors.any(axis=1))
+    if len(zero):
+        raise UserError(f"{place}: row {zero[0]} is a zero vector, which has no cosine; embed again")
+
+
+def top_k(queries: Vectors, gallery: Vectors, k: int) -> tuple[Rows, Vectors]:
+    """The k gallery rows of the highest score per query, best first: ids [Q, k] int64, scores [Q, k] float32.
+
+    queries [Q, D], gallery [G, D]; unit rows make the score a cosine. Equal scores: lower gallery row first.
+    Raises UserError for NaN, zero vectors, different dimensions, an empty gallery, and k over the gallery.
+    """
+    _check_pair(queries, gallery)
+    if not 1 <= k <= len(gallery):
+        raise UserError(f"k must be 1 to {len(gallery)}, the size of the gallery, got {k}; lower k")
+    ids = np.empty((len(queries), k), np.int64)
+    scores = np.empty((len(queries), k), np.float32)
+    slack_Q = _slack(queries, gallery)
+    for start, block_BG in _score_blocks(queries, gallery):
+        rows = slice(start, start + len(block_BG))
+        # k items have a product of at least `least`, so an item of the true top k cannot lie below it by more
+        # than the rounding error of its own product plus that of the k-th
+        least_B = block_BG.topk(k, dim=1).values[:, -1] - 2 * torch.from_numpy(slack_Q[rows])
+        row, item = (n.numpy() for n in (block_BG >= least_B[:, None]).nonzero(as_tuple=True))
+        exact = _exact(queries, gallery, start + row, item)
+        order = np.lexsort((item, -exact, row))
+        first_B = np.searchsorted(row, np.arange(len(block_BG)))  # `row` is sorted already
+        best = order[first_B[:, None] + np.arange(k)]
+        ids[rows], scores[rows] = item[best], exact[best]
+    return ids, scores
+
+
+def ranks(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Rows:
+    """The 1-based rank [P] that gallery row `item[p]` has for `queries[query[p]]` in the whole gallery.
+
+    queries [Q, D], gallery [G, D], query and item [P]. Equal scores: lower gallery row first.
+    Raises UserError as `top_k`.
+    """
+    _check_pair(queries, gallery)
+    by_query = np.argsort(query, kind="stable")
+    query, item = query[by_query], item[by_query]
+    score = _exact(queries, gallery, query, item)
+    slack = _slack(queries, gallery)[query]
+    ahead = np.zeros(len(query), np.int64)
+    for start, block_BG in _score_blocks(queries, gallery):
+        low, high = np.searchsorted(query, [start, start + len(block_BG)])
+        for first in range(low, high, len(block_BG)):
+            p = slice(first, min(first + len(block_BG), high))
+            near_PG = block_BG[torch.from_numpy(query[p] - start)]
+            above = torch.from_numpy((score[p] + slack[p]).astype(np.float32))[:, None]
+            below = torch.from_numpy((score[p] - slack[p]).astype(np.float32))[:, None]
+            ahead[p] += (near_PG > above).sum(dim=1).numpy()
+            pair, rival = (n.numpy() for n in ((near_PG <= above) & (near_PG >= below)).nonzero(as_tuple=True))
+            exact, own = _exact(queries, gallery, query[p][pair], rival), score[p][pair]
+            before = (exact > own) | ((exact == own) & (rival < item[p][pair]))
+            ahead[p] += np.bincount(pair[before], minlength=p.stop - p.start)
+    result = np.empty_like(ahead)
+    result[by_query] = ahead + 1
+    return result
+
+
+def _check_pair(queries: Vectors, gallery: Vectors) -> None:
+    check_vectors(queries, "queries")
+    check_vectors(gallery, "gallery")
+    if not len(gallery):
+        raise UserError("the gallery is empty; there is nothing to search in")
+    if queries.shape[1] != gallery.shape[1]:
+        raise UserError(
+            f"queries have {queries.shape[1]} dimensions, the gallery has {gallery.shape[1]}; "
+            "both must come from the same model"
+        )
+
+
+def _slack(queries: Vectors, gallery: Vectors) -> Vectors:
+    """Per query [Q], more than a float32 dot product of D terms can be wrong by, in any order of summation.
+
+    Higham, Accuracy and Stability of Numerical Algorithms, 2002, eq. 3.5: |error| <= D u / (1 - D u) |x| |y|
+    with u = eps / 2; the double of it also covers the rounding of the thresholds that are made from it.
+    """
+    dimensions = queries.shape[1]
+    longest = np.linalg.norm(gallery, axis=1).max()
+    eps = np.finfo(np.float32).eps
+    return np.asarray((dimensions + 2) * eps * longest * np.linalg.norm(queries, axis=1), np.float32)
+
+
+def _score_blocks(queries: Vectors, gallery: Vectors) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (first query, float32 scores [B, G])."""
+    assert torch.get_float32_matmul_precision() == "highest"  # else the error bound does not hold
+    gallery_DG = torch.from_numpy(gallery).T
+    step = max(1, BLOCK_SCORES // len(gallery))
+    for start in range(0, len(queries), step):
+        yield start, torch.from_numpy(queries[start : start + step]) @ gallery_DG
+
+
+def _exact(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> npt.NDArray[np.float64]:
+    """The float64 score [P] of each pair; the same two vectors give the same bits wherever they stand."""
+    scores = np.empty(len(query), np.float64)
+    for start in range(0, len(query), EXACT_PAIRS):
+        p = slice(start, start + EXACT_PAIRS)
+        scores[p] = (queries[query[p]].astype(np.float64) * gallery[item[p]]).sum(axis=1)
+    return scores

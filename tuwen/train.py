@@ -1,0 +1,183 @@
+"""The loop: one for pre-training and fine-tuning. Knows neither tables nor tracking; resumes after a kill."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tuwen import manifest
+from tuwen.errors import UserError
+from tuwen.loss import contrastive_loss, same_id
+from tuwen.model import MAX_SCALE, DualEncoder, device
+from tuwen.progress import follow
+
+if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
+    from tuwen.feed import Batch
+    from tuwen.params import Fit
+
+Record = dict[str, float]
+CHECKPOINTS = Path(".cache/train")
+
+
+def train(
+    model: DualEncoder,
+    epoch_batches: Callable[[int], Iterator["Batch"]],
+    steps_per_epoch: int,
+    fit: "Fit",
+    *,
+    seed: int,
+    checkpoint: Path,
+    evaluate: Callable[[DualEncoder], Record],
+    log: Callable[[Record, int], None],
+) -> list[Record]:
+    """Train `model` in place for `fit.epochs` and return one record per epoch.
+
+    epoch_batches: epoch counted from 1 -> its batches. checkpoint: a folder; training goes on from the epoch
+    found there. evaluate: figures on valid after each epoch. log: called with each record and its epoch.
+    Raises UserError when the batches are empty or the loss is not finite.
+    """
+    if steps_per_epoch == 0:
+        raise UserError(f"fit.batch_size: {fit.batch_size} is more than the training rows; lower it or add data")
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)
+    model.to(device())
+    for parameter in _text_parameters(model):
+        parameter.requires_grad_(not fit.freeze_text)
+    optimizers = make_optimizers(model, fit)
+    records = _resume(checkpoint, model, optimizers)
+    for epoch in range(len(records) + 1, fit.epochs + 1):
+        losses: list[float] = []
+        for batch in follow(epoch_batches(epoch), f"epoch {epoch}/{fit.epochs}", steps_per_epoch):
+            done = (epoch - 1) * steps_per_epoch + len(losses)
+            factor = schedule(done, fit.epochs * steps_per_epoch, fit.warmup_steps)
+            losses.append(step(model, optimizers, batch, factor, fit))
+            if not math.isfinite(losses[-1]):
+                raise UserError(f"epoch {epoch}, step {len(losses)}: the loss is {losses[-1]}; lower fit.lr")
+        record = {"loss": sum(losses) / len(losses), "lr": fit.lr * factor, "temperature": 1 / model.scale.item()}
+        record |= evaluate(model)
+        records.append({"epoch": epoch, **{name: round(value, 6) for name, value in record.items()}})
+        print(_line(records[-1], fit.epochs), flush=True)
+        log(records[-1], epoch)
+        _save(checkpoint, model, optimizers, records)
+    return records
+
+
+def step(
+    model: DualEncoder, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, fit: "Fit"
+) -> float:
+    """One step on `batch` at `factor` of the peak learning rates; returns the loss before it (nats)."""
+    model.train()
+    where = device()
+    pixels, ids, mask, positive_id, caption_id = (column.to(where, non_blocking=True) for column in batch)
+    positive = same_id(positive_id, positive_id) | same_id(caption_id, caption_id)
+    with _attention(where), torch.autocast(where, torch.bfloat16, enabled=fit.precision == "bf16"):
+        image, text = model.encode_image(pixels), model.encode_text(ids, mask)
+    loss: Tensor = contrastive_loss(image, text, model.scale, positive)
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), fit.max_grad_norm)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        model.log_scale.clamp_(0, math.log(MAX_SCALE))
+    return loss.item()
+
+
+def make_optimizers(model: DualEncoder, fit: "Fit") -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or for all but the towers' hidden matrices where `fit.muon_lr` gives those to Muon.
+
+    Weight decay falls on matrices alone, never on norms, biases, embeddings and the temperature. Muon (Jordan et
+    al. 2024) makes each step's update orthogonal: in few steps it learns far more (docs/log.md).
+    """
+    hidden, decayed, plain = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.ndim < 2 or "embed" in name:
+            plain.append(parameter)
+        elif fit.muon_lr is not None and parameter.ndim == 2 and (".resblocks." in name or ".layer." in name):
+            hidden.append(parameter)
+        else:
+            decayed.append(parameter)
+    groups = [{"params": decayed, "weight_decay": fit.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=fit.lr, betas=(0.9, 0.98), fused=True)]
+    if fit.muon_lr is not None:
+        options: dict[str, Any] = {"weight_decay": fit.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+        optimizers.append(torch.optim.Muon(hidden, lr=fit.muon_lr, **options))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def schedule(done: int, steps: int, warmup_steps: int) -> float:
+    """Factor of the learning rate after `done` of `steps`: linear warm-up, then a cosine to zero."""
+    return min(1.0, (done + 1) / max(1, warmup_steps)) * (0.5 + 0.5 * math.cos(math.pi * done / steps))
+
+
+def checkpoint_folder(name: str, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> Path:
+    """Where this very training keeps its checkpoint: keyed by inputs, params and the deciding code."""
+    code = [Path(__file__).with_name(f"{part}.py") for part in ("augment", "feed", "loss", "model", "train")]
+    digests = {key: manifest.digest(path) for key, path in sorted(inputs.items())}
+    digests |= {path.name: manifest.file_sha256(path) for path in code}
+    key = hashlib.sha256(json.dumps([digests, params], sort_keys=True).encode()).hexdigest()
+    return CHECKPOINTS / f"{name}-{key[:16]}"
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Called once the outs stand."""
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _save(
+    checkpoint: Path, model: DualEncoder, optimizers: list[torch.optim.Optimizer], records: list[Record]
+) -> None:
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    state = {
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "random": torch.get_rng_state(),
+        "records": records,
+    }
+    torch.save(state, checkpoint / "state.part")
+    os.replace(checkpoint / "state.part", checkpoint / "state.pt")  # whole or not at all
+
+
+def _resume(checkpoint: Path, model: DualEncoder, optimizers: list[torch.optim.Optimizer]) -> list[Record]:
+    path = checkpoint / "state.pt"
+    if not path.is_file():
+        return []
+    state = torch.load(path, map_location=device(), weights_only=True)
+    model.load_state_dict(state["model"])
+    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
+    torch.set_rng_state(state["random"].cpu())
+    print(f"resumed after epoch {len(state['records'])} from {path}", flush=True)
+    return list(state["records"])
+
+
+def _text_parameters(model: DualEncoder) -> Iterator[torch.nn.Parameter]:
+    yield from model.text_tower.parameters()
+    yield from model.text_projection.parameters()
+
+
+def _attention(where: str) -> contextlib.AbstractContextManager[None]:
+    # On CPU the backward pass of the fused attention takes five times the plain one's at these lengths
+    # (docs/log.md); on a GPU the fused one is right.
+    return sdpa_kernel(SDPBackend.MATH) if where == "cpu" else contextlib.nullcontext()
+
+
+def _line(record: Record, epochs: int) -> str:
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in record.items() if name != "epoch")
+    return f"epoch {record['epoch']}/{epochs}: {figures}"
