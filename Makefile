@@ -38,8 +38,9 @@ lint: .venv/ready
 	ruff format --check .
 	mypy
 
+# Under the guard, so that a flow that is killed leaves no temporary Prefect server behind either.
 pipeline: .venv/ready
-	python -m flows.pipeline
+	exec python -m flows.guard "$$PPID" python -m flows.pipeline
 
 mlflow: .venv/ready
 	mlflow server --backend-store-uri "$$TUWEN_TRACKING_URI" --host 127.0.0.1 --port 5000

@@ -22,6 +22,7 @@ def main() -> None:
     """Run the command; exit with its code, or as a shell does with 128 + the signal that ended it."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the command too; we wait for what it does
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,8 +1,9 @@
 """The whole pipeline as a Prefect flow.    python -m flows.pipeline [STAGE ...] [--force]"""
 
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from prefect import flow, get_run_logger
@@ -31,7 +32,7 @@ def pipeline(stages: list[str] | None = None, force: bool = False) -> State[None
     logger.info(
         "plan:\n%s", "\n".join(f"  {stage}: {why}" for stage, why in reasons.items()) or "  all up to date"
     )
-    done: dict[str, State[None]] = {}
+    done: dict[str, State[Any]] = {}
     for stage, reason in reasons.items():
         above = [done[name] for name in graph.predecessors(stage) if name in done]
         done[stage] = bring_up_to_date(stage, reason == "forced", wait_for=above, return_state=True)
@@ -62,6 +63,9 @@ def main(
     force: Annotated[bool, typer.Option(help="Run them whether they changed or not.")] = False,
 ) -> None:
     """Run the pipeline as a Prefect flow, on a server of its own unless PREFECT_API_URL names one."""
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that a server of its own is ended
     state = pipeline(stages, force, return_state=True)
     if not state.is_completed():
         sys.exit(f"error: {state.message}")

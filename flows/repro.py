@@ -99,7 +99,7 @@ def is_transient(_task: Any, _run: Any, state: Any) -> bool:
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=1,
-    retry_delay_seconds=5,
+    retry_delay_seconds=2,
     retry_condition_fn=is_transient,
 )
 def bring_up_to_date(stage: str, force: bool = False) -> State[None] | None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tuwen import models, track
+from tuwen import models, track, train
 from tuwen.errors import reports_user_errors
 from tuwen.params import load
 
@@ -12,8 +12,10 @@ def main() -> None:
     """Run the stage; its curves go to MLflow as they arise."""
     params, clean, out = load(), Path("data/clean"), Path("models/baseline")
     settings, inputs = models.baseline_settings(params), models.baseline_inputs(clean)
-    with track.run("baseline", "training", settings, inputs) as run:
-        models.make_baseline(clean, out, params, run.log_metrics)
+    checkpoint = train.checkpoint_folder(out.name, inputs, settings)
+    with track.run(out.name, "training", settings, inputs, resume_id=train.read_run_id(checkpoint)) as run:
+        train.keep_run_id(checkpoint, run.id)
+        models.make_baseline(clean, out, params, checkpoint, run.log_metrics)
         run.finish_output(out)
 
 

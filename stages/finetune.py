@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tuwen import models, track
+from tuwen import models, track, train
 from tuwen.errors import reports_user_errors
 from tuwen.params import load
 
@@ -13,8 +13,10 @@ def main() -> None:
     params, clean, augmented = load(), Path("data/clean"), Path("data/augmented")
     baseline, out = Path("models/baseline"), Path("models/finetuned")
     settings, inputs = models.finetune_settings(params), models.finetune_inputs(clean, augmented, baseline)
-    with track.run("finetuned", "training", settings, inputs) as run:
-        models.make_finetuned(clean, augmented, baseline, out, params, run.log_metrics)
+    checkpoint = train.checkpoint_folder(out.name, inputs, settings)
+    with track.run(out.name, "training", settings, inputs, resume_id=train.read_run_id(checkpoint)) as run:
+        train.keep_run_id(checkpoint, run.id)
+        models.make_finetuned(clean, augmented, baseline, out, params, checkpoint, run.log_metrics)
         run.finish_output(out)
 
 

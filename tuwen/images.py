@@ -42,5 +42,6 @@ def to_pixels(pictures: list[Pixels]) -> Any:
     """uint8 squares -> float32 tensor [B, 3, S, S], normalised by MEAN and STD."""
     import torch
 
-    pixels = torch.from_numpy(np.stack(pictures)).float()
-    return ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
+    # NumPy, because torch would start threads of its own beside those of the training step
+    normal = (np.stack(pictures) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(normal.transpose(0, 3, 1, 2)))

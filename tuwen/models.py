@@ -32,7 +32,7 @@ def baseline_settings(params: Params) -> dict[str, Any]:
     return {name: group.model_dump() for name, group in groups.items()}
 
 
-def make_baseline(clean: Path, out: Path, params: Params, log: Log) -> None:
+def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log: Log) -> None:
     """Pre-train a fresh dual encoder on `clean/corpus` with a new view of each pair in every epoch."""
     captions = [pairs.read(clean / name).texts["caption"].to_pylist() for name in ("corpus", "train")]
     vocabulary = build_vocabulary(caption for column in captions for caption in column)
@@ -48,7 +48,9 @@ def make_baseline(clean: Path, out: Path, params: Params, log: Log) -> None:
     )
     views = OnlineViews(clean / "corpus", params.baseline.policy, params.image.size_px, params.baseline.seed)
     inputs, settings = baseline_inputs(clean), baseline_settings(params)
-    _train(fresh, vocabulary, views, params.baseline.fit, params.baseline.seed, out, inputs, settings, log)
+    _train(
+        fresh, vocabulary, views, params.baseline.fit, params.baseline.seed, out, inputs, settings, checkpoint, log
+    )
 
 
 def finetune_inputs(clean: Path, augmented: Path, baseline: Path) -> dict[str, Path]:
@@ -61,7 +63,9 @@ def finetune_settings(params: Params) -> dict[str, Any]:
     return {"finetune": params.finetune.model_dump()}
 
 
-def make_finetuned(clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, log: Log) -> None:
+def make_finetuned(
+    clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, checkpoint: Path, log: Log
+) -> None:
     """Train the baseline on over the stored views."""
     inputs, settings = finetune_inputs(clean, augmented, baseline), finetune_settings(params)
     _train(
@@ -73,6 +77,7 @@ def make_finetuned(clean: Path, augmented: Path, baseline: Path, out: Path, para
         out,
         inputs,
         settings,
+        checkpoint,
         log,
     )
 
@@ -86,13 +91,13 @@ def _train(
     out: Path,
     inputs: dict[str, Path],
     settings: dict[str, Any],
+    checkpoint: Path,
     log: Log,
 ) -> None:
     model.save(start, out, vocabulary)  # the tokenizer is read from the file that the model will be used with
     tokenizer = load_tokenizer(out / "vocab.txt")
     longest = start.config["text"]["max_tokens"]
     steps = len(views) // fit.batch_size
-    checkpoint = train.checkpoint_folder(out.name, inputs, settings)
     records = train.train(
         start,
         lambda epoch: ahead(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.params import Fit
 
 Record = dict[str, float]
+TEXT_PARTS = 8  # a caption is padded to the longest of its quarter of the batch
 CHECKPOINTS = Path(".cache/train")
 
 
@@ -49,6 +50,8 @@ def train(
         raise UserError(f"fit.batch_size: {fit.batch_size} is more than the training rows; lower it or add data")
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
+    # a debugging aid that costs time; torch makes the attribute as it starts, so mypy does not know it
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     model.to(device())
     for parameter in _text_parameters(model):
         parameter.requires_grad_(not fit.freeze_text)
@@ -80,7 +83,7 @@ def step(
     pixels, ids, mask, positive_id, caption_id = (column.to(where, non_blocking=True) for column in batch)
     positive = same_id(positive_id, positive_id) | same_id(caption_id, caption_id)
     with _attention(where), torch.autocast(where, torch.bfloat16, enabled=fit.precision == "bf16"):
-        image, text = model.encode_image(pixels), model.encode_text(ids, mask)
+        image, text = model.encode_image(pixels), _encode_text_by_length(model, ids, mask)
     loss: Tensor = contrastive_loss(image, text, model.scale, positive)
     torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(model.parameters(), fit.max_grad_norm)
@@ -135,6 +138,19 @@ def checkpoint_folder(name: str, inputs: Mapping[str, Path], params: Mapping[str
     return CHECKPOINTS / f"{name}-{key[:16]}"
 
 
+def read_run_id(checkpoint: Path) -> str | None:
+    """The tracking run of the training that was broken off, so that the resumed one goes on with it."""
+    path = checkpoint / "run_id"
+    return path.read_text().strip() if path.is_file() else None
+
+
+def keep_run_id(checkpoint: Path, run_id: str | None) -> None:
+    """Write beside the checkpoint which tracking run this training belongs to."""
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    if run_id is not None:
+        (checkpoint / "run_id").write_text(run_id + "\n")
+
+
 def remove_checkpoint(checkpoint: Path) -> None:
     """Called once the outs stand."""
     shutil.rmtree(checkpoint, ignore_errors=True)
@@ -165,6 +181,17 @@ def _resume(checkpoint: Path, model: DualEncoder, optimizers: list[torch.optim.O
     torch.set_rng_state(state["random"].cpu())
     print(f"resumed after epoch {len(state['records'])} from {path}", flush=True)
     return list(state["records"])
+
+
+def _encode_text_by_length(model: DualEncoder, ids: Tensor, mask: Tensor) -> Tensor:
+    """The same vectors as `model.encode_text`: short captions are not padded to the batch's longest one."""
+    lengths = mask.sum(1)
+    order = lengths.argsort(stable=True)
+    parts = [
+        model.encode_text(ids[rows, : lengths[rows[-1]]], mask[rows, : lengths[rows[-1]]])
+        for rows in order.chunk(TEXT_PARTS)
+    ]
+    return torch.cat(parts)[order.argsort()]
 
 
 def _text_parameters(model: DualEncoder) -> Iterator[torch.nn.Parameter]:

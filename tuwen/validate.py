@@ -39,7 +39,7 @@ def validate(raw: Path, clean: Path, params: Validate, split: Split) -> None:
     parts, figures = _deal(judged["labelled"], split)
     made = _compose(judged, parts)
     for name in (*SPLITS, "bank"):
-        _judge_positives(clean / name, made[name])
+        judge_positives(clean / name, made[name])
     for name in pairs.CLEAN_SETS:
         shutil.rmtree(clean / name, ignore_errors=True)  # nothing of an earlier run may stay beside the new files
     for name in ("valid", "test"):
@@ -66,7 +66,7 @@ def _deal(labelled: Judged, split: Split) -> tuple[dict[str, pairs.PairSet], dic
     pictures["split"] = pictures["split_group"].map(assign(pictures["split_group"], split))
     grouped = replace(labelled.clean, images=with_groups(labelled.clean.images, pictures["split_group"].tolist()))
     parts = {name: subset(grouped, pictures["image_id"][pictures["split"] == name].tolist()) for name in SPLITS}
-    _assert_whole(grouped, parts)
+    assert_whole(grouped, parts)
     near = pictures["split"].groupby(near_clusters(pictures)).transform("nunique")
     figures = {
         "groups": len(sizes),
@@ -77,7 +77,7 @@ def _deal(labelled: Judged, split: Split) -> tuple[dict[str, pairs.PairSet], dic
     return parts, figures
 
 
-def _assert_whole(labelled: pairs.PairSet, parts: Mapping[str, pairs.PairSet]) -> None:
+def assert_whole(labelled: pairs.PairSet, parts: Mapping[str, pairs.PairSet]) -> None:
     """Every clean picture and pair stands in one split, every text in at least one, no group in two."""
     for table, key in (("images", "image_id"), ("pairs", "pair_id")):
         dealt = [name for part in parts.values() for name in getattr(part, table)[key].to_pylist()]
@@ -101,7 +101,8 @@ def _compose(judged: Mapping[str, Judged], parts: Mapping[str, pairs.PairSet]) -
     } | asked
 
 
-def _judge_positives(folder: Path, pair_set: pairs.PairSet) -> None:
+def judge_positives(folder: Path, pair_set: pairs.PairSet) -> None:
+    """Raise UserError where a picture or text of the set that becomes `folder` has no true item to find."""
     for table, key in (("images", "image_id"), ("texts", "text_id")):
         frame = getattr(pair_set, table).select([key]).to_pandas()
         frame["positives"] = frame[key].map(pair_set.pairs[key].to_pandas().value_counts()).fillna(0)
@@ -141,39 +142,40 @@ def _write_quality(
     figures: Mapping[str, Any],
 ) -> None:
     """Counts and verdicts as one JSON file: what DVC shows as metrics."""
-    sets = {
-        name: {
-            part: {
-                "in": len(t.frame),
-                "clean": len(t.clean),
-                "quarantined": len(t.frame) - len(t.clean),
-                "faults": t.reasons,
-            }
-            for part, t in found.tables.items()
-        }
-        | {
-            "formats": {
-                str(k): int(v)
-                for k, v in found.tables["images"].frame["format"].value_counts().sort_index().items()
-            },
-            "side_words": int(found.tables["texts"].frame["side_word"].sum()),
-        }
-        for name, found in judged.items()
-    }
-    verdicts = {
-        name: {
-            part: {
-                v.name: {"severity": v.severity, "success": v.success, "unexpected": v.unexpected}
-                for v in t.verdicts
-            }
-            for part, t in found.tables.items()
-        }
-        for name, found in judged.items()
-    }
     sizes = {
         name: {"images": len(s.images), "texts": len(s.texts), "pairs": len(s.pairs)} for name, s in made.items()
     }
     for name, part in (("valid", "valid"), ("test", "test"), ("bank", "train")):
         sizes[name]["merged_captions"] = len(parts[part].texts) - len(made[name].texts)
-    body = {"raw": sets, "clean": sizes, "groups": figures, "checks": verdicts}
+    body = {
+        "raw": {name: _counts(found) for name, found in judged.items()},
+        "clean": sizes,
+        "groups": figures,
+        "checks": {name: _verdicts(found) for name, found in judged.items()},
+    }
     path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _counts(found: Judged) -> dict[str, Any]:
+    counts: dict[str, Any] = {}
+    for name, table in found.tables.items():
+        rows, clean = len(table.frame), len(table.clean)
+        counts[name] = {"in": rows, "clean": clean, "quarantined": rows - clean, "faults": table.reasons}
+    formats = found.tables["images"].frame["format"].value_counts().sort_index()
+    counts["formats"] = {str(name): int(count) for name, count in formats.items()}
+    counts["side_words"] = int(found.tables["texts"].frame["side_word"].sum())
+    return counts
+
+
+def _verdicts(found: Judged) -> dict[str, Any]:
+    return {
+        name: {
+            verdict.name: {
+                "severity": verdict.severity,
+                "success": verdict.success,
+                "unexpected": verdict.unexpected,
+            }
+            for verdict in table.verdicts
+        }
+        for name, table in found.tables.items()
+    }

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from tuwen import manifest, pairs, shards
+from tuwen import checks, manifest, pairs, shards
 from tuwen.errors import UserError
 from tuwen.params import Split, Validate
-from tuwen.validate import validate
+from tuwen.split import with_groups
+from tuwen.validate import assert_whole, judge_positives, validate
 
 PARAMS = Validate(
     min_side_px=16, max_pixels=100_000, max_chars=60, max_pictures_per_caption=3, max_quarantined_share=0.5
@@ -265,6 +267,49 @@ def test_too_many_bad_rows_stop_the_stage_and_are_named_in_the_quarantine(
     with pytest.raises(UserError, match=message):
         run(data, PARAMS.model_copy(update={"max_quarantined_share": 0.1}))
     assert {row[2] for row in quarantined(data / "clean") if row[3] == "unreadable"} == set(broken)
+
+
+def test_a_group_that_swallows_the_set_stops_the_stage(
+    tmp_path: Path, make_raw: MakeRaw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "MIN_PICTURES_FOR_GROUP_SHARE", 11)
+    monkeypatch.setattr(checks, "MAX_GROUP_SHARE", 0.2)
+    data = make_raw(
+        tmp_path, grouped=False, pictures={f"labelled-{n:02d}.png": small_png(50, 50) for n in range(3)}
+    )
+    with pytest.raises(
+        UserError, match=r"group_too_large on 1 of 10 rows, such as labelled-00\.png; it holds more"
+    ):
+        run(data)
+
+
+def test_a_query_without_a_true_item_stops_the_stage(sound: Path) -> None:
+    test = pairs.read(sound / "test")
+    lone = test.images["image_id"].to_pylist()[0]
+    unpaired = replace(test, pairs=test.pairs.filter(pc.not_equal(test.pairs["image_id"], lone)))
+    judge_positives(sound / "test", test)
+    with pytest.raises(
+        UserError, match=rf"test/images\.parquet: without_positive on 1 of 3 rows, such as {lone}; "
+    ):
+        judge_positives(sound / "test", unpaired)
+
+
+def test_a_leak_or_a_lost_row_is_our_own_fault(sound: Path) -> None:
+    parts = {name: pairs.read(sound / name) for name in ("train", "valid")}
+    both = replace(
+        parts["train"],
+        **{
+            table: pa.concat_tables([getattr(part, table) for part in parts.values()])
+            for table in ("images", "texts", "pairs")
+        },
+    )
+    assert_whole(both, parts)
+    leaking = replace(parts["valid"], images=with_groups(parts["valid"].images, ["concept-00", "concept-01"]))
+    assert {"concept-00", "concept-01"} & set(parts["train"].images["group"].to_pylist())
+    with pytest.raises(AssertionError, match="a group spans splits"):
+        assert_whole(both, parts | {"valid": leaking})
+    with pytest.raises(AssertionError, match="images: rows lost or doubled"):
+        assert_whole(both, {"train": parts["train"]})
 
 
 def drop(data: Path, name: str, table: str) -> None:

@@ -1,0 +1,154 @@
+"""The real graph, every stage, on the `smoke` preset: what `make run` does, on five dozen concepts."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tuwen import pairs
+
+REPOSITORY = Path(__file__).parents[1]
+STAGES = 17  # seven single ones, eight of embed, two of evaluate
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the working tree with the smoke preset, in a git repository of its own, run once."""
+    folder = tmp_path_factory.mktemp("project")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (REPOSITORY / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    shutil.copy(folder / "presets" / "smoke.yaml", folder / "params.yaml")
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "start")
+    done = run(folder, "dvc", "repro")
+    assert done.stdout.count("Running stage") == STAGES
+    return folder
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "TUWEN_TRACKING_URI": "sqlite:///mlflow.db", "TERM": "dumb"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_every_test_query_is_answered_by_five_items_of_the_gallery(project: Path) -> None:
+    test = pairs.read(project / "data/clean/test")
+    images, texts = test.images["image_id"].to_pylist(), test.texts["text_id"].to_pylist()
+    for name, queries, gallery in (("result1.csv", texts, images), ("result2.csv", images, texts)):
+        with open(project / "results" / name, encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        asked = "text_id" if name == "result1.csv" else "image_id"
+        assert header[:2] == [asked, "similarity_ranking"]
+        assert [row[0] for row in rows] == [query for query in queries for _ in range(5)]
+        assert [row[1] for row in rows] == ["1", "2", "3", "4", "5"] * len(queries)
+        assert {row[2] for row in rows} <= set(gallery)
+        assert all(len({row[2] for row in rows[n : n + 5]}) == 5 for n in range(0, len(rows), 5))
+
+
+def test_no_concept_of_test_or_valid_is_in_train(project: Path) -> None:
+    groups = {
+        name: set(pairs.read(project / "data/clean" / name).images["group"].to_pylist())
+        for name in ("train", "valid", "test")
+    }
+    assert all(groups.values())
+    assert not groups["train"] & (groups["valid"] | groups["test"])
+    assert not groups["valid"] & groups["test"]
+
+
+def test_the_metrics_are_those_of_the_ranks(project: Path) -> None:
+    for model in ("baseline", "finetuned"):
+        metrics = json.loads((project / "results" / model / "metrics.json").read_text())["test"]
+        ranks = pairs.read_table(project / "results" / model / "ranks.parquet").to_pandas()
+        for direction, rows in ranks.groupby("direction"):
+            for k in (1, 5, 10):
+                assert metrics[f"{direction}_hit_at_{k}"] == pytest.approx((rows.best_rank <= k).mean(), abs=1e-6)
+                share = (rows[f"found_at_{k}"] / rows.true_items).mean()
+                assert metrics[f"{direction}_recall_at_{k}"] == pytest.approx(share, abs=1e-6)
+
+
+def test_every_training_and_evaluation_is_an_mlflow_run(project: Path) -> None:
+    run(project, "tuwen", "track", "sync")
+    query = (
+        "import json, mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db'); "
+        "runs = mlflow.search_runs(experiment_names=['tuwen'], output_format='list'); "
+        "rows = [[r.info.run_name, r.info.status, r.data.metrics, r.data.params, r.data.tags] for r in runs]; "
+        "print(json.dumps(rows))"
+    )
+    runs = json.loads(run(project, sys.executable, "-c", query).stdout.splitlines()[-1])
+    assert sorted(name for name, *_ in runs) == [
+        "baseline",
+        "evaluate-baseline",
+        "evaluate-finetuned",
+        "finetuned",
+    ]
+    commit = run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    for name, status, metrics, params, tags in runs:
+        assert status == "FINISHED"
+        assert params
+        assert commit in tags.values()
+        wanted = {"t2i_recall_at_5", "i2t_recall_at_5"} if name.startswith("evaluate") else {"loss", "temperature"}
+        assert wanted <= set(metrics), (name, metrics)
+
+
+def test_the_report_carries_its_pictures_and_git_gets_no_caption(project: Path) -> None:
+    html = (project / "results/report.html").read_text(encoding="utf-8")
+    assert html.count("data:image/") > 20
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    markdown = (project / "results/report.md").read_text(encoding="utf-8")
+    captions = pairs.read(project / "data/clean/test").texts["caption"].to_pylist()
+    assert not [caption for caption in captions if len(caption) > 1 and caption in markdown]
+
+
+def test_the_table_names_both_models_and_the_files(project: Path) -> None:
+    shown = run(project, "tuwen", "results").stdout
+    for word in ("baseline", "fine-tuned", "result1.csv", "result2.csv", "report.html"):
+        assert word in shown
+
+
+def test_a_second_run_does_nothing_and_a_report_setting_remakes_the_report_alone(project: Path) -> None:
+    assert "Running stage" not in run(project, "dvc", "repro").stdout
+    params = project / "params.yaml"
+    kept = params.read_text()
+    yaml = YAML()
+    values = yaml.load(kept)
+    values["report"]["examples"] += 1
+    yaml.dump(values, params)
+    again = run(project, "dvc", "repro").stdout
+    params.write_text(kept)
+    assert [line for line in again.splitlines() if line.startswith("Running")] == ["Running stage 'report':"]
+
+
+def test_training_again_gives_the_same_bytes(project: Path) -> None:
+    before = (project / "models/baseline/manifest.json").read_bytes()
+    run(project, "dvc", "repro", "--force", "--single-item", "baseline")
+    assert (project / "models/baseline/manifest.json").read_bytes() == before
+
+
+def test_a_bad_setting_stops_the_run_and_finished_stages_keep_their_outs(project: Path) -> None:
+    params = project / "params.yaml"
+    kept = params.read_text()
+    params.write_text(kept.replace("max_tokens: 32", "max_tokens: many"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["dvc", "repro"], cwd=project, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=600
+    )
+    params.write_text(kept)
+    assert done.returncode != 0
+    assert "params.yaml: text.max_tokens: input should be a valid integer, got 'many'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (project / "data/augmented/views.parquet").is_file()
+    assert (project / "results/report.html").is_file()
