@@ -16,6 +16,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # One MLflow store for all presets, one Prefect home for this checkout.
 export TUWEN_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 export PREFECT_HOME ?= $(CURDIR)/.prefect
+# Threads that wait must sleep: spinning ones take the cores from whatever else runs (docs/log.md).
+export OMP_WAIT_POLICY ?= PASSIVE
 # Nothing here reports to anyone.
 export DO_NOT_TRACK = 1
 export DVC_NO_ANALYTICS = 1
@@ -38,9 +40,8 @@ lint: .venv/ready
 	ruff format --check .
 	mypy
 
-# Under the guard, so that a flow that is killed leaves no temporary Prefect server behind either.
 pipeline: .venv/ready
-	exec python -m flows.guard "$$PPID" python -m flows.pipeline
+	python -m flows.pipeline
 
 mlflow: .venv/ready
 	mlflow server --backend-store-uri "$$TUWEN_TRACKING_URI" --host 127.0.0.1 --port 5000

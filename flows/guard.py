@@ -1,61 +1,88 @@
 """Run a command and take everything it started down with it.    python -m flows.guard PARENT_PID COMMAND ...
 
-SIGKILL leaves a flow no time to end its stage, and `dvc` does not pass a signal on to the stage's process. So this
-process stands between them: it asks the kernel for SIGTERM when its parent dies, adopts whatever its descendants
-leave behind, and when it ends, for whatever reason but a SIGKILL of its own, nothing it started is left.
-Where the kernel is not Linux, only a SIGTERM from the parent has this effect.
+SIGKILL leaves a flow no time to end its stage or its server, and `dvc` does not pass a signal on to the stage's
+process. So this process stands between: the kernel sends it SIGTERM when its parent dies (0: it has none to watch),
+it adopts what its descendants leave behind, and when it ends, unless by a SIGKILL of its own, nothing that it
+started is left. Where the kernel is not Linux, only its command's end and a SIGTERM from the parent do this.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
-GRACE_SECONDS = 8.0  # for a stage to end its MLflow run; a cancelled flow must be gone within 15 s
+GUARD_PID = "TUWEN_GUARD_PID"  # tells the command whose child it is
+STAGE_SECONDS = 8.0  # for a stage to end its MLflow run
+FLOW_SECONDS = 12.0  # for a flow, which waits for its stage; all must be gone within 15 s
 
 
 def main() -> None:
     """Run the command; exit with its code, or as a shell does with 128 + the signal that ended it."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the command too; we wait for what it does
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans become ours, whichever session they moved to
-    if os.getppid() != parent:
-        sys.exit(128 + signal.SIGTERM)  # it died before we could ask
-    code = 128 + signal.SIGTERM
+    if parent:
+        die_with(parent)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans become ours, whichever session they moved to
     try:
-        code = subprocess.Popen(command).wait()
+        # A group of its own: Ctrl-C must not end a flow's server together with the flow that still needs it.
+        process = subprocess.Popen(command, env=os.environ | {GUARD_PID: str(os.getpid())}, process_group=0)
+        signal.signal(signal.SIGINT, lambda *_: process.send_signal(signal.SIGINT))
+        code = process.wait()
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        end_descendants()
+        end_descendants(STAGE_SECONDS if parent else FLOW_SECONDS)
     sys.exit(code if code >= 0 else 128 - code)
 
 
-def end_descendants() -> None:
-    """SIGTERM for all descendants, SIGKILL for those that stay, until none is left."""
-    me = psutil.Process()
-    children = me.children(recursive=True)
-    for child in children:
-        _send(child, signal.SIGTERM)
-    psutil.wait_procs(children, timeout=GRACE_SECONDS)
-    while children := me.children(recursive=True):
-        for child in children:
-            _send(child, signal.SIGKILL)
-        psutil.wait_procs(children, timeout=1.0)
+def stand_between() -> None:
+    """Go on in a child of a guard: this process becomes the guard of the very command that it was."""
+    guard = os.environ.pop(GUARD_PID, None)
+    if guard is None:
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execv(sys.executable, [sys.executable, __file__, "0", *command])
+    die_with(int(guard))
 
 
-def _send(process: psutil.Process, number: signal.Signals) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return
+def die_with(parent: int) -> None:
+    """Get SIGTERM when `parent` dies; exit at once when it is already gone."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(128 + signal.SIGTERM)
+
+
+def end_descendants(patience_seconds: float) -> None:
+    """SIGTERM for the children, then for what they left behind, then SIGKILL, until nobody is left."""
+    me, deadline = psutil.Process(), time.monotonic() + patience_seconds
+    for recursive in (False, True):  # a flow still needs its server to say how it ended
+        left = me.children(recursive)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        psutil.wait_procs(left, timeout=max(0.0, deadline - time.monotonic()))
+    while left := me.children(recursive=True):
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=1.0)
+
+
+def end_session(session: int) -> None:
+    """SIGKILL for all of a session: what a guard that was killed itself has left."""
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) == session:
+                os.kill(pid, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
+from flows import guard
 from flows.repro import bring_up_to_date, dvc_status, plan, provide_gpu_limit, stage_graph
 from tuwen.errors import UserError
 
@@ -72,4 +73,5 @@ def main(
 
 
 if __name__ == "__main__":
+    guard.stand_between()
     typer.run(main)

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections import deque
@@ -22,6 +21,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 
+from flows import guard
 from tuwen.errors import UserError
 
 GPU_LIMIT = "gpu"
@@ -136,7 +136,7 @@ def _guarded(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         "PYTHONUNBUFFERED": "1",  # lines when they are printed, not when a pipe is full
     }
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("guard.py")), str(os.getpid()), *command],
+        [sys.executable, guard.__file__, str(os.getpid()), *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -151,8 +151,7 @@ def _guarded(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(END_SECONDS)
-        with contextlib.suppress(ProcessLookupError):  # the rule: the guard left nobody in its group
-            os.killpg(process.pid, signal.SIGKILL)
+        guard.end_session(process.pid)
         process.wait()
 
 

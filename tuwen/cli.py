@@ -23,7 +23,7 @@ def results() -> None:
     from tuwen.report import headline_table
 
     folder = Path("results")
-    print(headline_table(folder))
+    print(headline_table(folder).rstrip())
     print()
     for name in ("result1.csv", "result2.csv", "report.html"):
         print((folder / name).absolute())

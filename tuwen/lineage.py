@@ -69,7 +69,7 @@ def _refill(client: Any, experiment: str, out: Path, locked: Mapping[str, Any]) 
         for record in json.loads((out / "training.json").read_text())["epochs"]:
             track.log(client, run_id, metrics=record, step=record["epoch"])
     else:
-        params = {"model": out.name, **locked.get("params", {}).get("params.yaml", {})}
+        params = {"model": out.name, **locked.get("params", {}).get("params.yaml", {}).get("evaluate", {})}
         metrics = json.loads((out / "metrics.json").read_text())
         track.log(client, run_id, params=params, metrics=track.evaluation_metrics(metrics))
     # DVC holds that the checked-out code gives these outs, whichever commit they were first made at.

@@ -236,7 +236,7 @@ def test_sync_refills_an_empty_store_and_makes_no_run_twice(project: Path) -> No
     assert curve(project, trained.info.run_id, "loss") == [(1, 2.0), (2, 1.0)]
     assert curve(project, trained.info.run_id, "valid_i2t_hit_at_5") == [(1, 0.1), (2, 0.3)]
     assert trained.data.tags["tuwen.dvc_out_md5"] == "0123.dir"
-    assert judged.data.params == {"model": "finetuned", "evaluate.ks": "[1, 5, 10]"}
+    assert judged.data.params == {"model": "finetuned", "ks": "[1, 5, 10]"}
     assert judged.data.metrics["test_i2t_hit_at_5"] == 0.4
     assert judged.data.metrics["valid_t2i_hit_at_5"] == 0.45
     assert judged.data.metrics["t2i_recall_at_5"] == judged.data.metrics["test_t2i_recall_at_5"] == 0.35
