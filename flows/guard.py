@@ -1,7 +1,7 @@
 """Run a command and take everything it started down with it.    python -m flows.guard PARENT_PID COMMAND ...
 
 SIGKILL leaves a flow no time to end its stage or its server, and `dvc` does not pass a signal on to the stage's
-process. So this process stands between: the kernel sends it SIGTERM when its parent dies (0: it has none to watch),
+process. So this process stands between: the kernel sends it SIGTERM when its parent dies (0: none to watch),
 it adopts what its descendants leave behind, and when it ends, unless by a SIGKILL of its own, nothing that it
 started is left. Where the kernel is not Linux, only its command's end and a SIGTERM from the parent do this.
 """

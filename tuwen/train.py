@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.params import Fit
 
 Record = dict[str, float]
-TEXT_PARTS = 8  # a caption is padded to the longest of its quarter of the batch
+TEXT_PARTS = 8  # a caption is padded to the longest of its eighth of the batch
 CHECKPOINTS = Path(".cache/train")
 
 
