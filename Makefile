@@ -16,8 +16,6 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # One MLflow store for all presets, one Prefect home for this checkout.
 export TUWEN_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 export PREFECT_HOME ?= $(CURDIR)/.prefect
-# Threads that wait must sleep: spinning ones take the cores from whatever else runs (docs/log.md).
-export OMP_WAIT_POLICY ?= PASSIVE
 # Nothing here reports to anyone.
 export DO_NOT_TRACK = 1
 export DVC_NO_ANALYTICS = 1

@@ -47,7 +47,6 @@ def main() -> None:
 def repro(*options: str) -> dict[str, float]:
     """`dvc repro` -> seconds per stage, from its own lines; what is before the first stage counts as `dvc`."""
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = [str(BIN / "dvc"), "repro", *options]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -1,7 +1,6 @@
 """What a training is fed with: views of pairs in an order that (seed, epoch) decides alone."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -109,15 +108,6 @@ def batches(
         yield Batch(
             to_pixels(pictures), ids, mask, _numbers(positives), _numbers([text.normalise(c) for c in captions])
         )
-
-
-def ahead(made: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, each made in a thread while the one before is trained on."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, made, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, made, None)
-            yield batch
 
 
 def _numbers(names: list[str]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from tuwen import manifest, model, pairs, train
 from tuwen.embed import embed_captions, embed_pictures, read_pictures
-from tuwen.feed import OnlineViews, StoredViews, Views, ahead, batches
+from tuwen.feed import OnlineViews, StoredViews, Views, batches
 from tuwen.params import Fit, Params
 from tuwen.recall import hits, judge
 from tuwen.text import build_vocabulary, load_tokenizer
@@ -100,8 +100,8 @@ def _train(
     steps = len(views) // fit.batch_size
     records = train.train(
         start,
-        lambda epoch: ahead(
-            batches(views, tokenizer, max_tokens=longest, batch_size=fit.batch_size, seed=seed, epoch=epoch)
+        lambda epoch: batches(
+            views, tokenizer, max_tokens=longest, batch_size=fit.batch_size, seed=seed, epoch=epoch
         ),
         steps,
         fit,

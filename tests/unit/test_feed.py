@@ -8,7 +8,7 @@ from PIL import Image
 
 from tuwen import pairs, shards, text
 from tuwen.augment import augment
-from tuwen.feed import OnlineViews, StoredViews, ahead, batches
+from tuwen.feed import OnlineViews, StoredViews, batches
 from tuwen.params import Augment, Policy
 from tuwen.params import Image as ImageParams
 
@@ -91,19 +91,3 @@ def test_rows_of_one_picture_and_equal_captions_share_their_ids(data) -> None:
     sizes = sorted(torch.bincount(batch.positive_id).tolist())
     assert sizes == [1, 2, 2]
     assert len(set(batch.caption_id.tolist())) == 5
-
-
-def test_made_ahead_the_batches_are_the_same_and_an_error_comes_through(data) -> None:
-    views = StoredViews(data / "augmented")
-    plain = epoch(views, data, 1)
-    early = list(ahead(iter(plain)))
-    assert [b.ids.tolist() for b in early] == [b.ids.tolist() for b in plain]
-
-    def broken():
-        yield plain[0]
-        raise OSError("the shard is gone")
-
-    coming = ahead(broken())
-    assert next(coming) is plain[0]
-    with pytest.raises(OSError, match="the shard is gone"):
-        next(coming)
