@@ -1,5 +1,5 @@
 # make run [PRESET=name]   the whole pipeline, then the table of recall and where the results lie
-# make pipeline            the same stages as a Prefect flow
+# make pipeline [PRESET=…] the same stages as a Prefect flow
 # make test, make lint     the tests; ruff and mypy
 # make mlflow              every training and evaluation, in the browser
 # Each sets up .venv by itself; a second call installs nothing.
@@ -25,7 +25,8 @@ export NO_ALBUMENTATIONS_UPDATE = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 run: .venv/ready
-	@folder=$$(tuwen worktree '$(PRESET)'); cd "$$folder"; \
+	@set -e; folder=$$(tuwen worktree '$(PRESET)'); cd "$$folder"; \
+	tuwen params; \
 	dvc repro; \
 	tuwen track sync || echo 'MLflow lacks these runs; the results stand'; \
 	tuwen results
@@ -39,6 +40,8 @@ lint: .venv/ready
 	mypy
 
 pipeline: .venv/ready
+	@set -e; folder=$$(tuwen worktree '$(PRESET)'); cd "$$folder"; \
+	tuwen params; \
 	python -m flows.pipeline
 
 mlflow: .venv/ready

@@ -23,10 +23,12 @@ LOCK = Path("dvc.lock")
 
 def main() -> None:
     """Run, watch, print."""
+    if not LOCK.is_file():
+        sys.exit(f"{LOCK} is missing; `make run` comes first")
     before = outs()
     shutil.rmtree(".cache", ignore_errors=True)
     peak, done = [0], threading.Event()
-    watcher = threading.Thread(target=watch, args=(peak, done))
+    watcher = threading.Thread(target=watch, args=(peak, done), daemon=True)
     watcher.start()
     seconds = repro("--force")
     done.set()

@@ -21,7 +21,7 @@ MAX_LINES = 250
 MAX_BYTES = 1_000_000
 BARE = {"tuwen/loss.py", "tuwen/recall.py", "tuwen/search.py"}
 OWNERS = {"mlflow": {"tuwen/track.py", "tuwen/serve_model.py"}, "albumentations": {"tuwen/augment.py"}}
-MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|Users|root|work|farm)/[\w.-]+")
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|Users|root|tmp/[a-z]+)/[\w.-]+")
 
 
 def modules(*packages: str) -> list[str]:
@@ -161,6 +161,25 @@ def test_what_the_readme_tells_to_type_exists() -> None:
     for typed in re.findall(r"(?<![\w./-])tuwen ([a-z][a-z ]*)", code):
         words = f"tuwen {typed}".split()
         assert {" ".join(words[:2]), " ".join(words[:3])} & commands, f"README.md: {' '.join(words)}"
+
+
+def test_the_texts_hold_no_placeholder_and_every_link_leads_to_a_file_in_git() -> None:
+    there = {str(path) for path in tracked_files()}
+    for page in (path for path in tracked_files() if path.suffix == ".md"):
+        text = text_of(page)
+        assert "@@" not in text, page
+        for link in re.findall(r"\]\(([^)#\s]+)", text):
+            if "://" not in link:
+                target = (ROOT / page.parent / link).resolve().relative_to(ROOT)
+                assert str(target) in there, f"{page}: {link}"
+
+
+def test_every_value_of_a_foreach_is_used() -> None:
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    for name, stage in stages.items():
+        for item in stage["foreach"].values() if isinstance(stage.get("foreach"), dict) else []:
+            for key in item:
+                assert f"${{item.{key}}}" in str(stage["do"]), f"{name}: {key}"
 
 
 def command_names(command: Any, name: str) -> Iterator[str]:

@@ -71,14 +71,19 @@ class Viewer:
             ]
         )
 
-    def view(self, picture: Image.Image, caption: str, pair_id: str, view: int) -> tuple[Pixels, str, bool]:
-        """(picture uint8 [S, S, 3], caption, whether it was flipped) of view `view` of the pair."""
+    def view(
+        self, picture: Image.Image, caption: str, pair_id: str, view: int, *, sided: bool
+    ) -> tuple[Pixels, str, bool]:
+        """(picture uint8 [S, S, 3], caption, whether it was flipped) of view `view` of the pair.
+
+        sided: some caption of this picture tells left from right, so it is never flipped.
+        """
         if view == 0:
             return square(picture, self.size_px), caption, False
         name = f"{self.seed}:{pair_id}:{view}".encode()
         draw = random.Random(hashlib.sha256(name).digest())
         worded = text.vary(caption, self.policy.text, draw)
-        flipped = self.policy.flip and draw.random() < 0.5 and not text.has_side_word(caption)
+        flipped = self.policy.flip and draw.random() < 0.5 and not sided
         pixels = np.asarray(picture)
         self._pipeline.set_random_seed(draw.getrandbits(31))
         seen = self._pipeline(image=pixels[:, ::-1].copy() if flipped else pixels)["image"]
@@ -110,14 +115,20 @@ def augment(train: Path, augmented: Path, params: Augment, image: ImageParams) -
 
 
 def rows_of(pair_set: pairs.PairSet) -> list[dict[str, Any]]:
-    """One row per pair of the set, in its order: pair_id, positive_id, caption, shard, offset, size."""
+    """One row per pair of the set, in its order: pair_id, positive_id, caption, sided, shard, offset, size.
+
+    sided: whether any caption of the picture holds 左 or 右; a mirrored picture would be a sibling of that caption
+    even where this pair's own caption holds neither.
+    """
     images = {row["image_id"]: row for row in pair_set.images.to_pylist()}
     captions = dict(zip(*(pair_set.texts[name].to_pylist() for name in ("text_id", "caption")), strict=True))
+    rows = pair_set.pairs.to_pylist()
+    sided = {row["image_id"] for row in rows if text.has_side_word(captions[row["text_id"]])}
     keep = ("positive_id", "shard", "offset", "size")
     return [
-        {"pair_id": row["pair_id"], "caption": captions[row["text_id"]]}
+        {"pair_id": row["pair_id"], "caption": captions[row["text_id"]], "sided": row["image_id"] in sided}
         | {name: images[row["image_id"]][name] for name in keep}
-        for row in pair_set.pairs.to_pylist()
+        for row in rows
     ]
 
 
@@ -134,7 +145,7 @@ def _views_of(
 ) -> Iterator[dict[str, Any]]:
     picture = decode(shards.read(data, row["shard"], row["offset"], row["size"]))
     for view in range(params.views):
-        pixels, caption, flipped = viewer.view(picture, row["caption"], row["pair_id"], view)
+        pixels, caption, flipped = viewer.view(picture, row["caption"], row["pair_id"], view, sided=row["sided"])
         view_id = f"{row['pair_id']}.{view}"
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(

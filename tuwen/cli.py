@@ -29,6 +29,14 @@ def results() -> None:
         print((folder / name).absolute())
 
 
+@app.command()
+def params() -> None:
+    """Check params.yaml whole, before DVC removes the outs of a stage that would refuse it."""
+    from tuwen.params import load
+
+    load()
+
+
 @track_app.command()
 def sync() -> None:
     """Give every model and evaluation its MLflow run; write runs/lineage.json."""

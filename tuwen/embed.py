@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from tuwen import manifest, pairs, shards
+from tuwen.errors import UserError
 from tuwen.images import Pixels, decode, square, to_pixels
 from tuwen.model import DualEncoder, device, load
 from tuwen.params import Embed
@@ -31,9 +33,18 @@ def embed(model_folder: Path, set_folder: Path, out: Path, params: Embed) -> Non
 
 def read_pictures(data: Path, pair_set: pairs.PairSet, size_px: int) -> list[Pixels]:
     """The set's pictures by the picture rule, uint8 [size_px, size_px, 3] each; `data` is the data root."""
-    rows = pair_set.images.select(["shard", "offset", "size"]).to_pylist()
-    read = (shards.read(data, row["shard"], row["offset"], row["size"]) for row in rows)
-    return [square(decode(encoded), size_px) for encoded in follow(read, "decode", len(rows))]
+    rows = pair_set.images.select(["image_id", "shard", "offset", "size"]).to_pylist()
+    return [square(_read_picture(data, row), size_px) for row in follow(rows, "decode", len(rows))]
+
+
+def _read_picture(data: Path, row: dict[str, Any]) -> Image.Image:
+    try:
+        return decode(shards.read(data, row["shard"], row["offset"], row["size"]))
+    except OSError as error:
+        raise UserError(
+            f"{data / row['shard']}: picture {row['image_id']} cannot be decoded ({error}); "
+            "mend or remove it in the source and run `dvc repro`"
+        ) from None
 
 
 @torch.inference_mode()

@@ -4,10 +4,15 @@ import multiprocessing
 import os
 from concurrent.futures import Executor, ProcessPoolExecutor
 
+from tuwen.errors import UserError
+
 
 def workers() -> int:
     """How many processes to use: TUWEN_WORKERS, or one per core. Never changes what is written."""
-    return int(os.environ.get("TUWEN_WORKERS") or os.cpu_count() or 1)
+    asked = os.environ.get("TUWEN_WORKERS") or str(os.cpu_count() or 1)
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UserError(f"TUWEN_WORKERS: a number of processes from 1 on is expected, got {asked!r}")
+    return int(asked)
 
 
 def make_executor() -> Executor:

@@ -73,7 +73,7 @@ class OnlineViews:
         """(square picture, caption, positive_id) of view `epoch`, counted from 1."""
         row = self._rows[index]
         picture = self._kept.picture(self._data, row)
-        pixels, caption, _ = self._viewer.view(picture, row["caption"], row["pair_id"], epoch)
+        pixels, caption, _ = self._viewer.view(picture, row["caption"], row["pair_id"], epoch, sided=row["sided"])
         return pixels, caption, row["positive_id"]
 
 

@@ -6,13 +6,32 @@ Only what decides the outs stands here. How to run (workers, device, tracking ad
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tuwen.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Range = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
+
+
+def _ordered(bounds: list[float]) -> list[float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("the first number must not be above the second")
+    return bounds
+
+
+Positive = Annotated[float, Field(gt=0)]
+Pair = Field(min_length=2, max_length=2)
+Range = Annotated[list[Positive], Pair, AfterValidator(_ordered)]
+ShareRange = Annotated[list[Annotated[Positive, Field(le=1)]], Pair, AfterValidator(_ordered)]
+SplitShare = Annotated[float, Field(gt=0, lt=1)]
+Width = Annotated[int, Field(ge=64, multiple_of=64)]  # the attention heads are 64 wide
+
+
+def _with_headline(ks: list[int]) -> list[int]:
+    if 5 not in ks or len(set(ks)) != len(ks):
+        raise ValueError("must hold 5, the headline, and no number twice")
+    return ks
 
 
 class Strict(BaseModel):
@@ -44,8 +63,14 @@ class Split(Strict):
     """Shares of the labelled groups; the rest is train."""
 
     seed: int
-    valid: Share
-    test: Share
+    valid: SplitShare
+    test: SplitShare
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> "Split":
+        if self.valid + self.test >= 1:
+            raise ValueError("valid and test together must leave a share for train")
+        return self
 
 
 class Image(Strict):
@@ -63,7 +88,7 @@ class Text(Strict):
 class Policy(Strict):
     """How a view differs from its original."""
 
-    crop_scale: Range  # share of the area that a crop keeps
+    crop_scale: ShareRange  # share of the area that a crop keeps
     crop_ratio: Range  # width / height of a crop
     flip: bool  # mirror half of the views, never where the caption says left or right
     rotate_degrees: Annotated[float, Field(ge=0, le=180)]  # largest turn either way
@@ -86,8 +111,8 @@ class Augment(Strict):
 class ImageTower(Strict):
     """The vision transformer."""
 
-    patch_px: Count
-    width: Count
+    patch_px: Count  # a divisor of image.size_px
+    width: Width
     layers: Count
     patch_dropout: Annotated[float, Field(ge=0, lt=1)]  # share of patches left out while training
 
@@ -95,7 +120,7 @@ class ImageTower(Strict):
 class TextTower(Strict):
     """The BERT-like text encoder."""
 
-    width: Count
+    width: Width
     layers: Count
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
@@ -146,7 +171,7 @@ class Embed(Strict):
 class Evaluate(Strict):
     """Recall and its intervals."""
 
-    ks: list[Count]
+    ks: Annotated[list[Count], Field(min_length=1), AfterValidator(_with_headline)]
     bootstrap_samples: Count
     seed: int
 
@@ -154,7 +179,7 @@ class Evaluate(Strict):
 class Predict(Strict):
     """The result files."""
 
-    k: Count  # ranks per query; the contest's form has 5
+    k: Literal[5]  # ranks per query in the contest's form
 
 
 class Report(Strict):
@@ -180,6 +205,14 @@ class Params(Strict):
     predict: Predict
     report: Report
 
+    @model_validator(mode="after")
+    def _patches_fill_the_square(self) -> "Params":
+        if self.image.size_px % self.model.image.patch_px:
+            raise ValueError(
+                f"image.size_px must be a multiple of model.image.patch_px ({self.model.image.patch_px})"
+            )
+        return self
+
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check `path`. Raises UserError that names the key, the value and what it must be."""
@@ -202,6 +235,8 @@ def _explain(path: Path, error: Any) -> str:
     place = ".".join(str(part) for part in error["loc"]) or "the file"
     if error["type"] == "extra_forbidden":
         return f"{path}: {place} is not a known key; remove it or correct its spelling"
+    if error["type"] == "value_error":
+        return f"{path}: {place}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"[:500]
     if error["type"] == "missing":
         return f"{path}: {place} is missing; add it (presets/ show whole files)"
     return f"{path}: {place}: {error['msg'].lower()}, got {error['input']!r}"

@@ -27,6 +27,10 @@ if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
 Record = dict[str, float]
 TEXT_PARTS = 8  # a caption is padded to the longest of its eighth of the batch
 CHECKPOINTS = Path(".cache/train")
+DECIDING_CODE = (
+    *("augment", "embed", "feed", "images", "loss", "model", "models"),
+    *("pairs", "recall", "search", "shards", "text", "train"),
+)
 
 
 def train(
@@ -47,8 +51,12 @@ def train(
     Raises UserError when the batches are empty or the loss is not finite.
     """
     if steps_per_epoch == 0:
-        raise UserError(f"fit.batch_size: {fit.batch_size} is more than the training rows; lower it or add data")
+        raise UserError(
+            f"params.yaml: baseline.fit or finetune.fit: batch_size: {fit.batch_size} is more than the "
+            "training rows; lower it or add data"
+        )
     torch.manual_seed(seed)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA is deterministic with this alone
     torch.use_deterministic_algorithms(True)
     # a debugging aid that costs time; torch makes the attribute as it starts, so mypy does not know it
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -64,7 +72,9 @@ def train(
             factor = schedule(done, fit.epochs * steps_per_epoch, fit.warmup_steps)
             losses.append(step(model, optimizers, batch, factor, fit))
             if not math.isfinite(losses[-1]):
-                raise UserError(f"epoch {epoch}, step {len(losses)}: the loss is {losses[-1]}; lower fit.lr")
+                raise UserError(
+                    f"epoch {epoch}, step {len(losses)}: the loss is {losses[-1]}; lower lr in this stage's fit"
+                )
         record = {"loss": sum(losses) / len(losses), "lr": fit.lr * factor, "temperature": 1 / model.scale.item()}
         record |= evaluate(model)
         records.append({"epoch": epoch, **{name: round(value, 6) for name, value in record.items()}})
@@ -79,6 +89,8 @@ def step(
 ) -> float:
     """One step on `batch` at `factor` of the peak learning rates; returns the loss before it (nats)."""
     model.train()
+    if fit.freeze_text:
+        model.text_tower.eval()  # dropout would move what must stay
     where = device()
     pixels, ids, mask, positive_id, caption_id = (column.to(where, non_blocking=True) for column in batch)
     positive = same_id(positive_id, positive_id) | same_id(caption_id, caption_id)
@@ -131,7 +143,7 @@ def schedule(done: int, steps: int, warmup_steps: int) -> float:
 
 def checkpoint_folder(name: str, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> Path:
     """Where this very training keeps its checkpoint: keyed by inputs, params and the deciding code."""
-    code = [Path(__file__).with_name(f"{part}.py") for part in ("augment", "feed", "loss", "model", "train")]
+    code = [Path(__file__).with_name(f"{part}.py") for part in DECIDING_CODE]
     digests = {key: manifest.digest(path) for key, path in sorted(inputs.items())}
     digests |= {path.name: manifest.file_sha256(path) for path in code}
     key = hashlib.sha256(json.dumps([digests, params], sort_keys=True).encode()).hexdigest()

