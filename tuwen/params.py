@@ -66,12 +66,6 @@ class Split(Strict):
     valid: SplitShare
     test: SplitShare
 
-    @model_validator(mode="after")
-    def _leaves_train(self) -> "Split":
-        if self.valid + self.test >= 1:
-            raise ValueError("valid and test together must leave a share for train")
-        return self
-
 
 class Image(Strict):
     """The picture rule's one number."""

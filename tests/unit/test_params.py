@@ -43,7 +43,7 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path) -> None:
             r"model\.image\.width: input should be a multiple of 64",
         ),
         ("patch_px: 8", "patch_px: 7", r"image\.size_px must be a multiple of model\.image\.patch_px \(7\)"),
-        ("valid: 0.1", "valid: 0.9", r"split: valid and test together must leave a share for train"),
+        ("valid: 0.1", "valid: 0.0", r"split\.valid: input should be greater than 0, got 0\.0"),
         ("evaluate:", "evalaute:", r"evalaute is not a known key"),
         ("jpeg_quality: 95\n", "\n", r"augment\.jpeg_quality is missing"),
         ("source:", "source: [", r"not valid YAML"),

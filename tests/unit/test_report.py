@@ -203,6 +203,6 @@ def test_missing_or_unfit_inputs_are_named(world, tmp_path, spoil, message):
 def test_other_ks_than_measured_are_refused(world, tmp_path):
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "params.yaml"
-    path.write_text(path.read_text().replace("ks: [1, 5, 10]", "ks: [1, 3]"))
+    path.write_text(path.read_text().replace("ks: [1, 5, 10]", "ks: [1, 3, 5]"))
     with pytest.raises(UserError, match=r"metrics\.json: no figures at k = 3 \(params\.yaml: evaluate\.ks\)"):
         write(tmp_path)

@@ -132,10 +132,6 @@ def test_a_split_that_would_be_empty_is_an_error(valid: float, test: float, mess
         assign("甲乙丙丁戊", Split(seed=0, valid=valid, test=test))
 
 
-def test_a_split_nobody_asked_for_may_be_empty() -> None:
-    assert set(assign("甲乙丙", Split(seed=0, valid=0.0, test=0.0)).values()) == {"train"}
-
-
 @pytest.fixture
 def fruits() -> pairs.PairSet:
     rows = [
