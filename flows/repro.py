@@ -25,7 +25,7 @@ from flows import guard
 from tuwen.errors import UserError
 
 GPU_LIMIT = "gpu"
-GPU_STAGES = ("baseline", "finetune", "embed")
+GPU_STAGES = ("augment", "baseline", "finetune", "refit", "embed")
 LEASE_SECONDS = 60.0  # for so long a flow that was killed still holds the GPU
 END_SECONDS = 12.0  # for the guard to end what it started; its own patience is shorter
 # The process died of a signal (out of memory, a machine going down), or another dvc held what this one needs.

@@ -1,4 +1,4 @@
-"""Make the eight views of every training pair.    python -m stages.augment"""
+"""Make the views of every pair of the augmented splits.    python -m stages.augment"""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tuwen.params import load
 def main() -> None:
     """Run the stage."""
     params = load()
-    augment(Path("data/clean/train"), Path("data/augmented"), params.augment, params.image)
+    augment(Path("data/clean"), Path("data/augmented"), params.augment, params.image)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure one model on valid and test.    python -m stages.evaluate MODEL"""
+"""Measure one model on valid and test, and its doubts about the bank.    python -m stages.evaluate MODEL"""
 
 import sys
 from pathlib import Path
@@ -15,12 +15,12 @@ def main() -> None:
     if len(sys.argv) != 2:
         raise UserError(f"one model expected, got {sys.argv[1:]}; call it as: python -m stages.evaluate MODEL")
     model = sys.argv[1]
-    params = load().evaluate
+    params = load()
     embeddings, clean, results = Path("embeddings") / model, Path("data/clean"), Path("results") / model
-    metrics = evaluate(embeddings, clean, results, params)
+    metrics = evaluate(embeddings, clean, results, params.evaluate, params.pairs)
     inputs = {f"embeddings-{name}": embeddings / name for name in metrics}
     inputs |= {f"data-{name}": clean / name for name in metrics}
-    logged = {"model": model, **params.model_dump()}
+    logged = {"model": model, **params.evaluate.model_dump()}
     with track.run(name=f"evaluate-{model}", kind="evaluation", params=logged, inputs=inputs) as run:
         run.log_metrics(track.evaluation_metrics(metrics), step=0)
         run.finish_output(results)

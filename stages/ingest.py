@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from tuwen.errors import reports_user_errors
+from tuwen.ingest import ingest
 from tuwen.params import load
-from tuwen.sources import ingest
 
 
 @reports_user_errors

@@ -1,4 +1,4 @@
-"""Answer the two tasks with the fine-tuned model: result1.csv, result2.csv.    python -m stages.predict"""
+"""Answer the two tasks with the final model: result1.csv, result2.csv.    python -m stages.predict"""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tuwen.results import predict
 @reports_user_errors
 def main() -> None:
     """Run the stage."""
-    predict(Path("embeddings/finetuned"), Path("data/clean"), Path("results"), load().predict.k)
+    predict(Path("embeddings/final"), Path("data/clean"), Path("results"), load().predict.k)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from tuwen.report import write
 @reports_user_errors
 def main() -> None:
     """Run the stage."""
-    params = load()
-    write(Path("data"), Path("embeddings"), Path("models"), Path("results"), params.evaluate, params.report)
+    write(Path("data"), Path("embeddings"), Path("models"), Path("results"), load())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,15 @@ from tuwen.validate import validate
 def main() -> None:
     """Run the stage."""
     params = load()
-    validate(Path("data/raw"), Path("data/clean"), params.validate_, params.split)
+    validate(
+        Path("data/raw"),
+        Path("data/clean"),
+        params.validate_,
+        params.split,
+        list(params.corpus),
+        params.text.max_tokens,
+        docs=Path("runs/data-docs"),
+    )
 
 
 if __name__ == "__main__":

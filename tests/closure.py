@@ -12,7 +12,7 @@ PACKAGES = ("tuwen", "stages", "flows", "tests")
 # What cannot change an out. Nothing is followed through these: what they import decides nothing either.
 WITHOUT_EFFECT = frozenset(
     f"tuwen/{name}.py"
-    for name in ("compat", "errors", "executor", "lineage", "params", "progress", "report", "track")
+    for name in ("compat", "errors", "executor", "lineage", "params", "params_data", "progress", "report", "track")
 )
 
 Scope = dict[str, tuple[Path, ast.FunctionDef]]

@@ -15,19 +15,21 @@ from tuwen.shards import ShardWriter
 REPOSITORY = Path(__file__).parents[1]
 COLOURS = {"红色": "#d62728", "绿色": "#2ca02c", "蓝色": "#1f77b4", "黄色": "#e6b800"}
 SHAPES = ("圆形", "方形", "三角形")
-TABLES = {name: {"in": 12, "clean": 12, "quarantined": 0, "faults": {}} for name in ("images", "texts", "pairs")}
+WHOLE = {"in": 12, "clean": 12, "quarantined": 0, "left_out": 0, "blank": 0, "faults": {}}
 
 
 def build(root: Path, *, noise: dict[str, float] | None = None) -> Path:
     """Write params.yaml, data/clean, embeddings and models into `root`; noise: model -> how wrong it is."""
     shutil.copy(REPOSITORY / "params.yaml", root)
     test = make_set(root / "data", "clean/test")
-    for name in ("valid", "t2i", "i2t"):  # the same pictures: what they show does not matter here
+    for name in ("valid", "bank", "t2i", "i2t"):  # the same pictures: what they show does not matter here
         pairs.write(root / "data/clean" / name, test)
     for model, wrong in (noise or {"baseline": 3.0, "finetuned": 0.5}).items():
-        for name in ("test", "valid", "t2i", "i2t"):
+        for name in ("test", "valid", "bank"):
             embed(root / "embeddings" / model / name, test, wrong)
         write_training(root / "models" / model / "training.json", 4)
+    for name in ("t2i", "i2t"):
+        embed(root / "embeddings/final" / name, test, 0.5)
     write_quality(root / "data/clean/quality.json")
     return root
 
@@ -107,11 +109,17 @@ def write_training(path: Path, epochs: int) -> None:
 
 def write_quality(path: Path) -> None:
     """A quality.json as `validate` writes it."""
-    faulty = {"in": 13, "clean": 12, "quarantined": 1, "faults": {"caption_visible": 1}}
+    tables = dict.fromkeys(("images", "texts", "pairs"), WHOLE)
+    faulty = WHOLE | {"in": 13, "quarantined": 1, "faults": {"caption_visible": 1}}
+    found = WHOLE | {"in": 15, "quarantined": 3, "faults": {"duplicate_pair": 1, "in_valid_or_test": 2}}
     verdict = {"severity": "warning", "success": True, "unexpected": 0}
     body = {
-        "raw": {"labelled": TABLES | {"texts": faulty, "formats": {"PNG": 12}, "side_words": 0}},
+        "raw": {
+            "labelled": tables | {"texts": faulty, "formats": {"PNG": 12}},
+            "corpus/art": tables | {"images": found},
+        },
         "clean": {"test": {"images": 12, "texts": 28, "pairs": 36, "merged_captions": 0}},
+        "corpus": {"far": {"shards": 2, "measured_shards": 1, "faults": {}, "in_valid_or_test": 3}},
         "groups": {"groups": 12, "largest_group_pictures": 1},
         "checks": {
             "labelled": {

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from tuwen import pairs
 
 REPOSITORY = Path(__file__).parents[1]
-STAGES = 17  # seven single ones, eight of embed, two of evaluate
+STAGES = 19  # eight single ones, one corpus source, eight of embed, two of evaluate
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 MAX_LINES = 250
 MAX_BYTES = 1_000_000
 BARE = {"tuwen/loss.py", "tuwen/recall.py", "tuwen/search.py"}
-OWNERS = {"mlflow": {"tuwen/track.py", "tuwen/serve_model.py"}, "albumentations": {"tuwen/augment.py"}}
+OWNERS = {"mlflow": {"tuwen/track.py", "tuwen/serve_model.py"}, "albumentations": {"tuwen/views.py"}}
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|Users|root|tmp/[a-z]+)/[\w.-]+")
 
 
@@ -107,9 +107,9 @@ def test_deps_are_the_import_closure(name: str) -> None:
 @pytest.mark.parametrize("name", stages())
 def test_params_are_the_groups_that_the_stage_reads(name: str) -> None:
     stage = stages()[name]
-    assert set(stage.get("params", [])) == closure.param_groups(ROOT, script(stage)), (
-        "see `python -m tests.closure`"
-    )
+    # one key of a group may be enough: a corpus stage reads its own source, finetune all but refit_all
+    listed = {group.partition(".")[0] for group in stage.get("params", [])}
+    assert listed == closure.param_groups(ROOT, script(stage)), "see `python -m tests.closure`"
 
 
 def test_data_deps_are_outs_of_another_stage_or_lie_in_git() -> None:
@@ -117,7 +117,8 @@ def test_data_deps_are_outs_of_another_stage_or_lie_in_git() -> None:
         deps = {(stage.addressing, Path(dep.fs_path)) for stage in repo.index.stages for dep in stage.deps}
         outs = {Path(out.fs_path) for stage in repo.index.stages for out in stage.outs}
     ours = {ROOT / path for path in tracked_files()}
-    strange = [(stage, dep) for stage, dep in deps if dep not in ours and not outs & {dep, *dep.parents}]
+    made = outs | {folder for out in outs for folder in out.parents if ROOT in folder.parents}
+    strange = [(stage, dep) for stage, dep in deps if dep not in ours and not made & {dep, *dep.parents}]
     assert strange == []
 
 
@@ -126,7 +127,8 @@ def test_every_stage_has_its_script_and_every_script_its_stage() -> None:
 
 
 def test_files_that_the_library_reads_from_itself_are_deps() -> None:
-    roots = {params.load(path).source.root for path in presets()}
+    loaded = [params.load(path) for path in presets()]
+    roots = {source.root for found in loaded for source in (found.source, *found.corpus.values())}
     deps = {dep for stage in stages().values() for dep in stage["deps"]}
     data = {str(path) for path in tracked_files() if path.parts[0] == "tuwen" and path.suffix != ".py"}
     assert data <= deps | roots

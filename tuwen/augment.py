@@ -1,166 +1,187 @@
-"""Views: a view of a pair is a function of (pair id, view number, seed) and nothing else.
+"""The stored views: shards of JPEGs and captions, made in parallel, shard by shard; a killed run goes on.
 
-View 0 is the picture rule alone with the caption as it is; the others crop, flip, turn, zoom and recolour the
-picture by the policy and may reword the caption.
+Work in progress lies in `.cache/augment/<key>`, because DVC deletes outs before a run. There a shard is finished
+when its tar and the Parquet table of its views both stand; each is written under another name and renamed.
 """
 
-import hashlib
-import io
-import random
-from collections.abc import Iterator
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from PIL import Image
+import pyarrow.parquet as pq
 
-from tuwen import manifest, pairs, shards, text
+from tuwen import manifest, pairs, shards
 from tuwen.executor import make_executor
-from tuwen.images import Pixels, decode, square
-from tuwen.params import Augment, Policy
+from tuwen.images import Pixels, decode_pixels
 from tuwen.params import Image as ImageParams
+from tuwen.params_data import Augment
 from tuwen.progress import follow
+from tuwen.views import PARAPHRASES, VIEWS, Viewer, positive_of, read_paraphrases, rows_of
 
-VIEWS = pa.schema(
+SPLITS = ("train", "valid", "test")
+PAIRS_PER_SHARD = 512  # about 110 MB of views at 224 px
+WORK = Path(".cache/augment")
+TRANSLATIONS = Path(".cache/translate")  # kept: with another policy the captions need no second translation
+DECIDING_CODE = (
+    "augment",
+    "images",
+    "marian",
+    "pairs",
+    "shards",
+    "sources/text_files",
+    "text",
+    "translate",
+    "views",
+)
+ROWS = pa.schema(
     [
-        ("view_id", pa.string()),  # <pair_id>.<view>
-        ("pair_id", pa.string()),
-        ("view", pa.int32()),
-        ("positive_id", pa.string()),
-        ("caption", pa.string()),
-        ("flipped", pa.bool_()),
-        ("shard", pa.string()),  # relative to the data root
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
+        *(("pair_id", pa.string()), ("positive_id", pa.string()), ("caption", pa.string())),
+        *(("paraphrase", pa.string()), ("sided", pa.bool_()), ("split", pa.string())),
+        *(("shard", pa.string()), ("offset", pa.int64()), ("size", pa.int64())),
     ]
 )
-EDGE = 70  # of 255
-PAIRS_PER_SHARD = 512  # about 80 MB of views at 224 px
 
 
-class Viewer:
-    """Makes views of one size by one policy; building the albumentations pipeline once is the state."""
+def augment(clean: Path, augmented: Path, params: Augment, image: ImageParams) -> None:
+    """Write `params.views` views of every true pair of the sets `params.splits` of the folder `clean`.
 
-    def __init__(self, policy: Policy, size_px: int, seed: int) -> None:
-        import albumentations
-        import cv2
-
-        cv2.setNumThreads(0)  # the processes of the executor are the parallelism
-        self.policy, self.size_px, self.seed = policy, size_px, seed
-        tint = policy.colour
-        self._pipeline = albumentations.Compose(
-            [
-                albumentations.Affine(
-                    scale=tuple(policy.zoom),
-                    rotate=(-policy.rotate_degrees, policy.rotate_degrees),
-                    fill=255,
-                    interpolation=cv2.INTER_LINEAR,
-                    p=1.0 if policy.rotate_degrees or policy.zoom != [1.0, 1.0] else 0.0,
-                ),
-                albumentations.RandomResizedCrop(
-                    (size_px, size_px),
-                    scale=tuple(policy.crop_scale),
-                    ratio=tuple(policy.crop_ratio),
-                    interpolation=cv2.INTER_AREA,
-                ),
-                albumentations.Lambda(image=_draw_outlines, p=policy.outline),
-                albumentations.ColorJitter(tint, tint, tint, tint / 6, p=0.8 if tint else 0.0),
-                albumentations.ToGray(p=policy.grey),
-            ]
+    `augmented` gets `views.parquet` (VIEWS, in the order of train, valid, test and their pairs), `shards/`,
+    `paraphrases.parquet` and a manifest; with `params.mode` online no shards, and no rows in `views.parquet`. Each
+    shard is one task of the executor, so the bytes depend neither on the workers nor on a kill between.
+    """
+    data, sets = augmented.parent, {str(split): clean / split for split in SPLITS if split in params.splits}
+    settings = {"augment": params.model_dump(), "image": image.model_dump()}
+    work = WORK / manifest.key(sets, settings, DECIDING_CODE)
+    work.mkdir(parents=True, exist_ok=True)
+    pair_sets = {split: pairs.read(folder) for split, folder in sets.items()}
+    paraphrases = _paraphrases(list(pair_sets.values()), params, work)
+    digests = list[str]()
+    if params.mode == "stored":
+        count = _plan(work, {split: rows_of(pair_set, paraphrases) for split, pair_set in pair_sets.items()})
+        make = partial(
+            _make_shard, data.resolve(), work.resolve(), f"{augmented.name}/shards", params, image.size_px
         )
+        digests = _make_shards(make, work, count)
 
-    def view(
-        self, picture: Image.Image, caption: str, pair_id: str, view: int, *, sided: bool
-    ) -> tuple[Pixels, str, bool]:
-        """(picture uint8 [S, S, 3], caption, whether it was flipped) of view `view` of the pair.
-
-        sided: some caption of this picture tells left from right, so it is never flipped.
-        """
-        if view == 0:
-            return square(picture, self.size_px), caption, False
-        name = f"{self.seed}:{pair_id}:{view}".encode()
-        draw = random.Random(hashlib.sha256(name).digest())
-        worded = text.vary(caption, self.policy.text, draw)
-        flipped = self.policy.flip and draw.random() < 0.5 and not sided
-        pixels = np.asarray(picture)
-        self._pipeline.set_random_seed(draw.getrandbits(31))
-        seen = self._pipeline(image=pixels[:, ::-1].copy() if flipped else pixels)["image"]
-        return np.asarray(seen), worded, flipped
+    shutil.rmtree(augmented, ignore_errors=True)
+    (augmented / "shards" if digests else augmented).mkdir(parents=True)
+    tables = [pairs.read_table(work / f"{number:06d}.parquet", VIEWS) for number in range(len(digests))]
+    pairs.write_table(
+        augmented / "views.parquet", pa.concat_tables([VIEWS.empty_table(), *tables]).combine_chunks()
+    )
+    shutil.copyfile(work / "paraphrases.parquet", augmented / "paraphrases.parquet")
+    known = {f"shards/{number:06d}.tar": digest for number, digest in enumerate(digests)}
+    for name in known:
+        _place(work / Path(name).name, augmented / name)
+    manifest.write(augmented, sets, settings, known)
+    shutil.rmtree(work)
 
 
-def _draw_outlines(pixels: Pixels, **_: Any) -> Pixels:
-    """Draw the edges of a picture over in black: an edge is where a neighbour differs by EDGE or more."""
-    import cv2
-
-    steps = cv2.morphologyEx(pixels, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)).max(axis=2)
-    return np.where((steps >= EDGE)[..., None], 0, pixels).astype(np.uint8)
-
-
-def augment(train: Path, augmented: Path, params: Augment, image: ImageParams) -> None:
-    """Write `params.views` views of every pair of the set `train`: shards of JPEGs and captions, `views.parquet`.
-
-    Each shard is made by one task of the executor, so the bytes do not depend on the number of workers.
-    """
-    data = augmented.parent
-    rows = rows_of(pairs.read(train))
-    chunks = [rows[start : start + PAIRS_PER_SHARD] for start in range(0, len(rows), PAIRS_PER_SHARD)]
-    work = partial(_write_shard, data, f"{augmented.name}/shards", params, image.size_px)
-    with make_executor() as executor:
-        done = executor.map(work, range(len(chunks)), chunks)
-        views = [row for part in follow(done, "augment", len(chunks)) for row in part]
-    pairs.write_table(augmented / "views.parquet", pa.Table.from_pylist(views, VIEWS))
-    manifest.write(augmented, {"train": train}, {"augment": params.model_dump(), "image": image.model_dump()})
+def _place(made: Path, out: Path) -> None:
+    """Give the file a second name; the first stays until everything stands."""
+    try:
+        os.link(made, out)
+    except OSError:  # another file system
+        shutil.copyfile(made, out)
 
 
-def rows_of(pair_set: pairs.PairSet) -> list[dict[str, Any]]:
-    """One row per pair of the set, in its order: pair_id, positive_id, caption, sided, shard, offset, size.
+def _paraphrases(pair_sets: list[pairs.PairSet], params: Augment, work: Path) -> dict[str, str]:
+    """Made once: a second translation need not give the same words, and the shards that stand have these."""
+    path = work / "paraphrases.parquet"
+    if not path.is_file():
+        from tuwen.translate import paraphrase
 
-    sided: whether any caption of the picture holds 左 or 右; a mirrored picture would be a sibling of that caption
-    even where this pair's own caption holds neither.
-    """
-    images = {row["image_id"]: row for row in pair_set.images.to_pylist()}
-    captions = dict(zip(*(pair_set.texts[name].to_pylist() for name in ("text_id", "caption")), strict=True))
-    rows = pair_set.pairs.to_pylist()
-    sided = {row["image_id"] for row in rows if text.has_side_word(captions[row["text_id"]])}
-    keep = ("positive_id", "shard", "offset", "size")
-    return [
-        {"pair_id": row["pair_id"], "caption": captions[row["text_id"]], "sided": row["image_id"] in sided}
-        | {name: images[row["image_id"]][name] for name in keep}
-        for row in rows
+        captions = [
+            pair_set.texts["caption"].take(pairs.true_rows(pair_set)[1]).to_pylist() for pair_set in pair_sets
+        ]
+        found = paraphrase(sorted(set().union(*captions)), params.paraphrase, params.seed, TRANSLATIONS)
+        columns = list(zip(*sorted(found.items()), strict=True)) or [(), ()]
+        pairs.write_table(work / "paraphrases.part", pa.table(columns, PARAPHRASES))
+        os.replace(work / "paraphrases.part", path)
+    return read_paraphrases(work)
+
+
+def _plan(work: Path, rows: Mapping[str, list[dict[str, Any]]]) -> int:
+    """Write what is to be made, one row group for each shard; how many there are. No shard mixes splits."""
+    chunks = [
+        [row | {"split": split} for row in of_split[start : start + PAIRS_PER_SHARD]]
+        for split, of_split in rows.items()
+        for start in range(0, len(of_split), PAIRS_PER_SHARD)
     ]
+    with pq.ParquetWriter(work / "rows.part", ROWS) as writer:
+        for chunk in chunks:
+            writer.write_table(pa.Table.from_pylist(chunk, ROWS))
+    os.replace(work / "rows.part", work / "rows.parquet")
+    return len(chunks)
 
 
-def _write_shard(
-    data: Path, folder: str, params: Augment, size_px: int, number: int, rows: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _make_shards(make: "partial[str]", work: Path, count: int) -> list[str]:
+    """Make the shards that do not stand yet; the sha256 of all."""
+    standing = [
+        n for n in range(count) if all((work / f"{n:06d}.{kind}").is_file() for kind in ("tar", "parquet"))
+    ]
+    waiting = sorted(set(range(count)) - set(standing))
+    if standing:
+        print(f"goes on after {len(standing)} of {count} shards, found in {work}", flush=True)
+    digests = {number: manifest.file_sha256(work / f"{number:06d}.tar") for number in standing}
+    with make_executor() as executor:
+        done = follow(executor.map(make, waiting), "augment", len(waiting))
+        digests |= dict(zip(waiting, done, strict=True))
+    return [digests[number] for number in range(count)]
+
+
+def _make_shard(data: Path, work: Path, folder: str, params: Augment, size_px: int, number: int) -> str:
+    """Make shard `number`, in a worker; returns its sha256. Two that make the same one do not meet."""
+    rows = pq.ParquetFile(work / "rows.parquet").read_row_group(number).to_pylist()
     viewer = Viewer(params.policy, size_px, params.seed)
-    with shards.ShardWriter(data, folder, max_bytes=1 << 40, first=number) as writer:
-        return [made for row in rows for made in _views_of(data, viewer, params, row, writer)]
+    part = Path(tempfile.mkdtemp(dir=work))
+    with shards.ShardWriter(part, folder, max_bytes=1 << 40, first=number) as writer:
+        made = [view for row in rows for view in _views_of(data, viewer, params, row, writer)]
+    pairs.write_table(part / "views.parquet", pa.Table.from_pylist(made, VIEWS))
+    digest = manifest.file_sha256(part / folder / f"{number:06d}.tar")
+    os.replace(part / folder / f"{number:06d}.tar", work / f"{number:06d}.tar")
+    os.replace(part / "views.parquet", work / f"{number:06d}.parquet")
+    shutil.rmtree(part)
+    return digest
 
 
 def _views_of(
     data: Path, viewer: Viewer, params: Augment, row: dict[str, Any], writer: shards.ShardWriter
 ) -> Iterator[dict[str, Any]]:
-    picture = decode(shards.read(data, row["shard"], row["offset"], row["size"]))
-    for view in range(params.views):
-        pixels, caption, flipped = viewer.view(picture, row["caption"], row["pair_id"], view, sided=row["sided"])
-        view_id = f"{row['pair_id']}.{view}"
-        encoded = io.BytesIO()
-        Image.fromarray(pixels).save(
-            encoded, "JPEG", quality=params.jpeg_quality, subsampling=0
-        )  # small views need their colours
-        member = writer.add(f"{view_id}.jpg", encoded.getvalue())
-        writer.add(f"{view_id}.txt", caption.encode())
+    picture = decode_pixels(shards.read(data, row["shard"], row["offset"], row["size"]))
+    for number in range(params.views):
+        view, view_id = viewer.view(picture, row, number), f"{row['pair_id']}.{number}"
+        member = writer.add(f"{view_id}.jpg", _encoded(view.pixels, params.jpeg_quality))
+        writer.add(f"{view_id}.txt", view.caption.encode())
         yield {
             "view_id": view_id,
             "pair_id": row["pair_id"],
-            "view": view,
-            "positive_id": row["positive_id"],
-            "caption": caption,
-            "flipped": flipped,
+            "view": number,
+            "split": row["split"],
+            "positive_id": positive_of(row, view),
+            "caption": view.caption,
+            "flipped": view.flipped,
+            "reworded": view.reworded and view.reworded.replace("paraphrase", params.paraphrase.kind),
+            "recipe": view.recipe,
             "shard": member.shard,
             "offset": member.offset,
             "size": member.size,
         }
+
+
+def _encoded(pixels: Pixels, quality: int) -> bytes:
+    """A JPEG that keeps every pixel's colours (4:4:4): in small views they are much of what is seen."""
+    import cv2
+
+    settings = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]
+    return bytes(cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)[1])

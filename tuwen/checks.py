@@ -1,178 +1,137 @@
-"""Great Expectations suites as code: they judge the columns that doctor.py measures.
+"""Great Expectations suites as code: what the columns of doctor.py and relations.py must be; run by gates.py."""
 
-critical   the stage cannot go on: UserError with place, value and fix
-warning    a row with a fault leaves its set for `quarantine`; what is a matter of degree is reported alone
-info       counted and listed, changes nothing
-Which rows fail always comes from the expectation's own result.
-"""
+from typing import Any
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from tuwen.gates import great_expectations
+from tuwen.params_data import Validate
+from tuwen.sources.records import FAULTS
 
-from tuwen.errors import UserError
-from tuwen.params import Validate
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-EXAMPLES = 3  # ids that a message names
-MAX_GROUP_SHARE = 0.01  # of the labelled pictures in one split group ...
-MIN_PICTURES_FOR_GROUP_SHARE = 1000  # ... once there are more than this
+MIN_PICTURES_FOR_GROUP_SHARE = 1000  # in a smaller set a group may hold any share
+COMMON_FORMATS = ("GIF", "JPEG", "PNG", "WEBP")
+PLAIN_MODES = ("L", "RGB")  # any other is converted: palette, alpha, CMYK, 16 bit
+MAX_LATIN_SHARE = 0.5
+MIN_GALLERY = 5  # what a result of the contest ranks for every query
 
 
-class Verdict(NamedTuple):
-    """What one expectation found."""
+def image_suite(params: Validate, needs_rows: bool) -> list[Any]:
+    """Over `doctor.measure_pictures`."""
+    gxe = great_expectations().expectations
 
-    name: str
-    severity: str  # critical, warning, info
-    success: bool
-    unexpected: int  # rows that fail; 1 for a failing expectation about the whole table
-    rows: list[Any]  # their index labels
-    observed: Any  # the value of an expectation about the whole table
-    fix: str
-    row_fault: bool  # the name is the reason under which the rows are listed in `quarantine`
-
-
-def run(frame: "pd.DataFrame", suite: list[Any]) -> list[Verdict]:
-    """Validate `frame` against the expectations of `suite`; one verdict each, in their order."""
-    gx = _great_expectations()
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    asset = context.data_sources.add_pandas("measured").add_dataframe_asset("table")
-    batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
-    found = batch.validate(
-        gx.ExpectationSuite("suite", expectations=suite), result_format={"result_format": "COMPLETE"}
-    )
-    # the results come in an order of their own
-    verdicts = {verdict.name: verdict for verdict in map(_verdict, found.results)}
-    return [verdicts[expectation.meta["name"]] for expectation in suite]
-
-
-def _verdict(result: Any) -> Verdict:
-    config, values = result.expectation_config, result.result
-    assert "unexpected_count" in values or "observed_value" in values, result.exception_info
-    return Verdict(
-        severity=config.severity.value,
-        success=bool(result.success),
-        unexpected=int(values.get("unexpected_count", not result.success)),
-        rows=list(values.get("unexpected_index_list") or []),
-        observed=values.get("observed_value"),
-        **config.meta,
-    )
-
-
-def stop_on_critical(place: Path, frame: "pd.DataFrame", verdicts: list[Verdict]) -> None:
-    """Raise one UserError that names every failing critical expectation, if there is one.
-
-    The first column of `frame` is the id by which rows are named.
-    """
-    problems = []
-    for verdict in verdicts:
-        if verdict.severity == "critical" and not verdict.success:
-            problems.append(f"{place}: {verdict.name} {_value(frame, verdict)}; {verdict.fix}")
-    if problems:
-        raise UserError("\n".join(problems))
-
-
-def _value(frame: "pd.DataFrame", verdict: Verdict) -> str:
-    if not verdict.rows:
-        return f"is {verdict.observed:.4g}"
-    ids = frame.iloc[:, 0].loc[verdict.rows]
-    named = [
-        f"row {label}" if missing else str(name)
-        for (label, name), missing in zip(ids.items(), ids.isna(), strict=True)
-    ]
-    shown = ", ".join(list(dict.fromkeys(named))[:EXAMPLES])
-    return f"on {verdict.unexpected} of {len(frame)} rows, such as {shown}"
-
-
-def image_suite(params: Validate, fault: str, needs_rows: bool) -> list[Any]:
-    """Over `doctor.measure_pictures`. fault: severity of a row's fault, "warning" or, where rows stay, "info"."""
-    gxe = _great_expectations().expectations
-
-    small = {"min_value": params.min_side_px}
+    rule = _rule("altered_bytes", "critical", "the shard is not what ingest wrote: run `dvc repro --force ingest`")
     return [
         *_table_rules("image_id", needs_rows),
         gxe.ExpectColumnPairValuesToBeEqual(
-            column_A="sha256",
-            column_B="measured_sha256",
-            ignore_row_if="either_value_is_missing",
-            **_rule(
-                "altered_bytes", "critical", "the shard is not what ingest wrote: run `dvc repro --force ingest`"
-            ),
+            column_A="sha256", column_B="measured_sha256", ignore_row_if="either_value_is_missing", **rule
         ),
-        gxe.ExpectColumnValuesToBeInSet(column="readable", value_set=[True], **_row("unreadable", fault)),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="pixels", max_value=params.max_pixels, **_row("too_large", fault)
-        ),
-        gxe.ExpectColumnValuesToBeBetween(column="width", **small, **_row("too_narrow", fault)),
-        gxe.ExpectColumnValuesToBeBetween(column="height", **small, **_row("too_low", fault)),
-        gxe.ExpectColumnValuesToBeInSet(column="blank", value_set=[False], **_rule("blank", "info")),
+        *(_none_of("fault", [fault], _row(fault)) for fault in FAULTS),
+        _one_of("readable", [True], _row("unreadable")),
+        _between("pixels", _row("too_large"), max_value=params.max_pixels),
+        _between("width", _row("too_narrow"), min_value=params.min_side_px),
+        _between("height", _row("too_low"), min_value=params.min_side_px),
+        _between("aspect", _rule("elongated", "warning"), max_value=params.max_aspect),
+        _one_of("blank", [False], _rule("blank", "info")),
+        _one_of("format", list(COMMON_FORMATS), _rule("uncommon_format", "info")),
+        _between("frames", _rule("animated", "info"), max_value=1),
+        _one_of("mode", list(PLAIN_MODES), _rule("converted_to_rgb", "info")),
+        _one_of("orientation", [1], _rule("turned_upright", "info")),
     ]
 
 
-def text_suite(params: Validate, fault: str, needs_rows: bool) -> list[Any]:
-    """Over `doctor.measure_captions`; `fault` as in `image_suite`."""
-    gxe = _great_expectations().expectations
-
-    long = {"column": "chars", "max_value": params.max_chars}
+def text_suite(params: Validate, max_tokens: int, needs_rows: bool) -> list[Any]:
+    """Over `doctor.measure_captions`."""
     return [
         *_table_rules("text_id", needs_rows),
-        gxe.ExpectColumnValuesToBeBetween(column="chars", min_value=1, **_row("empty", fault)),
-        gxe.ExpectColumnValuesToBeBetween(**long, **_row("too_long", fault)),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="control_chars", max_value=0, **_row("control_characters", fault)
-        ),
-        gxe.ExpectColumnValuesToBeInSet(column="newline", value_set=[False], **_rule("newline", "info")),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="chinese_share", min_value=0, strict_min=True, **_rule("no_chinese", "info")
-        ),
+        _between("chars", _row("empty"), min_value=1),
+        _between("chars", _row("too_long"), max_value=params.max_chars),
+        _between("control_chars", _row("control_characters"), max_value=0),
+        _one_of("boilerplate", [False], _rule("boilerplate", "warning")),
+        _between("private_use_chars", _rule("private_use_characters", "info"), max_value=0),
+        _one_of("newline", [False], _rule("newline", "info")),
+        _between("chinese_share", _rule("no_chinese", "info"), min_value=0, strict_min=True),
+        _between("latin_share", _rule("mostly_latin", "info"), max_value=MAX_LATIN_SHARE),
+        _between("masks", _rule("masks", "info"), max_value=0),
+        _between("tokens", _rule("over_max_tokens", "info"), max_value=max_tokens),
+        _between("duplicates", _rule("duplicate_caption", "info"), max_value=1),
     ]
 
 
-def pair_suite(fault: str, needs_rows: bool) -> list[Any]:
-    """Over `doctor.measure_pairs` with `picture_clean` and `caption_clean`; `fault` as in `image_suite`."""
-    gxe = _great_expectations().expectations
-
-    reasons = {
-        "picture_exists": "picture_missing",
-        "caption_exists": "caption_missing",
-        "picture_clean": "picture_quarantined",
-        "caption_clean": "caption_quarantined",
-    }
+def pair_suite(needs_rows: bool) -> list[Any]:
+    """Over `doctor.measure_pairs`."""
     return [
         *_table_rules("pair_id", needs_rows),
-        *(
-            gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[True], **_row(reason, fault))
-            for column, reason in reasons.items()
-        ),
+        _one_of("picture_exists", [True], _row("picture_missing")),
+        _one_of("caption_exists", [True], _row("caption_missing")),
+    ]
+
+
+def torn_suite(outcome: str) -> list[Any]:
+    """Over pairs with `picture_clean` and `caption_clean`; outcome: what became of those that are not."""
+    return [
+        _one_of("picture_clean", [True], _row(f"picture_{outcome}")),
+        _one_of("caption_clean", [True], _row(f"caption_{outcome}")),
     ]
 
 
 def paired_suite() -> list[Any]:
     """Over pictures or captions with `pairs`, the number of clean pairs that hold each: one alone is of no use."""
-    gxe = _great_expectations().expectations
+    return [_between("pairs", _row("without_pair"), min_value=1)]
 
-    return [gxe.ExpectColumnValuesToBeBetween(column="pairs", min_value=1, **_row("without_pair", "warning"))]
+
+def duplicate_suite() -> list[Any]:
+    """Over pairs with `duplicate`."""
+    return [_one_of("duplicate", [False], _row("duplicate_pair"))]
+
+
+def contradiction_suite() -> list[Any]:
+    """Over pairs with the columns of `relations.contradictions`; all stay: nobody knows which is right."""
+    names = ("opposite_sides", "opposite_labels", "nothing_in_common")
+    return [_one_of(name, [False], _rule(name, "warning")) for name in names]
 
 
 def spread_suite(params: Validate) -> list[Any]:
     """Over captions with `pictures`, the number of pictures under the equal normalised caption."""
-    gxe = _great_expectations().expectations
+    rule = _rule("on_too_many_pictures", "warning")
+    return [_between("pictures", rule, max_value=params.max_pictures_per_caption)]
 
-    most = {"column": "pictures", "max_value": params.max_pictures_per_caption}
-    return [gxe.ExpectColumnValuesToBeBetween(**most, **_rule("on_too_many_pictures", "warning"))]
+
+def leak_suite() -> list[Any]:
+    """Over pictures with `reaches`, the split that wins their group where the source put them elsewhere."""
+    return [_none_of("reaches", [split], _row(f"leaks_into_{split}")) for split in ("test", "valid")]
+
+
+def across_suite() -> list[Any]:
+    """Over dealt pictures with `near_elsewhere`: the source's groups part what looks alike; all stay."""
+    return [_one_of("near_elsewhere", [False], _rule("near_equal_across_splits", "warning"))]
+
+
+def gallery_suite() -> list[Any]:
+    """Over what a task leaves to be ranked."""
+    fix = (
+        f"a result ranks {MIN_GALLERY} items for every query: mend what was left out, clean/quarantine.csv names "
+        "it, or give the task more items in the source"
+    )
+    rule = _rule("gallery_items", "critical", fix)
+    return [great_expectations().expectations.ExpectTableRowCountToBeBetween(min_value=MIN_GALLERY, **rule)]
+
+
+def overlap_suite() -> list[Any]:
+    """Over corpus pictures with `in_valid_or_test`."""
+    return [_one_of("in_valid_or_test", [False], _row("in_valid_or_test"))]
+
+
+def drift_suite(params: Validate) -> list[Any]:
+    """Over `relations.drift`."""
+    return [_between("distance", _rule("drift", "warning"), max_value=params.max_drift)]
 
 
 def outcome_suite(params: Validate, reasons: str) -> list[Any]:
     """Over `quarantined` (0 or 1 per row of a table); `reasons` tells the user which faults they are."""
-    gxe = _great_expectations().expectations
+    gxe = great_expectations().expectations
 
     most = params.max_quarantined_share
     fix = (
         f"validate.max_quarantined_share allows {most}: {reasons}; mend these rows in the source, "
-        "clean/quarantine.parquet names them, or raise the share"
+        "clean/quarantine.csv names them, or raise the share"
     )
     rule = _rule("quarantined_share", "critical", fix)
     return [gxe.ExpectColumnMeanToBeBetween(column="quarantined", max_value=most, **rule)]
@@ -180,38 +139,25 @@ def outcome_suite(params: Validate, reasons: str) -> list[Any]:
 
 def positives_suite() -> list[Any]:
     """Over the queries of one split with `positives`, the number of true items in the gallery."""
-    gxe = _great_expectations().expectations
-
-    rule = _rule(
-        "without_positive", "critical", "no gallery item is true for it: pair it or remove it in the source"
-    )
-    return [gxe.ExpectColumnValuesToBeBetween(column="positives", min_value=1, **rule)]
+    fix = "no gallery item is true for it: pair it or remove it in the source"
+    return [_between("positives", _rule("without_positive", "critical", fix), min_value=1)]
 
 
-def group_suite(pictures: int) -> list[Any]:
+def group_suite(params: Validate, pictures: int) -> list[Any]:
     """Over the split groups with `pictures` each, of `pictures` in all: a group that chains have blown up."""
-    gxe = _great_expectations().expectations
-
-    most = pictures * MAX_GROUP_SHARE if pictures > MIN_PICTURES_FOR_GROUP_SHARE else pictures
+    most = pictures * params.max_group_share if pictures > MIN_PICTURES_FOR_GROUP_SHARE else pictures
     rule = _rule(
         "group_too_large",
         "critical",
-        f"it holds more than {MAX_GROUP_SHARE:.0%} of the labelled pictures and cannot be split: "
-        "give the source's `group` column or remove the pictures and captions that chain it",
+        f"it holds more of the labelled pictures than validate.max_group_share ({params.max_group_share}) allows "
+        "and cannot be split: give the source's `group` column, remove the pictures and captions that chain it, "
+        "or raise the share",
     )
-    return [gxe.ExpectColumnValuesToBeBetween(column="pictures", max_value=most, **rule)]
-
-
-def _great_expectations() -> Any:
-    os.environ["GX_ANALYTICS_ENABLED"] = "False"  # not every version leaves it off
-    import great_expectations  # takes seconds
-    import great_expectations.expectations
-
-    return great_expectations
+    return [_between("pictures", rule, max_value=most)]
 
 
 def _table_rules(id_column: str, needs_rows: bool) -> list[Any]:
-    gxe = _great_expectations().expectations
+    gxe = great_expectations().expectations
 
     unique = _rule(f"duplicate_{id_column}", "critical", f"give every row its own {id_column} in the source")
     known = _rule(f"null_{id_column}", "critical", f"fill in the {id_column} in the source")
@@ -223,9 +169,23 @@ def _table_rules(id_column: str, needs_rows: bool) -> list[Any]:
     ]
 
 
+def _between(column: str, rule: dict[str, Any], **bounds: Any) -> Any:
+    return great_expectations().expectations.ExpectColumnValuesToBeBetween(column=column, **bounds, **rule)
+
+
+def _one_of(column: str, values: list[Any], rule: dict[str, Any]) -> Any:
+    return great_expectations().expectations.ExpectColumnValuesToBeInSet(column=column, value_set=values, **rule)
+
+
+def _none_of(column: str, values: list[Any], rule: dict[str, Any]) -> Any:
+    return great_expectations().expectations.ExpectColumnValuesToNotBeInSet(
+        column=column, value_set=values, **rule
+    )
+
+
 def _rule(name: str, severity: str, fix: str = "", row_fault: bool = False) -> dict[str, Any]:
     return {"severity": severity, "meta": {"name": name, "fix": fix, "row_fault": row_fault}}
 
 
-def _row(name: str, severity: str) -> dict[str, Any]:
-    return _rule(name, severity, row_fault=True)
+def _row(name: str) -> dict[str, Any]:
+    return _rule(name, "warning", row_fault=True)

@@ -1,5 +1,6 @@
 """What people call by hand.    tuwen --help"""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,28 @@ def params() -> None:
     from tuwen.params import load
 
     load()
+
+
+@app.command()
+def export(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="chinese_clip or webdataset.")],
+    sets: Annotated[list[Path], typer.Argument(metavar="SET...", help="Folders such as data/clean/train.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
+) -> None:
+    """Write sets in a form that other programs read."""
+    from tuwen.export import export as write
+
+    write(form, sets, out)
+
+
+@app.command()
+def shards(
+    places: Annotated[list[Path], typer.Argument(metavar="PLACE...", help="Folders that hold tars, or tars.")],
+) -> None:
+    """Print a list of WebDataset shards as CSV: the root of a corpus whose shards stay where they are."""
+    from tuwen.sources.webdataset import list_shards
+
+    list_shards(places, sys.stdout)
 
 
 @track_app.command()

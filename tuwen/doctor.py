@@ -1,22 +1,21 @@
 """Measures every picture, caption and pair into pandas columns; judges nothing (checks.py does)."""
 
 import hashlib
-import io
-import re
-from collections.abc import Iterator
+import math
+import struct
+from collections.abc import Iterable
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
-import numpy as np
+import simplejpeg
 from PIL import Image
 
 from tuwen import shards
-from tuwen.images import decode
+from tuwen.captions import measure_captions
+from tuwen.images import header, on_white, orientation, turned
 from tuwen.progress import follow
-from tuwen.text import has_side_word, normalise
 
 if TYPE_CHECKING:  # the processes of the executor import this module and need neither
     import pandas as pd
@@ -24,13 +23,16 @@ if TYPE_CHECKING:  # the processes of the executor import this module and need n
 
     from tuwen.pairs import PairSet
 
+__all__ = ["Picture", "measure_captions", "measure_pairs", "measure_picture", "measure_pictures"]
+
 PICTURES_PER_TASK = 128
+KNOWN = ["image_id", "positive_id", "group", "split", "size", "sha256", "fault", "file", "row"]
+REDUCED_PX = 32  # the short side that a picture keeps when it is reduced for looking at
+FIRST_ON_ITS_SIDE = 5  # of the EXIF orientations
 BLANK_SPAN = 8  # a picture is blank when no channel spans more levels than JPEG noise does
-CHINESE = re.compile(r"[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
-# without tab and line ends, which captions of the contest hold
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-NEWLINE = re.compile(r"[\r\n]")
-INVISIBLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]")
+
+# libjpeg's words for it; its other warnings, such as bytes that belong to nothing, are about harmless things
+LOST_DATA = ("premature end of data segment", "bad Huffman code")
 
 Place = tuple[str | None, int | None, int | None]  # shard, offset, size
 
@@ -40,34 +42,54 @@ class Picture(NamedTuple):
 
     measured_sha256: str | None = None
     format: str | None = None  # by the magic bytes, never by the name
+    mode: str | None = None  # Pillow's name of how pixels are stored: RGB, P, CMYK, I;16, ...
+    frames: int | None = None  # of an animation; the first one is what counts
     width: int | None = None  # px, as stored (before the EXIF rotation)
     height: int | None = None
+    aspect: float | None = None  # long side / short side
+    orientation: int | None = None  # EXIF, 1..8
     pixels: int | None = None
     readable: bool | None = None  # decodes to the last row; None when refused for its size
     dhash: str | None = None  # 64 bits as hex: is each cell of a 9 x 8 grid brighter than its right neighbour?
     red: int | None = None  # mean colour, 0..255
     green: int | None = None
     blue: int | None = None
-    blank: bool | None = None
+    blank: bool | None = None  # one colour, but for marks too small to be seen (`_reduced`)
 
 
 def measure_pictures(data: Path, images: "pa.Table", max_pixels: int, executor: Executor) -> "pd.DataFrame":
     """The images table with the columns of `Picture`, in its order, whatever the number of workers.
 
-    data: the data root. A picture of more than `max_pixels` is never decoded. Raises UserError where a shard
-    is missing or too short.
+    data: the data root. A picture of more than `max_pixels` is never decoded, one without shard is not readable.
+    Raises UserError where a shard is missing or too short.
     """
     import pandas as pd
+    import pyarrow as pa
 
     places: list[Place] = list(
         zip(*(images[name].to_pylist() for name in ("shard", "offset", "size")), strict=True)
     )
     tasks = [places[start : start + PICTURES_PER_TASK] for start in range(0, len(places), PICTURES_PER_TASK)]
-    done = executor.map(partial(_measure_places, data, max_pixels), tasks)
-    measured = [picture for part in follow(done, "measure pictures", len(tasks)) for picture in part]
-    columns = pd.DataFrame(measured, columns=list(Picture._fields))
-    known: pd.DataFrame = images.select(["image_id", "positive_id", "group", "sha256"]).to_pandas()
-    return pd.concat([known, columns], axis=1)
+    done = executor.map(partial(_measure_places, data.resolve(), max_pixels), tasks)
+    schema = _schema()
+    # tables as they come: a million pictures as Python objects would take more than a gigabyte
+    parts = [_table(part, schema) for part in follow(done, "measure pictures", len(tasks))]
+    measured: pd.DataFrame = pa.concat_tables([schema.empty_table(), *parts]).to_pandas()
+    known: pd.DataFrame = images.select(KNOWN).to_pandas()
+    return pd.concat([known, measured], axis=1)
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    return pa.schema([(name, types[get_args(hint)[0]]) for name, hint in get_type_hints(Picture).items()])
+
+
+def _table(pictures: Iterable[Picture], schema: "pa.Schema") -> "pa.Table":
+    import pyarrow as pa
+
+    return pa.table([list(column) for column in zip(*pictures, strict=True)], schema=schema)
 
 
 def _measure_places(data: Path, max_pixels: int, places: list[Place]) -> list[Picture]:
@@ -81,54 +103,91 @@ def _measure_places(data: Path, max_pixels: int, places: list[Place]) -> list[Pi
 
 def measure_picture(encoded: bytes, max_pixels: int) -> Picture:
     """Measure one encoded picture; nothing that its bytes hold makes this raise."""
-    digest = hashlib.sha256(encoded).hexdigest()
-    kind = width = height = None
+    known = Picture(hashlib.sha256(encoded).hexdigest())
     try:
-        with _any_size(), Image.open(io.BytesIO(encoded)) as header:
-            kind, (width, height) = header.format, header.size
-        if width * height > max_pixels:
-            return Picture(digest, kind, width, height, width * height)
-        seen = _look(decode(encoded))
+        picture = header(encoded)
+        known = known._replace(format=picture.format, mode=picture.mode, **_sides(*picture.size))
+        if picture.width * picture.height > max_pixels:
+            return known
+        small = _reduced(encoded, picture)
+        turn = orientation(picture)
+        seen = _look(small, turn)
     except Exception:  # decoders raise a dozen kinds on broken bytes; to us all mean the same
-        pixels = None if width is None or height is None else width * height
-        return Picture(digest, kind, width, height, pixels, readable=False)
-    return Picture(digest, kind, width, height, width * height, True, *seen)
+        known = known if known.format else known._replace(**_huge_gif(encoded))
+        return known._replace(readable=None if (known.pixels or 0) > max_pixels else False)
+    return known._replace(readable=True, frames=_frames(encoded, picture), orientation=turn, **seen)
 
 
-def _look(picture: Image.Image) -> tuple[str, int, int, int, bool]:
-    """(dhash, red, green, blue, blank) of an RGB picture. dhash: N. Krawetz, "Kind of Like That", 2013."""
-    grid = picture.convert("L").resize((9, 8), Image.Resampling.BOX).tobytes()
-    bits = "".join("1" if grid[i] > grid[i + 1] else "0" for i in range(72) if i % 9 < 8)
-    red, green, blue = picture.resize((1, 1), Image.Resampling.BOX).tobytes()
-    blank = bool(np.ptp(np.asarray(picture), axis=(0, 1)).max() <= BLANK_SPAN)
-    return f"{int(bits, 2):016x}", red, green, blue, blank
+def _huge_gif(encoded: bytes) -> dict[str, Any]:
+    """What is known of a GIF whose size keeps it from being opened."""
+    if not encoded.startswith(b"GIF8") or len(encoded) < 10:
+        return {}
+    return {"format": "GIF", **_sides(*struct.unpack_from("<HH", encoded, 6))}
 
 
-@contextmanager
-def _any_size() -> Iterator[None]:
-    """Let Pillow read the header of a picture of any size: it would refuse before we know the number."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+def _sides(width: int, height: int) -> dict[str, Any]:
+    long, short = max(width, height), min(width, height)
+    return {"width": width, "height": height, "pixels": width * height, "aspect": long / max(short, 1)}
 
 
-def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
-    """The texts table with `normalised`, `chars` (0 when nothing is visible), `chinese_share` of the visible
-    characters, `control_chars`, `newline` and `side_word` (left or right).
+def _frames(encoded: bytes, picture: Image.Image) -> int | None:
+    """How many frames there are; None where the later ones are broken."""
+    if picture.format == "JPEG":
+        return 1
+    try:  # counting walks through the file, so it gets a reader of its own
+        return int(getattr(header(encoded), "n_frames", 1))
+    except Exception:
+        return None
+
+
+class _Reduced(NamedTuple):
+    picture: Image.Image  # RGB, not turned yet
+    sides: tuple[float, float]  # how much of it the original fills: the last row and column may be cut
+
+
+def _reduced(encoded: bytes, picture: Image.Image) -> _Reduced:
+    """`encoded`, whose `header` is `picture`, decoded whole and made 2, 4 or 8 times smaller.
+
+    The short side keeps REDUCED_PX. A cell is the mean of its pixels, so of black marks on white those of three
+    pixels and more in a cell of 8 x 8 keep a picture from being blank. A JPEG gets small while it is decoded:
+    every bit of it is read, but of 64 pixels one is computed, which takes three fifths of the time.
     """
-    frame: pd.DataFrame = texts.to_pandas()
-    captions = [caption or "" for caption in texts["caption"].to_pylist()]
-    visible = [len(INVISIBLE.sub("", caption)) for caption in captions]
-    frame["normalised"] = [normalise(caption) for caption in captions]
-    frame["chars"] = [len(caption.strip()) if seen else 0 for caption, seen in zip(captions, visible, strict=True)]
-    chinese = [len(CHINESE.findall(caption)) for caption in captions]
-    frame["chinese_share"] = [some / seen if seen else 0.0 for some, seen in zip(chinese, visible, strict=True)]
-    frame["control_chars"] = [len(CONTROL.findall(caption)) for caption in captions]
-    frame["newline"] = [bool(NEWLINE.search(caption)) for caption in captions]
-    frame["side_word"] = [has_side_word(caption) for caption in captions]
-    return frame
+    width, height = picture.size
+    factor = next(size for size in (8, 4, 2, 1) if size == 1 or min(width, height) >= size * REDUCED_PX)
+    sides = width / factor, height / factor
+    if picture.format == "JPEG" and picture.mode in ("RGB", "L"):
+        small = _small_jpeg(encoded, *map(math.ceil, sides))
+        if small is not None:
+            return _Reduced(small, sides)
+    drafted = picture.draft(None, (width // factor, height // factor))  # of the other JPEGs
+    whole = on_white(picture)
+    return _Reduced(whole if drafted else whole.reduce(factor), sides)
+
+
+def _small_jpeg(encoded: bytes, width: int, height: int) -> Image.Image | None:
+    """The JPEG in the smallest size of at least width x height; None where Pillow shall say whether it is broken.
+
+    Raises ValueError where data were lost though the end mark stands: Pillow paints what is missing grey.
+    """
+    try:
+        return Image.fromarray(simplejpeg.decode_jpeg(encoded, "RGB", min_height=height, min_width=width))
+    except ValueError as error:
+        if any(finding in str(error) for finding in LOST_DATA):
+            raise
+        return None
+
+
+def _look(small: _Reduced, turn: int) -> dict[str, Any]:
+    """The dhash, mean colour and `blank` of a picture. dhash: N. Krawetz, "Kind of Like That", 2013."""
+    whole = (0.0, 0.0, *small.sides)
+    shape = (9, 8) if turn < FIRST_ON_ITS_SIDE else (8, 9)
+    # Hamming, because Pillow's box takes a pixel whole or not at all, by which copies of other sizes differ
+    grid = turned(small.picture.convert("L").resize(shape, Image.Resampling.HAMMING, whole), turn).tobytes()
+    bits = "".join("1" if grid[i] > grid[i + 1] else "0" for i in range(72) if i % 9 < 8)
+    red, green, blue = small.picture.resize((1, 1), Image.Resampling.BOX, whole).tobytes()
+    extrema: Any = small.picture.getextrema()
+    blank = max(high - low for low, high in extrema) <= BLANK_SPAN
+    return {"dhash": f"{int(bits, 2):016x}", "red": red, "green": green, "blue": blue, "blank": blank}
 
 
 def measure_pairs(pair_set: "PairSet") -> "pd.DataFrame":

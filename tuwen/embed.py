@@ -1,15 +1,19 @@
 """Pairs -> embeddings: every picture and every text of a set as unit vectors, in the order of the tables."""
 
+import itertools
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from tuwen import manifest, pairs, shards
 from tuwen.errors import UserError
-from tuwen.images import Pixels, decode, square, to_pixels
+from tuwen.executor import workers
+from tuwen.images import Pixels, decode_pixels, square, to_pixels
 from tuwen.model import DualEncoder, device, load
 from tuwen.params import Embed
 from tuwen.progress import follow
@@ -17,29 +21,49 @@ from tuwen.text import load_tokenizer, tokenize
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
+AHEAD = 256  # pictures decoded while earlier ones are embedded
+
 
 def embed(model_folder: Path, set_folder: Path, out: Path, params: Embed) -> None:
-    """Write `images.npy` [I, D] and `texts.npy` [T, D], float32 unit rows, for the set in `set_folder`."""
+    """Write `images.npy` [I, D] and `texts.npy` [T, D], float32 unit rows, for the set in `set_folder`.
+
+    Pictures are decoded as they are needed, so memory grows with D numbers per picture and not with its pixels.
+    """
     model = load(model_folder).to(device())
     tokenizer = load_tokenizer(model_folder / "vocab.txt")
     pair_set = pairs.read(set_folder)
-    pictures = read_pictures(set_folder.parent.parent, pair_set, model.config["image"]["size_px"])
+    pictures = stream_pictures(set_folder.parent.parent, pair_set, model.config["image"]["size_px"])
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / "images.npy", embed_pictures(model, pictures, params.batch_size))
-    captions = pair_set.texts["caption"].to_pylist()
+    captions = [caption or "" for caption in pair_set.texts["caption"].to_pylist()]
     np.save(out / "texts.npy", embed_captions(model, tokenizer, captions, params.batch_size))
     manifest.write(out, {"model": model_folder, "set": set_folder}, params.model_dump())
 
 
 def read_pictures(data: Path, pair_set: pairs.PairSet, size_px: int) -> list[Pixels]:
-    """The set's pictures by the picture rule, uint8 [size_px, size_px, 3] each; `data` is the data root."""
+    """`stream_pictures` all at once, for those who go through them more than once."""
+    return list(stream_pictures(data, pair_set, size_px))
+
+
+def stream_pictures(data: Path, pair_set: pairs.PairSet, size_px: int) -> Iterator[Pixels]:
+    """The set's pictures by the picture rule, uint8 [size_px, size_px, 3] each; `data` is the data root.
+
+    At most AHEAD of them are held. One that the source could not give, or that is broken and asks all the same, is
+    white. Raises UserError where a picture that the tables hold cannot be decoded.
+    """
     rows = pair_set.images.select(["image_id", "shard", "offset", "size"]).to_pylist()
-    return [square(_read_picture(data, row), size_px) for row in follow(rows, "decode", len(rows))]
+    chunks = [rows[start : start + AHEAD] for start in range(0, len(rows), AHEAD)]
+    with ThreadPoolExecutor(workers()) as pool:  # threads: decoding and resizing leave Python's lock
+        squares = (one for chunk in chunks for one in pool.map(partial(_picture, data, size_px), chunk))
+        yield from follow(squares, "decode", len(rows))
 
 
-def _read_picture(data: Path, row: dict[str, Any]) -> Image.Image:
+def _picture(data: Path, size_px: int, row: dict[str, Any]) -> Pixels:
+    if row["shard"] is None:
+        return np.full((size_px, size_px, 3), 255, np.uint8)
+    encoded = shards.read(data, row["shard"], row["offset"], row["size"])
     try:
-        return decode(shards.read(data, row["shard"], row["offset"], row["size"]))
+        return square(decode_pixels(encoded), size_px)
     except OSError as error:
         raise UserError(
             f"{data / row['shard']}: picture {row['image_id']} cannot be decoded ({error}); "
@@ -48,13 +72,12 @@ def _read_picture(data: Path, row: dict[str, Any]) -> Image.Image:
 
 
 @torch.inference_mode()
-def embed_pictures(model: DualEncoder, pictures: list[Pixels], batch_size: int) -> Vectors:
+def embed_pictures(model: DualEncoder, pictures: Iterable[Pixels], batch_size: int) -> Vectors:
     """uint8 squares -> unit vectors [I, D] float32."""
     model.eval()
-    parts = [
-        model.encode_image(to_pixels(pictures[start : start + batch_size]).to(device())).cpu().numpy()
-        for start in range(0, len(pictures), batch_size)
-    ]
+    stream, parts = iter(pictures), []
+    while batch := list(itertools.islice(stream, batch_size)):
+        parts.append(model.encode_image(to_pixels(batch).to(device())).cpu().numpy())
     return np.concatenate(parts) if parts else np.empty((0, model.config["dim"]), np.float32)
 
 

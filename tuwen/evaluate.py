@@ -1,9 +1,10 @@
-"""One model's embeddings and the true pairs -> metrics.json and ranks.parquet."""
+"""One model's embeddings and the true pairs -> metrics.json, ranks.parquet and pair_cosines.parquet."""
 
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,10 +12,12 @@ import pyarrow.compute as pc
 from tuwen import pairs
 from tuwen.errors import UserError
 from tuwen.params import Evaluate
+from tuwen.params_data import Pairs
 from tuwen.recall import Judged, hits, intervals, judge, recalls
 from tuwen.search import Vectors, read_vectors
 
 DIGITS = 6
+PAIRS_AT_ONCE = 1 << 14  # multiplied in float64
 
 
 class Answers(NamedTuple):
@@ -26,11 +29,14 @@ class Answers(NamedTuple):
     groups: npt.NDArray[Any]  # [N] what the bootstrap draws; a text has the group of its first picture
 
 
-def evaluate(embeddings: Path, clean: Path, results: Path, params: Evaluate) -> dict[str, dict[str, float]]:
-    """Write `results/metrics.json` (test and valid) and `results/ranks.parquet` (test); return the metrics.
+def evaluate(
+    embeddings: Path, clean: Path, results: Path, params: Evaluate, doubt: Pairs
+) -> dict[str, dict[str, float]]:
+    """Write metrics.json (test, valid, bank), ranks.parquet (test), pair_cosines.parquet (bank) into `results`.
 
     embeddings: folder of one model with `<set>/images.npy` [I, D] and `<set>/texts.npy` [T, D]; clean: folder of
-    the sets' tables. Raises UserError for missing or unsound embeddings and for a set without pairs.
+    the sets' tables. Returns the metrics. Raises UserError for missing or unsound embeddings and for a set
+    without pairs.
     """
     metrics = {}
     for name in ("test", "valid"):
@@ -41,9 +47,13 @@ def evaluate(embeddings: Path, clean: Path, results: Path, params: Evaluate) -> 
             metrics[name] |= _figures(answer, params)
         if name == "test":
             ranks = pa.concat_tables([_rank_table(answer, params) for answer in answers]).combine_chunks()
+    bank = pairs.read(clean / "bank")
+    cosines = pair_cosines(bank, *read_set(embeddings / "bank", clean / "bank", bank))
+    metrics["bank"] = _doubt(cosines, clean / "bank", doubt)
     results.mkdir(parents=True, exist_ok=True)
     (results / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     pairs.write_table(results / "ranks.parquet", ranks)
+    pairs.write_table(results / "pair_cosines.parquet", cosines)
     return metrics
 
 
@@ -55,14 +65,44 @@ def read_set(embedded: Path, folder: Path, pair_set: pairs.PairSet) -> tuple[Vec
     )
 
 
+def pair_cosines(pair_set: pairs.PairSet, images: Vectors, texts: Vectors) -> pa.Table:
+    """How well each true pair fits in a model's eyes: pair_id, image_id, text_id, cosine, the lowest first.
+
+    images [I, D] and texts [T, D]: unit vectors in the row order of the tables; equal cosines by pair_id.
+    """
+    image, text = pairs.true_rows(pair_set)
+    cosine = np.empty(len(image))
+    for start in range(0, len(image), PAIRS_AT_ONCE):
+        p = slice(start, start + PAIRS_AT_ONCE)
+        cosine[p] = (images[image[p]].astype(np.float64) * texts[text[p]]).sum(axis=1)
+    named = pairs.true_pairs(pair_set).select(["pair_id", "image_id", "text_id"])
+    table = named.append_column("cosine", pa.array(cosine.round(DIGITS)))
+    return table.sort_by([("cosine", "ascending"), ("pair_id", "ascending")]).combine_chunks()
+
+
+def _doubt(cosines: pa.Table, folder: Path, params: Pairs) -> dict[str, float]:
+    if not len(cosines):
+        raise _no_pair(folder)
+    cosine = cosines["cosine"].to_numpy()
+    return {
+        "pairs": len(cosine),
+        "mean_cosine": round(float(cosine.mean()), DIGITS),
+        "share_under_min_cosine": round(float((cosine < params.min_cosine).mean()), DIGITS),
+    }
+
+
+def _no_pair(folder: Path) -> UserError:
+    return UserError(
+        f"{folder / 'pairs.parquet'}: no pair, so there is no truth to measure by; "
+        "take more data or a larger share of it (params.yaml: source, split)"
+    )
+
+
 def _ask(embedded: Path, folder: Path, pair_set: pairs.PairSet, params: Evaluate) -> list[Answers]:
     images, texts = read_set(embedded, folder, pair_set)
     image, text = pairs.true_rows(pair_set)
     if not len(image):
-        raise UserError(
-            f"{folder / 'pairs.parquet'}: no pair, so there is no truth to measure by; "
-            "take more data or a larger share of it (params.yaml: source, split)"
-        )
+        raise _no_pair(folder)
     group_I = pc.coalesce(pair_set.images["group"], pair_set.images["image_id"]).to_numpy(zero_copy_only=False)
     # read backwards, so that the first picture of a text is the one that stays
     first_picture = dict(zip(text[::-1].tolist(), image[::-1].tolist(), strict=True))

@@ -3,8 +3,6 @@
 Shapes: N judged queries of one direction, P true pairs, Q queries and G items of a gallery, D dimensions.
 """
 
-import base64
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +13,10 @@ import pyarrow.compute as pc
 
 from tuwen import pairs, shards
 from tuwen.errors import UserError
-from tuwen.images import decode
+from tuwen.page import thumbnail
 from tuwen.search import Rows, Vectors, ranks, top_k
 
 SHOWN = 5  # answers shown per query and model
-THUMBNAIL_PX = 128
-JPEG_QUALITY = 85
 
 
 class Answer(NamedTuple):
@@ -128,15 +124,7 @@ def answer(
 
 
 def thumbnails(data: Path, images: pa.Table, rows: Iterable[int]) -> dict[int, str]:
-    """Row of the images table -> `data:` URI of a JPEG of at most THUMBNAIL_PX a side; `data` is the data root."""
+    """Row of the images table -> `data:` URI of its thumbnail; `data` is the data root."""
     wanted = sorted(rows)
     places = images.select(["shard", "offset", "size"]).take(pa.array(wanted, pa.int64())).to_pylist()
-    return {row: _thumbnail(shards.read(data, **place)) for row, place in zip(wanted, places, strict=True)}
-
-
-def _thumbnail(data: bytes) -> str:
-    picture = decode(data)
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    with io.BytesIO() as file:
-        picture.save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
-        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return {row: thumbnail(shards.read(data, **place)) for row, place in zip(wanted, places, strict=True)}

@@ -1,35 +1,163 @@
-"""The picture rule: decode, EXIF rotation, RGB on white, aspect over 2:1 cut to 2:1, squashed to a square."""
+"""The picture rule: decode, EXIF rotation, RGB on white, aspect over 2:1 cut to 2:1, squashed to a square.
 
+How large a picture may be is `validate.max_pixels`, which doctor.py holds against the header before a pixel is
+decoded; a picture that passed it decodes everywhere. Of animated pictures the first frame counts.
+"""
+
+import functools
 import io
+import threading
+import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+# Pillow knows more, but those hold vectors, start other programs, or lie about the size of what they contain
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+MAX_GIF_PIXELS = 1 << 28  # as WebP has it
 MAX_ASPECT = 2.0
 # Mean and deviation of CLIP's training pictures, on a 0..255 scale (Radford et al. 2021).
 MEAN = (122.7709, 116.7460, 104.0937)
 STD = (68.5005, 66.6322, 70.3232)
+# EXIF orientation (CIPA DC-008, tag 0x0112) -> what brings the picture upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_OPENING = threading.Lock()
+
+
+def header(data: bytes) -> Image.Image:
+    """Encoded bytes -> picture that knows its format, mode and size and holds no pixels yet.
+
+    Raises OSError where the bytes are no picture of one of FORMATS, or a GIF of more than MAX_GIF_PIXELS.
+    """
+    _silence_pillow()
+    with _OPENING:
+        # Pillow's own limit warns at one size and raises at another, when pictures are cut too; but it alone keeps
+        # a GIF, whose first frame is filled with its ground when it is opened, from taking any memory it likes
+        Image.MAX_IMAGE_PIXELS = MAX_GIF_PIXELS // 2 if data.startswith(b"GIF8") else None
+        try:
+            return Image.open(io.BytesIO(data), formats=FORMATS)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"no picture: {error!r}") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = None
+
+
+@functools.cache
+def _silence_pillow() -> None:
+    # EXIF that is cut off, palettes that are too short: what matters of it becomes a column of the doctor
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1..8; 1, upright, where there is none or none that can be read.
+
+    Only a JPEG has it in its header; any other picture must be loaded, or this decodes it.
+    """
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # broken EXIF is common, and no fault of the pixels
+        return 1
+    return found if isinstance(found, int) and found in TURNS else 1
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """What `header` gave -> RGB picture, rotated as its EXIF says, transparent parts on white.
+
+    Raises OSError where the bytes end early or cannot be decoded.
+    """
+    return turned(on_white(picture), orientation(picture))
+
+
+def turned(picture: Image.Image, orientation: int) -> Image.Image:
+    """The picture brought upright from an EXIF orientation, 1..8."""
+    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """What `header` gave -> RGB picture as it is stored, transparent parts on white; errors as of `upright`."""
+    try:
+        picture.load()
+        if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+            picture = Image.fromarray(_eight_bits(picture))
+        elif picture.has_transparency_data:
+            ground = Image.new("RGBA", picture.size, "white")
+            ground.alpha_composite(picture.convert("RGBA"))
+            picture = ground
+        return picture.convert("RGB")
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"broken {picture.format}: {error!r}") from error
+
+
+def _eight_bits(picture: Image.Image) -> Pixels:
+    """Grey values of more than 8 bits -> uint8 [H, W], on white.
+
+    16 bits keep their upper 8, as Pillow does with 16-bit colours; modes I and F know no white of their own, so
+    their lowest value becomes black and their highest white.
+    """
+    values = np.asarray(picture)
+    if picture.mode.startswith("I;16"):
+        transparent = picture.info.get("transparency")
+        grey = (values >> 8).astype(np.uint8)
+        return grey if transparent is None else np.where(values == transparent, np.uint8(255), grey)
+    known = values[np.isfinite(values)].astype(np.float64)
+    low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
+    scaled = (values - low) * (255 / ((high - low) or 1.0))
+    return np.nan_to_num(scaled, nan=0, posinf=255, neginf=0).round().astype(np.uint8)
 
 
 def decode(data: bytes) -> Image.Image:
-    """Encoded bytes -> RGB picture, upright, transparent parts on white.
+    """Encoded bytes -> RGB picture, upright, transparent parts on white; of animated ones the first frame.
 
-    Raises OSError when the bytes cannot be decoded.
+    Raises OSError where the bytes cannot be decoded to the last row.
     """
-    with Image.open(io.BytesIO(data)) as opened:
-        picture = ImageOps.exif_transpose(opened)
-        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            ground = Image.new("RGBA", picture.size, "white")
-            ground.alpha_composite(picture)
-            picture = ground
-        return picture.convert("RGB")
+    return upright(header(data))
 
 
-def square(picture: Image.Image, size_px: int) -> Pixels:
-    """The model's view of a picture: uint8 [size_px, size_px, 3], one antialiased bicubic resize."""
+def decode_pixels(data: bytes) -> Pixels:
+    """`decode` as uint8 [H, W, 3], not always writable; the same pixels in three quarters of the time.
+
+    simplejpeg, where it is installed, decodes upright colour and grey JPEGs straight into the array, by the same
+    library, libjpeg-turbo, with the same settings as Pillow. What it finds a fault in is left to Pillow to judge.
+    """
+    picture, fast = header(data), _simplejpeg()
+    if fast and picture.format == "JPEG" and picture.mode in ("RGB", "L") and orientation(picture) == 1:
+        try:
+            pixels: Pixels = fast.decode_jpeg(data, "RGB")
+        except ValueError:
+            pass
+        else:
+            return pixels
+    return np.asarray(upright(picture))
+
+
+@functools.cache
+def _simplejpeg() -> Any:
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    return simplejpeg
+
+
+def square(picture: Image.Image | Pixels, size_px: int) -> Pixels:
+    """The model's view of an RGB picture: uint8 [size_px, size_px, 3], one antialiased bicubic resize."""
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
     width, height = picture.size
     long = int(min(width, height) * MAX_ASPECT)
     if max(width, height) > long:

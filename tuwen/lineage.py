@@ -12,7 +12,8 @@ from typing import Any
 from tuwen import manifest, track
 from tuwen.errors import UserError
 
-MODELS = ("baseline", "finetuned")
+MEASURED = ("baseline", "finetuned")
+REFITTED = Path("models/final")
 LOCK = Path("dvc.lock")
 LINEAGE = Path("runs/lineage.json")
 
@@ -32,7 +33,7 @@ def sync() -> dict[str, str]:
         "runs": {},
     }
     runs: dict[str, str] = ties["runs"]
-    outs = [out for top in ("models", "results") for out in (Path(top) / m for m in MODELS) if track.named_by(out)]
+    outs = [out for out in _tracked() if track.named_by(out)]
     try:
         client, experiment = track.connect()
         for out in outs:
@@ -49,6 +50,15 @@ def sync() -> dict[str, str]:
         LINEAGE.parent.mkdir(parents=True, exist_ok=True)
         LINEAGE.write_text(json.dumps(ties, indent=1, ensure_ascii=False) + "\n")
     return runs
+
+
+def _tracked() -> list[Path]:
+    """The outs that have a run of their own; models/final has none where it is a copy of the fine-tuned model."""
+    outs = [Path(top) / model for top in ("models", "results") for model in MEASURED]
+    copied = outs[1]
+    named = track.named_by(REFITTED) and track.named_by(copied)
+    is_copy = named and track.output_digest(REFITTED) == track.output_digest(copied)
+    return outs if is_copy else [*outs, REFITTED]
 
 
 def _find(client: Any, experiment: str, out: Path) -> str | None:

@@ -2,26 +2,46 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 NAME = "manifest.json"
 
 
-def write(folder: Path, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> str:
+def write(
+    folder: Path,
+    inputs: Mapping[str, Path | str],
+    params: Mapping[str, Any],
+    known: Mapping[str, str] | None = None,
+) -> str:
     """Write `folder/manifest.json` and return its sha256.
 
     inputs: name -> folder or file that the outs were made from; a folder that carries a manifest of its
-    own is named by that manifest's sha256, any other by the sha256 over its files.
+    own is named by that manifest's sha256, any other by the sha256 over its files; a str is such a digest. known:
+    sha256 of files by their path in `folder`, from whoever wrote them; only the others are read.
     """
+    names = {str(path.relative_to(folder)): path for path in _files(folder) if path.name != NAME}
+    known = known or {}
     body = {
-        "files": {str(p.relative_to(folder)): file_sha256(p) for p in _files(folder) if p.name != NAME},
-        "inputs": {name: digest(path) for name, path in sorted(inputs.items())},
+        "files": {name: known.get(name) or file_sha256(path) for name, path in names.items()},
+        "inputs": {n: given if isinstance(given, str) else digest(given) for n, given in sorted(inputs.items())},
         "params": params,
     }
-    (folder / NAME).write_text(json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    (folder / NAME).write_text(
+        json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
+    )
     return file_sha256(folder / NAME)
+
+
+def key(inputs: Mapping[str, Path], params: Mapping[str, Any], code: Iterable[str]) -> str:
+    """What names this very work, so that only it goes on from what it left: 16 hex digits.
+
+    inputs as in `write`; code: the modules of this package whose bytes decide the result.
+    """
+    digests = {name: digest(path) for name, path in sorted(inputs.items())}
+    digests |= {f"{part}.py": file_sha256(Path(__file__).parent / f"{part}.py") for part in code}
+    return hashlib.sha256(json.dumps([digests, params], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def digest(path: Path) -> str:

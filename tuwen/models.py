@@ -1,10 +1,12 @@
-"""The two trainings: the baseline is pre-trained on the corpus, the fine-tuned model goes on from it.
+"""The three trainings: the baseline on the corpus, the fine-tuned model, and the one for the tasks.
 
-Both write a model folder (tuwen/model.py) with `training.json`, one record per epoch, and `manifest.json`.
+Each writes a model folder (tuwen/model.py) with `training.json`, one record per epoch, and `manifest.json`.
 """
 
 import json
-from collections.abc import Callable
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +14,45 @@ import torch
 
 from tuwen import manifest, model, pairs, train
 from tuwen.embed import embed_captions, embed_pictures, read_pictures
-from tuwen.feed import OnlineViews, StoredViews, Views, batches
+from tuwen.errors import UserError
+from tuwen.feed import Mixed, OnlineViews, StoredViews, Views, batches
 from tuwen.params import Fit, Params
 from tuwen.recall import hits, judge
+from tuwen.stream import StreamedViews, basic_characters
 from tuwen.text import build_vocabulary, load_tokenizer
+from tuwen.views import Viewer, read_paraphrases
 
 Log = Callable[[train.Record, int], None]
+Figures = Callable[[model.DualEncoder, Any], train.Record]  # of a model and its tokenizer, after an epoch
 VALID_KS = (5,)
 
 
 def baseline_inputs(clean: Path) -> dict[str, Path]:
-    """What the baseline is made from."""
-    return {name: clean / name for name in ("corpus", "train", "valid")}
+    """What the baseline is made from; test only so that none of its pictures is trained on."""
+    return {name: clean / name for name in ("corpus", "train", "valid", "test")}
 
 
 def baseline_settings(params: Params) -> dict[str, Any]:
     """The params that decide the baseline."""
     groups = {"image": params.image, "text": params.text, "model": params.model, "baseline": params.baseline}
-    return {name: group.model_dump() for name, group in groups.items()}
+    limits = params.validate_.model_dump(include={"max_chars", "max_pixels", "min_side_px"})
+    return {name: group.model_dump() for name, group in groups.items()} | {"validate": limits}
 
 
 def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log: Log) -> None:
-    """Pre-train a fresh dual encoder on `clean/corpus` with a new view of each pair in every epoch."""
-    captions = [pairs.read(clean / name).texts["caption"].to_pylist() for name in ("corpus", "train")]
-    vocabulary = build_vocabulary(caption for column in captions for caption in column)
+    """Pre-train a fresh dual encoder on `clean/corpus` with a new view of each pair in every epoch.
+
+    The records count the pairs of streamed shards that could not be shown, as `skipped_<reason>`. Raises UserError
+    where the corpus has no pair.
+    """
+    stored, streamed = _corpus_views(clean, params)
+    views = Mixed([stored, *streamed])
+    if not len(views):
+        raise UserError(
+            f"params.yaml: corpus: {clean / 'corpus'} has no pair, and the baseline is pre-trained on "
+            "nothing else; name a source of pairs there (docs/data.md)"
+        )
+    vocabulary = build_vocabulary(_spelt(clean, bool(streamed)))
     shape = params.model.model_dump()
     torch.manual_seed(params.baseline.seed)
     fresh = model.DualEncoder(
@@ -46,40 +63,111 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
             "vocabulary": len(vocabulary),
         }
     )
-    views = OnlineViews(clean / "corpus", params.baseline.policy, params.image.size_px, params.baseline.seed)
-    inputs, settings = baseline_inputs(clean), baseline_settings(params)
+    on_valid = _on_valid(clean / "valid", params.image.size_px, params.baseline.fit.batch_size)
     _train(
-        fresh, vocabulary, views, params.baseline.fit, params.baseline.seed, out, inputs, settings, checkpoint, log
+        fresh,
+        vocabulary,
+        views,
+        params.baseline.fit,
+        params.baseline.seed,
+        out,
+        checkpoint,
+        lambda encoder, tokenizer: on_valid(encoder, tokenizer) | _skipped(streamed),
+        log,
     )
+    manifest.write(out, baseline_inputs(clean), baseline_settings(params))
+    train.remove_checkpoint(checkpoint)
+
+
+def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[StreamedViews]]:
+    weights = params.baseline.weights
+    viewer = Viewer(params.baseline.policy, params.image.size_px, params.baseline.seed)
+    by_source: dict[str, list[dict[str, Any]]] = {}
+    for row in pairs.read_shards(clean / "corpus").to_pylist():
+        by_source.setdefault(row["source"], []).append(row)
+    banned = {
+        digest for name in ("valid", "test") for digest in pairs.read(clean / name).images["sha256"].to_pylist()
+    }
+    streamed = [
+        StreamedViews(listed, viewer, params.validate_, weight=weights.get(source, 1.0), banned=banned)
+        for source, listed in by_source.items()
+    ]
+    return OnlineViews([clean / "corpus"], viewer, weights=weights), streamed
+
+
+def _spelt(clean: Path, streamed: bool) -> Iterable[str]:
+    """The texts whose characters become the vocabulary: never those of valid and test."""
+    for name in ("corpus", "train"):
+        yield from pairs.read(clean / name).texts["caption"].to_pylist()
+    if streamed:
+        yield basic_characters()
+
+
+def _skipped(streamed: list[StreamedViews]) -> train.Record:
+    counts = sum((views.skipped for views in streamed), Counter[str]())
+    return {f"skipped_{reason}": count for reason, count in sorted(counts.items())}
 
 
 def finetune_inputs(clean: Path, augmented: Path, baseline: Path) -> dict[str, Path]:
-    """What the fine-tuned model is made from."""
+    """What the fine-tuned model is made from; `augmented` names the sets that its views are of."""
     return {"augmented": augmented, "baseline": baseline, "valid": clean / "valid"}
 
 
 def finetune_settings(params: Params) -> dict[str, Any]:
-    """The params that decide the fine-tuned model, given its inputs."""
-    return {"finetune": params.finetune.model_dump()}
+    """The params that decide the fine-tuned model, given its inputs; the refit is no part of it."""
+    return {"finetune": params.finetune.model_dump(exclude={"refit_all"})}
 
 
 def make_finetuned(
     clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, checkpoint: Path, log: Log
 ) -> None:
-    """Train the baseline on over the stored views."""
-    inputs, settings = finetune_inputs(clean, augmented, baseline), finetune_settings(params)
-    _train(
-        model.load(baseline),
-        model.read_vocabulary(baseline),
-        StoredViews(augmented),
-        params.finetune.fit,
-        params.finetune.seed,
-        out,
-        inputs,
-        settings,
-        checkpoint,
-        log,
-    )
+    """Train the baseline on over views of train, stored ones or fresh ones as `augment.mode` says."""
+    start, fit = model.load(baseline), params.finetune.fit
+    size_px = start.config["image"]["size_px"]
+    views = _labelled_views(clean, augmented, ["train"], params, size_px)
+    vocabulary = model.read_vocabulary(baseline)
+    on_valid = _on_valid(clean / "valid", size_px, fit.batch_size)
+    _train(start, vocabulary, views, fit, params.finetune.seed, out, checkpoint, on_valid, log)
+    manifest.write(out, finetune_inputs(clean, augmented, baseline), finetune_settings(params))
+    train.remove_checkpoint(checkpoint)
+
+
+def refit_inputs(augmented: Path, baseline: Path) -> dict[str, Path]:
+    """What the refitted model is made from; `augmented` names the sets that its views are of."""
+    return {"augmented": augmented, "baseline": baseline}
+
+
+def refit_settings(params: Params) -> dict[str, Any]:
+    """The params that decide the refitted model, given its inputs."""
+    return finetune_settings(params) | {"refit": params.augment.splits}
+
+
+def make_refitted(
+    clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, checkpoint: Path, log: Log
+) -> None:
+    """Train the baseline on as `make_finetuned` does, but over the views of all of `augment.splits`.
+
+    It is never measured: it may have seen valid and test. `training.json` names the splits as `refit`.
+    """
+    start, splits = model.load(baseline), params.augment.splits
+    views = _labelled_views(clean, augmented, splits, params, start.config["image"]["size_px"])
+    vocabulary, fit = model.read_vocabulary(baseline), params.finetune.fit
+    _train(start, vocabulary, views, fit, params.finetune.seed, out, checkpoint, _unmeasured, log, refit=splits)
+    manifest.write(out, refit_inputs(augmented, baseline), refit_settings(params))
+    train.remove_checkpoint(checkpoint)
+
+
+def copy(made: Path, out: Path) -> None:
+    """Make `out` the very model that lies in `made`."""
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(made, out, copy_function=shutil.copyfile)  # not its mode: DVC keeps what it cached read-only
+
+
+def _labelled_views(clean: Path, augmented: Path, splits: Sequence[str], params: Params, size_px: int) -> Views:
+    if params.augment.mode == "stored":
+        return StoredViews(augmented, splits)
+    viewer = Viewer(params.augment.policy, size_px, params.augment.seed)
+    return OnlineViews([clean / name for name in splits], viewer, paraphrases=read_paraphrases(augmented))
 
 
 def _train(
@@ -89,11 +177,12 @@ def _train(
     fit: Fit,
     seed: int,
     out: Path,
-    inputs: dict[str, Path],
-    settings: dict[str, Any],
     checkpoint: Path,
+    figures: Figures,
     log: Log,
+    **said: Any,
 ) -> None:
+    """Train `start` and write it to `out`; said: what training.json holds besides."""
     model.save(start, out, vocabulary)  # the tokenizer is read from the file that the model will be used with
     tokenizer = load_tokenizer(out / "vocab.txt")
     longest = start.config["text"]["max_tokens"]
@@ -107,26 +196,26 @@ def _train(
         fit,
         seed=seed,
         checkpoint=checkpoint,
-        evaluate=_on_valid(inputs["valid"], tokenizer, start.config["image"]["size_px"], fit.batch_size),
+        evaluate=lambda encoder: figures(encoder, tokenizer),
         log=log,
     )
     model.save(start, out, vocabulary)
-    training = {"pairs": len(views), "steps": steps * fit.epochs, "epochs": records}
+    training = {"pairs": len(views), "steps": steps * fit.epochs, **said, "epochs": records}
     (out / "training.json").write_text(json.dumps(training, indent=1) + "\n")
-    manifest.write(out, inputs, settings)
-    train.remove_checkpoint(checkpoint)
 
 
-def _on_valid(
-    valid: Path, tokenizer: Any, size_px: int, batch_size: int
-) -> Callable[[model.DualEncoder], train.Record]:
+def _unmeasured(encoder: model.DualEncoder, tokenizer: Any) -> train.Record:
+    return {}
+
+
+def _on_valid(valid: Path, size_px: int, batch_size: int) -> Figures:
     """hit@5 of a model on the valid set, both directions; pictures are decoded once."""
     pair_set = pairs.read(valid)
     pictures = read_pictures(valid.parent.parent, pair_set, size_px)
     captions = pair_set.texts["caption"].to_pylist()
     image_row, text_row = pairs.true_rows(pair_set)
 
-    def evaluate(encoder: model.DualEncoder) -> train.Record:
+    def evaluate(encoder: model.DualEncoder, tokenizer: Any) -> train.Record:
         images = embed_pictures(encoder, pictures, batch_size)
         texts = embed_captions(encoder, tokenizer, captions, batch_size)
         i2t = judge(images, texts, image_row, text_row, VALID_KS)

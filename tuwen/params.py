@@ -6,25 +6,11 @@ Only what decides the outs stands here. How to run (workers, device, tracking ad
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from tuwen.errors import UserError
+from tuwen.params_data import Augment, Corpus, Count, Pairs, Policy, Positive, Source, Split, Strict, Validate
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-def _ordered(bounds: list[float]) -> list[float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError("the first number must not be above the second")
-    return bounds
-
-
-Positive = Annotated[float, Field(gt=0)]
-Pair = Field(min_length=2, max_length=2)
-Range = Annotated[list[Positive], Pair, AfterValidator(_ordered)]
-ShareRange = Annotated[list[Annotated[Positive, Field(le=1)]], Pair, AfterValidator(_ordered)]
-SplitShare = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[int, Field(ge=64, multiple_of=64)]  # the attention heads are 64 wide
 
 
@@ -32,39 +18,6 @@ def _with_headline(ks: list[int]) -> list[int]:
     if 5 not in ks or len(set(ks)) != len(ks):
         raise ValueError("must hold 5, the headline, and no number twice")
     return ks
-
-
-class Strict(BaseModel):
-    """No unknown keys, no coercion of strings to numbers, no change after loading."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Source(Strict):
-    """Where the pairs come from."""
-
-    kind: Literal["sample"]
-    root: str  # file or folder that `ingest` depends on, relative to the repository
-    concepts: Count | None = None  # sample: how many concepts to take, null for all
-    picture_px: Count = 144  # sample: side at which the SVG drawings are rendered
-
-
-class Validate(Strict):
-    """Thresholds of the data-quality gates."""
-
-    min_side_px: Count  # smaller pictures are quarantined
-    max_pixels: Count  # larger pictures are quarantined before they are decoded
-    max_chars: Count  # longer captions are quarantined
-    max_pictures_per_caption: Count  # a caption on more pictures is a warning
-    max_quarantined_share: Share  # critical: more bad rows than this stops the stage
-
-
-class Split(Strict):
-    """Shares of the labelled groups; the rest is train."""
-
-    seed: int
-    valid: SplitShare
-    test: SplitShare
 
 
 class Image(Strict):
@@ -77,29 +30,6 @@ class Text(Strict):
     """How captions become tokens."""
 
     max_tokens: Annotated[int, Field(ge=3)]  # counts [CLS] and [SEP]
-
-
-class Policy(Strict):
-    """How a view differs from its original."""
-
-    crop_scale: ShareRange  # share of the area that a crop keeps
-    crop_ratio: Range  # width / height of a crop
-    flip: bool  # mirror half of the views, never where the caption says left or right
-    rotate_degrees: Annotated[float, Field(ge=0, le=180)]  # largest turn either way
-    zoom: Range  # scale of the picture on its white ground before the crop
-    colour: Share  # strength of the change in brightness, contrast and saturation
-    grey: Share  # share of views without colour
-    outline: Share  # share of views whose edges are drawn over in black, as in a comic
-    text: list[Literal["shuffle_list", "drop_from_list"]]  # on captions that are lists joined by 、
-
-
-class Augment(Strict):
-    """Stored views for fine-tuning."""
-
-    seed: int
-    views: Count  # per pair; view 0 is the picture rule alone
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
-    policy: Policy
 
 
 class ImageTower(Strict):
@@ -137,7 +67,7 @@ class Fit(Strict):
     weight_decay: Annotated[float, Field(ge=0)]  # of matrices; never of norms, biases, embeddings
     warmup_steps: Annotated[int, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
-    precision: Literal["fp32", "bf16"]  # autocast; the weights stay fp32
+    precision: Literal["fp32", "bf16"]  # autocast, fp32 where no unit computes in bf16; the weights stay fp32
     freeze_text: bool  # LiT: keep the text tower as it is
 
 
@@ -145,6 +75,7 @@ class Baseline(Strict):
     """Pre-training on the corpus."""
 
     seed: int
+    weights: dict[str, Positive]  # corpus source -> how often an epoch shows each of its pairs; 1 where not named
     policy: Policy
     fit: Fit
 
@@ -153,6 +84,7 @@ class Finetune(Strict):
     """Fine-tuning on the augmented views."""
 
     seed: int
+    refit_all: bool  # for `predict` alone: train once more on the views of all of augment.splits
     fit: Fit
 
 
@@ -186,8 +118,10 @@ class Params(Strict):
     """The whole of params.yaml."""
 
     source: Source
+    corpus: Corpus
     validate_: Validate = Field(alias="validate")
     split: Split
+    pairs: Pairs
     image: Image
     text: Text
     augment: Augment
@@ -206,6 +140,27 @@ class Params(Strict):
                 f"image.size_px must be a multiple of model.image.patch_px ({self.model.image.patch_px})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _the_corpus_has_what_is_weighted(self) -> "Params":
+        if not self.corpus:
+            raise ValueError("corpus must name a source: the baseline is pre-trained on nothing else")
+        if unknown := sorted(set(self.baseline.weights) - set(self.corpus)):
+            raise ValueError(f"baseline.weights names {unknown}; corpus holds {sorted(self.corpus)}")
+        return self
+
+    @model_validator(mode="after")
+    def _selection_has_its_views(self) -> "Params":
+        if "train" not in self.augment.splits:
+            raise ValueError("augment.splits must hold train: selection trains on its views")
+        if self.finetune.refit_all and len(self.augment.splits) == 1:
+            raise ValueError(
+                "finetune.refit_all would train the same model again: augment.splits holds train alone"
+            )
+        return self
+
+
+KINDS_STAND_BELOW = (("source",), ("corpus", "*"), ("augment", "paraphrase"))
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
@@ -226,7 +181,15 @@ def load(path: Path = Path("params.yaml")) -> Params:
 
 
 def _explain(path: Path, error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"]) or "the file"
+    loc = list(error["loc"])
+    for above in KINDS_STAND_BELOW:  # pydantic names the chosen kind as a step of the place
+        if len(loc) > len(above) and all(part in ("*", loc[step]) for step, part in enumerate(above)):
+            del loc[len(above)]
+    place = ".".join(str(part) for part in loc) or "the file"
+    if error["type"].startswith("union_tag"):
+        found = error["input"].get("kind") if isinstance(error["input"], dict) else error["input"]
+        kinds = error["ctx"].get("expected_tags", "a kind (docs/data.md)")
+        return f"{path}: {place}.kind: input should be one of {kinds}, got {found!r}"
     if error["type"] == "extra_forbidden":
         return f"{path}: {place} is not a known key; remove it or correct its spelling"
     if error["type"] == "value_error":

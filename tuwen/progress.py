@@ -9,8 +9,8 @@ T = TypeVar("T")
 LINE_EVERY_SECONDS = 15.0
 
 
-def follow(items: Iterable[T], label: str, total: int) -> Iterator[T]:
-    """Yield `items` while showing how many of `total` are done."""
+def follow(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
+    """Yield `items` while showing how many of `total` are done; total: None where nobody knows."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track
@@ -18,8 +18,9 @@ def follow(items: Iterable[T], label: str, total: int) -> Iterator[T]:
         yield from track(items, label, total, console=Console(stderr=True))
         return
     last = time.monotonic()
+    of_total = "" if total is None else f"/{total}"
     for done, item in enumerate(items, 1):
         yield item
         if time.monotonic() - last > LINE_EVERY_SECONDS:
             last = time.monotonic()
-            print(f"{label}: {done}/{total}", file=sys.stderr, flush=True)
+            print(f"{label}: {done}{of_total}", file=sys.stderr, flush=True)

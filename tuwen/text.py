@@ -1,25 +1,66 @@
 """Chinese text: normalisation, left/right words, variants of a caption, vocabulary and tokens."""
 
 import random
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 LIST_MARK = "、"  # joins the items of an enumeration in Chinese
+# the words before the last two mean both sides, or "about"
+SIDES = re.compile("左右|左顾右盼|左邻右舍|左思右想|左拥右抱|左膀右臂|左|右")
+CHINESE = re.compile(r"[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+MASK = re.compile("<[^<>]*>")  # stands in a caption for what was taken out, as <人名> for a name
+PLAIN = {full: chr(full - 0xFEE0) for full in range(0xFF01, 0xFF5F)}  # full-width to half-width, control to blank
+PLAIN |= {ord("　"): " ", ord("。"): "."} | dict.fromkeys((*range(32), *range(127, 160)), " ")
+FULL_MARKS, HALF_MARKS = "，。！？：；（）", ",.!?:;()"
+CHINESE_MARK = re.compile(rf"(?<![0-9A-Za-z])[{HALF_MARKS}]|[{HALF_MARKS}](?![ /0-9A-Za-z])")  # not in 3.5, 10:30
+OPEN_BLANK = re.compile(r"(?<=[^\x00-\x7f]) | (?=[^\x00-\x7f])")  # beside a character that is not ASCII
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # Unicode's Cc, Zl and Zp
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def normalise(caption: str) -> str:
     """The form by which two captions count as equal: NFKC, lower case, single blanks, no control characters."""
     folded = unicodedata.normalize("NFKC", caption).casefold()
-    visible = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in folded)
-    return " ".join(visible.split())
+    return " ".join(CONTROL.sub(" ", folded).split())
 
 
 def has_side_word(caption: str) -> bool:
     """Whether the caption tells left from right, so that its picture must not be mirrored."""
     return "左" in caption or "右" in caption
+
+
+def swap_sides(caption: str) -> str:
+    """The caption of the mirrored picture: 左 and 右 change places, but not in words that mean both sides."""
+    return SIDES.sub(lambda found: {"左": "右", "右": "左"}.get(found[0], found[0]), caption)
+
+
+def chinese_share(caption: str) -> float:
+    """Chinese characters among the visible ones, 0 where nothing is visible."""
+    visible = len("".join(caption.split()))
+    return len(CHINESE.findall(caption)) / visible if visible else 0.0
+
+
+def to_caption_form(paraphrase: str, like: str) -> str:
+    """`paraphrase` written as the caption `like` is: its width of marks, its case, its blanks, end and mask.
+
+    Marks become half-width unless `like` has more full-width ones. Upper case, blanks beside Chinese characters
+    and a full stop at the end go where `like` has none. Where all masks of `like` are one and the same, any mask
+    becomes that one, as translation changes the word in it.
+    """
+    said = " ".join(paraphrase.translate(PLAIN).split())
+    if like == like.lower():
+        said = said.lower()
+    if len(masks := set(MASK.findall(like))) == 1:
+        said = MASK.sub(masks.pop(), said)
+    if not OPEN_BLANK.search(like):
+        said = OPEN_BLANK.sub("", said)
+    if sum(map(like.count, FULL_MARKS)) > len(CHINESE_MARK.findall(like)):
+        to_full = dict(zip(HALF_MARKS, FULL_MARKS, strict=True))
+        said = CHINESE_MARK.sub(lambda mark: to_full[mark[0]], said.replace("...", "…"))
+    return said if like.rstrip().endswith((".", "。")) else said.rstrip(".。")
 
 
 def vary(caption: str, kinds: Iterable[str], draw: random.Random) -> str:

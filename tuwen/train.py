@@ -1,8 +1,6 @@
 """The loop: one for pre-training and fine-tuning. Knows neither tables nor tracking; resumes after a kill."""
 
 import contextlib
-import hashlib
-import json
 import math
 import os
 import shutil
@@ -28,8 +26,8 @@ Record = dict[str, float]
 TEXT_PARTS = 8  # a caption is padded to the longest of its eighth of the batch
 CHECKPOINTS = Path(".cache/train")
 DECIDING_CODE = (
-    *("augment", "embed", "feed", "images", "loss", "model", "models"),
-    *("pairs", "recall", "search", "shards", "text", "train"),
+    *("embed", "feed", "images", "loss", "model", "models"),
+    *("pairs", "recall", "remote", "search", "shards", "stream", "text", "train", "views"),
 )
 
 
@@ -61,6 +59,8 @@ def train(
     # a debugging aid that costs time; torch makes the attribute as it starts, so mypy does not know it
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     model.to(device())
+    if fit.precision == "bf16" and not has_bf16(device()):
+        print("this machine has no bf16 units: fp32 instead", flush=True)
     for parameter in _text_parameters(model):
         parameter.requires_grad_(not fit.freeze_text)
     optimizers = make_optimizers(model, fit)
@@ -94,7 +94,10 @@ def step(
     where = device()
     pixels, ids, mask, positive_id, caption_id = (column.to(where, non_blocking=True) for column in batch)
     positive = same_id(positive_id, positive_id) | same_id(caption_id, caption_id)
-    with _attention(where), torch.autocast(where, torch.bfloat16, enabled=fit.precision == "bf16"):
+    with (
+        _attention(where),
+        torch.autocast(where, torch.bfloat16, enabled=fit.precision == "bf16" and has_bf16(where)),
+    ):
         image, text = model.encode_image(pixels), _encode_text_by_length(model, ids, mask)
     loss: Tensor = contrastive_loss(image, text, model.scale, positive)
     torch.autograd.backward(loss)
@@ -107,6 +110,14 @@ def step(
     with torch.no_grad():
         model.log_scale.clamp_(0, math.log(MAX_SCALE))
     return loss.item()
+
+
+def has_bf16(where: str) -> bool:
+    """Whether the hardware computes in bf16; emulated, it takes twice the time of fp32 (docs/log.md)."""
+    if where == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    units = torch.cpu.get_capabilities()
+    return any(units.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def make_optimizers(model: DualEncoder, fit: "Fit") -> list[torch.optim.Optimizer]:
@@ -143,11 +154,7 @@ def schedule(done: int, steps: int, warmup_steps: int) -> float:
 
 def checkpoint_folder(name: str, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> Path:
     """Where this very training keeps its checkpoint: keyed by inputs, params and the deciding code."""
-    code = [Path(__file__).with_name(f"{part}.py") for part in DECIDING_CODE]
-    digests = {key: manifest.digest(path) for key, path in sorted(inputs.items())}
-    digests |= {path.name: manifest.file_sha256(path) for path in code}
-    key = hashlib.sha256(json.dumps([digests, params], sort_keys=True).encode()).hexdigest()
-    return CHECKPOINTS / f"{name}-{key[:16]}"
+    return CHECKPOINTS / f"{name}-{manifest.key(inputs, params, DECIDING_CODE)}"
 
 
 def read_run_id(checkpoint: Path) -> str | None:

@@ -2,79 +2,160 @@
 
 import csv
 import json
-import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tuwen import checks, manifest, pairs, quarantine, shards
+from tuwen import checks, clean_sets, corpus, figures, gates, pairs, quality_page, quarantine, relations
+from tuwen.errors import UserError
 from tuwen.executor import make_executor
-from tuwen.params import Split, Validate
+from tuwen.params_data import Split, Validate
 from tuwen.quarantine import TASKS, Judged
-from tuwen.split import assign, merge_captions, near_clusters, split_groups, subset, with_groups
+from tuwen.split import (
+    SPLITS,
+    across,
+    copies,
+    deal,
+    join_copies,
+    leaks_prevented,
+    merge_captions,
+    split_groups,
+    subset,
+    with_groups,
+)
 
-SPLITS = ("train", "valid", "test")
-# The contest's own form: file -> (table, columns)
-CONTEST = {
-    "t2i": {"word_test.csv": ("texts", ["text_id", "caption"]), "image_data.csv": ("images", ["image_id"])},
-    "i2t": {"image_test.csv": ("images", ["image_id"]), "word_data.csv": ("texts", ["text_id", "caption"])},
-}
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def validate(raw: Path, clean: Path, params: Validate, split: Split) -> None:
-    """Write every clean set, `quarantine.parquet` and `quality.json` into `clean` from the sets in `raw`.
+def validate(
+    raw: Path,
+    clean: Path,
+    params: Validate,
+    dealing: Split,
+    sources: Sequence[str],
+    max_tokens: int,
+    docs: Path | None = None,
+) -> None:
+    """Write every clean set, `quarantine.*` and `quality.*` into `clean` from the sets in `raw`.
 
-    Raises UserError, with place, value and fix, on a critical fault; the quarantine is written before the gate
-    on its size, so that a user sees the rows.
+    sources: the names under raw/corpus; max_tokens: what a model reads of a caption; docs: where Great
+    Expectations' own pages go. Raises UserError, with place, value and fix, on a critical fault; the quarantine is
+    written before the gate on its size, so that a user sees the rows.
     """
+    sources = sorted(sources)
     with make_executor() as executor:
-        judged = {name: quarantine.judge(raw / name, params, executor) for name in pairs.RAW_SETS}
-    tables = [table for found in judged.values() for table in found.tables.values()]
-    pairs.write_table(clean / "quarantine.parquet", pa.concat_tables([table.listed() for table in tables]))
-    for table in tables:
-        table.judge_outcome(params)
-    parts, figures = _deal(judged["labelled"], split)
-    made = _compose(judged, parts)
+        names = (*pairs.RAW_SETS, *(f"corpus/{name}" for name in sources))
+        judged = {name: quarantine.judge(raw / name, name, params, max_tokens, executor) for name in names}
+        _write_quarantine(clean, judged)
+        for table in _tables(judged):
+            table.judge_outcome(params)
+        for name in TASKS:
+            judged[name].tables[quarantine.GALLERIES[name]].judge(checks.gallery_suite())
+        in_place = corpus.judge_in_place(raw / "corpus", sources, params, max_tokens, executor)
+    labelled, collected = judged["labelled"], {name: judged[f"corpus/{name}"] for name in sources}
+    relations.judge([labelled], params)
+    relations.judge(list(collected.values()), params)
+    try:
+        parts, seen, further = _deal(labelled, params, dealing)
+    except UserError:
+        _write_quarantine(clean, judged)  # the rows that the message is about left only now
+        raise
+    for one in collected.values():
+        corpus.leave_out(one, seen)
+    further["drift"] = _judge_drift(judged, params)
+    further["corpus"] = {name: found.figures(seen) for name, found in in_place.items()}
+    made = _compose(judged, collected, parts)
     for name in (*SPLITS, "bank"):
         judge_positives(clean / name, made[name])
-    for name in pairs.CLEAN_SETS:
-        shutil.rmtree(clean / name, ignore_errors=True)  # nothing of an earlier run may stay beside the new files
-    for name in ("valid", "test"):
-        made[name] = replace(made[name], images=_repack(clean / name, made[name].images))
-    origin = dict.fromkeys((*SPLITS, "bank"), "labelled") | {name: name for name in ("corpus", *TASKS)}
-    for name in TASKS:
-        if not len(made[name].images):
-            made[name], origin[name] = made["test"], "labelled"
-    for name in pairs.CLEAN_SETS:
-        _write(clean / name, made[name], raw / origin[name], params, split)
-    _write_quality(clean / "quality.json", judged, made, parts, figures)
+    used = {"validate": params.model_dump(), "split": dealing.model_dump()}
+    made = clean_sets.write(raw, clean, made, corpus.shards_of(in_place), sources, used)
+    body = figures.body(judged, in_place, made, further)
+    for name, part in (("valid", "valid"), ("test", "test"), ("bank", "train")):
+        body["clean"][name]["merged_captions"] = len(parts[part].texts) - len(made[name].texts)
+    _write_quality(clean, body, figures.frames(judged, in_place), _write_quarantine(clean, judged))
+    if docs is not None:
+        _write_docs(docs, figures.verdicts(judged, in_place))
 
 
-def _deal(labelled: Judged, split: Split) -> tuple[dict[str, pairs.PairSet], dict[str, Any]]:
-    """The clean labelled pairs dealt out to the splits, and the figures about their groups."""
-    tables = labelled.tables
-    pictures = tables["images"].clean.reset_index(drop=True)
-    captions = tables["texts"].frame.set_index("text_id")["normalised"]
-    carried = tables["pairs"].clean.assign(normalised=tables["pairs"].clean["text_id"].map(captions))
-    pictures["split_group"] = split_groups(pictures, carried)
+def _tables(judged: Mapping[str, Judged]) -> list[quarantine.Table]:
+    return [table for found in judged.values() for table in found.tables.values()]
+
+
+def _write_quarantine(clean: Path, judged: Mapping[str, Judged]) -> pa.Table:
+    listed = pa.concat_tables([table.listed() for table in _tables(judged)])
+    pairs.write_table(clean / "quarantine.parquet", listed)
+    with open(clean / "quarantine.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(quarantine.CSV_COLUMNS)
+        writer.writerows(zip(*(listed[name].to_pylist() for name in quarantine.CSV_COLUMNS), strict=True))
+    return listed
+
+
+def _deal(
+    labelled: Judged, params: Validate, dealing: Split
+) -> "tuple[dict[str, pairs.PairSet], pd.DataFrame, dict[str, Any]]":
+    """The clean labelled pairs dealt out to the splits, the measured pictures of valid and test, and figures."""
+    if dealing.official:
+        _judge_official(labelled.images)
+    captions = labelled.texts.frame.set_index("text_id")["normalised"]
+    links = labelled.links.clean
+    fitting = links[links["label"].ne(0).fillna(True)]
+    pictures = labelled.images.clean.copy()
+    pictures["split_group"] = split_groups(pictures, fitting.assign(normalised=fitting["text_id"].map(captions)))
+    pictures["copies"] = copies(pictures)
     sizes = pictures["split_group"].value_counts().rename_axis("group").reset_index(name="pictures")
-    verdicts = checks.run(sizes, checks.group_suite(len(pictures)))
-    checks.stop_on_critical(tables["images"].place, sizes, verdicts)
-    pictures["split"] = pictures["split_group"].map(assign(pictures["split_group"], split))
-    grouped = replace(labelled.clean, images=with_groups(labelled.clean.images, pictures["split_group"].tolist()))
-    parts = {name: subset(grouped, pictures["image_id"][pictures["split"] == name].tolist()) for name in SPLITS}
+    verdicts = gates.run(sizes, checks.group_suite(params, len(pictures)))
+    gates.stop_on_critical(labelled.images.place, sizes, verdicts)
+    pictures["dealt"], reaches = deal(pictures, dealing)
+    labelled.images.frame["reaches"] = reaches.reindex(labelled.images.frame.index)
+    if labelled.images.judge(checks.leak_suite()):
+        quarantine.settle(labelled)
+    kept, clean = pictures.loc[labelled.images.clean.index], labelled.clean()
+    grouped = replace(clean, images=join_copies(with_groups(clean.images, kept["split_group"].tolist())))
+    parts = {name: subset(grouped, kept["image_id"][kept["dealt"] == name].tolist()) for name in SPLITS}
     assert_whole(grouped, parts)
-    near = pictures["split"].groupby(near_clusters(pictures)).transform("nunique")
-    figures = {
-        "groups": len(sizes),
-        "groups_of_several_pictures": int((sizes["pictures"] > 1).sum()),
-        "largest_group_pictures": int(sizes["pictures"].max()),
-        "near_equal_pictures_across_splits": int((near > 1).sum()),  # where the source's groups part them
+    _judge_splits(labelled.images.place, parts)
+    elsewhere = across(kept["dealt"], kept["copies"])
+    labelled.images.frame["near_elsewhere"] = elsewhere.reindex(labelled.images.frame.index, fill_value=False)
+    labelled.images.judge(checks.across_suite())
+    found = {
+        "groups": {
+            "groups": len(sizes),
+            "groups_of_several_pictures": int((sizes["pictures"] > 1).sum()),
+            "largest_group_pictures": int(sizes["pictures"].max()),
+            # where the source's groups part them
+            "near_equal_pictures_across_splits": int(elsewhere.sum()),
+        },
+        "leaks": {"prevented": leaks_prevented(pictures, dealing)}
+        | {name: int((labelled.images.fault == name).sum()) for name in ("leaks_into_test", "leaks_into_valid")},
     }
-    return parts, figures
+    return parts, kept[kept["dealt"] != "train"], found
+
+
+def _judge_official(images: quarantine.Table) -> None:
+    """Raise UserError where no picture of a split of the source's own is clean: no other may take its place."""
+    named, left = images.frame["split"].value_counts(), set(images.clean["split"].dropna())
+    for split in SPLITS:
+        if split in named and split not in left:
+            raise UserError(
+                f"{images.place}: split {split}: none of its {named[split]} pictures is clean; mend them in the "
+                "source, clean/quarantine.csv names them, or set split.official to false"
+            )
+
+
+def _judge_splits(place: Path, parts: Mapping[str, pairs.PairSet]) -> None:
+    for split in SPLITS:
+        if not len(parts[split].images):
+            raise UserError(
+                f"{place}: split {split}: no picture is left, all of its groups reach a later split (as where "
+                "valid is a copy of test); take the copies that clean/quarantine.csv names out of the source, "
+                "or set split.official to false"
+            )
 
 
 def assert_whole(labelled: pairs.PairSet, parts: Mapping[str, pairs.PairSet]) -> None:
@@ -88,94 +169,57 @@ def assert_whole(labelled: pairs.PairSet, parts: Mapping[str, pairs.PairSet]) ->
     assert sum(map(len, groups)) == len(set().union(*groups)), "a group spans splits"
 
 
-def _compose(judged: Mapping[str, Judged], parts: Mapping[str, pairs.PairSet]) -> dict[str, pairs.PairSet]:
-    texts = judged["labelled"].tables["texts"].frame
+def _judge_drift(judged: Mapping[str, Judged], params: Validate) -> dict[str, dict[str, float]]:
+    """task -> measure -> distance from the labelled set, for what can be compared."""
+    found = {}
+    for name in TASKS:
+        distances = relations.drift(judged["labelled"].frames, judged[name].frames)
+        if len(distances):
+            judged[name].drift.extend(gates.run(distances, checks.drift_suite(params)))
+        found[name] = dict(zip(distances["measure"], distances["distance"].tolist(), strict=True))
+    return found
+
+
+def _compose(
+    judged: Mapping[str, Judged], collected: Mapping[str, Judged], parts: Mapping[str, pairs.PairSet]
+) -> dict[str, pairs.PairSet]:
+    texts = judged["labelled"].texts.frame
     normalised = dict(zip(texts["text_id"], texts["normalised"], strict=True))
     merged = {name: merge_captions(part, normalised) for name, part in parts.items()}
-    asked = {name: judged[name].clean for name in ("corpus", *TASKS)}
+    asked = {"corpus": corpus.join(collected)} | {name: judged[name].clean() for name in TASKS}
     return {
         "train": parts["train"],
         "bank": merged["train"],
         "valid": merged["valid"],
         "test": merged["test"],
-    } | asked
+    } | {name: replace(one, images=join_copies(one.images)) for name, one in asked.items()}
 
 
 def judge_positives(folder: Path, pair_set: pairs.PairSet) -> None:
-    """Raise UserError where a picture or text of the set that becomes `folder` has no true item to find."""
+    """Raise UserError where a picture or text of the set that becomes `folder` has no true item to find.
+
+    What stands in pairs with label 0 alone is there to be told apart from others; it asks for nothing.
+    """
+    true = pairs.true_pairs(pair_set)
     for table, key in (("images", "image_id"), ("texts", "text_id")):
         frame = getattr(pair_set, table).select([key]).to_pandas()
-        frame["positives"] = frame[key].map(pair_set.pairs[key].to_pandas().value_counts()).fillna(0)
-        verdicts = checks.run(frame, checks.positives_suite())
-        checks.stop_on_critical(folder / f"{table}.parquet", frame, verdicts)
+        frame["positives"] = frame[key].map(true[key].to_pandas().value_counts()).fillna(0)
+        denied = frame[key].isin(pair_set.pairs[key].to_pandas()) & (frame["positives"] == 0)
+        verdicts = gates.run(frame[~denied], checks.positives_suite())
+        gates.stop_on_critical(folder / f"{table}.parquet", frame[~denied], verdicts)
 
 
-def _repack(folder: Path, images: pa.Table) -> pa.Table:
-    """Copy the pictures' bytes into `folder/shards`; the images table that points there."""
-    data = folder.parent.parent
-    rows = images.to_pylist()
-    with shards.ShardWriter(data, f"{folder.relative_to(data)}/shards") as writer:
-        for row in rows:
-            encoded = shards.read(data, row["shard"], row["offset"], row["size"])
-            row |= writer.add(row["image_id"], encoded)._asdict()
-    return pa.Table.from_pylist(rows, pairs.IMAGES)
+def _write_quality(clean: Path, body: dict[str, Any], frames: "figures.Frames", listed: pa.Table) -> None:
+    text = json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+    (clean / "quality.json").write_text(text, encoding="utf-8")
+    quality_page.write_page(clean / "quality.html", clean.parent, body, frames, listed)
 
 
-def _write(folder: Path, pair_set: pairs.PairSet, origin: Path, params: Validate, split: Split) -> None:
-    pairs.write(folder, pair_set)
-    for name, (table, columns) in CONTEST.get(folder.name, {}).items():
-        with open(folder / name, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(zip(*(getattr(pair_set, table)[c].to_pylist() for c in columns), strict=True))
-    used = {"validate": params.model_dump()}
-    if origin.name == "labelled":  # the other sets do not change with the split, nor may what is made from them
-        used["split"] = split.model_dump()
-    manifest.write(folder, {origin.name: origin}, used)
-
-
-def _write_quality(
-    path: Path,
-    judged: Mapping[str, Judged],
-    made: Mapping[str, pairs.PairSet],
-    parts: Mapping[str, pairs.PairSet],
-    figures: Mapping[str, Any],
-) -> None:
-    """Counts and verdicts as one JSON file: what DVC shows as metrics."""
-    sizes = {
-        name: {"images": len(s.images), "texts": len(s.texts), "pairs": len(s.pairs)} for name, s in made.items()
-    }
-    for name, part in (("valid", "valid"), ("test", "test"), ("bank", "train")):
-        sizes[name]["merged_captions"] = len(parts[part].texts) - len(made[name].texts)
-    body = {
-        "raw": {name: _counts(found) for name, found in judged.items()},
-        "clean": sizes,
-        "groups": figures,
-        "checks": {name: _verdicts(found) for name, found in judged.items()},
-    }
-    path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _counts(found: Judged) -> dict[str, Any]:
-    counts: dict[str, Any] = {}
-    for name, table in found.tables.items():
-        rows, clean = len(table.frame), len(table.clean)
-        counts[name] = {"in": rows, "clean": clean, "quarantined": rows - clean, "faults": table.reasons}
-    formats = found.tables["images"].frame["format"].value_counts().sort_index()
-    counts["formats"] = {str(name): int(count) for name, count in formats.items()}
-    counts["side_words"] = int(found.tables["texts"].frame["side_word"].sum())
-    return counts
-
-
-def _verdicts(found: Judged) -> dict[str, Any]:
-    return {
-        name: {
-            verdict.name: {
-                "severity": verdict.severity,
-                "success": verdict.success,
-                "unexpected": verdict.unexpected,
-            }
-            for verdict in table.verdicts
-        }
-        for name, table in found.tables.items()
-    }
+def _write_docs(folder: Path, verdicts: Mapping[str, Mapping[str, list[gates.Verdict]]]) -> None:
+    """For people alone: whatever goes wrong here, the sets stand."""
+    try:
+        gates.write_docs(
+            folder, {f"{s}/{t}": found for s, tables in verdicts.items() for t, found in tables.items()}
+        )
+    except Exception as error:
+        print(f"{folder}: Great Expectations' pages could not be written: {error!r:.200}", file=sys.stderr)

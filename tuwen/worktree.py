@@ -1,5 +1,6 @@
 """A folder of its own for every preset, so that `params.yaml` is never overwritten."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,13 +9,15 @@ from pathlib import Path
 from tuwen.errors import UserError
 
 FOLDER = Path(".worktrees")
+INPUTS = "inputs"  # where presets expect a user's own data, ignored by git
 
 
 def worktree(preset: str) -> Path:
     """The folder to run `preset` in: here for "" and "sample", else a git worktree under .worktrees/.
 
     It is made, or brought to the commit that is checked out here; it shares DVC's cache, its params.yaml is
-    presets/<preset>.yaml, and its dvc.lock stays its own. Nothing else in it is kept: work here, not there.
+    presets/<preset>.yaml, its inputs/ leads to ours, and its dvc.lock stays its own. Nothing else in it is kept:
+    work here, not there.
     Raises UserError when the preset or git's first commit is missing.
     """
     if preset in ("", "sample"):
@@ -32,6 +35,8 @@ def worktree(preset: str) -> Path:
     if not local.exists():
         local.parent.mkdir(exist_ok=True)
         local.write_text(f"[cache]\n    dir = {Path('.dvc/cache').absolute()}\n")
+    if not os.path.lexists(folder / INPUTS):
+        (folder / INPUTS).symlink_to(Path(INPUTS).absolute())
     shutil.copyfile(source, folder / "params.yaml")
     print(f"{folder}: {source} on commit {commit[:12]}; uncommitted code is not used", file=sys.stderr)
     return folder

@@ -31,6 +31,7 @@ CAPTIONS = [
     ("灰色的三角", "雨后的古镇笼罩在雾气里"),
     ("海军蓝的横条", "渔船在傍晚的港口排成一行"),
 ]
+FOLDERS = {"corpus": "corpus/art"}  # params.yaml's one corpus source
 COLOURS = ["red", "green", "blue", "gold", "purple", "orange", "black", "pink", "cyan", "brown", "gray", "navy"]
 
 
@@ -63,16 +64,18 @@ def _raw_set(
 ) -> pairs.PairSet:
     ground = "white" if name == "labelled" else "lightyellow"
     images, texts, rows = [], [], []
-    with ShardWriter(data, f"raw/{name}/shards") as writer:
+    with ShardWriter(data, f"raw/{FOLDERS.get(name, name)}/shards") as writer:
         for n in numbers:
             image_id = f"{name}-{n:02d}.png"
             member = writer.add(image_id, pictures.get(image_id, picture(n, ground=ground)))
             group = f"concept-{n:02d}" if grouped else None
-            images.append({"image_id": image_id, "positive_id": image_id, "group": group} | member._asdict())
+            known = {"image_id": image_id, "positive_id": image_id, "group": group, "file": f"pictures/{image_id}"}
+            images.append(known | member._asdict())
             for kind, caption in zip(("name", "line"), CAPTIONS[n % 12], strict=True):
                 text_id = f"{name}-{kind}-{n:02d}"
-                texts.append({"text_id": text_id, "caption": captions.get(text_id, caption)})
-                rows.append({"pair_id": f"pair-{text_id}", "image_id": image_id, "text_id": text_id})
+                place = {"file": "captions.csv", "row": len(texts) + 2}
+                texts.append({"text_id": text_id, "caption": captions.get(text_id, caption)} | place)
+                rows.append({"pair_id": f"pair-{text_id}", "image_id": image_id, "text_id": text_id} | place)
     return pairs.PairSet(
         pa.Table.from_pylist(images, pairs.IMAGES),
         pa.Table.from_pylist(texts, pairs.TEXTS),
@@ -87,7 +90,7 @@ def make_raw() -> Callable[..., Path]:
     labelled and corpus hold `count` pictures with two captions each: image_id `labelled-00.png`, text_id
     `labelled-name-00` and `labelled-line-00`, pair_id `pair-<text_id>`, group `concept-00` (null unless
     `grouped`). pictures: image_id -> other bytes. captions: text_id -> another caption. tasks: t2i and i2t hold
-    four pictures and their eight captions each and no known truth; without it they are empty.
+    eight pictures and their sixteen captions each and no known truth; without it they are empty.
     """
 
     def make(
@@ -100,13 +103,14 @@ def make_raw() -> Callable[..., Path]:
         tasks: bool = False,
     ) -> Path:
         data = root / "data"
-        sizes = {"labelled": count, "corpus": count, "t2i": 4 if tasks else 0, "i2t": 4 if tasks else 0}
+        sizes = {"labelled": count, "corpus": count, "t2i": 8 if tasks else 0, "i2t": 8 if tasks else 0}
         for name, size in sizes.items():
             made = _raw_set(data, name, range(size), pictures or {}, captions or {}, grouped)
             if name in ("t2i", "i2t"):
                 made = pairs.PairSet(made.images, made.texts, pairs.PAIRS.empty_table())
-            pairs.write(data / "raw" / name, made)
-            manifest.write(data / "raw" / name, {}, {})
+            folder = data / "raw" / FOLDERS.get(name, name)
+            pairs.write(folder, made)
+            manifest.write(folder, {}, {})
         return data
 
     return make

@@ -18,8 +18,9 @@ def world(tmp_path):
 
 
 def run(root: Path, model: str = "finetuned"):
-    params = load(root / "params.yaml").evaluate
-    return evaluate(root / "embeddings" / model, root / "data/clean", root / "results" / model, params)
+    params = load(root / "params.yaml")
+    folders = root / "embeddings" / model, root / "data/clean", root / "results" / model
+    return evaluate(*folders, params.evaluate, params.pairs)
 
 
 def by_definition(root: Path, model: str, direction: str):
@@ -72,11 +73,43 @@ def test_ranks_and_metrics_equal_the_definitions(world):
 def test_files_repeat_and_the_better_model_measures_better(world):
     better, worse = run(world, "finetuned"), run(world, "baseline")
     assert better["test"]["t2i_hit_at_1"] > worse["test"]["t2i_hit_at_1"]
-    paths = [world / "results/finetuned" / name for name in ("metrics.json", "ranks.parquet")]
+    paths = [
+        world / "results/finetuned" / name for name in ("metrics.json", "ranks.parquet", "pair_cosines.parquet")
+    ]
     first = [path.read_bytes() for path in paths]
     run(world, "finetuned")
     assert [path.read_bytes() for path in paths] == first
     assert json.loads(first[0]) == better
+
+
+def test_the_banks_pairs_have_the_models_cosine_the_lowest_first(world):
+    folder = world / "data/clean/bank"
+    bank = pairs.read(folder)
+    unfit = pa.array(
+        [0 if name == "p03" else None if name == "p04" else 1 for name in bank.pairs["pair_id"].to_pylist()]
+    )
+    labels = bank.pairs.set_column(3, pairs.PAIRS.field("label"), unfit.cast(pa.int8()))
+    pairs.write(folder, pairs.PairSet(bank.images, bank.texts, labels))
+    metrics = run(world, "baseline")["bank"]
+    images, texts = (np.load(world / "embeddings/baseline/bank" / f"{side}.npy") for side in ("images", "texts"))
+    image_ids, text_ids = bank.images["image_id"].to_pylist(), bank.texts["text_id"].to_pylist()
+    expected = {
+        row["pair_id"]: float(images[image_ids.index(row["image_id"])] @ texts[text_ids.index(row["text_id"])])
+        for row in bank.pairs.to_pylist()
+        if row["pair_id"] != "p03"  # known not to fit
+    }
+    table = pairs.read_table(world / "results/baseline/pair_cosines.parquet")
+    assert table.schema.names == ["pair_id", "image_id", "text_id", "cosine"]
+    rows = table.to_pylist()
+    assert {row["pair_id"]: row["cosine"] for row in rows} == pytest.approx(expected, abs=1e-6)
+    assert rows == sorted(rows, key=lambda row: (row["cosine"], row["pair_id"]))
+    under = np.array(list(expected.values())) < load(world / "params.yaml").pairs.min_cosine
+    assert 0 < under.mean() < 1
+    assert metrics == {
+        "pairs": 35,
+        "mean_cosine": pytest.approx(np.mean(list(expected.values())), abs=1e-5),
+        "share_under_min_cosine": pytest.approx(under.mean(), abs=1e-6),
+    }
 
 
 def test_a_picture_without_texts_is_a_distractor_and_no_query(world):
@@ -89,11 +122,12 @@ def test_a_picture_without_texts_is_a_distractor_and_no_query(world):
     assert (metrics["texts"], metrics["t2i_queries"]) == (28, 26)
 
 
-def test_a_set_without_pairs_is_refused(world):
-    folder = world / "data/clean/valid"
+@pytest.mark.parametrize("name", ["valid", "bank"])
+def test_a_set_without_pairs_is_refused(world, name):
+    folder = world / "data/clean" / name
     test = pairs.read(folder)
     pairs.write(folder, pairs.PairSet(test.images, test.texts, test.pairs.slice(0, 0)))
-    with pytest.raises(UserError, match=r"valid/pairs\.parquet: no pair, so there is no truth to measure by"):
+    with pytest.raises(UserError, match=rf"{name}/pairs\.parquet: no pair, so there is no truth to measure by"):
         run(world)
 
 
@@ -116,6 +150,8 @@ def test_the_stage_writes_its_outs_and_an_mlflow_run(world, store, run_stage):
     assert logged.info.run_name == "evaluate-baseline"
     assert logged.info.status == "FINISHED"
     assert logged.data.metrics["test_t2i_hit_at_5"] == metrics["test"]["t2i_hit_at_5"]
+    assert logged.data.metrics["bank_mean_cosine"] == metrics["bank"]["mean_cosine"]
+    assert {"tuwen.input.embeddings-bank", "tuwen.input.data-bank"} <= set(logged.data.tags)
     assert logged.data.params["bootstrap_samples"] == "2000"
 
 

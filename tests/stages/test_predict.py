@@ -14,7 +14,7 @@ def world(tmp_path):
 
 
 def predict(root, k=5):
-    results.predict(root / "embeddings/finetuned", root / "data/clean", root / "results", k)
+    results.predict(root / "embeddings/final", root / "data/clean", root / "results", k)
 
 
 def test_both_files_hold_the_best_five_in_the_tables_order(world):
@@ -24,7 +24,7 @@ def test_both_files_hold_the_best_five_in_the_tables_order(world):
     asking = {"t2i": ids["i2t"], "i2t": ids["t2i"]}
     for direction, name in (("t2i", "result1.csv"), ("i2t", "result2.csv")):
         images, texts = (
-            np.load(world / "embeddings/finetuned" / direction / f"{side}.npy").astype(np.float64)
+            np.load(world / "embeddings/final" / direction / f"{side}.npy").astype(np.float64)
             for side in ("images", "texts")
         )
         scores = texts @ images.T if direction == "t2i" else images @ texts.T
@@ -52,7 +52,7 @@ def test_a_gallery_under_five_is_refused_by_the_stage(world, run_stage):
     folder = world / "data/clean/t2i"
     task = pairs.read(folder)
     pairs.write(folder, pairs.PairSet(task.images.slice(0, 4), task.texts, task.pairs.slice(0, 0)))
-    path = world / "embeddings/finetuned/t2i/images.npy"
+    path = world / "embeddings/final/t2i/images.npy"
     np.save(path, np.load(path)[:4])
     done = run_stage(world, "predict")
     assert done.returncode == 1
@@ -66,7 +66,7 @@ def test_another_k_than_the_contests_is_refused(world):
 
 
 def test_unsound_embeddings_are_refused_before_a_file_is_written(world):
-    path = world / "embeddings/finetuned/t2i/texts.npy"
+    path = world / "embeddings/final/t2i/texts.npy"
     np.save(path, np.load(path)[1:])
     with pytest.raises(UserError, match=r"t2i/texts\.npy: 27 rows found, 28 expected"):
         predict(world)

@@ -1,141 +1,157 @@
+"""What `augment` stores. A kill and workers: test_augment_resume.py; a cluster: test_executor.py."""
+
+import csv
+import hashlib
 import io
+import json
+import tarfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tuwen import pairs, shards
-from tuwen.augment import VIEWS, Viewer, augment, rows_of
+from tests.view_world import AUGMENT, POLICY, contents, drawing, write_clean
+from tuwen import manifest, pairs, shards
+from tuwen.augment import augment
 from tuwen.images import decode, square
-from tuwen.params import Augment, Policy
 from tuwen.params import Image as ImageParams
+from tuwen.params_data import NoParaphrase, ParaphraseFile
+from tuwen.views import VIEWS, read_paraphrases
 
-POLICY = Policy(
-    crop_scale=[0.7, 1.0],
-    crop_ratio=[0.8, 1.25],
-    flip=True,
-    rotate_degrees=15.0,
-    zoom=[0.7, 1.1],
-    colour=0.2,
-    grey=0.1,
-    outline=0.5,
-    text=["shuffle_list", "drop_from_list"],
-)
-STILL = Policy(
-    crop_scale=[1.0, 1.0],
-    crop_ratio=[1.0, 1.0],
-    flip=True,
-    rotate_degrees=0.0,
-    zoom=[1.0, 1.0],
-    colour=0.0,
-    grey=0.0,
-    outline=0.0,
-    text=[],
-)
+CAPTIONS = {
+    "train": [f"草地上有{n}只大熊猫在吃竹子" for n in range(5)],
+    "valid": ["一个红色的苹果放在桌子上", "两个孩子在海边放风筝"],
+    "test": ["雨后的街道上停着一辆公交车"],
+}
+IMAGE = ImageParams(size_px=32)
 
 
 @pytest.fixture
-def picture() -> Image.Image:
-    """Left half red, right half blue, a green band below: every change shows."""
-    drawn = Image.new("RGB", (96, 96), "red")
-    drawn.paste("blue", (48, 0, 96, 96))
-    drawn.paste("green", (0, 80, 96, 96))
-    return drawn
-
-
-def test_view_0_is_the_picture_rule_alone(picture) -> None:
-    pixels, caption, flipped = Viewer(POLICY, 32, 0).view(picture, "动物、熊、黑白", "p1", 0, sided=False)
-    assert np.array_equal(pixels, square(picture, 32))
-    assert caption == "动物、熊、黑白"
-    assert not flipped
-
-
-def test_a_view_depends_on_pair_view_and_seed_alone(picture) -> None:
-    viewer = Viewer(POLICY, 32, 0)
-    first = [viewer.view(picture, "动物、熊、黑白", "p1", view, sided=False) for view in range(1, 8)]
-    viewer.view(picture, "一只大熊猫", "other", 3, sided=False)  # what came before must not matter
-    fresh = Viewer(POLICY, 32, 0)
-    again = [fresh.view(picture, "动物、熊、黑白", "p1", view, sided=False) for view in range(7, 0, -1)][::-1]
-    for (pixels, caption, flipped), (pixels2, caption2, flipped2) in zip(first, again, strict=True):
-        assert np.array_equal(pixels, pixels2)
-        assert (caption, flipped) == (caption2, flipped2)
-    assert len({pixels.tobytes() for pixels, _, _ in first}) == 7
-    other = Viewer(POLICY, 32, 1).view(picture, "动物、熊、黑白", "p1", 1, sided=False)[0]
-    assert not np.array_equal(other, first[0][0])
-
-
-def test_a_flip_mirrors_about_half_of_the_views_and_nothing_else(picture) -> None:
-    views = [Viewer(STILL, 32, 0).view(picture, "一只大熊猫", f"p{n}", 1, sided=False) for n in range(60)]
-    flipped = [pixels for pixels, _, was in views if was]
-    assert 15 < len(flipped) < 45
-    assert all(pixels[4, 4].tolist() == [0, 0, 255] for pixels in flipped)
-    assert all(pixels[4, 4].tolist() == [255, 0, 0] for pixels, _, was in views if not was)
-
-
-def test_a_sided_picture_is_never_flipped(picture) -> None:
-    views = [Viewer(STILL, 32, 0).view(picture, "跑步者", f"p{n}", 1, sided=True) for n in range(60)]
-    assert not any(flipped for _, _, flipped in views)
-    assert all(pixels[4, 4].tolist() == [255, 0, 0] for pixels, _, _ in views)
-
-
-def test_outlines_are_black_where_colours_meet(picture) -> None:
-    policy = STILL.model_copy(update={"flip": False, "outline": 1.0})
-    pixels, _, _ = Viewer(policy, 96, 0).view(picture, "一只大熊猫", "p1", 1, sided=False)
-    assert pixels[40, 48].max() < 100
-    assert pixels[40, 20].tolist() == [255, 0, 0]
-
-
-def test_a_picture_is_sided_for_all_its_pairs_when_one_caption_tells_left_from_right(tmp_path, picture) -> None:
-    write_train(tmp_path, picture, 2)
-    train = pairs.read(tmp_path / "clean/train")
-    texts = [{"text_id": "t0", "caption": "跑步者面向右边"}, {"text_id": "t1", "caption": "赛跑、运动"}]
-    rows = [
-        {"pair_id": f"p{n}", "image_id": image, "text_id": text}
-        for n, (image, text) in enumerate([("i0", "t0"), ("i0", "t1"), ("i1", "t1")])
-    ]
-    tables = (pairs.pa.Table.from_pylist(texts, pairs.TEXTS), pairs.pa.Table.from_pylist(rows, pairs.PAIRS))
-    sided = {row["pair_id"]: row["sided"] for row in rows_of(pairs.PairSet(train.images, *tables))}
-    assert sided == {"p0": True, "p1": True, "p2": False}
-
-
-def write_train(data, picture: Image.Image, rows: int) -> None:
-    images, texts, true = [], [], []
-    with shards.ShardWriter(data, "raw/labelled/shards") as writer:
-        for n in range(rows):
-            out = io.BytesIO()
-            picture.rotate(n * 7).save(out, "PNG")
-            member = writer.add(f"i{n}.png", out.getvalue())
-            known = {"image_id": f"i{n}", "positive_id": f"i{n}", "group": None, "category": None}
-            images.append(known | member._asdict())
-            texts.append({"text_id": f"t{n}", "caption": f"第{n}只大熊猫"})
-            true.append({"pair_id": f"p{n}", "image_id": f"i{n}", "text_id": f"t{n}"})
-    tables = zip((images, texts, true), (pairs.IMAGES, pairs.TEXTS, pairs.PAIRS), strict=True)
-    pairs.write(data / "clean/train", pairs.PairSet(*(pairs.pa.Table.from_pylist(r, s) for r, s in tables)))
-
-
-def test_the_stored_views_are_eight_per_pair_whatever_the_workers(tmp_path, picture, monkeypatch) -> None:
+def data(tmp_path, monkeypatch):
+    """A data root in a folder of its own; one thread of this process is the executor."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tuwen.augment.make_executor", lambda: ThreadPoolExecutor(1))
     monkeypatch.setattr("tuwen.augment.PAIRS_PER_SHARD", 2)
-    params = Augment(seed=0, views=8, jpeg_quality=95, policy=POLICY)
-    for workers in ("1", "2"):
-        data = tmp_path / workers
-        write_train(data, picture, 5)
-        monkeypatch.setenv("TUWEN_WORKERS", workers)
-        augment(data / "clean/train", data / "augmented", params, ImageParams(size_px=32))
-    one, two = tmp_path / "1" / "augmented", tmp_path / "2" / "augmented"
-    names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
-    assert names == [
-        "manifest.json",
-        "shards/000000.tar",
-        "shards/000001.tar",
-        "shards/000002.tar",
-        "views.parquet",
-    ]
-    for name in names:
-        assert (one / name).read_bytes() == (two / name).read_bytes(), name
-    views = pairs.read_table(one / "views.parquet", VIEWS).to_pylist()
-    assert [(row["pair_id"], row["view"]) for row in views] == [(f"p{n}", v) for n in range(5) for v in range(8)]
-    assert {row["positive_id"] for row in views} == {f"i{n}" for n in range(5)}
-    row = views[8]  # view 0 of the second pair, through JPEG
-    stored = decode(shards.read(tmp_path / "1", row["shard"], row["offset"], row["size"]))
-    difference = np.asarray(stored, int) - square(picture.rotate(7), 32)
-    assert np.abs(difference).mean() < 8
+    write_clean(tmp_path / "data", CAPTIONS)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def ready(tmp_path) -> ParaphraseFile:
+    """A file with paraphrases of all captions but one."""
+    with open(tmp_path / "ready.csv", "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["caption", "paraphrase"])
+        rows.writerows(
+            [said, said.replace("大熊猫", "黑白相间的熊猫").replace("孩子", "小朋友")]
+            for said in (*CAPTIONS["train"], *CAPTIONS["valid"])
+        )
+    digest = hashlib.sha256((tmp_path / "ready.csv").read_bytes()).hexdigest()
+    return ParaphraseFile(kind="file", path=str(tmp_path / "ready.csv"), sha256=digest)
+
+
+def stored(data) -> list[dict]:
+    return pairs.read_table(data / "augmented" / "views.parquet", VIEWS).to_pylist()
+
+
+def test_every_pair_has_eight_views_in_shards_that_a_webdataset_reader_understands(data) -> None:
+    augment(data / "clean", data / "augmented", AUGMENT, IMAGE)
+    found = contents(data / "augmented")
+    tars = [f"shards/{n:06d}.tar" for n in range(3)]
+    assert list(found) == ["manifest.json", "paraphrases.parquet", *tars, "views.parquet"]
+    rows = stored(data)
+    expected = [(f"ptrain{n}.{view}", f"ptrain{n}", view, f"train{n}") for n in range(5) for view in range(8)]
+    assert [(row["view_id"], row["pair_id"], row["view"], row["positive_id"]) for row in rows] == expected
+    assert {row["split"] for row in rows} == {"train"}
+    assert {json.loads(row["recipe"])["draw"] for row in rows if row["view"]} == {
+        f"0:{p}:{v}" for _, p, v, _ in expected if v
+    }
+    members = []
+    for tar in tars:
+        with tarfile.open(data / "augmented" / tar) as archive:
+            members += [(info.name, archive.extractfile(info).read()) for info in archive]
+    for row, (name, encoded), (text_name, said) in zip(rows, members[::2], members[1::2], strict=True):
+        assert (name, text_name) == (f"{row['view_id']}.jpg", f"{row['view_id']}.txt")
+        assert said.decode() == row["caption"]
+        assert encoded == shards.read(data, row["shard"], row["offset"], row["size"])
+        with Image.open(io.BytesIO(encoded)) as picture:
+            assert (picture.format, picture.size, picture.mode) == ("JPEG", (32, 32), "RGB")
+
+
+def test_view_0_is_stored_as_the_picture_rule_with_all_its_colours(data) -> None:
+    augment(data / "clean", data / "augmented", AUGMENT, IMAGE)
+    row = stored(data)[8]
+    assert (row["view_id"], row["caption"], row["flipped"], row["reworded"]) == (
+        *("ptrain1.0", CAPTIONS["train"][1], False, None),
+    )
+    encoded = shards.read(data, row["shard"], row["offset"], row["size"])
+    difference = np.asarray(decode(encoded), int) - square(drawing().rotate(7), 32)
+    assert np.abs(difference).mean() < 4
+    with Image.open(io.BytesIO(encoded)) as picture:
+        assert [(across, down) for _, across, down, _ in picture.layer] == [(1, 1)] * 3  # 4:4:4
+
+
+def test_the_views_of_other_splits_follow_in_shards_of_their_own(data) -> None:
+    params = AUGMENT.model_copy(update={"splits": ["test", "valid", "train"], "views": 3})
+    augment(data / "clean", data / "augmented", params, IMAGE)
+    rows = stored(data)
+    assert [row["split"] for row in rows] == ["train"] * 15 + ["valid"] * 6 + ["test"] * 3
+    assert Counter((row["split"], row["shard"][-6:-4]) for row in rows) == {
+        **{("train", "00"): 6, ("train", "01"): 6, ("train", "02"): 3},
+        **{("valid", "03"): 6, ("test", "04"): 3},
+    }
+    body = json.loads((data / "augmented/manifest.json").read_text())
+    assert body["inputs"] == {split: manifest.digest(data / "clean" / split) for split in CAPTIONS}
+    assert body["files"] == {
+        name: hashlib.sha256(encoded).hexdigest()
+        for name, encoded in contents(data / "augmented").items()
+        if name != "manifest.json"
+    }
+
+
+def test_paraphrases_are_stored_and_said_by_half_of_the_views_but_the_first(data, ready) -> None:
+    params = AUGMENT.model_copy(update={"paraphrase": ready, "splits": ["train", "valid"], "views": 21})
+    augment(data / "clean", data / "augmented", params, IMAGE)
+    known = read_paraphrases(data / "augmented")
+    assert known == {
+        **{caption: caption.replace("大熊猫", "黑白相间的熊猫") for caption in CAPTIONS["train"]},
+        "两个孩子在海边放风筝": "两个小朋友在海边放风筝",
+    }
+    assert list(known) == sorted(known)
+    rows = stored(data)
+    captions = {f"p{split}{n}": said for split, column in CAPTIONS.items() for n, said in enumerate(column)}
+    for row in rows:
+        caption = captions[row["pair_id"]]
+        assert row["caption"] == (caption if row["reworded"] is None else known[caption])
+        assert row["reworded"] in (None, "file")
+    reworded = [row for row in rows if row["reworded"]]
+    assert all(row["view"] > 0 for row in reworded)
+    assert 40 < len(reworded) < 80  # of 6 pairs x 20
+
+
+def test_online_stores_paraphrases_and_no_view(data, ready) -> None:
+    params = AUGMENT.model_copy(update={"paraphrase": ready, "mode": "online"})
+    augment(data / "clean", data / "augmented", params, IMAGE)
+    assert list(contents(data / "augmented")) == ["manifest.json", "paraphrases.parquet", "views.parquet"]
+    assert stored(data) == []
+    assert len(read_paraphrases(data / "augmented")) == 5
+
+
+def test_sets_without_pairs_and_captions_without_paraphrases_give_empty_tables(data) -> None:
+    pairs.write(data / "clean/train", pairs.empty())
+    params = AUGMENT.model_copy(update={"paraphrase": NoParaphrase(kind="none")})
+    augment(data / "clean", data / "augmented", params, IMAGE)
+    assert stored(data) == []
+    assert read_paraphrases(data / "augmented") == {}
+
+
+def test_what_lay_in_the_folder_before_goes_and_no_work_is_left(data) -> None:
+    augment(data / "clean", data / "augmented", AUGMENT, IMAGE)
+    (data / "augmented/shards/000009.tar").write_bytes(b"of another run")
+    fewer = AUGMENT.model_copy(update={"views": 2, "policy": POLICY.model_copy(update={"zoom": [1.0, 1.0]})})
+    augment(data / "clean", data / "augmented", fewer, IMAGE)
+    assert "shards/000009.tar" not in contents(data / "augmented")
+    assert len(stored(data)) == 10
+    assert list((data.parent / ".cache/augment").iterdir()) == []

@@ -7,7 +7,8 @@ BLOCK = """
 import sys
 
 ABSENT = {"pyarrow", "pandas", "pydantic", "ruamel", "albumentations", "cv2", "open_clip", "torchvision", "timm",
-          "mlflow", "dvc", "prefect", "great_expectations", "rich", "typer"}
+          "mlflow", "dvc", "prefect", "great_expectations", "rich", "simplejpeg",
+          "typer"}
 
 class Bare:
     def __init__(self, finder):

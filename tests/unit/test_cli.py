@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+
+from tuwen import pairs
+from tuwen.shards import ShardWriter
 
 SCRIPTS = Path(sys.executable).parent
 PIPELINE = """\
@@ -59,7 +63,7 @@ def test_help_names_the_commands_and_imports_nothing_heavy(tmp_path: Path) -> No
         "atexit.register(lambda: print(sorted({'torch', 'mlflow', 'pandas', 'pyarrow'} & set(sys.modules))))\n"
     )
     printed = call(sys.executable, "-c", program + "main()", cwd=tmp_path).stdout
-    assert all(command in printed for command in ("results", "track", "worktree"))
+    assert all(command in printed for command in ("export", "results", "shards", "track", "worktree"))
     assert printed.rstrip().endswith("[]")
 
 
@@ -76,6 +80,27 @@ def test_track_sync_makes_runs_for_what_stands(tmp_path: Path, store: Path) -> N
     metrics.write_text('{"test": {"t2i_hit_at_5": 0.4}}')
     assert "1 outs" in call("tuwen", "track", "sync", cwd=tmp_path).stdout
     assert (tmp_path / "runs/lineage.json").is_file()
+
+
+def test_sets_are_exported_and_their_shards_listed(tmp_path: Path) -> None:
+    row = {"image_id": "熊猫.jpg", "positive_id": "熊猫.jpg"}
+    with ShardWriter(tmp_path / "data", "clean/train/shards") as writer:
+        row |= writer.add("熊猫.jpg", b"\xff\xd8")._asdict()
+    texts = [{"text_id": "t1", "caption": "一只大熊猫坐在竹林里吃竹子"}]
+    linked = [{"pair_id": "p1", "image_id": "熊猫.jpg", "text_id": "t1"}]
+    tables = zip(([row], texts, linked), (pairs.IMAGES, pairs.TEXTS, pairs.PAIRS), strict=True)
+    found = pairs.PairSet(*(pa.Table.from_pylist(rows, schema) for rows, schema in tables))
+    for name in ("train", "valid"):
+        pairs.write(tmp_path / "data/clean" / name, found)
+    sets = ("data/clean/train", "data/clean/valid")
+    call("tuwen", "export", "chinese_clip", *sets, "muge", cwd=tmp_path)
+    names = [f"{split}_{kind}" for split in ("train", "valid") for kind in ("imgs.tsv", "texts.jsonl")]
+    assert sorted(path.name for path in (tmp_path / "muge").iterdir()) == ["ids.csv", *names]
+    assert "1 pairs written" in call("tuwen", "export", "webdataset", *sets, "tars", cwd=tmp_path).stderr
+    listed = call("tuwen", "shards", "tars/train", "tars/valid/000000.tar", cwd=tmp_path).stdout
+    assert listed == (tmp_path / "tars/shards.csv").read_text()
+    again = call("tuwen", "export", "webdataset", *sets, "tars", cwd=tmp_path, fails=True)
+    assert again.stderr == "error: tars: exists and is not an empty folder; name another, or remove it\n"
 
 
 @pytest.mark.parametrize("preset", ["", "sample"])

@@ -5,6 +5,10 @@ import pytest
 from tuwen.errors import UserError
 from tuwen.params import load
 
+CORPUS = (
+    "corpus:\n  art: {kind: sample, root: tuwen/sources/sample.txt, art: [noto, twemoji], concepts: null, "
+    "picture_px: 144}\n"
+)
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
 
@@ -28,7 +32,18 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path) -> None:
         ("concepts: null", "concpets: null", r"source\.concpets is not a known key"),
         ("max_tokens: 32", "max_tokens: many", r"text\.max_tokens: input should be a valid integer, got 'many'"),
         ("max_tokens: 32", "max_tokens: '32'", r"text\.max_tokens: input should be a valid integer, got '32'"),
-        ("kind: sample", "kind: smaple", r"source\.kind: input should be 'sample', got 'smaple'"),
+        (
+            "kind: sample",
+            "kind: smaple",
+            r"source\.kind: input should be one of 'sample', 'contest'.*, got 'smaple'",
+        ),
+        ("{kind: sample,", "{knid: sample,", r"corpus\.art\.kind: input should be one of .*, got None"),
+        ("art: [noto,", "art: [noot,", r"corpus\.art\.art\.0: input should be .*, got 'noot'"),
+        ("{kind: none}", "{kind: synonyms}", r"augment\.paraphrase\.share is missing"),
+        ("weights: {}", "weights: {muge: 2.0}", r"baseline\.weights names \['muge'\]; corpus holds \['art'\]"),
+        (CORPUS, "corpus: {}\n", r"corpus must name a source"),
+        ("splits: [train]", "splits: [valid]", r"augment\.splits must hold train"),
+        ("refit_all: false", "refit_all: true", r"finetune\.refit_all would train the same model again"),
         ("k: 5\n", "k: 0\n", r"predict\.k: input should be 5, got 0"),
         ("zoom: [0.7, 1.1]", "zoom: [1.1, 0.7]", r"policy\.zoom: the first number must not be above the second"),
         (

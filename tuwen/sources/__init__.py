@@ -1,16 +1,41 @@
-"""One file per format in. A source writes the raw sets: every row kept, nothing judged."""
+"""One file per format in. A source is read as a stream of records: every row kept, nothing judged."""
 
 from pathlib import Path
 
-from tuwen import manifest, pairs
-from tuwen.params import Source
+from tuwen.params_data import Source
+from tuwen.sources.records import Sets
+from tuwen.sources.text_files import check_names
 
 
-def ingest(source: Source, raw: Path) -> None:
-    """Write `raw/<set>/` (tables, shards, manifest) for every set; a set that the source lacks is empty."""
-    from tuwen.sources import sample
+def read(source: Source) -> Sets:
+    """The record streams of `source`: "labelled", and "t2i" and "i2t" where it has task files.
 
-    sets = sample.read(source, raw.parent)
-    for name in pairs.RAW_SETS:
-        pairs.write(raw / name, sets.get(name, pairs.empty()))
-        manifest.write(raw / name, {"source": Path(source.root)}, source.model_dump())
+    Raises UserError, here or while a stream is read, where the form of a file cannot be read, and here where
+    the name of a file below the root is not UTF-8.
+    """
+    check_names(Path(source.root))
+    match source.kind:  # imports in here: a source needs its own packages alone
+        case "sample":
+            from tuwen.sources import sample
+
+            return sample.read(source)
+        case "contest":
+            from tuwen.sources import contest
+
+            return contest.read(source)
+        case "table":
+            from tuwen.sources import table
+
+            return table.read(source)
+        case "chinese_clip":
+            from tuwen.sources import chinese_clip
+
+            return chinese_clip.read(source)
+        case "zero":
+            from tuwen.sources import zero
+
+            return zero.read(source)
+        case "webdataset":
+            from tuwen.sources import webdataset
+
+            return webdataset.read(source)

@@ -1,0 +1,244 @@
+"""The data side against bare loops, in one run: ratios, seconds, memory.
+
+    .venv/bin/python benchmarks/data.py [augment] [doctor] [gates] [status] [ingest]
+
+Run it alone on the machine. Pictures are made here: 640 x 480, like photographs in size and detail (about 130 kB).
+"""
+
+import csv
+import io
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from unittest.mock import patch
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+from PIL import Image as Pillow
+
+from tuwen import doctor, gates, manifest, pairs, quarantine, relations, shards
+from tuwen.augment import augment
+from tuwen.executor import make_executor
+from tuwen.ingest import ingest
+from tuwen.params import Image, Params, load
+from tuwen.params_data import Augment, TableSource
+
+PICTURES = 200
+AUGMENTED_PAIRS = 6144  # twelve shards
+MEASURED_PICTURES = 12_000
+JUDGED_ROWS = 400_000
+VIEWS = 400_000
+TABLE_ROWS = 1_000_000
+SIZE_PX = 224
+CAPTIONS = [
+    "一只猫在沙发上睡觉",
+    "两个孩子在海边放风筝",
+    "雨后的街道上停着一辆红色的公交车",
+    "桌上放着一碗热腾腾的牛肉面",
+]
+
+
+def photo(seed: int) -> bytes:
+    """A JPEG of 640 x 480 with detail at every scale, as photographs have."""
+    draw = np.random.default_rng(seed)
+    picture = np.zeros((480, 640, 3), np.float32)
+    for side in (4, 16, 64, 256, 640):
+        layer = draw.normal(size=(side * 3 // 4, side, 3)).astype(np.float32)
+        picture += cv2.resize(layer, (640, 480), interpolation=cv2.INTER_CUBIC) * 160 / side**0.33
+    encoded = io.BytesIO()
+    Pillow.fromarray(np.clip(picture * 0.6 + 128, 0, 255).astype(np.uint8)).save(encoded, "JPEG", quality=88)
+    return encoded.getvalue()
+
+
+def make_set(data: Path, name: str, rows: int, photos: list[bytes]) -> Path:
+    """`data/<name>` with `rows` pictures and pairs over the bytes of `photos`."""
+    with shards.ShardWriter(data, f"{name}/shards") as writer:
+        members = [writer.add(f"{n}.jpg", encoded)._asdict() for n, encoded in enumerate(photos)]
+    ids = [f"{n:07d}" for n in range(rows)]
+    images = [{"image_id": f"{n}.jpg", "positive_id": n} | members[int(n) % len(members)] for n in ids]
+    texts = [{"text_id": n, "caption": f"{CAPTIONS[int(n) % len(CAPTIONS)]}，第{int(n)}张"} for n in ids]
+    links = [{"pair_id": n, "image_id": f"{n}.jpg", "text_id": n, "label": 1} for n in ids]
+    tables = zip((images, texts, links), (pairs.IMAGES, pairs.TEXTS, pairs.PAIRS), strict=True)
+    pairs.write(data / name, pairs.PairSet(*(pa.Table.from_pylist(r, schema) for r, schema in tables)))
+    manifest.write(data / name, {}, {})
+    return data / name
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.monotonic()
+    work()
+    return time.monotonic() - start
+
+
+def show(name: str, value: str, asked: str) -> None:
+    """One line of the table."""
+    print(f"| {name} | {value} | {asked} |", flush=True)
+
+
+def bare_views(photos: list[bytes], pairs_: int, params: Augment) -> None:
+    """What cannot be spared: 1 decode + 8 x (crop, resize, encode), by the fastest codec on PyPI, nothing else."""
+    draw = np.random.default_rng(0)
+    for n in range(pairs_):
+        picture = simplejpeg.decode_jpeg(photos[n % len(photos)], "RGB")
+        for _ in range(params.views):
+            share = draw.uniform(*params.policy.crop_scale) ** 0.5
+            height, width = int(480 * share), int(640 * share)
+            top, left = draw.integers(0, 481 - height), draw.integers(0, 641 - width)
+            crop = picture[top : top + height, left : left + width]
+            view = cv2.resize(crop, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_AREA)
+            simplejpeg.encode_jpeg(view, quality=params.jpeg_quality, colorspace="RGB", colorsubsampling="444")
+
+
+def bench_augment(work: Path) -> None:
+    """Eight stored views of a picture against the bare loop, and two workers against one."""
+    cv2.setNumThreads(0)
+    photos = [photo(n) for n in range(PICTURES)]
+    params = load(Path("presets/contest.yaml")).augment.model_copy(
+        update={"splits": ["train"], "paraphrase": load().augment.paraphrase}
+    )
+    data = work / "data"
+    make_set(data, "clean/train", AUGMENTED_PAIRS, photos)
+    bare = AUGMENTED_PAIRS / statistics.median(
+        seconds(lambda: bare_views(photos, AUGMENTED_PAIRS // 3, params)) * 3 for _ in range(3)
+    )
+    rate = {}
+    for workers in (1, 2):
+        os.environ["TUWEN_WORKERS"] = str(workers)
+        spent = seconds(lambda: augment(data / "clean", data / "augmented", params, Image(size_px=SIZE_PX)))
+        rate[workers] = AUGMENTED_PAIRS / spent
+    size = statistics.mean(map(len, photos)) / 1000
+    show("bare loop, one process", f"{bare:.0f} pairs/s ({size:.0f} kB a picture)", "")
+    show("`augment`, one worker", f"{rate[1]:.0f} pairs/s, {rate[1] / bare:.2f} of the bare loop", "≥ 0.8")
+    show("`augment`, two workers", f"{rate[2]:.0f} pairs/s, {rate[2] / rate[1]:.2f} times one", "≥ 1.8")
+
+
+def bare_decode(photos: list[bytes]) -> int:
+    """Decode whole, keep nothing."""
+    return sum(simplejpeg.decode_jpeg(encoded, "RGB").size > 0 for encoded in photos)
+
+
+def bench_doctor(work: Path) -> None:
+    """Measuring and judging every picture against decoding it, two processes each."""
+    os.environ["TUWEN_WORKERS"] = "2"
+    photos = [photo(n) for n in range(PICTURES)]
+    folder = make_set(work / "data", "raw/labelled", MEASURED_PICTURES, photos)
+    params = load()
+    gates.great_expectations()  # the import, which takes seconds, is no part of the rate
+    parts = [photos] * (MEASURED_PICTURES // PICTURES)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        list(pool.map(bare_decode, [photos[:1]] * 2))
+        bare = MEASURED_PICTURES / statistics.median(
+            seconds(lambda: list(pool.map(bare_decode, parts))) for _ in range(3)
+        )
+    with make_executor() as executor:
+        judge(folder, params, executor)
+        ours = MEASURED_PICTURES / statistics.median(
+            seconds(lambda: judge(folder, params, executor)) for _ in range(3)
+        )
+    show("full decode, two processes", f"{bare:.0f} pictures/s", "")
+    show("doctor and gates, two workers", f"{ours:.0f} pictures/s, {ours / bare:.2f} of it", "≥ 0.8")
+
+
+def judge(folder: Path, params: Params, executor: Executor) -> quarantine.Judged:
+    """Doctor and gates over one raw set."""
+    return quarantine.judge(folder, "labelled", params.validate_, params.text.max_tokens, executor)
+
+
+def bench_gates(work: Path) -> None:
+    """Judging alone: the columns of 400,000 pictures, captions and pairs, measured before."""
+    encoded = [small(n) for n in range(256)]
+    folder = make_set(work / "data", "raw/labelled", JUDGED_ROWS, encoded)
+    params = load()
+    with make_executor() as executor:
+        raw, limit = pairs.read(folder), params.validate_.max_pixels
+        pictures = doctor.measure_pictures(work / "data", raw.images, limit, executor)
+        captions, links = doctor.measure_captions(raw.texts), doctor.measure_pairs(raw)
+        with (
+            patch.object(doctor, "measure_pictures", lambda *_: pictures),
+            patch.object(doctor, "measure_captions", lambda *_: captions),
+            patch.object(doctor, "measure_pairs", lambda *_: links),
+        ):
+            gates.great_expectations()  # the import, which takes seconds
+            spent = seconds(lambda: relations.judge([judge(folder, params, executor)], params.validate_))
+    show(f"gates, {JUDGED_ROWS:,} pictures, captions and pairs", f"{spent:.1f} s", "< 10 s")
+
+
+def small(shade: int) -> bytes:
+    """A JPEG of 32 x 32."""
+    encoded = io.BytesIO()
+    Pillow.fromarray(np.arange(3072, dtype=np.uint8).reshape(32, 32, 3) + np.uint8(shade)).save(encoded, "JPEG")
+    return encoded.getvalue()
+
+
+def bench_status(work: Path) -> None:
+    """`dvc status` over 400,000 small views."""
+    encoded = small(0)
+    out = work / "data" / "augmented"
+    with shards.ShardWriter(work / "data", "augmented/shards") as writer:
+        for n in range(VIEWS):
+            writer.add(f"{n}.jpg", encoded)
+            writer.add(f"{n}.txt", CAPTIONS[n % len(CAPTIONS)].encode())
+    manifest.write(out, {}, {})
+    stage = "stages:\n  augment:\n    cmd: 'true'\n    outs: [data/augmented]\n"
+    (work / "dvc.yaml").write_text(stage)
+    dvc = [sys.executable, "-m", "dvc"]
+    for command in (["git", "init", "-q"], [*dvc, "init", "-q"], [*dvc, "commit", "-q", "-f", "augment"]):
+        subprocess.run(command, cwd=work, check=True, stdout=subprocess.DEVNULL)
+    spent = [
+        seconds(lambda: subprocess.run([*dvc, "status"], cwd=work, check=True, stdout=subprocess.DEVNULL))
+        for _ in range(5)
+    ]
+    files = sum(path.is_file() for path in out.rglob("*"))
+    show(f"`dvc status`, {VIEWS:,} views in {files} files", f"{statistics.median(spent):.1f} s", "< 3 s")
+
+
+def bench_ingest(work: Path) -> None:
+    """A table of a million rows, in a process of its own."""
+    (work / "pictures").mkdir()
+    for n in range(1000):
+        Pillow.fromarray(np.full((8, 8, 3), n % 256, np.uint8)).save(work / "pictures" / f"{n}.png")
+    with open(work / "pairs.csv", "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "picture", "caption"])
+        rows.writerows([n, f"pictures/{n % 1000}.png", f"{CAPTIONS[n % 4]}，第{n}张"] for n in range(TABLE_ROWS))
+    here = {"PYTHONPATH": str(Path.cwd())}
+    spent = seconds(
+        lambda: subprocess.run(
+            [sys.executable, __file__, "--ingest", str(work)], env=os.environ | here, check=True
+        )
+    )
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    show(f"`ingest`, a table of {TABLE_ROWS:,} rows", f"{peak:.2f} GB peak, {spent:.0f} s", "< 2 GB")
+
+
+def ingest_table(work: Path) -> None:
+    """The child of `bench_ingest`."""
+    source = TableSource(
+        kind="table", root=str(work), file="pairs.csv", image="picture", captions=["caption"], image_id="id"
+    )
+    ingest(source, work / "data" / "raw")
+
+
+def main() -> None:
+    """Run the parts that are named, or all."""
+    if sys.argv[1:2] == ["--ingest"]:
+        return ingest_table(Path(sys.argv[2]))
+    parts = {name.removeprefix("bench_"): part for name, part in globals().items() if name.startswith("bench_")}
+    for name in sys.argv[1:] or parts:
+        with tempfile.TemporaryDirectory() as folder:
+            parts[name](Path(folder))
+
+
+if __name__ == "__main__":
+    main()

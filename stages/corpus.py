@@ -1,0 +1,24 @@
+"""Bring one corpus source in, every row kept, nothing judged.    python -m stages.corpus NAME"""
+
+import sys
+from pathlib import Path
+
+from tuwen.errors import UserError, reports_user_errors
+from tuwen.ingest import gather
+from tuwen.params import load
+
+
+@reports_user_errors
+def main() -> None:
+    """Run the stage."""
+    (name,) = sys.argv[1:]
+    corpus = load().corpus
+    if name not in corpus:
+        raise UserError(
+            f"params.yaml: corpus has no source {name!r}, it has {sorted(corpus)}; add it or name another"
+        )
+    gather(corpus[name], Path("data/raw/corpus") / name)
+
+
+if __name__ == "__main__":
+    main()

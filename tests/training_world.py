@@ -1,0 +1,90 @@
+"""Small drawn pictures with Chinese captions as clean sets and as shards, and settings that train in seconds."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image, ImageDraw
+from ruamel.yaml import YAML
+
+from tuwen import manifest, pairs, params
+from tuwen.shards import ShardWriter
+
+REPOSITORY = Path(__file__).parents[1]
+COLOURS = {"红": "red", "绿": "green", "蓝": "blue", "黄": "gold", "紫": "purple", "灰": "gray", "青": "cyan"}
+SHAPES = {"圆": "ellipse", "方块": "rectangle"}
+SIZE_PX = 16
+SMALL = {
+    "dim": 32,
+    "image": {"patch_px": 8, "width": 64, "layers": 1, "patch_dropout": 0.5},
+    "text": {"width": 64, "layers": 1, "dropout": 0.0},
+}
+Members = Iterable[tuple[str, bytes]]
+
+
+def drawn(number: int) -> bytes:
+    """A PNG; each number looks different."""
+    picture = Image.new("RGB", (40, 32), "white")
+    side = 8 + number % 23
+    shape = getattr(ImageDraw.Draw(picture), list(SHAPES.values())[number % 2])
+    shape((number // 23 % 8, 1, number // 23 % 8 + side, 1 + side), fill=list(COLOURS.values())[number % 7])
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def caption(number: int) -> str:
+    """What `drawn` shows."""
+    return f"一个{list(COLOURS)[number % 7]}色的{list(SHAPES)[number % 2]}, 第{number}张"
+
+
+def write_set(data: Path, name: str, sources: Mapping[str, Sequence[int]]) -> Path:
+    """`data/clean/<name>` with a picture and a caption for each number; sources: "" for a set without sources."""
+    images, texts, rows = [], [], []
+    with ShardWriter(data, f"clean/{name}/shards") as writer:
+        for source, numbers in sources.items():
+            for number in numbers:
+                own = f"{source}/{number}" if source else str(number)
+                member = writer.add(f"{own}.png", drawn(number))._asdict()
+                images.append({"image_id": own, "positive_id": own, "source": source or None} | member)
+                texts.append({"text_id": own, "caption": caption(number)})
+                rows.append({"pair_id": own, "image_id": own, "text_id": own, "label": 1})
+    tables = zip((images, texts, rows), (pairs.IMAGES, pairs.TEXTS, pairs.PAIRS), strict=True)
+    pairs.write(data / "clean" / name, pairs.PairSet(*(pa.Table.from_pylist(*table) for table in tables)))
+    manifest.write(data / "clean" / name, {}, {})
+    return data / "clean" / name
+
+
+def write_shard(path: Path, members: Members, pairs_inside: int, source: str = "far") -> dict[str, Any]:
+    """Write a tar and return its row of `pairs.SHARDS`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    whole = path.read_bytes()
+    row = {"address": str(path), "size": len(whole), "sha256": hashlib.sha256(whole).hexdigest()}
+    return row | {"pairs": pairs_inside, "caption_key": "caption", "source": source}
+
+
+def members(numbers: Iterable[int]) -> Members:
+    """The picture and the caption of each number, as they stand in a shard."""
+    for number in numbers:
+        yield f"{number}.png", drawn(number)
+        yield f"{number}.txt", caption(number).encode()
+
+
+def settings(**changes: Mapping[str, Any]) -> params.Params:
+    """The smoke preset with a tiny model, 16 px and batches of four; changes: group -> keys to set."""
+    values = YAML(typ="safe", pure=True).load(REPOSITORY / "presets/smoke.yaml")
+    values |= {"model": SMALL, "image": {"size_px": SIZE_PX}}
+    for group in ("baseline", "finetune"):
+        values[group]["fit"] |= {"batch_size": 4, "epochs": 2, "precision": "fp32", "freeze_text": False}
+    for group, new in changes.items():
+        values[group] = values[group] | new if isinstance(values[group], dict) and group != "corpus" else new
+    return params.Params.model_validate(values)

@@ -1,0 +1,49 @@
+"""What a source yields: pictures, captions and the pairs of them, in any order, one record at a time.
+
+A source module has one function, `read(source) -> Sets`. It streams: nothing of the source is held whole but ids.
+It judges nothing: what it cannot give it names (`Picture.fault`), and only a file whose form cannot be read at all
+is a UserError that names file, line and fix.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+
+class Picture(NamedTuple):
+    """One picture; without `data` it could not be had, and `fault` says why (`FAULTS`)."""
+
+    image_id: str
+    data: bytes | None  # as encoded in the source
+    file: str  # where it stood: a path relative to the source's root, with / between folders
+    row: int | None = None  # line or record in `file`, counted from 1; None where the file is the picture
+    fault: str | None = None
+    positive_id: str | None = None  # the original picture; None: image_id
+    group: str | None = None
+    category: str | None = None
+    split: str | None = None
+
+
+class Caption(NamedTuple):
+    """One text."""
+
+    text_id: str
+    caption: str
+    file: str
+    row: int | None = None
+
+
+class Link(NamedTuple):
+    """One pair."""
+
+    pair_id: str
+    image_id: str
+    text_id: str
+    file: str
+    row: int | None = None
+    label: int = 1  # 0: a matching set says that the caption does not fit
+
+
+# no such file; a path that leaves root; broken base64, a cut tar member, …
+FAULTS = ("missing", "outside_source", "unreadable_record")
+Record = Picture | Caption | Link
+Sets = Mapping[str, Iterator[Record]]  # "labelled", and "t2i" and "i2t" where the source has task files
