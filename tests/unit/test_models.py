@@ -120,7 +120,7 @@ def test_a_corpus_of_shards_alone_is_enough_and_one_without_a_pair_is_named(here
     assert baseline(settings(corpus=FAR))["pairs"] == 9
     Path("data/clean/corpus/shards.parquet").unlink()
     with pytest.raises(UserError, match=r"params.yaml: corpus: .*corpus has no pair.* name a source of pairs"):
-        baseline(settings(corpus={}))
+        baseline(settings(corpus=FAR))
 
 
 def test_fine_tuning_trains_on_the_views_of_train_alone_and_the_refit_on_all(here: Path) -> None:
