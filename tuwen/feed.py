@@ -3,7 +3,6 @@
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,27 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from PIL import Image
-from torch import Tensor
 
-from tuwen import pairs, shards, text
-from tuwen.images import Pixels, decode, square, to_pixels
+from tuwen import pairs, shards
+from tuwen.images import Pixels, decode, square
 from tuwen.views import VIEWS, Viewer, positive_of, rows_of
 
 KEPT_BYTES = 1 << 30  # decoded pictures kept in memory; the rest is decoded each time
 EPOCHS_APART = 1_000_003  # between the generators of two seeds
-
-
-class Batch(NamedTuple):
-    """One step's input, B pairs: pixels [B, 3, S, S], ids and mask [B, L], and two columns [B] of ids.
-
-    Rows with an equal `positive_id` or an equal `caption_id` are positives of each other.
-    """
-
-    pixels: Tensor
-    ids: Tensor
-    mask: Tensor
-    positive_id: Tensor
-    caption_id: Tensor
 
 
 class Item(NamedTuple):
@@ -176,32 +161,9 @@ def window(rows: int, weight: float, epoch: int) -> range:
     return range(int(share * (epoch - 1)), int(share * epoch))
 
 
-def batches(
-    views: Views, tokenizer: Any, *, max_tokens: int, batch_size: int, seed: int, epoch: int
-) -> Iterator[Batch]:
-    """The `len(views) // batch_size` batches of one epoch, counted from 1; what fills no batch is left out."""
-    stream = views.items(seed, epoch)
-    for _ in range(len(views) // batch_size):
-        pictures, captions, positives = zip(*islice(stream, batch_size), strict=True)
-        ids, mask = text.tokenize(tokenizer, captions, max_tokens)
-        yield Batch(
-            to_pixels(list(pictures)),
-            ids,
-            mask,
-            _numbers(positives),
-            _numbers([text.normalise(c) for c in captions]),
-        )
-
-
 def _shuffled(rows: int, seed: int, epoch: int) -> Iterator[int]:
     yield from map(int, torch.randperm(rows, generator=_generator(seed, epoch)).numpy())
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * EPOCHS_APART + epoch)
-
-
-def _numbers(names: Sequence[str]) -> Tensor:
-    """Equal names -> equal integers."""
-    known: dict[str, int] = {}
-    return torch.tensor([known.setdefault(name, len(known)) for name in names])

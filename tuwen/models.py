@@ -15,7 +15,8 @@ import torch
 from tuwen import manifest, model, pairs, train
 from tuwen.embed import embed_captions, embed_pictures, read_pictures
 from tuwen.errors import UserError
-from tuwen.feed import Mixed, OnlineViews, StoredViews, Views, batches
+from tuwen.feed import Mixed, OnlineViews, StoredViews, Views
+from tuwen.loader import batches
 from tuwen.params import Fit, Params
 from tuwen.recall import hits, judge
 from tuwen.stream import StreamedViews, basic_characters

@@ -19,14 +19,14 @@ from tuwen.model import MAX_SCALE, DualEncoder, device
 from tuwen.progress import follow
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
-    from tuwen.feed import Batch
+    from tuwen.loader import Batch
     from tuwen.params import Fit
 
 Record = dict[str, float]
 TEXT_PARTS = 8  # a caption is padded to the longest of its eighth of the batch
 CHECKPOINTS = Path(".cache/train")
 DECIDING_CODE = (
-    *("embed", "feed", "images", "loss", "model", "models"),
+    *("embed", "feed", "images", "loader", "loss", "model", "models"),
     *("pairs", "recall", "remote", "search", "shards", "stream", "text", "train", "views"),
 )
 
@@ -92,7 +92,7 @@ def step(
     if fit.freeze_text:
         model.text_tower.eval()  # dropout would move what must stay
     where = device()
-    pixels, ids, mask, positive_id, caption_id = (column.to(where, non_blocking=True) for column in batch)
+    pixels, ids, mask, positive_id, caption_id = (column.to(where, non_blocking=True) for column in batch[:5])
     positive = same_id(positive_id, positive_id) | same_id(caption_id, caption_id)
     with (
         _attention(where),

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 from tuwen import pairs, train
 from tuwen.evaluate import pair_cosines
-from tuwen.feed import Batch
 from tuwen.images import square, to_pixels
+from tuwen.loader import Batch
 from tuwen.model import DualEncoder
 from tuwen.params import Fit
 from tuwen.text import build_vocabulary, load_tokenizer, tokenize

@@ -7,8 +7,9 @@ import torch
 from tests.training_world import SIZE_PX, caption, drawn, settings, write_set
 from tuwen import pairs, text
 from tuwen.augment import augment
-from tuwen.feed import Mixed, OnlineViews, StoredViews, batches, window
+from tuwen.feed import Mixed, OnlineViews, StoredViews, window
 from tuwen.images import decode
+from tuwen.loader import batches
 from tuwen.views import Viewer, rows_of
 
 POLICY = settings().baseline.policy

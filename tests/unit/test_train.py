@@ -5,7 +5,7 @@ import torch
 
 from tuwen import train
 from tuwen.errors import UserError
-from tuwen.feed import Batch
+from tuwen.loader import Batch
 from tuwen.model import DualEncoder
 from tuwen.params import Fit
 
