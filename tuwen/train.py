@@ -27,7 +27,7 @@ TEXT_PARTS = 8  # a caption is padded to the longest of its eighth of the batch
 CHECKPOINTS = Path(".cache/train")
 DECIDING_CODE = (
     *("embed", "feed", "images", "loader", "loss", "model", "models"),
-    *("pairs", "recall", "remote", "search", "shards", "stream", "text", "train", "views"),
+    *("pairs", "recall", "remote", "search", "shards", "siblings", "stream", "text", "train", "views"),
 )
 
 
