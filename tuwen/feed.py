@@ -1,5 +1,6 @@
 """What a training is fed with: views of pairs in an order that (seed, epoch) decides alone."""
 
+import hashlib
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -25,7 +26,8 @@ EPOCHS_APART = 1_000_003  # between the generators of two seeds
 class Batch(NamedTuple):
     """One step's input, B pairs: pixels [B, 3, S, S], ids and mask [B, L], and two columns [B] of ids.
 
-    Rows with an equal `positive_id` or an equal `caption_id` are positives of each other.
+    Rows with an equal `positive_id` or an equal `caption_id` are positives of each other, also where the rows stand
+    in the shares of different processes. pair_ids: for messages alone.
     """
 
     pixels: Tensor
@@ -33,6 +35,7 @@ class Batch(NamedTuple):
     mask: Tensor
     positive_id: Tensor
     caption_id: Tensor
+    pair_ids: tuple[str, ...] = ()
 
 
 class Item(NamedTuple):
@@ -41,6 +44,7 @@ class Item(NamedTuple):
     pixels: Pixels  # uint8 [S, S, 3]
     caption: str
     positive_id: str
+    pair_id: str
 
 
 class Views(Protocol):
@@ -60,7 +64,7 @@ class StoredViews:
         self._data = augmented.parent
         table = pairs.read_table(augmented / "views.parquet", VIEWS)
         asked = pc.is_in(table["split"], value_set=pa.array(sorted(splits)))
-        kept = ["positive_id", "caption", "shard", "offset", "size"]
+        kept = ["pair_id", "positive_id", "caption", "shard", "offset", "size"]
         self._rows = table.filter(asked).select(kept).combine_chunks()
         self._kept = _Kept()
 
@@ -72,7 +76,7 @@ class StoredViews:
         for index in _shuffled(len(self), seed, epoch):
             (row,) = self._rows.slice(index, 1).to_pylist()
             picture = self._kept.picture(self._data, row)
-            yield Item(square(picture, picture.width), row["caption"], row["positive_id"])
+            yield Item(square(picture, picture.width), row["caption"], row["positive_id"], row["pair_id"])
 
 
 class OnlineViews:
@@ -113,7 +117,7 @@ class OnlineViews:
         for index in _shuffled(len(rows), seed, epoch):
             row = self._rows[rows[index]]
             view = self._viewer.view(self._kept.picture(self._data, row), row, int(views[index]))
-            yield Item(view.pixels, view.caption, positive_of(row, view))
+            yield Item(view.pixels, view.caption, positive_of(row, view), row["pair_id"])
 
     def _shown(self, seed: int, epoch: int) -> tuple[pairs.Rows, pairs.Rows]:
         """Row and view number, counted from 1, of all that the epoch shows; in the order of the rows."""
@@ -177,12 +181,27 @@ def window(rows: int, weight: float, epoch: int) -> range:
 
 
 def batches(
-    views: Views, tokenizer: Any, *, max_tokens: int, batch_size: int, seed: int, epoch: int
+    views: Views,
+    tokenizer: Any,
+    *,
+    max_tokens: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    first_step: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[Batch]:
-    """The `len(views) // batch_size` batches of one epoch, counted from 1; what fills no batch is left out."""
-    stream = views.items(seed, epoch)
-    for _ in range(len(views) // batch_size):
-        pictures, captions, positives = zip(*islice(stream, batch_size), strict=True)
+    """The `len(views) // batch_size` batches of one epoch, counted from 1; what fills no batch is left out.
+
+    first_step: batches that were seen before the training was broken off. rank of ranks: the share of each batch
+    that this process gets; all shares together are the batch that one process alone would get.
+    """
+    share = batch_size // ranks
+    stream = islice(views.items(seed, epoch), first_step * batch_size, None)
+    for _ in range(first_step, len(views) // batch_size):
+        items = list(islice(stream, batch_size))[rank * share : (rank + 1) * share]
+        pictures, captions, positives, pair_ids = zip(*items, strict=True)
         ids, mask = text.tokenize(tokenizer, captions, max_tokens)
         yield Batch(
             to_pixels(list(pictures)),
@@ -190,6 +209,7 @@ def batches(
             mask,
             _numbers(positives),
             _numbers([text.normalise(c) for c in captions]),
+            pair_ids,
         )
 
 
@@ -202,6 +222,6 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
 
 
 def _numbers(names: Sequence[str]) -> Tensor:
-    """Equal names -> equal integers."""
-    known: dict[str, int] = {}
-    return torch.tensor([known.setdefault(name, len(known)) for name in names])
+    """Equal names -> equal integers, in every process: 63 bits of a digest, so that no two names meet by chance."""
+    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
+    return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests])

@@ -111,7 +111,7 @@ class StreamedViews:
             return None
         row = found._asdict() | {"paraphrase": None}
         view = self._viewer.view(picture, row, found.lap + 1)
-        return Item(view.pixels, view.caption, positive_of(row, view))
+        return Item(view.pixels, view.caption, positive_of(row, view), found.pair_id)
 
     def _decoded(self, encoded: bytes) -> Image.Image | None:
         try:

@@ -35,9 +35,10 @@ def data(tmp_path_factory):
     return folder
 
 
-def epoch(views, data, number: int, batch_size: int = 3) -> list:
+def epoch(views, data, number: int, batch_size: int = 3, **share: int) -> list:
     tokenizer = text.load_tokenizer(data / "vocab.txt")
-    return list(batches(views, tokenizer, max_tokens=24, batch_size=batch_size, seed=0, epoch=number))
+    settings = {"max_tokens": 24, "batch_size": batch_size, "seed": 0, "epoch": number}
+    return list(batches(views, tokenizer, **settings, **share))
 
 
 def rows_seen(made: list) -> list:
@@ -104,8 +105,25 @@ def test_an_epoch_sees_each_row_at_most_once_and_drops_what_fills_no_batch(data)
 def test_rows_of_one_picture_and_equal_captions_share_their_ids(data) -> None:
     views = StoredViews(data / "augmented", ["train"])
     (batch,) = epoch(views, data, 1, batch_size=14)
-    assert torch.bincount(batch.positive_id).tolist() == [2] * 7
-    assert torch.equal(batch.positive_id, batch.caption_id)  # both views of a picture have its one caption
+    pictures, times = torch.unique(batch.positive_id, return_counts=True)
+    assert times.tolist() == [2] * 7
+    same = batch.positive_id[:, None] == batch.positive_id
+    assert torch.equal(same, batch.caption_id[:, None] == batch.caption_id)  # both views have the one caption
+    named: dict[str, int] = dict(zip(batch.pair_ids, batch.positive_id.tolist(), strict=True))
+    assert len(named) == len(pictures) == 7
+
+
+def test_the_shares_of_two_processes_are_the_batch_of_one_and_an_epoch_can_be_entered_midway(data) -> None:
+    views = StoredViews(data / "augmented", ["train"])
+    whole = epoch(views, data, 2, batch_size=4)
+    halves = [epoch(views, data, 2, batch_size=4, rank=rank, ranks=2) for rank in (0, 1)]
+    for batch, *shares in zip(whole, *halves, strict=True):
+        assert torch.equal(batch.pixels, torch.cat([share.pixels for share in shares]))
+        for name in ("positive_id", "caption_id"):
+            assert torch.equal(getattr(batch, name), torch.cat([getattr(share, name) for share in shares]))
+        assert batch.pair_ids == sum((share.pair_ids for share in shares), ())
+    later = epoch(views, data, 2, batch_size=4, first_step=1)
+    assert rows_seen(later) == rows_seen(whole[1:])
 
 
 def test_a_window_takes_every_place_of_the_walk_once() -> None:
