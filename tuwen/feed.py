@@ -4,7 +4,7 @@ import hashlib
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tuwen import pairs, shards, text
 from tuwen.images import Pixels, decode, square, to_pixels
+from tuwen.siblings import without_siblings
 from tuwen.views import VIEWS, Viewer, positive_of, rows_of
 
 KEPT_BYTES = 1 << 30  # decoded pictures kept in memory; the rest is decoded each time
@@ -26,8 +27,8 @@ EPOCHS_APART = 1_000_003  # between the generators of two seeds
 class Batch(NamedTuple):
     """One step's input, B pairs: pixels [B, 3, S, S], ids and mask [B, L], and two columns [B] of ids.
 
-    Rows with an equal `positive_id` or an equal `caption_id` are positives of each other, also where the rows stand
-    in the shares of different processes. pair_ids: for messages alone.
+    Rows with an equal `positive_id` or an equal `caption_id` are positives of each other, in the shares of other
+    processes too. pair_ids: for messages alone.
     """
 
     pixels: Tensor
@@ -191,17 +192,23 @@ def batches(
     first_step: int = 0,
     rank: int = 0,
     ranks: int = 1,
+    apart: bool = False,
 ) -> Iterator[Batch]:
     """The `len(views) // batch_size` batches of one epoch, counted from 1; what fills no batch is left out.
 
     first_step: batches that were seen before the training was broken off. rank of ranks: the share of each batch
-    that this process gets; all shares together are the batch that one process alone would get.
+    that this process gets; all shares together are the batch that one process alone would get. apart: no batch
+    holds two items of one picture or caption.
     """
     share = batch_size // ranks
-    stream = islice(views.items(seed, epoch), first_step * batch_size, None)
+    items = views.items(seed, epoch)
+    if apart:
+        # what still waits for other pictures at the end meets some of the epoch's first ones a second time
+        items = without_siblings(chain(items, views.items(seed, epoch)), batch_size)
+    stream = islice(items, first_step * batch_size, None)
     for _ in range(first_step, len(views) // batch_size):
-        items = list(islice(stream, batch_size))[rank * share : (rank + 1) * share]
-        pictures, captions, positives, pair_ids = zip(*items, strict=True)
+        part = list(islice(stream, batch_size))[rank * share : (rank + 1) * share]
+        pictures, captions, positives, pair_ids = zip(*part, strict=True)
         ids, mask = text.tokenize(tokenizer, captions, max_tokens)
         yield Batch(
             to_pixels(list(pictures)),
@@ -222,6 +229,6 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
 
 
 def _numbers(names: Sequence[str]) -> Tensor:
-    """Equal names -> equal integers, in every process: 63 bits of a digest, so that no two names meet by chance."""
+    """Equal names -> equal integers, in every process: of 63 bits, so that no two names meet by chance."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
     return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests])
