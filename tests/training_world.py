@@ -25,6 +25,18 @@ SMALL = {
     "image": {"patch_px": 8, "width": 64, "layers": 1, "patch_dropout": 0.5},
     "text": {"width": 64, "layers": 1, "dropout": 0.0},
 }
+FIT = {
+    **{"epochs": 4, "batch_size": 8, "chunk": None, "lr": 2e-3, "muon_lr": 2e-3, "weight_decay": 0.1},
+    **{"warmup_steps": 2, "max_grad_norm": 1.0, "precision": "fp32", "gradient_checkpointing": False},
+    **{"compile": False, "freeze": "none", "siblings": "positives", "ema": None},
+    "select": {"epochs": False, "wise_ft": []},
+}
+TINY = {
+    "dim": 32,
+    "image": {"size_px": 16, "patch_px": 8, "width": 64, "layers": 1, "patch_dropout": 0.5},
+    "text": {"width": 64, "layers": 1, "dropout": 0.1, "max_tokens": 12},
+    "vocabulary": 24,
+}
 Members = Iterable[tuple[str, bytes]]
 
 
@@ -98,12 +110,17 @@ def make_all(views: Views, seed: int, epoch: int) -> list[Made]:
     ]
 
 
+def fit(**changes: Any) -> params.Fit:
+    """Settings for a training of seconds."""
+    return params.Fit(**(FIT | changes))
+
+
 def settings(**changes: Mapping[str, Any]) -> params.Params:
     """The smoke preset with a tiny model, 16 px and batches of four; changes: group -> keys to set."""
     values = YAML(typ="safe", pure=True).load(REPOSITORY / "presets/smoke.yaml")
     values |= {"model": SMALL, "image": {"size_px": SIZE_PX}}
     for group in ("baseline", "finetune"):
-        values[group]["fit"] |= {"batch_size": 4, "epochs": 2, "precision": "fp32", "freeze_text": False}
+        values[group]["fit"] |= {"batch_size": 4, "epochs": 2, "precision": "fp32", "freeze": "none"}
     for group, new in changes.items():
         values[group] = values[group] | new if isinstance(values[group], dict) and group != "corpus" else new
     return params.Params.model_validate(values)

@@ -6,7 +6,7 @@ Shapes: B items, S pixels a side, L tokens, D dimensions of the common space, I 
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,15 @@ class DualEncoder(nn.Module):
         weight_BL1 = mask_BL[..., None].to(hidden_BLW.dtype)
         mean_BW = (hidden_BLW * weight_BL1).sum(1) / weight_BL1.sum(1)
         return nn.functional.normalize(self.text_projection(mean_BW).float(), dim=-1)
+
+    def set_gradient_checkpointing(self, on: bool) -> None:
+        """Keep each layer's input alone and compute the rest again in the backward pass, or not."""
+        image, text = cast(Any, self.image_tower), cast(Any, self.text_tower)
+        image.set_grad_checkpointing(on)
+        if on:
+            text.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            text.gradient_checkpointing_disable()
 
     @property
     def scale(self) -> Tensor:
