@@ -27,7 +27,8 @@ TEXT_PARTS = 8  # a caption is padded to the longest of its eighth of the batch
 CHECKPOINTS = Path(".cache/train")
 DECIDING_CODE = (
     *("embed", "feed", "images", "loss", "model", "models"),
-    *("pairs", "recall", "remote", "search", "shards", "stream", "text", "train", "views"),
+    *("pairs", "recall", "remote", "search", "shards", "states", "stream", "text", "towers", "train"),
+    *("views", "vit"),
 )
 
 
@@ -61,7 +62,7 @@ def train(
     model.to(device())
     if fit.precision == "bf16" and not has_bf16(device()):
         print("this machine has no bf16 units: fp32 instead", flush=True)
-    for parameter in _text_parameters(model):
+    for parameter in model.text_parameters():
         parameter.requires_grad_(not fit.freeze_text)
     optimizers = make_optimizers(model, fit)
     records = _resume(checkpoint, model, optimizers)
@@ -211,11 +212,6 @@ def _encode_text_by_length(model: DualEncoder, ids: Tensor, mask: Tensor) -> Ten
         for rows in order.chunk(TEXT_PARTS)
     ]
     return torch.cat(parts)[order.argsort()]
-
-
-def _text_parameters(model: DualEncoder) -> Iterator[torch.nn.Parameter]:
-    yield from model.text_tower.parameters()
-    yield from model.text_projection.parameters()
 
 
 def _attention(where: str) -> contextlib.AbstractContextManager[None]:
