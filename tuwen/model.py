@@ -1,7 +1,7 @@
 """The dual encoder: a picture tower and a text tower that map into one space of unit vectors.
 
-A model folder holds config.json (the layers), model.safetensors, vocab.txt and preprocessor.json (what becomes of a
-picture and of a text before the layers).
+A model folder holds config.json (the layers), model.safetensors, vocab.txt and preprocessor.json (what becomes of
+a picture and of a text before the layers).
 Shapes: B items, S pixels a side, L tokens, D dimensions of the common space, I images, T texts.
 """
 
@@ -26,9 +26,10 @@ REMAKE = "make the model again with `dvc repro`, or fetch it with `dvc pull`"
 class DualEncoder(nn.Module):
     """Picture tower, text tower, a projection each, a temperature; built by `config` alone.
 
-    config: `dim`, `image` (`kind`, `size_px` and the rest of tuwen/towers.py; `mean` and `std` of its pixels, 0..1,
-    where they are not CLIP's), `text` (`max_tokens`, `width`, `layers`, `dropout`, the rest of tuwen/towers.py, and
-    `pool`: `first` takes the vector of [CLS], `mean` the average over the tokens), `vocabulary` (number of tokens).
+    config: `dim`; `image` (`kind`, `size_px` and the rest of tuwen/towers.py, and `mean` and `std` of its pixels,
+    0..1, where they are not CLIP's); `text` (`max_tokens`, `width`, `layers`, `dropout`, the rest of
+    tuwen/towers.py, and `pool`: `first` takes the vector of [CLS], `mean` the average over the tokens);
+    `vocabulary` (number of tokens).
     """
 
     pixel_factor: Tensor

@@ -43,14 +43,8 @@ def vit(size_px: int, patch_px: int, width: int, layers: int) -> dict[str, Any]:
     """CLIP's vision transformer as it was published. Heads are 64 wide, but 80 where the width is H/14's 1280."""
     heads = width // (80 if width == 1280 else 64)
     shape = {"size_px": size_px, "patch_px": patch_px, "width": width, "layers": layers, "heads": heads}
-    return {
-        "kind": "vit",
-        **shape,
-        "mlp": 4 * width,
-        "activation": "quick_gelu",
-        "eps": 1e-5,
-        "patch_dropout": 0.0,
-    }
+    inside = {"mlp": 4 * width, "activation": "quick_gelu", "eps": 1e-5, "patch_dropout": 0.0}
+    return {"kind": "vit", **shape, **inside}
 
 
 def resnet(size_px: int, width: int, layers: list[int]) -> dict[str, Any]:

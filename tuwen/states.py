@@ -46,12 +46,8 @@ def _tensors(path: Path, found: object) -> State:
     if not isinstance(inner, Mapping) or not inner or not all(isinstance(v, Tensor) for v in inner.values()):
         raise UserError(f"{path}: expected names with tensors, or such under `state_dict`, got something else")
     parallel = all(name.startswith("module.") for name in inner)
-    return {
-        name.removeprefix("module.") if parallel else name: tensor.float()
-        if tensor.is_floating_point()
-        else tensor
-        for name, tensor in inner.items()
-    }
+    plain = {name.removeprefix("module.") if parallel else name: tensor for name, tensor in inner.items()}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in plain.items()}
 
 
 def fill(layers: nn.Module, state: State, where: str) -> None:

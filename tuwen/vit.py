@@ -1,8 +1,9 @@
 """CLIP's vision transformer: the picture tower of every Chinese-CLIP ViT, of torch alone.
 
-Pre-norm blocks, [CLS] first, a norm before and after them (Radford et al. 2021, section 2.4). Query, key and value
-are one matrix, so that a block has four products.
-Shapes: B pictures, S pixels a side, N patches, L = N + 1 places, W width, H heads, D dimensions of the common space.
+Pre-norm blocks, [CLS] first, a norm before and after them (Radford et al. 2021, section 2.4). Query, key and
+value are one matrix, so that a block has four products.
+Shapes: B pictures, S pixels a side, N patches, L = N + 1 places, W width, H heads of E numbers, M numbers inside
+a perceptron, D dimensions of the common space.
 """
 
 from typing import Any
@@ -72,15 +73,15 @@ class Block(nn.Module):
 
     def forward(self, x_BLW: Tensor) -> Tensor:
         """[B, L, W] -> [B, L, W]."""
-        q_BHLE, k_BHLE, v_BHLE = (
-            self.qkv(self.norm1(x_BLW)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )
+        qkv_BL3HE = self.qkv(self.norm1(x_BLW)).unflatten(-1, (3, self.heads, -1))
+        q_BHLE, k_BHLE, v_BHLE = qkv_BL3HE.permute(2, 0, 3, 1, 4)
         seen_BHLE = nn.functional.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE)
         x_BLW = x_BLW + self.out(seen_BHLE.transpose(1, 2).flatten(2))
         inner_BLM = self.fc1(self.norm2(x_BLW))
         # OpenAI trained with the rough form, and its weights with the exact one are worth points less
         inner_BLM = inner_BLM * torch.sigmoid(1.702 * inner_BLM) if self.quick else nn.functional.gelu(inner_BLM)
-        return x_BLW + self.fc2(inner_BLM)
+        out: Tensor = x_BLW + self.fc2(inner_BLM)
+        return out
 
 
 def _some(patch_BNW: Tensor, share: float) -> Tensor:
