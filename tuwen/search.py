@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 
 from tuwen.errors import UserError
+from tuwen.hardware import has_bf16
+from tuwen.shortlist import Found, Side, shortlists, side, single_slack
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -69,24 +71,64 @@ def top_k(queries: Vectors, gallery: Vectors, k: int) -> tuple[Rows, Vectors]:
 
     queries [Q, D], gallery [G, D]; unit rows make the score a cosine. Equal scores: lower gallery row first.
     Raises UserError for NaN, zero vectors, different dimensions, an empty gallery, and k over the gallery.
+    Memory as `top_k_both`.
     """
-    _check_pair(queries, gallery)
-    if not 1 <= k <= len(gallery):
-        raise UserError(f"k must be 1 to {len(gallery)}, the size of the gallery, got {k}; lower k")
+    _check_pair("queries", queries, "gallery", gallery)
+    _check_k(k, "gallery", gallery)
+    if not len(queries):
+        return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
+    asked, searched = _sides(queries, gallery)
+    return _best(queries, gallery, shortlists(asked, searched, k, both=False)[0], single_slack(asked, searched), k)
+
+
+def top_k_both(
+    images: Vectors, texts: Vectors, k: int
+) -> tuple[tuple[Rows, Vectors], tuple[Rows, Vectors]]:
+    """`top_k` of the images among the texts and of the texts among the images, from one pass over the scores.
+
+    images [I, D], texts [T, D]; returns (text ids [I, k], scores [I, k]), (image ids [T, k], scores [T, k]).
+    Beside the vectors it holds their low-precision copies, one maximum per 32 scores and direction, a tile of
+    scores (64 MB; or 32 images' scores where the texts are more than half a million), and the items in question
+    of some queries, 17 million at most; with 50,000 x 50,000 x 512 it stays under 1.5 GB in all.
+    Raises UserError as `top_k`.
+    """
+    _check_pair("images", images, "texts", texts)
+    _check_k(k, "texts", texts)
+    _check_k(k, "images", images)
+    image_side, text_side = _sides(images, texts)
+    by_image, by_text = shortlists(image_side, text_side, k, both=True)
+    return (
+        _best(images, texts, by_image, single_slack(image_side, text_side), k),
+        _best(texts, images, by_text, single_slack(text_side, image_side), k),
+    )
+
+
+def _sides(queries: Vectors, gallery: Vectors) -> tuple[Side, Side]:
+    assert torch.get_float32_matmul_precision() == "highest"  # else the error bound does not hold
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    low = torch.bfloat16 if has_bf16(where) else torch.float32
+    return side(torch.from_numpy(queries).to(where), low), side(torch.from_numpy(gallery).to(where), low)
+
+
+def _best(
+    queries: Vectors, gallery: Vectors, shortlist: Iterator[Found], slack: torch.Tensor, k: int
+) -> tuple[Rows, Vectors]:
+    """Order each query's items in question by their float64 scores, but those a float32 product rules out."""
     ids = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k), np.float32)
-    slack_Q = _slack(queries, gallery)
-    for start, block_BG in _score_blocks(queries, gallery):
-        rows = slice(start, start + len(block_BG))
-        # k items have a product of at least `least`, so an item of the true top k cannot lie below it by more
-        # than the rounding error of its own product plus that of the k-th
-        least_B = block_BG.topk(k, dim=1).values[:, -1] - 2 * torch.from_numpy(slack_Q[rows])
-        row, item = (n.numpy() for n in (block_BG >= least_B[:, None]).nonzero(as_tuple=True))
-        exact = _exact(queries, gallery, start + row, item)
-        order = np.lexsort((item, -exact, row))
-        first_B = np.searchsorted(row, np.arange(len(block_BG)))  # `row` is sorted already
-        best = order[first_B[:, None] + np.arange(k)]
-        ids[rows], scores[rows] = item[best], exact[best]
+    slack_Q = slack.cpu().numpy()
+    for found in shortlist:
+        query, item, product = (column.cpu().numpy() for column in found[:3])
+        order = np.lexsort((-product, query))
+        query, item, product = query[order], item[order], product[order]
+        asked_B, first_B, count_B = np.unique(query, return_index=True, return_counts=True)
+        least_B = product[first_B + k - 1] - 2 * slack_Q[asked_B]
+        near = product >= np.repeat(least_B, count_B)
+        query, item = query[near], item[near]
+        exact = _exact(queries, gallery, query, item)
+        order = np.lexsort((item, -exact, query))
+        best_Bk = order[np.searchsorted(query, asked_B)[:, None] + np.arange(k)]
+        ids[asked_B], scores[asked_B] = item[best_Bk], exact[best_Bk]
     return ids, scores
 
 
@@ -96,7 +138,7 @@ def ranks(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Rows:
     queries [Q, D], gallery [G, D], query and item [P]. Equal scores: lower gallery row first.
     Raises UserError as `top_k`.
     """
-    _check_pair(queries, gallery)
+    _check_pair("queries", queries, "gallery", gallery)
     by_query = np.argsort(query, kind="stable")
     query, item = query[by_query], item[by_query]
     score = _exact(queries, gallery, query, item)
@@ -119,16 +161,21 @@ def ranks(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Rows:
     return result
 
 
-def _check_pair(queries: Vectors, gallery: Vectors) -> None:
-    check_vectors(queries, "queries")
-    check_vectors(gallery, "gallery")
+def _check_pair(first: str, queries: Vectors, second: str, gallery: Vectors) -> None:
+    check_vectors(queries, first)
+    check_vectors(gallery, second)
     if not len(gallery):
-        raise UserError("the gallery is empty; there is nothing to search in")
+        raise UserError(f"{second}: no rows; there is nothing to search in")
     if queries.shape[1] != gallery.shape[1]:
         raise UserError(
-            f"queries have {queries.shape[1]} dimensions, the gallery has {gallery.shape[1]}; "
+            f"{first} have {queries.shape[1]} dimensions, {second} {gallery.shape[1]}; "
             "both must come from the same model"
         )
+
+
+def _check_k(k: int, name: str, gallery: Vectors) -> None:
+    if not 1 <= k <= len(gallery):
+        raise UserError(f"k must be 1 to {len(gallery)}, the number of {name}, got {k}; lower k")
 
 
 def _slack(queries: Vectors, gallery: Vectors) -> Vectors:
