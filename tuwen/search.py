@@ -9,12 +9,14 @@ Shapes: Q queries, G gallery items, D dimensions, P pairs.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from tuwen.errors import UserError
 from tuwen.hardware import has_bf16
@@ -23,8 +25,9 @@ from tuwen.shortlist import Found, Side, shortlists, side, single_slack
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-BLOCK_SCORES = 1 << 24  # float32 scores held at once (64 MB), or one query's when the gallery is larger
-EXACT_PAIRS = 1 << 14  # pairs computed in float64 at once
+BLOCK_SCORES = 1 << 22  # float32 scores held at once by `ranks` (16 MB): they stay in the cache
+BLOCK_ITEMS = 1 << 13
+EXACT_PAIRS = 1 << 9  # pairs computed in float64 at once: their numbers stay in the cache
 UNIT_TOLERANCE = 1e-3
 
 
@@ -74,16 +77,14 @@ def top_k(queries: Vectors, gallery: Vectors, k: int) -> tuple[Rows, Vectors]:
     Memory as `top_k_both`.
     """
     _check_pair("queries", queries, "gallery", gallery)
-    _check_k(k, "gallery", gallery)
+    _check_k(k, "the gallery", gallery)
     if not len(queries):
         return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
     asked, searched = _sides(queries, gallery)
     return _best(queries, gallery, shortlists(asked, searched, k, both=False)[0], single_slack(asked, searched), k)
 
 
-def top_k_both(
-    images: Vectors, texts: Vectors, k: int
-) -> tuple[tuple[Rows, Vectors], tuple[Rows, Vectors]]:
+def top_k_both(images: Vectors, texts: Vectors, k: int) -> tuple[tuple[Rows, Vectors], tuple[Rows, Vectors]]:
     """`top_k` of the images among the texts and of the texts among the images, from one pass over the scores.
 
     images [I, D], texts [T, D]; returns (text ids [I, k], scores [I, k]), (image ids [T, k], scores [T, k]).
@@ -103,15 +104,16 @@ def top_k_both(
     )
 
 
-def _sides(queries: Vectors, gallery: Vectors) -> tuple[Side, Side]:
+def _sides(queries: Vectors, gallery: Vectors, low: torch.dtype | None = None) -> tuple[Side, Side]:
+    """Both on the machine's device; low: the precision of the pass, or else bfloat16 where that is faster."""
     assert torch.get_float32_matmul_precision() == "highest"  # else the error bound does not hold
     where = "cuda" if torch.cuda.is_available() else "cpu"
-    low = torch.bfloat16 if has_bf16(where) else torch.float32
+    low = low or (torch.bfloat16 if has_bf16(where) else torch.float32)
     return side(torch.from_numpy(queries).to(where), low), side(torch.from_numpy(gallery).to(where), low)
 
 
 def _best(
-    queries: Vectors, gallery: Vectors, shortlist: Iterator[Found], slack: torch.Tensor, k: int
+    queries: Vectors, gallery: Vectors, shortlist: Iterator[Found], slack: Tensor, k: int
 ) -> tuple[Rows, Vectors]:
     """Order each query's items in question by their float64 scores, but those a float32 product rules out."""
     ids = np.empty((len(queries), k), np.int64)
@@ -119,7 +121,7 @@ def _best(
     slack_Q = slack.cpu().numpy()
     for found in shortlist:
         query, item, product = (column.cpu().numpy() for column in found[:3])
-        order = np.lexsort((-product, query))
+        order = np.argsort(_key(query, product))
         query, item, product = query[order], item[order], product[order]
         asked_B, first_B, count_B = np.unique(query, return_index=True, return_counts=True)
         least_B = product[first_B + k - 1] - 2 * slack_Q[asked_B]
@@ -139,33 +141,69 @@ def ranks(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Rows:
     Raises UserError as `top_k`.
     """
     _check_pair("queries", queries, "gallery", gallery)
-    by_query = np.argsort(query, kind="stable")
-    query, item = query[by_query], item[by_query]
-    score = _exact(queries, gallery, query, item)
-    slack = _slack(queries, gallery)[query]
+    order = np.argsort(query, kind="stable")
+    query, item = query[order], item[order]
+    own = _exact(queries, gallery, query, item)
+    asked, searched = _sides(queries, gallery, torch.float32)
+    above, below = _edges(own, asked, searched, query)
     ahead = np.zeros(len(query), np.int64)
-    for start, block_BG in _score_blocks(queries, gallery):
-        low, high = np.searchsorted(query, [start, start + len(block_BG)])
-        for first in range(low, high, len(block_BG)):
-            p = slice(first, min(first + len(block_BG), high))
-            near_PG = block_BG[torch.from_numpy(query[p] - start)]
-            above = torch.from_numpy((score[p] + slack[p]).astype(np.float32))[:, None]
-            below = torch.from_numpy((score[p] - slack[p]).astype(np.float32))[:, None]
-            ahead[p] += (near_PG > above).sum(dim=1).numpy()
-            pair, rival = (n.numpy() for n in ((near_PG <= above) & (near_PG >= below)).nonzero(as_tuple=True))
-            exact, own = _exact(queries, gallery, query[p][pair], rival), score[p][pair]
-            before = (exact > own) | ((exact == own) & (rival < item[p][pair]))
-            ahead[p] += np.bincount(pair[before], minlength=p.stop - p.start)
+    for first, row, p, product_BG in _blocks(asked.full, searched.full, query):
+        higher, pair, rival = _compare(product_BG.index_select(0, row), above[p], below[p])
+        pair, rival = pair + p.start, rival + first
+        exact = _exact(queries, gallery, query[pair], rival)
+        before = (exact > own[pair]) | ((exact == own[pair]) & (rival < item[pair]))
+        ahead[p] += higher + np.bincount(pair[before] - p.start, minlength=len(higher))
     result = np.empty_like(ahead)
-    result[by_query] = ahead + 1
+    result[order] = ahead + 1
     return result
+
+
+def _edges(own: npt.NDArray[np.float64], asked: Side, searched: Side, query: Rows) -> tuple[Tensor, Tensor]:
+    """From one to the other, [P] each, a float32 product does not tell whether it beats the pair's own score."""
+    slack = single_slack(asked, searched).cpu().numpy()[query]
+    own = own * 2.0 ** -(asked.exponent + searched.exponent)
+    above, below = (torch.from_numpy(edge.astype(np.float32)) for edge in (own + slack, own - slack))
+    return above.to(asked.full.device), below.to(asked.full.device)
+
+
+def _blocks(queries: Tensor, gallery: Tensor, query: Rows) -> Iterator[tuple[int, Tensor, slice, Tensor]]:
+    """Yield (first item, row of each pair in the block, the pairs, products [B, C]); `query` [P] is sorted."""
+    names, place = np.unique(query, return_inverse=True)
+    step = max(1, BLOCK_SCORES // BLOCK_ITEMS)
+    for start in range(0, len(names), step):
+        low, high = np.searchsorted(place, [start, start + step]).tolist()
+        asked_BD = queries[torch.from_numpy(names[start : start + step])]
+        row = torch.from_numpy(place[low:high] - start).to(queries.device)
+        for first in range(0, len(gallery), BLOCK_ITEMS):
+            product_BC = asked_BD @ gallery[first : first + BLOCK_ITEMS].T
+            for some in range(low, high, step):  # a query can have many pairs
+                p = slice(some, min(some + step, high))
+                yield first, row[p.start - low : p.stop - low], p, product_BC
+
+
+def _compare(product_PG: Tensor, above_P: Tensor, below_P: Tensor) -> tuple[Rows, Rows, Rows]:
+    """How many products [P] lie over `above`, and the places (row, column) of those from `below` to it.
+
+    Counted in bytes and looked for eight at a time, as bool sums and searches take longer than the product.
+    """
+    over_PG = product_PG > above_P[:, None]
+    near_PG = over_PG ^ (product_PG >= below_P[:, None])
+    over_PG, near_PG = (torch.nn.functional.pad(mask, (0, -mask.shape[1] % 64)) for mask in (over_PG, near_PG))
+    higher = over_PG.view(torch.int8).view(len(over_PG), 64, -1).sum(dim=1, dtype=torch.int8)  # 64 at most
+    row, word = near_PG.view(torch.int64).nonzero(as_tuple=True)
+    found, byte = near_PG.view(len(near_PG), -1, 8)[row, word].nonzero(as_tuple=True)
+    places = row[found], word[found] * 8 + byte
+    return higher.sum(dim=1, dtype=torch.int64).cpu().numpy(), places[0].cpu().numpy(), places[1].cpu().numpy()
 
 
 def _check_pair(first: str, queries: Vectors, second: str, gallery: Vectors) -> None:
     check_vectors(queries, first)
     check_vectors(gallery, second)
     if not len(gallery):
-        raise UserError(f"{second}: no rows; there is nothing to search in")
+        raise UserError(f"{second}: empty, no rows; there is nothing to search in")
+    for name, vectors in ((first, queries), (second, gallery)):
+        if vectors.dtype != np.float32:
+            raise UserError(f"{name}: float32 expected, got {vectors.dtype}; use .astype(np.float32)")
     if queries.shape[1] != gallery.shape[1]:
         raise UserError(
             f"{first} have {queries.shape[1]} dimensions, {second} {gallery.shape[1]}; "
@@ -175,34 +213,24 @@ def _check_pair(first: str, queries: Vectors, second: str, gallery: Vectors) -> 
 
 def _check_k(k: int, name: str, gallery: Vectors) -> None:
     if not 1 <= k <= len(gallery):
-        raise UserError(f"k must be 1 to {len(gallery)}, the number of {name}, got {k}; lower k")
+        raise UserError(f"k must be 1 to {len(gallery)}, the rows of {name}, got {k}; lower k")
 
 
-def _slack(queries: Vectors, gallery: Vectors) -> Vectors:
-    """Per query [Q], more than a float32 dot product of D terms can be wrong by, in any order of summation.
-
-    Higham, Accuracy and Stability of Numerical Algorithms, 2002, eq. 3.5: |error| <= D u / (1 - D u) |x| |y|
-    with u = eps / 2; the double of it also covers the rounding of the thresholds that are made from it.
-    """
-    dimensions = queries.shape[1]
-    longest = np.linalg.norm(gallery, axis=1).max()
-    eps = np.finfo(np.float32).eps
-    return np.asarray((dimensions + 2) * eps * longest * np.linalg.norm(queries, axis=1), np.float32)
-
-
-def _score_blocks(queries: Vectors, gallery: Vectors) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (first query, float32 scores [B, G])."""
-    assert torch.get_float32_matmul_precision() == "highest"  # else the error bound does not hold
-    gallery_DG = torch.from_numpy(gallery).T
-    step = max(1, BLOCK_SCORES // len(gallery))
-    for start in range(0, len(queries), step):
-        yield start, torch.from_numpy(queries[start : start + step]) @ gallery_DG
+def _key(query: Rows, product: Vectors) -> Rows:
+    """One number per pair [P] that sorts by query, then by product, the largest first: sorted much faster."""
+    bits = product.view(np.int32)
+    ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))  # integers in the order of the floats
+    return (query << 32) - ordered
 
 
 def _exact(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> npt.NDArray[np.float64]:
     """The float64 score [P] of each pair; the same two vectors give the same bits wherever they stand."""
     scores = np.empty(len(query), np.float64)
-    for start in range(0, len(query), EXACT_PAIRS):
+
+    def fill(start: int) -> None:
         p = slice(start, start + EXACT_PAIRS)
         scores[p] = (queries[query[p]].astype(np.float64) * gallery[item[p]]).sum(axis=1)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(fill, range(0, len(query), EXACT_PAIRS)))
     return scores

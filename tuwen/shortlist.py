@@ -10,17 +10,17 @@ there are copies among near-copies, all of them where low precision tells nothin
 The bound. Let x, y be the vectors, x', y' what they are rounded to, p the computed product of x' and y', and r the
 number that p is stored as. Then |xy - r| <= e + c|r| with
 
-    e = |x - x'| |y| + |x'| |y - y'|      Cauchy and Schwarz; the residuals are measured, vector by vector
-      + (D + 16) 2^-22 |x'| |y'|          any order of summation in float32 errs by at most D 2^-24 |x'| |y'| (1 + tiny)
-                                          (Higham, Accuracy and Stability of Numerical Algorithms, 2002, eq. 3.5); four
-                                          times that covers units that cut off instead of rounding, and the rounding
-                                          of the thresholds and of the float64 score itself
-      + (D + 16) 2^-100                   whatever is flushed to zero below 2^-126 (bf16 units do so)
-    c = 2^-8                              storing p as bf16; 0 where it stays float32
+    e = |x - x'| |y| + |x'| |y - y'|   Cauchy and Schwarz; the residuals are measured, vector by vector
+      + (D + 16) 2^-22 |x'| |y'|       summed in float32 in any order, |x'y' - p| <= D u / (1 - D u) |x'| |y'| with
+                                       u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 2002,
+                                       eq. 3.5); four times that covers units that cut off instead of rounding,
+                                       and the rounding of the thresholds and of the float64 score itself
+      + (D + 16) 2^-100                whatever is flushed to zero below 2^-126 (bf16 units do so)
+    c = 2^-8                           storing p as bf16; 0 where it stays float32
 
 with the largest |y| and |y - y'| of the gallery. k groups have a maximum of at least r_k, the k-th largest, so k
 items have a score of at least L = r_k - e - c|r_k|, and an item with r + e + c|r| < L is not among the first k.
-The same with |x - x'| = |y - y'| = c = 0 bounds the float32 product.
+The same with |x - x'| = |y - y'| = c = 0, and half of the third line, bounds the float32 product.
 
 Shapes: I images, T texts, D dimensions; of one direction: Q queries, N groups of its gallery, B queries at once.
 """
@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 
 GROUP = 32  # items; larger: fewer maxima to keep, more items to multiply again
-TILE_SCORES = 1 << 24  # scores held at once, or those of GROUP images where the texts are more
+TILE_SCORES = 1 << 22  # scores held at once: they stay in the cache for the two reductions
+TILE_TEXTS = 1 << 13
 CHUNK_MAXIMA = 1 << 22  # group maxima compared with their thresholds at once
 BATCH_GROUPS = 1 << 19  # (query, group) pairs multiplied again before the caller gets them
 SPAN = 16  # vectors whose largest value lies within 2^-SPAN and 2^SPAN are multiplied as they are
@@ -41,10 +42,11 @@ SPAN = 16  # vectors whose largest value lies within 2^-SPAN and 2^SPAN are mult
 class Side(NamedTuple):
     """The images or the texts: vectors, and what rounding takes from them."""
 
-    full: Tensor  # [N, D] float32
+    full: Tensor  # [N, D] float32, the vectors times 2^-exponent
     low: Tensor  # [N, D] in the precision of the pass
     length: Tensor  # [N] float64, |x|
     lost: Tensor  # [N] float64, |x - x'|
+    exponent: int
 
 
 class Found(NamedTuple):
@@ -59,18 +61,20 @@ class Found(NamedTuple):
 def side(vectors: Tensor, low: torch.dtype) -> Side:
     """Round vectors [N, D] float32 to `low`, and measure what is lost."""
     exponent = int(torch.frexp(vectors.abs().max()).exponent) if len(vectors) else 0
-    if abs(exponent) > SPAN:  # a power of two changes no order and no digit, but keeps the products in range
+    if abs(exponent) <= SPAN:
+        exponent = 0
+    else:  # a power of two changes no order and no digit, but keeps the products in range
         vectors = (vectors.double() * 2.0**-exponent).float()
     length = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
     if low == vectors.dtype:
-        return Side(vectors, vectors, length, torch.zeros_like(length))
+        return Side(vectors, vectors, length, torch.zeros_like(length), exponent)
     rounded = vectors.to(low)
     rounded[rounded.abs() < torch.finfo(low).tiny] = 0
     lost = [
         torch.linalg.vector_norm(a - b.float(), dim=1, dtype=torch.float64)
-        for a, b in zip(vectors.split(4096), rounded.split(4096), strict=True)
+        for a, b in zip(torch.split(vectors, 4096), torch.split(rounded, 4096), strict=True)
     ]
-    return Side(vectors, rounded, length, torch.cat(lost))
+    return Side(vectors, rounded, length, torch.cat(lost), exponent)
 
 
 def single_slack(queries: Side, gallery: Side) -> Tensor:
@@ -91,11 +95,12 @@ def low_slack(queries: Side, gallery: Side) -> Tensor:
 
 def shortlists(images: Side, texts: Side, k: int, both: bool) -> tuple[Iterator[Found], Iterator[Found]]:
     """Two iterators: texts that can be among an image's first k and, where `both`, images among a text's."""
-    row_IN, column_NT = _maxima(_padded(images.low), _interleaved(_padded(texts.low)), both)
-    by_image = _chunks(row_IN, torch.arange(len(row_IN)), len(images.full))
-    groups = column_NT.shape[1] // GROUP
-    text = torch.arange(column_NT.shape[1])
-    by_text = _chunks(column_NT.T, text % groups * GROUP + text // groups, len(texts.full))
+    low_T = _padded(texts.low)
+    image, text = (torch.arange(len(low) + -len(low) % GROUP, device=low.device) for low in (images.low, low_T))
+    row_IN, column_NT = _maxima(_padded(images.low), _tiles(low_T), both)
+    text = torch.cat(_tiles(text))
+    by_image = _chunks(row_IN, image, len(images.full))
+    by_text = _chunks(column_NT.T, text, len(texts.full))
     return _found(images, texts, by_image, k), _found(texts, images, by_text, k)
 
 
@@ -104,21 +109,33 @@ def _padded(low: Tensor) -> Tensor:
     return torch.cat([low, low[-1:].expand(-len(low) % GROUP, -1)])
 
 
-def _interleaved(low: Tensor) -> Tensor:
-    """Group n's item i, of N groups, moves from n GROUP + i to i N + n: a fast reduction finds it there."""
-    return low.view(-1, GROUP, low.shape[1]).transpose(0, 1).reshape(low.shape)
+def _tiles(items: Tensor) -> list[Tensor]:
+    """At most TILE_TEXTS each; there, item i of group n of N groups moves from n GROUP + i to i N + n.
+
+    A reduction over GROUP places that are N apart is fast, one over GROUP neighbours is not.
+    """
+    return [
+        part.view(-1, GROUP, *part.shape[1:]).transpose(0, 1).reshape(part.shape)
+        for part in torch.split(items, TILE_TEXTS)
+    ]
 
 
-def _maxima(images: Tensor, texts: Tensor, both: bool) -> tuple[Tensor, Tensor]:
-    """Largest score per image and text group, per image group and text; `texts` interleaved, and so are columns."""
-    row_IN = images.new_empty(len(images), len(texts) // GROUP)
-    column_NT = images.new_empty(len(images) // GROUP if both else 0, len(texts))
-    step = max(GROUP, TILE_SCORES // len(texts) // GROUP * GROUP)
+def _maxima(images: Tensor, texts: list[Tensor], both: bool) -> tuple[Tensor, Tensor]:
+    """Largest score per image and text group [I, N], and per image group and text [N, T], texts as in `texts`."""
+    width = sum(map(len, texts))
+    row_IN = images.new_empty(len(images), width // GROUP)
+    column_NT = images.new_empty(len(images) // GROUP if both else 0, width)
+    step = max(GROUP, TILE_SCORES // len(texts[0]) // GROUP * GROUP)
     for start in range(0, len(images), step):
-        tile_BT = images[start : start + step] @ texts.T
-        row_IN[start : start + step] = tile_BT.view(len(tile_BT), GROUP, -1).amax(dim=1)
-        if both:
-            column_NT[start // GROUP : (start + step) // GROUP] = tile_BT.view(-1, GROUP, len(texts)).amax(dim=1)
+        i = slice(start, start + step)
+        t = 0
+        for part in texts:
+            tile_BT = images[i] @ part.T
+            row_IN[i, t // GROUP : (t + len(part)) // GROUP] = tile_BT.view(len(tile_BT), GROUP, -1).amax(dim=1)
+            if both:
+                groups = slice(start // GROUP, (start + step) // GROUP)
+                column_NT[groups, t : t + len(part)] = tile_BT.view(-1, GROUP, len(part)).amax(dim=1)
+            t += len(part)
     return row_IN, column_NT
 
 
@@ -126,8 +143,8 @@ def _chunks(maxima_QN: Tensor, query: Tensor, queries: int) -> Iterator[tuple[Te
     """Yield (query [B], maxima [B, N] float32) without the padding."""
     step = max(1, CHUNK_MAXIMA // max(1, maxima_QN.shape[1]))
     for start in range(0, len(query), step):
-        real = query[start : start + step] < queries
-        yield query[start : start + step][real], maxima_QN[start : start + step][real].float()
+        real = (query[start : start + step] < queries).nonzero()[:, 0]
+        yield query[start : start + step][real], maxima_QN[start : start + step].index_select(0, real).float()
 
 
 def _found(queries: Side, gallery: Side, chunks: Iterator[tuple[Tensor, Tensor]], k: int) -> Iterator[Found]:
@@ -167,10 +184,12 @@ def _multiplied(queries: Side, gallery: Side, pairs: list[tuple[Tensor, Tensor]]
     floor_Q = least_Q - single_slack(queries, gallery)
     group, order = group.sort(stable=True)
     query = query[order]
-    names, sizes = group.unique_consecutive(return_counts=True)
+    names, sizes = torch.unique_consecutive(group, return_counts=True)
     parts = []
-    for name, query_B in zip(names.tolist(), query.split(sizes.tolist()), strict=True):
-        product_BG = queries.full[query_B] @ gallery.full[name * GROUP : (name + 1) * GROUP].T
+    for name, query_B in zip(names.tolist(), torch.split(query, sizes.tolist()), strict=True):
+        # index_select: four times as fast as queries.full[query_B]
+        product_BG = queries.full.index_select(0, query_B) @ gallery.full[name * GROUP : (name + 1) * GROUP].T
         row, item = (product_BG >= floor_Q[query_B, None]).nonzero(as_tuple=True)
         parts.append((query_B[row], item + name * GROUP, product_BG[row, item]))
-    return Found(*(torch.cat(column) for column in zip(*parts, strict=True)), groups=len(query))
+    found = [torch.cat(column) for column in zip(*parts, strict=True)]
+    return Found(found[0], found[1], found[2], len(query))
