@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tuwen import distributed, gradcache, optim
 from tuwen.errors import UserError
+from tuwen.hardware import has_bf16
 from tuwen.loss import contrastive_loss, same_id
 from tuwen.model import MAX_SCALE, DualEncoder, device
 from tuwen.progress import say
@@ -167,14 +168,6 @@ def _caption_pieces(
     size = -(-len(order) // TEXT_PARTS)
     parts = torch.split(order, min(size, fit.chunk or size))
     return [encode(rows) for rows in parts], order.argsort().to(ids.device)
-
-
-def has_bf16(where: str) -> bool:
-    """Whether the hardware computes in bf16; emulated, it takes twice the time of fp32 (docs/log.md)."""
-    if where == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    units = torch.cpu.get_capabilities()
-    return any(units.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 @contextlib.contextmanager
