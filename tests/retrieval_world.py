@@ -26,7 +26,7 @@ def build(root: Path, *, noise: dict[str, float] | None = None) -> Path:
         pairs.write(root / "data/clean" / name, test)
     for model, wrong in (noise or {"baseline": 3.0, "finetuned": 0.5}).items():
         write_training(root / "models" / model / "training.json", 4)
-        manifest.write(root / "models" / model, {}, {})
+        manifest.write(root / "models" / model, {}, {"noise": wrong})
         for name in ("test", "valid", "bank"):
             embed(root / "embeddings" / model / name, test, wrong)
             sign(root, model, name)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tuwen import hubness, manifest, measure, pairs, recall
-from tuwen.details import details
+from tuwen.distributions import details
 from tuwen.errors import UserError
 from tuwen.hubness import Correction
 from tuwen.measure import DIGITS, DIRECTIONS, Answers, Pool, side

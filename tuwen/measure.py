@@ -83,7 +83,8 @@ def ask(pool: Pool, params: Evaluate, known: dict[str, Correction] | None = None
 def figures(pool: Pool, answers: Mapping[str, Answers], params: Evaluate) -> Figures:
     """Flat name -> figure: hit@k, recall@k, median ranks, hubs, R@M, AUC and their intervals.
 
-    R@M is the mean of hit@k over all ks and both directions. `qbnorm_gain` is corrected less uncorrected hit@k.
+    R@M, `mean_recall`, is the mean of hit@k over all ks and both directions, `t2i_mean_recall` over one direction,
+    as cn_clip prints it. `qbnorm_gain` is corrected less uncorrected hit@k.
     """
     made: Figures = {}
     columns: dict[str, recall.Floats] = {}  # figure -> its values [rows of both directions], NaN in the other's
@@ -136,15 +137,14 @@ def _with_intervals(columns: Mapping[str, recall.Floats], groups: Groups, params
         np.nanmean(values, axis=0),
         recall.bootstrap(values, groups, params.bootstrap_samples, params.seed),
     )
-    headline = [names.index(f"{direction}_hit_at_{k}") for direction in DIRECTIONS for k in params.ks]
-    means, drawn = (np.concatenate([n, n[..., headline].mean(-1, keepdims=True)], axis=-1) for n in (means, drawn))
+    hits = [[names.index(f"{direction}_hit_at_{k}") for k in params.ks] for direction in DIRECTIONS]
+    mean_recalls = {f"{direction}_mean_recall": of for direction, of in zip(DIRECTIONS, hits, strict=True)}
+    for name, mean_of in {**mean_recalls, "mean_recall": [*hits[0], *hits[1]]}.items():
+        names.append(name)
+        means, drawn = (np.append(n, n[..., mean_of].mean(-1, keepdims=True), axis=-1) for n in (means, drawn))
     low, high = np.nanquantile(drawn, recall.INTERVAL, axis=0)
     ends = {"": means, "_low": low, "_high": high}
-    return {
-        name + end: float(value[column])
-        for column, name in enumerate([*names, "mean_recall"])
-        for end, value in ends.items()
-    }
+    return {name + end: float(value[n]) for n, name in enumerate(names) for end, value in ends.items()}
 
 
 def _auc(pool: Pool, params: Evaluate) -> Figures:
