@@ -39,6 +39,30 @@ def params() -> None:
 
 
 @app.command()
+def evaluate(
+    images: Annotated[Path, typer.Option(help="Array [pictures, dimensions] as .npy, any float, any length.")],
+    texts: Annotated[Path, typer.Option(help="Array [texts, dimensions] of the same model.")],
+    relevance: Annotated[Path, typer.Option(help="CSV with the header image,text[,label]: row numbers or ids.")],
+    image_ids: Annotated[Path | None, typer.Option(help="The pictures' ids, one a line in their order.")] = None,
+    text_ids: Annotated[Path | None, typer.Option(help="The texts' ids.")] = None,
+    k: Annotated[list[int], typer.Option("-k", help="Once for every k.")] = [1, 5, 10],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="Also write every figure there, as JSON.")] = None,
+) -> None:
+    """Measure anybody's embeddings: hit@k, recall@k, intervals, gallery curves, hubs, AUC."""
+    import json
+
+    from tuwen import foreign
+
+    sides = foreign.read_side("image", images, image_ids), foreign.read_side("text", texts, text_ids)
+    for side in sides:
+        print(side.note)
+    found = foreign.evaluate(*sides, relevance, k)
+    print(foreign.table(found))
+    if out is not None:
+        out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@app.command()
 def export(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="chinese_clip or webdataset.")],
     sets: Annotated[list[Path], typer.Argument(metavar="SET...", help="Folders such as data/clean/train.")],

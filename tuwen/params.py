@@ -119,6 +119,7 @@ class Predict(Strict):
     """The result files."""
 
     k: Literal[5]  # ranks per query in the contest's form
+    correction: Literal["none", "qbnorm"]  # of scores: QB-Norm by the bank of train, at valid's temperature
 
 
 class Report(Strict):

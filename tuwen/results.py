@@ -9,8 +9,10 @@ import io
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from tuwen import pairs
+from tuwen import manifest, pairs
+from tuwen.correct import correction
 from tuwen.errors import UserError
+from tuwen.hubness import answer
 from tuwen.search import Rows, read_vectors, top_k
 
 HEADERS = {
@@ -21,12 +23,24 @@ ASKS = {"t2i": "a text asks for pictures (result1.csv)", "i2t": "a picture asks 
 CONTEST_K = 5
 
 
-def predict(embeddings: Path, clean: Path, results: Path, k: int) -> None:
+def predict(
+    embeddings: Path,
+    clean: Path,
+    results: Path,
+    k: int,
+    *,
+    model: Path | None = None,
+    chosen: Path | None = None,
+) -> None:
     """Answer the tasks `clean/t2i` and `clean/i2t` in `results/result1.csv` and `results/result2.csv`; check both.
 
-    embeddings: folder of one model with `t2i` and `i2t`. Raises UserError for k other than the contest's, missing
-    or unsound embeddings, and a gallery of fewer than k items.
+    embeddings: folder of one model with `t2i` and `i2t`; model: the folder of that model; chosen: details.json
+    with the temperature of QB-Norm, where it corrects the scores. Raises UserError for k other than the contest's,
+    missing or unsound embeddings, those of another model or set, and a gallery of fewer than k items.
     """
+    if model is not None:
+        for name in ("t2i", "i2t") if chosen is None else ("t2i", "i2t", "bank"):
+            manifest.require(embeddings / name, {"model": model, "set": clean / name})
     if k != CONTEST_K:
         raise UserError(f"params.yaml: predict.k must be {CONTEST_K}, the ranks of the contest's files, got {k}")
     for direction, name in (("t2i", "result1.csv"), ("i2t", "result2.csv")):
@@ -44,6 +58,9 @@ def predict(embeddings: Path, clean: Path, results: Path, k: int) -> None:
                 "take more data (params.yaml: source; or split.test, where the test split is the task)"
             )
         found, _ = top_k(vectors[asking], vectors[asked], k)
+        if chosen is not None:
+            known = correction(embeddings, clean, chosen, direction, vectors[asked])
+            found = answer(vectors[asking], vectors[asked], found, known)
         write(results / name, ids[asking], ids[asked], found, direction=direction)
         check(results / name, ids[asking], ids[asked], k, direction=direction)
 
