@@ -84,6 +84,20 @@ def shards(
     list_shards(places, sys.stdout)
 
 
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="result1.csv, result2.csv, or one like them.")],
+    queries: Annotated[Path, typer.Option(help="Table of what asks: word_test.csv, image_test.csv.")],
+    gallery: Annotated[Path, typer.Option(help="Table of what is asked for: image_data.csv, word_data.csv.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Ranks of each query.")] = 5,
+) -> None:
+    """Check anybody's result file strictly, and name all faults; exit code 1 where there is one."""
+    from tuwen.check import check as is_sound
+
+    if not is_sound(file, queries, gallery, k):
+        raise typer.Exit(1)
+
+
 @track_app.command()
 def sync() -> None:
     """Give every model and evaluation its MLflow run; write runs/lineage.json."""

@@ -118,7 +118,7 @@ class Evaluate(Strict):
 class Predict(Strict):
     """The result files."""
 
-    k: Literal[5]  # ranks per query in the contest's form
+    k: Count  # ranks per query; the contest's files have five, another number is written beside them
     correction: Literal["none", "qbnorm"]  # of scores: QB-Norm by the bank of train, at valid's temperature
 
 

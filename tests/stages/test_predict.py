@@ -124,9 +124,27 @@ def test_a_gallery_under_five_is_refused_by_the_stage(world, run_stage):
     assert "Traceback" not in done.stderr
 
 
-def test_another_k_than_the_contests_is_refused(world):
-    with pytest.raises(UserError, match=r"params\.yaml: predict\.k must be 5, .* got 10"):
-        predict(world, k=10)
+@pytest.mark.parametrize("k", [1, 10])
+def test_another_k_is_written_beside_the_contests_files(world, k):
+    predict(world)
+    first = [(world / "results" / name).read_bytes() for name in ("result1.csv", "result2.csv")]
+    assert list((world / "results/topk").iterdir()) == []
+    predict(world, k=k)
+    assert [(world / "results" / name).read_bytes() for name in ("result1.csv", "result2.csv")] == first
+    for direction, whole in zip(("t2i", "i2t"), first, strict=True):
+        with open(world / f"results/topk/topk_{direction}.csv", encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        assert header == results.HEADERS[direction]
+        assert [int(rank) for _, rank, _ in rows] == list(range(1, k + 1)) * (len(rows) // k)
+        best = list(csv.reader(whole.decode().splitlines()))[1:]
+        assert [row for row in rows if int(row[1]) <= 5] == [row for row in best if int(row[1]) <= k]
+    predict(world)
+    assert list((world / "results/topk").iterdir()) == []  # nothing of an earlier k stays
+
+
+def test_a_k_over_the_gallery_is_refused(world):
+    with pytest.raises(UserError, match=r"images\.parquet: 12 rows, .* predict\.k is 13; .* or lower predict\.k"):
+        predict(world, k=13)
 
 
 def test_unsound_embeddings_are_refused_before_a_file_is_written(world):
