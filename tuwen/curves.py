@@ -1,26 +1,31 @@
-"""Training curves as SVG that stands inside a page: the same bytes for the same records, colours by the page."""
+"""Curves as SVG that stands inside a page: the same bytes for the same records, colours by the page."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tuwen.findings import Scores
 from tuwen.page import placeholders, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"baseline": "var(--baseline)", "finetuned": "var(--finetuned)"}
+COLOURS = {name: f"var(--{name})" for name in ("baseline", "finetuned", "true", "false")}
 FIGURES = {
     "loss": ("training loss", {"loss": "-"}),
     "hit": ("hit@5 on valid", {"valid_t2i_hit_at_5": "-", "valid_i2t_hit_at_5": "--"}),
 }
+DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")  # of the ks, in their order, and round again
+
+Epochs = Mapping[str, list[dict[str, Any]]]  # model -> the records of its training.json, which may be none
+Points = Mapping[str, list[dict[str, float]]]  # model -> what details.json has of one direction's curve
 
 
-def curves(epochs: Mapping[str, list[dict[str, Any]]]) -> dict[str, str]:
-    """Figure name -> SVG element; epochs: model -> the records of its training.json, which may be none."""
-    return {name: _draw(name, *figure, epochs) for name, figure in FIGURES.items()}
+def training(epochs: Epochs) -> dict[str, str]:
+    """Figure name -> SVG element: the loss, and hit@5 on the valid set."""
+    return {name: _by_epoch(name, *figure, epochs) for name, figure in FIGURES.items()}
 
 
-def _draw(name: str, label: str, keys: Mapping[str, str], epochs: Mapping[str, list[dict[str, Any]]]) -> str:
+def _by_epoch(name: str, label: str, keys: Mapping[str, str], epochs: Epochs) -> str:
     from matplotlib.ticker import MaxNLocator
 
     def draw(axes: "Axes") -> None:
@@ -31,5 +36,37 @@ def _draw(name: str, label: str, keys: Mapping[str, str], epochs: Mapping[str, l
                 points = [record[key] for record in records]
                 axes.plot(range(1, len(points) + 1), points, dashes, marker=".", color=colours[model])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    return svg(name, draw, COLOURS)
+
+
+def gallery(name: str, points: Points, ks: list[int]) -> str:
+    """How hit@k falls as the gallery grows: a line for each model and k, in per cent, as an SVG element."""
+    sizes = sorted({point["gallery"] for records in points.values() for point in records})
+
+    def draw(axes: "Axes") -> None:
+        axes.set(xlabel="items in the gallery", ylabel="hit@k in %", xscale="log")
+        colours = placeholders(COLOURS)
+        for model, records in points.items():
+            for n, k in enumerate(ks):
+                known = [(point["gallery"], 100 * point[f"hit_at_{k}"]) for point in records]
+                axes.plot(*zip(*known, strict=True), DASHES[n % len(DASHES)], marker=".", color=colours[model])
+        axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+        axes.minorticks_off()
+
+    return svg(name, draw, COLOURS) if sizes else ""
+
+
+def scores(name: str, counted: Scores) -> str:
+    """How far apart the cosines of true and of false pairs lie, each in per cent of its own, as an SVG element."""
+
+    def draw(axes: "Axes") -> None:
+        axes.set(xlabel="cosine", ylabel="% of pairs")
+        colours = placeholders(COLOURS)
+        for key, counts, dashes in (("false", counted.false, (0, (5, 2))), ("true", counted.true, "-")):
+            shares = [100 * count / max(1, sum(counts)) for count in counts]
+            if key == "true":
+                axes.stairs(shares, counted.edges, fill=True, color=colours[key], alpha=0.25)
+            axes.stairs(shares, counted.edges, color=colours[key], linestyle=dashes, linewidth=1.4)
 
     return svg(name, draw, COLOURS)
