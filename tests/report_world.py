@@ -33,12 +33,14 @@ def complete(root: Path, model: str) -> None:
     metrics = json.loads((results / "metrics.json").read_text())
     test = metrics["test"]
     hits = [test[f"{way}_hit_at_{k}"] for way in ("t2i", "i2t") for k in (1, 5, 10)]
-    more = {"mean_recall": round(float(np.mean(hits)), 6)}
+    mean = round(float(np.mean(hits)), 6)
+    more = {"mean_recall": mean, "mean_recall_low": mean - 0.05, "mean_recall_high": mean + 0.04}
     for n, way in enumerate(("t2i", "i2t"), 2):
         more |= {f"{way}_median_rank": n + 0.5, f"{way}_hub_skewness": 1.25 * n, f"{way}_qbnorm_hub_skewness": 0.5}
         for k in (1, 5, 10):
             for end in ("", "_low", "_high"):
                 more[f"{way}_qbnorm_hit_at_{k}{end}"] = min(1.0, test[f"{way}_hit_at_{k}{end}"] + 0.0123)
+                more[f"{way}_qbnorm_gain_at_{k}{end}"] = 0.0123 + 0.01 * (end == "_high") - 0.02 * (end == "_low")
     metrics["test"] = more | test
     (results / "metrics.json").write_text(json.dumps(metrics))
     for name, body in (("details", _details(root, model)), ("zero_shot", _zero_shot(model))):

@@ -40,6 +40,8 @@ class Scores(Read):
             raise ValueError(
                 f"{len(self.edges)} edges for {len(self.true)} true and {len(self.false)} false counts"
             )
+        if not sum(self.true):
+            raise ValueError("no true pair is counted")
         return self
 
 

@@ -14,7 +14,7 @@ from tuwen.recall import hits, paired_intervals
 
 MODELS = {"baseline": "baseline", "finetuned": "fine-tuned"}
 DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
-WITH_INTERVAL = ("{0}_hit_at_{1}", "{0}_qbnorm_hit_at_{1}")  # figures at each k
+WITH_INTERVAL = ("{0}_hit_at_{1}", "{0}_qbnorm_hit_at_{1}", "{0}_qbnorm_gain_at_{1}")  # figures at each k
 ENDS = ("", "_low", "_high")
 ONCE = ("{0}_queries", "{0}_median_rank", "{0}_hub_skewness", "{0}_qbnorm_hub_skewness")
 
@@ -30,13 +30,14 @@ class Percent(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line of the headline: hit@k of both models, what lies between, and both with corrected scores."""
+    """One line of the headline: hit@k of both models, what lies between, and what corrected scores change."""
 
     direction: str
     k: int
     models: dict[str, Percent]
     gain: Percent
     corrected: dict[str, Percent]
+    change: dict[str, Percent]  # corrected less uncorrected
 
 
 def metrics(results: Path, ks: list[int]) -> Metrics:
@@ -50,7 +51,8 @@ def metrics(results: Path, ks: list[int]) -> Metrics:
                 raise UserError(f"{path}: no figures at k = {k} (params.yaml: evaluate.ks); run `dvc repro`")
         every = ("{0}_recall_at_{1}", *(name + end for name in WITH_INTERVAL for end in ENDS))
         names = [name.format(way, k) for way in DIRECTIONS for k in ks for name in every]
-        names += ["images", "texts", "mean_recall", *(name.format(way) for way in DIRECTIONS for name in ONCE)]
+        names += ["images", "texts", *("mean_recall" + end for end in ENDS)]
+        names += [name.format(way) for way in DIRECTIONS for name in ONCE]
         if missing := [name for name in names if name not in figures]:
             raise UserError(f"{path}: test lacks {missing[0]}; remove the file and run `dvc repro`")
     return found
@@ -85,14 +87,15 @@ def lines(figures: Metrics, ranked: dict[str, pa.Table], evaluate: Evaluate) -> 
         groups = asked[0]["group"].to_numpy()
         gains = paired_intervals(first, second, groups, evaluate.bootstrap_samples, evaluate.seed)
         for k, gain in zip(evaluate.ks, 100 * gains, strict=True):
-            plain, corrected = (
-                {model: _percent(figures[model], name.format(direction, k)) for model in MODELS}
+            plain, corrected, change = (
+                {model: percent(figures[model], name.format(direction, k)) for model in MODELS}
                 for name in WITH_INTERVAL
             )
             difference = plain["finetuned"].value - plain["baseline"].value
-            made.append(Line(direction, k, plain, Percent(difference, *gain.tolist()), corrected))
+            made.append(Line(direction, k, plain, Percent(difference, *gain.tolist()), corrected, change))
     return made
 
 
-def _percent(figures: dict[str, float], name: str) -> Percent:
+def percent(figures: dict[str, float], name: str) -> Percent:
+    """The figure of this name with its interval."""
     return Percent(*(100 * figures[name + end] for end in ENDS))

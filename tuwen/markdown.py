@@ -34,14 +34,15 @@ def _headline(facts: dict[str, Any]) -> list[str]:
             DIRECTIONS[line.direction],
             f"R@{line.k}",
             *(_interval(p) for p in line.models.values()),
-            f"**{line.gain.value:+.1f}** [{line.gain.low:+.1f}, {line.gain.high:+.1f}]",
+            _signed(line.gain, "**"),
             _interval(line.corrected["finetuned"]),
+            _signed(line.change["finetuned"]),
         )
         for line in facts["lines"]
     ]
     both = [facts["metrics"][model] for model in MODELS]
-    means = [100 * figures["mean_recall"] for figures in both]
-    summary = [("both", "R@M, the mean of all R@k", *(f"{mean:.1f}" for mean in means))]
+    header = ("direction", "", *MODELS.values(), "gain, points", "fine-tuned, QB-Norm", "its change, points")
+    summary = [("both", "R@M, the mean of all R@k", *(_interval(mean) for mean in facts["means"].values()))]
     summary += [
         (title, "median rank", *(f"{figures[f'{way}_median_rank']:g}" for figures in both))
         for way, title in DIRECTIONS.items()
@@ -49,10 +50,10 @@ def _headline(facts: dict[str, Any]) -> list[str]:
     return [
         "## R@k (hit@k): any true item among the first k, in percent",
         "",
-        *_table(("direction", "", *MODELS.values(), "difference, points", "fine-tuned, QB-Norm"), rows),
+        *_table(header, rows),
         "",
         f"In brackets: 95 % bootstrap intervals by group ({facts['evaluate'].bootstrap_samples} samples); "
-        "those of the difference are paired: both models answer the same queries.",
+        "those of differences are paired: both answer the same queries.",
         "",
         *_table(("direction", "", *MODELS.values()), summary),
     ]
@@ -178,6 +179,10 @@ def _quality(facts: dict[str, Any]) -> list[str]:
 
 def _interval(p: Any) -> str:
     return f"{p.value:.1f} [{p.low:.1f}, {p.high:.1f}]"
+
+
+def _signed(p: Any, strong: str = "") -> str:
+    return f"{strong}{p.value:+.1f}{strong} [{p.low:+.1f}, {p.high:+.1f}]"
 
 
 def _table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> list[str]:

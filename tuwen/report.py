@@ -45,6 +45,7 @@ def write(data: Path, embeddings: Path, models: Path, results: Path, params: Par
         "models": MODELS,
         "directions": DIRECTIONS,
         "lines": headline.lines(figures, ranks, evaluate),
+        "means": {model: headline.percent(figures[model], "mean_recall") for model in MODELS},
         "metrics": figures,
         "evaluate": evaluate,
         "answering": ANSWERING[params.finetune.refit_all],
@@ -112,9 +113,8 @@ def _curves(training: dict[str, Any], details: dict[str, Details], ks: list[int]
     for way in DIRECTIONS:
         points = {model: getattr(found.gallery_curve, way) for model, found in details.items()}
         drawn[f"gallery_{way}"] = curves.gallery(f"gallery_{way}", points, ks)
-    for model, found in details.items():
-        drawn[f"scores_{model}"] = curves.scores(f"scores_{model}", found.score_histogram)
-    return drawn
+    scores = curves.scores({model: found.score_histogram for model, found in details.items()})
+    return drawn | {f"scores_{model}": figure for model, figure in scores.items()}
 
 
 def _quality(body: dict[str, Any]) -> dict[str, Any]:

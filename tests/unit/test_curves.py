@@ -1,6 +1,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from tests.retrieval_world import write_training
@@ -20,11 +21,19 @@ def test_curves_of_a_model_without_epochs_are_empty(tmp_path):
     assert all(svg.startswith("<svg") and "var(--finetuned)" in svg for svg in drawn.values())
 
 
-@pytest.mark.parametrize("sizes", [[329], [50, 100, 200, 329], [1000, 5000, 50000]])
-def test_the_gallery_curve_names_the_sizes_that_were_measured(sizes):
+@pytest.mark.parametrize(
+    ("sizes", "named"),
+    [
+        ([329], ["329"]),
+        ([10, 20, 50, 100, 200, 329], ["10", "100", "329"]),
+        ([100, 200, 500, 1000, 1600], ["100", "1,600"]),
+        ([1000, 5000, 10000, 50000], ["1,000", "10,000", "50,000"]),
+    ],
+)
+def test_the_gallery_curve_names_round_sizes_and_the_whole(sizes, named):
     points = [{"gallery": size, "hit_at_1": 0.1, "hit_at_5": 0.4} for size in sizes]
     svg = curves.gallery("size", {"baseline": points, "finetuned": points[-1:]}, [1, 5])
-    assert {f"{size:,}" for size in sizes} <= set(words(svg))
+    assert words(svg)[: len(named)] == named
     assert "var(--baseline)" in svg
     assert "var(--finetuned)" in svg
 
@@ -33,9 +42,19 @@ def test_a_gallery_that_was_not_measured_is_not_drawn():
     assert curves.gallery("size", {"baseline": [], "finetuned": []}, [1, 5]) == ""
 
 
-def test_scores_are_drawn_in_per_cent_of_their_own_and_may_be_none():
+def test_scores_are_drawn_in_per_cent_of_their_own():
     counted = Scores(edges=[-1.0, 0.0, 1.0], true=[0, 1], false=[750, 250])
-    svg = curves.scores("scores", counted)
-    assert {"100", "cosine", "% of pairs"} <= set(words(svg))
-    assert svg == curves.scores("scores", counted)
-    assert "<svg" in curves.scores("scores", Scores(edges=[-1.0, 0.0, 1.0], true=[0, 0], false=[0, 0]))
+    drawn = curves.scores({"baseline": counted})
+    assert {"100", "cosine", "% of pairs"} <= set(words(drawn["baseline"]))
+    assert drawn == curves.scores({"baseline": counted})
+
+
+def test_scores_of_all_models_share_the_range_that_holds_pairs_and_fine_counts_are_joined():
+    edges = np.linspace(-1, 1, 201).round(2).tolist()
+    narrow, wide = ([int(low <= n < high) for n in range(200)] for low, high in ((120, 140), (40, 160)))
+    first, second = Scores(edges=edges, true=narrow, false=narrow), Scores(edges=edges, true=wide, false=wide)
+    drawn = curves.scores({"baseline": first, "finetuned": second})
+    axis = [[word for word in words(svg) if re.fullmatch("[−0-9.]+", word)][:7] for svg in drawn.values()]
+    assert axis[0] == axis[1] == ["−0.6", "−0.4", "−0.2", "0.0", "0.2", "0.4", "0.6"]
+    # 120 counts in bars of three: a flat line at 3 in 120
+    assert "2.5" in words(drawn["finetuned"])

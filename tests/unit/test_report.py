@@ -172,9 +172,8 @@ def section(page, name, after):
     return [[html.unescape(re.sub(r"<[^>]+>", " ", cell)).strip() for cell in row] for row in cells]
 
 
-def shown(figures, name):
-    value, low, high = (100 * figures[name + end] for end in ("", "_low", "_high"))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+def shown(figures, name, form="{:.1f} [{:.1f}, {:.1f}]"):
+    return form.format(*(100 * figures[name + end] for end in ("", "_low", "_high")))
 
 
 def test_the_corrected_figures_stand_beside_the_headline(made):
@@ -182,17 +181,19 @@ def test_the_corrected_figures_stand_beside_the_headline(made):
     page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
     row = section(page, "recall", "size")[2]
     assert row[:3] == ["R@5", shown(before, "t2i_hit_at_5"), shown(after, "t2i_hit_at_5")]
-    assert row[4] == shown(after, "t2i_qbnorm_hit_at_5")
+    change = shown(after, "t2i_qbnorm_gain_at_5", "{:+.1f} [{:+.1f}, {:+.1f}]")
+    assert row[4:6] == [shown(after, "t2i_qbnorm_hit_at_5"), change]
     line = next(line for line in text.splitlines() if line.startswith("| text → image | R@5 |"))
-    assert line.endswith(f"| {shown(after, 't2i_qbnorm_hit_at_5')} |")
+    assert line.endswith(f"| {shown(after, 't2i_qbnorm_hit_at_5')} | {change} |")
 
 
 def test_mean_recall_and_median_rank_stand_in_both_reports(made):
     after, before = metrics(made, "finetuned"), metrics(made, "baseline")
     page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
-    means = [f"{100 * figures['mean_recall']:.1f}" for figures in (before, after)]
-    assert f"| both | R@M, the mean of all R@k | {means[0]} | {means[1]} |" in text
-    assert f'<span class="big">{means[1]} %</span><span class="was">from {means[0]} %</span>' in page
+    first, second = (shown(figures, "mean_recall") for figures in (before, after))
+    assert f"| both | R@M, the mean of all R@k | {first} | {second} |" in text
+    first, second = (f"{100 * figures['mean_recall']:.1f} %" for figures in (before, after))
+    assert f'<span class="big">{second}</span><span class="was">from {first}</span>' in page
     for way, title in (("t2i", "text → image"), ("i2t", "image → text")):
         first, second = (f"{figures[f'{way}_median_rank']:g}" for figures in (before, after))
         assert f"| {title} | median rank | {first} | {second} |" in text
@@ -308,6 +309,10 @@ def spoil_embeddings(root):
         (
             change("details.json", lambda body: body["score_histogram"]["edges"].pop()),
             r"details\.json: score_histogram: .*20 edges for 20 true and 20 false counts",
+        ),
+        (
+            change("details.json", lambda body: body["score_histogram"].update(true=[0] * 20)),
+            r"details\.json: score_histogram: .*no true pair is counted",
         ),
         (
             change("details.json", lambda body: body["hubs"]["t2i"]["top"][0].update(id="别处.png")),
