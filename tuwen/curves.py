@@ -85,10 +85,10 @@ def _scores(name: str, counted: Scores, low: float, high: float) -> str:
     def draw(axes: "Axes") -> None:
         axes.set(xlabel="cosine", ylabel="% of pairs")
         colours = placeholders(COLOURS)
-        for key, counts, dashes in (("false", counted.false, (0, (5, 2))), ("true", counted.true, "-")):
+        for key, counts in (("false", counted.false), ("true", counted.true)):
             bars = [100 * sum(counts[n : min(n + step, kept[-1] + 1)]) / max(1, sum(counts)) for n in starts]
             if key == "true":
                 axes.stairs(bars, edges, fill=True, color=colours[key], alpha=0.25)
-            axes.stairs(bars, edges, color=colours[key], linestyle=dashes, linewidth=1.4)
+            axes.stairs(bars, edges, color=colours[key], linewidth=1.4)
 
     return svg(name, draw, COLOURS)
