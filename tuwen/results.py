@@ -33,8 +33,9 @@ def predict(
 
     The contest's files have five ranks whatever k is. Another k is answered beside them, in `results/topk/` by
     `topk_t2i.csv` and `topk_i2t.csv`. embeddings: folder of one model with `t2i` and `i2t`; model: the folder of
-    that model; chosen: details.json with the temperature of QB-Norm, where it corrects the scores. Raises UserError
-    for missing or unsound embeddings, those of another model or set, and a gallery of fewer than five or k items.
+    that model; chosen: details.json with the temperature of QB-Norm, where it corrects the scores. Raises
+    UserError for missing or unsound embeddings, those of another model or set, and a gallery of fewer than five or
+    k items.
     """
     if model is not None:
         for name in ("t2i", "i2t") if chosen is None else ("t2i", "i2t", "bank"):
