@@ -21,7 +21,7 @@ from tuwen.images import Pixels, decode_pixels
 from tuwen.params import Image as ImageParams
 from tuwen.params_data import Augment
 from tuwen.progress import follow
-from tuwen.views import PARAPHRASES, VIEWS, Viewer, positive_of, read_paraphrases, rows_of
+from tuwen.views import PARAPHRASES, ROWS, VIEWS, Viewer, positive_of, read_paraphrases, rows_of
 
 SPLITS = ("train", "valid", "test")
 PAIRS_PER_SHARD = 512  # about 110 MB of views at 224 px
@@ -38,13 +38,9 @@ DECIDING_CODE = (
     "translate",
     "views",
 )
-ROWS = pa.schema(
-    [
-        *(("pair_id", pa.string()), ("positive_id", pa.string()), ("caption", pa.string())),
-        *(("paraphrase", pa.string()), ("sided", pa.bool_()), ("split", pa.string())),
-        *(("shard", pa.string()), ("offset", pa.int64()), ("size", pa.int64())),
-    ]
-)
+
+SPLIT = pa.field("split", pa.string())
+SPLIT_ROWS = ROWS.append(SPLIT)
 
 
 def augment(clean: Path, augmented: Path, params: Augment, image: ImageParams) -> None:
@@ -106,18 +102,17 @@ def _paraphrases(pair_sets: list[pairs.PairSet], params: Augment, work: Path) ->
     return read_paraphrases(work)
 
 
-def _plan(work: Path, rows: Mapping[str, list[dict[str, Any]]]) -> int:
+def _plan(work: Path, rows: Mapping[str, pa.Table]) -> int:
     """Write what is to be made, one row group for each shard; how many there are. No shard mixes splits."""
-    chunks = [
-        [row | {"split": split} for row in of_split[start : start + PAIRS_PER_SHARD]]
-        for split, of_split in rows.items()
-        for start in range(0, len(of_split), PAIRS_PER_SHARD)
-    ]
-    with pq.ParquetWriter(work / "rows.part", ROWS) as writer:
-        for chunk in chunks:
-            writer.write_table(pa.Table.from_pylist(chunk, ROWS))
+    count = 0
+    with pq.ParquetWriter(work / "rows.part", SPLIT_ROWS) as writer:
+        for split, of_split in rows.items():
+            named = of_split.append_column(SPLIT, pa.array([split] * len(of_split), pa.string()))
+            for start in range(0, len(named), PAIRS_PER_SHARD):
+                writer.write_table(named.slice(start, PAIRS_PER_SHARD))
+                count += 1
     os.replace(work / "rows.part", work / "rows.parquet")
-    return len(chunks)
+    return count
 
 
 def _make_shards(make: "partial[str]", work: Path, count: int) -> list[str]:

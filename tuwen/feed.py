@@ -97,17 +97,15 @@ class OnlineViews:
     ) -> None:
         self.makers: list[Maker] = [_Online(pair_sets[0].parent.parent, viewer)]
         self._viewer = viewer
-        self._rows: list[dict[str, Any]] = []
-        sources: list[str | None] = []
-        for folder in pair_sets:
-            pair_set = pairs.read(folder)
-            self._rows += rows_of(pair_set, paraphrases or {})
-            sources += pair_set.images["source"].take(pairs.true_rows(pair_set)[0]).to_pylist()
-        named: dict[str | None, list[int]] = {}
-        for row, source in enumerate(sources):
-            named.setdefault(source, []).append(row)
+        read = [pairs.read(folder) for folder in pair_sets]
+        self._rows = pa.concat_tables([rows_of(one, paraphrases or {}) for one in read])
+        source = pa.chunked_array(
+            [chunk for one in read for chunk in one.images["source"].take(pairs.true_rows(one)[0]).chunks],
+            pa.string(),
+        )
+        names, number = np.unique(pc.fill_null(source, "").to_numpy(), return_inverse=True)
         self._parts = [
-            (np.array(rows, np.int64), (weights or {}).get(source or "", 1.0)) for source, rows in named.items()
+            (np.flatnonzero(number == part), (weights or {}).get(name, 1.0)) for part, name in enumerate(names)
         ]
 
     def __len__(self) -> int:
@@ -116,10 +114,13 @@ class OnlineViews:
     def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
         """The views of the epoch's window of every source; a pair that stands twice in it has two views."""
         rows, views = self._shown(seed, epoch)
-        for index in map(int, _shuffled(len(rows), seed, epoch)):
-            row, view = self._rows[rows[index]], int(views[index])
-            caption, flipped = self._viewer.told(row, view)
-            yield Ask(row["pair_id"], positive_of(row, flipped), caption, 0, (row, view))
+        order = _shuffled(len(rows), seed, epoch)
+        for start in range(0, len(order), ROWS_AT_ONCE):
+            chosen = order[start : start + ROWS_AT_ONCE]
+            asked = zip(self._rows.take(pa.array(rows[chosen])).to_pylist(), views[chosen].tolist(), strict=True)
+            for row, view in asked:
+                caption, flipped = self._viewer.told(row, view)
+                yield Ask(row["pair_id"], positive_of(row, flipped), caption, 0, (row, view))
 
     def _shown(self, seed: int, epoch: int) -> tuple[pairs.Rows, pairs.Rows]:
         """Row and view number, counted from 1, of all that the epoch shows; in the order of the rows."""

@@ -35,6 +35,13 @@ VIEWS = pa.schema(
         ("size", pa.int64()),
     ]
 )
+ROWS = pa.schema(
+    [
+        *(("pair_id", pa.string()), ("positive_id", pa.string()), ("caption", pa.string())),
+        *(("paraphrase", pa.string()), ("sided", pa.bool_())),
+        *(("shard", pa.string()), ("offset", pa.int64()), ("size", pa.int64())),
+    ]
+)
 PARAPHRASES = pa.schema([("caption", pa.string()), ("paraphrase", pa.string())])
 COLOURED = 0.8  # share of views whose colours change where the policy has a strength for it
 
@@ -198,35 +205,27 @@ def positive_of(row: Mapping[str, Any], flipped: bool) -> str:
     return f"{row['positive_id']}~mirrored" if flipped and row["sided"] else str(row["positive_id"])
 
 
-def rows_of(pair_set: pairs.PairSet, paraphrases: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row per true pair of the set, in its order.
+def rows_of(pair_set: pairs.PairSet, paraphrases: Mapping[str, str]) -> pa.Table:
+    """One row (ROWS) per true pair of the set, in its order; in Arrow, since there may be millions.
 
-    Keys: pair_id, positive_id, caption, paraphrase (None where there is none), sided, shard, offset, size.
-    sided: whether any caption of the picture, or a paraphrase of one, holds 左 or 右; a mirrored picture would be
-    a sibling of that caption even where this pair's own caption holds neither.
+    paraphrase: null where there is none. sided: whether any caption of the picture, or a paraphrase of one, holds
+    左 or 右; a mirrored picture would be a sibling of that caption even where this pair's own holds neither.
     """
-    images = {row["image_id"]: row for row in pair_set.images.to_pylist()}
-    captions = dict(zip(*(pair_set.texts[name].to_pylist() for name in ("text_id", "caption")), strict=True))
-    true = [
-        (row["pair_id"], row["image_id"], captions[row["text_id"]])
-        for row in pairs.true_pairs(pair_set).to_pylist()
-    ]
-    sided = {
-        image_id
-        for _, image_id, caption in true
-        if text.has_side_word(caption) or text.has_side_word(paraphrases.get(caption, ""))
+    image, caption = pairs.true_rows(pair_set)
+    captions = pair_set.texts["caption"]
+    reworded = [paraphrases.get(one) for one in captions.to_pylist()]
+    told = zip(captions.to_pylist(), reworded, strict=True)
+    says = np.array([any(map(text.has_side_word, (one, other or ""))) for one, other in told], bool)
+    sided = np.zeros(len(pair_set.images), bool)
+    sided[image[says[caption]]] = True
+    columns = {name: pair_set.images[name].take(image) for name in ("positive_id", "shard", "offset", "size")}
+    columns |= {
+        "pair_id": pairs.true_pairs(pair_set)["pair_id"],
+        "caption": captions.take(caption),
+        "paraphrase": pa.array(reworded, pa.string()).take(caption),
+        "sided": pa.array(sided[image]),
     }
-    keep = ("positive_id", "shard", "offset", "size")
-    return [
-        {
-            "pair_id": pair_id,
-            "caption": caption,
-            "paraphrase": paraphrases.get(caption),
-            "sided": image_id in sided,
-        }
-        | {name: images[image_id][name] for name in keep}
-        for pair_id, image_id, caption in true
-    ]
+    return pa.table([columns[name] for name in ROWS.names], schema=ROWS)
 
 
 def read_paraphrases(augmented: Path) -> dict[str, str]:

@@ -74,7 +74,7 @@ def test_view_number_and_order_of_an_unweighted_set_are_those_of_the_epoch(data)
     views = OnlineViews([data / "clean/train"], viewer())
     for number in (1, 4):
         assert names(views, number, seed=5) == [str(row) for row in order(7, 5, number)]
-    rows = {row["pair_id"]: row for row in rows_of(pairs.read(data / "clean/train"), {})}
+    rows = {row["pair_id"]: row for row in rows_of(pairs.read(data / "clean/train"), {}).to_pylist()}
     shown = make_all(views, 5, 4)[0]
     picture = decode(drawn(int(shown.positive_id)))
     assert np.array_equal(shown.pixels, viewer().view(picture, rows[shown.positive_id], 4).pixels)

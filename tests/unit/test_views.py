@@ -201,7 +201,9 @@ def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_p
     linked = [dict(zip(("pair_id", "image_id", "text_id", "label"), link, strict=True)) for link in links]
     random.Random(0).shuffle(linked)
     table = pairs.pa.Table.from_pylist(linked, pairs.PAIRS)
-    rows = rows_of(pairs.PairSet(train.images, train.texts, table), {"一条狗": "狗在左边", "赛跑、运动": "跑步"})
+    rows = rows_of(
+        pairs.PairSet(train.images, train.texts, table), {"一条狗": "狗在左边", "赛跑、运动": "跑步"}
+    ).to_pylist()
     assert [found["pair_id"] for found in rows] == [link["pair_id"] for link in linked if link["label"] != 0]
     by_pair = {found["pair_id"]: found for found in rows}
     sided = {name: found["sided"] for name, found in by_pair.items()}
