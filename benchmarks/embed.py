@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/embed.py [sample | b16]
 
-Run it alone on the machine. The target is 0.95 of 1 / (1 / forward + 1 / decode), all measured in this run, each with
-all cores: forward over ready batches by torch's own threads, at the better of two batch sizes; decode by one thread a
-core. Shapes: the sample's model on PNGs of 144 px, and a ViT-B/16 on JPEGs of 640 x 480; weights and pictures are
-random.
+Run it alone on the machine. The target is 0.95 of 1 / (1 / forward + 1 / decode), all measured in this run, each
+with all cores: forward over ready batches by torch's own threads, at the better of two batch sizes; decode by one
+thread a core. Shapes: the sample's model on PNGs of 144 px, and a ViT-B/16 on JPEGs of 640 x 480; weights and
+pictures are random.
 """
 
 import contextlib

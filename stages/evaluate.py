@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from tuwen import track
+from tuwen.classify import zero_shot
 from tuwen.errors import UserError, reports_user_errors
 from tuwen.evaluate import evaluate
 from tuwen.params import load
@@ -18,6 +19,8 @@ def main() -> None:
     params = load()
     embeddings, clean, results = Path("embeddings") / model, Path("data/clean"), Path("results") / model
     metrics = evaluate(embeddings, clean, results, params.evaluate, params.pairs, model=Path("models") / model)
+    test = embeddings / "test", clean / "test"
+    zero_shot(Path("models") / model, *test, results / "zero_shot.json")
     inputs = {f"embeddings-{name}": embeddings / name for name in metrics}
     inputs |= {f"data-{name}": clean / name for name in metrics}
     logged = {"model": model, **params.evaluate.model_dump()}

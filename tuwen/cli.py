@@ -98,6 +98,25 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def classify(
+    model: Annotated[Path, typer.Option(help="A model folder such as models/finetuned.")],
+    folder: Annotated[Path | None, typer.Option(help="A folder that holds a folder for each class.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="A CSV with the columns path and label.")] = None,
+    templates: Annotated[Path | None, typer.Option(help="Prompts, one a line, {} for the label.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON to write; the confusion picture goes beside it.")] = None,
+) -> None:
+    """Zero-shot classification of pictures that are sorted already: how well a model knows their classes."""
+    from tuwen.classify import ENSEMBLE
+    from tuwen.errors import UserError
+    from tuwen.labelled import classify_pictures, read_csv, read_templates, read_tree
+
+    if (folder is None) == (csv is None):
+        raise UserError("tuwen classify: give either --folder or --csv")
+    pictures = read_csv(csv) if csv else read_tree(folder or Path())
+    classify_pictures(model, pictures, read_templates(templates) if templates else ENSEMBLE, out)
+
+
 @track_app.command()
 def sync() -> None:
     """Give every model and evaluation its MLflow run; write runs/lineage.json."""
