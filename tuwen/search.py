@@ -94,6 +94,8 @@ def top_k_both(images: Vectors, texts: Vectors, k: int) -> tuple[tuple[Rows, Vec
     Raises UserError as `top_k`.
     """
     _check_pair("images", images, "texts", texts)
+    if not len(images):
+        raise UserError("images: empty, no rows; there is nothing to search in")
     _check_k(k, "texts", texts)
     _check_k(k, "images", images)
     image_side, text_side = _sides(images, texts)
@@ -118,12 +120,13 @@ def _best(
     """Order each query's items in question by their float64 scores, but those a float32 product rules out."""
     ids = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k), np.float32)
-    slack_Q = slack.cpu().numpy()
+    slack_Q, answered = slack.cpu().numpy(), 0
     for found in shortlist:
         query, item, product = (column.cpu().numpy() for column in found[:3])
         order = np.argsort(_key(query, product))
         query, item, product = query[order], item[order], product[order]
         asked_B, first_B, count_B = np.unique(query, return_index=True, return_counts=True)
+        assert (count_B >= k).all(), "a query without k items"  # else the bound is broken
         least_B = product[first_B + k - 1] - 2 * slack_Q[asked_B]
         near = product >= np.repeat(least_B, count_B)
         query, item = query[near], item[near]
@@ -131,6 +134,8 @@ def _best(
         order = np.lexsort((item, -exact, query))
         best_Bk = order[np.searchsorted(query, asked_B)[:, None] + np.arange(k)]
         ids[asked_B], scores[asked_B] = item[best_Bk], exact[best_Bk]
+        answered += len(asked_B)
+    assert answered == len(queries), "a query without k items"
     return ids, scores
 
 
