@@ -26,6 +26,7 @@ Shapes: I images, T texts, D dimensions; of one direction: Q queries, N groups o
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ GROUP = 32  # items; larger: fewer maxima to keep, more items to multiply again
 TILE_SCORES = 1 << 22  # scores held at once: they stay in the cache for the two reductions
 TILE_TEXTS = 1 << 13
 CHUNK_MAXIMA = 1 << 22  # group maxima compared with their thresholds at once
-BATCH_GROUPS = 1 << 19  # (query, group) pairs multiplied again before the caller gets them
+BATCH_GROUPS = 1 << 18  # (query, group) pairs multiplied again before the caller gets them
 STORED = 2.0**-8  # c
 SPAN = 16  # vectors whose largest value lies within 2^-SPAN and 2^SPAN are multiplied as they are
 
@@ -98,11 +99,24 @@ def shortlists(images: Side, texts: Side, k: int, both: bool) -> tuple[Iterator[
     """Two iterators: texts that can be among an image's first k and, where `both`, images among a text's."""
     low_T = _padded(texts.low)
     image, text = (torch.arange(len(low) + -len(low) % GROUP, device=low.device) for low in (images.low, low_T))
-    row_IN, column_NT = _maxima(_padded(images.low), _tiles(low_T), both)
+    with _summed_in_float32():
+        row_IN, column_NT = _maxima(_padded(images.low), _tiles(low_T), both)
     text = torch.cat(_tiles(text))
     by_image = _chunks(row_IN, image, len(images.full))
     by_text = _chunks(column_NT.T, text, len(texts.full))
     return _found(images, texts, by_image, k), _found(texts, images, by_text, k)
+
+
+@contextmanager
+def _summed_in_float32() -> Iterator[None]:
+    """CUDA may add parts of a bfloat16 product in bfloat16, and then the bound does not hold."""
+    settings = torch.backends.cuda.matmul
+    before = settings.allow_bf16_reduced_precision_reduction
+    settings.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        settings.allow_bf16_reduced_precision_reduction = before
 
 
 def _padded(low: Tensor) -> Tensor:

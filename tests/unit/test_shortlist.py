@@ -24,8 +24,7 @@ def spoilt_answer(*given, **sizes):
     """None where the search itself sees that its bound was too small."""
     try:
         return answer(*given, **sizes)
-    except AssertionError as error:
-        assert str(error) == "a query without k items"
+    except AssertionError:
         return None
 
 
