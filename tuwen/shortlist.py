@@ -16,7 +16,7 @@ number that p is stored as. Then |xy - r| <= e + c|r| with
                                        eq. 3.5); four times that covers units that cut off instead of rounding,
                                        and the rounding of the thresholds and of the float64 score itself
       + (D + 16) 2^-100                whatever is flushed to zero below 2^-126 (bf16 units do so)
-    c = 2^-8                           storing p as bf16; 0 where it stays float32
+    c = 2^-8                           storing p as bf16, whichever way it is rounded; 0 where it stays float32
 
 with the largest |y| and |y - y'| of the gallery. k groups have a maximum of at least r_k, the k-th largest, so k
 items have a score of at least L = r_k - e - c|r_k|, and an item with r + e + c|r| < L is not among the first k.
@@ -26,6 +26,7 @@ Shapes: I images, T texts, D dimensions; of one direction: Q queries, N groups o
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,8 @@ GROUP = 32  # items; larger: fewer maxima to keep, more items to multiply again
 TILE_SCORES = 1 << 22  # scores held at once: they stay in the cache for the two reductions
 TILE_TEXTS = 1 << 13
 CHUNK_MAXIMA = 1 << 22  # group maxima compared with their thresholds at once
-BATCH_GROUPS = 1 << 19  # (query, group) pairs multiplied again before the caller gets them
+BATCH_GROUPS = 1 << 18  # (query, group) pairs multiplied again before the caller gets them
+STORED = 2.0**-8  # c
 SPAN = 16  # vectors whose largest value lies within 2^-SPAN and 2^SPAN are multiplied as they are
 
 
@@ -97,11 +99,24 @@ def shortlists(images: Side, texts: Side, k: int, both: bool) -> tuple[Iterator[
     """Two iterators: texts that can be among an image's first k and, where `both`, images among a text's."""
     low_T = _padded(texts.low)
     image, text = (torch.arange(len(low) + -len(low) % GROUP, device=low.device) for low in (images.low, low_T))
-    row_IN, column_NT = _maxima(_padded(images.low), _tiles(low_T), both)
+    with _summed_in_float32():
+        row_IN, column_NT = _maxima(_padded(images.low), _tiles(low_T), both)
     text = torch.cat(_tiles(text))
     by_image = _chunks(row_IN, image, len(images.full))
     by_text = _chunks(column_NT.T, text, len(texts.full))
     return _found(images, texts, by_image, k), _found(texts, images, by_text, k)
+
+
+@contextmanager
+def _summed_in_float32() -> Iterator[None]:
+    """CUDA may add parts of a bfloat16 product in bfloat16, and then the bound does not hold."""
+    settings = torch.backends.cuda.matmul
+    before = settings.allow_bf16_reduced_precision_reduction
+    settings.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        settings.allow_bf16_reduced_precision_reduction = before
 
 
 def _padded(low: Tensor) -> Tensor:
@@ -148,15 +163,15 @@ def _chunks(maxima_QN: Tensor, query: Tensor, queries: int) -> Iterator[tuple[Te
 
 
 def _found(queries: Side, gallery: Side, chunks: Iterator[tuple[Tensor, Tensor]], k: int) -> Iterator[Found]:
-    slack_Q, step = low_slack(queries, gallery), 2.0**-8 if gallery.low.dtype == torch.bfloat16 else 0.0
+    slack_Q, stored = low_slack(queries, gallery), STORED if gallery.low.dtype == torch.bfloat16 else 0.0
     least_Q = torch.full_like(slack_Q, -torch.inf)  # L
     waiting: list[tuple[Tensor, Tensor]] = []
     held = 0
     for query_B, maximum_BN in chunks:
         if k <= maximum_BN.shape[1]:
             kth_B = maximum_BN.topk(k, dim=1).values[:, -1]
-            least_Q[query_B] = kth_B - slack_Q[query_B] - step * kth_B.abs()
-        above_BN = maximum_BN + step * maximum_BN.abs() + slack_Q[query_B, None] >= least_Q[query_B, None]
+            least_Q[query_B] = kth_B - slack_Q[query_B] - stored * kth_B.abs()
+        above_BN = maximum_BN + stored * maximum_BN.abs() + slack_Q[query_B, None] >= least_Q[query_B, None]
         for part in _parts(query_B, above_BN):
             if held and held + len(part[0]) > BATCH_GROUPS:
                 yield _multiplied(queries, gallery, waiting, least_Q)
