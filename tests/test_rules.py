@@ -19,7 +19,7 @@ from tuwen import cli, params
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 250
 MAX_BYTES = 1_000_000
-BARE = {"tuwen/hubness.py", "tuwen/loss.py", "tuwen/recall.py", "tuwen/search.py"}
+BARE = {f"tuwen/{name}.py" for name in ("hardware", "hubness", "loss", "recall", "search", "shortlist")}
 OWNERS = {"mlflow": {"tuwen/track.py", "tuwen/serve_model.py"}, "albumentations": {"tuwen/views.py"}}
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|Users|root|tmp/[a-z]+)/[\w.-]+")
 

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tuwen import manifest
 from tuwen.errors import UserError
+from tuwen.hardware import has_bf16
 from tuwen.loss import contrastive_loss, same_id
 from tuwen.model import MAX_SCALE, DualEncoder, device
 from tuwen.progress import follow
@@ -110,14 +111,6 @@ def step(
     with torch.no_grad():
         model.log_scale.clamp_(0, math.log(MAX_SCALE))
     return loss.item()
-
-
-def has_bf16(where: str) -> bool:
-    """Whether the hardware computes in bf16; emulated, it takes twice the time of fp32 (docs/log.md)."""
-    if where == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    units = torch.cpu.get_capabilities()
-    return any(units.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def make_optimizers(model: DualEncoder, fit: "Fit") -> list[torch.optim.Optimizer]:
