@@ -18,13 +18,14 @@ import numpy.typing as npt
 import torch
 
 from tuwen.recall import hits_among
-from tuwen.search import BLOCK_SCORES, Rows, Vectors, top_k
+from tuwen.search import Rows, Vectors, top_k, top_k_both
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 BETAS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # inverse temperatures to choose from; the paper's is 20
 CHOOSING_K = 5  # the headline
+TILE = 2048  # bank queries and gallery items whose scores are held at once (16 MB)
 
 
 class Correction(NamedTuple):
@@ -61,15 +62,18 @@ def correction(bank: Vectors, gallery: Vectors, beta: float) -> Correction:
 def biases(bank: Vectors, gallery: Vectors, betas: Sequence[float]) -> Vectors:
     """log Σ_b exp(β s(b, g)) / β for each β, [len(betas), G] float32, less its mean over the gallery.
 
-    A constant changes no order, and small numbers keep more digits. At most BLOCK_SCORES scores are held at once.
+    A constant changes no order, and small numbers keep more digits. At most TILE² scores are held at once.
     """
-    bias = np.empty((len(betas), len(gallery)), np.float64)
-    bank_DB = torch.from_numpy(bank).T
-    step = max(1, BLOCK_SCORES // len(bank))
-    for start in range(0, len(gallery), step):
-        block_GB = torch.from_numpy(gallery[start : start + step]) @ bank_DB
-        for row, beta in enumerate(betas):
-            bias[row, start : start + step] = torch.logsumexp(block_GB * beta, dim=1).numpy() / beta
+    total = torch.full((len(betas), len(gallery)), -torch.inf, dtype=torch.float64)
+    bank_DB, gallery_GD = torch.from_numpy(bank).T, torch.from_numpy(gallery)
+    for start in range(0, len(gallery), TILE):
+        for first in range(0, len(bank), TILE):
+            tile_GB = gallery_GD[start : start + TILE] @ bank_DB[:, first : first + TILE]
+            for row, beta in enumerate(betas):
+                part_G = torch.logsumexp(tile_GB * beta, dim=1).double()
+                so_far_G = total[row, start : start + TILE]
+                torch.logaddexp(so_far_G, part_G, out=so_far_G)
+    bias = (total / torch.tensor(betas, dtype=torch.float64)[:, None]).numpy()
     return np.asarray(bias - bias.mean(axis=1, keepdims=True), np.float32)
 
 
@@ -112,6 +116,12 @@ def answer(queries: Vectors, gallery: Vectors, plain: Rows, known: Correction) -
     return dynamic(plain, corrected, known.active)
 
 
+def first_answers(images: Vectors, texts: Vectors, k: int) -> dict[str, Rows]:
+    """The first k gallery rows per query in both directions, t2i and i2t, in one pass."""
+    (i2t, _), (t2i, _) = top_k_both(images, texts, k)
+    return {"t2i": t2i, "i2t": i2t}
+
+
 def answer_both(
     images: Vectors, texts: Vectors, plain: dict[str, Rows], known: dict[str, Correction]
 ) -> dict[str, Rows]:
@@ -121,6 +131,5 @@ def answer_both(
     """
     texts, images = extended(texts, images, known["t2i"].bias)
     images, texts = extended(images, texts, known["i2t"].bias)
-    k = plain["t2i"].shape[1]
-    corrected = {"t2i": top_k(texts, images, k)[0], "i2t": top_k(images, texts, k)[0]}
+    corrected = first_answers(images, texts, plain["t2i"].shape[1])
     return {name: dynamic(plain[name], corrected[name], known[name].active) for name in known}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tuwen import hubness, recall
 from tuwen.hubness import Correction
 from tuwen.params import Evaluate
-from tuwen.search import Rows, Vectors, top_k
+from tuwen.search import Rows, Vectors
 
 Groups = npt.NDArray[Any]
 Figures = dict[str, float]
@@ -68,7 +68,7 @@ def reach(pool: Pool, params: Evaluate) -> int:
 def ask(pool: Pool, params: Evaluate, known: dict[str, Correction] | None = None) -> dict[str, Answers]:
     """Both directions of a pool, judged; known: the correction by direction, where there is a bank."""
     count = reach(pool, params)
-    first = {"t2i": top_k(pool.texts, pool.images, count)[0], "i2t": top_k(pool.images, pool.texts, count)[0]}
+    first = hubness.first_answers(pool.images, pool.texts, count)
     corrected = hubness.answer_both(pool.images, pool.texts, first, known) if known else {}
     text_group = np.empty(len(pool.texts), pool.group.dtype)
     text_group[pool.text[::-1]] = pool.group[pool.image[::-1]]  # backwards: a text's first picture stays

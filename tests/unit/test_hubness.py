@@ -96,14 +96,14 @@ def test_biases_do_not_depend_on_the_blocks_and_hold_no_more_than_one(monkeypatc
     random = np.random.default_rng(9)
     gallery, bank = unit(random.normal(size=(50, 8))), unit(random.normal(size=(33, 8)))
     whole = hubness.biases(bank, gallery, hubness.BETAS)
-    monkeypatch.setattr(hubness, "BLOCK_SCORES", 33 * 7)
+    monkeypatch.setattr(hubness, "TILE", 7)
     seen = []
     real = hubness.torch.logsumexp
     monkeypatch.setattr(
         hubness.torch, "logsumexp", lambda block, dim: (seen.append(block.numel()), real(block, dim))[1]
     )
     np.testing.assert_allclose(hubness.biases(bank, gallery, hubness.BETAS), whole, atol=1e-6)
-    assert max(seen) == 33 * 7
+    assert max(seen) == 7 * 7
 
 
 @settings(max_examples=25, deadline=None)
