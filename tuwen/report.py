@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tuwen import confusion, curves, doubtful, examples, headline, hubs, pairs, quality
+from tuwen import confusion_table, curves, doubtful, examples, headline, hubs, pairs, quality
 from tuwen.errors import UserError
 from tuwen.evaluate import read_set
 from tuwen.findings import Details, ZeroShot, read, read_json
@@ -64,8 +64,7 @@ def write(data: Path, embeddings: Path, models: Path, results: Path, params: Par
         "hubs": hubs.collect(data, test, found, queries, results / "finetuned/details.json"),
         "doubtful": doubtful.collect(data, results / "baseline/pair_cosines.parquet", doubt),
         "curves": _curves(training, details, evaluate.ks),
-        "confusion": confusion.picture(zero_shot["finetuned"]),
-        "others": confusion.OTHER,
+        "confusion": confusion_table.table(zero_shot["finetuned"]),
     }
     (results / "report.md").write_text(markdown(facts), encoding="utf-8")
     (results / "report.html").write_text(render("report.html.j2", page), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What is taken for what: the confusion counts of a classification as a picture of few rows."""
+"""What is taken for what: the confusion counts of a classification as a table of few rows."""
 
 from typing import NamedTuple
 
@@ -17,13 +17,13 @@ class Cell(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """The picture: a row for each true class, a column for each predicted one."""
+    """The table: a row for each true class, a column for each predicted one."""
 
     columns: list[str]  # the rows' classes, and `OTHER` where some classes are not shown
     rows: list[tuple[str, int, list[Cell]]]  # class, its pictures, its cells
 
 
-def picture(found: ZeroShot) -> Confusion:
+def table(found: ZeroShot) -> Confusion:
     """Without classes there are no rows."""
     counts = found.confusion
     wrong = {n: sum(row) - row[n] for n, row in enumerate(counts)}
