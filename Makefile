@@ -37,7 +37,8 @@ test: .venv/ready
 
 # Debian: chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips what needs them, and says so.
 test-all: .venv/ready
-	python -m pytest -rs tests tests/browser
+	python -m pytest
+	python -m pytest -rs tests/browser
 
 lint: .venv/ready
 	ruff check .

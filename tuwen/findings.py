@@ -106,6 +106,11 @@ class ZeroShot(Read):
             raise ValueError("per_class must name each of the classes once")
         return self
 
+    @property
+    def largest_share(self) -> float:
+        """Share of the pictures that belong to the largest class: what naming it always would score."""
+        return max((one.pictures for one in self.per_class), default=0) / max(1, self.pictures)
+
 
 Model = TypeVar("Model", bound=Read)
 

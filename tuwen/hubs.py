@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from tuwen import examples, pairs
 from tuwen.errors import UserError
-from tuwen.findings import Hub, Hubs
+from tuwen.findings import Details, Hub
 
 
 class Shown(NamedTuple):
@@ -29,12 +29,13 @@ class Direction(NamedTuple):
 
 
 def collect(
-    data: Path, pair_set: pairs.PairSet, hubs: Mapping[str, Hubs], queries: Mapping[str, float], place: Path
+    data: Path, pair_set: pairs.PairSet, details: Details, figures: Mapping[str, float], results: Path
 ) -> dict[str, Direction]:
-    """Direction -> its hubs. hubs, queries: by direction; place: the file that names them.
+    """Direction -> its hubs. figures: the model's on this set; results: the folder of its details.json.
 
     Raises UserError when an id is not in the set.
     """
+    hubs, place = dict(details.hubs), results / "details.json"
     images, texts = pair_set.images, pair_set.texts
     captions = texts["caption"].to_pylist()
     pictures = _rows(images["image_id"], hubs["t2i"].top, place)
@@ -51,7 +52,8 @@ def collect(
     }
     gallery = {"t2i": len(images), "i2t": len(texts)}
     return {
-        way: Direction(hubs[way].k, hubs[way].k * queries[way] / gallery[way], top) for way, top in shown.items()
+        way: Direction(hubs[way].k, hubs[way].k * figures[f"{way}_queries"] / gallery[way], top)
+        for way, top in shown.items()
     }
 
 

@@ -110,19 +110,21 @@ def _gallery(facts: dict[str, Any]) -> list[str]:
 
 def _zero_shot(facts: dict[str, Any]) -> list[str]:
     found = facts["zero_shot"]
-    classes, pictures = len(found["finetuned"].classes), found["finetuned"].pictures
-    if not pictures:
+    one = found["finetuned"]
+    classes, pictures = len(one.classes), one.pictures
+    if not classes or not pictures:
         return ["## Zero-shot classification", "", "The test pictures have no categories."]
     prompts = {"one_prompt": "one prompt", "ensemble": "ensemble"}
     rows = [
-        (MODELS[model], title, f"{100 * getattr(one, key).top_1:.1f}", f"{100 * getattr(one, key).top_5:.1f}")
-        for model, one in found.items()
+        (MODELS[model], title, f"{100 * getattr(its, key).top_1:.1f}", f"{100 * getattr(its, key).top_5:.1f}")
+        for model, its in found.items()
         for key, title in prompts.items()
     ]
     return [
         "## Zero-shot classification, in percent",
         "",
-        f"{pictures} test pictures by the names of their {classes} categories; chance is {100 / classes:.1f}.",
+        f"{pictures} test pictures by the names of their {classes} categories; chance is {100 / classes:.1f}, "
+        f"always naming the largest category {100 * one.largest_share:.1f}.",
         "",
         *_table(("model", "prompts", "top-1", "top-5"), rows),
     ]

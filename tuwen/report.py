@@ -57,12 +57,10 @@ def write(data: Path, embeddings: Path, models: Path, results: Path, params: Par
         "quality": _quality(read_json(data / "clean/quality.json")),
     }
     shown = examples.collect(data, test, vectors, ranks, params.report.examples, evaluate.seed)
-    queries = {way: figures["finetuned"][f"{way}_queries"] for way in DIRECTIONS}
-    found = dict(details["finetuned"].hubs)
     page = {
         **facts,
         **shown._asdict(),
-        "hubs": hubs.collect(data, test, found, queries, results / "finetuned/details.json"),
+        "hubs": hubs.collect(data, test, details["finetuned"], figures["finetuned"], results / "finetuned"),
         "doubtful": doubtful.collect(data, results / "baseline/pair_cosines.parquet", doubt),
         "curves": _curves(training, details, evaluate.ks),
         "confusion": confusion(zero_shot["finetuned"].classes, zero_shot["finetuned"].confusion),

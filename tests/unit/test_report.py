@@ -223,6 +223,7 @@ def test_zero_shot_figures_of_both_models_and_the_confusion(made):
         for model in ("baseline", "finetuned")
     }
     rows = section(page, "zero-shot", "training")
+    assert "chance is 20.0, always naming the largest category 20.0." in text  # five classes of three pictures
     for title, body in zip(("baseline", "fine-tuned"), found.values(), strict=True):
         tops = [f"{100 * body[key][top]:.1f}" for key in ("one_prompt", "ensemble") for top in ("top_1", "top_5")]
         assert [title, *tops] in rows
