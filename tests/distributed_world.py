@@ -79,7 +79,9 @@ def stepped(settings: Fit) -> Iterator[float]:
 
 def results() -> dict[str, object]:
     """All that is compared."""
-    found: dict[str, object] = {name: gradients(fit(batch_size=ROWS, **changes)) for name, changes in CASES.items()}
+    found: dict[str, object] = {
+        name: gradients(fit(batch_size=ROWS, **changes)) for name, changes in CASES.items()
+    }
     found |= {f"20 steps, {name}": descended(fit(batch_size=ROWS, **CASES[name])) for name in ("plain", "cached")}
     return found | {"losses": list(stepped(fit(batch_size=ROWS)))}
 

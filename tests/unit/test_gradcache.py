@@ -91,7 +91,9 @@ def test_a_frozen_tower_goes_through_once_and_has_no_gradient(tower) -> None:
 def test_a_tower_with_batch_norm_is_refused_with_the_reason_unless_it_is_frozen() -> None:
     model = DualEncoder(TINY)
     model.image_tower.stem = torch.nn.BatchNorm2d(3)
-    with pytest.raises(UserError, match=r"fit: chunk: 4: image_tower\.stem is a BatchNorm: .*that part's own mean"):
+    with pytest.raises(
+        UserError, match=r"fit: chunk: 4: image_tower\.stem is a BatchNorm: .*that part's own mean"
+    ):
         step.prepare(model, fit(chunk=4))
     step.prepare(model, fit(chunk=4, freeze="image"))
     step.prepare(model, fit())

@@ -33,7 +33,9 @@ def epoch_batches(epoch: int, first_step: int = 0):
         pixels = PICTURES[order]
         ids = torch.stack([torch.full((8,), 2), order + 5, torch.full((8,), 3)], dim=1)
         if step >= first_step:
-            yield Batch(pixels, ids, torch.ones_like(ids), order, order, tuple(f"pair-{n}" for n in order.tolist()))
+            yield Batch(
+                pixels, ids, torch.ones_like(ids), order, order, tuple(f"pair-{n}" for n in order.tolist())
+            )
 
 
 def unmeasured(model: DualEncoder) -> Measured:
@@ -45,9 +47,7 @@ def run(
 ) -> tuple[DualEncoder, train.Training]:
     torch.manual_seed(7)
     model = DualEncoder(TINY)
-    training = train.train(
-        model, feed, STEPS, settings, seed=0, checkpoint=folder, evaluate=evaluate, log=log
-    )
+    training = train.train(model, feed, STEPS, settings, seed=0, checkpoint=folder, evaluate=evaluate, log=log)
     return model, training
 
 
