@@ -5,13 +5,15 @@ import io
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
 from tuwen import manifest, pairs, params
+from tuwen.feed import Views
+from tuwen.images import Pixels
 from tuwen.shards import ShardWriter
 
 REPOSITORY = Path(__file__).parents[1]
@@ -89,6 +91,23 @@ def members(numbers: Iterable[int]) -> Members:
     for number in numbers:
         yield f"{number}.png", drawn(number)
         yield f"{number}.txt", caption(number).encode()
+
+
+class Made(NamedTuple):
+    """A view and what was told of it."""
+
+    pixels: Pixels
+    caption: str
+    positive_id: str
+
+
+def make_all(views: Views, seed: int, epoch: int) -> list[Made]:
+    """All views of an epoch, made here one after another, without those of broken pictures."""
+    asked = list(views.asked(seed, epoch))
+    found = [views.makers[ask.maker](ask.source) for ask in asked]
+    return [
+        Made(one, ask.caption, ask.positive_id) for one, ask in zip(found, asked, strict=True) if one is not None
+    ]
 
 
 def fit(**changes: Any) -> params.Fit:

@@ -16,9 +16,9 @@ from tuwen.progress import say
 
 CHECKPOINTS = Path(".cache/train")
 DECIDING_CODE = (
-    *("checkpoint", "distributed", "embed", "feed", "gradcache", "images", "job", "loss", "model", "models"),
-    *("optim", "pairs", "recall", "remote", "search", "selection", "shards", "siblings", "step", "stream"),
-    *("text", "train", "valid", "views"),
+    *("checkpoint", "distributed", "embed", "feed", "gradcache", "images", "job", "loader", "loss", "model"),
+    *("models", "optim", "pairs", "recall", "remote", "search", "selection", "shards", "siblings", "states"),
+    *("step", "stream", "text", "towers", "train", "valid", "views", "vit"),
 )
 STATE, RUN_ID = "state.pt", "run_id"
 EVERY_SECONDS = "TUWEN_CHECKPOINT_SECONDS"

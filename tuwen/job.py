@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuwen import distributed, model, train
-from tuwen.feed import Views, batches
+from tuwen.feed import Views
+from tuwen.loader import batches
 from tuwen.params import Fit
 from tuwen.selection import Choice, Measured
 from tuwen.text import load_tokenizer

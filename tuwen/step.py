@@ -20,7 +20,7 @@ from tuwen.model import MAX_SCALE, DualEncoder, device
 from tuwen.progress import say
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
-    from tuwen.feed import Batch
+    from tuwen.loader import Batch
     from tuwen.params import Fit
 
 TEXT_PARTS = 8  # a caption is padded to the longest of its eighth of the batch

@@ -90,10 +90,20 @@ def build_vocabulary(captions: Iterable[str]) -> list[str]:
 
 
 def load_tokenizer(vocabulary: Path) -> Any:
-    """The BERT tokenizer over a `vocab.txt`: Chinese characters one by one, Latin lower-cased."""
+    """The BERT tokenizer over a `vocab.txt`: Chinese characters one by one, Latin lower-cased.
+
+    A vocabulary without “ and ” is told " for them, as Chinese-CLIP was in training (its data.py); they would be
+    unknown tokens.
+    """
+    from tokenizers import normalizers
     from transformers import BertTokenizer
 
-    return BertTokenizer(vocab=str(vocabulary), do_lower_case=True)
+    tokenizer = BertTokenizer(vocab=str(vocabulary), do_lower_case=True)
+    known = tokenizer.get_vocab()
+    marks = [normalizers.Replace(mark, '"') for mark in "“”" if mark not in known]
+    rust = tokenizer.backend_tokenizer
+    rust.normalizer = normalizers.Sequence([*marks, rust.normalizer])
+    return tokenizer
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from tuwen.step import prepare, step
 from tuwen.stopping import SIGTERM_STATUS, sigterm
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
-    from tuwen.feed import Batch
+    from tuwen.loader import Batch
     from tuwen.params import Fit
 
 Record = dict[str, float]

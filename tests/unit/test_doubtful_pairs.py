@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from tests.training_world import fit
 from tuwen import optim, pairs, train
 from tuwen.evaluate import pair_cosines
-from tuwen.feed import Batch
 from tuwen.images import square, to_pixels
+from tuwen.loader import Batch
 from tuwen.model import DualEncoder
 from tuwen.text import build_vocabulary, load_tokenizer, tokenize
 

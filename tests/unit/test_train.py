@@ -13,7 +13,7 @@ from tests.training_world import TINY, fit
 from tuwen import checkpoint as kept
 from tuwen import optim, train
 from tuwen.errors import UserError
-from tuwen.feed import Batch
+from tuwen.loader import Batch
 from tuwen.model import DualEncoder
 from tuwen.params import Fit
 from tuwen.selection import Measured

@@ -1,0 +1,60 @@
+"""Chinese-CLIP's published shapes by name (Yang et al. 2022, table 1; cn_clip's model_configs)."""
+
+from typing import Any, NamedTuple
+
+VOCABULARY = 21128  # tokens of Google's Chinese BERT, which every Chinese RoBERTa of HFL shares
+POSITIONS = 512
+NAMES = ("ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14", "RN50")
+
+
+class Shape(NamedTuple):
+    """What the names differ in."""
+
+    dim: int
+    size_px: int
+    patch_px: int  # 0: a ResNet
+    image_width: int
+    image_layers: Any
+    text_width: int
+    text_layers: int
+
+
+SHAPES = {
+    "ViT-B-16": Shape(512, 224, 16, 768, 12, 768, 12),
+    "ViT-L-14": Shape(768, 224, 14, 1024, 24, 768, 12),
+    "ViT-L-14-336": Shape(768, 336, 14, 1024, 24, 768, 12),
+    "ViT-H-14": Shape(1024, 224, 14, 1280, 32, 1024, 24),
+    "RN50": Shape(1024, 224, 0, 64, [3, 4, 6, 3], 768, 3),
+}
+
+
+def chinese_clip(name: str, max_tokens: int) -> dict[str, Any]:
+    """The config of tuwen/model.py for one of NAMES; max_tokens: where texts are cut, 52 in the papers."""
+    shape = SHAPES[name]
+    if shape.patch_px:
+        image = vit(shape.size_px, shape.patch_px, shape.image_width, shape.image_layers)
+    else:
+        image = resnet(shape.size_px, shape.image_width, shape.image_layers)
+    text = bert(shape.text_width, shape.text_layers, max_tokens)
+    return {"dim": shape.dim, "image": image, "text": text, "vocabulary": VOCABULARY}
+
+
+def vit(size_px: int, patch_px: int, width: int, layers: int) -> dict[str, Any]:
+    """CLIP's vision transformer as it was published. Heads are 64 wide, but 80 where the width is H/14's 1280."""
+    heads = width // (80 if width == 1280 else 64)
+    shape = {"size_px": size_px, "patch_px": patch_px, "width": width, "layers": layers, "heads": heads}
+    inside = {"mlp": 4 * width, "activation": "quick_gelu", "eps": 1e-5, "patch_dropout": 0.0}
+    return {"kind": "vit", **shape, **inside}
+
+
+def resnet(size_px: int, width: int, layers: list[int]) -> dict[str, Any]:
+    """CLIP's ResNet as it was published."""
+    return {"kind": "resnet", "size_px": size_px, "width": width, "layers": layers, "heads": width * 32 // 64}
+
+
+def bert(width: int, layers: int, max_tokens: int, positions: int = POSITIONS) -> dict[str, Any]:
+    """Chinese-CLIP's text tower as it was published: [CLS] is what counts; dropout 0.1 while training."""
+    return {"width": width, "layers": layers, "max_tokens": max_tokens, "positions": positions} | {
+        "pool": "first",
+        "dropout": 0.1,
+    }

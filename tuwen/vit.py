@@ -1,0 +1,92 @@
+"""CLIP's vision transformer: the picture tower of every Chinese-CLIP ViT, of torch alone.
+
+Pre-norm blocks, [CLS] first, a norm before and after them (Radford et al. 2021, section 2.4). Query, key and
+value are one matrix, so that a block has four products.
+Shapes: B pictures, S pixels a side, N patches, L = N + 1 places, W width, H heads of E numbers, M numbers inside
+a perceptron, D dimensions of the common space.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class VisionTransformer(nn.Module):
+    """Pixels [B, 3, S, S] -> [B, D].
+
+    config: size_px, patch_px, width, layers, heads, mlp (width inside a block), activation (`quick_gelu` or
+    `gelu`), eps (of the norms), patch_dropout (share of patches left out while training: FLIP, Li et al. 2023).
+    """
+
+    def __init__(self, config: dict[str, Any], dim: int) -> None:
+        super().__init__()
+        width, patch = config["width"], config["patch_px"]
+        places = (config["size_px"] // patch) ** 2 + 1
+        self.patch_dropout: float = config["patch_dropout"]
+        self.checkpointing = False
+        self.patches = nn.Conv2d(3, width, patch, patch, bias=False)
+        self.class_embedding = nn.Parameter(width**-0.5 * torch.randn(width))
+        self.position_embedding = nn.Parameter(width**-0.5 * torch.randn(places, width))
+        self.norm_pre = nn.LayerNorm(width, config["eps"])
+        self.layer = nn.ModuleList(Block(config) for _ in range(config["layers"]))
+        self.norm_post = nn.LayerNorm(width, config["eps"])
+        self.projection = nn.Linear(width, dim, bias=False)
+        nn.init.normal_(self.projection.weight, std=width**-0.5)
+
+    def forward(self, pixels_B3SS: Tensor) -> Tensor:
+        """Pixels as the model was trained with them -> [B, D], not normalised."""
+        patch_BNW = self.patches(pixels_B3SS).flatten(2).transpose(1, 2) + self.position_embedding[1:]
+        if self.training and self.patch_dropout:
+            patch_BNW = _some(patch_BNW, 1 - self.patch_dropout)
+        first_W = self.class_embedding + self.position_embedding[0]
+        x_BLW = torch.cat([first_W.to(patch_BNW.dtype).expand(len(patch_BNW), 1, -1), patch_BNW], dim=1)
+        x_BLW = self.norm_pre(x_BLW)
+        for block in self.layer:
+            if self.checkpointing and self.training:
+                x_BLW = checkpoint(block, x_BLW, use_reentrant=False)
+            else:
+                x_BLW = block(x_BLW)
+        out: Tensor = self.projection(self.norm_post(x_BLW[:, 0]))
+        return out
+
+
+class Block(nn.Module):
+    """Attention, then two layers of perceptrons, each on what its norm gives and added to what it was given."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        width, inner, eps = config["width"], config["mlp"], config["eps"]
+        self.heads: int = config["heads"]
+        self.quick: bool = config["activation"] == "quick_gelu"
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
+        # CLIP's own deviations (its model.py, initialize_parameters): what is added back shrinks with the depth
+        added = width**-0.5 * (2 * config["layers"]) ** -0.5
+        for linear, std in ((self.qkv, width**-0.5), (self.out, added), (self.fc2, added)):
+            nn.init.normal_(linear.weight, std=std)
+        nn.init.normal_(self.fc1.weight, std=(2 * width) ** -0.5)
+        for linear in (self.qkv, self.out, self.fc1, self.fc2):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x_BLW: Tensor) -> Tensor:
+        """[B, L, W] -> [B, L, W]."""
+        qkv_BL3HE = self.qkv(self.norm1(x_BLW)).unflatten(-1, (3, self.heads, -1))
+        q_BHLE, k_BHLE, v_BHLE = qkv_BL3HE.permute(2, 0, 3, 1, 4)
+        seen_BHLE = nn.functional.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE)
+        x_BLW = x_BLW + self.out(seen_BHLE.transpose(1, 2).flatten(2))
+        inner_BLM = self.fc1(self.norm2(x_BLW))
+        # OpenAI trained with the rough form, and its weights with the exact one are worth points less
+        inner_BLM = inner_BLM * torch.sigmoid(1.702 * inner_BLM) if self.quick else nn.functional.gelu(inner_BLM)
+        out: Tensor = x_BLW + self.fc2(inner_BLM)
+        return out
+
+
+def _some(patch_BNW: Tensor, share: float) -> Tensor:
+    """A share of each picture's patches, at least one, drawn anew for every picture."""
+    batch, patches, width = patch_BNW.shape
+    kept = max(1, int(patches * share))
+    drawn_BK = torch.rand(batch, patches, device=patch_BNW.device).topk(kept).indices
+    return patch_BNW.gather(1, drawn_BK[..., None].expand(-1, -1, width))
