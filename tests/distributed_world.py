@@ -1,4 +1,4 @@
-"""What each process of a training in several does in tests/unit/test_distributed.py.    torchrun -m tests.distributed_world OUT"""
+"""What each process does in tests/unit/test_distributed.py.    torchrun … -m tests.distributed_world OUT"""
 
 import sys
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 
 from tests.training_world import TINY, fit
 from tuwen import distributed, optim, step
-from tuwen.feed import Batch
+from tuwen.loader import Batch
 from tuwen.model import DualEncoder
 from tuwen.params import Fit
 

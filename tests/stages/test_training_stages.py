@@ -1,4 +1,4 @@
-"""Trainings as processes: in twos, stopped, killed, on a full log disk; they end as the one that nothing happened to."""
+"""Trainings as processes: two at once, stopped, killed, on a full log disk; they end as the undisturbed one."""
 
 import json
 import os
@@ -20,7 +20,6 @@ from tuwen.model import load
 from tuwen.params import Params
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 4  # of an epoch
 # The stage, with a signal to itself at the start of a step: the checkpoint holds the one before
 SIGNALLED = """
 import os, runpy, sys

@@ -1,4 +1,4 @@
-"""Two processes on two nodes, joined by torchrun's rendezvous, against one: gradients, steps, and what start refuses."""
+"""Two processes on two nodes, joined by torchrun's rendezvous, against one; and what is refused."""
 
 import os
 import socket

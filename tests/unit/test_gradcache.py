@@ -6,7 +6,7 @@ import torch
 from tests.training_world import TINY, fit
 from tuwen import gradcache, step
 from tuwen.errors import UserError
-from tuwen.feed import Batch
+from tuwen.loader import Batch
 from tuwen.model import DualEncoder
 
 STILL = TINY | {"image": TINY["image"] | {"patch_dropout": 0.0}, "text": TINY["text"] | {"dropout": 0.0}}

@@ -63,7 +63,7 @@ def test_a_sibling_taken_for_a_negative_would_be_pushed_away() -> None:
 
 
 def printed_in_the_source(image, text, scale: float) -> torch.Tensor:
-    """-log exp(s_ii) / sum over k != i of exp(s_ik), on the image x text matrix: the positive is not below the line."""
+    """-log exp(s_ii) / sum over k != i of exp(s_ik) on the image x text matrix: no positive below the line."""
     logits = scale * image @ text.T
     others = torch.eye(len(image), dtype=torch.bool)
     directions = (logits, logits.T)
