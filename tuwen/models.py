@@ -10,21 +10,22 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tuwen import manifest, model, pairs, train
+from tuwen import card, manifest, model, pairs, train
 from tuwen.embed import embed_captions, embed_pictures, read_pictures
 from tuwen.errors import UserError
 from tuwen.feed import Mixed, OnlineViews, StoredViews, Views, batches
 from tuwen.params import Fit, Params
 from tuwen.recall import hits, judge
+from tuwen.start import start
 from tuwen.stream import StreamedViews, basic_characters
-from tuwen.text import build_vocabulary, load_tokenizer
+from tuwen.text import load_tokenizer
 from tuwen.views import Viewer, read_paraphrases
 
 Log = Callable[[train.Record, int], None]
 Figures = Callable[[model.DualEncoder, Any], train.Record]  # of a model and its tokenizer, after an epoch
 VALID_KS = (5,)
+VALID_BATCH = 64  # of a model that is measured and not trained
+BASELINE = "the baseline of this pipeline"
 
 
 def baseline_inputs(clean: Path) -> dict[str, Path]:
@@ -33,55 +34,42 @@ def baseline_inputs(clean: Path) -> dict[str, Path]:
 
 
 def baseline_settings(params: Params) -> dict[str, Any]:
-    """The params that decide the baseline."""
+    """The params that decide the baseline; the revision of published weights is one of them."""
     groups = {"image": params.image, "text": params.text, "model": params.model, "baseline": params.baseline}
     limits = params.validate_.model_dump(include={"max_chars", "max_pixels", "min_side_px"})
-    return {name: group.model_dump() for name, group in groups.items()} | {"validate": limits}
+    return {name: group.model_dump() if group else None for name, group in groups.items()} | {"validate": limits}
 
 
 def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log: Log) -> None:
-    """Pre-train a fresh dual encoder on `clean/corpus` with a new view of each pair in every epoch.
+    """The weights of `baseline.start`, pre-trained on `clean/corpus` where `baseline.fit` says how.
 
-    The records count the pairs of streamed shards that could not be shown, as `skipped_<reason>`. Raises UserError
-    where the corpus has no pair.
+    Each epoch shows a new view of each pair. The records count the pairs of streamed shards that could not be
+    shown, as `skipped_<reason>`. Raises UserError where the corpus has no pair, or as tuwen/weights.py does.
     """
-    stored, streamed = _corpus_views(clean, params)
-    views = Mixed([stored, *streamed])
-    if not len(views):
-        raise UserError(
-            f"params.yaml: corpus: {clean / 'corpus'} has no pair, and the baseline is pre-trained on "
-            "nothing else; name a source of pairs there (docs/data.md)"
-        )
-    vocabulary = build_vocabulary(_spelt(clean, bool(streamed)))
-    shape = params.model.model_dump()
-    torch.manual_seed(params.baseline.seed)
-    fresh = model.DualEncoder(
-        {
-            "dim": shape["dim"],
-            "image": shape["image"] | params.image.model_dump(),
-            "text": shape["text"] | params.text.model_dump(),
-            "vocabulary": len(vocabulary),
-        }
-    )
-    on_valid = _on_valid(clean / "valid", params.image.size_px, params.baseline.fit.batch_size)
-    _train(
-        fresh,
-        vocabulary,
-        views,
-        params.baseline.fit,
-        params.baseline.seed,
-        out,
-        checkpoint,
-        lambda encoder, tokenizer: on_valid(encoder, tokenizer) | _skipped(streamed),
-        log,
-    )
+    fit, size_px = params.baseline.fit, params.image.size_px
+    stored, streamed = _corpus_views(clean, params) if fit else (None, [])
+    encoder, vocabulary = start(params, lambda: _spelt(clean, bool(streamed)))
+    on_valid = _on_valid(clean / "valid", size_px, fit.batch_size if fit else VALID_BATCH)
+    origin = params.baseline.start.said()
+    if fit and stored:
+
+        def figures(encoder: model.DualEncoder, tokenizer: Any) -> train.Record:
+            return on_valid(encoder, tokenizer) | _skipped(streamed)
+
+        views, seed = Mixed([stored, *streamed]), params.baseline.seed
+        _train(encoder, vocabulary, views, fit, seed, out, checkpoint, figures, log, origin)
+    else:
+        model.save(encoder, out, vocabulary)
+        valid = on_valid(encoder.to(model.device()), load_tokenizer(out / "vocab.txt"))
+        _describe(out, encoder, origin, {"pairs": 0, "steps": 0, "valid": valid, "epochs": []})
     manifest.write(out, baseline_inputs(clean), baseline_settings(params))
     train.remove_checkpoint(checkpoint)
 
 
 def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[StreamedViews]]:
-    weights = params.baseline.weights
-    viewer = Viewer(params.baseline.policy, params.image.size_px, params.baseline.seed)
+    shown, policy = params.baseline.weights, params.baseline.policy
+    assert policy  # tuwen/params.py
+    viewer = Viewer(policy, params.image.size_px, params.baseline.seed)
     by_source: dict[str, list[dict[str, Any]]] = {}
     for row in pairs.read_shards(clean / "corpus").to_pylist():
         by_source.setdefault(row["source"], []).append(row)
@@ -89,10 +77,16 @@ def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[Stream
         digest for name in ("valid", "test") for digest in pairs.read(clean / name).images["sha256"].to_pylist()
     }
     streamed = [
-        StreamedViews(listed, viewer, params.validate_, weight=weights.get(source, 1.0), banned=banned)
+        StreamedViews(listed, viewer, params.validate_, weight=shown.get(source, 1.0), banned=banned)
         for source, listed in by_source.items()
     ]
-    return OnlineViews([clean / "corpus"], viewer, weights=weights), streamed
+    stored = OnlineViews([clean / "corpus"], viewer, weights=shown)
+    if not len(stored) and not any(map(len, streamed)):
+        raise UserError(
+            f"params.yaml: corpus: {clean / 'corpus'} has no pair, and the baseline is pre-trained on "
+            "nothing else; name a source of pairs there (docs/data.md)"
+        )
+    return stored, streamed
 
 
 def _spelt(clean: Path, streamed: bool) -> Iterable[str]:
@@ -122,12 +116,12 @@ def make_finetuned(
     clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, checkpoint: Path, log: Log
 ) -> None:
     """Train the baseline on over views of train, stored ones or fresh ones as `augment.mode` says."""
-    start, fit = model.load(baseline), params.finetune.fit
-    size_px = start.config["image"]["size_px"]
+    encoder, fit = model.load(baseline), params.finetune.fit
+    size_px = encoder.config["image"]["size_px"]
     views = _labelled_views(clean, augmented, ["train"], params, size_px)
     vocabulary = model.read_vocabulary(baseline)
     on_valid = _on_valid(clean / "valid", size_px, fit.batch_size)
-    _train(start, vocabulary, views, fit, params.finetune.seed, out, checkpoint, on_valid, log)
+    _train(encoder, vocabulary, views, fit, params.finetune.seed, out, checkpoint, on_valid, log, BASELINE)
     manifest.write(out, finetune_inputs(clean, augmented, baseline), finetune_settings(params))
     train.remove_checkpoint(checkpoint)
 
@@ -149,10 +143,11 @@ def make_refitted(
 
     It is never measured: it may have seen valid and test. `training.json` names the splits as `refit`.
     """
-    start, splits = model.load(baseline), params.augment.splits
-    views = _labelled_views(clean, augmented, splits, params, start.config["image"]["size_px"])
+    encoder, splits = model.load(baseline), params.augment.splits
+    views = _labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
     vocabulary, fit = model.read_vocabulary(baseline), params.finetune.fit
-    _train(start, vocabulary, views, fit, params.finetune.seed, out, checkpoint, _unmeasured, log, refit=splits)
+    seed = params.finetune.seed
+    _train(encoder, vocabulary, views, fit, seed, out, checkpoint, _unmeasured, log, BASELINE, refit=splits)
     manifest.write(out, refit_inputs(augmented, baseline), refit_settings(params))
     train.remove_checkpoint(checkpoint)
 
@@ -171,7 +166,7 @@ def _labelled_views(clean: Path, augmented: Path, splits: Sequence[str], params:
 
 
 def _train(
-    start: model.DualEncoder,
+    encoder: model.DualEncoder,
     vocabulary: list[str],
     views: Views,
     fit: Fit,
@@ -180,15 +175,16 @@ def _train(
     checkpoint: Path,
     figures: Figures,
     log: Log,
+    origin: str,
     **said: Any,
 ) -> None:
-    """Train `start` and write it to `out`; said: what training.json holds besides."""
-    model.save(start, out, vocabulary)  # the tokenizer is read from the file that the model will be used with
+    """Train `encoder` and write it to `out`; origin: for its card; said: what training.json holds besides."""
+    model.save(encoder, out, vocabulary)  # the tokenizer is read from the file that the model will be used with
     tokenizer = load_tokenizer(out / "vocab.txt")
-    longest = start.config["text"]["max_tokens"]
+    longest = encoder.config["text"]["max_tokens"]
     steps = len(views) // fit.batch_size
     records = train.train(
-        start,
+        encoder,
         lambda epoch: batches(
             views, tokenizer, max_tokens=longest, batch_size=fit.batch_size, seed=seed, epoch=epoch
         ),
@@ -196,12 +192,16 @@ def _train(
         fit,
         seed=seed,
         checkpoint=checkpoint,
-        evaluate=lambda encoder: figures(encoder, tokenizer),
+        evaluate=lambda trained: figures(trained, tokenizer),
         log=log,
     )
-    model.save(start, out, vocabulary)
-    training = {"pairs": len(views), "steps": steps * fit.epochs, **said, "epochs": records}
+    model.save(encoder, out, vocabulary)
+    _describe(out, encoder, origin, {"pairs": len(views), "steps": steps * fit.epochs, **said, "epochs": records})
+
+
+def _describe(out: Path, encoder: model.DualEncoder, origin: str, training: dict[str, Any]) -> None:
     (out / "training.json").write_text(json.dumps(training, indent=1) + "\n")
+    card.write(out, encoder.config, origin, training)
 
 
 def _unmeasured(encoder: model.DualEncoder, tokenizer: Any) -> train.Record:

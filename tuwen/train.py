@@ -26,9 +26,9 @@ Record = dict[str, float]
 TEXT_PARTS = 8  # a caption is padded to the longest of its eighth of the batch
 CHECKPOINTS = Path(".cache/train")
 DECIDING_CODE = (
-    *("embed", "feed", "images", "loss", "model", "models"),
-    *("pairs", "recall", "remote", "search", "shards", "states", "stream", "text", "towers", "train"),
-    *("views", "vit"),
+    *("embed", "feed", "images", "loss", "model", "models", "pairs", "recall", "remote", "search", "shapes"),
+    *("shards", "start", "states", "stream", "text", "towers", "train", "views", "vit", "weights"),
+    *("weights_cn_clip", "weights_hugging_face", "weights_open_clip"),
 )
 
 
