@@ -1,6 +1,7 @@
 # make run [PRESET=name]   the whole pipeline, then the table of recall and where the results lie
 # make pipeline [PRESET=…] the same stages as a Prefect flow
 # make test, make lint     the tests; ruff and mypy
+# make test-all            the tests, and those that need a browser too
 # make mlflow              every training and evaluation, in the browser
 # Each sets up .venv by itself; a second call installs nothing.
 
@@ -9,7 +10,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run test lint pipeline mlflow
+.PHONY: run test test-all lint pipeline mlflow
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -33,6 +34,10 @@ run: .venv/ready
 
 test: .venv/ready
 	python -m pytest
+
+# Debian: chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips what needs them, and says so.
+test-all: .venv/ready
+	python -m pytest -rs tests tests/browser
 
 lint: .venv/ready
 	ruff check .

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tuwen import models, track, train
+from tuwen import checkpoint, distributed, models, track
 from tuwen.errors import reports_user_errors
 from tuwen.params import load
 
@@ -10,12 +10,14 @@ from tuwen.params import load
 @reports_user_errors
 def main() -> None:
     """Run the stage; its curves go to MLflow as they arise."""
+    distributed.start("stages.baseline")
     params, clean, out = load(), Path("data/clean"), Path("models/baseline")
     settings, inputs = models.baseline_settings(params), models.baseline_inputs(clean)
-    checkpoint = train.checkpoint_folder(out.name, inputs, settings)
-    with track.run(out.name, "training", settings, inputs, resume_id=train.read_run_id(checkpoint)) as run:
-        train.keep_run_id(checkpoint, run.id)
-        models.make_baseline(clean, out, params, checkpoint, run.log_metrics)
+    kept = checkpoint.checkpoint_folder(out.name, inputs, settings)
+    resume_id = checkpoint.read_run_id(kept)
+    with distributed.group(), track.run(out.name, "training", settings, inputs, resume_id) as run:
+        checkpoint.keep_run_id(kept, run.id)
+        models.make_baseline(clean, out, params, kept, run.log_metrics)
         run.finish_output(out)
 
 

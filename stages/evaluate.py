@@ -17,7 +17,7 @@ def main() -> None:
     model = sys.argv[1]
     params = load()
     embeddings, clean, results = Path("embeddings") / model, Path("data/clean"), Path("results") / model
-    metrics = evaluate(embeddings, clean, results, params.evaluate, params.pairs)
+    metrics = evaluate(embeddings, clean, results, params.evaluate, params.pairs, model=Path("models") / model)
     inputs = {f"embeddings-{name}": embeddings / name for name in metrics}
     inputs |= {f"data-{name}": clean / name for name in metrics}
     logged = {"model": model, **params.evaluate.model_dump()}

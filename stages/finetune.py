@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tuwen import models, track, train
+from tuwen import checkpoint, distributed, models, track
 from tuwen.errors import reports_user_errors
 from tuwen.params import load
 
@@ -10,13 +10,15 @@ from tuwen.params import load
 @reports_user_errors
 def main() -> None:
     """Run the stage; its curves go to MLflow as they arise."""
+    distributed.start("stages.finetune")
     params, clean, augmented = load(), Path("data/clean"), Path("data/augmented")
     baseline, out = Path("models/baseline"), Path("models/finetuned")
     settings, inputs = models.finetune_settings(params), models.finetune_inputs(clean, augmented, baseline)
-    checkpoint = train.checkpoint_folder(out.name, inputs, settings)
-    with track.run(out.name, "training", settings, inputs, resume_id=train.read_run_id(checkpoint)) as run:
-        train.keep_run_id(checkpoint, run.id)
-        models.make_finetuned(clean, augmented, baseline, out, params, checkpoint, run.log_metrics)
+    kept = checkpoint.checkpoint_folder(out.name, inputs, settings)
+    resume_id = checkpoint.read_run_id(kept)
+    with distributed.group(), track.run(out.name, "training", settings, inputs, resume_id) as run:
+        checkpoint.keep_run_id(kept, run.id)
+        models.make_finetuned(clean, augmented, baseline, out, params, kept, run.log_metrics)
         run.finish_output(out)
 
 

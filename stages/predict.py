@@ -10,7 +10,15 @@ from tuwen.results import predict
 @reports_user_errors
 def main() -> None:
     """Run the stage."""
-    predict(Path("embeddings/final"), Path("data/clean"), Path("results"), load().predict.k)
+    params = load().predict
+    predict(
+        Path("embeddings/final"),
+        Path("data/clean"),
+        Path("results"),
+        params.k,
+        model=Path("models/final"),
+        chosen=Path("results/finetuned/details.json") if params.correction == "qbnorm" else None,
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tuwen import models, track, train
+from tuwen import checkpoint, distributed, models, track
 from tuwen.errors import reports_user_errors
 from tuwen.params import load
 
@@ -11,15 +11,17 @@ from tuwen.params import load
 def main() -> None:
     """Run the stage; a refit's curve goes to MLflow as it arises, a copy is no training and has no run."""
     params, clean, augmented = load(), Path("data/clean"), Path("data/augmented")
-    baseline, out = Path("models/baseline"), Path("models/final")
+    baseline, tuned, out = Path("models/baseline"), Path("models/finetuned"), Path("models/final")
     if not params.finetune.refit_all:
-        models.copy(Path("models/finetuned"), out)
+        models.copy(tuned, out)
         return
-    settings, inputs = models.refit_settings(params), models.refit_inputs(augmented, baseline)
-    checkpoint = train.checkpoint_folder(out.name, inputs, settings)
-    with track.run(out.name, "training", settings, inputs, resume_id=train.read_run_id(checkpoint)) as run:
-        train.keep_run_id(checkpoint, run.id)
-        models.make_refitted(clean, augmented, baseline, out, params, checkpoint, run.log_metrics)
+    distributed.start("stages.refit")
+    settings, inputs = models.refit_settings(params, tuned), models.refit_inputs(augmented, baseline)
+    kept = checkpoint.checkpoint_folder(out.name, inputs, settings)
+    resume_id = checkpoint.read_run_id(kept)
+    with distributed.group(), track.run(out.name, "training", settings, inputs, resume_id) as run:
+        checkpoint.keep_run_id(kept, run.id)
+        models.make_refitted(clean, augmented, baseline, tuned, out, params, kept, run.log_metrics)
         run.finish_output(out)
 
 

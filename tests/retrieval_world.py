@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from tuwen import pairs
+from tuwen import manifest, pairs
 from tuwen.shards import ShardWriter
 
 REPOSITORY = Path(__file__).parents[1]
@@ -25,11 +25,15 @@ def build(root: Path, *, noise: dict[str, float] | None = None) -> Path:
     for name in ("valid", "bank", "t2i", "i2t"):  # the same pictures: what they show does not matter here
         pairs.write(root / "data/clean" / name, test)
     for model, wrong in (noise or {"baseline": 3.0, "finetuned": 0.5}).items():
+        write_training(root / "models" / model / "training.json", 4)
+        manifest.write(root / "models" / model, {}, {"noise": wrong})
         for name in ("test", "valid", "bank"):
             embed(root / "embeddings" / model / name, test, wrong)
-        write_training(root / "models" / model / "training.json", 4)
-    for name in ("t2i", "i2t"):
+            sign(root, model, name)
+    shutil.copytree(root / "models/finetuned", root / "models/final")
+    for name in ("t2i", "i2t", "bank"):
         embed(root / "embeddings/final" / name, test, 0.5)
+        sign(root, "final", name)
     write_quality(root / "data/clean/quality.json")
     return root
 
@@ -88,6 +92,12 @@ def embed(folder: Path, pair_set: pairs.PairSet, noise: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("images", images), ("texts", texts)):
         np.save(folder / f"{name}.npy", (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+
+
+def sign(root: Path, model: str, name: str) -> None:
+    """Say that the model's embeddings of the set are of it as it stands."""
+    inputs = {"model": root / "models" / model, "set": root / "data/clean" / name}
+    manifest.write(root / "embeddings" / model / name, inputs, {})
 
 
 def write_training(path: Path, epochs: int) -> None:

@@ -40,6 +40,7 @@ STEPS = [
     *(["embed", model, name] for model in MODELS for name in SETS),
     ["embed", "final", "t2i"],
     ["embed", "final", "i2t"],
+    ["embed", "final", "bank"],
     *(["evaluate", model] for model in MODELS),
     ["predict"],
     ["report"],

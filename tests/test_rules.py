@@ -19,7 +19,7 @@ from tuwen import cli, params
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 250
 MAX_BYTES = 1_000_000
-BARE = {"tuwen/loss.py", "tuwen/recall.py", "tuwen/search.py"}
+BARE = {f"tuwen/{name}.py" for name in ("hardware", "hubness", "loss", "recall", "search", "shortlist")}
 OWNERS = {"mlflow": {"tuwen/track.py", "tuwen/serve_model.py"}, "albumentations": {"tuwen/views.py"}}
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|Users|root|tmp/[a-z]+)/[\w.-]+")
 
@@ -68,7 +68,7 @@ def test_a_package_with_an_owner_is_imported_there_alone(package: str, owners: s
 
 
 @pytest.mark.parametrize("path", sorted(BARE))
-def test_loss_recall_and_search_need_torch_and_numpy_alone(path: str) -> None:
+def test_loss_recall_search_and_hubness_need_torch_and_numpy_alone(path: str) -> None:
     own = {
         source for module, name in closure.imports(ROOT / path) if (source := closure.source(ROOT, module, name))
     }

@@ -5,13 +5,15 @@ import io
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
 from tuwen import manifest, pairs, params
+from tuwen.feed import Views
+from tuwen.images import Pixels
 from tuwen.shards import ShardWriter
 
 REPOSITORY = Path(__file__).parents[1]
@@ -22,6 +24,18 @@ SMALL = {
     "dim": 32,
     "image": {"patch_px": 8, "width": 64, "layers": 1, "patch_dropout": 0.5},
     "text": {"width": 64, "layers": 1, "dropout": 0.0},
+}
+FIT = {
+    **{"epochs": 4, "batch_size": 8, "chunk": None, "lr": 2e-3, "muon_lr": 2e-3, "weight_decay": 0.1},
+    **{"warmup_steps": 2, "max_grad_norm": 1.0, "precision": "fp32", "gradient_checkpointing": False},
+    **{"compile": False, "freeze": "none", "siblings": "positives", "ema": None},
+    "select": {"epochs": False, "wise_ft": []},
+}
+TINY = {
+    "dim": 32,
+    "image": {"size_px": 16, "patch_px": 8, "width": 64, "layers": 1, "patch_dropout": 0.5},
+    "text": {"width": 64, "layers": 1, "dropout": 0.1, "max_tokens": 12},
+    "vocabulary": 24,
 }
 Members = Iterable[tuple[str, bytes]]
 
@@ -79,12 +93,34 @@ def members(numbers: Iterable[int]) -> Members:
         yield f"{number}.txt", caption(number).encode()
 
 
+class Made(NamedTuple):
+    """A view and what was told of it."""
+
+    pixels: Pixels
+    caption: str
+    positive_id: str
+
+
+def make_all(views: Views, seed: int, epoch: int) -> list[Made]:
+    """All views of an epoch, made here one after another, without those of broken pictures."""
+    asked = list(views.asked(seed, epoch))
+    found = [views.makers[ask.maker](ask.source) for ask in asked]
+    return [
+        Made(one, ask.caption, ask.positive_id) for one, ask in zip(found, asked, strict=True) if one is not None
+    ]
+
+
+def fit(**changes: Any) -> params.Fit:
+    """Settings for a training of seconds."""
+    return params.Fit(**(FIT | changes))
+
+
 def settings(**changes: Mapping[str, Any]) -> params.Params:
     """The smoke preset with a tiny model, 16 px and batches of four; changes: group -> keys to set."""
     values = YAML(typ="safe", pure=True).load(REPOSITORY / "presets/smoke.yaml")
     values |= {"model": SMALL, "image": {"size_px": SIZE_PX}}
     for group in ("baseline", "finetune"):
-        values[group]["fit"] |= {"batch_size": 4, "epochs": 2, "precision": "fp32", "freeze_text": False}
+        values[group]["fit"] |= {"batch_size": 4, "epochs": 2, "precision": "fp32", "freeze": "none"}
     for group, new in changes.items():
         values[group] = values[group] | new if isinstance(values[group], dict) and group != "corpus" else new
     return params.Params.model_validate(values)

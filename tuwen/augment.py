@@ -163,7 +163,7 @@ def _views_of(
             "pair_id": row["pair_id"],
             "view": number,
             "split": row["split"],
-            "positive_id": positive_of(row, view),
+            "positive_id": positive_of(row, view.flipped),
             "caption": view.caption,
             "flipped": view.flipped,
             "reworded": view.reworded and view.reworded.replace("paraphrase", params.paraphrase.kind),

@@ -40,6 +40,30 @@ def params() -> None:
     load()
 
 
+@app.command()
+def evaluate(
+    images: Annotated[Path, typer.Option(help="Array [pictures, dimensions] as .npy, any float, any length.")],
+    texts: Annotated[Path, typer.Option(help="Array [texts, dimensions] of the same model.")],
+    relevance: Annotated[Path, typer.Option(help="CSV with the header image,text[,label]: row numbers or ids.")],
+    image_ids: Annotated[Path | None, typer.Option(help="The pictures' ids, one a line in their order.")] = None,
+    text_ids: Annotated[Path | None, typer.Option(help="The texts' ids.")] = None,
+    k: Annotated[list[int], typer.Option("-k", help="Once for every k.")] = [1, 5, 10],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="Also write every figure there, as JSON.")] = None,
+) -> None:
+    """Measure anybody's embeddings: hit@k, recall@k, intervals, gallery curves, hubs, AUC."""
+    import json
+
+    from tuwen import foreign
+
+    sides = foreign.read_side("image", images, image_ids), foreign.read_side("text", texts, text_ids)
+    for side in sides:
+        print(side.note)
+    found = foreign.evaluate(*sides, relevance, k)
+    print(foreign.table(found))
+    if out is not None:
+        out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 Sets = Annotated[list[Path], typer.Argument(metavar="SET...", help="Folders such as data/clean/train.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="A place where nothing is yet.")]
 
@@ -80,6 +104,20 @@ def shards(
     from tuwen.sources.webdataset import list_shards
 
     list_shards(places, sys.stdout)
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="result1.csv, result2.csv, or one like them.")],
+    queries: Annotated[Path, typer.Option(help="Table of what asks: word_test.csv, image_test.csv.")],
+    gallery: Annotated[Path, typer.Option(help="Table of what is asked for: image_data.csv, word_data.csv.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Ranks of each query.")] = 5,
+) -> None:
+    """Check anybody's result file strictly, and name all faults; exit code 1 where there is one."""
+    from tuwen.check import check as is_sound
+
+    if not is_sound(file, queries, gallery, k):
+        raise typer.Exit(1)
 
 
 @track_app.command()

@@ -136,14 +136,20 @@ def _measure(
     import pandas as pd
 
     done = executor.map(partial(_measure_shard, max_pixels), chosen)
-    pictures, captions = [_pictures([])], list[tuple[str, str]]()
+    pictures, captions = [_pictures([])], [pairs.TEXTS.empty_table()]
     for row, (measured, texts) in zip(chosen, follow(done, "measure shards", len(chosen)), strict=True):
         part = _pictures(measured)
         pictures.append(part.assign(image_id=[f"{row['sha256']}/{number}" for number in range(len(part))]))
-        captions += [(f"{row['sha256']}/{number}", text) for number, text in enumerate(texts)]
-    rows = [{"text_id": text_id, "caption": caption} for text_id, caption in captions]
+        captions.append(_captions(row["sha256"], texts))
     images = pd.concat([part for part in pictures if len(part)] or pictures, ignore_index=True)
-    return images, doctor.measure_captions(pa.Table.from_pylist(rows, pairs.TEXTS))
+    return images, doctor.measure_captions(pa.concat_tables(captions))
+
+
+def _captions(shard: str, texts: list[str]) -> pa.Table:
+    """A shard's captions as rows of `pairs.TEXTS`: as Python objects, five million would take gigabytes."""
+    named = {"text_id": [f"{shard}/{number}" for number in range(len(texts))], "caption": texts}
+    columns = [named.get(name, [None] * len(texts)) for name in pairs.TEXTS.names]
+    return pa.table(columns, schema=pairs.TEXTS)
 
 
 def _pictures(measured: "list[tuple[str | None, doctor.Picture]]") -> "pd.DataFrame":

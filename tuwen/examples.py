@@ -80,8 +80,7 @@ def collect(
     asked = {example.row for some in queries["i2t"].values() for example in some}
     answers = (example.answers.values() for some in queries["t2i"].values() for example in some)
     given = {one.row for models in answers for found in models for one in found}
-    names = {i: captions[t] for i, t in zip(image[::-1].tolist(), text[::-1].tolist(), strict=True)}
-    return Examples(queries, thumbnails(data, pair_set.images, asked | given), names, captions)
+    return Examples(queries, thumbnails(data, pair_set.images, asked | given), names(pair_set), captions)
 
 
 def choose(baseline: Rows, finetuned: Rows, *, count: int, seed: int) -> dict[str, Rows]:
@@ -121,6 +120,14 @@ def answer(
                 answers.append(Answer(int(item[best]), int(rank_P[best]), score, True))
             examples[row].answers[model] = answers
     return examples
+
+
+def names(pair_set: pairs.PairSet) -> dict[int, str]:
+    """Image row -> the first caption that is true for it, for pictures that have one."""
+    image, text = pairs.true_rows(pair_set)
+    captions = pair_set.texts["caption"].to_pylist()
+    # read backwards, so that the first one is the one that stays
+    return {i: captions[t] for i, t in zip(image[::-1].tolist(), text[::-1].tolist(), strict=True)}
 
 
 def thumbnails(data: Path, images: pa.Table, rows: Iterable[int]) -> dict[int, str]:

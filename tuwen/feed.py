@@ -1,9 +1,14 @@
-"""What a training is fed with: views of pairs in an order that (seed, epoch) decides alone."""
+"""What a training is fed with: views of pairs in an order that (seed, epoch) decides alone.
+
+An epoch is told first and made later: `Views.asked` says which views it shows, without decoding a picture, and a
+`Maker` makes each one in whatever process (tuwen/loader.py).
+"""
 
 import random
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
-from itertools import islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -11,45 +16,45 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from PIL import Image
-from torch import Tensor
 
-from tuwen import pairs, shards, text
-from tuwen.images import Pixels, decode, square, to_pixels
+from tuwen import pairs, shards
+from tuwen.errors import UserError
+from tuwen.images import Pixels, decode_pixels, decode_reduced
 from tuwen.views import VIEWS, Viewer, positive_of, rows_of
 
+Place = tuple[str, int, int]  # shard, offset, size
+ROWS_AT_ONCE = 1024  # of a table, turned into Python's objects
 KEPT_BYTES = 1 << 30  # decoded pictures kept in memory; the rest is decoded each time
 EPOCHS_APART = 1_000_003  # between the generators of two seeds
 
 
-class Batch(NamedTuple):
-    """One step's input, B pairs: pixels [B, 3, S, S], ids and mask [B, L], and two columns [B] of ids.
+class Ask(NamedTuple):
+    """A view that an epoch shows, told but not made yet."""
 
-    Rows with an equal `positive_id` or an equal `caption_id` are positives of each other.
-    """
-
-    pixels: Tensor
-    ids: Tensor
-    mask: Tensor
-    positive_id: Tensor
-    caption_id: Tensor
-
-
-class Item(NamedTuple):
-    """One view of a pair."""
-
-    pixels: Pixels  # uint8 [S, S, 3]
-    caption: str
+    pair_id: str
     positive_id: str
+    caption: str
+    maker: int  # which of `Views.makers` makes it
+    source: Any  # what that one makes it from; it pickles
+    skipped: Counter[str] | None = None  # where it is counted should its picture prove broken
+
+
+class Maker(Protocol):
+    """Makes the pixels of views, in any process: it pickles and is small."""
+
+    def __call__(self, source: Any) -> Pixels | None:
+        """`Ask.source` -> uint8 [S, S, 3]; None where the picture is broken and another may stand in for it."""
 
 
 class Views(Protocol):
     """Pairs to train on, asked for epoch by epoch."""
 
+    makers: list[Maker]
+
     def __len__(self) -> int:
         """Pairs of an epoch; where a weight makes epochs differ by one, of the shorter ones."""
 
-    def items(self, seed: int, epoch: int) -> Iterator[Item]:
+    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
         """At least `len` views in shuffled order; seed and epoch, counted from 1, decide all of it."""
 
 
@@ -57,22 +62,22 @@ class StoredViews:
     """The views that `augment` wrote for `splits`: each row is one view, the same in every epoch."""
 
     def __init__(self, augmented: Path, splits: Collection[str]) -> None:
-        self._data = augmented.parent
+        self.makers: list[Maker] = [_Stored(augmented.parent)]
         table = pairs.read_table(augmented / "views.parquet", VIEWS)
         asked = pc.is_in(table["split"], value_set=pa.array(sorted(splits)))
-        kept = ["positive_id", "caption", "shard", "offset", "size"]
+        kept = ["pair_id", "positive_id", "caption", "shard", "offset", "size"]
         self._rows = table.filter(asked).select(kept).combine_chunks()
-        self._kept = _Kept()
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def items(self, seed: int, epoch: int) -> Iterator[Item]:
+    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
         """Every stored view once."""
-        for index in _shuffled(len(self), seed, epoch):
-            (row,) = self._rows.slice(index, 1).to_pylist()
-            picture = self._kept.picture(self._data, row)
-            yield Item(square(picture, picture.width), row["caption"], row["positive_id"])
+        order = _shuffled(len(self), seed, epoch)
+        for start in range(0, len(order), ROWS_AT_ONCE):
+            for row in self._rows.take(pa.array(order[start : start + ROWS_AT_ONCE])).to_pylist():
+                place = (row["shard"], row["offset"], row["size"])
+                yield Ask(row["pair_id"], row["positive_id"], row["caption"], 0, place)
 
 
 class OnlineViews:
@@ -90,7 +95,8 @@ class OnlineViews:
         paraphrases: Mapping[str, str] | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        self._data, self._viewer, self._kept = pair_sets[0].parent.parent, viewer, _Kept()
+        self.makers: list[Maker] = [_Online(pair_sets[0].parent.parent, viewer)]
+        self._viewer = viewer
         self._rows: list[dict[str, Any]] = []
         sources: list[str | None] = []
         for folder in pair_sets:
@@ -107,13 +113,13 @@ class OnlineViews:
     def __len__(self) -> int:
         return sum(len(window(len(rows), weight, 1)) for rows, weight in self._parts)
 
-    def items(self, seed: int, epoch: int) -> Iterator[Item]:
+    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
         """The views of the epoch's window of every source; a pair that stands twice in it has two views."""
         rows, views = self._shown(seed, epoch)
-        for index in _shuffled(len(rows), seed, epoch):
-            row = self._rows[rows[index]]
-            view = self._viewer.view(self._kept.picture(self._data, row), row, int(views[index]))
-            yield Item(view.pixels, view.caption, positive_of(row, view))
+        for index in map(int, _shuffled(len(rows), seed, epoch)):
+            row, view = self._rows[rows[index]], int(views[index])
+            caption, flipped = self._viewer.told(row, view)
+            yield Ask(row["pair_id"], positive_of(row, flipped), caption, 0, (row, view))
 
     def _shown(self, seed: int, epoch: int) -> tuple[pairs.Rows, pairs.Rows]:
         """Row and view number, counted from 1, of all that the epoch shows; in the order of the rows."""
@@ -134,36 +140,81 @@ class Mixed:
 
     def __init__(self, parts: Sequence[Views]) -> None:
         self._parts = parts
+        self.makers: list[Maker] = [maker for part in parts for maker in part.makers]
 
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
 
-    def items(self, seed: int, epoch: int) -> Iterator[Item]:
+    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
         """`len` views of each part, in the part's own order."""
         draw, left = random.Random(f"mixed:{seed}:{epoch}"), [len(part) for part in self._parts]
-        streams = [part.items(seed, epoch) for part in self._parts]
+        streams = [part.asked(seed, epoch) for part in self._parts]
+        first = [0, *accumulate(len(part.makers) for part in self._parts)]
         while any(left):
             (chosen,) = draw.choices(range(len(left)), left)
             left[chosen] -= 1
-            yield next(streams[chosen])
+            ask = next(streams[chosen])
+            yield ask._replace(maker=first[chosen] + ask.maker)
 
 
-class _Kept:
-    """Decoded pictures by their place, up to KEPT_BYTES."""
+class _Stored:
+    """Makes the views that lie in shards below `data`: decodes them, no more."""
 
-    def __init__(self) -> None:
-        self._pictures: dict[tuple[str, int], Image.Image] = {}
+    def __init__(self, data: Path) -> None:
+        self._pictures = _Pictures(data)
+
+    def __call__(self, source: Place) -> Pixels:
+        return self._pictures.get(source)[0]
+
+
+class _Online:
+    """Makes fresh views of the pictures that lie in shards below `data`."""
+
+    def __init__(self, data: Path, viewer: Viewer) -> None:
+        self._viewer, self._pictures = viewer, _Pictures(data, viewer.enough_px)
+
+    def __call__(self, source: tuple[dict[str, Any], int]) -> Pixels:
+        row, view = source
+        pixels, reduced = self._pictures.get((row["shard"], row["offset"], row["size"]))
+        return self._viewer.view(pixels, row, view, reduced).pixels
+
+
+class _Pictures:
+    """Decoded pictures below `data`, and by how much each is reduced; up to KEPT_BYTES are kept.
+
+    enough_px: what a reduced picture's shorter side must still have; None: none is reduced. A copy that is sent to
+    another process begins empty.
+    """
+
+    def __init__(self, data: Path, enough_px: int | None = None) -> None:
+        self._data, self._enough_px = data, enough_px
+        self._kept: dict[Place, tuple[Pixels, int]] = {}
         self._bytes = 0
 
-    def picture(self, data: Path, row: Mapping[str, Any]) -> Image.Image:
-        place = (row["shard"], row["offset"])
-        found = self._pictures.get(place)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Pictures, (self._data, self._enough_px)
+
+    def get(self, place: Place) -> tuple[Pixels, int]:
+        found = self._kept.get(place)
         if found is None:
-            found = decode(shards.read(data, row["shard"], row["offset"], row["size"]))
+            found = self._decoded(place)
             if self._bytes < KEPT_BYTES:
-                self._pictures[place] = found
-                self._bytes += 3 * found.width * found.height
+                self._kept[place] = found
+                self._bytes += found[0].nbytes
         return found
+
+    def _decoded(self, place: Place) -> tuple[Pixels, int]:
+        encoded = shards.read(self._data, *place)
+        try:
+            if self._enough_px is None:
+                return decode_pixels(encoded), 1
+            return decode_reduced(encoded, self._enough_px)
+        except OSError as error:
+            shard, offset, _ = place
+            raise UserError(
+                f"{self._data / shard}: the picture at byte {offset} cannot be decoded ({error}); "
+                "remove this shard and run `dvc repro`"
+            ) from None
 
 
 def window(rows: int, weight: float, epoch: int) -> range:
@@ -176,32 +227,9 @@ def window(rows: int, weight: float, epoch: int) -> range:
     return range(int(share * (epoch - 1)), int(share * epoch))
 
 
-def batches(
-    views: Views, tokenizer: Any, *, max_tokens: int, batch_size: int, seed: int, epoch: int
-) -> Iterator[Batch]:
-    """The `len(views) // batch_size` batches of one epoch, counted from 1; what fills no batch is left out."""
-    stream = views.items(seed, epoch)
-    for _ in range(len(views) // batch_size):
-        pictures, captions, positives = zip(*islice(stream, batch_size), strict=True)
-        ids, mask = text.tokenize(tokenizer, captions, max_tokens)
-        yield Batch(
-            to_pixels(list(pictures)),
-            ids,
-            mask,
-            _numbers(positives),
-            _numbers([text.normalise(c) for c in captions]),
-        )
-
-
-def _shuffled(rows: int, seed: int, epoch: int) -> Iterator[int]:
-    yield from map(int, torch.randperm(rows, generator=_generator(seed, epoch)).numpy())
+def _shuffled(rows: int, seed: int, epoch: int) -> pairs.Rows:
+    return torch.randperm(rows, generator=_generator(seed, epoch)).numpy()
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * EPOCHS_APART + epoch)
-
-
-def _numbers(names: Sequence[str]) -> Tensor:
-    """Equal names -> equal integers."""
-    known: dict[str, int] = {}
-    return torch.tensor([known.setdefault(name, len(known)) for name in names])

@@ -22,6 +22,8 @@ MAX_ASPECT = 2.0
 MEAN = (122.7709, 116.7460, 104.0937)
 STD = (68.5005, 66.6322, 70.3232)
 CLIP_PIXELS = {"mean": MEAN, "std": STD}
+LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601: how bright red, green and blue are
+EDGE = 70  # of 255: the least difference that draws an outline
 # EXIF orientation (CIPA DC-008, tag 0x0112) -> what brings the picture upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -146,6 +148,23 @@ def decode_pixels(data: bytes) -> Pixels:
     return np.asarray(upright(picture))
 
 
+def decode_reduced(data: bytes, enough_px: int) -> tuple[Pixels, int]:
+    """`decode_pixels` for views to train on: a JPEG may come 2, 4 or 8 times smaller, in a part of the time.
+
+    Returns the pixels and that factor: the largest one that leaves the shorter side at least `enough_px`. Every
+    pixel then stands for factor² whole ones, so a side that the factor does not divide loses its rest.
+    """
+    picture = header(data)
+    factor = max(f for f in (1, 2, 4, 8) if f == 1 or min(picture.size) // f >= enough_px)
+    if factor == 1 or picture.format != "JPEG":
+        return decode_pixels(data), 1
+    width, height = (side // factor for side in picture.size)
+    if orientation(picture) >= 5:  # lies on its side
+        width, height = height, width
+    picture.draft("RGB", (picture.width // factor, picture.height // factor))
+    return np.asarray(upright(picture))[:height, :width], factor
+
+
 @functools.cache
 def _simplejpeg() -> Any:
     try:
@@ -174,3 +193,25 @@ def to_pixels(pictures: list[Pixels]) -> Any:
     # NumPy, because torch would start threads of its own beside those of the training step
     normal = (np.stack(pictures) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     return torch.from_numpy(np.ascontiguousarray(normal.transpose(0, 3, 1, 2)))
+
+
+def colour_matrix(brightness: float, contrast: float, saturation: float, mean: Any) -> Any:
+    """float32 [3, 4] that changes brightness, then contrast, then saturation of pixels in RGB.
+
+    mean: of each channel of the picture, [3]. Contrast is about the mean brightness, saturation about each pixel's
+    own, as torchvision's ColorJitter has them; one matrix clips once, at the end.
+    """
+    matrix = np.empty((3, 4), np.float32)
+    matrix[:, :3] = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * LUMA)
+    matrix[:, 3] = (1 - contrast) * brightness * (LUMA @ mean)  # a grey, which saturation leaves as it is
+    return matrix
+
+
+def draw_outlines(pixels: Pixels) -> Pixels:
+    """Draw the edges of a picture over in black: an edge is where a neighbour differs by EDGE or more."""
+    import cv2
+
+    red, green, blue = cv2.split(cv2.morphologyEx(pixels, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)))
+    drawn = pixels.copy()
+    drawn[np.maximum(np.maximum(red, green), blue) >= EDGE] = 0
+    return drawn

@@ -1,6 +1,6 @@
 """Contrastive loss over an image x text matrix, with siblings counted as positives.
 
-Shapes: B pairs, D dimensions; `image_BD` and `text_BD` are unit vectors.
+Shapes: B pairs, C pairs of all processes (C = B where there is one), D dimensions; vectors are unit vectors.
 """
 
 import torch
@@ -12,18 +12,32 @@ def same_id(left: Tensor, right: Tensor) -> Tensor:
     return left[:, None] == right[None, :]
 
 
-def contrastive_loss(image_BD: Tensor, text_BD: Tensor, scale: Tensor, positive_BB: Tensor) -> Tensor:
+def contrastive_loss(
+    image_BD: Tensor,
+    text_BD: Tensor,
+    scale: Tensor,
+    positive_BC: Tensor,
+    image_CD: Tensor | None = None,
+    text_CD: Tensor | None = None,
+) -> Tensor:
     """Symmetric cross-entropy of CLIP (Radford et al. 2021) against targets shared among siblings.
 
-    scale: the factor before the softmax, 1 / temperature. positive_BB: [B, B] bool, true where row i's picture
-    and column j's text belong together; the diagonal is true. With the diagonal alone this is CLIP's loss
-    exactly. Returns the mean over both directions, a scalar in float32 (nats).
+    scale: the factor before the softmax, 1 / temperature. positive_BC: [B, C] bool, true where pair i and pair j
+    of all belong together, i's picture with j's text and i's text with j's picture; i with itself at least. With
+    that alone this is CLIP's loss exactly. image_CD, text_CD: what the B pairs are told apart from, themselves
+    included; by default they alone. Returns the mean over both directions, a scalar in float32 (nats).
+
+    Not the form that the contest's source prints, whose denominator lacks the positive: it is unbounded below.
     """
-    logits_BB = scale.float() * image_BD.float() @ text_BD.float().T
-    return (_cross_entropy(logits_BB, positive_BB) + _cross_entropy(logits_BB.T, positive_BB.T)) / 2
+    if image_CD is None or text_CD is None:
+        logits_BB = scale.float() * image_BD.float() @ text_BD.float().T
+        return (_cross_entropy(logits_BB, positive_BC) + _cross_entropy(logits_BB.T, positive_BC.T)) / 2
+    image_to_text_BC = scale.float() * image_BD.float() @ text_CD.float().T
+    text_to_image_BC = scale.float() * text_BD.float() @ image_CD.float().T
+    return (_cross_entropy(image_to_text_BC, positive_BC) + _cross_entropy(text_to_image_BC, positive_BC)) / 2
 
 
-def _cross_entropy(logits_BB: Tensor, positive_BB: Tensor) -> Tensor:
-    target_BB = positive_BB.float()
-    target_BB = target_BB / target_BB.sum(1, keepdim=True)
-    return -(target_BB * torch.log_softmax(logits_BB, dim=1)).sum(1).mean()
+def _cross_entropy(logits_BC: Tensor, positive_BC: Tensor) -> Tensor:
+    target_BC = positive_BC.float()
+    target_BC = target_BC / target_BC.sum(1, keepdim=True)
+    return -(target_BC * torch.log_softmax(logits_BC, dim=1)).sum(1).mean()

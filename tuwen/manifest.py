@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tuwen.errors import UserError
+
 NAME = "manifest.json"
 
 
@@ -52,6 +54,24 @@ def digest(path: Path) -> str:
         return file_sha256(path / NAME)
     lines = [f"{p.relative_to(path)} {file_sha256(p)}\n" for p in _files(path)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def require(folder: Path, inputs: Mapping[str, Path]) -> None:
+    """Raise UserError, naming both digests, unless the manifest of `folder` names these very `inputs`."""
+    place = folder / NAME
+    try:
+        made_from = json.loads(place.read_text(encoding="utf-8"))["inputs"]
+    except FileNotFoundError:
+        raise UserError(f"{place}: missing, so nobody knows what these were made from; run `dvc repro`") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place}: not a manifest ({error!r}); remove the folder and run `dvc repro`") from None
+    for name, path in inputs.items():
+        found, due = made_from.get(name), digest(path)
+        if found != due:
+            raise UserError(
+                f"{place}: made from another {name}: it names {found}, but {path} is {due}; "
+                "make these anew from it: `dvc repro`"
+            )
 
 
 def file_sha256(path: Path) -> str:

@@ -3,73 +3,129 @@
 from collections.abc import Iterable
 from typing import Any
 
-MODELS = {"baseline": "baseline", "finetuned": "fine-tuned"}
-DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
+from tuwen.headline import DIRECTIONS, MODELS
+
 EPOCHS_SHOWN = 6  # lines of the condensed training table
 CAME = ("source set", "table", "rows", "clean", "quarantined", "left out", "blank", "faults")
 
 
 def markdown(facts: dict[str, Any]) -> str:
     """report.md from what report.py knows: figures, no picture, no caption."""
-    metrics, quality, doubt, ks = facts["metrics"], facts["quality"], facts["doubt"], facts["evaluate"].ks
-    sizes = metrics["finetuned"]
-    headline = [
+    sections = (_headline, _recall, _correction, _gallery, _zero_shot, _training, _doubt, _quality)
+    lines = ["# Retrieval report", "", *_lead(facts)]
+    for section in sections:
+        lines += ["", *section(facts)]
+    return "\n".join(lines) + "\n"
+
+
+def _lead(facts: dict[str, Any]) -> list[str]:
+    sizes = facts["metrics"]["finetuned"]
+    return [
+        f"Test split: {sizes['images']} pictures, {sizes['texts']} texts; "
+        f"{sizes['t2i_queries']} texts and {sizes['i2t_queries']} pictures are asked.",
+        "Plain cosine over the whole gallery, no score correction, unless a column says QB-Norm.",
+        facts["answering"],
+    ]
+
+
+def _headline(facts: dict[str, Any]) -> list[str]:
+    rows = [
         (
             DIRECTIONS[line.direction],
             f"R@{line.k}",
-            *(f"{p.value:.1f} [{p.low:.1f}, {p.high:.1f}]" for p in line.models.values()),
-            f"**{line.gain.value:+.1f}** [{line.gain.low:+.1f}, {line.gain.high:+.1f}]",
+            *(_interval(p) for p in line.models.values()),
+            _signed(line.gain, "**"),
+            _interval(line.corrected["finetuned"]),
+            _signed(line.change["finetuned"]),
         )
         for line in facts["lines"]
     ]
-    recall = [
-        (title, f"recall@{k}", *(f"{100 * metrics[model][f'{direction}_recall_at_{k}']:.1f}" for model in MODELS))
-        for direction, title in DIRECTIONS.items()
-        for k in ks
+    both = [facts["metrics"][model] for model in MODELS]
+    header = ("direction", "", *MODELS.values(), "gain, points", "fine-tuned, QB-Norm", "its change, points")
+    summary = [("both", "R@M, the mean of all R@k", *(_interval(mean) for mean in facts["means"].values()))]
+    summary += [
+        (title, "median rank", *(f"{figures[f'{way}_median_rank']:g}" for figures in both))
+        for way, title in DIRECTIONS.items()
     ]
-    return "\n".join(
-        [
-            "# Retrieval report",
-            "",
-            f"Test split: {sizes['images']} pictures, {sizes['texts']} texts; "
-            f"{sizes['t2i_queries']} texts and {sizes['i2t_queries']} pictures are asked.",
-            "Plain cosine over the whole gallery, no score correction.",
-            facts["answering"],
-            "",
-            "## R@k (hit@k): any true item among the first k, in percent",
-            "",
-            *_table(("direction", "", *MODELS.values(), "difference, points"), headline),
-            "",
-            f"In brackets: 95 % bootstrap intervals by group ({facts['evaluate'].bootstrap_samples} samples); "
-            "those of the difference are paired: both models answer the same queries.",
-            "",
-            "## recall@k: found true items / all true items, in percent",
-            "",
-            *_table(("direction", "", *MODELS.values()), recall),
-            "",
-            "## Training",
-            *(line for model in MODELS for line in _training(model, facts["training"][model])),
-            "",
-            "## Doubtful pairs",
-            "",
-            f"The baseline gives the bank's {doubt['pairs']} pairs a mean cosine of {doubt['mean_cosine']:.3f}; "
-            f"{100 * doubt['share_under_min_cosine']:.1f} % lie under {doubt['min_cosine']:g} "
-            "(params.yaml: pairs.min_cosine). report.html shows the lowest.",
-            "",
-            "## Data quality",
-            "",
-            f"{quality['checks']} checks, {len(quality['failed'])} not met. {quality['corpus']}",
-            "",
-            *_table(("set", "table", "check not met", "severity", "rows"), quality["failed"]),
-            "",
-            *_table(CAME, quality["came"]),
-            "",
-            *_table(("clean set", "pictures", "texts", "pairs"), quality["sizes"]),
-            "",
-            *_table(("split groups", ""), quality["groups"]),
-            "",
+    return [
+        "## R@k (hit@k): any true item among the first k, in percent",
+        "",
+        *_table(header, rows),
+        "",
+        f"In brackets: 95 % bootstrap intervals by group ({facts['evaluate'].bootstrap_samples} samples); "
+        "those of differences are paired: both answer the same queries.",
+        "",
+        *_table(("direction", "", *MODELS.values()), summary),
+    ]
+
+
+def _recall(facts: dict[str, Any]) -> list[str]:
+    metrics = facts["metrics"]
+    rows = [
+        (title, f"recall@{k}", *(f"{100 * metrics[model][f'{way}_recall_at_{k}']:.1f}" for model in MODELS))
+        for way, title in DIRECTIONS.items()
+        for k in facts["evaluate"].ks
+    ]
+    return [
+        "## recall@k: found true items / all true items, in percent",
+        "",
+        *_table(("direction", "", *MODELS.values()), rows),
+    ]
+
+
+def _correction(facts: dict[str, Any]) -> list[str]:
+    metrics, k = facts["metrics"], facts["details"]["finetuned"].hubs.t2i.k
+    keys = ("hub_skewness", "qbnorm_hub_skewness")
+    rows = [
+        (title, *(f"{metrics[model][f'{way}_{key}']:.2f}" for model in MODELS for key in keys))
+        for way, title in DIRECTIONS.items()
+    ]
+    header = ("direction", *(name for title in MODELS.values() for name in (title, f"{title}, QB-Norm")))
+    return [
+        f"## Hubs: skewness of how often an item is among the first {k}",
+        "",
+        *_table(header, rows),
+        "",
+        "0: every item answers equally often; the higher, the fewer items answer most queries.",
+    ]
+
+
+def _gallery(facts: dict[str, Any]) -> list[str]:
+    rows = []
+    for way, title in DIRECTIONS.items():
+        both = [
+            {point["gallery"]: point["hit_at_5"] for point in getattr(facts["details"][model].gallery_curve, way)}
+            for model in MODELS
         ]
-    )
+        for size in sorted(set(both[0]) | set(both[1])):
+            rows.append(
+                (title, f"{size:,.0f}", *(f"{100 * hit[size]:.1f}" if size in hit else "" for hit in both))
+            )
+    return [
+        "## R@5 by the size of the gallery, in percent",
+        "",
+        *_table(("direction", "items", *MODELS.values()), rows),
+    ]
+
+
+def _zero_shot(facts: dict[str, Any]) -> list[str]:
+    found = facts["zero_shot"]
+    classes, pictures = len(found["finetuned"].classes), found["finetuned"].pictures
+    if not pictures:
+        return ["## Zero-shot classification", "", "The test pictures have no categories."]
+    prompts = {"one_prompt": "one prompt", "ensemble": "ensemble"}
+    rows = [
+        (MODELS[model], title, f"{100 * getattr(one, key).top_1:.1f}", f"{100 * getattr(one, key).top_5:.1f}")
+        for model, one in found.items()
+        for key, title in prompts.items()
+    ]
+    return [
+        "## Zero-shot classification, in percent",
+        "",
+        f"{pictures} test pictures by the names of their {classes} categories; chance is {100 / classes:.1f}.",
+        "",
+        *_table(("model", "prompts", "top-1", "top-5"), rows),
+    ]
 
 
 def _some(epochs: list[Any]) -> list[Any]:
@@ -78,12 +134,55 @@ def _some(epochs: list[Any]) -> list[Any]:
     return [epochs[n] for n in sorted({round(last * i / gaps) for i in range(EPOCHS_SHOWN)})] if epochs else []
 
 
-def _training(model: str, training: dict[str, Any]) -> list[str]:
-    epochs = training["epochs"]
-    title = f"\n**{MODELS[model]}**: {training['pairs']} pairs, {training['steps']} steps, {len(epochs)} epochs\n"
+def _training(facts: dict[str, Any]) -> list[str]:
+    lines = ["## Training"]
     keys = ("loss", "temperature", "valid_t2i_hit_at_5", "valid_i2t_hit_at_5")
-    rows = [(record["epoch"], *(f"{record[key]:.4g}" for key in keys)) for record in _some(epochs)]
-    return [title, *_table(("epoch", *keys), rows)] if rows else [title]
+    for model, title in MODELS.items():
+        training = facts["training"][model]
+        epochs = training["epochs"]
+        lines += [
+            "",
+            f"**{title}**: {training['pairs']} pairs, {training['steps']} steps, {len(epochs)} epochs",
+        ]
+        rows = [(record["epoch"], *(f"{record[key]:.4g}" for key in keys)) for record in _some(epochs)]
+        lines += ["", *_table(("epoch", *keys), rows)] if rows else []
+    return lines
+
+
+def _doubt(facts: dict[str, Any]) -> list[str]:
+    doubt = facts["doubt"]
+    return [
+        "## Doubtful pairs",
+        "",
+        f"The baseline gives the bank's {doubt['pairs']} pairs a mean cosine of {doubt['mean_cosine']:.3f}; "
+        f"{100 * doubt['share_under_min_cosine']:.1f} % lie under {doubt['min_cosine']:g} "
+        "(params.yaml: pairs.min_cosine). report.html shows the lowest.",
+    ]
+
+
+def _quality(facts: dict[str, Any]) -> list[str]:
+    quality = facts["quality"]
+    return [
+        "## Data quality",
+        "",
+        f"{quality['checks']} checks, {len(quality['failed'])} not met. {quality['corpus']}",
+        "",
+        *_table(("set", "table", "check not met", "severity", "rows"), quality["failed"]),
+        "",
+        *_table(CAME, quality["came"]),
+        "",
+        *_table(("clean set", "pictures", "texts", "pairs"), quality["sizes"]),
+        "",
+        *_table(("split groups", ""), quality["groups"]),
+    ]
+
+
+def _interval(p: Any) -> str:
+    return f"{p.value:.1f} [{p.low:.1f}, {p.high:.1f}]"
+
+
+def _signed(p: Any, strong: str = "") -> str:
+    return f"{strong}{p.value:+.1f}{strong} [{p.low:+.1f}, {p.high:+.1f}]"
 
 
 def _table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> list[str]:

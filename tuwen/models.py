@@ -6,26 +6,25 @@ Each writes a model folder (tuwen/model.py) with `training.json`, one record per
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuwen import card, manifest, model, pairs, train
-from tuwen.embed import embed_captions, embed_pictures, read_pictures
+import numpy as np
+
+from tuwen import manifest, model, pairs
+from tuwen.checkpoint import remove_checkpoint
 from tuwen.errors import UserError
-from tuwen.feed import Mixed, OnlineViews, StoredViews, Views, batches
-from tuwen.params import Fit, Params
-from tuwen.recall import hits, judge
+from tuwen.feed import Mixed, OnlineViews, StoredViews, Views
+from tuwen.job import Job, Log, keep, run
+from tuwen.params import Params
+from tuwen.selection import Choice, Measured
 from tuwen.start import start
 from tuwen.stream import StreamedViews, basic_characters
-from tuwen.text import load_tokenizer
+from tuwen.valid import on_set
 from tuwen.views import Viewer, read_paraphrases
 
-Log = Callable[[train.Record, int], None]
-Figures = Callable[[model.DualEncoder, Any], train.Record]  # of a model and its tokenizer, after an epoch
-VALID_KS = (5,)
 VALID_BATCH = 64  # of a model that is measured and not trained
-BASELINE = "the baseline of this pipeline"
 
 
 def baseline_inputs(clean: Path) -> dict[str, Path]:
@@ -46,24 +45,23 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
     Each epoch shows a new view of each pair. The records count the pairs of streamed shards that could not be
     shown, as `skipped_<reason>`. Raises UserError where the corpus has no pair, or as tuwen/weights.py does.
     """
-    fit, size_px = params.baseline.fit, params.image.size_px
+    fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.said()
     stored, streamed = _corpus_views(clean, params) if fit else (None, [])
     encoder, vocabulary = start(params, lambda: _spelt(clean, bool(streamed)))
-    on_valid = _on_valid(clean / "valid", size_px, fit.batch_size if fit else VALID_BATCH)
-    origin = params.baseline.start.said()
-    if fit and stored:
+    on_valid = on_set(clean / "valid", params.image.size_px, fit.batch_size if fit else VALID_BATCH)
 
-        def figures(encoder: model.DualEncoder, tokenizer: Any) -> train.Record:
-            return on_valid(encoder, tokenizer) | _skipped(streamed)
+    def figures(encoder: model.DualEncoder, tokenizer: Any) -> Measured:
+        measured = on_valid(encoder, tokenizer)
+        return measured._replace(figures=measured.figures | _skipped(streamed))
 
-        views, seed = Mixed([stored, *streamed]), params.baseline.seed
-        _train(encoder, vocabulary, views, fit, seed, out, checkpoint, figures, log, origin)
+    if fit and stored is not None:
+        job = Job(encoder, vocabulary, Mixed([stored, *streamed]), fit, seed, origin=origin)
+        made = run(job, out, checkpoint, figures, log)
     else:
-        model.save(encoder, out, vocabulary)
-        valid = on_valid(encoder.to(model.device()), load_tokenizer(out / "vocab.txt"))
-        _describe(out, encoder, origin, {"pairs": 0, "steps": 0, "valid": valid, "epochs": []})
-    manifest.write(out, baseline_inputs(clean), baseline_settings(params))
-    train.remove_checkpoint(checkpoint)
+        made = keep(encoder, vocabulary, origin, out, figures)
+    if made:
+        manifest.write(out, baseline_inputs(clean), baseline_settings(params))
+        remove_checkpoint(checkpoint)
 
 
 def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[StreamedViews]]:
@@ -97,7 +95,7 @@ def _spelt(clean: Path, streamed: bool) -> Iterable[str]:
         yield basic_characters()
 
 
-def _skipped(streamed: list[StreamedViews]) -> train.Record:
+def _skipped(streamed: list[StreamedViews]) -> dict[str, float]:
     counts = sum((views.skipped for views in streamed), Counter[str]())
     return {f"skipped_{reason}": count for reason, count in sorted(counts.items())}
 
@@ -120,10 +118,11 @@ def make_finetuned(
     size_px = encoder.config["image"]["size_px"]
     views = _labelled_views(clean, augmented, ["train"], params, size_px)
     vocabulary = model.read_vocabulary(baseline)
-    on_valid = _on_valid(clean / "valid", size_px, fit.batch_size)
-    _train(encoder, vocabulary, views, fit, params.finetune.seed, out, checkpoint, on_valid, log, BASELINE)
-    manifest.write(out, finetune_inputs(clean, augmented, baseline), finetune_settings(params))
-    train.remove_checkpoint(checkpoint)
+    on_valid, seed = on_set(clean / "valid", size_px, fit.batch_size), params.finetune.seed
+    job = Job(encoder, vocabulary, views, fit, seed, baseline)
+    if run(job, out, checkpoint, on_valid, log):
+        manifest.write(out, finetune_inputs(clean, augmented, baseline), finetune_settings(params))
+        remove_checkpoint(checkpoint)
 
 
 def refit_inputs(augmented: Path, baseline: Path) -> dict[str, Path]:
@@ -131,25 +130,42 @@ def refit_inputs(augmented: Path, baseline: Path) -> dict[str, Path]:
     return {"augmented": augmented, "baseline": baseline}
 
 
-def refit_settings(params: Params) -> dict[str, Any]:
-    """The params that decide the refitted model, given its inputs."""
-    return finetune_settings(params) | {"refit": params.augment.splits}
+def refit_settings(params: Params, tuned: Path) -> dict[str, Any]:
+    """The params that decide the refitted model, given its inputs, and the state that was chosen in `tuned`."""
+    return finetune_settings(params) | {"refit": params.augment.splits, "selected": _selected(tuned)._asdict()}
 
 
 def make_refitted(
-    clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, checkpoint: Path, log: Log
+    clean: Path,
+    augmented: Path,
+    baseline: Path,
+    tuned: Path,
+    out: Path,
+    params: Params,
+    checkpoint: Path,
+    log: Log,
 ) -> None:
     """Train the baseline on as `make_finetuned` does, but over the views of all of `augment.splits`.
 
-    It is never measured: it may have seen valid and test. `training.json` names the splits as `refit`.
+    It is never measured: it may have seen valid and test. It takes the state that was chosen for the fine-tuned
+    model in `tuned`: that epoch, that mean of weights. `training.json` names the splits as `refit`.
     """
     encoder, splits = model.load(baseline), params.augment.splits
+    fit, seed = params.finetune.fit, params.finetune.seed
     views = _labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
-    vocabulary, fit = model.read_vocabulary(baseline), params.finetune.fit
-    seed = params.finetune.seed
-    _train(encoder, vocabulary, views, fit, seed, out, checkpoint, _unmeasured, log, BASELINE, refit=splits)
-    manifest.write(out, refit_inputs(augmented, baseline), refit_settings(params))
-    train.remove_checkpoint(checkpoint)
+    vocabulary, chosen = model.read_vocabulary(baseline), _selected(tuned)
+    job = Job(encoder, vocabulary, views, fit, seed, baseline, chosen, said={"refit": splits})
+    if run(job, out, checkpoint, _unmeasured, log):
+        manifest.write(out, refit_inputs(augmented, baseline), refit_settings(params, tuned))
+        remove_checkpoint(checkpoint)
+
+
+def _selected(tuned: Path) -> Choice:
+    return Choice(**json.loads((tuned / "training.json").read_text())["selected"])
+
+
+def _unmeasured(encoder: model.DualEncoder, tokenizer: Any) -> Measured:
+    return Measured({}, np.zeros(0))
 
 
 def copy(made: Path, out: Path) -> None:
@@ -163,66 +179,3 @@ def _labelled_views(clean: Path, augmented: Path, splits: Sequence[str], params:
         return StoredViews(augmented, splits)
     viewer = Viewer(params.augment.policy, size_px, params.augment.seed)
     return OnlineViews([clean / name for name in splits], viewer, paraphrases=read_paraphrases(augmented))
-
-
-def _train(
-    encoder: model.DualEncoder,
-    vocabulary: list[str],
-    views: Views,
-    fit: Fit,
-    seed: int,
-    out: Path,
-    checkpoint: Path,
-    figures: Figures,
-    log: Log,
-    origin: str,
-    **said: Any,
-) -> None:
-    """Train `encoder` and write it to `out`; origin: for its card; said: what training.json holds besides."""
-    model.save(encoder, out, vocabulary)  # the tokenizer is read from the file that the model will be used with
-    tokenizer = load_tokenizer(out / "vocab.txt")
-    longest = encoder.config["text"]["max_tokens"]
-    steps = len(views) // fit.batch_size
-    records = train.train(
-        encoder,
-        lambda epoch: batches(
-            views, tokenizer, max_tokens=longest, batch_size=fit.batch_size, seed=seed, epoch=epoch
-        ),
-        steps,
-        fit,
-        seed=seed,
-        checkpoint=checkpoint,
-        evaluate=lambda trained: figures(trained, tokenizer),
-        log=log,
-    )
-    model.save(encoder, out, vocabulary)
-    _describe(out, encoder, origin, {"pairs": len(views), "steps": steps * fit.epochs, **said, "epochs": records})
-
-
-def _describe(out: Path, encoder: model.DualEncoder, origin: str, training: dict[str, Any]) -> None:
-    (out / "training.json").write_text(json.dumps(training, indent=1) + "\n")
-    card.write(out, encoder.config, origin, training)
-
-
-def _unmeasured(encoder: model.DualEncoder, tokenizer: Any) -> train.Record:
-    return {}
-
-
-def _on_valid(valid: Path, size_px: int, batch_size: int) -> Figures:
-    """hit@5 of a model on the valid set, both directions; pictures are decoded once."""
-    pair_set = pairs.read(valid)
-    pictures = read_pictures(valid.parent.parent, pair_set, size_px)
-    captions = pair_set.texts["caption"].to_pylist()
-    image_row, text_row = pairs.true_rows(pair_set)
-
-    def evaluate(encoder: model.DualEncoder, tokenizer: Any) -> train.Record:
-        images = embed_pictures(encoder, pictures, batch_size)
-        texts = embed_captions(encoder, tokenizer, captions, batch_size)
-        i2t = judge(images, texts, image_row, text_row, VALID_KS)
-        t2i = judge(texts, images, text_row, image_row, VALID_KS)
-        return {
-            f"valid_{direction}_hit_at_5": hits(judged.best_rank, VALID_KS).mean().item()
-            for direction, judged in (("i2t", i2t), ("t2i", t2i))
-        }
-
-    return evaluate

@@ -121,7 +121,15 @@ def true_pairs(pair_set: PairSet) -> pa.Table:
 
 def true_rows(pair_set: PairSet) -> tuple[Rows, Rows]:
     """(image row, text row) of every true pair, int64 [P] each: the truth in terms of the tables' rows."""
-    pairs = true_pairs(pair_set)
+    return _both_rows(pair_set, true_pairs(pair_set))
+
+
+def unfit_rows(pair_set: PairSet) -> tuple[Rows, Rows]:
+    """(image row, text row) of every pair with label 0, int64 [F] each; empty but in a matching set."""
+    return _both_rows(pair_set, pair_set.pairs.filter(pc.equal(pair_set.pairs["label"], 0)))
+
+
+def _both_rows(pair_set: PairSet, pairs: pa.Table) -> tuple[Rows, Rows]:
     return _rows(pairs, pair_set.images, "image_id"), _rows(pairs, pair_set.texts, "text_id")
 
 

@@ -31,18 +31,31 @@ class Text(Strict):
     max_tokens: Annotated[int, Field(ge=3)]  # counts [CLS] and [SEP]
 
 
+class Select(Strict):
+    """Which state of a training becomes the model: by the mean of the two hit@5 on valid."""
+
+    epochs: bool  # the best epoch may win over the last one
+    wise_ft: list[Annotated[float, Field(gt=0, lt=1)]]  # shares of the tuned weights in a mean with the baseline's
+
+
 class Fit(Strict):
     """One training: the same loop pre-trains and fine-tunes."""
 
     epochs: Count
-    batch_size: Count  # pairs per step
+    batch_size: Count  # pairs per step, of all processes together
+    chunk: Count | None  # pairs that a process takes through the towers at once (GradCache); null: its whole share
     lr: Annotated[float, Field(gt=0)]  # peak learning rate of AdamW
     muon_lr: Annotated[float, Field(gt=0)] | None  # of Muon, for the towers' hidden matrices; null: AdamW for all
     weight_decay: Annotated[float, Field(ge=0)]  # of matrices; never of norms, biases, embeddings
     warmup_steps: Annotated[int, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     precision: Literal["fp32", "bf16"]  # autocast, fp32 where no unit computes in bf16; the weights stay fp32
-    freeze_text: bool  # LiT: keep the text tower as it is
+    gradient_checkpointing: bool  # compute activations again in the backward pass instead of keeping them
+    compile: bool  # torch.compile for both towers: faster on a GPU after minutes of compiling
+    freeze: Literal["none", "text", "image"]  # LiT: keep this tower and its projection as they are
+    siblings: Literal["positives", "negatives", "apart"]  # of one picture or caption; apart: never in one batch
+    ema: Annotated[float, Field(gt=0, lt=1)] | None  # decay per step of an average of the weights, one more state
+    select: Select
 
 
 class Baseline(Strict):
@@ -80,7 +93,8 @@ class Evaluate(Strict):
 class Predict(Strict):
     """The result files."""
 
-    k: Literal[5]  # ranks per query in the contest's form
+    k: Count  # ranks per query; the contest's files have five, another number is written beside them
+    correction: Literal["none", "qbnorm"]  # of scores: QB-Norm by the bank of train, at valid's temperature
 
 
 class Report(Strict):
@@ -120,6 +134,12 @@ class Params(Strict):
             raise ValueError(
                 f"image.size_px must be a multiple of model.image.patch_px ({self.model.image.patch_px})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _the_baseline_has_no_baseline(self) -> "Params":
+        if self.baseline.fit and self.baseline.fit.select.wise_ft:
+            raise ValueError("baseline.fit.select.wise_ft must be []: there are no earlier weights to mix with")
         return self
 
     @model_validator(mode="after")

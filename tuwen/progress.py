@@ -1,5 +1,6 @@
-"""Progress of a long step: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a long step: a bar on a terminal, plain lines elsewhere; never a reason to stop the work."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -7,6 +8,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 LINE_EVERY_SECONDS = 15.0
+
+
+def say(line: str, *, error: bool = False) -> None:
+    """Print a line at once, on stderr for an `error`; a full disk swallows it and all later ones."""
+    stream = sys.stderr if error else sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        # what stays in the buffer would fail once more as Python ends, and turn its exit status into an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def follow(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
@@ -23,4 +34,32 @@ def follow(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
         yield item
         if time.monotonic() - last > LINE_EVERY_SECONDS:
             last = time.monotonic()
-            print(f"{label}: {done}{of_total}", file=sys.stderr, flush=True)
+            say(f"{label}: {done}{of_total}", error=True)
+
+
+class Pace:
+    """How fast a loop over batches goes, and what share of its time it waits for them."""
+
+    def __init__(self) -> None:
+        self._began, self._waited_seconds, self._batches = time.perf_counter(), 0.0, 0
+
+    def timed(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self._waited_seconds += time.perf_counter() - asked
+            if batch is None:
+                return
+            self._batches += 1
+            yield batch
+
+    def figures(self, batch_size: int) -> dict[str, float]:
+        """`pairs_per_second` and `data_wait_share` up to now; nothing where no batch was seen."""
+        if not self._batches:
+            return {}
+        seconds = time.perf_counter() - self._began
+        return {
+            "pairs_per_second": self._batches * batch_size / seconds,
+            "data_wait_share": self._waited_seconds / seconds,
+        }

@@ -4,22 +4,18 @@ report.html is one file that opens offline: pictures and figures stand inside it
 own policy forbids every request.
 """
 
-import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from tuwen import doubtful, examples, pairs, quality
-from tuwen.curves import curves
+from tuwen import confusion, curves, doubtful, examples, headline, hubs, pairs, quality
 from tuwen.errors import UserError
 from tuwen.evaluate import read_set
-from tuwen.markdown import DIRECTIONS, MODELS, markdown
+from tuwen.findings import Details, ZeroShot, read, read_json
+from tuwen.headline import DIRECTIONS, MODELS
+from tuwen.markdown import markdown
 from tuwen.page import render
-from tuwen.params import Evaluate, Params
-from tuwen.recall import hits, paired_intervals
+from tuwen.params import Params
 
 ANSWERING = {
     False: "The tasks (result1.csv, result2.csv) are answered by the fine-tuned model.",
@@ -30,118 +26,95 @@ ANSWERING = {
     ),
 }
 
-Metrics = dict[str, dict[str, float]]  # model -> flat name -> figure on the test split
-
-
-class Percent(NamedTuple):
-    """A figure and its 95 % interval, in percent or percentage points."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Line(NamedTuple):
-    """One line of the headline: hit@k of both models and what lies between."""
-
-    direction: str
-    k: int
-    models: dict[str, Percent]
-    gain: Percent
-
 
 def write(data: Path, embeddings: Path, models: Path, results: Path, params: Params) -> None:
     """Write `results/report.md` and `results/report.html` from all results on the test split.
 
     Reads data/clean/{quality.json,test,bank}, embeddings/<model>/test, models/<model>/training.json,
-    results/<model>/{metrics.json,ranks.parquet} and the baseline's pair_cosines.parquet. Raises UserError when one
-    is missing or does not fit the others.
+    results/<model>/{metrics.json,details.json,zero_shot.json,ranks.parquet} and the baseline's
+    pair_cosines.parquet. Raises UserError when one is missing or does not fit the others.
     """
     evaluate, doubt, folder = params.evaluate, params.pairs, data / "clean/test"
-    every = {model: _json(results / model / "metrics.json") for model in MODELS}
-    metrics, ranks = _metrics(results, evaluate.ks), _ranks(results)
+    figures, ranks = headline.metrics(results, evaluate.ks), headline.ranks(results)
+    details, zero_shot = _details(results, evaluate.ks), _zero_shot(results)
     test = pairs.read(folder)
     vectors = {model: read_set(embeddings / model / "test", folder, test) for model in MODELS}
-    training = {model: _json(models / model / "training.json") for model in MODELS}
+    training = {model: read_json(models / model / "training.json") for model in MODELS}
+    bank = read_json(results / "baseline/metrics.json")["bank"]
     facts = {
         "models": MODELS,
         "directions": DIRECTIONS,
-        "lines": _headline(metrics, ranks, evaluate),
-        "metrics": metrics,
+        "lines": headline.lines(figures, ranks, evaluate),
+        "means": {model: headline.percent(figures[model], "mean_recall") for model in MODELS},
+        "metrics": figures,
         "evaluate": evaluate,
         "answering": ANSWERING[params.finetune.refit_all],
         "training": training,
-        "doubt": every["baseline"]["bank"] | {"min_cosine": doubt.min_cosine},
-        "quality": _quality(_json(data / "clean/quality.json")),
+        "details": details,
+        "zero_shot": zero_shot,
+        "doubt": bank | {"min_cosine": doubt.min_cosine},
+        "quality": _quality(read_json(data / "clean/quality.json")),
     }
     shown = examples.collect(data, test, vectors, ranks, params.report.examples, evaluate.seed)
-    doubted = doubtful.collect(data, results / "baseline/pair_cosines.parquet", doubt)
-    drawn = curves({model: records["epochs"] for model, records in training.items()})
-    page = render("report.html.j2", {**facts, **shown._asdict(), "doubtful": doubted, "curves": drawn})
+    queries = {way: figures["finetuned"][f"{way}_queries"] for way in DIRECTIONS}
+    found = dict(details["finetuned"].hubs)
+    page = {
+        **facts,
+        **shown._asdict(),
+        "hubs": hubs.collect(data, test, found, queries, results / "finetuned/details.json"),
+        "doubtful": doubtful.collect(data, results / "baseline/pair_cosines.parquet", doubt),
+        "curves": _curves(training, details, evaluate.ks),
+        "confusion": confusion.picture(zero_shot["finetuned"]),
+        "others": confusion.OTHER,
+    }
     (results / "report.md").write_text(markdown(facts), encoding="utf-8")
-    (results / "report.html").write_text(page, encoding="utf-8")
+    (results / "report.html").write_text(render("report.html.j2", page), encoding="utf-8")
 
 
 def headline_table(results: Path) -> str:
     """R@k on test in both directions, baseline beside fine-tuned, as plain text for a terminal."""
-    metrics = _metrics(results, None)
-    ks = [int(found[1]) for name in metrics["baseline"] if (found := re.fullmatch(r"t2i_hit_at_(\d+)", name))]
+    figures = {model: headline.of_test(results / model / "metrics.json") for model in MODELS}
+    ks = [int(found[1]) for name in figures["baseline"] if (found := re.fullmatch(r"t2i_hit_at_(\d+)", name))]
     lines = [f"{'test split':<14}{'':<6}{'baseline':>10}{'fine-tuned':>12}{'gain, points':>14}"]
     for direction, title in DIRECTIONS.items():
         for k in ks:
-            before, after = (100 * metrics[model][f"{direction}_hit_at_{k}"] for model in MODELS)
+            before, after = (100 * figures[model][f"{direction}_hit_at_{k}"] for model in MODELS)
             lines.append(f"{title:<14}{f'R@{k}':<6}{before:>8.1f} %{after:>10.1f} %{after - before:>+14.1f}")
     return "\n".join(lines) + "\n"
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; run `dvc repro`") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); remove it and run `dvc repro`") from None
+def _details(results: Path, ks: list[int]) -> dict[str, Details]:
+    found = {}
+    for model in MODELS:
+        path = results / model / "details.json"
+        found[model] = read(path, Details)
+        for way, points in dict(found[model].gallery_curve).items():
+            if any(name not in point for point in points for name in ("gallery", *(f"hit_at_{k}" for k in ks))):
+                raise UserError(
+                    f"{path}: gallery_curve.{way} lacks a figure at one of k = {ks} (params.yaml: evaluate.ks); "
+                    "run `dvc repro`"
+                )
+    return found
 
 
-def _metrics(results: Path, ks: list[int] | None) -> Metrics:
-    """The test figures of both models; with `ks`, refuse those that were measured at others."""
-    metrics: Metrics = {model: _json(results / model / "metrics.json")["test"] for model in MODELS}
-    for model, figures in metrics.items():
-        for k in ks or []:
-            if f"t2i_hit_at_{k}" not in figures:
-                path = results / model / "metrics.json"
-                raise UserError(f"{path}: no figures at k = {k} (params.yaml: evaluate.ks); run `dvc repro`")
-    return metrics
-
-
-def _ranks(results: Path) -> dict[str, pa.Table]:
-    """Model -> its ranks table; both must hold the same queries."""
-    tables = {model: pairs.read_table(results / model / "ranks.parquet") for model in MODELS}
-    first, second = (table.select(["direction", "query_id", "group"]) for table in tables.values())
-    if not first.equals(second):
+def _zero_shot(results: Path) -> dict[str, ZeroShot]:
+    found = {model: read(results / model / "zero_shot.json", ZeroShot) for model in MODELS}
+    if found["baseline"].classes != found["finetuned"].classes:
         raise UserError(
-            f"{results}: ranks.parquet of {' and '.join(MODELS)} hold different queries; "
+            f"{results}: zero_shot.json of {' and '.join(MODELS)} name different classes; "
             "measure both on the same test split: `dvc repro`"
         )
-    return tables
+    return found
 
 
-def _headline(metrics: Metrics, ranks: dict[str, pa.Table], evaluate: Evaluate) -> list[Line]:
-    lines = []
-    for direction in DIRECTIONS:
-        asked = [table.filter(pc.equal(table["direction"], direction)) for table in ranks.values()]
-        first, second = (hits(table["best_rank"].to_numpy(), evaluate.ks) for table in asked)
-        groups = asked[0]["group"].to_numpy()
-        gains = paired_intervals(first, second, groups, evaluate.bootstrap_samples, evaluate.seed)
-        for k, gain in zip(evaluate.ks, 100 * gains, strict=True):
-            name = f"{direction}_hit_at_{k}"
-            both = {
-                model: Percent(*(100 * metrics[model][name + end] for end in ("", "_low", "_high")))
-                for model in MODELS
-            }
-            difference = both["finetuned"].value - both["baseline"].value
-            lines.append(Line(direction, k, both, Percent(difference, *gain.tolist())))
-    return lines
+def _curves(training: dict[str, Any], details: dict[str, Details], ks: list[int]) -> dict[str, str]:
+    """Figure name -> SVG element, empty where there is nothing to draw."""
+    drawn = curves.training({model: records["epochs"] for model, records in training.items()})
+    for way in DIRECTIONS:
+        points = {model: getattr(found.gallery_curve, way) for model, found in details.items()}
+        drawn[f"gallery_{way}"] = curves.gallery(f"gallery_{way}", points, ks)
+    scores = curves.scores({model: found.score_histogram for model, found in details.items()})
+    return drawn | {f"scores_{model}": figure for model, figure in scores.items()}
 
 
 def _quality(body: dict[str, Any]) -> dict[str, Any]:

@@ -9,20 +9,25 @@ Shapes: Q queries, G gallery items, D dimensions, P pairs.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from tuwen.errors import UserError
+from tuwen.hardware import has_bf16
+from tuwen.shortlist import Found, Side, shortlists, side, single_slack
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-BLOCK_SCORES = 1 << 24  # float32 scores held at once (64 MB), or one query's when the gallery is larger
-EXACT_PAIRS = 1 << 14  # pairs computed in float64 at once
+BLOCK_SCORES = 1 << 22  # float32 scores held at once by `ranks` (16 MB): they stay in the cache
+BLOCK_ITEMS = 1 << 13
+EXACT_PAIRS = 1 << 9  # pairs computed in float64 at once: their numbers stay in the cache
 UNIT_TOLERANCE = 1e-3
 
 
@@ -69,24 +74,63 @@ def top_k(queries: Vectors, gallery: Vectors, k: int) -> tuple[Rows, Vectors]:
 
     queries [Q, D], gallery [G, D]; unit rows make the score a cosine. Equal scores: lower gallery row first.
     Raises UserError for NaN, zero vectors, different dimensions, an empty gallery, and k over the gallery.
+    Memory as `top_k_both`.
     """
-    _check_pair(queries, gallery)
-    if not 1 <= k <= len(gallery):
-        raise UserError(f"k must be 1 to {len(gallery)}, the size of the gallery, got {k}; lower k")
+    _check_pair("queries", queries, "gallery", gallery)
+    _check_k(k, "the gallery", gallery)
+    if not len(queries):
+        return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
+    asked, searched = _sides(queries, gallery)
+    return _best(queries, gallery, shortlists(asked, searched, k, both=False)[0], single_slack(asked, searched), k)
+
+
+def top_k_both(images: Vectors, texts: Vectors, k: int) -> tuple[tuple[Rows, Vectors], tuple[Rows, Vectors]]:
+    """`top_k` of the images among the texts and of the texts among the images, from one pass over the scores.
+
+    images [I, D], texts [T, D]; returns (text ids [I, k], scores [I, k]), (image ids [T, k], scores [T, k]).
+    Beside the vectors it holds their low-precision copies, one maximum per 32 scores and direction, a tile of
+    scores (64 MB; or 32 images' scores where the texts are more than half a million), and the items in question
+    of some queries, 17 million at most; with 50,000 x 50,000 x 512 it stays under 1.5 GB in all.
+    Raises UserError as `top_k`.
+    """
+    _check_pair("images", images, "texts", texts)
+    _check_k(k, "texts", texts)
+    _check_k(k, "images", images)
+    image_side, text_side = _sides(images, texts)
+    by_image, by_text = shortlists(image_side, text_side, k, both=True)
+    return (
+        _best(images, texts, by_image, single_slack(image_side, text_side), k),
+        _best(texts, images, by_text, single_slack(text_side, image_side), k),
+    )
+
+
+def _sides(queries: Vectors, gallery: Vectors, low: torch.dtype | None = None) -> tuple[Side, Side]:
+    """Both on the machine's device; low: the precision of the pass, or else bfloat16 where that is faster."""
+    assert torch.get_float32_matmul_precision() == "highest"  # else the error bound does not hold
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    low = low or (torch.bfloat16 if has_bf16(where) else torch.float32)
+    return side(torch.from_numpy(queries).to(where), low), side(torch.from_numpy(gallery).to(where), low)
+
+
+def _best(
+    queries: Vectors, gallery: Vectors, shortlist: Iterator[Found], slack: Tensor, k: int
+) -> tuple[Rows, Vectors]:
+    """Order each query's items in question by their float64 scores, but those a float32 product rules out."""
     ids = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k), np.float32)
-    slack_Q = _slack(queries, gallery)
-    for start, block_BG in _score_blocks(queries, gallery):
-        rows = slice(start, start + len(block_BG))
-        # k items have a product of at least `least`, so an item of the true top k cannot lie below it by more
-        # than the rounding error of its own product plus that of the k-th
-        least_B = block_BG.topk(k, dim=1).values[:, -1] - 2 * torch.from_numpy(slack_Q[rows])
-        row, item = (n.numpy() for n in (block_BG >= least_B[:, None]).nonzero(as_tuple=True))
-        exact = _exact(queries, gallery, start + row, item)
-        order = np.lexsort((item, -exact, row))
-        first_B = np.searchsorted(row, np.arange(len(block_BG)))  # `row` is sorted already
-        best = order[first_B[:, None] + np.arange(k)]
-        ids[rows], scores[rows] = item[best], exact[best]
+    slack_Q = slack.cpu().numpy()
+    for found in shortlist:
+        query, item, product = (column.cpu().numpy() for column in found[:3])
+        order = np.argsort(_key(query, product))
+        query, item, product = query[order], item[order], product[order]
+        asked_B, first_B, count_B = np.unique(query, return_index=True, return_counts=True)
+        least_B = product[first_B + k - 1] - 2 * slack_Q[asked_B]
+        near = product >= np.repeat(least_B, count_B)
+        query, item = query[near], item[near]
+        exact = _exact(queries, gallery, query, item)
+        order = np.lexsort((item, -exact, query))
+        best_Bk = order[np.searchsorted(query, asked_B)[:, None] + np.arange(k)]
+        ids[asked_B], scores[asked_B] = item[best_Bk], exact[best_Bk]
     return ids, scores
 
 
@@ -96,66 +140,97 @@ def ranks(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Rows:
     queries [Q, D], gallery [G, D], query and item [P]. Equal scores: lower gallery row first.
     Raises UserError as `top_k`.
     """
-    _check_pair(queries, gallery)
-    by_query = np.argsort(query, kind="stable")
-    query, item = query[by_query], item[by_query]
-    score = _exact(queries, gallery, query, item)
-    slack = _slack(queries, gallery)[query]
+    _check_pair("queries", queries, "gallery", gallery)
+    order = np.argsort(query, kind="stable")
+    query, item = query[order], item[order]
+    own = _exact(queries, gallery, query, item)
+    asked, searched = _sides(queries, gallery, torch.float32)
+    above, below = _edges(own, asked, searched, query)
     ahead = np.zeros(len(query), np.int64)
-    for start, block_BG in _score_blocks(queries, gallery):
-        low, high = np.searchsorted(query, [start, start + len(block_BG)])
-        for first in range(low, high, len(block_BG)):
-            p = slice(first, min(first + len(block_BG), high))
-            near_PG = block_BG[torch.from_numpy(query[p] - start)]
-            above = torch.from_numpy((score[p] + slack[p]).astype(np.float32))[:, None]
-            below = torch.from_numpy((score[p] - slack[p]).astype(np.float32))[:, None]
-            ahead[p] += (near_PG > above).sum(dim=1).numpy()
-            pair, rival = (n.numpy() for n in ((near_PG <= above) & (near_PG >= below)).nonzero(as_tuple=True))
-            exact, own = _exact(queries, gallery, query[p][pair], rival), score[p][pair]
-            before = (exact > own) | ((exact == own) & (rival < item[p][pair]))
-            ahead[p] += np.bincount(pair[before], minlength=p.stop - p.start)
+    for first, row, p, product_BG in _blocks(asked.full, searched.full, query):
+        higher, pair, rival = _compare(product_BG.index_select(0, row), above[p], below[p])
+        pair, rival = pair + p.start, rival + first
+        exact = _exact(queries, gallery, query[pair], rival)
+        before = (exact > own[pair]) | ((exact == own[pair]) & (rival < item[pair]))
+        ahead[p] += higher + np.bincount(pair[before] - p.start, minlength=len(higher))
     result = np.empty_like(ahead)
-    result[by_query] = ahead + 1
+    result[order] = ahead + 1
     return result
 
 
-def _check_pair(queries: Vectors, gallery: Vectors) -> None:
-    check_vectors(queries, "queries")
-    check_vectors(gallery, "gallery")
+def _edges(own: npt.NDArray[np.float64], asked: Side, searched: Side, query: Rows) -> tuple[Tensor, Tensor]:
+    """From one to the other, [P] each, a float32 product does not tell whether it beats the pair's own score."""
+    slack = single_slack(asked, searched).cpu().numpy()[query]
+    own = own * 2.0 ** -(asked.exponent + searched.exponent)
+    above, below = (torch.from_numpy(edge.astype(np.float32)) for edge in (own + slack, own - slack))
+    return above.to(asked.full.device), below.to(asked.full.device)
+
+
+def _blocks(queries: Tensor, gallery: Tensor, query: Rows) -> Iterator[tuple[int, Tensor, slice, Tensor]]:
+    """Yield (first item, row of each pair in the block, the pairs, products [B, C]); `query` [P] is sorted."""
+    names, place = np.unique(query, return_inverse=True)
+    step = max(1, BLOCK_SCORES // BLOCK_ITEMS)
+    for start in range(0, len(names), step):
+        low, high = np.searchsorted(place, [start, start + step]).tolist()
+        asked_BD = queries[torch.from_numpy(names[start : start + step])]
+        row = torch.from_numpy(place[low:high] - start).to(queries.device)
+        for first in range(0, len(gallery), BLOCK_ITEMS):
+            product_BC = asked_BD @ gallery[first : first + BLOCK_ITEMS].T
+            for some in range(low, high, step):  # a query can have many pairs
+                p = slice(some, min(some + step, high))
+                yield first, row[p.start - low : p.stop - low], p, product_BC
+
+
+def _compare(product_PG: Tensor, above_P: Tensor, below_P: Tensor) -> tuple[Rows, Rows, Rows]:
+    """How many products [P] lie over `above`, and the places (row, column) of those from `below` to it.
+
+    Counted in bytes and looked for eight at a time, as bool sums and searches take longer than the product.
+    """
+    over_PG = product_PG > above_P[:, None]
+    near_PG = over_PG ^ (product_PG >= below_P[:, None])
+    over_PG, near_PG = (torch.nn.functional.pad(mask, (0, -mask.shape[1] % 64)) for mask in (over_PG, near_PG))
+    higher = over_PG.view(torch.int8).view(len(over_PG), 64, -1).sum(dim=1, dtype=torch.int8)  # 64 at most
+    row, word = near_PG.view(torch.int64).nonzero(as_tuple=True)
+    found, byte = near_PG.view(len(near_PG), -1, 8)[row, word].nonzero(as_tuple=True)
+    places = row[found], word[found] * 8 + byte
+    return higher.sum(dim=1, dtype=torch.int64).cpu().numpy(), places[0].cpu().numpy(), places[1].cpu().numpy()
+
+
+def _check_pair(first: str, queries: Vectors, second: str, gallery: Vectors) -> None:
+    check_vectors(queries, first)
+    check_vectors(gallery, second)
     if not len(gallery):
-        raise UserError("the gallery is empty; there is nothing to search in")
+        raise UserError(f"{second}: empty, no rows; there is nothing to search in")
+    for name, vectors in ((first, queries), (second, gallery)):
+        if vectors.dtype != np.float32:
+            raise UserError(f"{name}: float32 expected, got {vectors.dtype}; use .astype(np.float32)")
     if queries.shape[1] != gallery.shape[1]:
         raise UserError(
-            f"queries have {queries.shape[1]} dimensions, the gallery has {gallery.shape[1]}; "
+            f"{first} have {queries.shape[1]} dimensions, {second} {gallery.shape[1]}; "
             "both must come from the same model"
         )
 
 
-def _slack(queries: Vectors, gallery: Vectors) -> Vectors:
-    """Per query [Q], more than a float32 dot product of D terms can be wrong by, in any order of summation.
-
-    Higham, Accuracy and Stability of Numerical Algorithms, 2002, eq. 3.5: |error| <= D u / (1 - D u) |x| |y|
-    with u = eps / 2; the double of it also covers the rounding of the thresholds that are made from it.
-    """
-    dimensions = queries.shape[1]
-    longest = np.linalg.norm(gallery, axis=1).max()
-    eps = np.finfo(np.float32).eps
-    return np.asarray((dimensions + 2) * eps * longest * np.linalg.norm(queries, axis=1), np.float32)
+def _check_k(k: int, name: str, gallery: Vectors) -> None:
+    if not 1 <= k <= len(gallery):
+        raise UserError(f"k must be 1 to {len(gallery)}, the rows of {name}, got {k}; lower k")
 
 
-def _score_blocks(queries: Vectors, gallery: Vectors) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (first query, float32 scores [B, G])."""
-    assert torch.get_float32_matmul_precision() == "highest"  # else the error bound does not hold
-    gallery_DG = torch.from_numpy(gallery).T
-    step = max(1, BLOCK_SCORES // len(gallery))
-    for start in range(0, len(queries), step):
-        yield start, torch.from_numpy(queries[start : start + step]) @ gallery_DG
+def _key(query: Rows, product: Vectors) -> Rows:
+    """One number per pair [P] that sorts by query, then by product, the largest first: sorted much faster."""
+    bits = product.view(np.int32)
+    ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))  # integers in the order of the floats
+    return (query << 32) - ordered
 
 
 def _exact(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> npt.NDArray[np.float64]:
     """The float64 score [P] of each pair; the same two vectors give the same bits wherever they stand."""
     scores = np.empty(len(query), np.float64)
-    for start in range(0, len(query), EXACT_PAIRS):
+
+    def fill(start: int) -> None:
         p = slice(start, start + EXACT_PAIRS)
         scores[p] = (queries[query[p]].astype(np.float64) * gallery[item[p]]).sum(axis=1)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(fill, range(0, len(query), EXACT_PAIRS)))
     return scores

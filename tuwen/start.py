@@ -26,7 +26,7 @@ def start(params: Params, spelt: Callable[[], Iterable[str]]) -> tuple[model.Dua
     else:
         assert params.model  # tuwen/params.py
         shape = params.model.model_dump()
-        towers = {name: shape[name] | getattr(params, name).model_dump() for name in ("image", "text")}
-        config = {"dim": shape["dim"], **towers, "vocabulary": len(vocabulary)}
+        image, text = shape["image"] | params.image.model_dump(), shape["text"] | params.text.model_dump()
+        config = {"dim": shape["dim"], "image": image, "text": text, "vocabulary": len(vocabulary)}
     torch.manual_seed(params.baseline.seed)
     return model.DualEncoder(config), vocabulary

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Iterator, Set
 from itertools import islice
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from tuwen import shards, text
 from tuwen.errors import UserError
-from tuwen.feed import Item, window
-from tuwen.images import header, upright
+from tuwen.feed import Ask, Maker, window
+from tuwen.images import Pixels, decode_reduced, header
 from tuwen.params_data import Validate
 from tuwen.remote import read_shard
 from tuwen.views import Viewer, positive_of
@@ -30,18 +28,25 @@ class Candidate(NamedTuple):
     positive_id: str
     lap: int
 
+    def row(self) -> dict[str, Any]:
+        """What a viewer asks for of a pair."""
+        told = ("pair_id", "caption", "sided", "positive_id")
+        return {name: getattr(self, name) for name in told} | {"paraphrase": None}
+
 
 class StreamedViews:
     """A fresh view of each pair of one source's shards in each epoch (tuwen/feed.py: Views).
 
     listed: rows of `pairs.SHARDS`. limits: what takes a row out of other sets is skipped here. banned: sha256 of
     pictures that no training may see. Of a key with several captions each lap shows another one. `skipped`:
-    reason, as in the quarantine, -> pairs of this epoch that were not shown.
+    reason, as in the quarantine, -> pairs of this epoch that were not shown; what proves broken only as it is
+    decoded is counted by the process that asked for it.
     """
 
     def __init__(
         self, listed: list[dict[str, Any]], viewer: Viewer, limits: Validate, *, weight: float, banned: Set[str]
     ) -> None:
+        self.makers: list[Maker] = [_Streamed(viewer)]
         self._listed, self._viewer, self._limits = listed, viewer, limits
         self._weight, self._banned = weight, banned
         self._pairs: int = sum(row["pairs"] for row in listed)
@@ -50,7 +55,7 @@ class StreamedViews:
     def __len__(self) -> int:
         return len(window(self._pairs, self._weight, 1))
 
-    def items(self, seed: int, epoch: int) -> Iterator[Item]:
+    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
         """The views of the epoch's window on a walk around the shards; those that are skipped make it go on.
 
         Raises UserError where a shard cannot be read, is not the listed one, or all shards hold no pair.
@@ -61,13 +66,13 @@ class StreamedViews:
         missing, barren = len(places), 0
         while missing:
             for found in shuffled(islice(walk, missing), draw):
-                item = self._view(found)
-                barren = 0 if item else barren + 1
+                fit = self._fits(found.picture)
+                barren = 0 if fit else barren + 1
                 if barren > self._pairs:
                     raise self._hold_nothing()
-                if item:
+                if fit:
                     missing -= 1
-                    yield item
+                    yield self._ask(found)
 
     def _walk(self, seed: int, start: int) -> Iterator[Candidate]:
         """The pairs from place `start` on, without end; each lap takes the shards in another order."""
@@ -105,24 +110,21 @@ class StreamedViews:
         self.skipped[reason] += 1
         return None
 
-    def _view(self, found: Candidate) -> Item | None:
-        picture = self._decoded(found.picture)
-        if picture is None:
-            return None
-        row = found._asdict() | {"paraphrase": None}
-        view = self._viewer.view(picture, row, found.lap + 1)
-        return Item(view.pixels, view.caption, positive_of(row, view))
+    def _ask(self, found: Candidate) -> Ask:
+        row, view = found.row(), found.lap + 1
+        caption, flipped = self._viewer.told(row, view)
+        source = (found.picture, row, view)
+        return Ask(found.pair_id, positive_of(row, flipped), caption, 0, source, self.skipped)
 
-    def _decoded(self, encoded: bytes) -> Image.Image | None:
+    def _fits(self, encoded: bytes) -> bool:
+        """By the header alone: the rest is read by the process that makes the view."""
         try:
-            picture = header(encoded)
-            reason = self._unfit(*picture.size)
-            if reason is None:
-                return upright(picture)
+            reason = self._unfit(*header(encoded).size)
         except OSError:
             reason = "unreadable"
-        self.skipped[reason] += 1
-        return None
+        if reason is not None:
+            self.skipped[reason] += 1
+        return reason is None
 
     def _unfit(self, width: int, height: int) -> str | None:
         if width * height > self._limits.max_pixels:
@@ -136,6 +138,21 @@ class StreamedViews:
             f"{self._listed[0]['address']}, …: no pair of the shards of {self._listed[0]['source']} can be shown: "
             f"{dict(self.skipped)}; mend them, or take that source out of params.yaml: corpus"
         )
+
+
+class _Streamed:
+    """Makes fresh views of pictures that come with the asking."""
+
+    def __init__(self, viewer: Viewer) -> None:
+        self._viewer = viewer
+
+    def __call__(self, source: tuple[bytes, dict[str, Any], int]) -> Pixels | None:
+        encoded, row, view = source
+        try:
+            pixels, reduced = decode_reduced(encoded, self._viewer.enough_px)
+        except OSError:
+            return None
+        return self._viewer.view(pixels, row, view, reduced).pixels
 
 
 def shuffled(candidates: Iterable[Candidate], draw: random.Random) -> Iterator[Candidate]:

@@ -34,12 +34,14 @@ def run(
 
     kind: "training" or "evaluation". params: nested, logged with dots. inputs: name -> folder or file, tagged by
     digest. resume_id: the run to go on with; a new one is made where the store does not know it.
-    MLflow out of reach, at any moment, costs one warning on stderr and never an exception.
+    Of the processes of one training (torchrun) the first alone has a run. MLflow out of reach, at any moment,
+    costs one warning on stderr and never an exception.
     """
     tracked = Run()
     with _sigterm_exits():
         try:
-            tracked.start(name, kind, params, inputs, resume_id)
+            if os.environ.get("RANK", "0") == "0":
+                tracked.start(name, kind, params, inputs, resume_id)
             yield tracked
         except Exception:
             tracked.end("FAILED")

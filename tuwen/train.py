@@ -1,225 +1,236 @@
 """The loop: one for pre-training and fine-tuning. Knows neither tables nor tracking; resumes after a kill."""
 
-import contextlib
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tuwen import manifest
+from tuwen import distributed, optim
+from tuwen.checkpoint import Checkpoint, every_seconds
 from tuwen.errors import UserError
-from tuwen.loss import contrastive_loss, same_id
-from tuwen.model import MAX_SCALE, DualEncoder, device
-from tuwen.progress import follow
+from tuwen.model import DualEncoder, device
+from tuwen.progress import Pace, follow, say
+from tuwen.selection import Choice, Measured, State, mixed, select
+from tuwen.step import prepare, step
+from tuwen.stopping import SIGTERM_STATUS, sigterm
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
-    from tuwen.feed import Batch
+    from tuwen.loader import Batch
     from tuwen.params import Fit
 
 Record = dict[str, float]
-TEXT_PARTS = 8  # a caption is padded to the longest of its eighth of the batch
-CHECKPOINTS = Path(".cache/train")
-DECIDING_CODE = (
-    *("embed", "feed", "images", "loss", "model", "models", "pairs", "recall", "remote", "search", "shapes"),
-    *("shards", "start", "states", "stream", "text", "towers", "train", "views", "vit", "weights"),
-    *("weights_cn_clip", "weights_hugging_face", "weights_open_clip"),
-)
+Measure = Callable[[DualEncoder], Measured]
+Batches = Callable[[int, int], Iterator["Batch"]]  # epoch, steps of it to leave out -> the others
+BEST, RECORDS = "best.pt", "records.pt"
+NAMED = 20  # pair ids that a message holds; the kept batch has all
 
 
 def train(
     model: DualEncoder,
-    epoch_batches: Callable[[int], Iterator["Batch"]],
+    epoch_batches: Batches,
     steps_per_epoch: int,
     fit: "Fit",
     *,
     seed: int,
     checkpoint: Path,
-    evaluate: Callable[[DualEncoder], Record],
+    evaluate: Measure,
     log: Callable[[Record, int], None],
-) -> list[Record]:
-    """Train `model` in place for `fit.epochs` and return one record per epoch.
+    until: int | None = None,
+) -> "Training":
+    """Train `model` in place for `fit.epochs`, or until epoch `until` of them, and return what there is to choose.
 
-    epoch_batches: epoch counted from 1 -> its batches. checkpoint: a folder; training goes on from the epoch
-    found there. evaluate: figures on valid after each epoch. log: called with each record and its epoch.
-    Raises UserError when the batches are empty or the loss is not finite.
+    epoch_batches: epoch counted from 1, batches of it to leave out -> this process's share of the others.
+    checkpoint: a folder; training goes on from the step found there. evaluate: valid after each epoch. log: called
+    with each record, speeds included, and its epoch. Several processes give the same weights to all of them.
+    Raises UserError when the batches are empty or the loss is not finite, SystemExit once SIGTERM's state is kept.
     """
     if steps_per_epoch == 0:
         raise UserError(
             f"params.yaml: baseline.fit or finetune.fit: batch_size: {fit.batch_size} is more than the "
             "training rows; lower it or add data"
         )
-    torch.manual_seed(seed)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA is deterministic with this alone
-    torch.use_deterministic_algorithms(True)
-    # a debugging aid that costs time; torch makes the attribute as it starts, so mypy does not know it
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    model.to(device())
-    if fit.precision == "bf16" and not has_bf16(device()):
-        print("this machine has no bf16 units: fp32 instead", flush=True)
-    for parameter in model.text_parameters():
-        parameter.requires_grad_(not fit.freeze_text)
-    optimizers = make_optimizers(model, fit)
-    records = _resume(checkpoint, model, optimizers)
-    for epoch in range(len(records) + 1, fit.epochs + 1):
-        losses: list[float] = []
-        for batch in follow(epoch_batches(epoch), f"epoch {epoch}/{fit.epochs}", steps_per_epoch):
-            done = (epoch - 1) * steps_per_epoch + len(losses)
-            factor = schedule(done, fit.epochs * steps_per_epoch, fit.warmup_steps)
-            losses.append(step(model, optimizers, batch, factor, fit))
-            if not math.isfinite(losses[-1]):
-                raise UserError(
-                    f"epoch {epoch}, step {len(losses)}: the loss is {losses[-1]}; lower lr in this stage's fit"
-                )
-        record = {"loss": sum(losses) / len(losses), "lr": fit.lr * factor, "temperature": 1 / model.scale.item()}
-        record |= evaluate(model)
-        records.append({"epoch": epoch, **{name: round(value, 6) for name, value in record.items()}})
-        print(_line(records[-1], fit.epochs), flush=True)
-        log(records[-1], epoch)
-        _save(checkpoint, model, optimizers, records)
-    return records
+    torch.manual_seed(seed + distributed.rank())
+    prepare(model, fit)
+    training = Training(model, fit, steps_per_epoch, Checkpoint(checkpoint))
+    training.resume()
+    with sigterm() as stopped:
+        while training.epochs < (until or fit.epochs):
+            if training.done < (training.epochs + 1) * steps_per_epoch:
+                training.run_epoch(epoch_batches, stopped)
+            training.close_epoch(evaluate, log)
+            if stopped:
+                raise training.ended()
+    return training
 
 
-def step(
-    model: DualEncoder, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, fit: "Fit"
-) -> float:
-    """One step on `batch` at `factor` of the peak learning rates; returns the loss before it (nats)."""
-    model.train()
-    if fit.freeze_text:
-        model.text_tower.eval()  # dropout would move what must stay
-    where = device()
-    pixels, ids, mask, positive_id, caption_id = (column.to(where, non_blocking=True) for column in batch)
-    positive = same_id(positive_id, positive_id) | same_id(caption_id, caption_id)
-    with (
-        _attention(where),
-        torch.autocast(where, torch.bfloat16, enabled=fit.precision == "bf16" and has_bf16(where)),
-    ):
-        image, text = model.encode_image(pixels), _encode_text_by_length(model, ids, mask)
-    loss: Tensor = contrastive_loss(image, text, model.scale, positive)
-    torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), fit.max_grad_norm)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        model.log_scale.clamp_(0, math.log(MAX_SCALE))
-    return loss.item()
+class Training:
+    """A training under way: weights, optimizers, average, how far it is, and the best state so far."""
 
+    def __init__(self, model: DualEncoder, fit: "Fit", steps_per_epoch: int, checkpoint: Checkpoint) -> None:
+        self.model, self.fit, self.steps_per_epoch, self.checkpoint = model, fit, steps_per_epoch, checkpoint
+        self.optimizers = optim.make_optimizers(model, fit)
+        self.ema = optim.Ema(model, fit.ema) if fit.ema is not None else None
+        self.done = 0  # steps
+        self.lr = 0.0  # of the last of them
+        self.losses: list[float] = []  # of the epoch under way
+        self.records: list[Record] = []
+        self.best: dict[str, Any] | None = None
+        self._pace = Pace()
+        self._every_seconds, self._saved_at = every_seconds(), time.monotonic()
 
-def has_bf16(where: str) -> bool:
-    """Whether the hardware computes in bf16; emulated, it takes twice the time of fp32 (docs/log.md)."""
-    if where == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    units = torch.cpu.get_capabilities()
-    return any(units.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    @property
+    def epochs(self) -> int:
+        """Epochs that are done and measured."""
+        return len(self.records)
 
+    def run_epoch(self, epoch_batches: Batches, stopped: list[bool]) -> None:
+        """The steps that the epoch under way still has, and a checkpoint after them and in between."""
+        epoch, steps = self.epochs + 1, self.steps_per_epoch
+        self._pace = Pace()
+        timed = self._pace.timed(epoch_batches(epoch, self.done % steps))
+        label = f"epoch {epoch}/{self.fit.epochs}"
+        left = steps - self.done % steps
+        for batch in follow(timed, label, left) if distributed.is_first() else timed:
+            self._step(batch)
+            due = time.monotonic() - self._saved_at >= self._every_seconds
+            stop, due = distributed.any_of([bool(stopped), due])
+            if stop or due or self.done % steps == 0:
+                self.save()
+            if stop:
+                raise self.ended()
 
-def make_optimizers(model: DualEncoder, fit: "Fit") -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or for all but the towers' hidden matrices where `fit.muon_lr` gives those to Muon.
+        assert self.done == (epoch * steps), f"epoch {epoch} had fewer than {steps} batches"
 
-    Weight decay falls on matrices alone, never on norms, biases, embeddings and the temperature. Muon (Jordan et
-    al. 2024) makes each step's update orthogonal: in few steps it learns far more (docs/log.md).
-    """
-    hidden, decayed, plain = [], [], []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if parameter.ndim < 2 or "embed" in name:
-            plain.append(parameter)
-        elif fit.muon_lr is not None and parameter.ndim == 2 and (".resblocks." in name or ".layer." in name):
-            hidden.append(parameter)
-        else:
-            decayed.append(parameter)
-    groups = [{"params": decayed, "weight_decay": fit.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=fit.lr, betas=(0.9, 0.98), fused=True)]
-    if fit.muon_lr is not None:
-        options: dict[str, Any] = {"weight_decay": fit.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
-        optimizers.append(torch.optim.Muon(hidden, lr=fit.muon_lr, **options))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-    return optimizers
+    def _step(self, batch: "Batch") -> None:
+        factor = optim.schedule(self.done, self.fit.epochs * self.steps_per_epoch, self.fit.warmup_steps)
+        loss = step(self.model, self.optimizers, batch, factor, self.fit)
+        if not math.isfinite(loss):
+            raise self._not_finite(batch, loss)
+        self.done += 1
+        self.losses.append(loss)
+        self.lr = self.fit.lr * factor
+        if self.ema is not None:
+            self.ema.update(self.model, self.done)
 
+    def _not_finite(self, batch: "Batch", loss: float) -> UserError:
+        name = f"not_finite-{distributed.rank()}.pt"
+        self.checkpoint.write(name, lambda part: torch.save(batch._asdict(), part))
+        names = [name for share in distributed.collect(batch.pair_ids) for name in share]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        epoch, number = self.epochs + 1, len(self.losses) + 1
+        return UserError(
+            f"epoch {epoch}, step {number}: the loss is {loss}; lower lr in this stage's fit, or look at its "
+            f"pairs: {', '.join(names[:NAMED])}{more}; the batch is kept in {self.checkpoint.folder / name}"
+        )
 
-def schedule(done: int, steps: int, warmup_steps: int) -> float:
-    """Factor of the learning rate after `done` of `steps`: linear warm-up, then a cosine to zero."""
-    return min(1.0, (done + 1) / max(1, warmup_steps)) * (0.5 + 0.5 * math.cos(math.pi * done / steps))
+    def close_epoch(self, evaluate: Measure, log: Callable[[Record, int], None]) -> None:
+        """Measure the epoch that was run, on the first process, and tell of it."""
+        epoch = self.epochs + 1
+        record: Record = {"loss": sum(self.losses) / len(self.losses), "lr": self.lr}
+        record |= {"temperature": 1 / self.model.scale.item()}
+        if distributed.is_first():
+            record |= self._measure(evaluate, epoch)
+        record = distributed.from_first(record)
+        self.records.append({"epoch": epoch, **{name: round(value, 6) for name, value in record.items()}})
+        self.losses = []
+        if not distributed.is_first():
+            return
+        self.checkpoint.write(RECORDS, lambda part: torch.save(self.records, part))
+        speeds = self._pace.figures(self.fit.batch_size)
+        say(_line(self.records[-1] | speeds, self.fit.epochs))
+        log(self.records[-1] | speeds, epoch)
 
+    def _measure(self, evaluate: Measure, epoch: int) -> Record:
+        measured = evaluate(self.model)
+        self._keep_best(measured, epoch, False)
+        record = dict(measured.figures)
+        if self.ema is not None:
+            with self.ema.worn_by(self.model):
+                averaged = evaluate(self.model)
+                self._keep_best(averaged, epoch, True)
+            record |= {f"ema_{name}": value for name, value in averaged.figures.items()}
+        return record
 
-def checkpoint_folder(name: str, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> Path:
-    """Where this very training keeps its checkpoint: keyed by inputs, params and the deciding code."""
-    return CHECKPOINTS / f"{name}-{manifest.key(inputs, params, DECIDING_CODE)}"
+    def _keep_best(self, measured: Measured, epoch: int, ema: bool) -> None:
+        if not self.fit.select.epochs or (self.best and self.best["criterion"] >= measured.criterion):
+            return
+        kept = {"epoch": epoch, "ema": ema, "criterion": measured.criterion}
+        state = self.model.state_dict()
+        on_disk = self.checkpoint.write(BEST, lambda part: torch.save({**kept, "model": state}, part))
+        self.best = kept if on_disk else {**kept, "model": {name: value.clone() for name, value in state.items()}}
 
+    def save(self) -> None:
+        """Keep all that the next step depends on."""
+        self.checkpoint.save(
+            {
+                "model": self.model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "ema": self.ema.weights if self.ema else None,
+                "done": self.done,
+                "losses": self.losses,
+                "lr": self.lr,
+                "records": self.records,
+            }
+        )
+        self._saved_at = time.monotonic()
 
-def read_run_id(checkpoint: Path) -> str | None:
-    """The tracking run of the training that was broken off, so that the resumed one goes on with it."""
-    path = checkpoint / "run_id"
-    return path.read_text().strip() if path.is_file() else None
+    def resume(self) -> None:
+        """Go on from what `save` kept, if it did."""
+        state = self.checkpoint.load()
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        if self.ema is not None:
+            self.ema.weights = {name: value.to(device()) for name, value in state["ema"].items()}
+        self.done, self.lr, self.losses, self.records = (state[key] for key in ("done", "lr", "losses", "records"))
+        measured, closed = self._kept(RECORDS) or [], self.done // self.steps_per_epoch
+        if len(measured) > len(self.records) and self.done == closed * self.steps_per_epoch:
+            self.records, self.losses = measured[:closed], []  # that epoch was measured before the kill
+        if self.fit.select.epochs:
+            self.best = self._kept(BEST)
+        if distributed.is_first():
+            say(f"resumed after step {self.done} (epoch {closed}) from {self.checkpoint.folder}")
 
+    def _kept(self, name: str) -> Any:
+        path = self.checkpoint.folder / name
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True) if path.is_file() else None
 
-def keep_run_id(checkpoint: Path, run_id: str | None) -> None:
-    """Write beside the checkpoint which tracking run this training belongs to."""
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    if run_id is not None:
-        (checkpoint / "run_id").write_text(run_id + "\n")
+    def ended(self) -> SystemExit:
+        """What to raise once SIGTERM came and all is kept."""
+        if distributed.is_first():
+            say(f"SIGTERM: step {self.done} is kept in {self.checkpoint.folder}; the same command goes on there")
+        return SystemExit(SIGTERM_STATUS)
 
+    def select(self, baseline: State | None, evaluate: Measure) -> tuple[Choice, list[dict[str, Any]]]:
+        """Give the model the state that does best on valid; returns the choice, and the figures of all states."""
+        last = {name: value.clone() for name, value in self.model.state_dict().items()}
+        states: dict[tuple[int, bool], Callable[[], State]] = {(self.epochs, False): lambda: last}
+        if self.ema is not None:
+            averaged = self.ema.weights
+            states[self.epochs, True] = lambda: averaged
+        if self.best is not None:
+            states.setdefault((self.best["epoch"], self.best["ema"]), self._best_state)
+        alphas = self.fit.select.wise_ft
+        if len(states) == 1 and not alphas:
+            return Choice(self.epochs, False, 1.0), []
+        return select(self.model, states, baseline, alphas, lambda: evaluate(self.model))
 
-def remove_checkpoint(checkpoint: Path) -> None:
-    """Called once the outs stand."""
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    def _best_state(self) -> State:
+        assert self.best is not None
+        state: State = self.best.get("model") or self._kept(BEST)["model"]
+        return state
 
-
-def _save(
-    checkpoint: Path, model: DualEncoder, optimizers: list[torch.optim.Optimizer], records: list[Record]
-) -> None:
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    state = {
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "random": torch.get_rng_state(),
-        "records": records,
-    }
-    torch.save(state, checkpoint / "state.part")
-    os.replace(checkpoint / "state.part", checkpoint / "state.pt")  # whole or not at all
-
-
-def _resume(checkpoint: Path, model: DualEncoder, optimizers: list[torch.optim.Optimizer]) -> list[Record]:
-    path = checkpoint / "state.pt"
-    if not path.is_file():
-        return []
-    state = torch.load(path, map_location=device(), weights_only=True)
-    model.load_state_dict(state["model"])
-    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(kept)
-    torch.set_rng_state(state["random"].cpu())
-    print(f"resumed after epoch {len(state['records'])} from {path}", flush=True)
-    return list(state["records"])
-
-
-def _encode_text_by_length(model: DualEncoder, ids: Tensor, mask: Tensor) -> Tensor:
-    """The same vectors as `model.encode_text`: short captions are not padded to the batch's longest one."""
-    lengths = mask.sum(1)
-    order = lengths.argsort(stable=True)
-    parts = [
-        model.encode_text(ids[rows, : lengths[rows[-1]]], mask[rows, : lengths[rows[-1]]])
-        for rows in order.chunk(TEXT_PARTS)
-    ]
-    return torch.cat(parts)[order.argsort()]
-
-
-def _attention(where: str) -> contextlib.AbstractContextManager[None]:
-    # On CPU the backward pass of the fused attention takes five times the plain one's at these lengths
-    # (docs/log.md); on a GPU the fused one is right.
-    return sdpa_kernel(SDPBackend.MATH) if where == "cpu" else contextlib.nullcontext()
+    def take(self, choice: Choice, baseline: State | None) -> None:
+        """Give the model a state of the last epoch that was chosen elsewhere."""
+        state = self.ema.weights if choice.ema and self.ema is not None else self.model.state_dict()
+        self.model.load_state_dict(mixed(state, baseline, choice.wise_ft))
 
 
 def _line(record: Record, epochs: int) -> str:
     figures = ", ".join(f"{name} {value:.4g}" for name, value in record.items() if name != "epoch")
-    return f"epoch {record['epoch']}/{epochs}: {figures}"
+    return f"epoch {record['epoch']:.0f}/{epochs}: {figures}"

@@ -48,6 +48,7 @@ def validate(
     written before the gate on its size, so that a user sees the rows.
     """
     sources = sorted(sources)
+    _refuse_leftovers(raw / "corpus", sources)
     with make_executor() as executor:
         names = (*pairs.RAW_SETS, *(f"corpus/{name}" for name in sources))
         judged = {name: quarantine.judge(raw / name, name, params, max_tokens, executor) for name in names}
@@ -80,6 +81,16 @@ def validate(
     _write_quality(clean, body, figures.frames(judged, in_place), _write_quarantine(clean, judged))
     if docs is not None:
         _write_docs(docs, figures.verdicts(judged, in_place))
+
+
+def _refuse_leftovers(corpus_folder: Path, sources: Sequence[str]) -> None:
+    """Raise UserError for a source that params.yaml no longer names: DVC hashes it with those that it does."""
+    left = sorted(path.name for path in corpus_folder.glob("*/") if path.name not in sources)
+    if left:
+        raise UserError(
+            f"{corpus_folder / left[0]}: params.yaml: corpus does not name {left[0]}; remove that folder "
+            "(DVC's cache keeps what it made), or name the source again"
+        )
 
 
 def _tables(judged: Mapping[str, Judged]) -> list[quarantine.Table]:

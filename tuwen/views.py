@@ -16,7 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from tuwen import pairs, text
-from tuwen.images import MAX_ASPECT, Pixels, square
+from tuwen.images import MAX_ASPECT, Pixels, colour_matrix, draw_outlines, square
 from tuwen.params_data import Policy
 
 VIEWS = pa.schema(
@@ -36,9 +36,7 @@ VIEWS = pa.schema(
     ]
 )
 PARAPHRASES = pa.schema([("caption", pa.string()), ("paraphrase", pa.string())])
-LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601: how bright red, green and blue are
 COLOURED = 0.8  # share of views whose colours change where the policy has a strength for it
-EDGE = 70  # of 255
 
 
 class View(NamedTuple):
@@ -73,8 +71,21 @@ class Viewer:
         self._mirror = albumentations.HorizontalFlip()
         self._last: tuple[Image.Image | Pixels, Pixels, int] | None = None
 
-    def view(self, picture: Image.Image | Pixels, row: Mapping[str, Any], view: int) -> View:
-        """View `view` of the pair `row` (one of `rows_of`), whose RGB picture is `picture`.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Viewer, (self.policy, self.size_px, self.seed)
+
+    @property
+    def enough_px(self) -> int:
+        """What the shorter side of a picture must have; a picture of twice that is halved."""
+        return 2 * self.size_px
+
+    def told(self, row: Mapping[str, Any], view: int) -> tuple[str, bool]:
+        """The caption of view `view` of the pair `row`, and whether its picture is mirrored; needs no picture."""
+        caption, flipped, _ = self._tell(row, view, random.Random(self._name(row, view)))
+        return caption, flipped
+
+    def view(self, picture: Image.Image | Pixels, row: Mapping[str, Any], view: int, reduced: int = 1) -> View:
+        """View `view` of the pair `row` (one of `rows_of`); `picture`: its RGB picture, `reduced` times smaller.
 
         The recipe is compact JSON: `draw`, the name that seeds every draw; `box`, the crop as left, upper, right,
         lower in px of the picture, turned and zoomed before by `turn` (degrees) and `zoom` (x, y) where it was;
@@ -83,14 +94,10 @@ class Viewer:
         """
         if view == 0:
             return View(square(picture, self.size_px), row["caption"], False, None, '{"rule":"square"}')
-        name = f"{self.seed}:{row['pair_id']}:{view}"
+        name = self._name(row, view)
         draw = random.Random(name)
-        caption, done = self._reword(row, draw)
-        mirrored = self.policy.flip and draw.random() < 0.5
-        flipped = mirrored and (not row["sided"] or self.policy.flip_captions == "swap")
-        if flipped and row["sided"] and (swapped := text.swap_sides(caption)) != caption:
-            caption, done = swapped, [*done, "swap_sides"]
-        pixels, recipe = self._crop_out(picture, draw)
+        caption, flipped, done = self._tell(row, view, draw)
+        pixels, recipe = self._crop_out(picture, reduced, draw)
         if flipped:
             pixels = self._mirror.apply(pixels)
         pixels, colours = self._recolour(pixels, draw)
@@ -98,6 +105,19 @@ class Viewer:
             {"draw": name, **recipe, "flip": flipped, **colours}, ensure_ascii=False, separators=(",", ":")
         )
         return View(pixels, caption, flipped, ",".join(done) or None, told)
+
+    def _name(self, row: Mapping[str, Any], view: int) -> str:
+        return f"{self.seed}:{row['pair_id']}:{view}"
+
+    def _tell(self, row: Mapping[str, Any], view: int, draw: random.Random) -> tuple[str, bool, list[str]]:
+        if view == 0:
+            return row["caption"], False, []
+        caption, done = self._reword(row, draw)
+        mirrored = self.policy.flip and draw.random() < 0.5
+        flipped = mirrored and (not row["sided"] or self.policy.flip_captions == "swap")
+        if flipped and row["sided"] and (swapped := text.swap_sides(caption)) != caption:
+            caption, done = swapped, [*done, "swap_sides"]
+        return caption, flipped, done
 
     def _reword(self, row: Mapping[str, Any], draw: random.Random) -> tuple[str, list[str]]:
         caption, done = row["caption"], []
@@ -109,11 +129,13 @@ class Viewer:
             caption = varied
         return caption, done
 
-    def _crop_out(self, picture: Image.Image | Pixels, draw: random.Random) -> tuple[Pixels, dict[str, Any]]:
+    def _crop_out(
+        self, picture: Image.Image | Pixels, reduced: int, draw: random.Random
+    ) -> tuple[Pixels, dict[str, Any]]:
         """Turn, zoom and crop, then shrink to [S, S, 3]."""
         import cv2
 
-        pixels, factor = self._opened(picture)
+        pixels, factor = self._opened(picture, reduced)
         place, recipe = {"shape": pixels.shape}, dict[str, Any]()
         if self._turns:
             self._turn.py_random = draw
@@ -134,7 +156,7 @@ class Viewer:
             large = self._crop.apply(pixels, box)
         return cv2.resize(large, (self.size_px, self.size_px), interpolation=cv2.INTER_AREA), recipe
 
-    def _opened(self, picture: Image.Image | Pixels) -> tuple[Pixels, int]:
+    def _opened(self, picture: Image.Image | Pixels, reduced: int) -> tuple[Pixels, int]:
         """The picture as an array, halved until a crop needs no more than the fast kernel, and by how much.
 
         The views of a picture are asked for in a row, so the last picture is kept.
@@ -142,8 +164,8 @@ class Viewer:
         import cv2
 
         if self._last is None or self._last[0] is not picture:
-            pixels, factor = np.asarray(picture), 1
-            while min(pixels.shape[:2]) >= 4 * self.size_px:
+            pixels, factor = np.asarray(picture), reduced
+            while min(pixels.shape[:2]) >= 2 * self.enough_px:
                 half = pixels.shape[1] // 2, pixels.shape[0] // 2
                 even = pixels[: 2 * half[1], : 2 * half[0]]
                 pixels, factor = cv2.resize(even, half, interpolation=cv2.INTER_AREA), 2 * factor
@@ -156,7 +178,7 @@ class Viewer:
 
         policy, recipe = self.policy, dict[str, Any]()
         if policy.outline and draw.random() < policy.outline:
-            pixels = _draw_outlines(pixels)
+            pixels = draw_outlines(pixels)
             recipe["outline"] = True
         brightness = contrast = saturation = 1.0
         if policy.colour and draw.random() < COLOURED:
@@ -171,9 +193,9 @@ class Viewer:
         return pixels, recipe
 
 
-def positive_of(row: Mapping[str, Any], view: View) -> str:
+def positive_of(row: Mapping[str, Any], flipped: bool) -> str:
     """The positive_id of a view of `row`; mirrored, a picture that is told left from right is another one."""
-    return f"{row['positive_id']}~mirrored" if view.flipped and row["sided"] else str(row["positive_id"])
+    return f"{row['positive_id']}~mirrored" if flipped and row["sided"] else str(row["positive_id"])
 
 
 def rows_of(pair_set: pairs.PairSet, paraphrases: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -213,30 +235,8 @@ def read_paraphrases(augmented: Path) -> dict[str, str]:
     return dict(zip(*(table[name].to_pylist() for name in PARAPHRASES.names), strict=True))
 
 
-def colour_matrix(brightness: float, contrast: float, saturation: float, mean: Any) -> Any:
-    """float32 [3, 4] that changes brightness, then contrast, then saturation of pixels in RGB.
-
-    mean: of each channel of the picture, [3]. Contrast is about the mean brightness, saturation about each pixel's
-    own, as torchvision's ColorJitter has them; one matrix clips once, at the end.
-    """
-    matrix = np.empty((3, 4), np.float32)
-    matrix[:, :3] = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * LUMA)
-    matrix[:, 3] = (1 - contrast) * brightness * (LUMA @ mean)  # a grey, which saturation leaves as it is
-    return matrix
-
-
 def _to_square(box: tuple[int, int, int, int], side: int) -> Any:
     """The matrix [3, 3] that takes the box to a square of `side` px; whole numbers are the centres of pixels."""
     left, upper, right, lower = box
     x, y = side / (right - left), side / (lower - upper)
     return np.array([[x, 0, (0.5 - left) * x - 0.5], [0, y, (0.5 - upper) * y - 0.5], [0, 0, 1]])
-
-
-def _draw_outlines(pixels: Pixels) -> Pixels:
-    """Draw the edges of a picture over in black: an edge is where a neighbour differs by EDGE or more."""
-    import cv2
-
-    red, green, blue = cv2.split(cv2.morphologyEx(pixels, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)))
-    drawn = pixels.copy()
-    drawn[np.maximum(np.maximum(red, green), blue) >= EDGE] = 0
-    return drawn

@@ -1,9 +1,10 @@
 import csv
+import json
 
 import numpy as np
 import pytest
 
-from tests.retrieval_world import build
+from tests.retrieval_world import build, sign
 from tuwen import pairs, results
 from tuwen.errors import UserError
 
@@ -13,8 +14,8 @@ def world(tmp_path):
     return build(tmp_path)
 
 
-def predict(root, k=5):
-    results.predict(root / "embeddings/final", root / "data/clean", root / "results", k)
+def predict(root, k=5, chosen=None):
+    results.predict(root / "embeddings/final", root / "data/clean", root / "results", k, chosen=chosen)
 
 
 def test_both_files_hold_the_best_five_in_the_tables_order(world):
@@ -39,6 +40,68 @@ def test_both_files_hold_the_best_five_in_the_tables_order(world):
         assert rows == expected
 
 
+def test_qb_norm_answers_with_the_banks_correction_and_none_without(world, run_stage, write_params):
+    predict(world)
+    before = (world / "results/result1.csv").read_bytes()
+    write_params(world, predict={"correction": "qbnorm"})
+    chosen = world / "results/finetuned/details.json"
+    chosen.parent.mkdir(parents=True, exist_ok=True)
+    chosen.write_text(json.dumps({"qbnorm": {"t2i": {"beta": 20.0}, "i2t": {"beta": 5.0}}}))
+    bank = world / "embeddings/final/bank"
+    random = np.random.default_rng(2)
+    for side in ("images", "texts"):  # another bank than the task, with a leaning of its own
+        rows = random.normal(size=np.load(bank / f"{side}.npy").shape) + random.normal(size=16)
+        np.save(bank / f"{side}.npy", (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+    done = run_stage(world, "predict")
+    assert (done.returncode, done.stderr) == (0, "")
+    ids = [*(dict.fromkeys(row["text_id"] for row in rows_of(world / "results/result1.csv")))]
+    images, texts = (
+        np.load(world / f"embeddings/final/t2i/{n}.npy").astype(np.float64) for n in ("images", "texts")
+    )
+    banked = np.load(bank / "texts.npy").astype(np.float64) @ images.T
+    scores = texts @ images.T
+    softmax = np.exp(20 * scores) / np.exp(20 * banked).sum(axis=0)
+    active = set(banked.argmax(axis=1).tolist())
+    image_ids = pairs.read(world / "data/clean/t2i").images["image_id"].to_pylist()
+    expected, corrected = {}, 0
+    for name, plain, inverted in zip(ids, scores, softmax, strict=True):
+        corrected += int(plain.argmax()) in active
+        order = np.argsort(-(inverted if int(plain.argmax()) in active else plain), kind="stable")
+        expected[name] = [image_ids[item] for item in order[:5]]
+    assert corrected > 0
+    answers = {name: [] for name in ids}
+    for row in rows_of(world / "results/result1.csv"):
+        answers[row["text_id"]].append(row["result_image_id"])
+    assert answers == expected
+    assert (world / "results/result1.csv").read_bytes() != before
+
+
+def test_qb_norm_needs_a_temperature_and_a_bank(world):
+    chosen = world / "details.json"
+    with pytest.raises(UserError, match=r"details\.json: missing; run `dvc repro`"):
+        predict(world, chosen=chosen)
+    chosen.write_text('{"qbnorm": {}}')
+    with pytest.raises(UserError, match=r"details\.json: no temperature for t2i \(KeyError"):
+        predict(world, chosen=chosen)
+    (world / "embeddings/final/bank/texts.npy").unlink()
+    with pytest.raises(UserError, match=r"bank/texts\.npy: these embeddings are missing"):
+        predict(world, chosen=chosen)
+
+
+def test_embeddings_of_another_model_are_refused_by_the_stage(world, run_stage):
+    made = (world / "models/final/manifest.json").read_text()
+    (world / "models/final/manifest.json").write_text(made.replace("{}", '{"lr": 1}', 1))
+    done = run_stage(world, "predict")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: embeddings/final/t2i/manifest.json: made from another model: it names ")
+    assert not (world / "results").exists()
+
+
+def rows_of(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_the_stage_writes_the_same_bytes_again(world, run_stage):
     names = ("result1.csv", "result2.csv")
     predict(world)
@@ -54,15 +117,34 @@ def test_a_gallery_under_five_is_refused_by_the_stage(world, run_stage):
     pairs.write(folder, pairs.PairSet(task.images.slice(0, 4), task.texts, task.pairs.slice(0, 0)))
     path = world / "embeddings/final/t2i/images.npy"
     np.save(path, np.load(path)[:4])
+    sign(world, "final", "t2i")
     done = run_stage(world, "predict")
     assert done.returncode == 1
     assert done.stderr.startswith("error: data/clean/t2i/images.parquet: 4 rows, but result1.csv needs a gallery")
     assert "Traceback" not in done.stderr
 
 
-def test_another_k_than_the_contests_is_refused(world):
-    with pytest.raises(UserError, match=r"params\.yaml: predict\.k must be 5, .* got 10"):
-        predict(world, k=10)
+@pytest.mark.parametrize("k", [1, 10])
+def test_another_k_is_written_beside_the_contests_files(world, k):
+    predict(world)
+    first = [(world / "results" / name).read_bytes() for name in ("result1.csv", "result2.csv")]
+    assert list((world / "results/topk").iterdir()) == []
+    predict(world, k=k)
+    assert [(world / "results" / name).read_bytes() for name in ("result1.csv", "result2.csv")] == first
+    for direction, whole in zip(("t2i", "i2t"), first, strict=True):
+        with open(world / f"results/topk/topk_{direction}.csv", encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        assert header == results.HEADERS[direction]
+        assert [int(rank) for _, rank, _ in rows] == list(range(1, k + 1)) * (len(rows) // k)
+        best = list(csv.reader(whole.decode().splitlines()))[1:]
+        assert [row for row in rows if int(row[1]) <= 5] == [row for row in best if int(row[1]) <= k]
+    predict(world)
+    assert list((world / "results/topk").iterdir()) == []  # nothing of an earlier k stays
+
+
+def test_a_k_over_the_gallery_is_refused(world):
+    with pytest.raises(UserError, match=r"images\.parquet: 12 rows, .* predict\.k is 13; .* or lower predict\.k"):
+        predict(world, k=13)
 
 
 def test_unsound_embeddings_are_refused_before_a_file_is_written(world):

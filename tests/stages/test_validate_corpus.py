@@ -136,7 +136,14 @@ def test_a_shard_that_is_another_or_full_of_faults_stops_the_stage(tmp_path: Pat
     shard = write_tar(tmp_path / "far", "one", [("b.jpg", b"no picture"), ("b.txt", "坏图".encode())])
     write_list(data, "far", [shard | {"sha256": "0" * 64}])
     with pytest.raises(UserError, match=r"one/000000\.tar: sha256 [0-9a-f]{64} found, 0{64} expected"):
-        run(data, sources=("far",))
+        run(data, sources=("art", "far"))
     write_list(data, "far", [shard])
     with pytest.raises(UserError, match=r"far/shards\.parquet: quarantined_share is 1; .+ unreadable 1"):
-        run(data, sources=("far",))
+        run(data, sources=("art", "far"))
+
+
+def test_a_source_that_is_no_longer_named_is_told_to_go(tmp_path: Path, make_raw: MakeRaw) -> None:
+    data = make_raw(tmp_path)
+    write_source(data, "old", [("旧.png", png(40, 40), "从前的一张图")])
+    with pytest.raises(UserError, match=r"raw/corpus/old: params\.yaml: corpus does not name old"):
+        run(data)

@@ -1,4 +1,4 @@
-"""Weights that are missing, cut, foreign or dangerous: one message with the file, what was expected, what to do."""
+"""Weights that are missing, cut, foreign or dangerous: one message with file, expectation and way out."""
 
 import json
 import re
@@ -171,7 +171,7 @@ try:
 except UserError as error:
     print(error)
 """
-    # without a network huggingface_hub tries again for 23 s; told to be offline it gives up at once, in the same way
+    # without a network huggingface_hub tries again for 23 s; told to be offline it gives up at once, with one message
     told = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(Path(hub.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", program], env=told, capture_output=True, text=True, timeout=120)
     said = (

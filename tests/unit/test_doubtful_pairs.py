@@ -8,12 +8,12 @@ import pyarrow as pa
 import torch
 from PIL import Image, ImageDraw
 
-from tuwen import pairs, train
+from tests.training_world import fit
+from tuwen import optim, pairs, train
 from tuwen.evaluate import pair_cosines
-from tuwen.feed import Batch
 from tuwen.images import square, to_pixels
+from tuwen.loader import Batch
 from tuwen.model import DualEncoder
-from tuwen.params import Fit
 from tuwen.text import build_vocabulary, load_tokenizer, tokenize
 
 COLOURS = {"红色": "red", "绿色": "green", "蓝色": "blue", "黄色": "gold", "紫色": "purple", "黑色": "black"}
@@ -61,23 +61,13 @@ def fitted(pixels, ids, mask, *, steps, seed):
         "text": {"width": 64, "layers": 1, "dropout": 0.0, "max_tokens": MAX_TOKENS},
         "vocabulary": int(ids.max()) + 1,
     }
-    fit = Fit(
-        epochs=1,
-        batch_size=BATCH,
-        lr=2e-3,
-        muon_lr=4e-3,
-        weight_decay=0.1,
-        warmup_steps=20,
-        max_grad_norm=1.0,
-        precision="fp32",
-        freeze_text=False,
-    )
+    fitting = fit(epochs=1, batch_size=BATCH, muon_lr=4e-3, warmup_steps=20)
     model = DualEncoder(config)
-    optimizers = train.make_optimizers(model, fit)
+    optimizers = optim.make_optimizers(model, fitting)
     for step in range(steps):
         rows = torch.randperm(len(pixels))[:BATCH]
         batch = Batch(pixels[rows], ids[rows], mask[rows], rows, rows)
-        train.step(model, optimizers, batch, train.schedule(step, steps, fit.warmup_steps), fit)
+        train.step(model, optimizers, batch, optim.schedule(step, steps, fitting.warmup_steps), fitting)
     return model.eval()
 
 

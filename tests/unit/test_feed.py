@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training_world import SIZE_PX, caption, drawn, settings, write_set
+from tests.training_world import SIZE_PX, caption, drawn, make_all, settings, write_set
 from tuwen import pairs, text
 from tuwen.augment import augment
-from tuwen.feed import Mixed, OnlineViews, StoredViews, batches, window
+from tuwen.feed import Mixed, OnlineViews, StoredViews, window
 from tuwen.images import decode
+from tuwen.loader import batches
 from tuwen.views import Viewer, rows_of
 
 POLICY = settings().baseline.policy
@@ -50,7 +51,7 @@ def rows_seen(made: list) -> list:
 
 
 def names(views, number: int, seed: int = 0) -> list[str]:
-    return [item.positive_id for item in views.items(seed, number)]
+    return [item.positive_id for item in make_all(views, seed, number)]
 
 
 def order(rows: int, seed: int, number: int) -> list[int]:
@@ -61,8 +62,8 @@ def order(rows: int, seed: int, number: int) -> list[int]:
 def test_online_views_are_new_in_each_epoch_and_the_same_in_each_run(data) -> None:
     views = OnlineViews([data / "clean/train"], viewer())
     assert len(views) == 7
-    seen = {n: {item.positive_id: item for item in views.items(0, n)} for n in (1, 2)}
-    again = {item.positive_id: item for item in OnlineViews([data / "clean/train"], viewer()).items(3, 1)}
+    seen = {n: {item.positive_id: item for item in make_all(views, 0, n)} for n in (1, 2)}
+    again = {item.positive_id: item for item in make_all(OnlineViews([data / "clean/train"], viewer()), 3, 1)}
     for name in map(str, range(7)):
         assert np.array_equal(seen[1][name].pixels, again[name].pixels)
         assert not np.array_equal(seen[1][name].pixels, seen[2][name].pixels)
@@ -74,7 +75,7 @@ def test_view_number_and_order_of_an_unweighted_set_are_those_of_the_epoch(data)
     for number in (1, 4):
         assert names(views, number, seed=5) == [str(row) for row in order(7, 5, number)]
     rows = {row["pair_id"]: row for row in rows_of(pairs.read(data / "clean/train"), {})}
-    shown = next(views.items(5, 4))
+    shown = make_all(views, 5, 4)[0]
     picture = decode(drawn(int(shown.positive_id)))
     assert np.array_equal(shown.pixels, viewer().view(picture, rows[shown.positive_id], 4).pixels)
 
@@ -83,7 +84,7 @@ def test_stored_views_are_what_augment_wrote_for_the_splits_asked_for(data) -> N
     views = StoredViews(data / "augmented", ["train"])
     assert len(views) == 14
     assert names(views, 1) == [str(row // 2) for row in order(14, 0, 1)]
-    stored = [item for item in views.items(0, 9) if item.positive_id == "3"]
+    stored = [item for item in make_all(views, 0, 9) if item.positive_id == "3"]
     assert [item.pixels.shape for item in stored] == [(SIZE_PX, SIZE_PX, 3)] * 2
     both = StoredViews(data / "augmented", ["train", "valid"])
     assert Counter(names(both, 1)) == dict.fromkeys((*map(str, range(7)), "50", "51", "52"), 2)
@@ -104,8 +105,10 @@ def test_an_epoch_sees_each_row_at_most_once_and_drops_what_fills_no_batch(data)
 def test_rows_of_one_picture_and_equal_captions_share_their_ids(data) -> None:
     views = StoredViews(data / "augmented", ["train"])
     (batch,) = epoch(views, data, 1, batch_size=14)
-    assert torch.bincount(batch.positive_id).tolist() == [2] * 7
-    assert torch.equal(batch.positive_id, batch.caption_id)  # both views of a picture have its one caption
+    assert batch.positive_id.unique(return_counts=True)[1].tolist() == [2] * 7
+    same = [batch.positive_id[i] == batch.positive_id[j] for i in range(14) for j in range(14)]
+    assert same == [batch.caption_id[i] == batch.caption_id[j] for i in range(14) for j in range(14)]
+    assert Counter(batch.pair_ids) == {str(n): 2 for n in range(7)}
 
 
 def test_a_window_takes_every_place_of_the_walk_once() -> None:
@@ -136,7 +139,10 @@ def test_weights_say_how_often_each_pair_of_a_source_is_shown(data) -> None:
 def test_a_pair_that_is_shown_twice_in_an_epoch_has_two_views_and_each_epoch_new_ones(data) -> None:
     views = OnlineViews([data / "clean/corpus"], viewer(), weights={"shop": 2.0})
     shown = [
-        item.pixels.tobytes() for n in (1, 2, 3) for item in views.items(0, n) if item.positive_id == "shop/203"
+        item.pixels.tobytes()
+        for n in (1, 2, 3)
+        for item in make_all(views, 0, n)
+        if item.positive_id == "shop/203"
     ]
     assert len(shown) == len(set(shown)) == 6
 
@@ -165,7 +171,7 @@ def test_a_mixture_takes_from_each_part_what_it_has(data) -> None:
 def test_paraphrases_stand_in_for_half_of_the_captions(data) -> None:
     said = {caption(n): f"第{n}张图里有一个图形" for n in range(7)}
     views = OnlineViews([data / "clean/train"], viewer(), paraphrases=said)
-    seen = [item.caption for n in range(1, 21) for item in views.items(0, n)]
+    seen = [item.caption for n in range(1, 21) for item in make_all(views, 0, n)]
     assert 40 < sum(one in said.values() for one in seen) < 100
     assert set(seen) == {*said, *said.values()}
 

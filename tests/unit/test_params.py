@@ -44,7 +44,7 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path) -> None:
         (CORPUS, "corpus: {}\n", r"corpus must name a source"),
         ("splits: [train]", "splits: [valid]", r"augment\.splits must hold train"),
         ("refit_all: false", "refit_all: true", r"finetune\.refit_all would train the same model again"),
-        ("k: 5\n", "k: 0\n", r"predict\.k: input should be 5, got 0"),
+        ("k: 5\n", "k: 0\n", r"predict\.k: input should be greater than or equal to 1, got 0"),
         ("zoom: [0.7, 1.1]", "zoom: [1.1, 0.7]", r"policy\.zoom: the first number must not be above the second"),
         (
             "crop_scale: [0.7, 1.0]",

@@ -4,6 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuwen import recall
+from tuwen.errors import UserError
+from tuwen.search import top_k
 
 KS = (1, 5, 10)
 
@@ -62,6 +64,15 @@ def test_equal_to_the_naive_definitions(case):
             for n, query in enumerate(judged.query.tolist())
         }
         assert found == expected
+    if len(gallery) >= KS[-1]:
+        first, _ = top_k(queries, gallery, KS[-1])
+        np.testing.assert_array_equal(recall.hits_among(first, pairs[:, 0], pairs[:, 1], KS), hit)
+
+
+def test_a_k_over_the_gallery_is_refused_with_its_place():
+    recall.check_ks(KS, 10, "params.yaml: evaluate.ks")
+    with pytest.raises(UserError, match=r"^params\.yaml: evaluate\.ks: k = 10 is over the gallery of 9; lower it"):
+        recall.check_ks(KS, 9, "params.yaml: evaluate.ks")
 
 
 def test_hit_and_recall_differ_where_several_are_true():
@@ -112,6 +123,20 @@ def test_intervals_repeat_and_are_as_wide_as_the_groups_make_them():
     assert high - low == pytest.approx(0.196, abs=0.03)
     wide = recall.intervals(values, shared, 500, seed=1)[0]
     assert wide[1] - wide[0] > 2.5 * (high - low)  # ten groups of ten: sqrt(10) wider
+
+
+def test_a_value_that_is_missing_counts_neither_in_the_mean_nor_in_its_interval():
+    noise = np.random.default_rng(6)
+    groups = noise.integers(15, size=60)
+    both = np.full((60, 2), np.nan)
+    both[:40, 0], both[40:, 1] = noise.random(40), noise.random(20)
+    found = recall.bootstrap(both, groups, 300, seed=3)
+    draws = np.random.default_rng(3).integers(15, size=(300, len(set(groups))))
+    assert len(set(groups)) == 15
+    for column, rows in enumerate((slice(0, 40), slice(40, 60))):
+        for draw, mean in zip(draws, found[:, column], strict=True):
+            taken = np.concatenate([both[rows, column][groups[rows] == group] for group in draw])
+            assert mean == pytest.approx(taken.mean())
 
 
 def test_draws_in_portions_are_as_sound_as_at_once(monkeypatch):

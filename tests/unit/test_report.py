@@ -11,14 +11,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from tests.retrieval_world import build, make_set, write_training
+from tests import report_world
 from tuwen import pairs, report
-from tuwen.curves import curves
 from tuwen.errors import UserError
-from tuwen.evaluate import evaluate
 from tuwen.params import load
-
-HOSTILE = "<script>alert('红色')</script> & \"引号\""
 
 
 def make(root: Path, world: Path) -> Path:
@@ -34,15 +30,8 @@ def write(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Everything before the report, with one hostile caption."""
-    root = build(tmp_path_factory.mktemp("world"))
-    pairs.write(root / "data/clean/test", make_set(root / "data", "clean/test", {"name-00": HOSTILE}))
-    pairs.write(root / "data/clean/bank", make_set(root / "data", "clean/test", {"name-00": HOSTILE}))
-    params = load(root / "params.yaml")
-    for model in ("baseline", "finetuned"):
-        folders = root / "embeddings" / model, root / "data/clean", root / "results" / model
-        evaluate(*folders, params.evaluate, params.pairs)
-    return root
+    """Everything before the report, with one hostile caption and one hostile category."""
+    return report_world.make(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +95,9 @@ def test_page_opens_offline(made):
 def test_captions_are_text(made):
     page = (made / "results/report.html").read_text()
     assert "<script" not in page
-    assert html.escape(HOSTILE, quote=False).split("&#")[0][:20] in page  # shown, but escaped
-    assert "&lt;script&gt;alert(" in page
+    assert html.escape(report_world.HOSTILE).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page
+    assert "<b>未" not in page
+    assert "&lt;b&gt;未分类&lt;/b&gt;" in page
 
 
 def test_pictures_are_small_and_whole(made):
@@ -139,7 +129,7 @@ def test_the_pairs_of_lowest_cosine_stand_on_the_page_with_picture_caption_and_i
     path.write_text(path.read_text().replace("lowest: 50", "lowest: 7"))
     write(root)
     page = (root / "results/report.html").read_text()
-    section = page[page.index("<h2>Doubtful pairs</h2>") : page.index("<h2>Queries")]
+    section = page[page.index(">Doubtful pairs</h2>") : page.index(">Queries, text → image</h2>")]
     lowest = pairs.read_table(root / "results/baseline/pair_cosines.parquet").to_pylist()[:7]
     texts = pairs.read(root / "data/clean/bank").texts
     captions = dict(zip(*(texts[name].to_pylist() for name in ("text_id", "caption")), strict=True))
@@ -174,12 +164,91 @@ def test_both_reports_say_which_model_answers_and_what_the_corpus_shares_with_th
         assert "refitted on all of augment.splits; its recall is not measured" in (root / name).read_text()
 
 
-def test_curves_of_a_model_without_epochs_are_empty(tmp_path):
-    write_training(tmp_path / "training.json", 3)
-    epochs = json.loads((tmp_path / "training.json").read_text())["epochs"]
-    drawn = curves({"baseline": [], "finetuned": epochs})
-    assert set(drawn) == {"loss", "hit"}
-    assert all(svg.startswith("<svg") and "var(--finetuned)" in svg for svg in drawn.values())
+def section(page, name, after):
+    """The cells of every table row between two headings of the page, as text."""
+    part = page[page.index(f'<h2 id="{name}">') : page.index(f'<h2 id="{after}">')]
+    rows = re.findall(r"<tr.*?>(.*?)</tr>", part, re.S)
+    cells = [re.findall(r"<t[dh].*?>(.*?)</t[dh]>", row, re.S) for row in rows]
+    return [[" ".join(html.unescape(re.sub(r"<[^>]+>", " ", cell)).split()) for cell in row] for row in cells]
+
+
+def shown(figures, name, form="{:.1f} [{:.1f}, {:.1f}]"):
+    return form.format(*(100 * figures[name + end] for end in ("", "_low", "_high")))
+
+
+def test_the_corrected_figures_stand_beside_the_headline(made):
+    after, before = metrics(made, "finetuned"), metrics(made, "baseline")
+    page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
+    row = section(page, "recall", "size")[2]
+    assert row[:3] == ["R@5", shown(before, "t2i_hit_at_5"), shown(after, "t2i_hit_at_5")]
+    change = shown(after, "t2i_qbnorm_gain_at_5", "{:+.1f} [{:+.1f}, {:+.1f}]")
+    assert row[4:6] == [shown(after, "t2i_qbnorm_hit_at_5"), change.replace("-", "−")]
+    line = next(line for line in text.splitlines() if line.startswith("| text → image | R@5 |"))
+    assert line.endswith(f"| {shown(after, 't2i_qbnorm_hit_at_5')} | {change} |")
+
+
+def test_mean_recall_and_median_rank_stand_in_both_reports(made):
+    after, before = metrics(made, "finetuned"), metrics(made, "baseline")
+    page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
+    first, second = (shown(figures, "mean_recall") for figures in (before, after))
+    assert f"| both | R@M, the mean of all R@k | {first} | {second} |" in text
+    first, second = (f"{100 * figures['mean_recall']:.1f} %" for figures in (before, after))
+    assert f'<span class="big">{second}</span><span class="was">from {first}</span>' in page
+    for way, title in (("t2i", "text → image"), ("i2t", "image → text")):
+        first, second = (f"{figures[f'{way}_median_rank']:g}" for figures in (before, after))
+        assert f"| {title} | median rank | {first} | {second} |" in text
+        assert f"median rank {second}, from {first}" in page
+
+
+def test_hubs_are_shown_with_their_counts_and_skewness(made):
+    after, before = metrics(made, "finetuned"), metrics(made, "baseline")
+    page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
+    names = [f"t2i_{kind}hub_skewness" for kind in ("", "qbnorm_")]
+    numbers = [f"{figures[name]:.2f}" for figures in (before, after) for name in names]
+    assert section(page, "hubs", "zero-shot")[1] == ["text → image", *numbers]
+    assert f"| text → image | {' | '.join(numbers)} |" in text
+    part = page[page.index('<h2 id="hubs">') : page.index('<h2 id="zero-shot">')]
+    top = json.loads((made / "results/finetuned/details.json").read_text())["hubs"]["t2i"]["top"]
+    tiles = re.findall(r'<figure class="tile"><img src="data:image/jpeg[^>]*>(.*?)</figure>', part, re.S)
+    assert [int(re.search(r"(\d+) ×", tile)[1]) for tile in tiles] == [hub["times"] for hub in top]
+    share = top and 10 * after["t2i_queries"] / after["images"]
+    assert f"a picture's share is {share:.1f}." in part
+
+
+def test_zero_shot_figures_of_both_models_and_the_confusion(made):
+    page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
+    found = {
+        model: json.loads((made / "results" / model / "zero_shot.json").read_text())
+        for model in ("baseline", "finetuned")
+    }
+    rows = section(page, "zero-shot", "training")
+    for title, body in zip(("baseline", "fine-tuned"), found.values(), strict=True):
+        tops = [f"{100 * body[key][top]:.1f}" for key in ("one_prompt", "ensemble") for top in ("top_1", "top_5")]
+        assert [title, *tops] in rows
+        assert f"| {title} | ensemble | {tops[2]} | {tops[3]} |" in text
+    for body, before in zip(found["finetuned"]["per_class"], found["baseline"]["per_class"], strict=True):
+        shares = [f"{100 * one['top_1']:.1f}" for one in (before, body)]
+        assert any(row[:4] == [body["class"], str(body["pictures"]), *shares] for row in rows)
+    for name, counts in zip(found["finetuned"]["classes"], found["finetuned"]["confusion"], strict=True):
+        assert [name, *map(str, counts)] in rows
+
+
+def test_a_set_without_categories_says_so(world, tmp_path):
+    shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    none = {"top_1": 0.0, "top_5": 0.0}
+    body = {"classes": [], "pictures": 0, "one_prompt": none, "ensemble": none, "per_class": [], "confusion": []}
+    for model in ("baseline", "finetuned"):
+        (tmp_path / "results" / model / "zero_shot.json").write_text(json.dumps(body))
+    write(tmp_path)
+    for name in ("report.md", "report.html"):
+        assert "The test pictures have no categories" in (tmp_path / "results" / name).read_text()
+
+
+def test_every_link_of_the_page_leads_to_a_heading(made):
+    page = (made / "results/report.html").read_text()
+    links = re.findall(r'<a href="#([^"]+)"', page)
+    assert len(links) == len(set(links)) == 10
+    assert set(links) <= set(re.findall(r'<h2 id="([^"]+)"', page))
 
 
 def spoil_ranks(root):
@@ -192,6 +261,18 @@ def spoil_cosines(root):
     path = root / "results/baseline/pair_cosines.parquet"
     table = pairs.read_table(path)
     pairs.write_table(path, table.set_column(1, "image_id", pa.array(["别处.png"] * len(table))))
+
+
+def change(name, edit, model="finetuned"):
+    """A fault of a JSON file among the model's results: `edit` changes its body in place."""
+
+    def spoil(root):
+        path = root / "results" / model / name
+        body = json.loads(path.read_text())
+        edit(body)
+        path.write_text(json.dumps(body))
+
+    return spoil
 
 
 def spoil_embeddings(root):
@@ -210,6 +291,52 @@ def spoil_embeddings(root):
             r"ranks\.parquet: this table is missing",
         ),
         (spoil_ranks, "hold different queries"),
+        (lambda root: (root / "results/baseline/details.json").unlink(), r"baseline/details\.json: missing; run"),
+        (lambda root: (root / "results/finetuned/zero_shot.json").unlink(), r"finetuned/zero_shot\.json: missing"),
+        (
+            change("metrics.json", lambda body: body["test"].pop("mean_recall")),
+            r"finetuned/metrics\.json: test lacks mean_recall; remove the file and run `dvc repro`",
+        ),
+        (change("metrics.json", lambda body: body.pop("test")), r"metrics\.json: no figures of the test split"),
+        (
+            change("metrics.json", lambda body: body["test"].pop("i2t_qbnorm_hit_at_10_low"), "baseline"),
+            r"baseline/metrics\.json: test lacks i2t_qbnorm_hit_at_10_low",
+        ),
+        (
+            change("details.json", lambda body: body["hubs"].pop("i2t")),
+            r"finetuned/details\.json: hubs\.i2t: field required; remove it and run `dvc repro`",
+        ),
+        (
+            change("details.json", lambda body: body["score_histogram"]["edges"].pop()),
+            r"details\.json: score_histogram: .*\d+ edges for \d+ true and \d+ false counts",
+        ),
+        (
+            change(
+                "details.json",
+                lambda body: body["score_histogram"].update(true=[0] * len(body["score_histogram"]["true"])),
+            ),
+            r"details\.json: score_histogram: .*no true pair is counted",
+        ),
+        (
+            change("details.json", lambda body: body["hubs"]["t2i"]["top"][0].update(id="别处.png")),
+            r"finetuned/details\.json: hubs name items that are not in clean/test",
+        ),
+        (
+            change("details.json", lambda body: body["gallery_curve"]["t2i"][0].pop("hit_at_5")),
+            r"details\.json: gallery_curve\.t2i lacks a figure at one of k = \[1, 5, 10\]",
+        ),
+        (
+            change("zero_shot.json", lambda body: body["confusion"].pop()),
+            r"zero_shot\.json: .*confusion must have 5 rows of 5 counts",
+        ),
+        (
+            change("zero_shot.json", lambda body: body["per_class"].pop()),
+            r"zero_shot\.json: .*per_class must name each of the classes once",
+        ),
+        (
+            change("zero_shot.json", lambda body: body["classes"].reverse()),
+            r"zero_shot\.json of baseline and finetuned name different classes",
+        ),
         (spoil_cosines, r"baseline/pair_cosines\.parquet: names pairs that are not in clean/bank"),
         (spoil_embeddings, r"texts\.npy: 27 rows found, 28 expected"),
         (lambda root: shutil.rmtree(root / "data/clean/test/shards"), r"000000\.tar: this shard is missing"),

@@ -68,28 +68,32 @@ def test_ids_with_commas_quotes_and_newlines_survive(tmp_path):
         (
             "Word-1000004254,2,",
             "Word-1000004254,3,",
-            "line 3: query 'Word-1000004254' rank 2 is due, got .* rank '3'",
+            "line 3: rank '3' of query 'Word-1000004254'; write the whole numbers 1 to 2",
         ),
         (
             "Word-1000004254,2,",
             "Word-1000004254,1,",
-            "line 3: query 'Word-1000004254' rank 2 is due, got .* rank '1'",
+            "line 3: query 'Word-1000004254' has rank 1 already on line 2; give each once",
         ),
         (
             "Word-1000004255,1,",
             "Word-1000004255,01,",
-            "line 4: query 'Word-1000004255' rank 1 is due, got .* '01'",
+            "line 4: rank '01' of query 'Word-1000004255'; write",
         ),
-        ("-4041.jpg", "-4040.jpg", "line 5: 'Image14001007-4040.jpg' stands twice for query 'Word-1000004255'"),
+        (
+            "-4041.jpg",
+            "-4040.jpg",
+            "line 5: .*-4040.jpg' stands twice for query 'Word-1000004255', first on line 4; give 2",
+        ),
         (
             "Word-1000004255,2,Image14001007-4041.jpg\n",
             "",
-            "line 4: the file ends here, .* rank 2 is missing; add it",
+            "line 4: query 'Word-1000004255' lacks rank 2; give each query the ranks 1 to 2$",
         ),
         (
             "-4041.jpg\n",
-            "-4041.jpg\nWord-1000004254,1,Image14001007-4040.jpg\n",
-            "line 6: .* after the last query",
+            "-4041.jpg\nWord-1000004254,1,Image14001007-4041.jpg\n",
+            "line 6: query 'Word-1000004254' has rank 1 already on line 2",
         ),
         ("Word-1000004254,1,", "Word-1000004254,", "line 2: 3 fields expected, got"),
         ("\n", "\r\n", "line 1: a carriage return; end lines with LF alone"),
@@ -107,8 +111,44 @@ def test_faults_are_named_with_line_value_and_fix(tmp_path, old, new, message):
 def test_queries_in_another_order_are_refused(tmp_path):
     lines = GOOD.splitlines(keepends=True)
     path = write(tmp_path, "".join([lines[0], *lines[3:], *lines[1:3]]))
-    with pytest.raises(UserError, match=r"line 2: query 'Word-1000004254' rank 1 is due, got 'Word-1000004255'"):
+    with pytest.raises(
+        UserError, match=r"line 4: query 'Word-1000004254' rank 1 stands after .*5' rank 2; keep the"
+    ):
         check(path)
+
+
+def test_ranks_of_a_query_in_another_order_are_refused(tmp_path):
+    first, *rows = GOOD.splitlines(keepends=True)
+    path = write(tmp_path, "".join([first, rows[1], rows[0], *rows[2:]]))
+    with pytest.raises(
+        UserError, match=r"line 3: query 'Word-1000004254' rank 1 stands after .* rank 2; keep .*below"
+    ):
+        check(path)
+
+
+def test_every_fault_is_found_not_the_first_alone(tmp_path):
+    lines = GOOD.replace("4040", "9999").splitlines(keepends=True)
+    path = write(tmp_path, "".join([*lines[:2], "a,b\n", '"x"y,1,z\n', *lines[2:4], "\n"]))
+    found = results.judge(path, TEXTS[:2], IMAGES, 2, direction="t2i")
+    assert [(fault.line, fault.kind) for fault in found.faults] == [
+        (3, "fields"),
+        (4, "csv"),
+        (5, "result"),
+        (6, "result"),
+        (7, "fields"),
+        (6, "missing"),
+    ]
+    assert (found.rows, found.distinct) == (3, 2)
+
+
+def test_a_file_of_the_other_direction_has_that_one_fault_alone(tmp_path):
+    path = tmp_path / "result1.csv"
+    results.write(path, IMAGES, TEXTS, np.array([[2, 0], [1, 2], [0, 1]]), direction="i2t")
+    text = path.read_text(encoding="utf-8").replace("image_id,similarity_ranking,result_text_id", HEADER.strip())
+    path.write_text(text, encoding="utf-8")
+    found = results.judge(path, TEXTS, IMAGES, 2, direction="t2i")
+    assert [(fault.line, fault.kind) for fault in found.faults] == [(2, "direction")]
+    assert "exchange the two files, or the two columns" in found.faults[0].text
 
 
 @pytest.mark.parametrize(
