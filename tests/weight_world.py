@@ -13,7 +13,10 @@ from tuwen.compat import declare_torchvision_ops
 declare_torchvision_ops()
 
 import cn_clip.clip  # noqa: E402
+import open_clip  # noqa: E402
 from cn_clip.clip.model import CLIP  # noqa: E402
+
+__all__ = ["cn_clip", "open_clip"]  # to be imported from here, after torchvision can be
 
 VOCABULARY = Path(cn_clip.clip.__file__).parent / "vocab.txt"
 SIZE_PX, PATCH_PX, DIM, TOKENS = 32, 16, 48, 52

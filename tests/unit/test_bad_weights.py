@@ -171,7 +171,7 @@ try:
 except UserError as error:
     print(error)
 """
-    # without a network huggingface_hub tries again for 23 s; told to be offline it gives up at once, with one message
+    # without a network huggingface_hub tries again for 23 s; told to be offline it gives up at once
     told = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(Path(hub.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", program], env=told, capture_output=True, text=True, timeout=120)
     said = (
