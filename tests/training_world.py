@@ -115,12 +115,13 @@ def fit(**changes: Any) -> params.Fit:
     return params.Fit(**(FIT | changes))
 
 
-def settings(**changes: Mapping[str, Any]) -> params.Params:
+def settings(**changes: Mapping[str, Any] | None) -> params.Params:
     """The smoke preset with a tiny model, 16 px and batches of four; changes: group -> keys to set."""
     values = YAML(typ="safe", pure=True).load(REPOSITORY / "presets/smoke.yaml")
     values |= {"model": SMALL, "image": {"size_px": SIZE_PX}}
     for group in ("baseline", "finetune"):
         values[group]["fit"] |= {"batch_size": 4, "epochs": 2, "precision": "fp32", "freeze": "none"}
     for group, new in changes.items():
-        values[group] = values[group] | new if isinstance(values[group], dict) and group != "corpus" else new
+        joined = isinstance(values[group], dict) and isinstance(new, dict) and group != "corpus"
+        values[group] = values[group] | new if joined else new
     return params.Params.model_validate(values)

@@ -17,8 +17,9 @@ from tuwen.progress import say
 CHECKPOINTS = Path(".cache/train")
 DECIDING_CODE = (
     *("checkpoint", "distributed", "embed", "feed", "gradcache", "images", "job", "loader", "loss", "model"),
-    *("models", "optim", "pairs", "recall", "remote", "search", "selection", "shards", "siblings", "states"),
-    *("step", "stream", "text", "towers", "train", "valid", "views", "vit"),
+    *("models", "optim", "pairs", "recall", "remote", "search", "selection", "shapes", "shards", "siblings"),
+    *("start", "states", "step", "stream", "text", "towers", "train", "valid", "views", "vit", "weights"),
+    *("weights_cn_clip", "weights_hugging_face", "weights_open_clip"),
 )
 STATE, RUN_ID = "state.pt", "run_id"
 EVERY_SECONDS = "TUWEN_CHECKPOINT_SECONDS"

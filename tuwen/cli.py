@@ -11,6 +11,8 @@ from tuwen.errors import reports_user_errors
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 track_app = typer.Typer(no_args_is_help=True, help="MLflow runs.")
 app.add_typer(track_app, name="track")
+export_app = typer.Typer(no_args_is_help=True, help="Sets and models in forms that other programs read.")
+app.add_typer(export_app, name="export")
 
 
 @app.callback()
@@ -62,16 +64,36 @@ def evaluate(
         out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-@app.command()
-def export(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="chinese_clip or webdataset.")],
-    sets: Annotated[list[Path], typer.Argument(metavar="SET...", help="Folders such as data/clean/train.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
-) -> None:
-    """Write sets in a form that other programs read."""
-    from tuwen.export import export as write
+Sets = Annotated[list[Path], typer.Argument(metavar="SET...", help="Folders such as data/clean/train.")]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="A place where nothing is yet.")]
 
-    write(form, sets, out)
+
+@export_app.command("chinese_clip")
+def export_chinese_clip(sets: Sets, out: Out) -> None:
+    """Write sets as tsv and jsonl, which Chinese-CLIP reads."""
+    from tuwen.export import export
+
+    export("chinese_clip", sets, out)
+
+
+@export_app.command("webdataset")
+def export_webdataset(sets: Sets, out: Out) -> None:
+    """Write sets as tars."""
+    from tuwen.export import export
+
+    export("webdataset", sets, out)
+
+
+@export_app.command("model")
+def export_model(
+    form: Annotated[str, typer.Argument(metavar="FORM", help="hugging_face (a folder) or cn_clip (a .pt).")],
+    folder: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder such as models/finetuned.")],
+    out: Out,
+) -> None:
+    """Write a model as transformers or cn_clip read it."""
+    from tuwen.weights import export
+
+    export(form, folder, out)
 
 
 @app.command()

@@ -36,7 +36,7 @@ AHEAD = 256  # pictures decoded while earlier ones are embedded
 PIECE = 16  # rows that one thread embeds at once on CPU; more are slower there (docs/log.md)
 PART = 512  # rows kept in one file: what is held in memory, and what a kill costs at most
 WORK = Path(".cache/embed")
-DECIDING_CODE = ("embed", "images", "manifest", "model", "pairs", "shards", "text")
+DECIDING_CODE = ("embed", "images", "manifest", "model", "pairs", "shards", "states", "text", "towers", "vit")
 
 
 def embed(model_folder: Path, set_folder: Path, out: Path, params: Embed) -> None:

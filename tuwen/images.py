@@ -21,6 +21,7 @@ MAX_ASPECT = 2.0
 # Mean and deviation of CLIP's training pictures, on a 0..255 scale (Radford et al. 2021).
 MEAN = (122.7709, 116.7460, 104.0937)
 STD = (68.5005, 66.6322, 70.3232)
+CLIP_PIXELS = {"mean": MEAN, "std": STD}
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601: how bright red, green and blue are
 EDGE = 70  # of 255: the least difference that draws an outline
 # EXIF orientation (CIPA DC-008, tag 0x0112) -> what brings the picture upright

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tuwen import distributed, model, train
+from tuwen import card, distributed, model, train
 from tuwen.feed import Views
 from tuwen.loader import batches
 from tuwen.params import Fit
@@ -21,7 +21,7 @@ class Job(NamedTuple):
     """What is trained on what.
 
     baseline: the folder that `start` was loaded from, for means of weights. chosen: the state to take without
-    measuring. said: what training.json holds besides.
+    measuring. origin: of the first weights, for the model's card. said: what training.json holds besides.
     """
 
     start: model.DualEncoder
@@ -31,6 +31,7 @@ class Job(NamedTuple):
     seed: int
     baseline: Path | None = None
     chosen: Choice | None = None
+    origin: str = "the baseline of this pipeline"
     said: Mapping[str, Any] = {}
 
 
@@ -63,8 +64,24 @@ def run(job: Job, out: Path, checkpoint: Path, figures: Figures, log: Log) -> bo
     model.save(job.start, out, job.vocabulary)
     facts = {"pairs": len(job.views), "steps": steps * training.epochs, **job.said, "selected": chosen._asdict()}
     facts |= {"candidates": candidates, "epochs": training.records}
-    (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+    _describe(job.start, job.origin, out, facts)
     return True
+
+
+def keep(start: model.DualEncoder, vocabulary: list[str], origin: str, out: Path, figures: Figures) -> bool:
+    """Write `start` to `out` as it is, measured once as epoch 0; whether this process wrote it, the first one."""
+    if not distributed.is_first():
+        return False
+    model.save(start, out, vocabulary)
+    measured = figures(start.to(model.device()), load_tokenizer(out / "vocab.txt")).figures
+    valid = {name: round(value, 6) for name, value in measured.items()}
+    _describe(start, origin, out, {"pairs": 0, "steps": 0, "valid": valid, "epochs": []})
+    return True
+
+
+def _describe(encoder: model.DualEncoder, origin: str, out: Path, facts: Mapping[str, Any]) -> None:
+    (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+    card.write(out, encoder.config, origin, facts)
 
 
 def _batches(job: Job, tokenizer: Any) -> train.Batches:

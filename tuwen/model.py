@@ -19,7 +19,6 @@ from tuwen.errors import UserError
 
 START_SCALE = 1 / 0.07  # CLIP's first temperature
 MAX_SCALE = 100.0  # CLIP's clamp: scores never divide by less than 0.01
-CLIP_PIXELS = {"mean": images.MEAN, "std": images.STD}
 REMAKE = "make the model again with `dvc repro`, or fetch it with `dvc pull`"
 
 
@@ -120,7 +119,7 @@ def save(model: DualEncoder, folder: Path, vocabulary: list[str]) -> None:
 def _preprocessor(config: dict[str, Any]) -> dict[str, Any]:
     """For whoever feeds the model from another program; `load` checks that it is still this."""
     image = config["image"]
-    pixels = {name: image.get(name, [value / 255 for value in clip]) for name, clip in CLIP_PIXELS.items()}
+    pixels = {name: image.get(name, [value / 255 for value in clip]) for name, clip in images.CLIP_PIXELS.items()}
     rule = "EXIF rotation; RGB on white; aspect over max_aspect cut, centred; squashed to a square"
     return {
         "image": {"rule": rule, "max_aspect": images.MAX_ASPECT, "size_px": image["size_px"], **pixels}

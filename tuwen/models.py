@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from tuwen import manifest, model, pairs
 from tuwen.checkpoint import remove_checkpoint
 from tuwen.errors import UserError
 from tuwen.feed import Mixed, OnlineViews, StoredViews, Views
-from tuwen.job import Job, Log, run
+from tuwen.job import Job, Log, keep, run
 from tuwen.params import Params
 from tuwen.selection import Choice, Measured
+from tuwen.start import start
 from tuwen.stream import StreamedViews, basic_characters
-from tuwen.text import build_vocabulary
 from tuwen.valid import on_set
 from tuwen.views import Viewer, read_paraphrases
+
+VALID_BATCH = 64  # of a model that is measured and not trained
 
 
 def baseline_inputs(clean: Path) -> dict[str, Path]:
@@ -32,52 +33,41 @@ def baseline_inputs(clean: Path) -> dict[str, Path]:
 
 
 def baseline_settings(params: Params) -> dict[str, Any]:
-    """The params that decide the baseline."""
+    """The params that decide the baseline; the revision of published weights is one of them."""
     groups = {"image": params.image, "text": params.text, "model": params.model, "baseline": params.baseline}
     limits = params.validate_.model_dump(include={"max_chars", "max_pixels", "min_side_px"})
-    return {name: group.model_dump() for name, group in groups.items()} | {"validate": limits}
+    return {name: group.model_dump() if group else None for name, group in groups.items()} | {"validate": limits}
 
 
 def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log: Log) -> None:
-    """Pre-train a fresh dual encoder on `clean/corpus` with a new view of each pair in every epoch.
+    """The weights of `baseline.start`, pre-trained on `clean/corpus` where `baseline.fit` says how.
 
-    The records count the pairs of streamed shards that could not be shown, as `skipped_<reason>`. Raises UserError
-    where the corpus has no pair.
+    Each epoch shows a new view of each pair. The records count the pairs of streamed shards that could not be
+    shown, as `skipped_<reason>`. Raises UserError where the corpus has no pair, or as tuwen/weights.py does.
     """
-    stored, streamed = _corpus_views(clean, params)
-    views = Mixed([stored, *streamed])
-    if not len(views):
-        raise UserError(
-            f"params.yaml: corpus: {clean / 'corpus'} has no pair, and the baseline is pre-trained on "
-            "nothing else; name a source of pairs there (docs/data.md)"
-        )
-    vocabulary = build_vocabulary(_spelt(clean, bool(streamed)))
-    shape = params.model.model_dump()
-    torch.manual_seed(params.baseline.seed)
-    fresh = model.DualEncoder(
-        {
-            "dim": shape["dim"],
-            "image": shape["image"] | params.image.model_dump(),
-            "text": shape["text"] | params.text.model_dump(),
-            "vocabulary": len(vocabulary),
-        }
-    )
-    on_valid = on_set(clean / "valid", params.image.size_px, params.baseline.fit.batch_size)
+    fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.said()
+    stored, streamed = _corpus_views(clean, params) if fit else (None, [])
+    encoder, vocabulary = start(params, lambda: _spelt(clean, bool(streamed)))
+    on_valid = on_set(clean / "valid", params.image.size_px, fit.batch_size if fit else VALID_BATCH)
 
     def figures(encoder: model.DualEncoder, tokenizer: Any) -> Measured:
         measured = on_valid(encoder, tokenizer)
         return measured._replace(figures=measured.figures | _skipped(streamed))
 
-    fit, seed = params.baseline.fit, params.baseline.seed
-    job = Job(fresh, vocabulary, views, fit, seed)
-    if run(job, out, checkpoint, figures, log):
+    if fit and stored is not None:
+        job = Job(encoder, vocabulary, Mixed([stored, *streamed]), fit, seed, origin=origin)
+        made = run(job, out, checkpoint, figures, log)
+    else:
+        made = keep(encoder, vocabulary, origin, out, figures)
+    if made:
         manifest.write(out, baseline_inputs(clean), baseline_settings(params))
         remove_checkpoint(checkpoint)
 
 
 def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[StreamedViews]]:
-    weights = params.baseline.weights
-    viewer = Viewer(params.baseline.policy, params.image.size_px, params.baseline.seed)
+    shown, policy = params.baseline.weights, params.baseline.policy
+    assert policy  # tuwen/params.py
+    viewer = Viewer(policy, params.image.size_px, params.baseline.seed)
     by_source: dict[str, list[dict[str, Any]]] = {}
     for row in pairs.read_shards(clean / "corpus").to_pylist():
         by_source.setdefault(row["source"], []).append(row)
@@ -85,10 +75,16 @@ def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[Stream
         digest for name in ("valid", "test") for digest in pairs.read(clean / name).images["sha256"].to_pylist()
     }
     streamed = [
-        StreamedViews(listed, viewer, params.validate_, weight=weights.get(source, 1.0), banned=banned)
+        StreamedViews(listed, viewer, params.validate_, weight=shown.get(source, 1.0), banned=banned)
         for source, listed in by_source.items()
     ]
-    return OnlineViews([clean / "corpus"], viewer, weights=weights), streamed
+    stored = OnlineViews([clean / "corpus"], viewer, weights=shown)
+    if not len(stored) and not any(map(len, streamed)):
+        raise UserError(
+            f"params.yaml: corpus: {clean / 'corpus'} has no pair, and the baseline is pre-trained on "
+            "nothing else; name a source of pairs there (docs/data.md)"
+        )
+    return stored, streamed
 
 
 def _spelt(clean: Path, streamed: bool) -> Iterable[str]:
@@ -118,12 +114,12 @@ def make_finetuned(
     clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, checkpoint: Path, log: Log
 ) -> None:
     """Train the baseline on over views of train, stored ones or fresh ones as `augment.mode` says."""
-    start, fit = model.load(baseline), params.finetune.fit
-    size_px = start.config["image"]["size_px"]
+    encoder, fit = model.load(baseline), params.finetune.fit
+    size_px = encoder.config["image"]["size_px"]
     views = _labelled_views(clean, augmented, ["train"], params, size_px)
     vocabulary = model.read_vocabulary(baseline)
     on_valid, seed = on_set(clean / "valid", size_px, fit.batch_size), params.finetune.seed
-    job = Job(start, vocabulary, views, fit, seed, baseline)
+    job = Job(encoder, vocabulary, views, fit, seed, baseline)
     if run(job, out, checkpoint, on_valid, log):
         manifest.write(out, finetune_inputs(clean, augmented, baseline), finetune_settings(params))
         remove_checkpoint(checkpoint)
@@ -155,11 +151,11 @@ def make_refitted(
     It is never measured: it may have seen valid and test. It takes the state that was chosen for the fine-tuned
     model in `tuned`: that epoch, that mean of weights. `training.json` names the splits as `refit`.
     """
-    start, splits = model.load(baseline), params.augment.splits
+    encoder, splits = model.load(baseline), params.augment.splits
     fit, seed = params.finetune.fit, params.finetune.seed
-    views = _labelled_views(clean, augmented, splits, params, start.config["image"]["size_px"])
+    views = _labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
     vocabulary, chosen = model.read_vocabulary(baseline), _selected(tuned)
-    job = Job(start, vocabulary, views, fit, seed, baseline, chosen, {"refit": splits})
+    job = Job(encoder, vocabulary, views, fit, seed, baseline, chosen, said={"refit": splits})
     if run(job, out, checkpoint, _unmeasured, log):
         manifest.write(out, refit_inputs(augmented, baseline), refit_settings(params, tuned))
         remove_checkpoint(checkpoint)

@@ -10,8 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from tuwen.errors import UserError
 from tuwen.params_data import Augment, Corpus, Count, Pairs, Policy, Positive, Source, Split, Strict, Validate
-
-Width = Annotated[int, Field(ge=64, multiple_of=64)]  # the attention heads are 64 wide
+from tuwen.params_model import Model, Start
 
 
 def _with_headline(ks: list[int]) -> list[int]:
@@ -30,31 +29,6 @@ class Text(Strict):
     """How captions become tokens."""
 
     max_tokens: Annotated[int, Field(ge=3)]  # counts [CLS] and [SEP]
-
-
-class ImageTower(Strict):
-    """The vision transformer."""
-
-    patch_px: Count  # a divisor of image.size_px
-    width: Width
-    layers: Count
-    patch_dropout: Annotated[float, Field(ge=0, lt=1)]  # share of patches left out while training
-
-
-class TextTower(Strict):
-    """The BERT-like text encoder."""
-
-    width: Width
-    layers: Count
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-
-
-class Model(Strict):
-    """The dual encoder."""
-
-    dim: Count  # dimensions of the common space
-    image: ImageTower
-    text: TextTower
 
 
 class Select(Strict):
@@ -85,12 +59,13 @@ class Fit(Strict):
 
 
 class Baseline(Strict):
-    """Pre-training on the corpus."""
+    """The model before it sees a labelled pair: first weights, pre-trained on the corpus where there is a fit."""
 
     seed: int
+    start: Start
     weights: dict[str, Positive]  # corpus source -> how often an epoch shows each of its pairs; 1 where not named
-    policy: Policy
-    fit: Fit
+    policy: Policy | None  # of the pairs that it is pre-trained on
+    fit: Fit | None  # null: the weights of `start` as they are
 
 
 class Finetune(Strict):
@@ -139,7 +114,7 @@ class Params(Strict):
     image: Image
     text: Text
     augment: Augment
-    model: Model
+    model: Model | None  # null where baseline.start brings a shape
     baseline: Baseline
     finetune: Finetune
     embed: Embed
@@ -148,8 +123,14 @@ class Params(Strict):
     report: Report
 
     @model_validator(mode="after")
-    def _patches_fill_the_square(self) -> "Params":
-        if self.image.size_px % self.model.image.patch_px:
+    def _one_place_says_the_shape(self) -> "Params":
+        start = self.baseline.start
+        named = start.kind != "fresh" or start.shape is not None
+        if named and self.model:
+            raise ValueError("model must be null: baseline.start brings the shape")
+        if not named and not self.model:
+            raise ValueError("model must say the shape of the fresh weights, or baseline.start.shape name one")
+        if self.model and self.image.size_px % self.model.image.patch_px:
             raise ValueError(
                 f"image.size_px must be a multiple of model.image.patch_px ({self.model.image.patch_px})"
             )
@@ -157,13 +138,17 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _the_baseline_has_no_baseline(self) -> "Params":
-        if self.baseline.fit.select.wise_ft:
+        if self.baseline.fit and self.baseline.fit.select.wise_ft:
             raise ValueError("baseline.fit.select.wise_ft must be []: there are no earlier weights to mix with")
         return self
 
     @model_validator(mode="after")
-    def _the_corpus_has_what_is_weighted(self) -> "Params":
-        if not self.corpus:
+    def _what_is_pre_trained_has_a_corpus(self) -> "Params":
+        if (self.baseline.fit is None) != (self.baseline.policy is None):
+            raise ValueError("baseline.fit and baseline.policy go together: both, or null for both")
+        if self.baseline.fit is None and self.baseline.start.kind == "fresh":
+            raise ValueError("baseline.fit must not be null: fresh weights that are not trained know nothing")
+        if self.baseline.fit and not self.corpus:
             raise ValueError("corpus must name a source: the baseline is pre-trained on nothing else")
         if unknown := sorted(set(self.baseline.weights) - set(self.corpus)):
             raise ValueError(f"baseline.weights names {unknown}; corpus holds {sorted(self.corpus)}")
@@ -180,7 +165,7 @@ class Params(Strict):
         return self
 
 
-KINDS_STAND_BELOW = (("source",), ("corpus", "*"), ("augment", "paraphrase"))
+KINDS_STAND_BELOW = (("source",), ("corpus", "*"), ("augment", "paraphrase"), ("baseline", "start"))
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

@@ -54,7 +54,6 @@ def resnet(size_px: int, width: int, layers: list[int]) -> dict[str, Any]:
 
 def bert(width: int, layers: int, max_tokens: int, positions: int = POSITIONS) -> dict[str, Any]:
     """Chinese-CLIP's text tower as it was published: [CLS] is what counts; dropout 0.1 while training."""
-    return {"width": width, "layers": layers, "max_tokens": max_tokens, "positions": positions} | {
-        "pool": "first",
-        "dropout": 0.1,
-    }
+    shape = {"width": width, "layers": layers, "heads": width // 64, "mlp": 4 * width, "positions": positions}
+    inside = {"activation": "gelu", "eps": 1e-12, "dropout": 0.1}
+    return shape | inside | {"max_tokens": max_tokens, "pool": "first"}

@@ -1,8 +1,10 @@
 """Weights as files: read without running code from them, and filled into layers whole or not at all."""
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -69,11 +71,59 @@ def fill(layers: nn.Module, state: State, where: str) -> None:
         "of another shape": wrong,
     }
     if any(faults.values()):
-        said = "; ".join(_listed(kind, names) for kind, names in faults.items() if names)
-        raise UserError(f"{where}: these weights do not fit the model, and nothing was loaded: {said}")
+        raise UserError(misfit(where, faults))
     layers.load_state_dict(state)
+
+
+def misfit(where: str, faults: Mapping[str, list[str]]) -> str:
+    """The message that says which tensors do not fit; faults: kind -> names."""
+    said = "; ".join(_listed(kind, names) for kind, names in faults.items() if names)
+    return f"{where}: these weights do not fit the model, and nothing was loaded: {said}"
 
 
 def _listed(kind: str, names: list[str]) -> str:
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{more})"
+
+
+class Link(NamedTuple):
+    """Where a tensor of ours stands in another form: under these names, one on top of the other, or turned."""
+
+    names: tuple[str, ...]
+    turned: bool = False
+
+
+def to_ours(state: State, links: Mapping[str, Link], where: str, spare: str) -> State:
+    """Tensors under another form's names -> under ours.
+
+    links: our name -> its link. spare: a pattern of names that may be there and are not needed. Raises UserError
+    that lists what is missing or unexpected, by the names of the file.
+    """
+    wanted = {name for link in links.values() for name in link.names}
+    missing = [name for link in links.values() for name in link.names if name not in state]
+    unexpected = [name for name in state if name not in wanted and not re.fullmatch(spare, name)]
+    unequal = [
+        f"{name}: {tuple(state[name].shape)}"
+        for link in links.values()
+        if len({tuple(state[name].shape) for name in link.names if name in state}) > 1
+        for name in link.names
+    ]
+    if missing or unexpected or unequal:
+        faults = {"missing": missing, "unexpected": unexpected, "that should have one shape": unequal}
+        raise UserError(misfit(where, faults))
+    return {ours: _joined([state[name] for name in link.names], link.turned) for ours, link in links.items()}
+
+
+def _joined(parts: list[Tensor], turned: bool) -> Tensor:
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return whole.T.contiguous() if turned else whole
+
+
+def to_theirs(state: Mapping[str, Tensor], links: Mapping[str, Link]) -> State:
+    """The way back from `to_ours`, bit for bit."""
+    theirs: State = {}
+    for ours, link in links.items():
+        whole = state[ours].T if link.turned else state[ours]
+        parts = whole.chunk(len(link.names)) if len(link.names) > 1 else [whole]
+        theirs |= {name: part.contiguous().clone() for name, part in zip(link.names, parts, strict=True)}
+    return theirs

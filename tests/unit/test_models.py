@@ -216,3 +216,27 @@ def test_a_copy_is_the_same_folder_and_can_be_written_to(here: Path) -> None:
     for name, path in made.items():
         assert path.read_bytes() == Path("models/start", name).read_bytes()
         assert path.stat().st_mode & 0o200
+
+
+def test_published_weights_are_the_baseline_as_they_are_and_are_measured_once(here: Path) -> None:
+    from tests.weight_world import chinese_clip_folder, sha256
+
+    weights = here / "weights"
+    chinese_clip_folder(weights)
+    start = {"kind": "hugging_face", "model": "weights", "revision": sha256(weights / "model.safetensors")}
+    params = settings(
+        model=None, image={"size_px": 32}, corpus={}, baseline={"start": start, "policy": None, "fit": None}
+    )
+    training = baseline(params)
+    assert training["epochs"] == []
+    assert set(training["valid"]) == {"valid_i2t_hit_at_5", "valid_t2i_hit_at_5"}
+    made = model.load(Path("models/baseline"))
+    assert made.config["text"]["max_tokens"] == params.text.max_tokens
+    assert len(vocabulary()) == 21128
+    card = Path("models/baseline/README.md").read_text(encoding="utf-8")
+    assert f"weights at {start['revision']}" in card
+    assert f"| 0 | {training['valid']['valid_t2i_hit_at_5']:.4f} |" in card
+    assert json.loads(Path("models/baseline/manifest.json").read_text())["files"]["README.md"]
+    before = Path("models/baseline/manifest.json").read_bytes()
+    baseline(params)
+    assert Path("models/baseline/manifest.json").read_bytes() == before

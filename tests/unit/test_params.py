@@ -42,6 +42,13 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path) -> None:
         ("{kind: none}", "{kind: synonyms}", r"augment\.paraphrase\.share is missing"),
         ("weights: {}", "weights: {muge: 2.0}", r"baseline\.weights names \['muge'\]; corpus holds \['art'\]"),
         (CORPUS, "corpus: {}\n", r"corpus must name a source"),
+        (
+            "{kind: fresh}",
+            "{kind: fresh, shape: ViT-B-16}",
+            r"model must be null: baseline\.start brings the shape",
+        ),
+        ("{kind: fresh}", "{kind: cn_clip, file: a.pt}", r"baseline\.start\.sha256 is missing"),
+        ("{kind: fresh}", "{kind: clip}", r"baseline\.start\.kind: input should be one of 'fresh', .*got 'clip'"),
         ("splits: [train]", "splits: [valid]", r"augment\.splits must hold train"),
         ("refit_all: false", "refit_all: true", r"finetune\.refit_all would train the same model again"),
         ("k: 5\n", "k: 0\n", r"predict\.k: input should be greater than or equal to 1, got 0"),

@@ -1,0 +1,70 @@
+"""The README.md of a model folder: what the model is made of, where it comes from, and its recall on valid."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FIGURES = {"valid_t2i_hit_at_5": "text → image", "valid_i2t_hit_at_5": "image → text"}
+USE = """\
+```python
+from pathlib import Path
+from tuwen.embed import embed_captions
+from tuwen.model import load
+from tuwen.text import load_tokenizer
+
+model = load(folder := Path("."))
+vectors = embed_captions(model, load_tokenizer(folder / "vocab.txt"), ["一只大熊猫坐在竹林里吃竹子"], batch_size=1)
+```
+"""
+
+
+def write(folder: Path, config: Mapping[str, Any], origin: str, training: Mapping[str, Any]) -> None:
+    """Write `folder/README.md`; equal arguments give equal bytes.
+
+    origin: where the first weights came from, in words. training: what training.json holds; `valid`, figures of a
+    model that was not trained, or those of its `epochs`, all of which are shown.
+    """
+    records = [dict(record) for record in training["epochs"]]
+    if "valid" in training:
+        records.insert(0, {"epoch": 0, **training["valid"]})
+    records = [record for record in records if FIGURES.keys() <= record.keys()]
+    lines = [
+        *("---", "language: zh", "pipeline_tag: zero-shot-image-classification", "tags: [clip, retrieval]", "---"),
+        *("", "# Chinese image–text retrieval model", ""),
+        "Pictures and Chinese texts become unit vectors of one space; their dot product is how well they match.",
+        *("", "| | |", "|---|---|"),
+        *(f"| {name} | {value} |" for name, value in _parts(config, origin, training)),
+        *("", USE),
+        *_table(records),
+    ]
+    (folder / "README.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def _parts(config: Mapping[str, Any], origin: str, training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    image, text = config["image"], config["text"]
+    picture = [image.get("kind", "transformer of averaged patches")]
+    picture += [f"{name} {image[name]}" for name in ("width", "layers", "patch_px") if name in image]
+    return [
+        ("picture tower", f"{', '.join(picture)}, for squares of {image['size_px']} px"),
+        (
+            "text tower",
+            f"BERT, width {text['width']}, layers {text['layers']}, {text['max_tokens']} tokens at most",
+        ),
+        ("common space", f"{config['dim']} dimensions"),
+        ("first weights", origin),
+        ("trained on", f"{training['pairs']} pairs an epoch, {training['steps']} steps"),
+    ]
+
+
+def _table(records: list[dict[str, Any]]) -> list[str]:
+    if not records:
+        return ["It was not measured on valid, which it may have seen."]
+    head = " | ".join(f"{name} hit@5" for name in FIGURES.values())
+    rows = [f"| {r['epoch']} | {' | '.join(f'{r[key]:.4f}' for key in FIGURES)} |" for r in records]
+    return [
+        "Recall on valid, each query over the whole gallery:",
+        "",
+        f"| epoch | {head} |",
+        "|---|---|---|",
+        *rows,
+    ]
