@@ -1,12 +1,13 @@
 """A training step against public scripts, in one run: pairs/s, MFU, peak memory, share of waiting for data.
 
     .venv/bin/python benchmarks/train.py cpu      # a small model: seven paired rounds
-    .venv/bin/python benchmarks/train.py gpu      # ViT-L/14 + RoBERTa-base; needs torch, transformers, numpy, pillow
+    .venv/bin/python benchmarks/train.py gpu      # ViT-L/14 + RoBERTa-base; runs on a bare GPU machine
     .venv/bin/python benchmarks/train.py input    # stored views from shards: pairs/s of 0, 1 and 2 workers
     .venv/bin/python benchmarks/train.py shards   # the step of `cpu` or `gpu` fed from stored views
-    … --tiny                                      # the same at shapes of seconds: shows that it works, not how fast
+    … --tiny                                      # at shapes of seconds: shows that it works
 
-Run it alone on the machine. On a bare GPU machine set PYTHONPATH to the repository.
+Run it alone on the machine. A bare machine has torch, transformers, numpy, pillow; set
+PYTHONPATH to the repository there.
 All contestants get the same tensors: pixels, and captions padded to 52 tokens, as cn_clip pads them.
 """
 
@@ -177,16 +178,15 @@ class OpenClipForm(torch.nn.Module):
 
 
 def open_clip_step(scale: Scale) -> Run:
-    """open_clip_train.train.train_one_epoch with its loss, on the same towers; its AdamW as its main.py makes it."""
+    """open_clip_train.train.train_one_epoch and ClipLoss on our towers; AdamW as its main.py makes it."""
     declare_torchvision_ops()
     from open_clip.loss import ClipLoss
     from open_clip_train.train import train_one_epoch
 
     form = OpenClipForm(model.DualEncoder(scale.config)).to(DEVICE)
-    told = dict(
-        device=DEVICE, precision="amp_bf16", distill=False, accum_freq=1, skip_scheduler=True, horovod=False
-    )
-    told |= dict(grad_clip_norm=CLIP, rank=0, local_rank=0, distributed=False, world_size=1, wandb=False)
+    told = {"device": DEVICE, "precision": "amp_bf16", "distill": False, "accum_freq": 1, "skip_scheduler": True}
+    told |= {"horovod": False, "grad_clip_norm": CLIP, "rank": 0, "local_rank": 0, "distributed": False}
+    told |= {"world_size": 1, "wandb": False}
     args = SimpleNamespace(**told, log_every_n_steps=100, batch_size=scale.batch_size)
     named = list(form.named_parameters())
     excluded = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n]
@@ -243,7 +243,7 @@ def _finish() -> None:
 
 
 def flops_of_pair(config: dict[str, Any], tokens: float) -> float:
-    """Of a step: three times those of the forward pass. Matrix products alone; recomputing and padding are none."""
+    """Of a step's matrix products: three times those of the forward pass; recomputing and padding are none."""
 
     def tower(places: float, width: int, layers: int, mlp: int) -> float:
         return layers * places * (8 * width**2 + 4 * width * mlp + 4 * places * width)
@@ -277,9 +277,7 @@ def rate_of(scale: Scale, tiny_run: bool) -> float:
     print(f"bf16 matrix products: {rate / 1e12:.2f} TFLOP/s")
     tokens = batch_of(scale, 0).mask.sum(1).float().mean().item()
     padded, real = (flops_of_pair(scale.config, length) / 1e12 for length in (PADDED_TOKENS, tokens))
-    print(
-        f"a pair: {real:.4f} TFLOP with {tokens:.1f} tokens, as MFU counts it; {padded:.4f} padded to {PADDED_TOKENS}"
-    )
+    print(f"a pair: {real:.4f} TFLOP with its {tokens:.1f} tokens, as in MFU; {padded:.4f} with {PADDED_TOKENS}")
     return rate / (real * 1e12)  # pairs/s at an MFU of one
 
 
@@ -287,9 +285,8 @@ def show(rows: list[Row]) -> None:
     """Print the table."""
     print(f"\n{'':44}{'pairs/s':>10}{'MFU':>8}{'peak, GB':>10}{'data wait':>11}")
     for row in rows:
-        print(
-            f"{row.name:44}{row.pairs_per_second:10.1f}{row.mfu:8.1%}{row.peak_bytes / 1e9:10.2f}{row.wait_share:11.2%}"
-        )
+        speed = f"{row.pairs_per_second:10.1f}{row.mfu:8.1%}"
+        print(f"{row.name:44}{speed}{row.peak_bytes / 1e9:10.2f}{row.wait_share:11.2%}", flush=True)
 
 
 def peak_of(name: str, tiny_run: bool) -> int:
@@ -304,7 +301,7 @@ def peak_of(name: str, tiny_run: bool) -> int:
 
 
 def cpu(scale: Scale, tiny_run: bool) -> None:
-    """Rounds of all contestants, one after the other, each beginning with another one: the medians of the ratios."""
+    """Rounds of all contestants in turn, each beginning with another one: the medians of the paired ratios."""
     at_full = rate_of(scale, tiny_run)
     runs = {name: contestant(scale) for name, contestant in CONTESTANTS.items()}
     batches = [batch_of(scale, seed) for seed in range(scale.steps)]
@@ -477,9 +474,8 @@ def input_rate(scale: Scale, tiny_run: bool) -> None:
             for batch in made:
                 seen += len(batch.pair_ids)
             rate = seen / (time.perf_counter() - began)
-            print(
-                f"batches of {count // 8}, {loading_workers()} workers: {rate:.0f} pairs/s, {rate / bare:.2f} of it"
-            )
+            told = f"batches, {loading_workers()} workers: {rate:.0f} pairs/s"
+            print(f"{told}, {rate / bare:.2f} of the bare rate", flush=True)
 
 
 def from_shards(scale: Scale, tiny_run: bool) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark of training runs whole at tiny shapes, so that a GPU that is lent for an hour is not lent for a typo."""
+"""The benchmark of training runs whole at tiny shapes: no hour of a GPU is spent on finding a typo."""
 
 import os
 import re
