@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/train.py cpu      # a small model: seven paired rounds
     .venv/bin/python benchmarks/train.py gpu      # ViT-L/14 + RoBERTa-base; runs on a bare GPU machine
-    .venv/bin/python benchmarks/train.py input    # stored views from shards: pairs/s of 0, 1 and 2 workers
+    .venv/bin/python benchmarks/train.py input    # stored views from shards: pairs/s of 0, 2 and 4 workers
     .venv/bin/python benchmarks/train.py shards   # the step of `cpu` or `gpu` fed from stored views
     … --tiny                                      # at shapes of seconds: shows that it works
 
@@ -476,6 +476,7 @@ def input_rate(scale: Scale, tiny_run: bool) -> None:
             rate = seen / (time.perf_counter() - began)
             told = f"batches, {loading_workers()} workers: {rate:.0f} pairs/s"
             print(f"{told}, {rate / bare:.2f} of the bare rate", flush=True)
+        del os.environ["TUWEN_WORKERS"]
 
 
 def from_shards(scale: Scale, tiny_run: bool) -> None:
