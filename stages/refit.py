@@ -21,7 +21,7 @@ def main() -> None:
     resume_id = checkpoint.read_run_id(kept)
     with distributed.group(), track.run(out.name, "training", settings, inputs, resume_id) as run:
         checkpoint.keep_run_id(kept, run.id)
-        models.make_refitted(clean, augmented, baseline, tuned, out, params, kept, run.log_metrics)
+        models.make_refitted(clean, augmented, baseline, out, params, kept, run.log_metrics, tuned=tuned)
         run.finish_output(out)
 
 

@@ -143,11 +143,12 @@ def make_refitted(
     clean: Path,
     augmented: Path,
     baseline: Path,
-    tuned: Path,
     out: Path,
     params: Params,
     checkpoint: Path,
     log: Log,
+    *,
+    tuned: Path,
 ) -> None:
     """Train the baseline on as `make_finetuned` does, but over the views of all of `augment.splits`.
 

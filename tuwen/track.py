@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen import manifest
+from tuwen.progress import say
 
 EXPERIMENT = "tuwen"
 OUTPUT_TAG = "tuwen.output_sha256"
@@ -33,9 +34,8 @@ def run(
     """An MLflow run around a `with` block: FAILED when the block raises, KILLED on Ctrl-C or SIGTERM.
 
     kind: "training" or "evaluation". params: nested, logged with dots. inputs: name -> folder or file, tagged by
-    digest. resume_id: the run to go on with; a new one is made where the store does not know it.
-    Of the processes of one training (torchrun) the first alone has a run. MLflow out of reach, at any moment,
-    costs one warning on stderr and never an exception.
+    digest. resume_id: the run to go on with; a new one is made where the store does not know it. Of torchrun's
+    processes the first alone has a run. MLflow out of reach, at any moment, is one warning and never an exception.
     """
     tracked = Run()
     with _sigterm_exits():
@@ -106,10 +106,10 @@ class Run:
             action()
         except Exception as error:
             self._client = None
-            print(
+            say(
                 f"warning: MLflow failed: {explain(error)}; the work goes on without it, `tuwen track sync` fills "
                 "in what is missing",
-                file=sys.stderr,
+                error=True,
             )
 
 

@@ -101,8 +101,7 @@ class Training:
                 self.save()
             if stop:
                 raise self.ended()
-
-        assert self.done == (epoch * steps), f"epoch {epoch} had fewer than {steps} batches"
+        assert self.done == epoch * steps, f"epoch {epoch} had fewer than {steps} batches"
 
     def _step(self, batch: "Batch") -> None:
         factor = optim.schedule(self.done, self.fit.epochs * self.steps_per_epoch, self.fit.warmup_steps)
@@ -151,7 +150,8 @@ class Training:
             with self.ema.worn_by(self.model):
                 averaged = evaluate(self.model)
                 self._keep_best(averaged, epoch, True)
-            record |= {f"ema_{name}": value for name, value in averaged.figures.items()}
+            of_valid = {name: value for name, value in averaged.figures.items() if name.startswith("valid_")}
+            record |= {f"ema_{name}": value for name, value in of_valid.items()}
         return record
 
     def _keep_best(self, measured: Measured, epoch: int, ema: bool) -> None:

@@ -42,3 +42,48 @@ except UserError as error:
     print(error)
 """)
     assert "tuwen[towers]" in done.stdout, done.stderr
+
+
+def test_a_step_is_made_without_the_extras_on_tensors_that_the_caller_gives() -> None:
+    done = python("""
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from tuwen import optim, train
+
+class Batch(NamedTuple):
+    pixels: torch.Tensor
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positive_id: torch.Tensor
+    caption_id: torch.Tensor
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image_tower, self.text_tower = nn.Linear(48, 8), nn.EmbeddingBag(20, 8)
+        self.log_scale = nn.Parameter(torch.tensor(2.0))
+
+    scale = property(lambda self: self.log_scale.exp())
+
+    def encode_image(self, pixels):
+        return nn.functional.normalize(self.image_tower(pixels.flatten(1)), dim=-1)
+
+    def encode_text(self, ids, mask):
+        return nn.functional.normalize(self.text_tower(ids), dim=-1)
+
+torch.manual_seed(0)
+rows = torch.arange(6)
+batch = Batch(torch.randn(6, 3, 4, 4), rows[:, None] * 3 + torch.arange(3), torch.ones(6, 3).long(), rows, rows)
+fit = SimpleNamespace(batch_size=6, chunk=4, precision="bf16", freeze="none", siblings="positives", compile=False,
+                      gradient_checkpointing=False, max_grad_norm=1.0, lr=0.05, muon_lr=None, weight_decay=0.0)
+model = Encoder()
+train.prepare(model, fit)
+optimizers = optim.make_optimizers(model, fit)
+losses = [train.step(model, optimizers, batch, 1.0, fit) for _ in range(40)]
+print(losses[0] > 1, losses[-1] < 0.2)
+""")
+    assert done.stdout.splitlines()[-1] == "True True", done.stderr

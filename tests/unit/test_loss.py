@@ -60,3 +60,38 @@ def test_a_sibling_taken_for_a_negative_would_be_pushed_away() -> None:
     assert gradient.abs().max() < 1e-6
     (gradient,) = torch.autograd.grad(blind, text)
     assert blind.item() == pytest.approx(math.log(2), rel=1e-5)
+
+
+def printed_in_the_source(image, text, scale: float) -> torch.Tensor:
+    """-log exp(s_ii) / sum over k != i of exp(s_ik) on the image x text matrix: no positive below the line."""
+    logits = scale * image @ text.T
+    others = torch.eye(len(image), dtype=torch.bool)
+    directions = (logits, logits.T)
+    return sum((d.masked_fill(others, -torch.inf).logsumexp(1) - d.diagonal()).mean() for d in directions) / 2
+
+
+def test_the_equation_that_the_source_prints_has_no_lowest_value() -> None:
+    axes = torch.eye(4, 8, dtype=torch.float64)  # every picture on its text, as far from the others as can be
+    positive = torch.eye(4, dtype=torch.bool)
+    scales = [1.0, 10.0, 100.0, 1000.0]
+    ours = [contrastive_loss(axes, axes, torch.tensor(scale), positive).item() for scale in scales]
+    theirs = [printed_in_the_source(axes, axes, scale).item() for scale in scales]
+    assert min(ours) >= 0
+    assert theirs == pytest.approx([math.log(3) - scale for scale in scales])  # falls with the scale without end
+    scale = torch.tensor(10.0, dtype=torch.float64, requires_grad=True)
+    (pull,) = torch.autograd.grad(printed_in_the_source(axes, axes, scale), scale)
+    assert pull.item() == pytest.approx(-1.0)  # a solved batch still asks for a larger scale, as strongly as ever
+    scale = torch.tensor(10.0, requires_grad=True)
+    (pull,) = torch.autograd.grad(contrastive_loss(axes, axes, scale, positive), scale)
+    assert -2e-4 < pull.item() <= 0
+
+
+def test_shares_of_a_batch_add_up_to_the_loss_of_the_whole() -> None:
+    image, text = unit(6, 7), unit(6, 8)
+    groups = torch.tensor([0, 1, 2, 1, 0, 3])  # siblings stand in both shares
+    whole = contrastive_loss(image, text, torch.tensor(14.0), same_id(groups, groups))
+    shares = [
+        contrastive_loss(image[part], text[part], torch.tensor(14.0), same_id(groups[part], groups), image, text)
+        for part in (slice(3), slice(3, 6))
+    ]
+    assert sum(shares).item() / 2 == pytest.approx(whole.item(), rel=1e-6)

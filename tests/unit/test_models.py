@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 
 from tests.training_world import caption, drawn, members, settings, write_set, write_shard
 from tuwen import model, models, pairs, train
@@ -53,9 +54,9 @@ def baseline(params: Params, out: str = "models/baseline", checkpoint: str = ".c
     return json.loads((Path(out) / "training.json").read_text())
 
 
-def labelled(make, params: Params, out: str) -> dict:
+def labelled(make, params: Params, out: str, **tuned: Path) -> dict:
     folders = (Path("data/clean"), Path("data/augmented"), Path("models/start"), Path(out))
-    make(*folders, params, Path(".cache/f"), lambda *_: None)
+    make(*folders, params, Path(".cache/f"), lambda *_: None, **tuned)
     return json.loads((Path(out) / "training.json").read_text())
 
 
@@ -91,7 +92,7 @@ def test_a_training_that_was_killed_sees_the_same_pairs_as_one_that_was_not(here
         baseline(params, log=kill)
     epochs = []
     resumed = baseline(params, log=lambda record, epoch: epochs.append(epoch))
-    assert epochs == [2, 3]
+    assert epochs == [3]
     assert resumed == whole
     for name in ("manifest.json", "model.safetensors"):
         assert Path("models/baseline", name).read_bytes() == Path("models/whole", name).read_bytes()
@@ -128,7 +129,7 @@ def test_fine_tuning_trains_on_the_views_of_train_alone_and_the_refit_on_all(her
     assert tuned["pairs"] == 16
     assert "refit" not in tuned
     assert "valid_t2i_hit_at_5" in tuned["epochs"][-1]
-    final = labelled(models.make_refitted, STORED, "models/final")
+    final = labelled(models.make_refitted, STORED, "models/final", tuned=Path("models/finetuned"))
     assert final["pairs"] == 32
     assert final["refit"] == ["train", "valid", "test"]
     assert all(set(record) == {"epoch", "loss", "lr", "temperature"} for record in final["epochs"])
@@ -137,6 +138,46 @@ def test_fine_tuning_trains_on_the_views_of_train_alone_and_the_refit_on_all(her
     assert made["params"]["refit"] == ["train", "valid", "test"]
     assert made["files"]["training.json"]
     assert model.load(Path("models/final")).config == model.load(Path("models/start")).config
+
+
+def selecting(alphas: list[float]) -> Params:
+    tuned = STORED.finetune.fit.model_dump() | {"epochs": 3, "ema": 0.5, "batch_size": 8, "lr": 0.02}
+    tuned |= {"select": {"epochs": True, "wise_ft": alphas}}
+    return settings(augment={"views": 2, "splits": ["train", "valid", "test"]}, finetune={"fit": tuned})
+
+
+def test_selection_measures_epochs_averages_and_means_and_the_refit_takes_what_was_chosen(here: Path) -> None:
+    params = selecting([0.25, 0.5, 0.75])
+    tuned = labelled(models.make_finetuned, params, "models/finetuned")
+    states = {(one["epoch"], one["ema"]) for one in tuned["candidates"]}
+    assert {(3, False), (3, True)} <= states
+    assert len(tuned["candidates"]) == 4 * len(states)
+    for record in tuned["epochs"]:
+        assert {"valid_t2i_hit_at_5", "ema_valid_t2i_hit_at_5", "ema_valid_i2t_hit_at_5"} <= set(record)
+    for one in tuned["candidates"]:
+        both = (one["valid_t2i_hit_at_5"] + one["valid_i2t_hit_at_5"]) / 2
+        assert one["criterion"] == pytest.approx(both, abs=2e-6)
+    # by hand: the state that is named, mixed with the baseline
+    forced = tuned | {"selected": {"epoch": 2, "ema": True, "wise_ft": 0.25}}
+    Path("models/finetuned/training.json").write_text(json.dumps(forced))
+    final = labelled(models.make_refitted, params, "models/final", tuned=Path("models/finetuned"))
+    assert final["selected"] == forced["selected"]
+    assert [record["epoch"] for record in final["epochs"]] == [1, 2]
+    assert final["steps"] == 2 * (32 // 8)
+    Path("models/finetuned/training.json").write_text(
+        json.dumps(forced | {"selected": {"epoch": 2, "ema": True, "wise_ft": 1.0}})
+    )
+    labelled(models.make_refitted, params, "models/pure", tuned=Path("models/finetuned"))
+    pure, mean, start = (model.load(Path("models", name)).state_dict() for name in ("pure", "final", "start"))
+    assert any(not torch.equal(pure[name], start[name]) for name in pure)
+    for name, weight in mean.items():
+        torch.testing.assert_close(weight, 0.25 * pure[name] + 0.75 * start[name])
+
+
+def test_without_a_selection_the_last_epoch_is_taken_and_nothing_more_measured(here: Path) -> None:
+    tuned = labelled(models.make_finetuned, STORED, "models/finetuned")
+    assert tuned["selected"] == {"epoch": 2, "ema": False, "wise_ft": 1.0}
+    assert tuned["candidates"] == []
 
 
 def test_the_refit_flag_does_not_change_the_fine_tuned_model(here: Path) -> None:
@@ -156,7 +197,7 @@ def test_online_fine_tuning_needs_no_stored_view_and_hears_the_paraphrases(here:
     augment(Path("data/clean"), Path("data/augmented"), ready.augment, ready.image)
     tuned = labelled(models.make_finetuned, ready, "models/finetuned")
     assert tuned["pairs"] == 8
-    assert labelled(models.make_refitted, ready, "models/final")["pairs"] == 12
+    assert labelled(models.make_refitted, ready, "models/final", tuned=Path("models/finetuned"))["pairs"] == 12
     again = labelled(models.make_finetuned, ready, "models/again")
     assert again == tuned
     plain = settings(augment=online)

@@ -203,7 +203,7 @@ def test_a_full_disk_costs_one_warning_and_the_old_checkpoint_stays(tmp_path, ca
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
 
     try:
-        full, training = run(tmp_path / "full", fit(), log=fill)
+        full, _ = run(tmp_path / "full", fit(), log=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert torch.load(tmp_path / "full/state.pt", weights_only=True)["done"] == STEPS

@@ -1,0 +1,150 @@
+"""Trainings as processes: two at once, stopped, killed, on a full log disk; they end as the undisturbed one."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages import finetune
+from tests.training_world import settings, write_set
+from tuwen import models, track
+from tuwen.augment import augment
+from tuwen.model import load
+from tuwen.params import Params
+
+REPOSITORY = Path(__file__).parents[2]
+# The stage, with a signal to itself at the start of a step: the checkpoint holds the one before
+SIGNALLED = """
+import os, runpy, sys
+from tuwen import train
+real, left, number = train.step, int(sys.argv[1]), int(sys.argv[2])
+
+def step(*arguments):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), number)
+    return real(*arguments)
+
+train.step = step
+runpy.run_module("stages.finetune", run_name="__main__")
+"""
+
+
+def read_params(**fit: object) -> Params:
+    still = {"dim": 32, "image": {"patch_px": 8, "width": 64, "layers": 1, "patch_dropout": 0.0}}
+    still |= {"text": {"width": 64, "layers": 1, "dropout": 0.1}}
+    params = settings(augment={"views": 2, "splits": ["train", "valid", "test"]}, model=still)
+    tuned = params.finetune.fit.model_copy(update={"epochs": 3, "muon_lr": None, "ema": 0.9} | fit)
+    return params.model_copy(update={"finetune": params.finetune.model_copy(update={"fit": tuned})})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project up to the baseline, and the fine-tuned model that nothing happened to."""
+    root = tmp_path_factory.mktemp("made")
+    params = read_params()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("TUWEN_WORKERS", "1")
+        for name, numbers in (("train", range(8)), ("valid", range(20, 26)), ("test", range(30, 34))):
+            write_set(Path("data"), name, {"": numbers})
+        write_set(Path("data"), "corpus", {"art": range(100, 108)})
+        augment(Path("data/clean"), Path("data/augmented"), params.augment, params.image)
+        folders = [Path("data/clean"), Path("data/augmented"), Path("models/baseline")]
+        models.make_baseline(folders[0], folders[2], params, Path(".cache/b"), lambda *_: None)
+        models.make_finetuned(*folders, Path("models/whole"), params, Path(".cache/f"), lambda *_: None)
+    return root
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Path) -> Path:
+    """A copy of it for one test, which runs in it, with its params."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUWEN_WORKERS", "1")
+    write_params(read_params())
+    return tmp_path
+
+
+def write_params(params: Params) -> None:
+    Path("params.yaml").write_text(json.dumps(params.model_dump(by_alias=True), ensure_ascii=False), "utf-8")
+
+
+def run(*arguments: str, log: str | None = None, **variables: str) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | variables
+    with open(log or os.devnull, "w") as written:
+        streams = {"stdout": written, "stderr": written} if log else {"capture_output": True}
+        return subprocess.run([sys.executable, *arguments], env=environment, text=True, timeout=180, **streams)
+
+
+def state() -> Mapping[str, object]:
+    (path,) = Path(".cache/train").glob("finetuned-*/state.pt")
+    found: Mapping[str, object] = torch.load(path, weights_only=True)
+    return found
+
+
+def test_stopped_then_killed_on_a_full_log_disk_it_ends_as_the_unbroken_training(root: Path) -> None:
+    stopped = run("-c", SIGNALLED, "6", str(int(signal.SIGTERM)))
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert "SIGTERM: step 6 is kept in .cache/train/finetuned-" in stopped.stdout
+    assert state()["done"] == 6  # in the second epoch
+    client, experiment = track.connect()
+    (found,) = client.search_runs([experiment])
+    assert found.info.status == "KILLED"
+
+    killed = run("-c", SIGNALLED, "4", str(int(signal.SIGKILL)), log="/dev/full", TUWEN_CHECKPOINT_SECONDS="0")
+    assert killed.returncode == -signal.SIGKILL
+    assert state()["done"] == 9  # in the third: three steps after the sixth, and not the one it was killed in
+    assert not Path("models/finetuned/training.json").exists()
+
+    finetune.main()
+    for name in ("model.safetensors", "training.json", "manifest.json"):
+        assert Path("models/finetuned", name).read_bytes() == Path("models/whole", name).read_bytes(), name
+    assert not list(Path(".cache/train").iterdir())
+    (resumed,) = client.search_runs([experiment])
+    assert (resumed.info.run_id, resumed.info.status) == (found.info.run_id, "FINISHED")
+    history = client.get_metric_history(resumed.info.run_id, "loss")
+    assert [point.step for point in history] == [1, 2, 3]
+    assert client.get_metric_history(resumed.info.run_id, "pairs_per_second")
+
+
+def test_a_full_log_disk_and_no_mlflow_leave_the_outs_as_they_are(root: Path) -> None:
+    done = run("-m", "stages.finetune", log="/dev/full", TUWEN_TRACKING_URI="sqlite:////dev/full/mlflow.db")
+    assert done.returncode == 0
+    for name in ("model.safetensors", "training.json", "manifest.json"):
+        assert Path("models/finetuned", name).read_bytes() == Path("models/whole", name).read_bytes(), name
+
+
+def test_two_processes_see_the_batches_of_one_and_the_first_writes(root: Path) -> None:
+    path = Path("models/baseline/config.json")
+    path.write_text(path.read_text().replace('"dropout": 0.1', '"dropout": 0.0'))  # each process draws its own
+    params = read_params(ema=None)
+    alone = train_alone(params)
+    write_params(params)
+    done = run("-m", "stages.finetune", TUWEN_GPUS="2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 3/3") == 1
+    together = json.loads(Path("models/finetuned/training.json").read_text())
+    assert together["pairs"] == alone["pairs"]
+    for one, two in zip(alone["epochs"], together["epochs"], strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-3)
+    one, two = (load(Path("models", name)).state_dict() for name in ("alone", "finetuned"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=1e-3, rtol=0)
+    client, experiment = track.connect()
+    assert [found.info.status for found in client.search_runs([experiment])] == ["FINISHED"]
+
+
+def train_alone(params: Params) -> dict:
+    folders = [Path("data/clean"), Path("data/augmented"), Path("models/baseline"), Path("models/alone")]
+    models.make_finetuned(*folders, params, Path(".cache/a"), lambda *_: None)
+    training: dict = json.loads(Path("models/alone/training.json").read_text())
+    return training

@@ -1,0 +1,64 @@
+"""What moves the weights, and what must not."""
+
+import pytest
+import torch
+
+from tests.training_world import TINY, fit
+from tuwen import optim
+from tuwen.model import DualEncoder
+
+
+@pytest.mark.parametrize("muon_lr", [None, 1e-3])
+def test_every_parameter_has_exactly_one_optimizer_and_decay_is_for_matrices_alone(muon_lr) -> None:
+    model = DualEncoder(TINY)
+    optimizers = optim.make_optimizers(model, fit(muon_lr=muon_lr))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert (id(parameter) in decayed) == (parameter.ndim > 1 and "embed" not in name), name
+    hidden = {id(p) for group in optimizers[1].param_groups for p in group["params"]} if muon_lr else set()
+    named = {name for name, parameter in model.named_parameters() if id(parameter) in hidden}
+    assert len(named) == (4 + 6 if muon_lr else 0)  # of one layer in each tower
+    assert not [name for name in named if "projection" in name or "embed" in name]
+
+
+def test_a_frozen_tower_has_no_optimizer_and_draws_no_dropout() -> None:
+    for tower, other in (("text", "image"), ("image", "text")):
+        model = DualEncoder(TINY)
+        optim.freeze(model, tower)
+        optim.set_modes(model, tower)
+        held = {id(p) for group in optim.make_optimizers(model, fit())[0].param_groups for p in group["params"]}
+        assert id(model.log_scale) in held
+        assert not [n for n, p in model.named_parameters() if n.startswith(f"{tower}_") and id(p) in held]
+        assert not getattr(model, f"{tower}_tower").training
+        assert getattr(model, f"{other}_tower").training
+        optim.freeze(model, "none")
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_schedule_warms_up_and_ends_at_zero() -> None:
+    factors = [optim.schedule(done, 100, 10) for done in range(101)]
+    assert factors[0] == pytest.approx(0.1, abs=1e-3)
+    assert max(factors) == pytest.approx(factors[9], abs=0.03)
+    assert factors[100] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_average_is_the_recurrence_of_its_definition_and_can_be_worn() -> None:
+    model = torch.nn.BatchNorm1d(3)
+    ema = optim.Ema(model, 0.5)
+    expected = model.weight.detach().clone()
+    for done in range(1, 30):
+        with torch.no_grad():
+            model.weight.normal_(generator=torch.Generator().manual_seed(done))
+            model.num_batches_tracked += 1
+        ema.update(model, done)
+        decay = min(0.5, (1 + done) / (10 + done))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    torch.testing.assert_close(ema.weights["weight"], expected)
+    assert ema.weights["num_batches_tracked"] == 29  # a count has no average
+    own = model.weight.detach().clone()
+    with ema.worn_by(model):
+        torch.testing.assert_close(model.weight.detach(), expected)
+    assert torch.equal(model.weight, own)
