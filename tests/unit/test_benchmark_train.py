@@ -1,0 +1,50 @@
+"""The benchmark of training runs whole at tiny shapes: no hour of a GPU is spent on finding a typo."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_bare import python
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks/train.py"
+
+
+def rows_of(printed: str) -> dict[str, list[float]]:
+    """Name -> pairs/s, MFU in percent, peak in GB, data wait in percent, of every line of the tables."""
+    found = re.findall(r"^(\S.*?) {2,}([\d.]+) +([\d.]+)% +([\d.]+) +([\d.]+)%$", printed, re.MULTILINE)
+    return {name: [float(figure) for figure in figures] for name, *figures in found}
+
+
+def test_the_part_for_a_gpu_runs_on_a_bare_machine() -> None:
+    done = python(
+        f"sys.argv = ['', 'gpu', '--tiny']; import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(done.stdout)
+    own = {"tuwen", "tuwen, checkpointing", "tuwen, GradCache in 2s"}
+    assert {*own, "tuwen, GradCache in 2s, batch 64", "Hugging Face", "Hugging Face, checkpointing"} <= set(rows)
+    assert "open_clip_train: not here" in done.stdout
+    assert all(speed > 0 and mfu > 0 and peak > 0 for speed, mfu, peak, _ in rows.values())
+    assert "the fastest of tuwen / Hugging Face: " in done.stdout
+
+
+def test_the_other_parts_run_beside_all_peers() -> None:
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    command = [sys.executable, str(SCRIPT), "cpu", "input", "shards", "--tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(done.stdout)
+    assert {"tuwen", "Hugging Face", "open_clip_train", "tuwen from shards, 0 workers"} <= set(rows)
+    assert rows["tuwen from shards, 0 workers"][3] > rows["tuwen"][3]  # that one has its batches at hand
+    assert re.search(r"tuwen / open_clip_train: \d\.\d\d", done.stdout)
+    assert re.search(r"batches, 0 workers: \d+ pairs/s", done.stdout)
+
+
+def test_the_flops_of_a_pair_are_the_papers() -> None:
+    script = runpy.run_path(str(SCRIPT))
+    assert script["flops_of_pair"](script["large"]().config, 52) == pytest.approx(0.51e12, rel=0.01)
