@@ -32,12 +32,12 @@ run: .venv/ready
 	tuwen track sync || echo 'MLflow lacks these runs; the results stand'; \
 	tuwen results
 
+# One process a core; each computes with one thread, or they would wait for each other.
 test: .venv/ready
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
 
 # Debian: chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips what needs them, and says so.
-test-all: .venv/ready
-	python -m pytest
+test-all: test
 	python -m pytest -rs tests/browser
 
 lint: .venv/ready
