@@ -66,7 +66,7 @@ def small() -> Scale:
 def tiny() -> Scale:
     """Enough to see that everything runs."""
     towers = {"image": shapes.vit(16, 8, 64, 1), "text": shapes.bert(64, 1, PADDED_TOKENS)}
-    return Scale({"dim": 32, "vocabulary": 1000, **towers}, 8, 1, 1)
+    return Scale({"dim": 32, "vocabulary": shapes.VOCABULARY, **towers}, 8, 1, 1)
 
 
 def large() -> Scale:
@@ -388,6 +388,8 @@ def measured(name: str, make: Callable[[], Run], scale: Scale, at_full: float) -
         timed(run, batches[:1] * 2)
         found = min(timed(run, batches) for _ in range(scale.rounds))
     except ImportError as error:
+        if name != "open_clip_train":
+            raise
         print(f"{name}: not here ({error})")
         return None
     except torch.cuda.OutOfMemoryError:
