@@ -507,7 +507,8 @@ def from_shards(scale: Scale, tiny_run: bool) -> None:
     peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else _peak_of_process()
     wait = pace.figures(1)["data_wait_share"]
     show([Row(f"tuwen from shards, {loading_workers()} workers", rate, rate / at_full, peak, wait)])
-    print(f"the paper's fine-tuning, {PAPER_PAIRS:,} pairs, input included: {PAPER_PAIRS / rate / 60:.0f} min")
+    if scale.config == large().config:
+        print(f"the paper's fine-tuning, {PAPER_PAIRS:,} pairs, input included: {PAPER_PAIRS / rate / 60:.0f} min")
 
 
 PARTS = {"cpu": cpu, "gpu": gpu, "input": input_rate, "shards": from_shards}
