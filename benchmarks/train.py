@@ -66,7 +66,7 @@ def small() -> Scale:
 def tiny() -> Scale:
     """Enough to see that everything runs."""
     towers = {"image": shapes.vit(16, 8, 64, 1), "text": shapes.bert(64, 1, PADDED_TOKENS)}
-    return Scale({"dim": 32, "vocabulary": 1000, **towers}, 8, 1, 1)
+    return Scale({"dim": 32, "vocabulary": shapes.VOCABULARY, **towers}, 8, 1, 1)
 
 
 def large() -> Scale:
@@ -388,6 +388,8 @@ def measured(name: str, make: Callable[[], Run], scale: Scale, at_full: float) -
         timed(run, batches[:1] * 2)
         found = min(timed(run, batches) for _ in range(scale.rounds))
     except ImportError as error:
+        if name != "open_clip_train":
+            raise
         print(f"{name}: not here ({error})")
         return None
     except torch.cuda.OutOfMemoryError:
@@ -505,7 +507,8 @@ def from_shards(scale: Scale, tiny_run: bool) -> None:
     peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else _peak_of_process()
     wait = pace.figures(1)["data_wait_share"]
     show([Row(f"tuwen from shards, {loading_workers()} workers", rate, rate / at_full, peak, wait)])
-    print(f"the paper's fine-tuning, {PAPER_PAIRS:,} pairs, input included: {PAPER_PAIRS / rate / 60:.0f} min")
+    if scale.config == large().config:
+        print(f"the paper's fine-tuning, {PAPER_PAIRS:,} pairs, input included: {PAPER_PAIRS / rate / 60:.0f} min")
 
 
 PARTS = {"cpu": cpu, "gpu": gpu, "input": input_rate, "shards": from_shards}

@@ -17,6 +17,10 @@ class Bare:
     def find_spec(self, name, path=None, target=None):
         return None if name.partition(".")[0] in ABSENT else self.finder.find_spec(name, path, target)
 
+    def find_distributions(self, *asked):
+        find = getattr(self.finder, "find_distributions", None)
+        return find(*asked) if find else []
+
 sys.meta_path[:] = [Bare(finder) for finder in sys.meta_path]
 """
 
