@@ -7,7 +7,6 @@ Shapes: B items, S pixels a side, L tokens, D dimensions of the common space, I 
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +66,6 @@ class DualEncoder(nn.Module):
     def scale(self) -> Tensor:
         """The learned factor before the softmax, 1 / temperature, at most MAX_SCALE."""
         return self.log_scale.exp().clamp(max=MAX_SCALE)
-
-    def image_parameters(self) -> Iterator[nn.Parameter]:
-        """Of the picture tower and its projection."""
-        yield from self.image_tower.parameters()
-
-    def text_parameters(self) -> Iterator[nn.Parameter]:
-        """Of the text tower and its projection."""
-        yield from self.text_tower.parameters()
-        yield from self.text_projection.parameters()
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Trade a third more computing for memory: both towers compute their blocks again in the backward pass."""

@@ -175,10 +175,3 @@ def test_checkpointing_keeps_the_gradients_and_computes_the_blocks_twice(image) 
     encoder.set_gradient_checkpointing(False)
     gradients(encoder)
     assert len(calls) == 2 + 4 + 2
-
-
-def test_each_towers_parameters_are_its_own_and_none_is_forgotten() -> None:
-    encoder = small()
-    image, text = set(encoder.image_parameters()), set(encoder.text_parameters())
-    assert not image & text
-    assert image | text | {encoder.log_scale} == set(encoder.parameters())
