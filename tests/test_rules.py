@@ -160,7 +160,7 @@ def test_what_the_readme_tells_to_type_exists() -> None:
     named = set(re.findall(r"\bmake ([a-z][a-z-]*)", code))
     assert {"run", "test"} <= named <= targets
     commands = set(command_names(typer.main.get_command(cli.app), "tuwen"))
-    for typed in re.findall(r"(?<![\w./-])tuwen ([a-z][a-z ]*)", code):
+    for typed in re.findall(r"(?<![\w./-])tuwen ([a-z][a-z_ ]*)", code):
         words = f"tuwen {typed}".split()
         assert {" ".join(words[:2]), " ".join(words[:3])} & commands, f"README.md: {' '.join(words)}"
 
