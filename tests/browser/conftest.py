@@ -70,5 +70,5 @@ class Window:
         root = ask("DOM.getDocument", {})["root"]["nodeId"]
         nodes = ask("DOM.querySelectorAll", {"nodeId": root, "selector": selector})["nodeIds"]
         fonts = ask("CSS.getPlatformFontsForNode", {"nodeId": nodes[-1]})["fonts"]
-        text = self.run("return [...document.querySelectorAll(arguments[0])].at(-1).innerText", selector)
+        text = self.run("return [...document.querySelectorAll(arguments[0])].at(-1).textContent.trim()", selector)
         return text, fonts

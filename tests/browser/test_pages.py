@@ -127,7 +127,7 @@ def test_a_script_that_did_get_in_would_be_seen_and_stopped(browser: Chrome, rep
 
 
 @pytest.mark.parametrize(
-    "selector", [".query q", ".tile span", "ol.texts span", "svg[aria-label^=confusion] > text"]
+    "selector", [".query q", ".tile span", "ol.texts span", "svg[aria-label^=confusion] > text[text-anchor=end]"]
 )
 def test_chinese_is_drawn_with_a_chinese_font(browser: Chrome, report_page: Path, selector: str) -> None:
     window = Window(browser, report_page)
