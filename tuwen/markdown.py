@@ -5,6 +5,7 @@ from typing import Any
 
 from tuwen.headline import DIRECTIONS, MODELS
 
+CANDIDATE_COLUMNS = ("state", "share in a mean with the baseline", "mean hit@5 on valid, %", "")
 EPOCHS_SHOWN = 6  # lines of the condensed training table
 CAME = ("source set", "table", "rows", "clean", "quarantined", "left out", "blank", "faults")
 
@@ -148,6 +149,8 @@ def _training(facts: dict[str, Any]) -> list[str]:
         ]
         rows = [(record["epoch"], *(f"{record[key]:.4g}" for key in keys)) for record in _some(epochs)]
         lines += ["", *_table(("epoch", *keys), rows)] if rows else []
+        states = facts["candidates"][model]
+        lines += ["", *_table(CANDIDATE_COLUMNS, states)] if states else []
     return lines
 
 

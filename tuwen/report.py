@@ -51,6 +51,7 @@ def write(data: Path, embeddings: Path, models: Path, results: Path, params: Par
         "evaluate": evaluate,
         "answering": ANSWERING[params.finetune.refit_all],
         "training": training,
+        "candidates": {model: _candidates(records) for model, records in training.items()},
         "details": details,
         "zero_shot": zero_shot,
         "doubt": bank | {"min_cosine": doubt.min_cosine},
@@ -103,6 +104,19 @@ def _zero_shot(results: Path) -> dict[str, ZeroShot]:
             "measure both on the same test split: `dvc repro`"
         )
     return found
+
+
+def _candidates(training: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The states that the selection on valid compared, and which it took; none where there was no choice."""
+    return [
+        (
+            f"epoch {one['epoch']}{', averaged' if one['ema'] else ''}",
+            f"{one['wise_ft']:g}",
+            f"{100 * one['criterion']:.1f}",
+            "taken" if all(one[key] == value for key, value in training["selected"].items()) else "",
+        )
+        for one in training.get("candidates", [])
+    ]
 
 
 def _curves(training: dict[str, Any], details: dict[str, Details], ks: list[int]) -> dict[str, str]:

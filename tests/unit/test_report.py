@@ -356,3 +356,20 @@ def test_other_ks_than_measured_are_refused(world, tmp_path):
     path.write_text(path.read_text().replace("ks: [1, 5, 10]", "ks: [1, 3, 5]"))
     with pytest.raises(UserError, match=r"metrics\.json: no figures at k = 3 \(params\.yaml: evaluate\.ks\)"):
         write(tmp_path)
+
+
+def test_the_states_that_selection_compared_are_shown_and_the_taken_one_is_marked(world, tmp_path):
+    root = shutil.copytree(world, tmp_path / "world")
+    path = root / "models/finetuned/training.json"
+    body = json.loads(path.read_text())
+    compared = [(4, False, 1.0, 0.5), (4, True, 1.0, 0.625), (4, True, 0.5, 0.612)]
+    keys = ("epoch", "ema", "wise_ft", "criterion")
+    body["candidates"] = [dict(zip(keys, one, strict=True)) for one in compared]
+    body["selected"] = {"epoch": 4, "ema": True, "wise_ft": 1.0}
+    path.write_text(json.dumps(body))
+    write(root)
+    page, text = ((root / "results" / name).read_text() for name in ("report.html", "report.md"))
+    rows = section(page, "training", "quality")
+    assert ["epoch 4", "1", "50.0", ""] in rows
+    assert ["epoch 4, averaged", "1", "62.5", "taken"] in rows
+    assert "| epoch 4, averaged | 0.5 | 61.2 |  |" in text
