@@ -10,7 +10,7 @@ from PIL import Image
 
 from tuwen.compat import declare_torchvision_ops
 
-declare_torchvision_ops()
+declare_torchvision_ops()  # these import torchvision, which may need it first: hence E402
 
 import cn_clip.clip  # noqa: E402
 import open_clip  # noqa: E402

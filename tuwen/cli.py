@@ -47,7 +47,7 @@ def evaluate(
     relevance: Annotated[Path, typer.Option(help="CSV with the header image,text[,label]: row numbers or ids.")],
     image_ids: Annotated[Path | None, typer.Option(help="The pictures' ids, one a line in their order.")] = None,
     text_ids: Annotated[Path | None, typer.Option(help="The texts' ids.")] = None,
-    k: Annotated[list[int], typer.Option("-k", help="Once for every k.")] = [1, 5, 10],  # noqa: B006
+    k: Annotated[list[int], typer.Option("-k", help="Once for every k.")] = [1, 5, 10],  # noqa: B006 - typer copies it
     out: Annotated[Path | None, typer.Option(help="Also write every figure there, as JSON.")] = None,
 ) -> None:
     """Measure anybody's embeddings: hit@k, recall@k, intervals, gallery curves, hubs, AUC."""

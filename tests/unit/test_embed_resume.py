@@ -82,6 +82,7 @@ def killed(function: str, after: int) -> None:
 def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
     found, original = list[int](), getattr(embed, name)
 
+    # rows: a list or an iterator's source, by the function that is counted; both have a length
     def count(encoder: model.DualEncoder, rows: object, *more: object) -> object:
         found.append(len(rows))  # type: ignore[arg-type]
         return original(encoder, rows, *more)
