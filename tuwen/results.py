@@ -30,9 +30,9 @@ def predict(
     """Answer the tasks `clean/t2i` and `clean/i2t`: `results/result1.csv` and `result2.csv`; check these files.
 
     The contest's files have five ranks whatever k is; `topk_t2i.csv` and `topk_i2t.csv` beside them have k.
-    embeddings: folder of one model with `t2i` and `i2t`; model: the folder of that model; chosen: details.json with
-    the temperature of QB-Norm, where it corrects the scores. Raises UserError for missing or unsound embeddings,
-    those of another model or set, and a gallery of fewer than five or k items.
+    embeddings: folder of one model with `t2i` and `i2t`; model: the folder of that model; chosen: details.json
+    with the temperature of QB-Norm, where it corrects the scores. Raises UserError for missing or unsound
+    embeddings, those of another model or set, and a gallery of fewer than five or k items.
     """
     if model is not None:
         for name in ("t2i", "i2t") if chosen is None else ("t2i", "i2t", "bank"):

@@ -201,6 +201,23 @@ def test_mean_recall_and_median_rank_stand_in_both_reports(made):
         assert f"median rank {second}, from {first}" in page
 
 
+def test_kinds_of_queries_stand_in_both_reports(made):
+    page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
+    ids = pairs.read(made / "data/clean/test").texts
+    short = {row["text_id"] for row in ids.to_pylist() if 6 <= len(row["caption"]) <= 15}
+    assert len(short) == 27  # all but the hostile one
+    shares = []
+    for model in ("baseline", "finetuned"):
+        ranks = pairs.read_table(made / "results" / model / "ranks.parquet").to_pylist()
+        best = [row["best_rank"] for row in ranks if row["query_id"] in short]
+        shares.append(f"{100 * np.mean(np.array(best) <= 5):.1f}")
+    (row,) = (row for row in section(page, "recall", "size") if row[:1] == ["text → image"] and len(row) == 6)
+    assert row[:3] == ["text → image", "6 to 15 characters", "27"]
+    assert [cell.split("[")[0].strip() for cell in row[3:5]] == shares
+    (line,) = re.findall(r"^\| text → image \| 6 to 15 characters \| 27 \| (.*) \|$", text, re.M)
+    assert [cell.split(" [")[0] for cell in line.split(" | ")[:2]] == shares
+
+
 def test_hubs_are_shown_with_their_counts_and_skewness(made):
     after, before = metrics(made, "finetuned"), metrics(made, "baseline")
     page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
