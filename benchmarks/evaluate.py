@@ -1,14 +1,14 @@
 """How long `tuwen evaluate` takes on 50,000 x 50,000 x 512, with intervals, and what QB-Norm adds to it.
 
-    python benchmarks/evaluate.py [ROWS [DIMENSIONS]]
+    .venv/bin/python benchmarks/evaluate.py [ROWS [DIMENSIONS]]
 
 Pictures are random directions, each text is its picture plus noise, and all lean to one side as a model's vectors
 do. The bank is as large. Prints the seconds of each part, the share of the two minutes that are allowed, and peak
-memory.
+memory. Run it alone on the machine.
 """
 
+import argparse
 import resource
-import sys
 import time
 
 import numpy as np
@@ -18,7 +18,6 @@ from tuwen.distributions import details
 from tuwen.measure import DIRECTIONS, Pool, side
 from tuwen.params import Evaluate
 
-DEFAULT = (50_000, 512)
 ALLOWED_SECONDS = 120
 NOISE = 1.5  # of a text, in lengths of its picture
 
@@ -36,7 +35,11 @@ def make_pool(rows: int, dimensions: int, seed: int) -> Pool:
 
 def main() -> None:
     """Time the parts of an evaluation."""
-    rows, dimensions = [*map(int, sys.argv[1:]), *DEFAULT[len(sys.argv) - 1 :]]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="?", type=int, default=50_000)
+    parser.add_argument("dimensions", nargs="?", type=int, default=512)
+    asked = parser.parse_args()
+    rows, dimensions = asked.rows, asked.dimensions
     pool, bank = make_pool(rows, dimensions, 0), make_pool(rows, dimensions, 1)
     params = Evaluate(ks=[1, 5, 10], bootstrap_samples=2000, seed=0)
     names = [str(row) for row in range(rows)]

@@ -6,6 +6,7 @@ Run it alone on the machine, after `make run`. Memory is the sum of the proporti
 processes below this one, read once a second. The last line says whether dvc.lock names the same bytes as before.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ LOCK = Path("dvc.lock")
 
 def main() -> None:
     """Run, watch, print."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     if not LOCK.is_file():
         sys.exit(f"{LOCK} is missing; `make run` comes first")
     before = outs()

@@ -1,11 +1,12 @@
 """Exact search against faiss, the bare product and cn_clip's procedure, in one run: ratios, seconds, memory.
 
-    .venv/bin/python benchmarks/search.py [independent] [copies] [evaluate] [cn_clip]
+    .venv/bin/python benchmarks/search.py [independent] [copies] [cn_clip]
 
 Run it alone on the machine; it needs the extra `bench`. 50,000 images and texts of 512 dimensions are made here,
 k = 10, and every id is compared with a float64 product of the stored vectors.
 """
 
+import argparse
 import json
 import resource
 import statistics
@@ -21,7 +22,7 @@ import faiss
 import numpy as np
 import torch
 
-from tuwen import recall, search, shortlist
+from tuwen import search, shortlist
 
 ROWS = 50_000
 DIMENSIONS = 512
@@ -29,7 +30,6 @@ K = 10
 COPIES = 80
 NOISE = 1e-3  # length of what tells a copy from its original
 CERTAIN = 1e-12  # a float64 product of unit vectors errs by less
-SAMPLES = 2000
 ASKED = 500  # queries of cn_clip's procedure
 CN_CLIP_BATCH = 32768
 
@@ -154,20 +154,6 @@ def bench_copies(folder: Path) -> None:
     compare(folder, near_copies(1), near_copies(2), asked_of_faiss=1.0)
 
 
-def bench_evaluate(folder: Path) -> None:
-    """Ranks of 50,000 pairs in both directions and the intervals of hit@k."""
-    images = independent(1)
-    texts = unit(images + 4 * independent(2))  # the true pair is first for about half of the queries
-    row = np.arange(ROWS)
-
-    def evaluate() -> None:
-        for queries, gallery in ((texts, images), (images, texts)):
-            judged = recall.judge(queries, gallery, row, row, [1, 5, 10])
-            recall.intervals(recall.hits(judged.best_rank, [1, 5, 10]), row, SAMPLES, seed=0)
-
-    show(f"ranks and intervals, {SAMPLES:,} samples", f"{seconds(evaluate):.0f} s", "< 120 s")
-
-
 def per_query(queries: np.ndarray, gallery: np.ndarray, names: list[str]) -> list[list[str]]:
     """What cn_clip's evaluation does for each query: products in batches, a list of pairs, a sort of all of it."""
     answers = []
@@ -201,7 +187,14 @@ def main() -> None:
     if sys.argv[1:2] == ["--search"]:
         return search_alone(Path(sys.argv[2]))
     parts = {name.removeprefix("bench_"): part for name, part in globals().items() if name.startswith("bench_")}
-    for name in sys.argv[1:] or parts:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "parts", nargs="*", metavar="part", help=f"one of {', '.join(parts)}; all if none is named"
+    )
+    asked = parser.parse_args().parts
+    if unknown := set(asked) - set(parts):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    for name in asked or parts:
         with tempfile.TemporaryDirectory() as folder:
             parts[name](Path(folder))
 

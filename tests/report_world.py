@@ -1,13 +1,13 @@
 """All that comes before `report`: retrieval_world's set, evaluated, with one hostile caption among its texts."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 
-from tests.retrieval_world import COLOURS, build, make_set
-from tuwen import pairs
-from tuwen.evaluate import evaluate
+from tests.retrieval_world import COLOURS, build, make_set, run
+from tuwen import pairs, report
 from tuwen.params import load
 
 HOSTILE = "<script>document.title = '红色'; window.hurt = 1</script> & \"引号\" <img src=x onerror=window.hurt=1>"
@@ -19,12 +19,29 @@ def make(root: Path) -> Path:
     build(root)
     for name in ("test", "bank"):
         pairs.write(root / "data/clean" / name, make_set(root / "data", "clean/test", {"name-00": HOSTILE}))
-    params = load(root / "params.yaml")
     for model in ("baseline", "finetuned"):
-        folders = root / "embeddings" / model, root / "data/clean", root / "results" / model
-        evaluate(*folders, params.evaluate, params.pairs)
+        run(root, model)
         complete(root, model)
     return root
+
+
+def written(root: Path, world: Path) -> Path:
+    """A copy of `world` in `root`, with its reports."""
+    shutil.copytree(world, root, dirs_exist_ok=True)
+    write(root)
+    return root
+
+
+def write(root: Path) -> None:
+    """Write the reports of what stands in `root`."""
+    folders = (root / name for name in ("data", "embeddings", "models", "results"))
+    report.write(*folders, load(root / "params.yaml"))
+
+
+def figures_of(root: Path, model: str, name: str = "test") -> dict[str, float]:
+    """A set's figures in the model's metrics.json."""
+    figures: dict[str, float] = json.loads((root / "results" / model / "metrics.json").read_text())[name]
+    return figures
 
 
 def complete(root: Path, model: str) -> None:

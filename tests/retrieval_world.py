@@ -10,6 +10,8 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from tuwen import manifest, pairs
+from tuwen.evaluate import evaluate
+from tuwen.params import load
 from tuwen.shards import ShardWriter
 
 REPOSITORY = Path(__file__).parents[1]
@@ -92,6 +94,14 @@ def embed(folder: Path, pair_set: pairs.PairSet, noise: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("images", images), ("texts", texts)):
         np.save(folder / f"{name}.npy", (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+
+
+def run(root: Path, model: str = "finetuned", named: str | None = None) -> dict[str, dict[str, float]]:
+    """`evaluate` in `root`; named: the model that the embeddings must be of, None for any."""
+    params = load(root / "params.yaml")
+    folders = root / "embeddings" / model, root / "data/clean", root / "results" / model
+    by = root / "models" / named if named else None
+    return evaluate(*folders, params.evaluate, params.pairs, model=by)
 
 
 def sign(root: Path, model: str, name: str) -> None:

@@ -12,7 +12,7 @@ CAME = ("source set", "table", "rows", "clean", "quarantined", "left out", "blan
 
 def markdown(facts: dict[str, Any]) -> str:
     """report.md from what report.py knows: figures, no picture, no caption."""
-    sections = (_headline, _recall, _correction, _gallery, _zero_shot, _training, _doubt, _quality)
+    sections = (_headline, _recall, _slices, _correction, _gallery, _zero_shot, _training, _doubt, _quality)
     lines = ["# Retrieval report", "", *_lead(facts)]
     for section in sections:
         lines += ["", *section(facts)]
@@ -71,6 +71,26 @@ def _recall(facts: dict[str, Any]) -> list[str]:
         "## recall@k: found true items / all true items, in percent",
         "",
         *_table(("direction", "", *MODELS.values()), rows),
+    ]
+
+
+def _slices(facts: dict[str, Any]) -> list[str]:
+    rows = [
+        (
+            DIRECTIONS[one.direction],
+            one.title,
+            one.queries,
+            *(_interval(p) for p in one.models.values()),
+            _signed(one.gain),
+        )
+        for one in facts["slices"]
+    ]
+    return [
+        f"## R@{facts['shown_k']} by kind of query, in percent",
+        "",
+        *_table(("direction", "queries", "number", *MODELS.values(), "gain, points"), rows),
+        "",
+        facts["slices_note"],
     ]
 
 

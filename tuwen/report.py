@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tuwen import curves, doubtful, examples, headline, hubs, pairs, quality
+from tuwen import curves, doubtful, examples, headline, hubs, pairs, quality, slices
 from tuwen.confusion import confusion
 from tuwen.errors import UserError
 from tuwen.evaluate import read_set
@@ -42,10 +42,14 @@ def write(data: Path, embeddings: Path, models: Path, results: Path, params: Par
     vectors = {model: read_set(embeddings / model / "test", folder, test) for model in MODELS}
     training = {model: read_json(models / model / "training.json") for model in MODELS}
     bank = read_json(results / "baseline/metrics.json")["bank"]
+    shown_k = 5 if 5 in evaluate.ks else evaluate.ks[0]
     facts = {
         "models": MODELS,
         "directions": DIRECTIONS,
         "lines": headline.lines(figures, ranks, evaluate),
+        "shown_k": shown_k,
+        "slices": slices.collect(test, ranks, shown_k, evaluate),
+        "slices_note": slices.NOTE,
         "means": {model: headline.percent(figures[model], "mean_recall") for model in MODELS},
         "metrics": figures,
         "evaluate": evaluate,

@@ -5,7 +5,6 @@ query below each other, queries in the order of their table. Other lengths have 
 """
 
 import csv
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from tuwen.search import Rows, read_vectors, top_k
 from tuwen.verdict import HEADERS, judge
 
 CONTEST_K = 5
-TOP_K = "topk"  # folder below results/ with topk_t2i.csv and topk_i2t.csv; empty where predict.k is the contest's
 
 
 def predict(
@@ -31,16 +29,14 @@ def predict(
 ) -> None:
     """Answer the tasks `clean/t2i` and `clean/i2t`: `results/result1.csv` and `result2.csv`; check these files.
 
-    The contest's files have five ranks whatever k is. Another k is answered beside them, in `results/topk/` by
-    `topk_t2i.csv` and `topk_i2t.csv`. embeddings: folder of one model with `t2i` and `i2t`; model: the folder of
-    that model; chosen: details.json with the temperature of QB-Norm, where it corrects the scores. Raises
-    UserError for missing or unsound embeddings, those of another model or set, and a gallery of fewer than five or
-    k items.
+    The contest's files have five ranks whatever k is; `topk_t2i.csv` and `topk_i2t.csv` beside them have k.
+    embeddings: folder of one model with `t2i` and `i2t`; model: the folder of that model; chosen: details.json
+    with the temperature of QB-Norm, where it corrects the scores. Raises UserError for missing or unsound
+    embeddings, those of another model or set, and a gallery of fewer than five or k items.
     """
     if model is not None:
         for name in ("t2i", "i2t") if chosen is None else ("t2i", "i2t", "bank"):
             manifest.require(embeddings / name, {"model": model, "set": clean / name})
-    shutil.rmtree(results / TOP_K, ignore_errors=True)
     for direction, name in (("t2i", "result1.csv"), ("i2t", "result2.csv")):
         folder, embedded = clean / direction, embeddings / direction
         task = pairs.read(folder)
@@ -50,9 +46,7 @@ def predict(
             for side in ids
         }
         asking, asked = ("texts", "images") if direction == "t2i" else ("images", "texts")
-        files = {results / name: CONTEST_K}
-        if k != CONTEST_K:
-            files[results / TOP_K / f"topk_{direction}.csv"] = k
+        files = {results / name: CONTEST_K, results / f"topk_{direction}.csv": k}
         if len(ids[asked]) < max(files.values()):
             raise UserError(
                 f"{folder / asked}.parquet: {len(ids[asked])} rows, but {name} needs a gallery of at least "
@@ -66,7 +60,6 @@ def predict(
         for path, ranks in files.items():
             write(path, ids[asking], ids[asked], found[:, :ranks], direction=direction)
             check(path, ids[asking], ids[asked], ranks, direction=direction)
-    (results / TOP_K).mkdir(parents=True, exist_ok=True)
 
 
 def write(

@@ -1,186 +1,16 @@
 import json
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from tests.retrieval_world import build, sign
-from tuwen import distributions, hubness, manifest, pairs, track
+from tests.retrieval_world import build, run, sign
+from tuwen import manifest, pairs, track
 from tuwen.errors import UserError
-from tuwen.evaluate import evaluate
-from tuwen.params import load
 
 
 @pytest.fixture
 def world(tmp_path):
     return build(tmp_path)
-
-
-def run(root: Path, model: str = "finetuned", named: str | None = None):
-    params = load(root / "params.yaml")
-    folders = root / "embeddings" / model, root / "data/clean", root / "results" / model
-    by = root / "models" / named if named else None
-    return evaluate(*folders, params.evaluate, params.pairs, model=by)
-
-
-def by_definition(root: Path, model: str, direction: str):
-    """query id -> (best rank, true items, found among the first 5), from the full score matrix in float64."""
-    test = pairs.read(root / "data/clean/test")
-    images, texts = (
-        np.load(root / "embeddings" / model / "test" / f"{side}.npy").astype(np.float64)
-        for side in ("images", "texts")
-    )
-    image_ids, text_ids = test.images["image_id"].to_pylist(), test.texts["text_id"].to_pylist()
-    true = [(row["text_id"], row["image_id"]) for row in test.pairs.to_pylist()]
-    queries, gallery, scores = text_ids, image_ids, texts @ images.T
-    if direction == "i2t":
-        queries, gallery, scores = image_ids, text_ids, images @ texts.T
-        true = [(image, text) for text, image in true]
-    answers = {}
-    for row, query in enumerate(queries):
-        order = [gallery[item] for item in np.argsort(-scores[row], kind="stable")]
-        places = sorted(order.index(item) + 1 for asked, item in true if asked == query)
-        answers[query] = (places[0], len(places), sum(place <= 5 for place in places))
-    return answers
-
-
-def test_ranks_and_metrics_equal_the_definitions(world):
-    metrics = run(world)["test"]
-    table = pairs.read_table(world / "results/finetuned/ranks.parquet").to_pylist()
-    assert list(table[0]) == [
-        *("direction", "query_id", "group", "best_rank", "true_items"),
-        *("found_at_1", "found_at_5", "found_at_10"),
-    ]
-    for direction in ("t2i", "i2t"):
-        expected = by_definition(world, "finetuned", direction)
-        rows = [row for row in table if row["direction"] == direction]
-        found = {row["query_id"]: (row["best_rank"], row["true_items"], row["found_at_5"]) for row in rows}
-        assert found == expected
-        for k in (1, 5, 10):
-            hits = [best <= k for best, _, _ in expected.values()]
-            assert metrics[f"{direction}_hit_at_{k}"] == pytest.approx(np.mean(hits), abs=1e-6)
-            low, high = metrics[f"{direction}_hit_at_{k}_low"], metrics[f"{direction}_hit_at_{k}_high"]
-            assert low <= metrics[f"{direction}_hit_at_{k}"] <= high
-        shares = [found / true for _, true, found in expected.values()]
-        assert metrics[f"{direction}_recall_at_5"] == pytest.approx(np.mean(shares), abs=1e-6)
-        assert metrics[f"{direction}_queries"] == len(expected)
-        assert metrics[f"{direction}_median_rank"] == np.median([best for best, _, _ in expected.values()])
-    hits = [metrics[f"{direction}_hit_at_{k}"] for direction in ("t2i", "i2t") for k in (1, 5, 10)]
-    assert metrics["mean_recall"] == pytest.approx(np.mean(hits), abs=1e-6)
-    assert metrics["t2i_mean_recall"] == pytest.approx(np.mean(hits[:3]), abs=1e-6)
-    worse = run(world, "baseline")["test"]
-    assert worse["mean_recall_low"] < worse["mean_recall"] < worse["mean_recall_high"] < 1
-    assert (metrics["images"], metrics["texts"]) == (12, 28)
-    groups = {row["query_id"]: row["group"] for row in table}
-    assert groups["list-04"] == "绿色方形"
-    assert groups["colour-1"] == "绿色圆形"  # true for three pictures: it belongs to the first one's group
-
-
-def test_files_repeat_and_the_better_model_measures_better(world):
-    better, worse = run(world, "finetuned"), run(world, "baseline")
-    assert better["test"]["t2i_hit_at_1"] > worse["test"]["t2i_hit_at_1"]
-    paths = [
-        world / "results/finetuned" / name
-        for name in ("metrics.json", "details.json", "ranks.parquet", "pair_cosines.parquet")
-    ]
-    first = [path.read_bytes() for path in paths]
-    run(world, "finetuned")
-    assert [path.read_bytes() for path in paths] == first
-    assert json.loads(first[0]) == better
-
-
-def read_vectors(root, model, name):
-    folder = root / "embeddings" / model / name
-    return {side: np.load(folder / f"{side}.npy").astype(np.float64) for side in ("images", "texts")}
-
-
-@pytest.mark.parametrize(
-    ("direction", "asking", "asked"), [("t2i", "texts", "images"), ("i2t", "images", "texts")]
-)
-def test_the_corrected_line_is_qb_norm_by_its_definition(world, direction, asking, asked):
-    metrics = run(world, "baseline")["test"]
-    details = json.loads((world / "results/baseline/details.json").read_text())
-    beta = details["qbnorm"][direction]["beta"]
-    assert beta in hubness.BETAS
-    test, bank = read_vectors(world, "baseline", "test"), read_vectors(world, "baseline", "bank")
-    scores, banked = test[asking] @ test[asked].T, bank[asking] @ test[asked].T
-    softmax = np.exp(beta * scores) / np.exp(beta * banked).sum(axis=0)
-    active = set(banked.argmax(axis=1).tolist())
-    true = {query: set() for query in range(len(scores))}
-    for image, text in zip(*pairs.true_rows(pairs.read(world / "data/clean/test")), strict=True):
-        query, item = (text, image) if direction == "t2i" else (image, text)
-        true[query].add(item)
-    orders = []
-    for plain, corrected in zip(scores, softmax, strict=True):
-        rank_by = corrected if int(plain.argmax()) in active else plain
-        orders.append(np.argsort(-rank_by, kind="stable").tolist())
-    for k in (1, 5, 10):
-        hits = [bool(true[query] & set(order[:k])) for query, order in enumerate(orders)]
-        name = f"{direction}_qbnorm_hit_at_{k}"
-        assert metrics[name] == pytest.approx(np.mean(hits), abs=1e-6)
-        assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"]
-        gain = metrics[name] - metrics[f"{direction}_hit_at_{k}"]
-        assert metrics[f"{direction}_qbnorm_gain_at_{k}"] == pytest.approx(gain, abs=2e-6)
-    plain_first = np.argsort(-scores, axis=1, kind="stable")[:, :10]
-    for first, name in ((plain_first, "hub_skewness"), ([order[:10] for order in orders], "qbnorm_hub_skewness")):
-        times = np.bincount(np.ravel(first), minlength=scores.shape[1])
-        skewness = ((times - times.mean()) ** 3).mean() / times.std() ** 3
-        assert metrics[f"{direction}_{name}"] == pytest.approx(skewness, abs=1e-5)
-
-
-def test_details_hold_curves_scores_and_hubs(world):
-    metrics = run(world)["test"]
-    details = json.loads((world / "results/finetuned/details.json").read_text())
-    for direction, gallery in (("t2i", 12), ("i2t", 28)):
-        curve = details["gallery_curve"][direction]
-        assert [point["gallery"] for point in curve] == {12: [10, 12], 28: [10, 20, 28]}[gallery]
-        for k in (1, 5, 10):
-            assert curve[-1][f"hit_at_{k}"] == pytest.approx(metrics[f"{direction}_hit_at_{k}"], abs=1e-6)
-            assert curve[0][f"hit_at_{k}"] >= curve[-1][f"hit_at_{k}"]
-    scores = details["score_histogram"]
-    vectors = read_vectors(world, "finetuned", "test")
-    matrix = vectors["images"] @ vectors["texts"].T
-    image, text = pairs.true_rows(pairs.read(world / "data/clean/test"))
-    true = np.zeros(matrix.shape, bool)
-    true[image, text] = True
-    assert scores["true"] == np.histogram(matrix[true].clip(-1, 1), scores["edges"])[0].tolist()
-    assert scores["false"] == np.histogram(matrix[~true].clip(-1, 1), scores["edges"])[0].tolist()
-    assert (sum(scores["true"]), sum(scores["false"])) == (36, 12 * 28 - 36)
-    hubs = details["hubs"]["i2t"]
-    first = np.argsort(-matrix, axis=1, kind="stable")[:, : hubs["k"]]
-    times = np.bincount(first.ravel(), minlength=28)
-    ids = pairs.read(world / "data/clean/test").texts["text_id"].to_pylist()
-    expected = [{"id": ids[row], "times": int(times[row])} for row in np.argsort(-times, kind="stable")[:10]]
-    assert hubs == {"k": 10, "top": expected}
-
-
-def test_false_pairs_beyond_a_number_are_drawn(world, monkeypatch):
-    monkeypatch.setattr(distributions, "FALSE_PAIRS", 100)
-    run(world)
-    scores = json.loads((world / "results/finetuned/details.json").read_text())["score_histogram"]
-    assert sum(scores["true"]) == 36
-    assert 50 < sum(scores["false"]) < 100  # without true pairs and those drawn twice
-
-
-def test_a_matching_sets_labels_give_the_auc(world):
-    folder = world / "data/clean/test"
-    test = pairs.read(folder)
-    labels = pa.array([0 if n % 3 == 0 else 1 for n in range(len(test.pairs))], pa.int8())
-    pairs.write(
-        folder,
-        pairs.PairSet(test.images, test.texts, test.pairs.set_column(3, pairs.PAIRS.field("label"), labels)),
-    )
-    metrics = run(world, "baseline")
-    vectors = read_vectors(world, "baseline", "test")
-    scores = vectors["images"] @ vectors["texts"].T
-    made = pairs.read(folder)
-    fitting, unfitting = (scores[rows] for rows in (pairs.true_rows(made), pairs.unfit_rows(made)))
-    wins = [(a > b) + (a == b) / 2 for a in fitting for b in unfitting]
-    assert metrics["test"]["auc"] == pytest.approx(np.mean(wins), abs=1e-6)
-    assert metrics["test"]["auc_low"] <= metrics["test"]["auc"] <= metrics["test"]["auc_high"]
-    assert metrics["test"]["unfit_pairs"] == len(unfitting) == 12
-    assert "auc" not in metrics["valid"]
 
 
 def test_embeddings_of_another_model_or_set_are_refused_with_both_hashes(world):
@@ -215,46 +45,6 @@ def test_a_k_over_a_gallery_is_refused(world, write_params):
         run(world)
 
 
-def test_the_banks_pairs_have_the_models_cosine_the_lowest_first(world):
-    folder = world / "data/clean/bank"
-    bank = pairs.read(folder)
-    unfit = pa.array(
-        [0 if name == "p03" else None if name == "p04" else 1 for name in bank.pairs["pair_id"].to_pylist()]
-    )
-    labels = bank.pairs.set_column(3, pairs.PAIRS.field("label"), unfit.cast(pa.int8()))
-    pairs.write(folder, pairs.PairSet(bank.images, bank.texts, labels))
-    metrics = run(world, "baseline")["bank"]
-    images, texts = (np.load(world / "embeddings/baseline/bank" / f"{side}.npy") for side in ("images", "texts"))
-    image_ids, text_ids = bank.images["image_id"].to_pylist(), bank.texts["text_id"].to_pylist()
-    expected = {
-        row["pair_id"]: float(images[image_ids.index(row["image_id"])] @ texts[text_ids.index(row["text_id"])])
-        for row in bank.pairs.to_pylist()
-        if row["pair_id"] != "p03"  # known not to fit
-    }
-    table = pairs.read_table(world / "results/baseline/pair_cosines.parquet")
-    assert table.schema.names == ["pair_id", "image_id", "text_id", "cosine"]
-    rows = table.to_pylist()
-    assert {row["pair_id"]: row["cosine"] for row in rows} == pytest.approx(expected, abs=1e-6)
-    assert rows == sorted(rows, key=lambda row: (row["cosine"], row["pair_id"]))
-    under = np.array(list(expected.values())) < load(world / "params.yaml").pairs.min_cosine
-    assert 0 < under.mean() < 1
-    assert metrics == {
-        "pairs": 35,
-        "mean_cosine": pytest.approx(np.mean(list(expected.values())), abs=1e-5),
-        "share_under_min_cosine": pytest.approx(under.mean(), abs=1e-6),
-    }
-
-
-def test_a_picture_without_texts_is_a_distractor_and_no_query(world):
-    folder = world / "data/clean/test"
-    test = pairs.read(folder)
-    kept = test.pairs.filter([image != "图11.png" for image in test.pairs["image_id"].to_pylist()])
-    pairs.write(folder, pairs.PairSet(test.images, test.texts, kept))
-    metrics = run(world)["test"]
-    assert (metrics["images"], metrics["i2t_queries"]) == (12, 11)
-    assert (metrics["texts"], metrics["t2i_queries"]) == (28, 26)
-
-
 @pytest.mark.parametrize("name", ["valid", "bank"])
 def test_a_set_without_pairs_is_refused(world, name):
     folder = world / "data/clean" / name
@@ -262,16 +52,6 @@ def test_a_set_without_pairs_is_refused(world, name):
     pairs.write(folder, pairs.PairSet(test.images, test.texts, test.pairs.slice(0, 0)))
     with pytest.raises(UserError, match=rf"{name}/pairs\.parquet: no pair, so there is no truth to measure by"):
         run(world)
-
-
-def test_groups_that_the_source_does_not_know_are_the_pictures(world):
-    folder = world / "data/clean/test"
-    test = pairs.read(folder)
-    bare = test.images.set_column(2, "group", pa.nulls(12, pa.string()))
-    pairs.write(folder, pairs.PairSet(bare, test.texts, test.pairs))
-    run(world)
-    rows = pairs.read_table(world / "results/finetuned/ranks.parquet").to_pylist()
-    assert {row["group"] for row in rows if row["query_id"] == "name-03"} == {"图03.png"}
 
 
 def test_the_stage_writes_its_outs_and_an_mlflow_run(world, store, run_stage):

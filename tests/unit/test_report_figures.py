@@ -1,0 +1,160 @@
+import html
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import report_world
+from tests.report_world import figures_of, write, written
+from tuwen import pairs
+from tuwen.confusion import confusion
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Everything before the report, with one hostile caption and one hostile category."""
+    return report_world.make(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def made(world, tmp_path_factory):
+    return written(tmp_path_factory.mktemp("made"), world)
+
+
+def section(page, name, after):
+    """The cells of every table row between two headings of the page, as text."""
+    part = page[page.index(f'<h2 id="{name}">') : page.index(f'<h2 id="{after}">')]
+    rows = re.findall(r"<tr.*?>(.*?)</tr>", part, re.S)
+    cells = [re.findall(r"<t[dh].*?>(.*?)</t[dh]>", row, re.S) for row in rows]
+    return [[" ".join(html.unescape(re.sub(r"<[^>]+>", " ", cell)).split()) for cell in row] for row in cells]
+
+
+def shown(figures, name, form="{:.1f} [{:.1f}, {:.1f}]"):
+    return form.format(*(100 * figures[name + end] for end in ("", "_low", "_high")))
+
+
+def test_the_corrected_figures_stand_beside_the_headline(made):
+    after, before = figures_of(made, "finetuned"), figures_of(made, "baseline")
+    page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
+    row = section(page, "recall", "size")[2]
+    assert row[:3] == ["R@5", shown(before, "t2i_hit_at_5"), shown(after, "t2i_hit_at_5")]
+    change = shown(after, "t2i_qbnorm_gain_at_5", "{:+.1f} [{:+.1f}, {:+.1f}]")
+    assert row[4:6] == [shown(after, "t2i_qbnorm_hit_at_5"), change.replace("-", "−")]
+    line = next(line for line in text.splitlines() if line.startswith("| text → image | R@5 |"))
+    assert line.endswith(f"| {shown(after, 't2i_qbnorm_hit_at_5')} | {change} |")
+
+
+def test_mean_recall_and_median_rank_stand_in_both_reports(made):
+    after, before = figures_of(made, "finetuned"), figures_of(made, "baseline")
+    page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
+    first, second = (shown(figures, "mean_recall") for figures in (before, after))
+    assert f"| both | R@M, the mean of all R@k | {first} | {second} |" in text
+    first, second = (f"{100 * figures['mean_recall']:.1f} %" for figures in (before, after))
+    assert f'<span class="big">{second}</span><span class="was">from {first}</span>' in page
+    for way, title in (("t2i", "text → image"), ("i2t", "image → text")):
+        first, second = (f"{figures[f'{way}_median_rank']:g}" for figures in (before, after))
+        assert f"| {title} | median rank | {first} | {second} |" in text
+        assert f"median rank {second}, from {first}" in page
+
+
+def test_kinds_of_queries_stand_in_both_reports(made):
+    page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
+    ids = pairs.read(made / "data/clean/test").texts
+    short = {row["text_id"] for row in ids.to_pylist() if 6 <= len(row["caption"]) <= 15}
+    assert len(short) == 27  # all but the hostile one
+    shares = []
+    for model in ("baseline", "finetuned"):
+        ranks = pairs.read_table(made / "results" / model / "ranks.parquet").to_pylist()
+        best = [row["best_rank"] for row in ranks if row["query_id"] in short]
+        shares.append(f"{100 * np.mean(np.array(best) <= 5):.1f}")
+    (row,) = (row for row in section(page, "recall", "size") if row[:1] == ["text → image"] and len(row) == 6)
+    assert row[:3] == ["text → image", "6 to 15 characters", "27"]
+    assert [cell.split("[")[0].strip() for cell in row[3:5]] == shares
+    (line,) = re.findall(r"^\| text → image \| 6 to 15 characters \| 27 \| (.*) \|$", text, re.M)
+    assert [cell.split(" [")[0] for cell in line.split(" | ")[:2]] == shares
+
+
+def test_hubs_are_shown_with_their_counts_and_skewness(made):
+    after, before = figures_of(made, "finetuned"), figures_of(made, "baseline")
+    page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
+    names = [f"t2i_{kind}hub_skewness" for kind in ("", "qbnorm_")]
+    numbers = [f"{figures[name]:.2f}" for figures in (before, after) for name in names]
+    assert section(page, "hubs", "zero-shot")[1] == ["text → image", *numbers]
+    assert f"| text → image | {' | '.join(numbers)} |" in text
+    part = page[page.index('<h2 id="hubs">') : page.index('<h2 id="zero-shot">')]
+    top = json.loads((made / "results/finetuned/details.json").read_text())["hubs"]["t2i"]["top"]
+    tiles = re.findall(r'<figure class="tile"><img src="data:image/jpeg[^>]*>(.*?)</figure>', part, re.S)
+    assert [int(re.search(r"(\d+) ×", tile)[1]) for tile in tiles] == [hub["times"] for hub in top]
+    share = top and 10 * after["t2i_queries"] / after["images"]
+    assert f"a picture's share is {share:.1f}." in part
+
+
+def test_zero_shot_figures_of_both_models_and_the_confusion(made):
+    page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
+    found = {
+        model: json.loads((made / "results" / model / "zero_shot.json").read_text())
+        for model in ("baseline", "finetuned")
+    }
+    rows = section(page, "zero-shot", "training")
+    assert "chance is 20.0, always naming the largest category 20.0." in text  # five classes of three pictures
+    for title, body in zip(("baseline", "fine-tuned"), found.values(), strict=True):
+        tops = [f"{100 * body[key][top]:.1f}" for key in ("one_prompt", "ensemble") for top in ("top_1", "top_5")]
+        assert [title, *tops] in rows
+        assert f"| {title} | ensemble | {tops[2]} | {tops[3]} |" in text
+    for body, before in zip(found["finetuned"]["per_class"], found["baseline"]["per_class"], strict=True):
+        shares = [f"{100 * one['top_1']:.1f}" for one in (before, body)]
+        assert any(row[:4] == [body["class"], str(body["pictures"]), *shares] for row in rows)
+    assert confusion(found["finetuned"]["classes"], found["finetuned"]["confusion"]) in page
+
+
+def test_a_set_without_categories_says_so(world, tmp_path):
+    shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    none = {"top_1": 0.0, "top_5": 0.0}
+    body = {"classes": [], "pictures": 0, "one_prompt": none, "ensemble": none, "per_class": [], "confusion": []}
+    for model in ("baseline", "finetuned"):
+        (tmp_path / "results" / model / "zero_shot.json").write_text(json.dumps(body))
+    write(tmp_path)
+    for name in ("report.md", "report.html"):
+        assert "The test pictures have no categories" in (tmp_path / "results" / name).read_text()
+
+
+def test_the_states_that_selection_compared_are_shown_and_the_taken_one_is_marked(world, tmp_path):
+    root = shutil.copytree(world, tmp_path / "world")
+    path = root / "models/finetuned/training.json"
+    body = json.loads(path.read_text())
+    compared = [(4, False, 1.0, 0.5), (4, True, 1.0, 0.625), (4, True, 0.5, 0.612)]
+    keys = ("epoch", "ema", "wise_ft", "criterion")
+    body["candidates"] = [dict(zip(keys, one, strict=True)) for one in compared]
+    body["selected"] = {"epoch": 4, "ema": True, "wise_ft": 1.0}
+    path.write_text(json.dumps(body))
+    write(root)
+    page, text = ((root / "results" / name).read_text() for name in ("report.html", "report.md"))
+    rows = section(page, "training", "quality")
+    assert ["epoch 4", "1", "50.0", ""] in rows
+    assert ["epoch 4, averaged", "1", "62.5", "taken"] in rows
+    assert "| epoch 4, averaged | 0.5 | 61.2 |  |" in text
+
+
+def test_the_pairs_of_lowest_cosine_stand_on_the_page_with_picture_caption_and_ids(world, tmp_path):
+    root = shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    path = root / "params.yaml"
+    path.write_text(path.read_text().replace("lowest: 50", "lowest: 7"))
+    write(root)
+    page = (root / "results/report.html").read_text()
+    section = page[page.index(">Doubtful pairs</h2>") : page.index(">Queries, text → image</h2>")]
+    lowest = pairs.read_table(root / "results/baseline/pair_cosines.parquet").to_pylist()[:7]
+    texts = pairs.read(root / "data/clean/bank").texts
+    captions = dict(zip(*(texts[name].to_pylist() for name in ("text_id", "caption")), strict=True))
+    tiles = re.findall(r'<figure class="tile"><img src="data:image/jpeg[^>]*>(.*?)</figure>', section, re.S)
+    assert [re.sub(r"<[^>]+>", " ", html.unescape(tile)).split()[-4:] for tile in tiles] == [
+        [f"{row['cosine']:.3f}", row["pair_id"], row["image_id"], row["text_id"]] for row in lowest
+    ]
+    assert all(html.escape(captions[row["text_id"]]) in tile for row, tile in zip(lowest, tiles, strict=True))
+    assert "<svg" in section
+    share = figures_of(root, "baseline", "bank")["share_under_min_cosine"]
+    assert f'<span class="big">{100 * share:.1f} %</span>' in section
+    text = (root / "results/report.md").read_text()
+    assert f"{100 * share:.1f} % lie under 0 (params.yaml: pairs.min_cosine)" in text
+    assert not any(row["image_id"] in text for row in lowest)
