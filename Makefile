@@ -3,6 +3,8 @@
 # make test, make lint     the tests; ruff and mypy
 # make test-all            the tests, and those that need a browser too
 # make mlflow              every training and evaluation, in the browser
+# make serve               Prefect's pages and worker and MLflow's on this machine, until Ctrl-C
+# make deploy              registers the deployments with the Prefect server at PREFECT_API_URL
 # Each sets up .venv by itself; a second call installs nothing.
 
 PYTHON ?= python3
@@ -10,7 +12,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run test test-all lint pipeline mlflow
+.PHONY: run test test-all lint pipeline mlflow serve deploy
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -38,7 +40,7 @@ test: .venv/ready
 
 # Debian: chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips what needs them, and says so.
 test-all: test
-	python -m pytest -rs tests/browser
+	python -m pytest -rs tests/services tests/faults tests/browser
 
 lint: .venv/ready
 	ruff check .
@@ -46,9 +48,13 @@ lint: .venv/ready
 	mypy
 
 pipeline: .venv/ready
-	@set -e; folder=$$(tuwen worktree '$(PRESET)'); cd "$$folder"; \
-	tuwen params; \
-	python -m flows.pipeline
+	python -m flows.pipeline --preset '$(PRESET)'
+
+serve: .venv/ready
+	python -m flows.serve
+
+deploy: .venv/ready
+	python -m flows.deploy
 
 mlflow: .venv/ready
 	mlflow server --backend-store-uri "$$TUWEN_TRACKING_URI" --host 127.0.0.1 --port 5000
