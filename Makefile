@@ -2,6 +2,7 @@
 # make pipeline [PRESET=…] the same stages as a Prefect flow
 # make test, make lint     the tests; ruff and mypy
 # make test-all            the tests, and those that need a browser too
+# make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
 # make mlflow              every training and evaluation, in the browser
 # Each sets up .venv by itself; a second call installs nothing.
 
@@ -10,7 +11,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run test test-all lint pipeline mlflow
+.PHONY: run test test-all lint pipeline reevaluate mlflow
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -49,6 +50,11 @@ pipeline: .venv/ready
 	@set -e; folder=$$(tuwen worktree '$(PRESET)'); cd "$$folder"; \
 	tuwen params; \
 	python -m flows.pipeline
+
+# `python -m flows.reevaluate` ends with 1, 2 or 3, which say why; make itself ends with 2 whatever failed.
+reevaluate: export BASE ?= origin/main
+reevaluate: .venv/ready
+	@python -m flows.reevaluate --base "$$BASE" --preset '$(PRESET)'
 
 mlflow: .venv/ready
 	mlflow server --backend-store-uri "$$TUWEN_TRACKING_URI" --host 127.0.0.1 --port 5000

@@ -150,7 +150,8 @@ def evaluate(graph: Any, stale: Mapping[str, str]) -> None:
 def _not_rebuilt(stale: Mapping[str, str]) -> str:
     lines = [
         "The recorded model is not the one that these settings, data and code make, and this gate never trains. "
-        "Run `dvc repro` where training belongs, then commit `dvc.lock` and `dvc push`.",
+        "Run `dvc repro` where training belongs, then commit `dvc.lock` and `dvc push`. Outs that are modified are "
+        "another commit's: `dvc checkout`.",
         "",
         "| stage | why it must run |",
         "|---|---|",
