@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 COLOURS = {name: f"var(--{name})" for name in ("baseline", "finetuned", "true", "false")}
 FIGURES = {
     "loss": ("training loss", {"loss": "-"}),
-    "hit": ("hit@5 on valid", {"valid_t2i_hit_at_5": "-", "valid_i2t_hit_at_5": "--"}),
+    "hit": (
+        "hit@5 on valid",
+        {
+            "valid_t2i_hit_at_5": "-",
+            "valid_i2t_hit_at_5": "--",
+            "ema_valid_t2i_hit_at_5": "-.",
+            "ema_valid_i2t_hit_at_5": ":",
+        },
+    ),
 }
 BARS = 50  # of a histogram at most: finer counts are joined
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")  # of the ks, in their order, and round again
@@ -23,7 +31,7 @@ Points = Mapping[str, list[dict[str, float]]]  # model -> what details.json has 
 
 
 def training(epochs: Epochs) -> dict[str, str]:
-    """Figure name -> SVG element: the loss, and hit@5 on the valid set."""
+    """Figure name -> SVG element: the loss, and hit@5 on valid, that of averaged weights too."""
     return {name: _by_epoch(name, *figure, epochs) for name, figure in FIGURES.items()}
 
 
@@ -35,8 +43,9 @@ def _by_epoch(name: str, label: str, keys: Mapping[str, str], epochs: Epochs) ->
         colours = placeholders(COLOURS)
         for model, records in epochs.items():
             for key, dashes in keys.items():
-                points = [record[key] for record in records]
-                axes.plot(range(1, len(points) + 1), points, dashes, marker=".", color=colours[model])
+                points = [(n, record[key]) for n, record in enumerate(records, 1) if key in record]
+                if points:
+                    axes.plot(*zip(*points, strict=True), dashes, marker=".", color=colours[model])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     return svg(name, draw, COLOURS)

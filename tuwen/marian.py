@@ -4,12 +4,12 @@ import hashlib
 import json
 import os
 import pickle
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tuwen import hub
 from tuwen.compat import declare_torchvision_ops
 from tuwen.errors import UserError
 from tuwen.manifest import file_sha256
@@ -22,10 +22,6 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # opus-mt-en-zh writes several Chinese languages; its model card asks for a token that says which
 TO_SIMPLIFIED = ">>cmn_Hans<<"
 BATCHES_PER_CHUNK = 16  # what a kill can cost
-WAYS = (
-    "give a local folder and the sha256 of its weights file, or a hub id and a commit; HF_ENDPOINT names a mirror "
-    "of the hub, HF_HUB_OFFLINE=1 uses what was fetched before"
-)
 
 Model = tuple[Path, str]  # folder, what decides its results
 
@@ -117,31 +113,19 @@ def back_translate(captions: Sequence[str], params: Marian, cache: Path) -> dict
 
 
 def find(place: str, where: str, revision: str) -> Model:
-    """(folder, what decides its results) of a model: a local folder, or a hub id that is fetched once.
+    """(folder, what decides its results) of a model: the revision and the sha256 of each small file.
 
-    place: the param that names it. revision: 40 hex digits are a commit of the hub id, 64 the sha256 of the
-    folder's weights file. Raises UserError when files cannot be had, are missing, or are not the pinned ones.
+    The arguments, and the UserError where a model cannot be had, are those of `hub.find`.
     """
-    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", revision):
-        raise UserError(
-            f"{place}_revision: found {revision!r}, expected the commit of a hub id (40 hex digits) or the sha256 "
-            "of the weights file in a local folder (64)"
-        )
-    local = Path(where)
-    if not local.is_dir():
-        if len(revision) == 64:
+    folder = hub.find(place, where, revision, WEIGHTS, (*FILES, *OPTIONAL_FILES)).parent
+    for name in FILES:
+        if not (folder / name).is_file():
             raise UserError(
-                f"{place}: {where} is no folder, but the revision is the sha256 of a file in one; {WAYS}"
+                f"{folder / name}: missing; {place} needs {', '.join(FILES)} and the weights; {hub.WAYS}"
             )
-        local = _fetch(place, where, revision)
-        return local, _made_of(place, local, revision)
-    weights = _weights(place, local)
-    if (found := file_sha256(weights)) != revision:
-        raise UserError(
-            f"{weights}: sha256 is {found}, expected {revision}; fetch the file again, or write what was found "
-            f"into {place}_revision"
-        )
-    return local, _made_of(place, local, revision)
+    present = [name for name in (*FILES, *OPTIONAL_FILES) if (folder / name).is_file()]
+    # a changed vocabulary must not meet an old cache
+    return folder, " ".join([revision, *(f"{name}:{file_sha256(folder / name)}" for name in present)])
 
 
 def _pins(params: Marian) -> dict[str, tuple[str, str]]:
@@ -150,38 +134,6 @@ def _pins(params: Marian) -> dict[str, tuple[str, str]]:
         f"{place}.to_english": (params.to_english, params.to_english_revision),
         f"{place}.to_chinese": (params.to_chinese, params.to_chinese_revision),
     }
-
-
-def _fetch(place: str, name: str, commit: str) -> Path:
-    """Folder of the hub's files at `commit`; kept where HF_HOME says, so it is fetched once."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        wanted = [*FILES, *OPTIONAL_FILES, WEIGHTS[0]]
-        folder = Path(snapshot_download(name, revision=commit, allow_patterns=wanted))
-        if not (folder / WEIGHTS[0]).exists():  # many OPUS models have only the older form
-            snapshot_download(name, revision=commit, allow_patterns=[WEIGHTS[1]])
-    except Exception as error:  # network, proxy, disk: each layer under it has exceptions of its own
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{place}: {name} at {commit} cannot be fetched: {reason}; {WAYS}") from None
-    return folder
-
-
-def _weights(place: str, folder: Path) -> Path:
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"{place}: {folder} holds neither {' nor '.join(WEIGHTS)}; {WAYS}")
-
-
-def _made_of(place: str, folder: Path, revision: str) -> str:
-    """The revision and the sha256 of each small file: a changed vocabulary must not meet an old cache."""
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name}: missing; {place} needs {', '.join(FILES)} and the weights; {WAYS}")
-    _weights(place, folder)
-    present = [name for name in (*FILES, *OPTIONAL_FILES) if (folder / name).is_file()]
-    return " ".join([revision, *(f"{name}:{file_sha256(folder / name)}" for name in present)])
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
@@ -204,7 +156,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
         if (last := max(tokenizer.get_vocab().values())) >= model.config.vocab_size:
             raise ValueError(f"vocab.json goes to id {last}, the model has {model.config.vocab_size} tokens")
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(f"{folder}: this is no MarianMT model: {error}; {WAYS}") from None
+        raise UserError(f"{folder}: this is no MarianMT model: {error}; {hub.WAYS}") from None
     return model.eval(), tokenizer
 
 

@@ -159,7 +159,11 @@ def _some(epochs: list[Any]) -> list[Any]:
 
 def _training(facts: dict[str, Any]) -> list[str]:
     lines = ["## Training"]
-    keys = ("loss", "temperature", "valid_t2i_hit_at_5", "valid_i2t_hit_at_5")
+    known = (
+        "loss",
+        "temperature",
+        *(f"{average}valid_{way}_hit_at_5" for average in ("", "ema_") for way in DIRECTIONS),
+    )
     for model, title in MODELS.items():
         training = facts["training"][model]
         epochs = training["epochs"]
@@ -167,6 +171,7 @@ def _training(facts: dict[str, Any]) -> list[str]:
             "",
             f"**{title}**: {training['pairs']} pairs, {training['steps']} steps, {len(epochs)} epochs",
         ]
+        keys = [key for key in known if all(key in record for record in epochs)]  # an average is not always kept
         rows = [(record["epoch"], *(f"{record[key]:.4g}" for key in keys)) for record in _some(epochs)]
         lines += ["", *_table(("epoch", *keys), rows)] if rows else []
         states = facts["candidates"][model]

@@ -52,9 +52,16 @@ class DualEncoder(nn.Module):
             pixels_B3SS = pixels_B3SS * self.pixel_factor + self.pixel_shift
         return nn.functional.normalize(self.image_tower(pixels_B3SS).float(), dim=-1)
 
-    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """Token ids and mask [B, L] -> unit vectors [B, D], float32."""
-        hidden_BLW = self.text_tower(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+    def words(self, ids: Tensor) -> Tensor:
+        """Token ids [...] -> their vectors in the text tower's table [..., W]."""
+        tower: Any = self.text_tower
+        found: Tensor = tower.get_input_embeddings()(ids)
+        return found
+
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor, word_BLW: Tensor | None = None) -> Tensor:
+        """Token ids and mask [B, L] -> unit vectors [B, D], float32; word_BLW: `words` of the ids, if at hand."""
+        given = {"input_ids": ids_BL} if word_BLW is None else {"inputs_embeds": word_BLW}
+        hidden_BLW = self.text_tower(**given, attention_mask=mask_BL).last_hidden_state
         if self._pool_first:
             pooled_BW = hidden_BLW[:, 0]
         else:

@@ -68,6 +68,9 @@ def write(data: Path, embeddings: Path, models: Path, results: Path, params: Par
         "hubs": hubs.collect(data, test, details["finetuned"], figures["finetuned"], results / "finetuned"),
         "doubtful": doubtful.collect(data, results / "baseline/pair_cosines.parquet", doubt),
         "curves": _curves(training, details, evaluate.ks),
+        "with_ema": any(
+            "ema_valid_t2i_hit_at_5" in one for records in training.values() for one in records["epochs"]
+        ),
         "confusion": confusion(zero_shot["finetuned"].classes, zero_shot["finetuned"].confusion),
     }
     (results / "report.md").write_text(markdown(facts), encoding="utf-8")

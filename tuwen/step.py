@@ -7,7 +7,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -154,20 +154,24 @@ def _caption_pieces(
 ) -> tuple[list[gradcache.Piece], Tensor]:
     """Pieces of about one length, so that short captions are not padded to the longest, and the way back."""
 
-    def encode(rows: Tensor) -> Callable[[], Tensor]:
-        longest = int(lengths[rows[-1]])
-        here = rows.to(ids.device)
-
+    def encode(*given: Tensor) -> Callable[[], Tensor]:
         def piece() -> Tensor:
             with _precision(fit):
-                return model.encode_text(ids[here, :longest], mask[here, :longest])
+                return model.encode_text(*given)
 
         return piece
 
     order = lengths.argsort(stable=True)
     size = -(-len(order) // TEXT_PARTS)
-    parts = torch.split(order, min(size, fit.chunk or size))
-    return [encode(rows) for rows in parts], order.argsort().to(ids.device)
+    given: list[tuple[Tensor, ...]] = []
+    for rows in torch.split(order, min(size, fit.chunk or size)):
+        here, longest = rows.to(ids.device), int(lengths[rows[-1]])
+        given.append((ids[here, :longest], mask[here, :longest]))
+    if fit.chunk is None:  # looked up together: each look-up has a gradient as large as the whole table
+        words = model.words(torch.cat([ids_bL.flatten() for ids_bL, _ in given]))
+        split = torch.split(words, [ids_bL.numel() for ids_bL, _ in given])
+        given = [(*one, word.view(*one[0].shape, -1)) for one, word in zip(given, split, strict=True)]
+    return [encode(*one) for one in given], order.argsort().to(ids.device)
 
 
 @contextlib.contextmanager
@@ -178,7 +182,19 @@ def _precision(fit: "Fit") -> Iterator[None]:
         yield
 
 
-def _attention(where: str) -> contextlib.AbstractContextManager[None]:
-    # On CPU the backward pass of the fused attention takes five times the plain one's at these lengths
-    # (docs/log.md); on a GPU the fused one is right. Around both passes: a checkpointed layer runs in both.
-    return sdpa_kernel(SDPBackend.MATH) if where == "cpu" else contextlib.nullcontext()
+@contextlib.contextmanager
+def _attention(where: str) -> Iterator[None]:
+    # On CPU the backward pass of the fused attention takes five times the plain one's at these lengths, and the
+    # plain one would compute bf16 in fp32, at a fifth of the step (docs/log.md); on a GPU the fused one is right.
+    # Around both passes: a checkpointed layer runs in both.
+    if where != "cpu":
+        yield
+        return
+    switches: Any = torch.backends.cuda  # named after CUDA, and asked on CPU too
+    kept = switches.fp16_bf16_reduction_math_sdp_allowed()
+    switches.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        switches.allow_fp16_bf16_reduction_math_sdp(kept)

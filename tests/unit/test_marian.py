@@ -112,10 +112,10 @@ def test_older_weights_and_a_foreign_way_to_search_give_the_same(pair, copy) -> 
 @pytest.mark.parametrize(
     ("where", "revision", "message"),
     [
-        ("opus-mt-zh-en", "a" * 64, "opus-mt-zh-en is no folder.*sha256.*hub id and a commit; HF_ENDPOINT"),
-        ("opus-mt-zh-en", "main", "to_english_revision: found 'main', expected the commit.*40 hex"),
-        (None, COMMIT, rf"model.safetensors: sha256 is [0-9a-f]{{64}}, expected {COMMIT}"),
-        (None, "0" * 64, "model.safetensors: sha256 is .* expected 000.*to_english_revision"),
+        ("opus-mt-zh-en", "a" * 64, "opus-mt-zh-en is not there, .*sha256.*hub id and a commit; HF_ENDPOINT"),
+        ("opus-mt-zh-en", "main", "to_english: revision: expected the commit.*40 hex.*got 'main'"),
+        (None, COMMIT, rf"model.safetensors: expected the sha256 {COMMIT} .*got [0-9a-f]{{64}}"),
+        (None, "0" * 64, "model.safetensors: expected the sha256 000.*to_english names"),
     ],
 )
 def test_a_model_that_is_not_the_pinned_one_is_refused(pair, where, revision, message) -> None:
@@ -233,7 +233,7 @@ def test_a_hub_id_is_fetched_from_a_mirror_once(pair, copy, hub, tmp_path) -> No
     assert _find(tmp_path / "home", "some/opus", HF_HUB_OFFLINE="1") == online
     missing = _find(tmp_path / "home", "some/other", HF_ENDPOINT=hub)
     assert missing.startswith(f"error: to_english: some/other at {COMMIT} cannot be fetched: ")
-    assert "give a local folder" in missing
+    assert "give a local path" in missing
 
 
 def test_older_weights_are_fetched_where_there_are_no_others(copy, hub, tmp_path) -> None:

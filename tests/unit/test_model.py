@@ -162,7 +162,7 @@ def test_checkpointing_keeps_the_gradients_and_computes_the_blocks_twice(image) 
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.1  # what is drawn must be drawn again
     calls = []
-    for block in (encoder.image_tower.layer[0].fc1, encoder.text_tower.encoder.layer[0].intermediate.dense):
+    for block in (encoder.image_tower.layer[0].qkv, encoder.text_tower.encoder.layer[0].intermediate.dense):
         block.register_forward_hook(lambda *_: calls.append(1))
     plain = gradients(encoder)
     assert len(calls) == 2

@@ -2,6 +2,7 @@ import html
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,6 +136,34 @@ def test_the_states_that_selection_compared_are_shown_and_the_taken_one_is_marke
     assert ["epoch 4", "1", "50.0", ""] in rows
     assert ["epoch 4, averaged", "1", "62.5", "taken"] in rows
     assert "| epoch 4, averaged | 0.5 | 61.2 |  |" in text
+
+
+def test_the_averaged_weights_have_lines_and_columns_of_their_own(made, world, tmp_path):
+    root = shutil.copytree(world, tmp_path / "world")
+    path = root / "models/finetuned/training.json"
+    body = json.loads(path.read_text())
+    for record in body["epochs"]:
+        record |= {"ema_valid_t2i_hit_at_5": 0.4321, "ema_valid_i2t_hit_at_5": 0.25 + record["epoch"] / 8}
+    path.write_text(json.dumps(body))
+    write(root)
+
+    def drawn(root: Path) -> tuple[str, int, int]:
+        page = (root / "results/report.html").read_text()
+        training = page[page.index('<h2 id="training">') : page.index('<h2 id="quality">')]
+        figure = training[training.index("hit@5 on the valid set by epoch") :]
+        return training, *(
+            len(re.findall(rf"stroke: var\(--{model}\)", figure)) for model in ("baseline", "finetuned")
+        )
+
+    (plain, *before), (averaged, *after) = drawn(made), drawn(root)
+    assert after[0] == before[0]
+    assert after[1] > before[1]
+    assert "averaged weights (EMA)" in averaged
+    assert "averaged weights (EMA)" not in plain
+    text = (root / "results/report.md").read_text()
+    assert "| epoch | loss | temperature | valid_t2i_hit_at_5 | valid_i2t_hit_at_5 |\n" in text  # the baseline
+    assert re.search(r"\| valid_i2t_hit_at_5 \| ema_valid_t2i_hit_at_5 \| ema_valid_i2t_hit_at_5 \|\n", text)
+    assert re.search(r"^\| 4 \| .* \| 0\.4321 \| 0\.75 \|$", text, re.M)
 
 
 def test_the_pairs_of_lowest_cosine_stand_on_the_page_with_picture_caption_and_ids(world, tmp_path):

@@ -233,6 +233,18 @@ def test_speeds_are_logged_and_no_part_of_the_records(tmp_path) -> None:
         assert set(record) - set(kept_record) == {"pairs_per_second", "data_wait_share"}
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_step_leaves_torchs_switch_for_attention_as_it_was(before: bool) -> None:
+    switches, model = torch.backends.cuda, DualEncoder(TINY)
+    kept_one = switches.fp16_bf16_reduction_math_sdp_allowed()
+    try:
+        switches.allow_fp16_bf16_reduction_math_sdp(before)
+        backward(model, next(epoch_batches(1)), fit(precision="bf16"))
+        assert switches.fp16_bf16_reduction_math_sdp_allowed() == before
+    finally:
+        switches.allow_fp16_bf16_reduction_math_sdp(kept_one)
+
+
 def test_checkpointed_layers_give_the_same_gradients() -> None:
     batch = next(epoch_batches(1))
     gradients = []
