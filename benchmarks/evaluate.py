@@ -19,7 +19,7 @@ from tuwen.measure import DIRECTIONS, Pool, side
 from tuwen.params import Evaluate
 
 ALLOWED_SECONDS = 120
-NOISE = 1.5  # of a text, in lengths of its picture
+NOISE = 5.0  # deviation of what tells a text from its picture, whose own is 1: about half are found
 
 
 def make_pool(rows: int, dimensions: int, seed: int) -> Pool:
