@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -86,19 +87,27 @@ def told(variables: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def start(*arguments: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """A process whose lines are read as they come; it and its children are killed if they last too long."""
+    """A process whose lines are read as they come; it and all below it are killed if they last too long."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     command = [sys.executable, "-u", *arguments]
-    with subprocess.Popen(command, env=told(variables), start_new_session=True, **streams) as process:
-        guard = threading.Timer(180, os.killpg, (process.pid, signal.SIGKILL))
+    with subprocess.Popen(command, env=told(variables), **streams) as process:
+        guard = threading.Timer(180, kill, (process.pid,))
         guard.start()
         try:
             yield process
             process.wait()
         finally:
             guard.cancel()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill(process.pid)
+
+
+def kill(pid: int) -> None:
+    """A process and all below it: torchrun gives each of its processes a session of its own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def run(*arguments: str, log: str | None = None, **variables: str) -> "subprocess.CompletedProcess[str]":
