@@ -1,14 +1,17 @@
 """Trainings as processes: two at once, stopped, killed, on a full log disk; they end as the undisturbed one."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -78,8 +81,37 @@ def write_params(params: Params) -> None:
     Path("params.yaml").write_text(json.dumps(params.model_dump(by_alias=True), ensure_ascii=False), "utf-8")
 
 
+def told(variables: Mapping[str, str]) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | variables
+
+
+@contextlib.contextmanager
+def start(*arguments: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process whose lines are read as they come; it and all below it are killed if they last too long."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = [sys.executable, "-u", *arguments]
+    with subprocess.Popen(command, env=told(variables), **streams) as process:
+        guard = threading.Timer(180, kill, (process.pid,))
+        guard.start()
+        try:
+            yield process
+            process.wait()
+        finally:
+            guard.cancel()
+            kill(process.pid)
+
+
+def kill(pid: int) -> None:
+    """A process and all below it: torchrun gives each of its processes a session of its own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+
+
 def run(*arguments: str, log: str | None = None, **variables: str) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | variables
+    environment = told(variables)
     with open(log or os.devnull, "w") as written:
         streams = {"stdout": written, "stderr": written} if log else {"capture_output": True}
         return subprocess.run([sys.executable, *arguments], env=environment, text=True, timeout=180, **streams)
@@ -141,6 +173,34 @@ def test_two_processes_see_the_batches_of_one_and_the_first_writes(root: Path) -
         torch.testing.assert_close(two[name], weight, atol=1e-3, rtol=0)
     client, experiment = track.connect()
     assert [found.info.status for found in client.search_runs([experiment])] == ["FINISHED"]
+
+
+def test_sigterm_to_two_processes_keeps_the_step_and_the_next_run_ends_as_the_unbroken_one(root: Path) -> None:
+    write_params(read_params(epochs=40))
+    assert run("-m", "stages.finetune", TUWEN_GPUS="2").returncode == 0
+    shutil.move("models/finetuned", "models/unbroken")
+    client, experiment = track.connect()
+    (first,) = client.search_runs([experiment])
+
+    with start("-m", "stages.finetune", TUWEN_GPUS="2") as stopped:
+        assert stopped.stdout is not None
+        seen = next((line for line in stopped.stdout if "epoch 2/40" in line), "")
+        stopped.send_signal(signal.SIGTERM)  # torchrun hands it to its processes
+        rest = stopped.stdout.read()
+    assert seen, rest
+    assert stopped.returncode != 0
+    done = state()["done"]
+    assert f"SIGTERM: step {done} is kept in .cache/train/finetuned-" in rest
+    assert not Path("models/finetuned/training.json").exists()
+    (killed,) = (one for one in client.search_runs([experiment]) if one.info.run_id != first.info.run_id)
+    assert killed.info.status == "KILLED"
+
+    again = run("-m", "stages.finetune", TUWEN_GPUS="2")
+    assert again.returncode == 0, again.stderr
+    assert f"resumed after step {done} " in again.stdout
+    for name in ("model.safetensors", "training.json"):
+        assert Path("models/finetuned", name).read_bytes() == Path("models/unbroken", name).read_bytes(), name
+    assert client.get_run(killed.info.run_id).info.status == "FINISHED"
 
 
 def train_alone(params: Params) -> dict:

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 
-from tuwen import pairs
+from tests.training_world import TINY
+from tests.weight_world import SIZE_PX, TOKENS, VOCABULARY, cn_clip_model, sha256
+from tuwen import model, pairs, weights
+from tuwen.params_model import CnClip, HuggingFace
 from tuwen.shards import ShardWriter
 
 SCRIPTS = Path(sys.executable).parent
@@ -101,6 +105,30 @@ def test_sets_are_exported_and_their_shards_listed(tmp_path: Path) -> None:
     assert listed == (tmp_path / "tars/shards.csv").read_text()
     again = call("tuwen", "export", "webdataset", *sets, "tars", cwd=tmp_path, fails=True)
     assert again.stderr == "error: tars: exists and is not an empty folder; name another, or remove it\n"
+
+
+def test_a_model_is_exported_in_both_forms_and_one_without_a_place_there_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": cn_clip_model().state_dict()}, tmp_path / "clip.pt")
+    published = {"file": str(tmp_path / "clip.pt"), "sha256": sha256(tmp_path / "clip.pt")}
+    start = CnClip(kind="cn_clip", vocabulary=str(VOCABULARY), **published)
+    encoder, tokens = weights.load(start, SIZE_PX, TOKENS)
+    model.save(encoder, tmp_path / "ours", tokens)
+    call("tuwen", "export", "model", "hugging_face", "ours", "hf", cwd=tmp_path)
+    call("tuwen", "export", "model", "cn_clip", "ours", "again.pt", cwd=tmp_path)
+    file = tmp_path / "hf/model.safetensors"
+    folder = HuggingFace(kind="hugging_face", model=str(tmp_path / "hf"), revision=sha256(file))
+    again = start.model_copy(update={"file": str(tmp_path / "again.pt"), "sha256": sha256(tmp_path / "again.pt")})
+    for form in (folder, again):
+        state = weights.load(form, SIZE_PX, TOKENS)[0].state_dict()
+        assert state.keys() == encoder.state_dict().keys()
+        assert all(torch.equal(state[name], tensor) for name, tensor in encoder.state_dict().items())
+
+    model.save(model.DualEncoder(TINY), tmp_path / "tiny", ["[PAD]"])
+    for form, kinds in (("hugging_face", "vit"), ("cn_clip", "vit or resnet")):
+        refused = call("tuwen", "export", "model", form, "tiny", "none", cwd=tmp_path, fails=True)
+        said = f"error: tiny: cannot be written as {form}: its picture tower is no {kinds} of CLIP's form\n"
+        assert (refused.returncode, refused.stderr) == (1, said)
+        assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("preset", ["", "sample"])

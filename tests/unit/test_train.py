@@ -1,6 +1,7 @@
 """The loop on tensors alone: no tables, no pictures on disk."""
 
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.distributed_world import STILL
 from tests.training_world import TINY, fit
 from tuwen import checkpoint as kept
 from tuwen import optim, train
@@ -231,6 +233,23 @@ def test_speeds_are_logged_and_no_part_of_the_records(tmp_path) -> None:
         assert record["pairs_per_second"] > 0
         assert 0 < record["data_wait_share"] < 1
         assert set(record) - set(kept_record) == {"pairs_per_second", "data_wait_share"}
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs g++, which is not here")
+def test_compiled_towers_train_as_the_others_do(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    losses, compiled = {}, []
+    for on in (False, True):
+        torch.manual_seed(7)
+        model, settings = DualEncoder(STILL), fit(compile=on, muon_lr=None)
+        train.prepare(model, settings)
+        compiled.append(model.image_tower._compiled_call_impl is not None)
+        optimizers = optim.make_optimizers(model, settings)
+        losses[on] = [train.step(model, optimizers, batch, 1.0, settings) for batch in epoch_batches(1)]
+    assert compiled == [False, True]
+    assert list(tmp_path.rglob("*.cpp"))  # something was compiled, not fallen back from
+    assert losses[False][-1] < losses[False][0]
+    assert losses[True] == pytest.approx(losses[False], abs=1e-4)
 
 
 @pytest.mark.parametrize("before", [False, True])

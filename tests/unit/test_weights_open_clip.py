@@ -3,14 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from tests.weight_world import VOCABULARY, open_clip, pictures, sha256, stir
-from tuwen import weights
+from tests.weight_world import CAPTIONS, VOCABULARY, open_clip, pictures, sha256, stir
+from tuwen import model, weights
+from tuwen.embed import embed_captions, embed_pictures
 from tuwen.errors import UserError
 from tuwen.images import square, to_pixels
-from tuwen.params_model import OpenClip
+from tuwen.params_model import Folder, OpenClip
 from tuwen.text import load_tokenizer, tokenize
 
 TEXT = {"context_length": 8, "vocab_size": 50, "width": 64, "heads": 1, "layers": 1}
@@ -91,6 +93,26 @@ def test_both_towers_say_what_they_said_before_their_projections(tmp_path, name:
     torch.manual_seed(5)
     again, _ = weights.load(start(name, tmp_path / "hub"), 32, 52)
     assert torch.equal(again.text_projection.weight, encoder.text_projection.weight)
+
+
+def test_saved_as_our_own_folder_it_gives_the_same_vectors_bit_for_bit(tmp_path, name: str) -> None:
+    published(name, tmp_path / "hub")
+    encoder, tokens = weights.load(start(name, tmp_path / "hub"), 32, 52)
+    model.save(encoder, tmp_path / "ours", tokens)
+    again = Folder(
+        kind="folder", folder=str(tmp_path / "ours"), sha256=sha256(tmp_path / "ours/model.safetensors")
+    )
+    loaded, same_tokens = weights.load(again, 32, 52)
+    assert same_tokens == tokens
+    squares = [square(picture, 32) for picture in pictures()]
+    tokenizer = load_tokenizer(tmp_path / "ours/vocab.txt")
+    for one in (encoder, loaded):
+        one.eval()
+    first, second = (
+        (embed_pictures(one, squares, 3), embed_captions(one, tokenizer, CAPTIONS, 4)) for one in (encoder, loaded)
+    )
+    assert all(np.array_equal(*both) for both in zip(first, second, strict=True))
+    assert not np.allclose(first[0][0], first[0][1])  # pictures differ
 
 
 @pytest.mark.parametrize("name", ["small-quickgelu"], indirect=True)

@@ -1,0 +1,210 @@
+"""Who takes the step in benchmarks/train.py, and on what: ours and two public ones, the same tensors for all.
+
+Pixels, and captions padded to 52 tokens, as cn_clip pads them. A bare machine is enough (see there).
+"""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuwen import model, optim, shapes, step
+from tuwen.compat import declare_torchvision_ops
+
+PADDED_TOKENS = 52  # Chinese-CLIP's context
+CLS, SEP, FIRST_WORD = 101, 102, 670  # of its vocabulary
+LR, WEIGHT_DECAY, CLIP = 5e-5, 1e-3, 1.0
+PAPER_PAIRS = 4_000_000  # eight views of 50,000 pairs, ten epochs
+DEVICE = model.device()
+
+
+class Batch(NamedTuple):
+    """What a step takes; tuwen/loader.py has it with the pairs' names, but needs tables."""
+
+    pixels: Tensor
+    ids: Tensor
+    mask: Tensor
+    positive_id: Tensor
+    caption_id: Tensor
+
+
+class Scale(NamedTuple):
+    """What is measured: the towers, pairs a step, steps a round, rounds."""
+
+    config: dict[str, Any]
+    batch_size: int
+    steps: int
+    rounds: int
+
+
+def small() -> Scale:
+    """What the ratios on a CPU are measured with."""
+    towers = {"image": shapes.vit(64, 8, 192, 4), "text": shapes.bert(192, 2, PADDED_TOKENS)}
+    return Scale({"dim": 192, "vocabulary": shapes.VOCABULARY, **towers}, 128, 4, 7)
+
+
+def tiny() -> Scale:
+    """Enough to see that everything runs."""
+    towers = {"image": shapes.vit(16, 8, 64, 1), "text": shapes.bert(64, 1, PADDED_TOKENS)}
+    return Scale({"dim": 32, "vocabulary": shapes.VOCABULARY, **towers}, 8, 1, 1)
+
+
+def large() -> Scale:
+    """The paper's model."""
+    return Scale(shapes.chinese_clip("ViT-L-14", PADDED_TOKENS), 512, 4, 3)
+
+
+def settings(**changes: Any) -> Any:
+    """`params.Fit` without pydantic."""
+    told = {"chunk": None, "lr": LR, "muon_lr": None, "weight_decay": WEIGHT_DECAY, "warmup_steps": 1}
+    told |= {"max_grad_norm": CLIP, "precision": "bf16", "gradient_checkpointing": False, "compile": False}
+    return SimpleNamespace(**told | {"freeze": "none", "siblings": "positives", "ema": None} | changes)
+
+
+def captions(rows: int, words: int, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Random words, as many as the contest's captions have characters: mean 23, most 37."""
+    ids = np.zeros((rows, PADDED_TOKENS), np.int64)
+    lengths = np.clip(draw.normal(23, 7, rows).round().astype(int), 4, 37)
+    for row, length in zip(ids, lengths, strict=True):
+        row[: length + 2] = [CLS, *draw.integers(FIRST_WORD, words, length), SEP]
+    return torch.from_numpy(ids), torch.from_numpy((ids > 0).astype(np.int64))
+
+
+def batch_of(scale: Scale, seed: int) -> Batch:
+    """Random pixels and captions, on the device."""
+    draw, rows, side = np.random.default_rng(seed), scale.batch_size, scale.config["image"]["size_px"]
+    ids, mask = captions(rows, scale.config["vocabulary"], draw)
+    pixels = torch.from_numpy(draw.standard_normal((rows, 3, side, side), np.float32))
+    names = torch.arange(rows)
+    return Batch(*(column.to(DEVICE) for column in (pixels, ids, mask, names, names)))
+
+
+Run = Callable[[Iterator[Any]], None]
+
+
+def ours(scale: Scale, **changes: Any) -> Run:
+    """tuwen/step.py, as `stages/finetune.py` runs it."""
+    fit = settings(batch_size=scale.batch_size, **changes)
+    encoder = model.DualEncoder(scale.config)
+    step.prepare(encoder, fit)
+    optimizers = optim.make_optimizers(encoder, fit)
+
+    def run(batches: Iterator[Any]) -> None:
+        torch.use_deterministic_algorithms(True)  # as step.prepare has it; the others need not pay for it
+        for batch in batches:
+            step.step(encoder, optimizers, batch, 1.0, fit)
+        torch.use_deterministic_algorithms(False)
+
+    return run
+
+
+def hugging_face(scale: Scale) -> Run:
+    """The loop of a public script: the whole model under autocast, its own loss, AdamW as it comes."""
+    declare_torchvision_ops()
+    from transformers import ChineseCLIPConfig, ChineseCLIPModel
+
+    image, text = scale.config["image"], scale.config["text"]
+    config = ChineseCLIPConfig(
+        text_config={
+            "vocab_size": scale.config["vocabulary"],
+            "hidden_size": text["width"],
+            "num_hidden_layers": text["layers"],
+            "num_attention_heads": text["width"] // 64,
+            "intermediate_size": 4 * text["width"],
+        },
+        vision_config={
+            "image_size": image["size_px"],
+            "patch_size": image["patch_px"],
+            "hidden_size": image["width"],
+            "num_hidden_layers": image["layers"],
+            "num_attention_heads": image["heads"],
+            "intermediate_size": image["mlp"],
+        },
+        projection_dim=scale.config["dim"],
+    )
+    clip: Any = ChineseCLIPModel(config).to(DEVICE).train()
+    optimizer = torch.optim.AdamW(clip.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+
+    def run(batches: Iterator[Any]) -> None:
+        for batch in batches:
+            optimizer.zero_grad()
+            with torch.autocast(DEVICE, torch.bfloat16):
+                loss = clip(
+                    input_ids=batch.ids, attention_mask=batch.mask, pixel_values=batch.pixels, return_loss=True
+                ).loss
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+    return run
+
+
+def checkpointed(scale: Scale) -> Run:
+    """The loop of `hugging_face` with its own switch for memory, for cards that the plain one does not fit."""
+    from transformers import ChineseCLIPModel
+
+    made = ChineseCLIPModel.__init__
+
+    def init(self: Any, config: Any) -> None:
+        made(self, config)
+        self.gradient_checkpointing_enable({"use_reentrant": False})
+
+    ChineseCLIPModel.__init__ = init
+    try:
+        return hugging_face(scale)
+    finally:
+        ChineseCLIPModel.__init__ = made
+
+
+class OpenClipForm(torch.nn.Module):
+    """Our towers as open_clip_train asks for a model; it tells padding by the token, as open_clip does."""
+
+    def __init__(self, encoder: model.DualEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.logit_scale = encoder.log_scale
+
+    def forward(self, pixels: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        """What ClipLoss takes."""
+        image, text = self.encoder.encode_image(pixels), self.encoder.encode_text(ids, (ids != 0).long())
+        return {"image_features": image, "text_features": text, "logit_scale": self.logit_scale.exp()}
+
+
+def open_clip_step(scale: Scale) -> Run:
+    """open_clip_train.train.train_one_epoch and ClipLoss on our towers; AdamW as its main.py makes it."""
+    declare_torchvision_ops()
+    from open_clip.loss import ClipLoss
+    from open_clip_train.train import train_one_epoch
+
+    form = OpenClipForm(model.DualEncoder(scale.config)).to(DEVICE)
+    told = {"device": DEVICE, "precision": "amp_bf16", "distill": False, "accum_freq": 1, "skip_scheduler": True}
+    told |= {"horovod": False, "grad_clip_norm": CLIP, "rank": 0, "local_rank": 0, "distributed": False}
+    told |= {"world_size": 1, "wandb": False}
+    args = SimpleNamespace(**told, log_every_n_steps=100, batch_size=scale.batch_size)
+    named = list(form.named_parameters())
+    excluded = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n]
+    known = set(map(id, excluded))
+    groups = [
+        {"params": excluded, "weight_decay": 0.0},
+        {"params": [p for _, p in named if id(p) not in known], "weight_decay": WEIGHT_DECAY},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.98), eps=1e-6)
+
+    class Loader:
+        def __init__(self, batches: Iterator[Any]) -> None:
+            self.batches, self.num_batches, self.num_samples = batches, scale.steps, scale.steps * scale.batch_size
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return ((batch.pixels, batch.ids) for batch in self.batches)
+
+    def run(batches: Iterator[Any]) -> None:
+        data = SimpleNamespace(dataloader=Loader(batches), set_epoch=lambda epoch: None)
+        train_one_epoch(form, {"train": data}, ClipLoss(), 0, optimizer, None, None, None, args)
+
+    return run
+
+
+CONTESTANTS = {"tuwen": ours, "Hugging Face": hugging_face, "open_clip_train": open_clip_step}
