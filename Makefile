@@ -1,7 +1,7 @@
 # make run [PRESET=name]   the whole pipeline, then the table of recall and where the results lie
 # make pipeline [PRESET=…] the same stages as a Prefect flow
 # make test, make lint     the tests; ruff and mypy
-# make test-all            the tests, and those that need a browser too
+# make test-all            the tests, and those with faults, servers and a browser
 # make mlflow              every training and evaluation, in the browser
 # Each sets up .venv by itself; a second call installs nothing.
 
@@ -38,7 +38,7 @@ test: .venv/ready
 
 # Debian: chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips what needs them, and says so.
 test-all: test
-	python -m pytest -rs tests/browser
+	python -m pytest -rs tests/services tests/faults tests/browser
 
 lint: .venv/ready
 	ruff check .
