@@ -1,5 +1,6 @@
 """The whole pipeline as a Prefect flow.    python -m flows.pipeline [STAGE ...] [--preset NAME] [--force]"""
 
+import contextlib
 import signal
 import sys
 from functools import partial
@@ -15,7 +16,6 @@ from pydantic import WithJsonSchema
 from flows import guard
 from flows.repro import asked_for, bring_up_to_date, dvc_status, plan, provide_gpu_limit, stage_graph
 from flows.show import show_mlflow, show_plan, show_results
-from flows.watch import watch
 from tuwen.errors import UserError
 from tuwen.worktree import worktree
 
@@ -73,13 +73,14 @@ def pipeline(
 
 def finish(preset: str, folder: Path) -> None:
     """Refill MLflow and show the results; none of it decides whether the flow succeeded."""
-    logger = get_run_logger()
-    watch([sys.executable, "-m", "tuwen.cli", "track", "sync"], folder, "sync")  # says itself what failed
-    for show in (partial(show_results, preset, folder), partial(show_mlflow, preset)):
+    from tuwen.lineage import sync
+
+    for step in (sync, partial(show_results, preset), partial(show_mlflow, preset)):
         try:
-            show()
+            with contextlib.chdir(folder):
+                step()
         except UserError as error:
-            logger.info("not shown: %s", error)
+            get_run_logger().warning(str(error))
 
 
 def main(

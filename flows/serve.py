@@ -1,6 +1,7 @@
 """Prefect's server, pool and worker and MLflow's pages on this machine, until Ctrl-C.    python -m flows.serve
 
-PREFECT_SERVER_API_PORT and MLFLOW_PORT choose other ports than 4200 and 5000. All listen on 127.0.0.1 alone.
+PREFECT_SERVER_API_PORT and MLFLOW_PORT choose other ports than 4200 and 5000. All listen on 127.0.0.1 alone. Where
+TUWEN_TRACKING_URI already names an MLflow server, that one is used.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from tuwen.track import address
 HOST = "127.0.0.1"
 START_SECONDS, POLL_SECONDS = 120.0, 0.3
 FLOW_SECONDS, STOP_SECONDS = guard.STAGE_SECONDS + 1.0, 3.0
-LOGS = Path("runs/serve")
+LOGS, ARTIFACTS = Path("runs/serve"), Path("runs/mlartifacts")
 
 Running = dict[str, subprocess.Popen[bytes]]
 
@@ -38,7 +39,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: sys.exit(128 + got))
     prefect, mlflow = port("PREFECT_SERVER_API_PORT", "4200"), port("MLFLOW_PORT", "5000")
-    api, tracking, store = f"http://{HOST}:{prefect}/api", f"http://{HOST}:{mlflow}", address()
+    api, store = f"http://{HOST}:{prefect}/api", address()
+    tracking = store if store.startswith("http") else f"http://{HOST}:{mlflow}"
     environment = os.environ | {
         "PREFECT_API_URL": api,
         "PREFECT_UI_URL": f"http://{HOST}:{prefect}",
@@ -51,20 +53,17 @@ def main() -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     with everything() as running:
         at = ["--host", HOST, "--port"]
-        pages = ["server", "--backend-store-uri", store, "--workers", "1", *at, mlflow]
         start(running, "prefect", ["server", "start", *at, prefect], environment)
-        start(
-            running, "mlflow", ["server", "--backend-store-uri", store, "--workers", "1", *at, mlflow], environment
-        )
+        if tracking != store:
+            pages = ["--backend-store-uri", store, "--artifacts-destination", str(ARTIFACTS), "--workers", "1"]
+            start(running, "mlflow", ["server", *pages, *at, mlflow], environment)
         wait_for(running, "prefect", lambda: answers(f"{api}/health"))
         deploy(api)
         start(running, "worker", ["worker", "start", "--pool", POOL, "--name", "here"], environment, "prefect")
         wait_for(running, "mlflow", lambda: answers(f"{tracking}/health"))
         wait_for(running, "worker", lambda: is_ready(api))
-        print(
-            f"Prefect  http://{HOST}:{prefect}\nMLflow   {tracking}\nlogs     {LOGS.absolute()}\nCtrl-C stops all"
-        )
-        sys.stdout.flush()
+        addresses = f"Prefect  http://{HOST}:{prefect}\nMLflow   {tracking}\nlogs     {LOGS.absolute()}"
+        print(f"{addresses}\nCtrl-C stops all", flush=True)
         wait_for(running, "", lambda: False, float("inf"))
 
 

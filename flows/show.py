@@ -29,8 +29,8 @@ def _at_rest(wanted: bool) -> str:
     return "up to date" if wanted else "not asked for"
 
 
-def show_results(preset: str, folder: Path) -> None:
-    """Recall of both models on test, what the fine-tuned one answers to some texts, where MLflow has the runs.
+def show_results(preset: str) -> None:
+    """Recall of both models on test and some answers of the fine-tuned one, from the current directory's results.
 
     Raises UserError where a result is missing.
     """
@@ -38,13 +38,13 @@ def show_results(preset: str, folder: Path) -> None:
     from tuwen.evaluate import read_set
     from tuwen.params import load
 
-    params, results, clean = load(folder / "params.yaml"), folder / "results", folder / "data/clean/test"
+    params, results, clean = load(), Path("results"), Path("data/clean/test")
     ranks = headline.ranks(results)
     lines = headline.lines(headline.metrics(results, params.evaluate.ks), ranks, params.evaluate)
     _show("recall", preset, "hit@k (R@k) on the test split with 95 % intervals.", recall_table(lines))
     test = pairs.read(clean)
-    vectors = {model: read_set(folder / "embeddings" / model / "test", clean, test) for model in headline.MODELS}
-    shown = examples.collect(folder / "data", test, vectors, ranks, GALLERY_QUERIES, params.evaluate.seed)
+    vectors = {model: read_set(Path("embeddings") / model / "test", clean, test) for model in headline.MODELS}
+    shown = examples.collect(Path("data"), test, vectors, ranks, GALLERY_QUERIES, params.evaluate.seed)
     _show("gallery", preset, "Test texts drawn at random, and the fine-tuned model's answers.", gallery(shown))
 
 

@@ -76,12 +76,14 @@ def test_the_plan_is_there_before_the_first_stage_ends_and_progress_while_it_run
     assert (ended.id, ended.data) == (shown.id, 100.0)
 
 
-def test_recall_and_gallery_are_those_of_the_results(server: None, tmp_path: Path) -> None:
-    root = report_world.make(tmp_path)
-    show_results("contest-24gb", root)
+def test_recall_and_gallery_are_those_of_the_results(
+    server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(report_world.make(tmp_path))
+    show_results("contest-24gb")
     recall = rows_of("recall-contest-24gb")
     for model, column in (("baseline", 0), ("finetuned", 1)):
-        figures = json.loads((root / "results" / model / "metrics.json").read_text())["test"]
+        figures = json.loads(Path("results", model, "metrics.json").read_text())["test"]
         for way, title in (("t2i", "text → image"), ("i2t", "image → text")):
             low, high = (f"{100 * figures[f'{way}_hit_at_5_{end}']:.1f}" for end in ("low", "high"))
             value = f"{100 * figures[f'{way}_hit_at_5']:.1f} %"
@@ -97,7 +99,7 @@ def test_recall_and_gallery_are_those_of_the_results(server: None, tmp_path: Pat
 
 def test_missing_results_are_a_message(server: None, project: Path) -> None:
     with pytest.raises(UserError):
-        show_results("sample", project)
+        show_results("sample")
 
 
 def test_without_an_mlflow_server_the_command_is_named(server: None, store: Path) -> None:
