@@ -60,7 +60,7 @@ def test_the_plan_is_there_before_the_first_stage_ends_and_progress_while_it_run
 ) -> None:
     os.mkfifo("started")
     os.mkfifo("gate")
-    write_stages("printf 'epoch 2/4%s 5/10\\n' : && echo here > started && cat gate > model.txt")
+    write_stages(r"printf 'epoch 2/4\072 5/10\n' && echo here > started && cat gate > model.txt")
     running = start("flows.pipeline", "baseline")
     assert read_when_written("started") == "here\n"
     assert rows_of("plan-sample")["baseline"][0] == "runs"
