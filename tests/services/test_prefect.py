@@ -254,7 +254,7 @@ def goes_on(service: Service, seconds: float = 180) -> None:
     assert (service.checkout / "models/finetuned/training.json").is_file()
     assert service.checkpoints() == []
     shown = service.artifacts(following)
-    assert "| finetune | runs |" in shown["plan-sample"]
+    assert "| finetune | **runs** |" in shown["plan-sample"]
     assert service.tracking in shown["mlflow-sample"]
     assert float(shown["progress-finetune"]) == 100
 
