@@ -1,5 +1,6 @@
 """The whole pipeline as a Prefect flow.    python -m flows.pipeline [STAGE ...] [--preset NAME] [--force]"""
 
+import contextlib
 import signal
 import sys
 from functools import partial
@@ -17,7 +18,6 @@ from pydantic import WithJsonSchema
 from flows import guard
 from flows.repro import asked_for, bring_up_to_date, dvc_status, plan, provide_gpu_limit, stage_graph
 from flows.show import show_mlflow, show_plan, show_results
-from flows.watch import watch
 from tuwen.errors import UserError
 from tuwen.worktree import worktree
 
@@ -75,13 +75,14 @@ def pipeline(
 
 def finish(preset: str, folder: Path) -> None:
     """Refill MLflow and show the results; none of it decides whether the flow succeeded."""
-    logger = get_run_logger()
-    watch([sys.executable, "-m", "tuwen.cli", "track", "sync"], folder, "sync")  # says itself what failed
-    for show in (partial(show_results, preset, folder), partial(show_mlflow, preset)):
+    from tuwen.lineage import sync
+
+    for step in (sync, partial(show_results, preset), partial(show_mlflow, preset)):
         try:
-            show()
+            with contextlib.chdir(folder):
+                step()
         except UserError as error:
-            logger.info("not shown: %s", error)
+            get_run_logger().warning(str(error))
 
 
 def main(
@@ -102,3 +103,10 @@ def main(
             f"error: Prefect's server at {PREFECT_API_URL.value()} does not answer ({error}); the stages that "
             "ended stand: start it and run the flow again"
         )
+    if not state.is_completed():
+        sys.exit(f"error: {state.message}")
+
+
+if __name__ == "__main__":
+    guard.stand_between()
+    typer.run(main)

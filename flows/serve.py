@@ -1,6 +1,7 @@
 """Prefect's server, pool and worker and MLflow's pages on this machine, until Ctrl-C.    python -m flows.serve
 
-PREFECT_SERVER_API_PORT and MLFLOW_PORT choose other ports than 4200 and 5000. All listen on 127.0.0.1 alone.
+PREFECT_SERVER_API_PORT and MLFLOW_PORT choose other ports than 4200 and 5000. All listen on 127.0.0.1 alone. Where
+TUWEN_TRACKING_URI already names an MLflow server, that one is used.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from tuwen.track import address
 HOST = "127.0.0.1"
 START_SECONDS, POLL_SECONDS = 120.0, 0.3
 FLOW_SECONDS, STOP_SECONDS = guard.STAGE_SECONDS + 1.0, 3.0
-LOGS = Path("runs/serve")
+LOGS, ARTIFACTS = Path("runs/serve"), Path("runs/mlartifacts")
 
 Running = dict[str, subprocess.Popen[bytes]]
 
@@ -37,34 +38,33 @@ def main() -> None:
     """Start all, say where they are, and stop all on Ctrl-C, SIGTERM or when one of them ends."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: sys.exit(128 + got))
-    prefect, mlflow = port("PREFECT_SERVER_API_PORT", "4200"), port("MLFLOW_PORT", "5000")
-    api, tracking, store = f"http://{HOST}:{prefect}/api", f"http://{HOST}:{mlflow}", address()
+    prefect, store = port("PREFECT_SERVER_API_PORT", "4200"), address()
+    mlflow = "" if store.startswith("http") else port("MLFLOW_PORT", "5000")
+    api, tracking = f"http://{HOST}:{prefect}/api", f"http://{HOST}:{mlflow}" if mlflow else store
     environment = os.environ | {
         "PREFECT_API_URL": api,
         "PREFECT_UI_URL": f"http://{HOST}:{prefect}",
         # A server that was killed must know, when it is back, who holds the GPU and for how long.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # who clicks on Run waits for it
         CHECKOUT: str(Path.cwd()),
         "TUWEN_TRACKING_URI": tracking,
     }
     LOGS.mkdir(parents=True, exist_ok=True)
     with everything() as running:
         at = ["--host", HOST, "--port"]
-        pages = ["server", "--backend-store-uri", store, "--workers", "1", *at, mlflow]
         start(running, "prefect", ["server", "start", *at, prefect], environment)
-        start(
-            running, "mlflow", ["server", "--backend-store-uri", store, "--workers", "1", *at, mlflow], environment
-        )
+        if mlflow:
+            pages = ["--backend-store-uri", store, "--artifacts-destination", str(ARTIFACTS), "--workers", "1"]
+            start(running, "mlflow", ["server", *pages, *at, mlflow], environment)
         wait_for(running, "prefect", lambda: answers(f"{api}/health"))
         deploy(api)
         start(running, "worker", ["worker", "start", "--pool", POOL, "--name", "here"], environment, "prefect")
         wait_for(running, "mlflow", lambda: answers(f"{tracking}/health"))
         wait_for(running, "worker", lambda: is_ready(api))
-        print(
-            f"Prefect  http://{HOST}:{prefect}\nMLflow   {tracking}\nlogs     {LOGS.absolute()}\nCtrl-C stops all"
-        )
-        sys.stdout.flush()
+        shown = tracking.rpartition("@")[2]  # without a password
+        print(f"Prefect  http://{HOST}:{prefect}\nMLflow   {shown}\nlogs     {LOGS.absolute()}")
+        print("Ctrl-C stops all", flush=True)
         wait_for(running, "", lambda: False, float("inf"))
 
 

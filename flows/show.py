@@ -18,7 +18,7 @@ GALLERY_QUERIES = 6
 def show_plan(preset: str, graph: Any, wanted: set[str], reasons: Mapping[str, str]) -> None:
     """Every stage in graph order: will it run, and why."""
     rows = [
-        (stage, "runs" if stage in reasons else "—", plain(reasons.get(stage) or _at_rest(stage in wanted)))
+        (stage, "**runs**" if stage in reasons else "—", plain(reasons.get(stage) or _at_rest(stage in wanted)))
         for stage in nx.topological_sort(graph)
     ]
     count = f"{len(reasons)} of {len(rows)} stages run"
@@ -29,8 +29,8 @@ def _at_rest(wanted: bool) -> str:
     return "up to date" if wanted else "not asked for"
 
 
-def show_results(preset: str, folder: Path) -> None:
-    """Recall of both models on test, what the fine-tuned one answers to some texts, where MLflow has the runs.
+def show_results(preset: str) -> None:
+    """Recall of both models on test and some answers of the fine-tuned one, from the current directory's results.
 
     Raises UserError where a result is missing.
     """
@@ -38,13 +38,13 @@ def show_results(preset: str, folder: Path) -> None:
     from tuwen.evaluate import read_set
     from tuwen.params import load
 
-    params, results, clean = load(folder / "params.yaml"), folder / "results", folder / "data/clean/test"
+    params, results, clean = load(), Path("results"), Path("data/clean/test")
     ranks = headline.ranks(results)
     lines = headline.lines(headline.metrics(results, params.evaluate.ks), ranks, params.evaluate)
     _show("recall", preset, "hit@k (R@k) on the test split with 95 % intervals.", recall_table(lines))
     test = pairs.read(clean)
-    vectors = {model: read_set(folder / "embeddings" / model / "test", clean, test) for model in headline.MODELS}
-    shown = examples.collect(folder / "data", test, vectors, ranks, GALLERY_QUERIES, params.evaluate.seed)
+    vectors = {model: read_set(Path("embeddings") / model / "test", clean, test) for model in headline.MODELS}
+    shown = examples.collect(Path("data"), test, vectors, ranks, GALLERY_QUERIES, params.evaluate.seed)
     _show("gallery", preset, "Test texts drawn at random, and the fine-tuned model's answers.", gallery(shown))
 
 
@@ -64,15 +64,16 @@ def recall_table(lines: Iterable[Any]) -> str:
 
 
 def gallery(shown: Any) -> str:
-    """Texts and the first pictures found for them as a Markdown table; a true one is ticked."""
+    """Texts, each with a Markdown table of the first pictures found for it; the rank of a true one is ticked."""
     from tuwen.examples import SHOWN
 
-    rows = []
+    parts = []
     for example in shown.queries["t2i"]["random"]:
         answers = example.answers["finetuned"][:SHOWN]
-        found = (f"{'✔' if one.is_true else ''}![{one.rank}]({shown.pictures[one.row]})" for one in answers)
-        rows.append((plain(shown.captions[example.row]), *found))
-    return table(("text", *(str(rank) for rank in range(1, SHOWN + 1))), rows)
+        ranks = [f"{one.rank} ✔" if one.is_true else str(one.rank) for one in answers]
+        pictures = [f"![{one.rank}]({shown.pictures[one.row]})" for one in answers]
+        parts += [f"**{plain(shown.captions[example.row])}**", table(ranks, [pictures])]
+    return "\n\n".join(parts)
 
 
 def show_mlflow(preset: str) -> None:

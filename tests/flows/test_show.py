@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
@@ -21,6 +21,7 @@ from flows.show import plain, show_mlflow, show_results
 from tests import report_world
 from tests.flow_world import read_when_written, write_stages
 from tests.flows.conftest import Start
+from tuwen import pairs
 from tuwen.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
@@ -47,9 +48,9 @@ def test_the_plan_names_every_stage_and_why_it_runs_or_not(server: None, finishe
     Path("params.yaml").write_text("words: 一只|白猫\nunused: 0\n", encoding="utf-8")
     state = pipeline(stages=["judge@left"], return_state=True)
     plan = rows_of("plan-sample", state.state_details.flow_run_id)
-    assert plan["words"][0] == "runs"
+    assert plan["words"][0] == "**runs**"
     assert plain("params.yaml: words: modified") in plan["words"][1]
-    assert plan["judge@left"] == ["runs", plain("after baseline")]
+    assert plan["judge@left"] == ["**runs**", plain("after baseline")]
     assert plan["judge@right"] == plan["other"] == ["—", plain("not asked for")]
     again = pipeline(stages=["judge@left"], return_state=True)
     assert rows_of("plan-sample", again.state_details.flow_run_id)["words"] == ["—", plain("up to date")]
@@ -60,48 +61,57 @@ def test_the_plan_is_there_before_the_first_stage_ends_and_progress_while_it_run
 ) -> None:
     os.mkfifo("started")
     os.mkfifo("gate")
-    write_stages("echo 'epoch 2/4: 5/10'; echo here > started && cat gate > model.txt")
-    flow = start("flows.pipeline", "baseline")
+    write_stages(r"printf 'epoch 2/4\072 5/10\n' && echo here > started && cat gate > model.txt")
+    running = start("flows.pipeline", "baseline")
     assert read_when_written("started") == "here\n"
-    assert rows_of("plan-sample")["baseline"][0] == "runs"
+    assert rows_of("plan-sample")["baseline"][0] == "**runs**"
     deadline = time.monotonic() + 60
     while (shown := newest("progress-baseline")) is None and time.monotonic() < deadline:
         time.sleep(0.2)
     assert shown is not None
     assert (shown.data, shown.description) == (37.5, "baseline: epoch 2/4")
     Path("gate").write_text("权重")
-    assert flow.wait(60) == 0
+    assert running.wait(60) == 0
     ended = newest("progress-baseline")
     assert ended is not None
     assert (ended.id, ended.data) == (shown.id, 100.0)
 
 
-def test_recall_and_gallery_are_those_of_the_results(server: None, tmp_path: Path) -> None:
-    root = report_world.make(tmp_path)
-    show_results("contest-24gb", root)
+def test_recall_and_gallery_are_those_of_the_results(
+    server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(report_world.make(tmp_path))
+    flow(show_results)("contest-24gb")
     recall = rows_of("recall-contest-24gb")
     for model, column in (("baseline", 0), ("finetuned", 1)):
-        figures = json.loads((root / "results" / model / "metrics.json").read_text())["test"]
+        figures = json.loads(Path("results", model, "metrics.json").read_text())["test"]
         for way, title in (("t2i", "text → image"), ("i2t", "image → text")):
             low, high = (f"{100 * figures[f'{way}_hit_at_5_{end}']:.1f}" for end in ("low", "high"))
             value = f"{100 * figures[f'{way}_hit_at_5']:.1f} %"
             assert recall[f"{title} R@5"][column] == f"{value} [{low}, {high}]"
-    gallery = rows_of("gallery-contest-24gb")
-    assert len(gallery) == 2 + 6
-    pictures = [
-        re.findall(r"!\[\d\]\(data:image/jpeg;base64,[\w+/=]+\)", " ".join(row)) for row in gallery.values()
-    ]
-    assert [len(found) for found in pictures] == [0, 0] + [5] * 6
-    assert any("✔" in " ".join(row) for row in gallery.values())
+    gallery = newest("gallery-contest-24gb")
+    assert gallery is not None
+    texts, tables = str(gallery.data).split("\n\n")[::2], str(gallery.data).split("\n\n")[1::2]
+    assert len(texts) == 6
+    assert [len(re.findall(r"!\[\d\]\(data:image/jpeg;base64,[\w+/=]+\)", one)) for one in tables] == [5] * 6
+    ranks = pairs.read_table(Path("results/finetuned/ranks.parquet")).to_pandas()
+    best = ranks[ranks.direction == "t2i"].set_index("query_id").best_rank
+    rows = pairs.read(Path("data/clean/test")).texts.select(["text_id", "caption"]).to_pylist()
+    among_five: dict[str, set[bool]] = {}  # by caption, which several texts may share
+    for row in rows:
+        if row["text_id"] in best.index:
+            among_five.setdefault(f"**{plain(row['caption'])}**", set()).add(bool(best[row["text_id"]] <= 5))
+    for text, one in zip(texts, tables, strict=True):
+        assert ("✔" in one) in among_five[text]
 
 
 def test_missing_results_are_a_message(server: None, project: Path) -> None:
-    with pytest.raises(UserError):
-        show_results("sample", project)
+    with pytest.raises(UserError, match="model is missing"):
+        show_results("sample")
 
 
 def test_without_an_mlflow_server_the_command_is_named(server: None, store: Path) -> None:
-    show_mlflow("sample")
+    flow(show_mlflow)("sample")
     found = newest("mlflow-sample")
     assert found is not None
     assert "make mlflow" in str(found.data)
