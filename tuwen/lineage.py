@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuwen import manifest, track
+from tuwen import manifest, revision, track
 from tuwen.errors import UserError
 
 MEASURED = ("baseline", "finetuned")
@@ -26,14 +26,14 @@ def sync() -> dict[str, str]:
     """
     stages = _locked_stages()
     ties: dict[str, Any] = {
-        "git_commit": track.commit(),
-        "git_dirty": track.is_dirty(),
+        "git_commit": revision.commit(),
+        "git_dirty": revision.is_dirty(),
         "dvc_lock_sha256": manifest.file_sha256(LOCK) if LOCK.is_file() else "",
         "outs": {name: _out_hashes(stage) for name, stage in stages.items()},
         "runs": {},
     }
     runs: dict[str, str] = ties["runs"]
-    outs = [out for out in _tracked() if track.named_by(out)]
+    outs = [out for out in _tracked() if revision.named_by(out)]
     try:
         client, experiment = track.connect()
         for out in outs:
@@ -56,14 +56,14 @@ def _tracked() -> list[Path]:
     """The outs that have a run of their own; models/final has none where it is a copy of the fine-tuned model."""
     outs = [Path(top) / model for top in ("models", "results") for model in MEASURED]
     copied = outs[1]
-    named = track.named_by(REFITTED) and track.named_by(copied)
-    is_copy = named and track.output_digest(REFITTED) == track.output_digest(copied)
+    named = revision.named_by(REFITTED) and revision.named_by(copied)
+    is_copy = named and revision.output_digest(REFITTED) == revision.output_digest(copied)
     return outs if is_copy else [*outs, REFITTED]
 
 
 def _find(client: Any, experiment: str, out: Path) -> str | None:
     """The newest run that made these very bytes."""
-    made = f"tags.`{track.OUTPUT_TAG}` = '{track.output_digest(out)}'"
+    made = f"tags.`{track.OUTPUT_TAG}` = '{revision.output_digest(out)}'"
     wanted = f"{made} and attributes.run_name = '{_run_name(out)}'"
     found = client.search_runs([experiment], filter_string=wanted, max_results=1)
     return str(found[0].info.run_id) if found else None
@@ -83,15 +83,15 @@ def _refill(client: Any, experiment: str, out: Path, locked: Mapping[str, Any]) 
         metrics = json.loads((out / "metrics.json").read_text())
         track.log(client, run_id, params=params, metrics=track.evaluation_metrics(metrics))
     # DVC holds that the checked-out code gives these outs, whichever commit they were first made at.
-    track.log(client, run_id, tags={track.COMMIT_TAG: track.commit() or "", "tuwen.refilled": "true"})
-    client.set_tag(run_id, track.OUTPUT_TAG, track.output_digest(out))
+    track.log(client, run_id, tags={track.COMMIT_TAG: revision.commit() or "", "tuwen.refilled": "true"})
+    client.set_tag(run_id, track.OUTPUT_TAG, revision.output_digest(out))
     client.set_terminated(run_id)
     return run_id
 
 
 def _tag(client: Any, run_id: str, out: Path, locked: Mapping[str, Any], lock_sha256: str) -> None:
     """DVC writes dvc.lock after the stage, so the run itself could not know these."""
-    ours = {str(out), str(track.named_by(out))}
+    ours = {str(out), str(revision.named_by(out))}
     md5 = next((md5 for path, md5 in _out_hashes(locked).items() if path in ours), "")
     track.log(client, run_id, tags={"tuwen.dvc_lock_sha256": lock_sha256, "tuwen.dvc_out_md5": md5})
 
@@ -114,7 +114,7 @@ def _locked_stages() -> dict[str, Any]:
 
 def _locked(out: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
     """The entry of the stage that made `out`; empty where the lock has none."""
-    ours = {str(out), str(track.named_by(out))}
+    ours = {str(out), str(revision.named_by(out))}
     return next((stage for stage in stages.values() if ours & _out_hashes(stage).keys()), {})
 
 
