@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tuwen.revision import hashes
+
 RANKS = "ranks.parquet"
 REPORTS = ("report.md", "report.html")
 # The page's colours are its style sheet's (tuwen/page.html.j2); a picture that stands alone carries its own.
@@ -16,6 +18,8 @@ def figures(result: Path) -> dict[str, str]:
     from tuwen import curves
     from tuwen.findings import Details, read
 
+    if not (result / "details.json").is_file():
+        return {}
     details = read(result / "details.json", Details)
     drawn = {f"scores-{result.name}": curves.scores({result.name: details.score_histogram})[result.name]}
     for way in ("t2i", "i2t"):
@@ -27,15 +31,13 @@ def figures(result: Path) -> dict[str, str]:
 
 def files(result: Path, stages: Mapping[str, Any]) -> Iterator[Path]:
     """The files of the evaluation in `result`; the report only where dvc.lock says that it tells of this one."""
-    yield from (path for path in (result / "metrics.json", result / "details.json", result / RANKS) if path.is_file())
+    yield from (
+        path for path in (result / "metrics.json", result / "details.json", result / RANKS) if path.is_file()
+    )
     measured = str(result / "metrics.json")
-    told = _md5s(stages.get("report", {}), "deps").get(measured)
-    if told and told == _md5s(stages.get(f"evaluate@{result.name}", {}), "outs").get(measured):
+    told = hashes(stages.get("report", {}), "deps").get(measured)
+    if told and told == hashes(stages.get(f"evaluate@{result.name}", {}), "outs").get(measured):
         yield from (path for path in (result.parent / name for name in REPORTS) if path.is_file())
-
-
-def _md5s(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
-    return {entry["path"]: entry["md5"] for entry in stage.get(kind, []) if "md5" in entry}
 
 
 def _alone(svg: str) -> str:

@@ -1,7 +1,9 @@
 """Which code is checked out and which bytes an out holds: what a run was made by, and what it made."""
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tuwen import manifest
 
@@ -38,3 +40,8 @@ def output_digest(out: Path) -> str:
     path = named_by(out)
     assert path is not None, f"{out} has neither {manifest.NAME} nor metrics.json"
     return manifest.file_sha256(path)
+
+
+def hashes(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
+    """Path -> DVC's md5 of what a stage's entry in dvc.lock lists; kind: deps or outs."""
+    return {entry["path"]: entry["md5"] for entry in stage.get(kind, []) if "md5" in entry}

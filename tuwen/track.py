@@ -132,7 +132,7 @@ def connect(patience_seconds: int = 5) -> tuple[Any, str]:
     # MLflow's own patience is minutes; a training must not wait for its log. The user's settings win.
     for name, value in (("MAX_RETRIES", 1), ("TIMEOUT", patience_seconds), ("BACKOFF_FACTOR", 1)):
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", str(value))
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
     uri, artifacts = address(), None
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
