@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import threading
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,9 @@ REQUIRED = (
     *("simplejpeg", "torch", "transformers"),
 )
 
+# MLflow asks for type hints at `predict`, and would take them for a schema; the signature tells that.
+warnings.filterwarnings("ignore", ".*Add type hints to the `predict`", UserWarning)
+
 
 class Retriever(PythonModel):  # type: ignore[misc]
     """A model folder and a gallery: `images.npy`, `texts.npy` and the ids of their rows in `ids.json`."""
@@ -46,7 +50,6 @@ class Retriever(PythonModel):  # type: ignore[misc]
         self.vectors = {side: np.load(gallery / f"{side}.npy", allow_pickle=False) for side in SIDES.values()}
         self.turn = threading.Lock()  # a tokenizer answers one at a time, a server asks by threads
 
-    # No type hints: MLflow would take them for the schema, which the signature tells.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Answer each row, which has either `text` or `image`, a picture file as base64.
 

@@ -57,10 +57,8 @@ def run(
 def evaluation_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """metrics.json -> flat MLflow names: test_i2t_hit_at_5 …, test's recall@5 as `t2i_recall_at_5`, `i2t_…`."""
     flat = {f"{name}_{key}": value for name, figures in metrics.items() for key, value in figures.items()}
-    for name in ("t2i_recall_at_5", "i2t_recall_at_5"):
-        if name in metrics.get("test", {}):
-            flat[name] = metrics["test"][name]
-    return flat
+    test = metrics.get("test", {})
+    return flat | {name: test[name] for name in ("t2i_recall_at_5", "i2t_recall_at_5") if name in test}
 
 
 class Run:
@@ -115,11 +113,8 @@ class Run:
             action()
         except Exception as error:
             self._client = None
-            say(
-                f"warning: MLflow failed: {explain(error)}; the work goes on without it, `tuwen track sync` fills "
-                "in what is missing",
-                error=True,
-            )
+            then = "the work goes on without it, `tuwen track sync` fills in what is missing"
+            say(f"warning: MLflow failed: {explain(error)}; {then}", error=True)
 
 
 def address() -> str:
@@ -208,9 +203,10 @@ def log_inputs(client: Any, run_id: str, inputs: Mapping[str, str], context: str
     """Write what a run read as MLflow's dataset inputs: path -> DVC's md5; context: what it was read for."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    tags = [InputTag("mlflow.data.context", context)]
     read = [Dataset(path, md5, "local", json.dumps({"uri": path})) for path, md5 in inputs.items()]
-    client.log_inputs(run_id, [DatasetInput(dataset, tags) for dataset in read])
+    client.log_inputs(
+        run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)]) for dataset in read]
+    )
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
