@@ -38,7 +38,7 @@ test: .venv/ready
 
 # Debian: chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips what needs them, and says so.
 test-all: test
-	python -m pytest -rs tests/browser
+	python -m pytest -rs tests/services tests/faults tests/browser
 
 lint: .venv/ready
 	ruff check .
