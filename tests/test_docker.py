@@ -106,8 +106,8 @@ def test_the_gpu_worker_reserves_gpus_and_the_other_does_not() -> None:
 def test_data_and_weights_are_mounted_read_only_and_the_checkout_writable() -> None:
     for name in ("worker", "worker-cpu"):
         mounts = services()[name]["volumes"]
-        assert "${TUWEN_INPUTS:-../inputs}:/project/inputs:ro" in mounts
-        assert "${TUWEN_CHECKOUT:-..}:/project" in mounts
+        assert "${HOST_INPUTS:-../inputs}:/project/inputs:ro" in mounts
+        assert "${HOST_CHECKOUT:-..}:/project" in mounts
 
 
 def test_secrets_come_from_env_and_the_example_names_each_without_a_value() -> None:
