@@ -1,8 +1,8 @@
 """The services of docker/compose.yaml without Docker: each with its command, environment and health check there.
 
 Hosts and ports of the containers become free ports of 127.0.0.1, `/data` and `/project` folders of the test. The
-database server is Debian's: the wheel `pgserver` lacks pg_trgm, which Prefect's tables need. The sample's wheels are
-this machine's. Nothing else differs.
+database server is Debian's: the wheel `pgserver` lacks pg_trgm, which Prefect's tables need. The sample's wheels
+are this machine's. Nothing else differs.
 """
 
 import contextlib
@@ -66,7 +66,8 @@ class Services:
         values = self.compose[service].get("environment", {}).items()
         cleaned = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
         quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        nobody = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
+        (self.folder / "no keys").touch()
+        nobody = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), str(self.folder / "no keys"))
         own = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PREFECT_HOME": str(self.folder / "home" / service),
