@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests import working_copy
 from tuwen import pairs
 
+REPOSITORY = Path(__file__).parents[1]
 STAGES = 20  # eight single ones, one corpus source, nine of embed, two of evaluate
 
 
@@ -21,9 +21,16 @@ STAGES = 20  # eight single ones, one corpus source, nine of embed, two of evalu
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the working tree with the smoke preset, in a git repository of its own, run once."""
     folder = tmp_path_factory.mktemp("project")
-    working_copy.lay_out(folder)
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (REPOSITORY / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
     shutil.copy(folder / "presets" / "smoke.yaml", folder / "params.yaml")
-    working_copy.commit(folder)
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "start")
     done = run(folder, "dvc", "repro")
     assert done.stdout.count("Running stage") == STAGES
     return folder
