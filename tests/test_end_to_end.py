@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,38 +10,18 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from tests import smoke_world
+from tests.smoke_world import STAGES, run
 from tuwen import pairs
-
-REPOSITORY = Path(__file__).parents[1]
-STAGES = 20  # eight single ones, one corpus source, nine of embed, two of evaluate
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the working tree with the smoke preset, in a git repository of its own, run once."""
-    folder = tmp_path_factory.mktemp("project")
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, names.split("\0")):
-        if (REPOSITORY / name).is_file() and name != "dvc.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
-    shutil.copy(folder / "presets" / "smoke.yaml", folder / "params.yaml")
-    run(folder, "git", "init", "--quiet")
-    run(folder, "git", "add", "--all")
-    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "start")
+    folder = smoke_world.make(tmp_path_factory.mktemp("project"))
     done = run(folder, "dvc", "repro")
     assert done.stdout.count("Running stage") == STAGES
     return folder
-
-
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "TUWEN_TRACKING_URI": "sqlite:///mlflow.db", "TERM": "dumb"}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 def test_every_test_query_is_answered_by_five_items_of_the_gallery(project: Path) -> None:

@@ -1,0 +1,40 @@
+"""The unbroken run that every broken one is compared with."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import smoke_world
+
+Whole = Callable[[], Path]
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    """Starts the smoke preset's run, never disturbed; a call waits for its end and gives its folder.
+
+    So another run may go on beside it. Tests copy the folder and leave it as it is.
+    """
+    folder = smoke_world.make(tmp_path_factory.mktemp("whole") / "project")
+    with open(folder.parent / "log", "w+") as log:
+        process = subprocess.Popen(
+            ["dvc", "repro"], cwd=folder, env=smoke_world.environment(), stdout=log, stderr=log, process_group=0
+        )
+
+        def finished() -> Path:
+            assert process.wait(smoke_world.RUN_SECONDS) == 0, (folder.parent / "log").read_text()
+            return folder
+
+        yield finished
+        kill_group(process)
+
+
+def kill_group(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
+    """SIGKILL for a process that leads a group, and for all in it; nothing where it has ended."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,51 @@
+"""The smoke preset in a git repository of its own: the real graph, every stage, on five dozen concepts."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+REPOSITORY = Path(__file__).parents[1]
+STAGES = 20  # eight single ones, one corpus source, nine of embed, two of evaluate
+RUN_SECONDS = 600
+
+
+def make(folder: Path) -> Path:
+    """A copy of the working tree in `folder`, committed, in which no stage has run."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (REPOSITORY / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    shutil.copy(folder / "presets" / "smoke.yaml", folder / "params.yaml")
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "start")
+    return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    """What a command in such a folder needs: this Python, and an MLflow store of its own."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ours = {"PATH": path, "TUWEN_TRACKING_URI": "sqlite:///mlflow.db", "TERM": "dumb"}
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ours | more
+
+
+def run(folder: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command there to its good end; `more` is environment."""
+    done = subprocess.run(
+        command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=RUN_SECONDS
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def outs(folder: Path) -> dict[str, dict[str, str]]:
+    """Stage -> path of each out -> its hash, as dvc.lock has them; empty before the first stage has run."""
+    lock = folder / "dvc.lock"
+    stages = YAML(typ="safe", pure=True).load(lock)["stages"] if lock.is_file() else {}
+    return {name: {out["path"]: out["md5"] for out in stage.get("outs", [])} for name, stage in stages.items()}
