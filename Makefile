@@ -2,7 +2,10 @@
 # make pipeline [PRESET=…] the same stages as a Prefect flow
 # make test, make lint     the tests; ruff and mypy
 # make test-all            the tests, and those that need a browser too
+# make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
 # make mlflow              every training and evaluation, in the browser
+# make serve               Prefect's pages and worker and MLflow's on this machine, until Ctrl-C
+# make deploy              registers the deployments with the Prefect server at PREFECT_API_URL
 # Each sets up .venv by itself; a second call installs nothing.
 
 PYTHON ?= python3
@@ -10,7 +13,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run test test-all lint pipeline mlflow
+.PHONY: run test test-all lint pipeline reevaluate serve deploy mlflow
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -46,9 +49,18 @@ lint: .venv/ready
 	mypy
 
 pipeline: .venv/ready
-	@set -e; folder=$$(tuwen worktree '$(PRESET)'); cd "$$folder"; \
-	tuwen params; \
-	python -m flows.pipeline
+	python -m flows.pipeline --preset '$(PRESET)'
+
+serve: .venv/ready
+	python -m flows.serve
+
+deploy: .venv/ready
+	python -m flows.deploy
+
+# `python -m flows.reevaluate` ends with 1, 2 or 3, which say why; make itself ends with 2 whatever failed.
+reevaluate: export BASE ?= origin/main
+reevaluate: .venv/ready
+	@python -m flows.reevaluate --base "$$BASE" --preset '$(PRESET)'
 
 mlflow: .venv/ready
 	mlflow server --backend-store-uri "$$TUWEN_TRACKING_URI" --host 127.0.0.1 --port 5000

@@ -1,7 +1,9 @@
-"""The whole pipeline as a Prefect flow.    python -m flows.pipeline [STAGE ...] [--force]"""
+"""The whole pipeline as a Prefect flow.    python -m flows.pipeline [STAGE ...] [--preset NAME] [--force]"""
 
+import contextlib
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,65 +11,88 @@ import typer
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
+from pydantic import WithJsonSchema
 
 from flows import guard
-from flows.repro import bring_up_to_date, dvc_status, plan, provide_gpu_limit, stage_graph
+from flows.repro import asked_for, bring_up_to_date, dvc_status, plan, provide_gpu_limit, stage_graph
+from flows.show import show_mlflow, show_plan, show_results
 from tuwen.errors import UserError
+from tuwen.worktree import worktree
+
+CHECKOUT = Path(__file__).parents[1]
 
 
-@flow(name="pipeline", persist_result=False)
-def pipeline(stages: list[str] | None = None, force: bool = False) -> State[None] | None:
-    """Bring DVC's stages up to date, one task each, then tie MLflow's runs to the outs and show the recall.
+def one_of(pattern: str) -> WithJsonSchema:
+    """For forms: a string that is the name of one of this checkout's files."""
+    names = sorted(path.stem for path in CHECKOUT.glob(pattern))
+    return WithJsonSchema({"type": "string", **({"enum": names} if names else {})})
 
-    stages: the ones to bring up to date, with their ancestors; none for all. force: run these whether they changed
-    or not. The first stage that fails ends the flow; what stands keeps standing.
+
+Preset = Annotated[str, one_of("presets/*.yaml")]
+Stage = Annotated[str, one_of("stages/[!_]*.py")]
+
+
+@flow(name="pipeline", flow_run_name="{preset}", persist_result=False)
+def pipeline(
+    preset: Preset = "sample",
+    stages: list[Stage] = [],  # noqa: B006 - never changed; a form takes a list, not a list or nothing
+    force: bool = False,
+) -> State[None] | None:
+    """Bring DVC's stages up to date, one task each, then tie MLflow's runs to the outs and show the results.
+
+    The first stage that fails ends the flow; what stands keeps standing, and the next run goes on from there.
+
+    Args:
+        preset: A file in presets/. "sample" runs this checkout with its params.yaml as it is, every other preset
+            runs in a git worktree of its own, on the last commit and with the same cache.
+        stages: The stages to bring up to date, with all that they need; none for all.
+        force: Run these stages whether anything changed or not.
     """
     logger = get_run_logger()
     try:
-        graph = stage_graph()
-        reasons = plan(graph, dvc_status(), stages or [], force)
+        folder = worktree(preset)
+        graph = stage_graph(folder)
+        _, wanted = asked_for(graph, stages)
+        reasons = plan(graph, dvc_status(folder), stages, force)
         if reasons:
             provide_gpu_limit()
     except UserError as error:
         return Failed(message=str(error))
-    logger.info(
-        "plan:\n%s", "\n".join(f"  {stage}: {why}" for stage, why in reasons.items()) or "  all up to date"
-    )
+    said = "\n".join(f"  {stage}: {why}" for stage, why in reasons.items()) or "  all up to date"
+    logger.info("plan:\n%s", said)
+    show_plan(preset, graph, wanted, reasons)
     done: dict[str, State[Any]] = {}
     for stage, reason in reasons.items():
         above = [done[name] for name in graph.predecessors(stage) if name in done]
-        done[stage] = bring_up_to_date(stage, reason == "forced", wait_for=above, return_state=True)
+        done[stage] = bring_up_to_date(stage, reason == "forced", folder, wait_for=above, return_state=True)
         if not done[stage].is_completed():
             return Failed(message=done[stage].message)
-    show_results()
+    finish(preset, folder)
     return None
 
 
-def show_results() -> None:
-    """Refill MLflow and log the table of recall; neither decides whether the flow succeeded."""
+def finish(preset: str, folder: Path) -> None:
+    """Refill MLflow and show the results; none of it decides whether the flow succeeded."""
     from tuwen.lineage import sync
-    from tuwen.report import headline_table
 
-    logger = get_run_logger()
-    try:
-        sync()
-    except UserError as error:
-        logger.warning(str(error))
-    try:
-        logger.info("recall:\n%s", headline_table(Path("results")))
-    except UserError as error:
-        logger.info("no table of recall: %s", error)
+    for step in (sync, partial(show_results, preset), partial(show_mlflow, preset)):
+        try:
+            with contextlib.chdir(folder):
+                step()
+        except UserError as error:
+            get_run_logger().warning(str(error))
 
 
 def main(
     stages: Annotated[list[str] | None, typer.Argument(help="Stages of dvc.yaml; none for all.")] = None,
+    preset: Annotated[str, typer.Option(help="A file in presets/, without .yaml.")] = "sample",
     force: Annotated[bool, typer.Option(help="Run them whether they changed or not.")] = False,
 ) -> None:
     """Run the pipeline as a Prefect flow, on a server of its own unless PREFECT_API_URL names one."""
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
     )  # so that a server of its own is ended
-    state = pipeline(stages, force, return_state=True)
+    state = pipeline(preset, stages or [], force, return_state=True)
     if not state.is_completed():
         sys.exit(f"error: {state.message}")
 

@@ -2,17 +2,15 @@
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
-from prefect import get_client, get_run_logger, task
+from prefect import get_client, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import State
@@ -21,31 +19,33 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 
-from flows import guard
+from flows.watch import watch
 from tuwen.errors import UserError
 
 GPU_LIMIT = "gpu"
 GPU_STAGES = ("augment", "baseline", "finetune", "refit", "embed")
 LEASE_SECONDS = 60.0  # for so long a flow that was killed still holds the GPU
-END_SECONDS = 12.0  # for the guard to end what it started; its own patience is shorter
 # The process died of a signal (out of memory, a machine going down), or another dvc held what this one needs.
 TRANSIENT = re.compile(r"exited with (-\d+|1[34]\d)\b|Unable to acquire lock|is busy, it is being")
+
+HERE = Path(".")
 
 Status = Mapping[str, Sequence[Any]]
 
 
-def stage_graph() -> Any:
-    """The repository's stages as a networkx.DiGraph; an edge leads from a stage to one that needs its outs."""
+def stage_graph(folder: Path = HERE) -> Any:
+    """The stages of dvc.yaml as a networkx.DiGraph; an edge leads from a stage to one that needs its outs."""
     from dvc.repo import Repo
 
-    with Repo() as repo:
-        return nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing).reverse()
+    with Repo(folder) as repo:
+        # not `addressing`, which names dvc.yaml too when it lies in another folder
+        return nx.relabel_nodes(repo.index.graph, lambda stage: stage.name).reverse()
 
 
-def dvc_status() -> Status:
+def dvc_status(folder: Path = HERE) -> Status:
     """What differs from dvc.lock, by stage; that a stage's upstream will change what it reads is not seen."""
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         raise UserError(f"dvc status: {done.stderr.strip()}")
     status: Status = json.loads(done.stdout)
@@ -59,8 +59,7 @@ def plan(graph: Any, status: Status, stages: Sequence[str], force: bool) -> dict
     brought up to date too. force: the chosen ones run whether they changed or not.
     Raises UserError for a name that the graph lacks.
     """
-    chosen = {stage for name in stages for stage in _named(graph, name)} or set(graph)
-    wanted = chosen.union(*(nx.ancestors(graph, stage) for stage in chosen))
+    chosen, wanted = asked_for(graph, stages)
     reasons: dict[str, str] = {}
     for stage in nx.topological_sort(graph):
         upstream = [above for above in graph.predecessors(stage) if above in reasons]
@@ -73,6 +72,12 @@ def plan(graph: Any, status: Status, stages: Sequence[str], force: bool) -> dict
         elif upstream:
             reasons[stage] = f"after {', '.join(upstream)}"
     return reasons
+
+
+def asked_for(graph: Any, stages: Sequence[str]) -> tuple[set[str], set[str]]:
+    """The chosen stages, and the same with their ancestors."""
+    chosen = {stage for name in stages for stage in _named(graph, name)} or set(graph)
+    return chosen, chosen.union(*(nx.ancestors(graph, stage) for stage in chosen))
 
 
 def _named(graph: Any, name: str) -> list[str]:
@@ -102,7 +107,7 @@ def is_transient(_task: Any, _run: Any, state: Any) -> bool:
     retry_delay_seconds=2,
     retry_condition_fn=is_transient,
 )
-def bring_up_to_date(stage: str, force: bool = False) -> State[None] | None:
+def bring_up_to_date(stage: str, force: bool = False, folder: Path = HERE) -> State[None] | None:
     """`dvc repro --single-item STAGE` in a child process; a stage for the GPU waits until it is free.
 
     A stage that fails gives a failed state that holds its last lines: a traceback of ours would tell nobody more.
@@ -113,46 +118,8 @@ def bring_up_to_date(stage: str, force: bool = False) -> State[None] | None:
     )
     with gpu if stage.partition("@")[0] in GPU_STAGES else contextlib.nullcontext():
         command = ["--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage]
-        code, last_lines = _follow([sys.executable, "-m", "dvc", *command])
+        code, last_lines = watch([sys.executable, "-m", "dvc", *command], folder, stage)
     return Failed(message=f"stage {stage}: dvc ended with exit code {code}\n{last_lines}") if code else None
-
-
-def _follow(command: list[str]) -> tuple[int, str]:
-    """Run `command`, its output line by line to the log; its exit code and last lines."""
-    logger, last = get_run_logger(), deque[str](maxlen=20)
-    with _guarded(command) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            last.append(line.rstrip())
-            logger.info(last[-1])
-        return process.wait(), "\n".join(last)
-
-
-@contextlib.contextmanager
-def _guarded(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own session that ends, with all it started, when the block or this process does."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # dvc.yaml says `python`
-        "PYTHONUNBUFFERED": "1",  # lines when they are printed, not when a pipe is full
-    }
-    process = subprocess.Popen(
-        [sys.executable, guard.__file__, str(os.getpid()), *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_SECONDS)
-        guard.end_session(process.pid)
-        process.wait()
 
 
 def provide_gpu_limit() -> None:

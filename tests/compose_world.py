@@ -26,9 +26,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from flows import guard
-from tests import working_copy
+from tests import smoke_world
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PORTS = (5432, 8333, 5000, 4200, 8080)  # postgres, s3, mlflow, prefect, the worker's health page
 SECRETS = ("POSTGRES_PASSWORD", "MLFLOW_DB_PASSWORD", "PREFECT_DB_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY")
 # Debian's user for the server, which refuses to be root
@@ -136,18 +136,14 @@ class Services:
         return self.run(postgresql("psql"), address, "-Atc", sql, **password).splitlines()
 
 
-@pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+@contextlib.contextmanager
+def everything(folder: Path) -> Iterator[Services]:
     """All of docker/compose.yaml, healthy, with a worker in a copy of this working tree."""
-    folder = tmp_path_factory.mktemp("services")
-    project = folder / "project"
-    project.mkdir()
-    working_copy.lay_out(project)
-    found = Services(folder, project)
+    found = Services(folder, smoke_world.make(folder / "project"))
     # the one line that a user adds; address and credentials of the store stay in the environment
-    found.run("git", "init", "--quiet")
     found.run("dvc", "remote", "add", "--default", "store", "s3://dvc/tuwen")
-    working_copy.commit(project)
+    author = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    found.run("git", *author, "commit", "--quiet", "--all", "--message", "remote")
     with contextlib.ExitStack() as ends, tempfile.TemporaryDirectory() as data:
         ends.callback(found.stop)
         start_postgres(found, Path(data))

@@ -103,6 +103,12 @@ class Report(Strict):
     examples: Count  # queries shown per kind and direction
 
 
+class Gate(Strict):
+    """What a change may cost: no stage reads it, `python -m flows.reevaluate` does."""
+
+    max_drop_points: Annotated[float, Field(ge=0)]  # of R@5 on test, in either direction
+
+
 class Params(Strict):
     """The whole of params.yaml."""
 
@@ -121,6 +127,7 @@ class Params(Strict):
     evaluate: Evaluate
     predict: Predict
     report: Report
+    gate: Gate
 
     @model_validator(mode="after")
     def _one_place_says_the_shape(self) -> "Params":

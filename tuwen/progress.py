@@ -1,6 +1,7 @@
 """Progress of a long step: a bar on a terminal, plain lines elsewhere; never a reason to stop the work."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -8,6 +9,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 LINE_EVERY_SECONDS = 15.0
+OF_TOTAL = r"(?P<done>\d+)/(?P<total>[1-9]\d*)"
+COUNT = re.compile(rf"(?P<label>.+): {OF_TOTAL}")
+EPOCH = re.compile(
+    r"(?P<label>epoch (?P<epoch>\d+)/(?P<epochs>[1-9]\d*)): (?:(?P<done>\d+)/(?P<total>[1-9]\d*)|.*)"
+)
 
 
 def say(line: str, *, error: bool = False) -> None:
@@ -35,6 +41,20 @@ def follow(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
         if time.monotonic() - last > LINE_EVERY_SECONDS:
             last = time.monotonic()
             say(f"{label}: {done}{of_total}", error=True)
+
+
+def share(line: str) -> tuple[str, float] | None:
+    """The label of a printed line of progress, and which share of the work is done, 0 to 1; None for other lines.
+
+    `decode: 30/60` is half; `epoch 3/4: 30/60`, in an epoch, and `epoch 3/4: loss 0.5`, after it, count epochs.
+    """
+    if found := EPOCH.fullmatch(line):
+        ended = int(found["epoch"]) - (found["done"] is not None)
+        part = int(found["done"]) / int(found["total"]) if found["done"] else 0.0
+        return found["label"], min((ended + part) / int(found["epochs"]), 1.0)
+    if found := COUNT.fullmatch(line):
+        return found["label"], min(int(found["done"]) / int(found["total"]), 1.0)
+    return None
 
 
 class Pace:

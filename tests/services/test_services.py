@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,20 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tests.services.conftest import Services
+from tests import compose_world
+from tests.compose_world import Services
 
 RUN_SECONDS = 300.0
 MODELS = ("baseline", "finetuned")
 OUTS = ("data", "embeddings", "models", "results")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    with compose_world.everything(tmp_path_factory.mktemp("services")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

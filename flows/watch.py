@@ -1,0 +1,104 @@
+"""A child process under a flow: its lines go to the log, its progress to an artifact, and it never outlives us."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.exceptions import PrefectException
+from prefect.runtime import flow_run
+from prefect.utilities.slugify import slugify
+
+from flows import guard
+from tuwen.progress import share
+
+END_SECONDS = 12.0  # for the guard to end what it started; its own patience is shorter
+PROGRESS_EVERY_SECONDS = 5.0
+
+
+def watch(command: list[str], folder: Path, name: str) -> tuple[int, str]:
+    """Run `command` in `folder`, its output line by line to the log; its exit code and last lines.
+
+    name: of its progress artifact, which there is once a line tells how far it is.
+    """
+    logger, last, progress = get_run_logger(), deque[str](maxlen=20), Progress(name)
+    with _guarded(command, folder) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            last.append(line.rstrip())
+            logger.info(last[-1])
+            progress.see(last[-1])
+        code = process.wait()
+    if code == 0:
+        progress.finish()
+    return code, "\n".join(last)
+
+
+class Progress:
+    """The progress artifact of one stage; a server that cannot be reached never stops the stage."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self._told_at = name, float("-inf")
+        self._id: UUID | None = None
+
+    def see(self, line: str) -> None:
+        """Take note of a line of output; most say nothing of progress."""
+        told = share(line)
+        if told is not None and time.monotonic() - self._told_at >= PROGRESS_EVERY_SECONDS:
+            label, part = told
+            self._tell(100 * part, f"{self.name}: {label}")
+            self._told_at = time.monotonic()
+
+    def finish(self) -> None:
+        """All is done, whatever the last line was; nothing where no line told of progress."""
+        if self._id is not None:
+            self._tell(100.0, f"{self.name}: done")
+
+    def _tell(self, percent: float, description: str) -> None:
+        try:
+            if self._id is None:
+                key = slugify(f"progress-{self.name}")
+                made = create_progress_artifact(percent, key, description)
+                assert isinstance(made, UUID)
+                self._id = made
+            else:
+                update_progress_artifact(self._id, percent, description)
+        except (httpx.HTTPError, PrefectException) as error:
+            get_run_logger().warning("no progress to show: %s", error)
+
+
+@contextlib.contextmanager
+def _guarded(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own session that ends, with all it started, when the block or this process does."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # dvc.yaml says `python`
+        "PYTHONUNBUFFERED": "1",  # lines when they are printed, not when a pipe is full
+        "TUWEN_PREFECT_FLOW_RUN": flow_run.id or "",  # for the tag of MLflow's run
+    }
+    process = subprocess.Popen(
+        [sys.executable, guard.__file__, str(os.getpid()), *command],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
+        guard.end_session(process.pid)
+        process.wait()

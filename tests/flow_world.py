@@ -1,0 +1,79 @@
+"""A small real DVC repository for flows, and a stage in it that never ends by itself."""
+
+import os
+import select
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+END_SECONDS = 15  # a cancelled flow and all it started are gone within this
+
+# Every stage notes in ran.txt (no out of DVC's) that it really ran.
+STAGES = """\
+stages:
+  words:
+    cmd: echo words >> ran.txt && cp params.yaml words.txt
+    params: [words]
+    outs: [words.txt]
+  baseline:
+    cmd: echo baseline >> ran.txt && {baseline}
+    deps: [words.txt]
+    outs: [model.txt]
+  judge:
+    foreach: [left, right]
+    do:
+      cmd: echo judge ${{item}} >> ran.txt && cat model.txt > ${{item}}.txt
+      deps: [model.txt]
+      outs: ["${{item}}.txt"]
+  other:
+    cmd: echo other >> ran.txt && echo 另外 > other.txt
+    outs: [other.txt]
+"""
+ALL = ["words", "baseline", "judge left", "judge right", "other"]
+
+# A stage whose process has a child in a session of its own, says who both are, and then waits for ever.
+STUBBORN = """\
+import os, pathlib, signal, subprocess, sys
+if pathlib.Path("go").exists():
+    sys.exit()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+with open("started", "w") as fifo:
+    fifo.write(f"{os.getpid()} {child.pid}")
+signal.pause()
+"""
+
+
+def make_repository(folder: Path) -> Path:
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    (folder / "params.yaml").write_text("words: 一只橘猫\nunused: 0\n", encoding="utf-8")
+    write_stages("cp words.txt model.txt", folder)
+    return folder
+
+
+def write_stages(baseline: str, folder: Path = Path()) -> None:
+    (folder / "dvc.yaml").write_text(STAGES.format(baseline=baseline), encoding="utf-8")
+
+
+def ran() -> list[str]:
+    """What ran since the last call."""
+    path = Path("ran.txt")
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return lines
+
+
+def read_when_written(fifo: str) -> str:
+    """What a stage says of itself; an error when it says nothing for long."""
+    source = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    assert select.select([source], [], [], 120)[0], f"nobody wrote to {fifo}"
+    return os.read(source, 1000).decode()
+
+
+def wait_for_ever_in_a_stage(stage: str) -> None:
+    Path("stubborn.py").write_text(STUBBORN)
+    os.mkfifo("started")
+    path = Path("dvc.yaml")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace(f"echo {stage} >", f"python stubborn.py && echo {stage} >")
+    )

@@ -1,0 +1,65 @@
+"""What a kill leaves of a flow: nothing, and the next flow goes on."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect import get_client
+
+from flows.repro import GPU_LIMIT
+from tests.flow_world import END_SECONDS, ran, read_when_written, wait_for_ever_in_a_stage, write_stages
+from tests.flows.conftest import Start
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
+
+
+def test_a_stage_for_the_gpu_holds_it(server: None, project: Path, start: Start) -> None:
+    os.mkfifo("started")
+    os.mkfifo("gate")
+    write_stages("echo here > started && cat gate > model.txt")
+    flow = start("flows.pipeline", "baseline")
+    assert read_when_written("started") == "here\n"
+    with get_client(sync_client=True) as client:
+        held = client.read_global_concurrency_limit_by_name(GPU_LIMIT)
+    Path("gate").write_text("权重")
+    assert flow.wait(60) == 0
+    assert (held.limit, held.active_slots) == (1, 1)
+    with get_client(sync_client=True) as client:
+        assert client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots == 0
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_flow_leaves_no_process_of_its_stage(
+    server: None, project: Path, start: Start, by: signal.Signals
+) -> None:
+    wait_for_ever_in_a_stage("words")
+    flow = start("flows.pipeline", "baseline")
+    started = descendants(flow)
+    flow.send_signal(by)
+    assert flow.wait(END_SECONDS) != 0
+    assert psutil.wait_procs(started, timeout=END_SECONDS)[1] == []
+
+
+def test_a_killed_flow_leaves_no_server_and_the_next_one_gets_the_gpu(
+    project: Path, tmp_path: Path, start: Start
+) -> None:
+    own_server = {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "prefect")}
+    wait_for_ever_in_a_stage("baseline")
+    guard = start("flows.pipeline", "baseline", **own_server)
+    started = descendants(guard)
+    psutil.Process(guard.pid).children()[0].kill()  # what `python -m` started is the guard; this is the flow
+    assert guard.wait(END_SECONDS) == 128 + signal.SIGKILL
+    assert psutil.wait_procs(started, timeout=END_SECONDS)[1] == []
+    Path("go").touch()
+    output, _ = start("flows.pipeline", "baseline", **own_server).communicate(timeout=120)
+    assert Path("model.txt").exists(), output
+    assert ran() == ["words", "baseline"]
+
+
+def descendants(flow: subprocess.Popen[str]) -> list[psutil.Process]:
+    """All that `flow` has started once its stage runs, those in sessions of their own included."""
+    own = read_when_written("started").split()
+    return [*psutil.Process(flow.pid).children(recursive=True), *(psutil.Process(int(pid)) for pid in own)]

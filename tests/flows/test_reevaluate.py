@@ -1,0 +1,198 @@
+"""The gate on a real git and DVC repository: a regression, an improvement, and everything it refuses to judge."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.artifacts import Artifact
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.reevaluate import main
+from tests import gate_world
+from tests.gate_world import REPOSITORY, commit, ran, run
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    """One Prefect server for all tests of this file."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`main` with the tag `base`, and two other models, all three evaluated: `worse` and `better`."""
+    folder = gate_world.build(tmp_path_factory.mktemp("gate") / "repository", noise=2.0)
+    for branch, noise in (("worse", "50"), ("better", "0.1")):
+        change(folder, branch, "noise.txt", noise, "dvc", "repro", "--quiet")
+        check_out(folder, "main")
+    ran(folder)
+    return folder
+
+
+@pytest.fixture
+def project(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that repository on `main`, where all is up to date; the test's current directory."""
+    folder = tmp_path / "repository"
+    shutil.copytree(built, folder)
+    enter(folder, monkeypatch)
+    return folder
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+
+
+def change(folder: Path, branch: str, file: str, text: str, *command: str) -> None:
+    """A commit on `branch` that changes one file and holds what `command` made of it."""
+    run(folder, "git", "checkout", "--quiet", "-B", branch)
+    (folder / file).write_text(text, encoding="utf-8")
+    if command:
+        run(folder, *command)
+    commit(folder, branch)
+
+
+def check_out(folder: Path, branch: str) -> None:
+    run(folder, "git", "checkout", "--quiet", branch)
+    run(folder, "dvc", "checkout", "--quiet")
+
+
+def gate(base: str = "base", preset: str = "sample") -> tuple[int, str]:
+    """The exit code of `python -m flows.reevaluate`, and the page for the pull request."""
+    with pytest.raises(SystemExit) as ended:
+        main(base, preset)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, Path("runs/reevaluate.md").read_text(encoding="utf-8")
+
+
+def differences(page: str) -> dict[tuple[str, str], float]:
+    """(direction, R@k) -> head less base in points, from the page's table."""
+    row = re.compile(r"^\| (.+?) \| \d+ \| (R@\d+) \| [\d.]+ \| [\d.]+ \| \**([+-][\d.]+)\** \[", re.MULTILINE)
+    return {(way, k): float(points) for way, k, points in row.findall(page)}
+
+
+def test_an_unchanged_model_passes_and_nothing_runs(project: Path) -> None:
+    code, page = gate()
+    assert code == 0
+    assert page.startswith("## Re-evaluation: not worse\n")
+    found = differences(page)
+    assert len(found) == 6
+    assert set(found.values()) == {0.0}
+    assert ran(project) == []
+
+
+def test_a_regression_ends_the_command_line_with_its_figures(project: Path) -> None:
+    check_out(project, "worse")
+    command = [sys.executable, "-m", "flows.reevaluate", "--base", "base"]
+    environment = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value() or ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    page = Path("runs/reevaluate.md").read_text(encoding="utf-8")
+    assert page in done.stdout
+    assert page.startswith("## Re-evaluation: worse\n\n- text → image R@5 fell by ")
+    found = differences(page)
+    assert found["text → image", "R@5"] < -20
+    assert found["image → text", "R@5"] < -20
+    head, base = (run(project, "git", "rev-parse", "--short", name).strip() for name in ("worse", "base"))
+    assert f"Head {head}, base {base} (base)" in page
+    artifact = Artifact.get("reevaluate")
+    assert artifact is not None
+    assert artifact.data == page
+    assert ran(project) == []
+
+
+def test_an_improvement_is_evaluated_in_a_fresh_clone_without_training(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the new model was committed and pushed; its embeddings and figures are still the old one's."""
+    change(project, "retrained", "noise.txt", "0.2", "dvc", "repro", "--quiet", "finetune")
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "--quiet", "--branch", "retrained", str(project), str(clone))
+    shutil.copytree(".dvc/cache", tmp_path / "remote")
+    run(clone, "dvc", "remote", "add", "--local", "--default", "away", str(tmp_path / "remote"))
+    enter(clone, monkeypatch)
+    code, page = gate("origin/main")
+    assert code == 0, page
+    assert differences(page)["text → image", "R@5"] > 0
+    assert ran(clone) == ["embed"]
+    assert gate("origin/worse")[0] == 0
+    assert ran(clone) == []
+
+
+def test_a_limit_decides_where_chance_does_not(project: Path) -> None:
+    """Against the better model there is a drop, which may be chance."""
+    for limit, code in (("100.0", 0), ("0.0", 1)):
+        params = Path("params.yaml").read_text(encoding="utf-8")
+        params = re.sub(r"max_drop_points: [\d.]+", f"max_drop_points: {limit}", params)
+        Path("params.yaml").write_text(params, encoding="utf-8")
+        found, page = gate("better")
+        assert found == code, page
+        assert differences(page)["text → image", "R@5"] < 0
+
+
+def test_a_stale_training_is_refused_and_nothing_runs(project: Path) -> None:
+    change(project, "unbuilt", "noise.txt", "0.1")
+    code, page = gate()
+    assert code == 3
+    assert page.startswith("## Re-evaluation: model not rebuilt\n")
+    assert "| finetune | changed deps: noise.txt: modified |" in page
+    change(project, "unbuilt", "captions.txt", "一个大红色的圆形")
+    run(project, "git", "checkout", "--quiet", "base", "noise.txt")
+    code, page = gate()
+    assert code == 3
+    assert "| finetune | after validate |" in page
+    assert ran(project) == []
+
+
+def test_another_test_split_is_not_comparable(project: Path) -> None:
+    change(project, "recaptioned", "captions.txt", "一个大红色的圆形", "dvc", "repro", "--quiet", "finetune")
+    ran(project)
+    code, page = gate()
+    assert code == 2
+    assert page.startswith("## Re-evaluation: not comparable\n")
+    assert "texts.parquet: these test texts (28 rows) are not the base's (28 rows)" in page
+    assert ran(project) == []  # found out before the evaluation
+
+
+def test_a_base_without_ranks_is_not_comparable(project: Path) -> None:
+    code, page = gate("nowhere")
+    assert code == 2
+    assert "base nowhere: " in page
+    assert "nowhere" in page.split("cannot be had")[1]
+    check_out(project, "worse")
+    listed = run(project, "git", "show", "base:dvc.lock")
+    md5 = re.search(r"ranks\.parquet\n\s+hash: md5\n\s+md5: (\w+)", listed)
+    assert md5
+    cached = project / ".dvc/cache/files/md5" / md5[1][:2] / md5[1][2:]
+    cached.unlink()
+    code, page = gate()
+    assert code == 2
+    assert "base base: results/finetuned/ranks.parquet cannot be had" in page
+
+
+def test_an_evaluation_that_fails_is_neither_worse_nor_not_worse(project: Path) -> None:
+    params = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(params.replace("ks: [1, 5, 10]", "ks: [1, 5, 50]"), encoding="utf-8")
+    code, page = gate()
+    assert code == 4
+    assert page.startswith("## Re-evaluation: failed\n\nstage evaluate@finetuned: ")
+    assert "k = 50 is over the gallery of 12" in page
+
+
+def test_a_preset_is_judged_in_its_own_worktree(project: Path) -> None:
+    Path("presets").mkdir()
+    shutil.copy("params.yaml", "presets/other.yaml")
+    commit(project, "a preset")
+    code, page = gate(preset="other")
+    assert code == 0, page
+    assert Path(".worktrees/other/results/finetuned/ranks.parquet").is_file()
+    assert ran(project) == []

@@ -1,0 +1,113 @@
+"""What a run page shows, read back from a real server."""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
+from prefect.client.schemas.objects import Artifact
+
+from flows.pipeline import pipeline
+from flows.show import plain, show_mlflow, show_results
+from tests import report_world
+from tests.flow_world import read_when_written, write_stages
+from tests.flows.conftest import Start
+from tuwen.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
+
+
+def newest(key: str, flow_run: UUID | None = None) -> Artifact | None:
+    wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+    if flow_run:
+        wanted.flow_run_id = ArtifactFilterFlowRunId(any_=[flow_run])
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=wanted)
+    return max(found, key=lambda one: one.created, default=None)
+
+
+def rows_of(key: str, flow_run: UUID | None = None) -> dict[str, list[str]]:
+    """A Markdown table: the first cell of a row -> the others."""
+    found = newest(key, flow_run)
+    assert found is not None, key
+    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in str(found.data).splitlines()]
+    return {first: rest for first, *rest in lines}
+
+
+def test_the_plan_names_every_stage_and_why_it_runs_or_not(server: None, finished: Path) -> None:
+    Path("params.yaml").write_text("words: 一只|白猫\nunused: 0\n", encoding="utf-8")
+    state = pipeline(stages=["judge@left"], return_state=True)
+    plan = rows_of("plan-sample", state.state_details.flow_run_id)
+    assert plan["words"][0] == "runs"
+    assert plain("params.yaml: words: modified") in plan["words"][1]
+    assert plan["judge@left"] == ["runs", plain("after baseline")]
+    assert plan["judge@right"] == plan["other"] == ["—", plain("not asked for")]
+    again = pipeline(stages=["judge@left"], return_state=True)
+    assert rows_of("plan-sample", again.state_details.flow_run_id)["words"] == ["—", plain("up to date")]
+
+
+def test_the_plan_is_there_before_the_first_stage_ends_and_progress_while_it_runs(
+    server: None, project: Path, start: Start
+) -> None:
+    os.mkfifo("started")
+    os.mkfifo("gate")
+    write_stages("echo 'epoch 2/4: 5/10'; echo here > started && cat gate > model.txt")
+    flow = start("flows.pipeline", "baseline")
+    assert read_when_written("started") == "here\n"
+    assert rows_of("plan-sample")["baseline"][0] == "runs"
+    deadline = time.monotonic() + 60
+    while (shown := newest("progress-baseline")) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert shown is not None
+    assert (shown.data, shown.description) == (37.5, "baseline: epoch 2/4")
+    Path("gate").write_text("权重")
+    assert flow.wait(60) == 0
+    ended = newest("progress-baseline")
+    assert ended is not None
+    assert (ended.id, ended.data) == (shown.id, 100.0)
+
+
+def test_recall_and_gallery_are_those_of_the_results(
+    server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(report_world.make(tmp_path))
+    show_results("contest-24gb")
+    recall = rows_of("recall-contest-24gb")
+    for model, column in (("baseline", 0), ("finetuned", 1)):
+        figures = json.loads(Path("results", model, "metrics.json").read_text())["test"]
+        for way, title in (("t2i", "text → image"), ("i2t", "image → text")):
+            low, high = (f"{100 * figures[f'{way}_hit_at_5_{end}']:.1f}" for end in ("low", "high"))
+            value = f"{100 * figures[f'{way}_hit_at_5']:.1f} %"
+            assert recall[f"{title} R@5"][column] == f"{value} [{low}, {high}]"
+    gallery = rows_of("gallery-contest-24gb")
+    assert len(gallery) == 2 + 6
+    pictures = [
+        re.findall(r"!\[\d\]\(data:image/jpeg;base64,[\w+/=]+\)", " ".join(row)) for row in gallery.values()
+    ]
+    assert [len(found) for found in pictures] == [0, 0] + [5] * 6
+    assert any("✔" in " ".join(row) for row in gallery.values())
+
+
+def test_missing_results_are_a_message(server: None, project: Path) -> None:
+    with pytest.raises(UserError):
+        show_results("sample")
+
+
+def test_without_an_mlflow_server_the_command_is_named(server: None, store: Path) -> None:
+    show_mlflow("sample")
+    found = newest("mlflow-sample")
+    assert found is not None
+    assert "make mlflow" in str(found.data)
+
+
+def test_a_caption_is_shown_as_it_is() -> None:
+    assert plain("<img src=x>|*猫*\n[狗]") == r"\<img src=x\>\|\*猫\* \[狗\]"
