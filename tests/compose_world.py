@@ -131,9 +131,13 @@ class Services:
 
     def query(self, database: str, sql: str) -> list[str]:
         """Rows of a database, asked as its own role."""
+        return self.ask(database, "psql", "-Atc", sql).splitlines()
+
+    def ask(self, database: str, tool: str, *arguments: str) -> str:
+        """What a program of PostgreSQL prints, connected as the database's own role."""
         address = f"postgresql://{database}@127.0.0.1:{self.ports[5432]}/{database}"
         password = {"PGPASSWORD": self.secrets[f"{database.upper()}_DB_PASSWORD"]}
-        return self.run(postgresql("psql"), address, "-Atc", sql, **password).splitlines()
+        return self.run(postgresql(tool), *arguments, address, **password)
 
 
 @contextlib.contextmanager
