@@ -1,7 +1,7 @@
 # make run [PRESET=name]   the whole pipeline, then the table of recall and where the results lie
 # make pipeline [PRESET=…] the same stages as a Prefect flow
 # make test, make lint     the tests; ruff and mypy
-# make test-all            the tests, and those that need a browser too
+# make test-all            the tests, and those that need servers, faults or a browser
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
 # make mlflow              every training and evaluation, in the browser
 # make serve               Prefect's pages and worker and MLflow's on this machine, until Ctrl-C
@@ -39,7 +39,7 @@ run: .venv/ready
 test: .venv/ready
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
 
-# Debian: chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips what needs them, and says so.
+# Debian: postgresql, chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips the browser, and says so.
 test-all: test
 	python -m pytest -rs tests/services tests/faults tests/browser
 
