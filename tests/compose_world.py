@@ -148,7 +148,7 @@ def everything(folder: Path) -> Iterator[Services]:
     found.run("dvc", "remote", "add", "--default", "store", "s3://dvc/tuwen")
     author = ("-c", "user.name=t", "-c", "user.email=t@example.org")
     found.run("git", *author, "commit", "--quiet", "--all", "--message", "remote")
-    with contextlib.ExitStack() as ends, tempfile.TemporaryDirectory() as data:
+    with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as ends:
         ends.callback(found.stop)
         start_postgres(found, Path(data))
         for name in ("s3", "mlflow", "prefect"):
