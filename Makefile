@@ -1,7 +1,7 @@
 # make run [PRESET=name]   the whole pipeline, then the table of recall and where the results lie
 # make pipeline [PRESET=…] the same stages as a Prefect flow
 # make test, make lint     the tests; ruff and mypy
-# make test-all            the tests, and those that need servers, faults or a browser
+# make test-all            the tests, and those with faults, servers and a browser
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
 # make mlflow              every training and evaluation, in the browser
 # make serve               Prefect's pages and worker and MLflow's on this machine, until Ctrl-C

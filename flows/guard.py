@@ -32,12 +32,20 @@ def main() -> None:
     try:
         # A group of its own: Ctrl-C must not end a flow's server together with the flow that still needs it.
         process = subprocess.Popen(command, env=os.environ | {GUARD_PID: str(os.getpid())}, process_group=0)
-        signal.signal(signal.SIGINT, lambda *_: process.send_signal(signal.SIGINT))
-        code = process.wait()
+        signal.signal(signal.SIGINT, lambda *_: os.kill(process.pid, signal.SIGINT))
+        code = process.returncode = wait_for(process.pid)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_descendants(STAGE_SECONDS if parent else FLOW_SECONDS)
     sys.exit(code if code >= 0 else 128 - code)
+
+
+def wait_for(child: int) -> int:
+    """The exit code of this child, as Popen gives it; what was adopted and has ended does not stay as a zombie."""
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            return os.waitstatus_to_exitcode(status)
 
 
 def stand_between() -> None:

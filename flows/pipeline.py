@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 from pydantic import WithJsonSchema
 
@@ -92,7 +94,15 @@ def main(
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
     )  # so that a server of its own is ended
-    state = pipeline(preset, stages or [], force, return_state=True)
+    try:
+        state = pipeline(preset, stages or [], force, return_state=True)
+    except (httpx.TransportError, RuntimeError) as error:
+        if not any(isinstance(one, httpx.TransportError) for one in (error, error.__cause__)):
+            raise
+        sys.exit(
+            f"error: Prefect's server at {PREFECT_API_URL.value()} does not answer ({error}); the stages that "
+            "ended stand: start it and run the flow again"
+        )
     if not state.is_completed():
         sys.exit(f"error: {state.message}")
 

@@ -71,7 +71,7 @@ class Progress:
                 self._id = made
             else:
                 update_progress_artifact(self._id, percent, description)
-        except (httpx.HTTPError, PrefectException) as error:
+        except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # the last: no connection at all
             get_run_logger().warning("no progress to show: %s", error)
 
 

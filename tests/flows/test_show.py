@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
@@ -60,8 +60,8 @@ def test_the_plan_is_there_before_the_first_stage_ends_and_progress_while_it_run
 ) -> None:
     os.mkfifo("started")
     os.mkfifo("gate")
-    write_stages("echo 'epoch 2/4: 5/10'; echo here > started && cat gate > model.txt")
-    flow = start("flows.pipeline", "baseline")
+    write_stages("printf 'epoch 2/4%s 5/10\\n' : && echo here > started && cat gate > model.txt")
+    running = start("flows.pipeline", "baseline")
     assert read_when_written("started") == "here\n"
     assert rows_of("plan-sample")["baseline"][0] == "runs"
     deadline = time.monotonic() + 60
@@ -70,7 +70,7 @@ def test_the_plan_is_there_before_the_first_stage_ends_and_progress_while_it_run
     assert shown is not None
     assert (shown.data, shown.description) == (37.5, "baseline: epoch 2/4")
     Path("gate").write_text("权重")
-    assert flow.wait(60) == 0
+    assert running.wait(60) == 0
     ended = newest("progress-baseline")
     assert ended is not None
     assert (ended.id, ended.data) == (shown.id, 100.0)
@@ -80,7 +80,7 @@ def test_recall_and_gallery_are_those_of_the_results(
     server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(report_world.make(tmp_path))
-    show_results("contest-24gb")
+    flow(show_results)("contest-24gb")
     recall = rows_of("recall-contest-24gb")
     for model, column in (("baseline", 0), ("finetuned", 1)):
         figures = json.loads(Path("results", model, "metrics.json").read_text())["test"]
@@ -98,12 +98,12 @@ def test_recall_and_gallery_are_those_of_the_results(
 
 
 def test_missing_results_are_a_message(server: None, project: Path) -> None:
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="model is missing"):
         show_results("sample")
 
 
 def test_without_an_mlflow_server_the_command_is_named(server: None, store: Path) -> None:
-    show_mlflow("sample")
+    flow(show_mlflow)("sample")
     found = newest("mlflow-sample")
     assert found is not None
     assert "make mlflow" in str(found.data)

@@ -1,0 +1,215 @@
+"""MLflow's or Prefect's server killed under a run: the work goes on, or says what is wrong and goes on later."""
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import smoke_world
+from tests.faults.conftest import Whole, kill_group
+from tests.smoke_world import outs
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS, RUN_SECONDS = 120, 240
+
+
+@contextmanager
+def serving(health: str, *command: str, log: Path, **environment: str) -> Iterator[None]:
+    """`python -m COMMAND`, a server that answers at `health`; SIGKILL for it and its children at the end."""
+    with open(log, "a") as file:
+        server = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=smoke_world.environment(**environment),
+            stdout=file,
+            stderr=file,
+            process_group=0,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(health):
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield
+    finally:
+        kill_group(server)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def test_mlflow_killed_during_training_costs_a_warning_and_sync_brings_the_metrics(
+    whole: Whole, tmp_path: Path, empty_store: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    shutil.copyfile(empty_store, tmp_path / "server.db")
+    project, port = shutil.copytree(whole(), tmp_path / "project", symlinks=True), free_port()
+    address = f"http://127.0.0.1:{port}"
+    server = ["mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"]
+    server += ["--host", "127.0.0.1", "--port", port, "--artifacts-destination", str(tmp_path / "artifacts")]
+    with serving(f"{address}/health", *server, log=tmp_path / "log"):
+        training = subprocess.Popen(
+            ["dvc", "repro", "--force", "--single-item", "baseline"],
+            cwd=project,
+            env=smoke_world.environment(TUWEN_TRACKING_URI=address, PYTHONUNBUFFERED="1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        )
+        assert training.stdout is not None
+        said = [next(line for line in training.stdout if line.startswith("epoch 1/2"))]
+        os.killpg(training.pid, signal.SIGSTOP)  # so that the server is gone before the second epoch
+    try:
+        os.killpg(training.pid, signal.SIGCONT)
+        said += training.stdout.readlines()
+        assert training.wait(RUN_SECONDS) == 0, said
+    finally:
+        kill_group(training)
+    assert any(line.startswith("epoch 2/2") for line in said)
+    assert sum("warning: MLflow failed" in line for line in said) == 1, said
+    assert outs(project) == outs(whole())
+    with serving(f"{address}/health", *server, log=tmp_path / "log"):
+        smoke_world.run(project, "tuwen", "track", "sync", TUWEN_TRACKING_URI=address)
+        client = MlflowClient(tracking_uri=address)
+        experiment = client.get_experiment_by_name("tuwen").experiment_id
+        made = "tags.`tuwen.output_sha256` != '' and attributes.run_name = 'baseline'"
+        (found,) = client.search_runs([experiment], filter_string=made)
+        losses = [(metric.step, metric.value) for metric in client.get_metric_history(found.info.run_id, "loss")]
+        others = [run.info.status for run in client.search_runs([experiment], "attributes.run_name = 'baseline'")]
+    assert found.info.status == "FINISHED"
+    records = json.loads((project / "models/baseline/training.json").read_text())["epochs"]
+    assert losses == [(record["epoch"], record["loss"]) for record in records]
+    assert sorted(others) == ["FINISHED", "RUNNING"]  # the other is the one whose server went away
+
+
+STAGES = """\
+stages:
+  baseline:
+    cmd: echo baseline >> ran.txt && echo here > started && cat gate > model.txt
+    outs: [model.txt]
+  judge:
+    cmd: echo judge >> ran.txt && cp model.txt judged.txt
+    deps: [model.txt]
+    outs: [judged.txt]
+"""
+
+
+class Flow:
+    """The pipeline's flow in a small repository of its own, whose first stage waits for a word."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port, self.home = folder / "repository", free_port(), folder / "prefect"
+        self.address = f"http://127.0.0.1:{self.port}/api"
+        self.settings = {"PREFECT_API_URL": self.address, "PREFECT_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        self.server_log = folder / "server.log"
+        self.processes: list[subprocess.Popen[str]] = []
+        (self.folder / ".dvc").mkdir(parents=True)
+        (self.folder / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+        (self.folder / "params.yaml").write_text("{}\n")
+        (self.folder / "dvc.yaml").write_text(STAGES)
+        for name in ("started", "gate"):
+            os.mkfifo(self.folder / name)
+
+    def server(self) -> AbstractContextManager[None]:
+        command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", self.port]
+        return serving(f"{self.address}/health", *command, log=self.server_log, **self.settings)
+
+    def start(self, **environment: str) -> "subprocess.Popen[str]":
+        self.processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "flows.pipeline"],
+                cwd=self.folder,
+                env=smoke_world.environment(**self.settings, **environment),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        return self.processes[-1]
+
+    def wait_for_the_stage(self) -> None:
+        source = os.open(self.folder / "started", os.O_RDONLY | os.O_NONBLOCK)
+        assert select.select([source], [], [], START_SECONDS)[0], "the first stage never ran"
+        os.close(source)
+
+    def ran(self) -> list[str]:
+        return (self.folder / "ran.txt").read_text().split()
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> Iterator[Flow]:
+    made = Flow(tmp_path)
+    yield made
+    for process in made.processes:
+        if process.poll() is None:  # the test failed before its end
+            process.terminate()  # it takes all that it started with it
+            process.wait(60)
+
+
+def test_a_flow_goes_on_after_its_server_was_restarted(flow: Flow) -> None:
+    with flow.server():
+        process = flow.start()
+        flow.wait_for_the_stage()
+    with flow.server():
+        (flow.folder / "gate").write_text("权重")
+        said, _ = process.communicate(timeout=RUN_SECONDS)
+        assert process.returncode == 0, said
+        assert flow.ran() == ["baseline", "judge"]
+        assert states(flow) == {"pipeline": "Completed", "baseline": "Completed", "judge": "Completed"}
+
+
+def test_a_flow_whose_server_stays_away_says_so_and_the_next_goes_on_after_what_stands(flow: Flow) -> None:
+    with flow.server():
+        process = flow.start(PREFECT_CLIENT_MAX_RETRIES="0")  # with Prefect's own patience it takes four minutes
+        flow.wait_for_the_stage()
+    (flow.folder / "gate").write_text("权重")
+    said, _ = process.communicate(timeout=RUN_SECONDS)
+    assert process.returncode == 1
+    assert f"\nerror: Prefect's server at {flow.address} does not answer" in said
+    assert "│" not in said  # typer's traceback of what nobody caught
+    assert flow.ran() == ["baseline"]
+    with flow.server():
+        (flow.folder / "gate").unlink()  # who asks for the first stage again waits for a file that is not there
+        again = flow.start()
+        said, _ = again.communicate(timeout=RUN_SECONDS)
+        assert again.returncode == 0, said
+    assert flow.ran() == ["baseline", "judge"]
+    assert (flow.folder / "judged.txt").read_text() == "权重"
+
+
+def states(flow: Flow) -> dict[str, str]:
+    """Name -> state of the flow's run and of its tasks' runs, as the server has them."""
+    found = {}
+    for kind in ("flow_runs", "task_runs"):
+        asked = urllib.request.Request(
+            f"{flow.address}/{kind}/filter", b"{}", {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            for run in json.load(answer):
+                found["pipeline" if kind == "flow_runs" else run["name"]] = run["state_name"]
+    return found
