@@ -149,6 +149,22 @@ def sync() -> None:
     print(f"{len(runs)} outs with their MLflow runs: {LINEAGE}")
 
 
+@track_app.command()
+def register(
+    model: Annotated[Path, typer.Argument(metavar="[MODEL_DIR]", help="A folder in models/.")] = Path(
+        "models/finetuned"
+    ),
+    gallery: Annotated[str, typer.Option(help="The set to answer from, which the model has embedded.")] = "bank",
+) -> None:
+    """Register a model with a gallery as `tuwen`: the challenger, and the champion where it is the better one."""
+    from tuwen.params import load
+    from tuwen.register import register as register_model
+
+    made = register_model(model, gallery, load().evaluate)
+    names = "challenger and champion" if made.is_champion else "challenger"
+    print(f"models:/tuwen/{made.version} is {names}: {made.why}")
+
+
 @app.command()
 def worktree(preset: Annotated[str, typer.Argument(help="A file in presets/, without .yaml.")] = "") -> None:
     """Make the folder in which a preset runs, and print it."""

@@ -4,12 +4,12 @@ MLflow is a projection of the outs: a run is found again by the sha256 of what i
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -19,12 +19,14 @@ from typing import Any
 
 from tuwen import manifest
 from tuwen.progress import say
+from tuwen.revision import commit, is_dirty, output_digest
 
 EXPERIMENT = "tuwen"
 OUTPUT_TAG = "tuwen.output_sha256"
 COMMIT_TAG = "mlflow.source.git.commit"  # MLflow's own name: its pages show it
-# Params are logged as params, and a preset's worktree has its own: neither they nor outs make the code dirty.
-CODE = ("tuwen", "stages", "dvc.yaml", "constraints.txt")
+TAGGED_VARIABLES = {"DVC_STAGE": "tuwen.dvc_stage", "TUWEN_PREFECT_FLOW_RUN": "tuwen.prefect_flow_run"}
+SAMPLE_SECONDS = 30  # between system metrics; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it
+END_SECONDS = 5.0  # for their last sample
 
 
 @contextlib.contextmanager
@@ -55,10 +57,8 @@ def run(
 def evaluation_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """metrics.json -> flat MLflow names: test_i2t_hit_at_5 …, test's recall@5 as `t2i_recall_at_5`, `i2t_…`."""
     flat = {f"{name}_{key}": value for name, figures in metrics.items() for key, value in figures.items()}
-    for name in ("t2i_recall_at_5", "i2t_recall_at_5"):
-        if name in metrics.get("test", {}):
-            flat[name] = metrics["test"][name]
-    return flat
+    test = metrics.get("test", {})
+    return flat | {name: test[name] for name in ("t2i_recall_at_5", "i2t_recall_at_5") if name in test}
 
 
 class Run:
@@ -67,6 +67,7 @@ class Run:
     def __init__(self) -> None:
         self.id: str | None = None
         self._client: Any = None
+        self._monitor: Any = None
 
     def start(
         self, name: str, kind: str, params: Mapping[str, Any], inputs: Mapping[str, Path], resume_id: str | None
@@ -78,8 +79,10 @@ class Run:
             self.id = _reopen(self._client, resume_id) or create(self._client, experiment, name, kind)
             tags = {f"tuwen.input.{key}": manifest.digest(path) for key, path in inputs.items()}
             tags |= {COMMIT_TAG: commit() or "", "tuwen.git_dirty": str(is_dirty()).lower()}
-            tags |= {"tuwen.dvc_stage": os.environ["DVC_STAGE"]} if "DVC_STAGE" in os.environ else {}
+            tags |= {tag: os.environ[name] for name, tag in TAGGED_VARIABLES.items() if name in os.environ}
             log(self._client, self.id, params=params, tags=tags)
+            if kind == "training":  # an evaluation's run begins when it has been computed
+                self._monitor = _system_metrics(self.id)
 
         self._attempt(open_run)
 
@@ -95,6 +98,10 @@ class Run:
 
     def end(self, status: str) -> None:
         """End the run; one that lost a part of its record ends as FAILED, and `sync` makes a whole one."""
+        if self._monitor is not None:
+            ending = threading.Thread(target=self._monitor.finish, daemon=True)  # it waits for a store without end
+            ending.start()
+            ending.join(END_SECONDS)
         if self._client is not None:
             self._attempt(lambda: self._client.set_terminated(self.id, status))
         elif self.id is not None:
@@ -106,29 +113,8 @@ class Run:
             action()
         except Exception as error:
             self._client = None
-            say(
-                f"warning: MLflow failed: {explain(error)}; the work goes on without it, `tuwen track sync` fills "
-                "in what is missing",
-                error=True,
-            )
-
-
-def commit() -> str | None:
-    """The commit that is checked out; None outside git and before the first commit."""
-    return _git("rev-parse", "--verify", "HEAD")
-
-
-def is_dirty() -> bool:
-    """Does the code that decides the outs differ from the commit?"""
-    return bool(_git("status", "--porcelain", "--", *(name for name in CODE if Path(name).exists())))
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+            then = "the work goes on without it, `tuwen track sync` fills in what is missing"
+            say(f"warning: MLflow failed: {explain(error)}; {then}", error=True)
 
 
 def address() -> str:
@@ -136,19 +122,20 @@ def address() -> str:
     return os.environ.get("TUWEN_TRACKING_URI") or "sqlite:///mlflow.db"
 
 
-def connect() -> tuple[Any, str]:
-    """A client and the id of the experiment, which is made where it is missing."""
+def connect(patience_seconds: int = 5) -> tuple[Any, str]:
+    """A client and the id of the experiment, which is made where it is missing; patience: for one answer."""
     # MLflow's own patience is minutes; a training must not wait for its log. The user's settings win.
-    for name, value in (("MAX_RETRIES", "1"), ("TIMEOUT", "5"), ("BACKOFF_FACTOR", "1")):
-        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in (("MAX_RETRIES", 1), ("TIMEOUT", patience_seconds), ("BACKOFF_FACTOR", 1)):
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", str(value))
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
     uri, artifacts = address(), None
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA schema_version")  # MLflow would retry an unusable file for 100 seconds
-        artifacts = Path("runs/mlartifacts").absolute().as_uri()
+        # beside the database, which all presets share: a worktree is removed some day
+        artifacts = (path.absolute().parent / "runs/mlartifacts").as_uri()
     from mlflow import MlflowClient
 
     for noisy in ("mlflow", "urllib3"):  # no lines about tables being made or retries: we warn once ourselves
@@ -158,6 +145,16 @@ def connect() -> tuple[Any, str]:
     if experiment is None:
         return client, client.create_experiment(EXPERIMENT, artifact_location=artifacts)
     return client, experiment.experiment_id
+
+
+def _system_metrics(run_id: str) -> Any:
+    """A thread that logs the load of this machine; it ends by itself when the store is gone."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # a lost store is warned of once
+    monitor = SystemMetricsMonitor(run_id, SAMPLE_SECONDS, resume_logging=True, tracking_uri=address())
+    monitor.start()
+    return monitor
 
 
 def create(client: Any, experiment: str, name: str, kind: str) -> str:
@@ -197,9 +194,19 @@ def log(
     now_ms = int(time.time() * 1000)
     figures = [Metric(name, float(value), now_ms, step) for name, value in (metrics or {}).items()]
     client.log_batch(run_id, metrics=figures, tags=[RunTag(*tag) for tag in (tags or {}).items()])
-    flat = [Param(key, value[:MAX_PARAM_VAL_LENGTH]) for key, value in _flatten(params or {})]
+    flat = [Param(key, hidden(value)[:MAX_PARAM_VAL_LENGTH]) for key, value in _flatten(params or {})]
     for start in range(0, len(flat), MAX_PARAMS_TAGS_PER_BATCH):
         client.log_batch(run_id, params=flat[start : start + MAX_PARAMS_TAGS_PER_BATCH])
+
+
+def log_inputs(client: Any, run_id: str, inputs: Mapping[str, str], context: str) -> None:
+    """Write what a run read as MLflow's dataset inputs: path -> DVC's md5; context: what it was read for."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    read = [Dataset(path, md5, "local", json.dumps({"uri": path})) for path, md5 in inputs.items()]
+    client.log_inputs(
+        run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)]) for dataset in read]
+    )
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -208,19 +215,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", str(value)
-
-
-def named_by(out: Path) -> Path | None:
-    """The file whose sha256 names an out folder; not all of its files, DVC may lay a .gitignore beside them."""
-    names = (out / manifest.NAME, out / "metrics.json")
-    return next((path for path in names if path.is_file()), None)
-
-
-def output_digest(out: Path) -> str:
-    """sha256 that names what lies in `out`."""
-    path = named_by(out)
-    assert path is not None, f"{out} has neither {manifest.NAME} nor metrics.json"
-    return manifest.file_sha256(path)
 
 
 def store_errors() -> tuple[type[Exception], ...]:
@@ -232,8 +226,13 @@ def store_errors() -> tuple[type[Exception], ...]:
 
 def explain(error: BaseException) -> str:
     """MLflow's address and the start of an error's message, without a password that either may hold."""
-    first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return re.sub(r"//[^/@\s]*@", "//***@", f"{address()}: {first}")
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{hidden(address())}: {hidden(first)[:200]}"
+
+
+def hidden(text: str) -> str:
+    """`text` without the user and password of any URI in it."""
+    return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
 @contextlib.contextmanager

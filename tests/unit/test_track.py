@@ -7,6 +7,9 @@ import signal
 import socket
 import subprocess
 import textwrap
+import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value))
 
 
-def make_outs() -> None:
+def make_outs(params: Mapping[str, Any] | None = None) -> None:
     """Two models and their evaluations, as the stages leave them."""
     for model, loss in (("baseline", 4.0), ("finetuned", 2.0)):
         folder = Path("models") / model
@@ -45,7 +48,7 @@ def make_outs() -> None:
             {"epoch": 2, "loss": loss / 2, "temperature": 0.06, "valid_i2t_hit_at_5": 0.3},
         ]
         write_json(folder / "training.json", {"pairs": 12, "steps": 4, "epochs": epochs})
-        manifest.write(folder, {}, {"finetune": {"fit": {"lr": 0.0004}}})
+        manifest.write(folder, {}, params or {"finetune": {"fit": {"lr": 0.0004}}})
         figures = {"i2t_hit_at_5": 0.4, "i2t_recall_at_5": 0.3, "t2i_hit_at_5": 0.45, "t2i_recall_at_5": 0.35}
         test = figures | {"images": 10, "i2t_hit_at_1": loss / 10}
         write_json(Path("results") / model / "metrics.json", {"test": test, "valid": figures})
@@ -56,13 +59,25 @@ def make_outs() -> None:
             stages:
               finetune:
                 cmd: python -m stages.finetune
+                deps:
+                - {path: tuwen/train.py, md5: '8888'}
+                - {path: data/augmented, md5: abcd.dir}
+                - {path: models/baseline, md5: 9999.dir}
                 outs:
                 - {path: models/finetuned, md5: 0123.dir}
               evaluate@finetuned:
                 cmd: python -m stages.evaluate finetuned
+                deps:
+                - {path: embeddings/finetuned/test, md5: ef01.dir}
+                - {path: models/finetuned, md5: 0123.dir}
                 params: {params.yaml: {evaluate: {ks: [1, 5, 10]}}}
                 outs:
                 - {path: results/finetuned/metrics.json, md5: '4567'}
+              report:
+                cmd: python -m stages.report
+                deps:
+                - {path: results/finetuned/metrics.json, md5: '4567'}
+                - {path: results/baseline/metrics.json, md5: '4568'}
             """
         )
     )
@@ -99,6 +114,72 @@ def test_a_run_holds_params_curves_inputs_and_output(project: Path, monkeypatch:
     assert found.data.tags["tuwen.input.captions"] == manifest.file_sha256(Path("captions.txt"))
     assert found.data.tags[track.OUTPUT_TAG] == manifest.digest(Path("models/baseline"))
     assert curve(project, found.info.run_id, "loss") == [(1, 5.5), (2, 4.5)]
+
+
+def test_a_training_logs_the_load_of_the_machine_and_never_waits_for_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    with track.run("baseline", "training", {}, {}) as run:
+        deadline = time.monotonic() + 20
+        while not curve(project, str(run.id), "system/cpu_utilization_percentage"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+    assert all_runs(project)[0].data.metrics["system/system_memory_usage_megabytes"] > 0
+    first = len(curve(project, str(run.id), "system/cpu_utilization_percentage"))
+    with track.run("baseline", "training", {}, {}, resume_id=run.id):
+        while len(points := curve(project, str(run.id), "system/cpu_utilization_percentage")) <= first:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert [step for step, _ in points] == list(range(len(points)))  # a resumed run goes on counting
+
+
+def test_a_monitor_that_hangs_does_not_hold_the_training(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(track, "END_SECONDS", 0.2)
+    released = threading.Event()
+    with track.run("baseline", "training", {}, {}) as run:
+        run._monitor.finish = lambda: released.wait(60)
+        before = time.monotonic()
+    assert time.monotonic() - before < 30
+    released.set()
+    assert all_runs(project)[0].info.status == "FINISHED"
+    assert capfd.readouterr().err == ""
+
+
+def test_the_flow_that_started_the_stage_is_tagged(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUWEN_PREFECT_FLOW_RUN", "0b5f6c1e-2c1d-4c55-9d0e-7d5d2f3f9a10")
+    with track.run("evaluate-baseline", "evaluation", {}, {}):
+        pass
+    assert all_runs(project)[0].data.tags["tuwen.prefect_flow_run"] == "0b5f6c1e-2c1d-4c55-9d0e-7d5d2f3f9a10"
+
+
+def test_no_secret_reaches_the_store(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {"AWS_SECRET_ACCESS_KEY": "geheim-1", "MLFLOW_TRACKING_PASSWORD": "geheim-2"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    make_outs(params={"source": {"root": "https://user:geheim-3@example.org/pairs", "mail": "a@example.org"}})
+    params = {"source": {"root": "s3://key:geh@eim-3@example.org/pairs"}}
+    with track.run("baseline", "training", params, {}) as run:
+        run.log_metrics({"loss": 1.0}, 1)
+    lineage.sync()
+    shown = {name: found.data.params for found in all_runs(project) if (name := found.info.run_name)}
+    assert shown["finetuned"]["source.root"] == "https://***@example.org/pairs"
+    assert shown["finetuned"]["source.mail"] == "a@example.org"
+    assert [found.data.params for found in all_runs(project) if found.info.run_id == run.id] == [
+        {"source.root": "s3://***@example.org/pairs"}
+    ]
+    kept = [project, *(path for path in Path("runs").rglob("*") if path.is_file())]
+    written = [path for path in kept if any(word in path.read_bytes() for word in (b"geheim", b"geh@eim", b"eim-3"))]
+    assert written == []
+
+
+def test_a_message_is_cut_after_its_password_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUWEN_TRACKING_URI", "postgresql://user:ge@heim@db.example.org/mlflow")
+    said = track.explain(OSError("x" * 180 + " https://user:geheim-geheim-geheim@example.org refused"))
+    assert "heim" not in said
 
 
 def test_more_params_than_one_request_takes(project: Path) -> None:
@@ -243,6 +324,67 @@ def test_sync_refills_an_empty_store_and_makes_no_run_twice(project: Path) -> No
     assert judged.data.metrics["i2t_recall_at_5"] == 0.3
     assert judged.data.tags["tuwen.dvc_out_md5"] == "4567"
     assert judged.data.tags["tuwen.dvc_lock_sha256"] == manifest.file_sha256(Path("dvc.lock"))
+
+
+def inputs(run: Run) -> dict[str, tuple[str, str]]:
+    """Name -> digest and context of a run's dataset inputs."""
+    return {read.dataset.name: (read.dataset.digest, read.tags[0].value) for read in run.inputs.dataset_inputs}
+
+
+def test_sync_names_what_was_read_and_which_model(project: Path) -> None:
+    make_outs()
+    with track.run("finetuned", "training", {}, {}) as live:
+        live.finish_output(Path("models/finetuned"))
+    lineage.sync()
+    lineage.sync()
+    found = {run.info.run_name: run for run in all_runs(project)}
+    trained, judged = found["finetuned"], found["evaluate-finetuned"]
+    assert trained.info.run_id == live.id
+    assert inputs(trained) == {"data/augmented": ("abcd.dir", "training")}
+    assert inputs(judged) == {"embeddings/finetuned/test": ("ef01.dir", "evaluation")}
+    digest = manifest.digest(Path("models/finetuned"))
+    for run in (trained, judged):
+        assert run.data.tags["tuwen.model_md5"] == "0123.dir"
+        assert run.data.tags["tuwen.model_sha256"] == digest
+
+
+def attached(run_id: str, folder: str | None = None) -> set[str]:
+    return {found.path for found in MlflowClient(track.address()).list_artifacts(run_id, folder)}
+
+
+def test_an_evaluation_carries_its_figures_and_the_report_that_tells_of_it(project: Path) -> None:
+    make_outs()
+    build_evaluation(Path("results/finetuned"))
+    for name in ("report.md", "report.html"):
+        (Path("results") / name).write_text("报告\n", encoding="utf-8")
+    runs = lineage.sync()
+    files = {"metrics.json", "details.json", "figures", "report.md", "report.html"}
+    assert attached(runs["results/finetuned"]) == files
+    assert attached(runs["results/finetuned"], "figures") == {
+        f"figures/{name}.svg" for name in ("gallery-i2t", "gallery-t2i", "scores-finetuned")
+    }
+    # dvc.lock has no evaluation of the baseline, so nobody knows which one the report tells of
+    assert attached(runs["results/baseline"]) == {"metrics.json"}
+    shown = Path(MlflowClient(track.address()).download_artifacts(runs["results/finetuned"], "figures"))
+    drawn = (shown / "gallery-t2i.svg").read_text()
+    assert "#0b6bcb" in drawn
+    assert "var(--" not in drawn
+    before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*.html")}
+    lineage.sync()
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*.html")} == before
+    assert len(before) == 1
+    (Path("results") / "report.html").write_text("新的报告\n", encoding="utf-8")
+    lineage.sync()
+    assert [path.read_text(encoding="utf-8") for path in before] == ["新的报告\n"]
+
+
+def build_evaluation(result: Path) -> None:
+    """details.json as `evaluate` writes it."""
+    points = [{"gallery": size, "hit_at_1": 1 / size, "hit_at_5": 5 / size} for size in (10, 20)]
+    scores = {"edges": [-1.0, 0.0, 1.0], "true": [1, 3], "false": [8, 1]}
+    hubs = {"k": 10, "top": [{"id": "猫.png", "times": 3}]}
+    details = {"gallery_curve": {"t2i": points, "i2t": points}, "score_histogram": scores}
+    write_json(result / "details.json", details | {"hubs": {"t2i": hubs, "i2t": hubs}})
 
 
 def test_sync_takes_the_live_run_and_ties_it_to_the_lock(project: Path) -> None:
