@@ -39,7 +39,7 @@ run: .venv/ready
 test: .venv/ready
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
 
-# Debian: chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips what needs them, and says so.
+# Debian: postgresql, chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips the browser, and says so.
 test-all: test
 	python -m pytest -rs tests/services tests/faults tests/browser
 

