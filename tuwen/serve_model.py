@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import threading
-import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -27,13 +26,9 @@ ANSWERS = 10
 BATCH_SIZE = 64
 # What the model's own code imports, besides what these bring along.
 REQUIRED = (
-    *("mlflow", "numpy", "pillow", "pyarrow", "pydantic", "rich", "ruamel.yaml", "safetensors"),
-    *("simplejpeg", "torch", "transformers"),
+    *("mlflow", "numpy", "open_clip_torch", "pillow", "pyarrow", "pydantic", "rich", "ruamel.yaml", "safetensors"),
+    *("simplejpeg", "torch", "torchvision", "transformers"),
 )
-
-# MLflow asks for type hints at `predict`, and would take them for a schema; the signature tells that.
-warnings.filterwarnings("ignore", ".*Add type hints to the `predict`", UserWarning)
-
 
 class Retriever(PythonModel):  # type: ignore[misc]
     """A model folder and a gallery: `images.npy`, `texts.npy` and the ids of their rows in `ids.json`."""
@@ -50,6 +45,7 @@ class Retriever(PythonModel):  # type: ignore[misc]
         self.vectors = {side: np.load(gallery / f"{side}.npy", allow_pickle=False) for side in SIDES.values()}
         self.turn = threading.Lock()  # a tokenizer answers one at a time, a server asks by threads
 
+    # Without type hints, though MLflow asks for them: it would take them for a schema, which the signature tells.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Answer each row, which has either `text` or `image`, a picture file as base64.
 
