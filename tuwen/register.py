@@ -54,7 +54,7 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
             version = _version(client, experiment, run_id, model, packed)
             client.set_registered_model_alias(NAME, "challenger", version.version)
             if not is_measured:
-                return Registered(version.version, False, f"{model} was not measured on {' and '.join(SETS)}")
+                return Registered(str(version.version), False, f"{model} was not measured on {' and '.join(SETS)}")
             client.log_artifacts(version.run_id, str(measured), MEASURED)
             return _judge(client, version, measured, params)
         except track.store_errors() as error:

@@ -79,7 +79,7 @@ class Run:
             self.id = _reopen(self._client, resume_id) or create(self._client, experiment, name, kind)
             tags = {f"tuwen.input.{key}": manifest.digest(path) for key, path in inputs.items()}
             tags |= {COMMIT_TAG: commit() or "", "tuwen.git_dirty": str(is_dirty()).lower()}
-            tags |= {tag: os.environ[name] for name, tag in TAGGED_VARIABLES.items() if name in os.environ}
+            tags |= {tag: os.environ[name] for name, tag in TAGGED_VARIABLES.items() if os.environ.get(name)}
             log(self._client, self.id, params=params, tags=tags)
             if kind == "training":  # an evaluation's run begins when it has been computed
                 self._monitor = _system_metrics(self.id)
