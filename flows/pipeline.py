@@ -5,7 +5,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
 import typer
@@ -16,7 +16,7 @@ from prefect.states import Failed
 from pydantic import WithJsonSchema
 
 from flows import guard
-from flows.repro import asked_for, bring_up_to_date, dvc_status, plan, provide_gpu_limit, stage_graph
+from flows.repro import asked_for, dvc_status, plan, run_stages, stage_graph
 from flows.show import show_mlflow, show_plan, show_results
 from tuwen.errors import UserError
 from tuwen.worktree import worktree
@@ -56,19 +56,12 @@ def pipeline(
         graph = stage_graph(folder)
         _, wanted = asked_for(graph, stages)
         reasons = plan(graph, dvc_status(folder), stages, force)
-        if reasons:
-            provide_gpu_limit()
+        said = "\n".join(f"  {stage}: {why}" for stage, why in reasons.items()) or "  all up to date"
+        logger.info("plan:\n%s", said)
+        show_plan(preset, graph, wanted, reasons)
+        run_stages(graph, reasons, folder)
     except UserError as error:
         return Failed(message=str(error))
-    said = "\n".join(f"  {stage}: {why}" for stage, why in reasons.items()) or "  all up to date"
-    logger.info("plan:\n%s", said)
-    show_plan(preset, graph, wanted, reasons)
-    done: dict[str, State[Any]] = {}
-    for stage, reason in reasons.items():
-        above = [done[name] for name in graph.predecessors(stage) if name in done]
-        done[stage] = bring_up_to_date(stage, reason == "forced", folder, wait_for=above, return_state=True)
-        if not done[stage].is_completed():
-            return Failed(message=done[stage].message)
     finish(preset, folder)
     return None
 

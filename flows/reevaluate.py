@@ -5,7 +5,7 @@ It evaluates and never trains. Exit codes: 0 not worse, 1 worse, 2 not comparabl
 """
 
 import contextlib
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +13,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import networkx as nx
 import typer
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
+from prefect.utilities.slugify import slugify
 
 from flows import guard
-from flows.repro import Status, bring_up_to_date, dvc_status, plan, provide_gpu_limit, stage_graph
+from flows.pipeline import Preset
+from flows.repro import Status, asked_for, dvc_status, plan, run_stages, stage_graph
+from flows.show import plain, table
+from flows.watch import watch
 from tuwen import track
 from tuwen.errors import UserError
 from tuwen.params import Params, load
@@ -48,86 +51,88 @@ class Verdict(NamedTuple):
     why: str
 
 
-@flow(name="reevaluate", persist_result=False)
-def reevaluate(base: str = "origin/main", preset: str = "sample") -> State[None]:
+@flow(name="reevaluate", flow_run_name="{preset} against {base}", persist_result=False)
+def reevaluate(base: str = "origin/main", preset: Preset = "sample") -> State[None]:
     """Compare the recall of this checkout's model with a revision's, query by query; fail where it is worse.
 
     Embeddings and evaluation are brought up to date; a model that dvc.yaml would train anew is refused.
 
     Args:
         base: The git revision to compare with; its ranks must be in DVC's cache or remote.
-        preset: A file in presets/; "sample" is this checkout with its params.yaml as it is.
+        preset: A file in presets/. "sample" judges this checkout with its params.yaml as it is, every other preset
+            its own git worktree.
     """
-    page = PAGE.absolute()
-    page.unlink(missing_ok=True)  # nobody shall take an older one for this one's
+    PAGE.unlink(missing_ok=True)  # nobody shall take an older one for this one's
     try:
-        with contextlib.chdir(worktree(preset)):
-            verdict = judge(base)
+        verdict = judge(base, worktree(preset))
     except UserError as error:
         verdict = Verdict(FAILED, str(error))
     text = f"## Re-evaluation: {verdict.name.lower()}\n\n{verdict.why}\n"
-    page.parent.mkdir(exist_ok=True)
-    page.write_text(text, encoding="utf-8")
-    create_markdown_artifact(text, key="reevaluate")
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(text, encoding="utf-8")
+    create_markdown_artifact(text, key=slugify(f"reevaluate-{preset}"))
     lead = verdict.why.partition("\n\n")[0]
     return Completed(message=lead) if verdict.name == NOT_WORSE else Failed(name=verdict.name, message=lead)
 
 
-def judge(base: str) -> Verdict:
-    """The verdict on the current directory's model. Raises UserError when evaluating it fails."""
+def judge(base: str, folder: Path) -> Verdict:
+    """The verdict on the model in `folder`. Raises UserError when evaluating it fails."""
     from tuwen.compare import compare, markdown, regressions, require_same_test
 
-    graph = stage_graph()
-    fetch_missing(graph, dvc_status())
-    stale = plan(graph, dvc_status(), [EVALUATE], force=False)
+    graph = stage_graph(folder)
+    fetch_missing(graph, dvc_status(folder), folder)
+    stale = plan(graph, dvc_status(folder), [EVALUATE], force=False)
     if any(stage in TRAINING for stage in stale):
         return Verdict(NOT_REBUILT, _not_rebuilt(stale))
     try:
-        fetch_base(base)
-        require_same_test(BASE / TEST, TEST)
+        fetch_base(base, folder)
+        require_same_test(folder / BASE / TEST, folder / TEST)
     except UserError as error:
         return Verdict(NOT_COMPARABLE, str(error))
-    evaluate(graph, stale)
-    params = load()
+    run_stages(graph, stale, folder)
+    params = load(folder / "params.yaml")
     try:
-        changes = compare(BASE / RANKS, RANKS, params.evaluate)
+        changes = compare(folder / BASE / RANKS, folder / RANKS, params.evaluate)
     except UserError as error:
         return Verdict(NOT_COMPARABLE, str(error))
     faults = regressions(changes, params.gate.max_drop_points)
     lead = "\n".join(f"- {fault}" for fault in faults) or f"No R@5 fell, beyond chance or the limit, from {base}."
-    why = f"{lead}\n\n{markdown(changes)}\n\n{_legend(base, params)}"
+    why = f"{lead}\n\n{markdown(changes)}\n\n{_legend(base, folder, params)}"
     return Verdict(WORSE if faults else NOT_WORSE, why)
 
 
-def fetch_missing(graph: Any, status: Status) -> None:
-    """Fetch what dvc.lock records below `EVALUATE` but is not here, such as everything in a fresh clone.
+def fetch_missing(graph: Any, status: Status, folder: Path) -> None:
+    """Fetch what dvc.lock records up to `EVALUATE` but is not in `folder`, such as everything in a fresh clone.
 
     What cannot be had stays missing, and the plan will say so.
     """
-    outs = []
-    for stage in sorted({EVALUATE, *nx.ancestors(graph, EVALUATE)} & status.keys()):
-        changes = (entry.get("changed outs", {}) for entry in status[stage] if isinstance(entry, Mapping))
-        outs += [out for changed in changes for out in changed if not Path(out).exists()]
-    if outs:
-        get_run_logger().info("fetching %s", ", ".join(outs))
-        guarded = [sys.executable, guard.__file__, str(os.getpid())]
-        pull = [sys.executable, "-m", "dvc", "--wait-for-lock", "pull", *outs]
-        done = subprocess.run([*guarded, *pull], capture_output=True, text=True, encoding="utf-8", check=False)
-        if done.returncode != 0:
-            get_run_logger().warning("dvc pull: %s", done.stderr.strip())
+    _, wanted = asked_for(graph, [EVALUATE])
+    entries = (entry for stage in sorted(wanted & status.keys()) for entry in status[stage])
+    changed = [out for entry in entries if isinstance(entry, Mapping) for out in entry.get("changed outs", {})]
+    if missing := [out for out in changed if not (folder / out).exists()]:
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "pull", *missing]
+        code, _ = watch(command, folder, "pull")
+        if code:
+            get_run_logger().warning("not all that dvc.lock records could be fetched")
 
 
-def fetch_base(base: str) -> None:
-    """`dvc get --rev` of the base's ranks and test tables into `BASE`. Raises UserError for what cannot be had."""
+def fetch_base(base: str, folder: Path) -> None:
+    """What `dvc get --rev` does, for the base's ranks and test tables, into `BASE`.
+
+    Raises UserError when git does not know the revision, or cache and remote lack its files.
+    """
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
 
     path = RANKS
+    shutil.rmtree(folder / BASE, ignore_errors=True)
     try:
-        with contextlib.closing(DVCFileSystem(rev=base)) as files:
+        with contextlib.closing(DVCFileSystem(str(folder.absolute()), rev=base)) as files:
             for path in (RANKS, *TABLES):
-                (BASE / path).parent.mkdir(parents=True, exist_ok=True)
-                files.get_file(str(path), str(BASE / path))
+                fetched = folder / BASE / path
+                fetched.parent.mkdir(parents=True, exist_ok=True)
+                # Not get_file: it may make a hard link into the cache, and a second call empties what it leads to.
+                fetched.write_bytes(files.read_bytes(str(path)))
     except (DvcException, OSError) as error:
         raise UserError(
             f"base {base}: {path} cannot be had ({error}); give a revision that git knows, whose ranks were "
@@ -135,34 +140,18 @@ def fetch_base(base: str) -> None:
         ) from error
 
 
-def evaluate(graph: Any, stale: Mapping[str, str]) -> None:
-    """Run the stale stages, none of which trains. Raises UserError with the last lines of one that fails."""
-    if stale:
-        provide_gpu_limit()
-    done: dict[str, State[Any]] = {}
-    for stage in stale:
-        above = [done[name] for name in graph.predecessors(stage) if name in done]
-        done[stage] = bring_up_to_date(stage, wait_for=above, return_state=True)
-        if not done[stage].is_completed():
-            raise UserError(done[stage].message or f"stage {stage} failed")
-
-
 def _not_rebuilt(stale: Mapping[str, str]) -> str:
-    lines = [
+    rows = table(("stage", "why it must run"), [(stage, plain(why)) for stage, why in stale.items()])
+    return (
         "The recorded model is not the one that these settings, data and code make, and this gate never trains. "
-        "Run `dvc repro` where training belongs, then commit `dvc.lock` and `dvc push`. Outs that are modified are "
-        "another commit's: `dvc checkout`.",
-        "",
-        "| stage | why it must run |",
-        "|---|---|",
-        *(f"| {stage} | {why.replace('|', chr(92) + '|')} |" for stage, why in stale.items()),
-    ]
-    return "\n".join(lines)
+        "Run `dvc repro` where training belongs, then commit `dvc.lock` and `dvc push`. Where only outs are "
+        f"modified, `dvc checkout` brings this commit's.\n\n{rows}"
+    )
 
 
-def _legend(base: str, params: Params) -> str:
-    head, before = (_short(revision) for revision in ("HEAD", base))
-    dirty = " with uncommitted code" if track.is_dirty() else ""
+def _legend(base: str, folder: Path, params: Params) -> str:
+    head, before = (_git(folder, "rev-parse", "--short", f"{one}^{{commit}}") for one in ("HEAD", base))
+    dirty = " with uncommitted code" if _git(folder, "status", "--porcelain", "--", *track.CODE) else ""
     return (
         f"Head {head}{dirty}, base {before} ({base}): the {MODEL} model on the test split, hit@k in percent. In "
         f"brackets the paired 95 % bootstrap interval by group ({params.evaluate.bootstrap_samples} samples). R@5 "
@@ -171,8 +160,8 @@ def _legend(base: str, params: Params) -> str:
     )
 
 
-def _short(revision: str) -> str:
-    command = ["git", "rev-parse", "--short", f"{revision}^{{commit}}"]
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -122,6 +122,18 @@ def bring_up_to_date(stage: str, force: bool = False, folder: Path = HERE) -> St
     return Failed(message=f"stage {stage}: dvc ended with exit code {code}\n{last_lines}") if code else None
 
 
+def run_stages(graph: Any, reasons: Mapping[str, str], folder: Path) -> None:
+    """Bring the stages of a plan up to date, one task each. Raises UserError with the first one's that fails."""
+    if reasons:
+        provide_gpu_limit()
+    done: dict[str, State[Any]] = {}
+    for stage, reason in reasons.items():
+        above = [done[name] for name in graph.predecessors(stage) if name in done]
+        done[stage] = bring_up_to_date(stage, reason == "forced", folder, wait_for=above, return_state=True)
+        if not done[stage].is_completed():
+            raise UserError(done[stage].message or f"stage {stage}: {done[stage].name}")
+
+
 def provide_gpu_limit() -> None:
     """Make the limit where it is missing. Raises UserError when it lets nobody through."""
     with get_client(sync_client=True) as client:

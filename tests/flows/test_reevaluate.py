@@ -5,26 +5,20 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prefect.artifacts import Artifact
 from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.reevaluate import main
 from tests import gate_world
 from tests.gate_world import REPOSITORY, commit, ran, run
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    """One Prefect server for all tests of this file."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # dvc's, mlflow's and prefect's own
+    pytest.mark.usefixtures("server"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +98,7 @@ def test_a_regression_ends_the_command_line_with_its_figures(project: Path) -> N
     assert found["image → text", "R@5"] < -20
     head, base = (run(project, "git", "rev-parse", "--short", name).strip() for name in ("worse", "base"))
     assert f"Head {head}, base {base} (base)" in page
-    artifact = Artifact.get("reevaluate")
+    artifact = Artifact.get("reevaluate-sample")
     assert artifact is not None
     assert artifact.data == page
     assert ran(project) == []
