@@ -38,15 +38,15 @@ def main() -> None:
     """Start all, say where they are, and stop all on Ctrl-C, SIGTERM or when one of them ends."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: sys.exit(128 + got))
-    prefect, mlflow = port("PREFECT_SERVER_API_PORT", "4200"), port("MLFLOW_PORT", "5000")
-    api, store = f"http://{HOST}:{prefect}/api", address()
-    tracking = store if store.startswith("http") else f"http://{HOST}:{mlflow}"
+    prefect, store = port("PREFECT_SERVER_API_PORT", "4200"), address()
+    mlflow = "" if store.startswith("http") else port("MLFLOW_PORT", "5000")
+    api, tracking = f"http://{HOST}:{prefect}/api", f"http://{HOST}:{mlflow}" if mlflow else store
     environment = os.environ | {
         "PREFECT_API_URL": api,
         "PREFECT_UI_URL": f"http://{HOST}:{prefect}",
         # A server that was killed must know, when it is back, who holds the GPU and for how long.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # who clicks on Run waits for it
         CHECKOUT: str(Path.cwd()),
         "TUWEN_TRACKING_URI": tracking,
     }
@@ -54,7 +54,7 @@ def main() -> None:
     with everything() as running:
         at = ["--host", HOST, "--port"]
         start(running, "prefect", ["server", "start", *at, prefect], environment)
-        if tracking != store:
+        if mlflow:
             pages = ["--backend-store-uri", store, "--artifacts-destination", str(ARTIFACTS), "--workers", "1"]
             start(running, "mlflow", ["server", *pages, *at, mlflow], environment)
         wait_for(running, "prefect", lambda: answers(f"{api}/health"))
@@ -62,8 +62,9 @@ def main() -> None:
         start(running, "worker", ["worker", "start", "--pool", POOL, "--name", "here"], environment, "prefect")
         wait_for(running, "mlflow", lambda: answers(f"{tracking}/health"))
         wait_for(running, "worker", lambda: is_ready(api))
-        addresses = f"Prefect  http://{HOST}:{prefect}\nMLflow   {tracking}\nlogs     {LOGS.absolute()}"
-        print(f"{addresses}\nCtrl-C stops all", flush=True)
+        shown = tracking.rpartition("@")[2]  # without a password
+        print(f"Prefect  http://{HOST}:{prefect}\nMLflow   {shown}\nlogs     {LOGS.absolute()}")
+        print("Ctrl-C stops all", flush=True)
         wait_for(running, "", lambda: False, float("inf"))
 
 

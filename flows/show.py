@@ -18,7 +18,7 @@ GALLERY_QUERIES = 6
 def show_plan(preset: str, graph: Any, wanted: set[str], reasons: Mapping[str, str]) -> None:
     """Every stage in graph order: will it run, and why."""
     rows = [
-        (stage, "runs" if stage in reasons else "—", plain(reasons.get(stage) or _at_rest(stage in wanted)))
+        (stage, "**runs**" if stage in reasons else "—", plain(reasons.get(stage) or _at_rest(stage in wanted)))
         for stage in nx.topological_sort(graph)
     ]
     count = f"{len(reasons)} of {len(rows)} stages run"
@@ -64,15 +64,16 @@ def recall_table(lines: Iterable[Any]) -> str:
 
 
 def gallery(shown: Any) -> str:
-    """Texts and the first pictures found for them as a Markdown table; a true one is ticked."""
+    """Texts, each with a Markdown table of the first pictures found for it; the rank of a true one is ticked."""
     from tuwen.examples import SHOWN
 
-    rows = []
+    parts = []
     for example in shown.queries["t2i"]["random"]:
         answers = example.answers["finetuned"][:SHOWN]
-        found = (f"{'✔' if one.is_true else ''}![{one.rank}]({shown.pictures[one.row]})" for one in answers)
-        rows.append((plain(shown.captions[example.row]), *found))
-    return table(("text", *(str(rank) for rank in range(1, SHOWN + 1))), rows)
+        ranks = [f"{one.rank} ✔" if one.is_true else str(one.rank) for one in answers]
+        pictures = [f"![{one.rank}]({shown.pictures[one.row]})" for one in answers]
+        parts += [f"**{plain(shown.captions[example.row])}**", table(ranks, [pictures])]
+    return "\n\n".join(parts)
 
 
 def show_mlflow(preset: str) -> None:

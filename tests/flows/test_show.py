@@ -21,6 +21,7 @@ from flows.show import plain, show_mlflow, show_results
 from tests import report_world
 from tests.flow_world import read_when_written, write_stages
 from tests.flows.conftest import Start
+from tuwen import pairs
 from tuwen.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
@@ -47,9 +48,9 @@ def test_the_plan_names_every_stage_and_why_it_runs_or_not(server: None, finishe
     Path("params.yaml").write_text("words: 一只|白猫\nunused: 0\n", encoding="utf-8")
     state = pipeline(stages=["judge@left"], return_state=True)
     plan = rows_of("plan-sample", state.state_details.flow_run_id)
-    assert plan["words"][0] == "runs"
+    assert plan["words"][0] == "**runs**"
     assert plain("params.yaml: words: modified") in plan["words"][1]
-    assert plan["judge@left"] == ["runs", plain("after baseline")]
+    assert plan["judge@left"] == ["**runs**", plain("after baseline")]
     assert plan["judge@right"] == plan["other"] == ["—", plain("not asked for")]
     again = pipeline(stages=["judge@left"], return_state=True)
     assert rows_of("plan-sample", again.state_details.flow_run_id)["words"] == ["—", plain("up to date")]
@@ -60,10 +61,10 @@ def test_the_plan_is_there_before_the_first_stage_ends_and_progress_while_it_run
 ) -> None:
     os.mkfifo("started")
     os.mkfifo("gate")
-    write_stages("printf 'epoch 2/4%s 5/10\\n' : && echo here > started && cat gate > model.txt")
+    write_stages(r"printf 'epoch 2/4\072 5/10\n' && echo here > started && cat gate > model.txt")
     running = start("flows.pipeline", "baseline")
     assert read_when_written("started") == "here\n"
-    assert rows_of("plan-sample")["baseline"][0] == "runs"
+    assert rows_of("plan-sample")["baseline"][0] == "**runs**"
     deadline = time.monotonic() + 60
     while (shown := newest("progress-baseline")) is None and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -88,13 +89,20 @@ def test_recall_and_gallery_are_those_of_the_results(
             low, high = (f"{100 * figures[f'{way}_hit_at_5_{end}']:.1f}" for end in ("low", "high"))
             value = f"{100 * figures[f'{way}_hit_at_5']:.1f} %"
             assert recall[f"{title} R@5"][column] == f"{value} [{low}, {high}]"
-    gallery = rows_of("gallery-contest-24gb")
-    assert len(gallery) == 2 + 6
-    pictures = [
-        re.findall(r"!\[\d\]\(data:image/jpeg;base64,[\w+/=]+\)", " ".join(row)) for row in gallery.values()
-    ]
-    assert [len(found) for found in pictures] == [0, 0] + [5] * 6
-    assert any("✔" in " ".join(row) for row in gallery.values())
+    gallery = newest("gallery-contest-24gb")
+    assert gallery is not None
+    texts, tables = str(gallery.data).split("\n\n")[::2], str(gallery.data).split("\n\n")[1::2]
+    assert len(texts) == 6
+    assert [len(re.findall(r"!\[\d\]\(data:image/jpeg;base64,[\w+/=]+\)", one)) for one in tables] == [5] * 6
+    ranks = pairs.read_table(Path("results/finetuned/ranks.parquet")).to_pandas()
+    best = ranks[ranks.direction == "t2i"].set_index("query_id").best_rank
+    rows = pairs.read(Path("data/clean/test")).texts.select(["text_id", "caption"]).to_pylist()
+    among_five: dict[str, set[bool]] = {}  # by caption, which several texts may share
+    for row in rows:
+        if row["text_id"] in best.index:
+            among_five.setdefault(f"**{plain(row['caption'])}**", set()).add(bool(best[row["text_id"]] <= 5))
+    for text, one in zip(texts, tables, strict=True):
+        assert ("✔" in one) in among_five[text]
 
 
 def test_missing_results_are_a_message(server: None, project: Path) -> None:
