@@ -86,7 +86,8 @@ def test_mlflow_killed_during_training_costs_a_warning_and_sync_brings_the_metri
     assert said.count("warning: MLflow failed") == 1
     assert outs(project) == outs(whole())
     with serving(f"{address}/health", *server, log=tmp_path / "log"):
-        smoke_world.run(project, "tuwen", "track", "sync", TUWEN_TRACKING_URI=address)
+        sync = [sys.executable, "-m", "tuwen.cli", "track", "sync"]
+        smoke_world.run(project, *sync, TUWEN_TRACKING_URI=address)
         client = MlflowClient(tracking_uri=address)
         experiment = client.get_experiment_by_name("tuwen").experiment_id
         made = "tags.`tuwen.output_sha256` != '' and attributes.run_name = 'baseline'"

@@ -33,13 +33,12 @@ def test_the_second_run_is_told_which_process_holds_the_stage(whole: Whole, proj
     assert outs(project) == outs(whole())
 
 
-def test_half_a_dvc_lock_is_refused_and_the_cache_has_all_that_it_named(whole: Whole, project: Path) -> None:
+def test_half_a_dvc_lock_is_refused_and_without_it_the_cache_has_all(whole: Whole, project: Path) -> None:
     lock = project / "dvc.lock"  # DVC writes it in place
     written = lock.read_text()
     lock.write_text(written[: written.index("md5", len(written) // 2) + 2])
     refused = repro(project)
-    assert refused.returncode != 0
-    assert "dvc.lock" in refused.stderr
+    assert refused.returncode != 0, refused.stdout  # in words that need not name the file: docs/reliability.md
     lock.unlink()
     ran = [line for line in run(project, "dvc", "repro").stdout.splitlines() if line.startswith("Running stage")]
     assert ran == ["Running stage 'report':"]  # report.md lies in git, not in the cache
