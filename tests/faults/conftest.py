@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from tests import smoke_world
 
 Whole = Callable[[], Path]
+RUN_SECONDS = 240  # for one stage or flow to end
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +34,33 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
 
         yield finished
         kill_group(process)
+
+
+@contextmanager
+def dvc(folder: Path, *arguments: str, **environment: str) -> "Iterator[subprocess.Popen[str]]":
+    """`dvc ARGUMENTS` there, all it says in one pipe; SIGKILL for it and its children where they last too long."""
+    process = subprocess.Popen(
+        ["dvc", *arguments],
+        cwd=folder,
+        env=smoke_world.environment(PYTHONUNBUFFERED="1", **environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+    )
+    watch = threading.Timer(RUN_SECONDS, kill_group, [process])
+    watch.start()
+    try:
+        yield process
+    finally:
+        watch.cancel()
+        kill_group(process)
+
+
+def says(process: "subprocess.Popen[str]", start: str) -> str:
+    """Read what a process says up to the first line that begins so, and return that line."""
+    assert process.stdout is not None
+    return next(line for line in process.stdout if line.startswith(start))
 
 
 def kill_group(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:

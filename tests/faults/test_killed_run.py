@@ -45,7 +45,7 @@ def test_a_run_killed_in_every_stage_in_a_strange_place_has_the_same_outs(whole:
     assert {name.partition("@")[0] for name in outs(folder)} == {name.partition("@")[0] for name in WRITTEN}
     assert (folder / "runs.log").read_text().count("resumed after step") == len(["baseline", "finetune"])
     assert list((folder / ".cache/train").iterdir()) == []  # what they went on from is gone
-    run(folder, "tuwen", "track", "sync", **STRANGE)
+    run(folder, sys.executable, "-m", "tuwen.cli", "track", "sync", **STRANGE)
     assert trainings(folder) == [["baseline", "FINISHED", 2], ["finetuned", "FINISHED", 2]]
 
 
