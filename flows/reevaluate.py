@@ -25,7 +25,7 @@ from flows.pipeline import Preset
 from flows.repro import Status, asked_for, dvc_status, plan, run_stages, stage_graph
 from flows.show import plain, table
 from flows.watch import watch
-from tuwen import track
+from tuwen import revision
 from tuwen.errors import UserError
 from tuwen.params import Params, load
 from tuwen.worktree import worktree
@@ -151,7 +151,7 @@ def _not_rebuilt(stale: Mapping[str, str]) -> str:
 
 def _legend(base: str, folder: Path, params: Params) -> str:
     head, before = (_git(folder, "rev-parse", "--short", f"{one}^{{commit}}") for one in ("HEAD", base))
-    dirty = " with uncommitted code" if _git(folder, "status", "--porcelain", "--", *track.CODE) else ""
+    dirty = " with uncommitted code" if _git(folder, "status", "--porcelain", "--", *revision.CODE) else ""
     return (
         f"Head {head}{dirty}, base {before} ({base}): the {MODEL} model on the test split, hit@k in percent. In "
         f"brackets the paired 95 % bootstrap interval by group ({params.evaluate.bootstrap_samples} samples). R@5 "
