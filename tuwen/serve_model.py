@@ -30,6 +30,7 @@ REQUIRED = (
     *("simplejpeg", "torch", "torchvision", "transformers"),
 )
 
+
 class Retriever(PythonModel):  # type: ignore[misc]
     """A model folder and a gallery: `images.npy`, `texts.npy` and the ids of their rows in `ids.json`."""
 

@@ -83,9 +83,7 @@ def expected(root: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(params=["sqlite", "server"])
-def project(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
+def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project in the current directory, with a store in a file or behind a real server."""
     monkeypatch.chdir(tmp_path)
     registry_world.build(tmp_path)
