@@ -39,6 +39,7 @@ from tuwen.params import Params
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 EPOCHS = 150  # at four batches of a few milliseconds each: long enough to be cut off, twice
+ANEW = {"stages": ["finetune"], "force": True}  # else DVC's cache gives the model that was trained before
 STAGE = """\
 stages:
   finetune:
@@ -138,6 +139,7 @@ class Service:
 
     def training(self, **parameters: Any) -> UUID:
         """A run whose training has written a checkpoint and goes on."""
+        assert self.checkpoints() == []
         run_id = self.ask(**parameters)
         until(self.checkpoints, 120, f"a checkpoint; {self.said()}")
         return run_id
@@ -245,9 +247,9 @@ def test_a_cancelled_training_leaves_nothing_and_the_next_run_goes_on(service: S
     goes_on(service)
 
 
-def goes_on(service: Service, seconds: float = 180) -> None:
+def goes_on(service: Service, seconds: float = 180, **parameters: Any) -> None:
     """The next run finishes the training that was cut off, from its checkpoint."""
-    following = service.ask()
+    following = service.ask(**parameters)
     assert service.ended(following, seconds) == StateType.COMPLETED
     until(lambda: "resumed after step" in service.log(following), 30, "the run's log says that it resumed")
     assert f"epoch {EPOCHS}/{EPOCHS}" in until(lambda: service.log(following), 30, "a log")
@@ -260,18 +262,18 @@ def goes_on(service: Service, seconds: float = 180) -> None:
 
 
 def test_a_killed_flow_leaves_nothing_and_the_next_run_goes_on(service: Service) -> None:
-    killed = service.training(stages=["finetune"], force=True)
+    killed = service.training(**ANEW)
     flow = service.flow_process()
     processes = [flow, *flow.children(recursive=True)]
     assert "stages.finetune" in " ".join(word for one in processes for word in one.cmdline())
     flow.kill()
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
     assert service.ended(killed, 60) == StateType.CRASHED
-    goes_on(service, 180 + LEASE_SECONDS)
+    goes_on(service, 180 + LEASE_SECONDS, **ANEW)
 
 
 def test_ctrl_c_ends_all_and_a_later_start_goes_on(service: Service, start: Callable[[], Service]) -> None:
-    interrupted = service.training(stages=["finetune"], force=True)
+    interrupted = service.training(**ANEW)
     processes = service.everything()
     assert "stages.finetune" in " ".join(word for one in processes for word in one.cmdline())
     service.process.send_signal(signal.SIGINT)
@@ -279,7 +281,7 @@ def test_ctrl_c_ends_all_and_a_later_start_goes_on(service: Service, start: Call
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
     later = start()
     assert later.run(interrupted).state.is_final()
-    goes_on(later, 180 + LEASE_SECONDS)
+    goes_on(later, 180 + LEASE_SECONDS, **ANEW)
 
     # one of the processes dies: all end, with a word
     processes = later.everything()
