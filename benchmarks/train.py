@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/train.py cpu      # a small model: seven paired rounds
     .venv/bin/python benchmarks/train.py gpu      # ViT-L/14 + RoBERTa-base; runs on a bare GPU machine
+    .venv/bin/python benchmarks/train.py switches # what each setting of `fit` costs a step of `cpu`
     .venv/bin/python benchmarks/train.py input    # stored views from shards: pairs/s of 0, 2 and 4 workers
     .venv/bin/python benchmarks/train.py shards   # the step of `cpu` or `gpu` fed from stored views
     … --tiny                                      # at shapes of seconds: shows that it works
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from train_contestants import (
@@ -131,7 +133,31 @@ def measured(name: str, make: Callable[[], Run], scale: Scale, at_full: float) -
     return row
 
 
-PARTS = {"cpu": cpu, "gpu": gpu, "input": input_rate, "shards": from_shards}
+def switches(scale: Scale, tiny_run: bool) -> None:
+    """A step with one setting changed, all in turn: medians, in ms and of the step as it is."""
+    changes: dict[str, dict[str, Any]] = {
+        "as it is": {},
+        f"chunk: {scale.batch_size // 4}": {"chunk": scale.batch_size // 4},
+        "gradient_checkpointing: true": {"gradient_checkpointing": True},
+        "ema: 0.999": {"ema": 0.999},
+        "freeze: text": {"freeze": "text"},
+        "freeze: image": {"freeze": "image"},
+        "compile: true": {"compile": True},
+    }
+    if tiny_run:
+        del changes["compile: true"]  # that takes a minute
+    runs = {name: ours(scale, **change) for name, change in changes.items()}
+    batches = [batch_of(scale, 0)]
+    for run in runs.values():
+        timed(run, batches * 2)  # warm
+    rounds = [{name: timed(run, batches)[0] for name, run in runs.items()} for _ in range(2 * scale.rounds)]
+    for name in runs:
+        seconds = statistics.median(one[name] for one in rounds)
+        share = statistics.median(one[name] / one["as it is"] for one in rounds)
+        print(f"{name:30}{1000 * seconds:8.1f} ms{share:8.2f}")
+
+
+PARTS = {"cpu": cpu, "gpu": gpu, "switches": switches, "input": input_rate, "shards": from_shards}
 
 
 def main() -> None:

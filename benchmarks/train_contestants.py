@@ -91,11 +91,14 @@ def ours(scale: Scale, **changes: Any) -> Run:
     encoder = model.DualEncoder(scale.config)
     step.prepare(encoder, fit)
     optimizers = optim.make_optimizers(encoder, fit)
+    ema = None if fit.ema is None else optim.Ema(encoder, fit.ema)
 
     def run(batches: Iterator[Any]) -> None:
         torch.use_deterministic_algorithms(True)  # as step.prepare has it; the others need not pay for it
-        for batch in batches:
+        for done, batch in enumerate(batches, 1):
             step.step(encoder, optimizers, batch, 1.0, fit)
+            if ema is not None:
+                ema.update(encoder, done)
         torch.use_deterministic_algorithms(False)
 
     return run
