@@ -16,6 +16,8 @@ import time
 
 import psutil
 
+from tuwen.stopping import SIGTERM_STATUS, exit_on_sigterm
+
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 GUARD_PID = "TUWEN_GUARD_PID"  # tells the command whose child it is
 STAGE_SECONDS = 8.0  # for a stage to end its MLflow run
@@ -25,7 +27,7 @@ FLOW_SECONDS = 12.0  # for a flow, which waits for its stage; all must be gone w
 def main() -> None:
     """Run the command; exit with its code, or as a shell does with 128 + the signal that ended it."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    exit_on_sigterm()
     if parent:
         die_with(parent)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans become ours, whichever session they moved to
@@ -61,7 +63,7 @@ def die_with(parent: int) -> None:
     """Get SIGTERM when `parent` dies; exit at once when it is already gone."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(SIGTERM_STATUS)
 
 
 def end_descendants(patience_seconds: float) -> None:

@@ -1,7 +1,6 @@
 """The whole pipeline as a Prefect flow.    python -m flows.pipeline [STAGE ...] [--preset NAME] [--force]"""
 
 import contextlib
-import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from flows import guard
 from flows.repro import asked_for, dvc_status, plan, run_stages, stage_graph
 from flows.show import show_mlflow, show_plan, show_results
 from tuwen.errors import UserError
+from tuwen.stopping import exit_on_sigterm
 from tuwen.worktree import worktree
 
 CHECKOUT = Path(__file__).parents[1]
@@ -84,9 +84,7 @@ def main(
     force: Annotated[bool, typer.Option(help="Run them whether they changed or not.")] = False,
 ) -> None:
     """Run the pipeline as a Prefect flow, on a server of its own unless PREFECT_API_URL names one."""
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # so that a server of its own is ended
+    exit_on_sigterm()  # so that a server of its own is ended
     try:
         state = pipeline(preset, stages or [], force, return_state=True)
     except (httpx.TransportError, RuntimeError) as error:

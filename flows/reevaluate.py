@@ -6,7 +6,6 @@ It evaluates and never trains. Exit codes: 0 not worse, 1 worse, 2 not comparabl
 
 import contextlib
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from flows.watch import watch
 from tuwen import revision
 from tuwen.errors import UserError
 from tuwen.params import Params, load
+from tuwen.stopping import exit_on_sigterm
 from tuwen.worktree import worktree
 
 # What is shipped, models/final, is a copy of this model, or a refit that has seen the test split.
@@ -170,9 +170,7 @@ def main(
     preset: Annotated[str, typer.Option(help="A file in presets/, without .yaml.")] = "sample",
 ) -> None:
     """Compare two models by their recall, on a Prefect server of its own unless PREFECT_API_URL names one."""
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # so that a server of its own is ended
+    exit_on_sigterm()  # so that a server of its own is ended
     state = reevaluate(base, preset, return_state=True)
     if PAGE.exists():
         print(PAGE.read_text(encoding="utf-8"))

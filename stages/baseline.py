@@ -14,9 +14,7 @@ def main() -> None:
     params, clean, out = load(), Path("data/clean"), Path("models/baseline")
     settings, inputs = models.baseline_settings(params), models.baseline_inputs(clean)
     kept = checkpoint.checkpoint_folder(out.name, inputs, settings)
-    resume_id = checkpoint.read_run_id(kept)
-    with distributed.group(), track.run(out.name, "training", settings, inputs, resume_id) as run:
-        checkpoint.keep_run_id(kept, run.id)
+    with distributed.group(), track.run(out.name, "training", settings, inputs, kept / "run_id") as run:
         models.make_baseline(clean, out, params, kept, run.log_metrics)
         run.finish_output(out)
 

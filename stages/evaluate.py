@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from tuwen import track
+from tuwen import manifest, track
 from tuwen.classify import zero_shot
 from tuwen.errors import UserError, reports_user_errors
-from tuwen.evaluate import evaluate
+from tuwen.evaluate import SETS, evaluate
 from tuwen.params import load
 
 
@@ -18,13 +18,14 @@ def main() -> None:
     model = sys.argv[1]
     params = load()
     embeddings, clean, results = Path("embeddings") / model, Path("data/clean"), Path("results") / model
-    metrics = evaluate(embeddings, clean, results, params.evaluate, params.pairs, model=Path("models") / model)
-    test = embeddings / "test", clean / "test"
-    zero_shot(Path("models") / model, *test, results / "zero_shot.json")
-    inputs = {f"embeddings-{name}": embeddings / name for name in metrics}
-    inputs |= {f"data-{name}": clean / name for name in metrics}
-    logged = {"model": model, **params.evaluate.model_dump()}
-    with track.run(name=f"evaluate-{model}", kind="evaluation", params=logged, inputs=inputs) as run:
+    inputs = {f"embeddings-{name}": embeddings / name for name in SETS}
+    inputs |= {f"data-{name}": clean / name for name in SETS}
+    settings = {"model": model, **params.evaluate.model_dump()}
+    kept = Path(".cache/evaluate") / f"{model}-{manifest.key(inputs, settings, ())}"
+    with track.run(f"evaluate-{model}", "evaluation", settings, inputs, kept) as run:
+        metrics = evaluate(embeddings, clean, results, params.evaluate, params.pairs, model=Path("models") / model)
+        test = embeddings / "test", clean / "test"
+        zero_shot(Path("models") / model, *test, results / "zero_shot.json")
         run.log_metrics(track.evaluation_metrics(metrics), step=0)
         run.finish_output(results)
 

@@ -15,9 +15,7 @@ def main() -> None:
     baseline, out = Path("models/baseline"), Path("models/finetuned")
     settings, inputs = models.finetune_settings(params), models.finetune_inputs(clean, augmented, baseline)
     kept = checkpoint.checkpoint_folder(out.name, inputs, settings)
-    resume_id = checkpoint.read_run_id(kept)
-    with distributed.group(), track.run(out.name, "training", settings, inputs, resume_id) as run:
-        checkpoint.keep_run_id(kept, run.id)
+    with distributed.group(), track.run(out.name, "training", settings, inputs, kept / "run_id") as run:
         models.make_finetuned(clean, augmented, baseline, out, params, kept, run.log_metrics)
         run.finish_output(out)
 

@@ -18,9 +18,7 @@ def main() -> None:
     distributed.start("stages.refit")
     settings, inputs = models.refit_settings(params, tuned), models.refit_inputs(augmented, baseline)
     kept = checkpoint.checkpoint_folder(out.name, inputs, settings)
-    resume_id = checkpoint.read_run_id(kept)
-    with distributed.group(), track.run(out.name, "training", settings, inputs, resume_id) as run:
-        checkpoint.keep_run_id(kept, run.id)
+    with distributed.group(), track.run(out.name, "training", settings, inputs, kept / "run_id") as run:
         models.make_refitted(clean, augmented, baseline, out, params, kept, run.log_metrics, tuned=tuned)
         run.finish_output(out)
 

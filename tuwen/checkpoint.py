@@ -21,7 +21,7 @@ DECIDING_CODE = (
     *("start", "states", "step", "stream", "text", "towers", "train", "valid", "views", "vit", "weights"),
     *("weights_cn_clip", "weights_hugging_face", "weights_open_clip"),
 )
-STATE, RUN_ID = "state.pt", "run_id"
+STATE = "state.pt"
 EVERY_SECONDS = "TUWEN_CHECKPOINT_SECONDS"
 
 
@@ -94,18 +94,6 @@ def every_seconds() -> float:
         return float(asked)
     except ValueError:
         raise UserError(f"{EVERY_SECONDS} must be a number of seconds, got {asked!r}") from None
-
-
-def read_run_id(folder: Path) -> str | None:
-    """The tracking run of the training that was broken off, so that the resumed one goes on with it."""
-    path = folder / RUN_ID
-    return path.read_text().strip() if path.is_file() else None
-
-
-def keep_run_id(folder: Path, run_id: str | None) -> None:
-    """Write beside the checkpoint which tracking run this training belongs to."""
-    if run_id is not None:
-        Checkpoint(folder).write(RUN_ID, lambda part: part.write_text(run_id + "\n"))
 
 
 def remove_checkpoint(folder: Path) -> None:

@@ -18,6 +18,7 @@ from tuwen.params_data import Pairs
 from tuwen.search import Vectors, read_vectors
 
 MEASURED = ("test", "valid")
+SETS = (*MEASURED, "bank")
 
 
 class Set(NamedTuple):
@@ -37,7 +38,7 @@ def evaluate(
     (test, valid, bank). Raises UserError for missing or unsound embeddings, those of another model or set, a set
     without pairs, and a k over a gallery.
     """
-    sets = {name: read(embeddings / name, clean / name, params, model) for name in (*MEASURED, "bank")}
+    sets = {name: read(embeddings / name, clean / name, params, model) for name in SETS}
     bank = sets["bank"].pool
     betas = choose_betas(sets["valid"].pool, bank)
     metrics: dict[str, dict[str, float]] = {}
@@ -49,14 +50,12 @@ def evaluate(
         metrics[name] |= measure.figures(pool, answers[name], params)
     cosines = pair_cosines(sets["bank"].tables, bank.images, bank.texts)
     metrics["bank"] = _doubt(cosines, doubt)
-    test = sets["test"]
-    ids = {"t2i": test.tables.texts["text_id"], "i2t": test.tables.images["image_id"]}
+    test, ids = sets["test"], _query_ids(sets["test"].tables)
     gallery_ids = {"t2i": ids["i2t"].to_pylist(), "i2t": ids["t2i"].to_pylist()}
     results.mkdir(parents=True, exist_ok=True)
     _write_json(results / "metrics.json", metrics)
     _write_json(results / "details.json", details(test.pool, answers["test"], gallery_ids, betas, params))
-    ranks = [_rank_table(name, answers["test"][name], ids[name], params) for name in DIRECTIONS]
-    pairs.write_table(results / "ranks.parquet", pa.concat_tables(ranks).combine_chunks())
+    pairs.write_table(results / "ranks.parquet", ranks(test.tables, answers["test"], params))
     pairs.write_table(results / "pair_cosines.parquet", cosines)
     return metrics
 
@@ -125,6 +124,20 @@ def _doubt(cosines: pa.Table, params: Pairs) -> dict[str, float]:
         "mean_cosine": round(float(cosine.mean()), DIGITS),
         "share_under_min_cosine": round(float((cosine < params.min_cosine).mean()), DIGITS),
     }
+
+
+def ranks(tables: pairs.PairSet, answers: Mapping[str, Answers], params: Evaluate) -> pa.Table:
+    """Each query that has a true item: direction, query_id, group, best_rank, true_items, found_at_<k> of each k.
+
+    answers: what `measure.ask` says of the set that `tables` hold.
+    """
+    ids = _query_ids(tables)
+    made = [_rank_table(name, answers[name], ids[name], params) for name in DIRECTIONS]
+    return pa.concat_tables(made).combine_chunks()
+
+
+def _query_ids(tables: pairs.PairSet) -> dict[str, pa.ChunkedArray]:
+    return {"t2i": tables.texts["text_id"], "i2t": tables.images["image_id"]}
 
 
 def _rank_table(direction: str, answers: Answers, ids: pa.ChunkedArray, params: Evaluate) -> pa.Table:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from tuwen import compare, evaluate, lineage, manifest, measure, pairs, revision, track
 from tuwen.errors import UserError
 from tuwen.params import Evaluate
@@ -83,20 +81,8 @@ def pack(model: Path, gallery: str, out: Path) -> None:
 def _measure(model: Path, name: str, out: Path, params: Evaluate) -> None:
     """Write the ranks of the set's queries into `out`, and the tables that say what was asked."""
     tables, pool = evaluate.read(EMBEDDINGS / model.name / name, CLEAN / name, params, model)
-    ids = {"t2i": tables.texts["text_id"], "i2t": tables.images["image_id"]}
-    made = []
-    for direction, answers in measure.ask(pool, params).items():
-        judged = answers.judged
-        columns = {
-            "direction": pa.array([direction] * len(judged.query), pa.string()),
-            "query_id": ids[direction].combine_chunks().take(pa.array(judged.query)),
-            "group": pa.array(answers.groups, pa.string()),
-            "best_rank": judged.best_rank,
-            "true_items": judged.true_items,
-        }
-        made.append(pa.table(columns))
     out.mkdir(parents=True)
-    pairs.write_table(out / "ranks.parquet", pa.concat_tables(made).combine_chunks())
+    pairs.write_table(out / "ranks.parquet", evaluate.ranks(tables, measure.ask(pool, params), params))
     for table in TABLES:
         shutil.copy(CLEAN / name / f"{table}.parquet", out)
 

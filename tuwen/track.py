@@ -8,9 +8,7 @@ import json
 import logging
 import os
 import re
-import signal
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +18,7 @@ from typing import Any
 from tuwen import manifest
 from tuwen.progress import say
 from tuwen.revision import commit, is_dirty, output_digest
+from tuwen.stopping import exiting_on_sigterm
 
 EXPERIMENT = "tuwen"
 OUTPUT_TAG = "tuwen.output_sha256"
@@ -31,19 +30,20 @@ END_SECONDS = 5.0  # for their last sample
 
 @contextlib.contextmanager
 def run(
-    name: str, kind: str, params: Mapping[str, Any], inputs: Mapping[str, Path], resume_id: str | None = None
+    name: str, kind: str, params: Mapping[str, Any], inputs: Mapping[str, Path], kept: Path
 ) -> Iterator["Run"]:
     """An MLflow run around a `with` block: FAILED when the block raises, KILLED on Ctrl-C or SIGTERM.
 
     kind: "training" or "evaluation". params: nested, logged with dots. inputs: name -> folder or file, tagged by
-    digest. resume_id: the run to go on with; a new one is made where the store does not know it. Of torchrun's
+    digest. kept: a file that names the run until the block has ended well, so that the same work, begun again
+    after a kill, goes on with it; a new run is made where the store does not know that one. Of torchrun's
     processes the first alone has a run. MLflow out of reach, at any moment, is one warning and never an exception.
     """
     tracked = Run()
-    with _sigterm_exits():
+    with exiting_on_sigterm():
         try:
             if os.environ.get("RANK", "0") == "0":
-                tracked.start(name, kind, params, inputs, resume_id)
+                tracked.start(name, kind, params, inputs, kept)
             yield tracked
         except Exception:
             tracked.end("FAILED")
@@ -52,6 +52,8 @@ def run(
             tracked.end("KILLED")
             raise
     tracked.end("FINISHED")
+    with contextlib.suppress(OSError):  # it is gone with the checkpoint, or never was
+        kept.unlink()
 
 
 def evaluation_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -70,19 +72,21 @@ class Run:
         self._monitor: Any = None
 
     def start(
-        self, name: str, kind: str, params: Mapping[str, Any], inputs: Mapping[str, Path], resume_id: str | None
+        self, name: str, kind: str, params: Mapping[str, Any], inputs: Mapping[str, Path], kept: Path
     ) -> None:
-        """Open the run `resume_id` again, or a new one, and log what it starts from."""
+        """Open the run that the file `kept` names, or a new one, and log what it starts from."""
 
         def open_run() -> None:
             self._client, experiment = connect()
-            self.id = _reopen(self._client, resume_id) or create(self._client, experiment, name, kind)
+            self.id = _reopen(self._client, kept) or create(self._client, experiment, name, kind)
+            with contextlib.suppress(OSError):  # without it a killed work's second half is a run of its own
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_text(self.id)
             tags = {f"tuwen.input.{key}": manifest.digest(path) for key, path in inputs.items()}
             tags |= {COMMIT_TAG: commit() or "", "tuwen.git_dirty": str(is_dirty()).lower()}
             tags |= {tag: os.environ[name] for name, tag in TAGGED_VARIABLES.items() if os.environ.get(name)}
             log(self._client, self.id, params=params, tags=tags)
-            if kind == "training":  # an evaluation's run begins when it has been computed
-                self._monitor = _system_metrics(self.id)
+            self._monitor = _system_metrics(self.id)
 
         self._attempt(open_run)
 
@@ -99,7 +103,8 @@ class Run:
     def end(self, status: str) -> None:
         """End the run; one that lost a part of its record ends as FAILED, and `sync` makes a whole one."""
         if self._monitor is not None:
-            ending = threading.Thread(target=self._monitor.finish, daemon=True)  # it waits for a store without end
+            # it waits for a store without end
+            ending = threading.Thread(target=_last_sample, args=[self._monitor], daemon=True)
             ending.start()
             ending.join(END_SECONDS)
         if self._client is not None:
@@ -157,14 +162,24 @@ def _system_metrics(run_id: str) -> Any:
     return monitor
 
 
+def _last_sample(monitor: Any) -> None:
+    """End the thread and log what it has not: the load of a work that is shorter than SAMPLE_SECONDS too."""
+    monitor.finish()
+    with contextlib.suppress(Exception):  # a lost store is warned of once
+        monitor.collect_metrics()
+        monitor.publish_metrics(monitor.aggregate_metrics())
+        monitor.mlflow_logger.flush()
+
+
 def create(client: Any, experiment: str, name: str, kind: str) -> str:
     """The id of a fresh run."""
     return str(client.create_run(experiment, run_name=name, tags={"tuwen.kind": kind}).info.run_id)
 
 
-def _reopen(client: Any, run_id: str | None) -> str | None:
-    """`run_id`, set to running again; None where the store has no such run."""
-    if run_id is None:
+def _reopen(client: Any, kept: Path) -> str | None:
+    """The run that the file `kept` names, set to running again; None where there is none or the store lost it."""
+    run_id = kept.read_text() if kept.is_file() else ""
+    if not run_id:
         return None
     try:
         found = client.get_run(run_id)
@@ -233,17 +248,3 @@ def explain(error: BaseException) -> str:
 def hidden(text: str) -> str:
     """`text` without the user and password of any URI in it."""
     return re.sub(r"//[^/\s]*@", "//***@", text)
-
-
-@contextlib.contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """SIGTERM becomes SystemExit inside the block, unless somebody else listens or this is not the main thread."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
