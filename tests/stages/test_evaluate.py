@@ -1,9 +1,13 @@
 import json
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
-from tests.retrieval_world import build, run, sign
+from tests.retrieval_world import REPOSITORY, build, run, sign
 from tuwen import manifest, pairs, track
 from tuwen.errors import UserError
 
@@ -66,6 +70,30 @@ def test_the_stage_writes_its_outs_and_an_mlflow_run(world, store, run_stage):
     assert logged.data.metrics["bank_mean_cosine"] == metrics["bank"]["mean_cosine"]
     assert {"tuwen.input.embeddings-bank", "tuwen.input.data-bank"} <= set(logged.data.tags)
     assert logged.data.params["bootstrap_samples"] == "2000"
+
+
+def test_an_evaluation_that_was_killed_goes_on_with_its_run(world, store, run_stage):
+    vectors = world / "embeddings/baseline/bank/images.npy"
+    whole = vectors.rename(world / "whole.npy")
+    os.mkfifo(vectors)  # who reads this waits for ever
+    command = [sys.executable, "-m", "stages.evaluate", "baseline"]
+    stage = subprocess.Popen(command, cwd=world, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    deadline = time.monotonic() + 60
+    while not (kept := [path.read_text() for path in world.glob(".cache/evaluate/baseline-*")]):
+        assert stage.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    stage.kill()
+    stage.wait()
+    vectors.unlink()
+    whole.rename(vectors)
+    assert run_stage(world, "evaluate", "baseline").returncode == 0
+    client, experiment = track.connect()
+    (logged,) = client.search_runs([experiment])
+    assert [logged.info.run_id] == kept
+    assert logged.info.status == "FINISHED"
+    assert logged.data.metrics["system/cpu_utilization_percentage"] >= 0
+    assert not list(world.glob(".cache/evaluate/*"))
 
 
 def test_a_users_mistakes_end_the_stage_with_one_message(world, run_stage):
