@@ -20,6 +20,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # One MLflow store for all presets, one Prefect home for this checkout.
 export TUWEN_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 export PREFECT_HOME ?= $(CURDIR)/.prefect
+# DVC keeps pickles for itself where every user of the machine may write; here nobody else can.
+export DVC_SITE_CACHE_DIR ?= $(shell mkdir -p -m 700 .dvc/tmp/site && echo '$(CURDIR)/.dvc/tmp/site')
 # Nothing here reports to anyone.
 export DO_NOT_TRACK = 1
 export DVC_NO_ANALYTICS = 1

@@ -1,4 +1,4 @@
-"""What every test gets: quiet tools, and no run of a test in the MLflow store of the repository."""
+"""What every test gets: quiet tools that keep what they note in the tests' own folders."""
 
 import os
 import shutil
@@ -31,9 +31,10 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _no_runs_of_tests_in_the_repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _no_traces_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUWEN_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/tests.db")
+        patch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("dvc")))
         yield
 
 

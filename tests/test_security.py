@@ -2,7 +2,9 @@
 
 import ast
 import configparser
+import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,3 +130,13 @@ def test_dvcs_configuration_holds_no_credentials() -> None:
     assert not [value for section in config.sections() for value in config[section].values() if "@" in value]
     tracked_names = {str(path.relative_to(ROOT)) for path in tracked()}
     assert not tracked_names & {".dvc/config.local", ".env", "docker/.env"}
+
+
+def test_under_make_nobody_else_may_write_what_dvc_unpickles(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_SITE_CACHE_DIR"}
+    command = ["make", "--eval", 'shown: ; @echo "$$DVC_SITE_CACHE_DIR"', "shown"]
+    shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    folder = Path(shown.stdout.strip())
+    assert folder.is_relative_to(tmp_path)
+    assert folder.stat().st_mode & 0o777 == 0o700
