@@ -99,7 +99,7 @@ def wait_for(running: Running, name: str, is_there: Callable[[], bool], seconds:
                 raise UserError("\n".join([f"{one} ended with exit code {process.returncode}:", *last]))
         if time.monotonic() > deadline:
             raise UserError(f"{name} does not answer after {seconds:.0f} s; see {LOGS / name}.log")
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)  # a server tells nobody when it begins to answer
 
 
 def answers(url: str) -> bool:
