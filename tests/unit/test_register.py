@@ -270,7 +270,7 @@ def test_what_cannot_be_registered_is_named_and_what_was_not_measured_is_no_cham
         register.register(Path("models/finetuned"), "street", evaluate)
     shutil.copytree("data/clean/bank", "data/clean/shop")
     shutil.copytree("embeddings/baseline/bank", "embeddings/finetuned/shop")
-    with pytest.raises(UserError, match="embeddings/finetuned/shop.*made from another model"):
+    with pytest.raises(UserError, match=r"embeddings/finetuned/shop.*made from another model"):
         register.register(Path("models/finetuned"), "shop", evaluate)
     with pytest.raises(UserError, match=r"models/none: no manifest\.json"):
         register.register(Path("models/none"), "bank", evaluate)
