@@ -33,7 +33,7 @@ from tuwen.worktree import worktree
 # What is shipped, models/final, is a copy of this model, or a refit that has seen the test split.
 MODEL = "finetuned"
 EVALUATE = f"evaluate@{MODEL}"
-TRAINING = ("baseline", "finetune", "refit")
+TRAINING = "finetune"  # what makes the stages before it run makes it run too, and a refit is not judged
 RANKS, TEST = Path("results") / MODEL / "ranks.parquet", Path("data/clean/test")
 TABLES = tuple(TEST / f"{name}.parquet" for name in ("images", "texts", "pairs"))
 BASE = Path("runs/base")  # what is fetched of the base
@@ -82,7 +82,7 @@ def judge(base: str, folder: Path) -> Verdict:
     graph = stage_graph(folder)
     fetch_missing(graph, dvc_status(folder), folder)
     stale = plan(graph, dvc_status(folder), [EVALUATE], force=False)
-    if any(stage in TRAINING for stage in stale):
+    if TRAINING in stale:
         return Verdict(NOT_REBUILT, _not_rebuilt(stale))
     try:
         fetch_base(base, folder)

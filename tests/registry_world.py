@@ -57,7 +57,7 @@ def serving(*arguments: str, cwd: Path, health: str = "health", **environment: s
         while not _answers(f"{address}/{health}"):
             assert process.poll() is None, log.read_text(errors="replace")[-3000:]
             assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
-            time.sleep(0.2)
+            time.sleep(0.2)  # a server tells nobody when it begins to answer
         yield address
     finally:
         with contextlib.suppress(ProcessLookupError):

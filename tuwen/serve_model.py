@@ -16,6 +16,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 from mlflow.pyfunc import PythonModel
 
 from tuwen import track
@@ -31,7 +32,7 @@ REQUIRED = (
 )
 
 
-class Retriever(PythonModel):  # type: ignore[misc]
+class Retriever(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so its base is Any
     """A model folder and a gallery: `images.npy`, `texts.npy` and the ids of their rows in `ids.json`."""
 
     def load_context(self, context: Any) -> None:
@@ -46,16 +47,15 @@ class Retriever(PythonModel):  # type: ignore[misc]
         self.vectors = {side: np.load(gallery / f"{side}.npy", allow_pickle=False) for side in SIDES.values()}
         self.turn = threading.Lock()  # a tokenizer answers one at a time, a server asks by threads
 
-    # Without type hints, though MLflow asks for them: it would take them for a schema, which the signature tells.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame:
         """Answer each row, which has either `text` or `image`, a picture file as base64.
 
         A text is answered by pictures, a picture by texts. Returns a frame of the same index: `ids` and `scores`
         (cosines), the best first, `k` of them; with `embeddings` also `embedding`, the row's unit vector. Raises
         ValueError, naming the row, for one with both or neither and for a picture that cannot be decoded.
         """
-        import pandas as pd
-
         from tuwen.search import top_k
 
         asked = _asked(model_input)
@@ -148,7 +148,6 @@ def _signature(answers: int) -> Any:
 
 def _example() -> Any:
     """A text and a picture that ask."""
-    import pandas as pd
     from PIL import Image
 
     encoded = io.BytesIO()

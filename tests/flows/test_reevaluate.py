@@ -1,5 +1,6 @@
 """The gate on a real git and DVC repository: a regression, an improvement, and everything it refuses to judge."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -102,6 +103,30 @@ def test_a_regression_ends_the_command_line_with_its_figures(project: Path) -> N
     assert artifact is not None
     assert artifact.data == page
     assert ran(project) == []
+
+
+def test_what_is_fetched_is_the_base_s_own_copy(project: Path) -> None:
+    """No file of another revision, and no link: who writes to it must not reach into DVC's cache."""
+    for base in ("worse", "better", "better"):
+        gate(base)
+    listed = run(project, "git", "show", "better:dvc.lock")
+    md5 = re.search(r"ranks\.parquet\n\s+hash: md5\n\s+md5: (\w+)", listed)
+    assert md5
+    ranks = project / "runs/base/results/finetuned/ranks.parquet"
+    assert hashlib.md5(ranks.read_bytes()).hexdigest() == md5[1]
+    fetched = list(Path("runs/base").rglob("*.parquet"))
+    assert sorted(path.name for path in fetched) == [f"{n}.parquet" for n in ("images", "pairs", "ranks", "texts")]
+    assert {path.stat().st_nlink for path in fetched} == {1}
+
+
+def test_a_crash_ends_with_4_and_leaves_no_older_page(project: Path) -> None:
+    Path("runs").mkdir(exist_ok=True)
+    Path("runs/reevaluate.md").write_text("## Re-evaluation: not worse\n")
+    Path("dvc.yaml").write_text("stages: {finetune: {outs: [models/finetuned]}}\n")
+    with pytest.raises(SystemExit) as ended:
+        main("base", "sample")
+    assert ended.value.code == 4
+    assert not Path("runs/reevaluate.md").exists()
 
 
 def test_an_improvement_is_evaluated_in_a_fresh_clone_without_training(

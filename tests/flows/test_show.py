@@ -67,7 +67,7 @@ def test_the_plan_is_there_before_the_first_stage_ends_and_progress_while_it_run
     assert rows_of("plan-sample")["baseline"][0] == "**runs**"
     deadline = time.monotonic() + 60
     while (shown := newest("progress-baseline")) is None and time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(0.2)  # the flow is another process: only by asking the server is it known
     assert shown is not None
     assert (shown.data, shown.description) == (37.5, "baseline: epoch 2/4")
     Path("gate").write_text("权重")

@@ -4,7 +4,9 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -142,6 +144,27 @@ def test_a_registered_model_answers_in_a_clean_process_and_the_better_one_is_cha
 
 
 @pytest.mark.parametrize("project", ["sqlite"], indirect=True)
+def test_the_command_says_what_became_of_the_model_and_nothing_else(project: Path) -> None:
+    def call(**environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tuwen.cli", "track", "register"]
+        found = os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment
+        return subprocess.run(command, env=found, capture_output=True, text=True, timeout=120)
+
+    done = call()
+    assert (done.stdout, done.stderr) == (
+        "models:/tuwen/1 is challenger and champion: it is the first champion\n",
+        "",
+    )
+    with socket.socket() as nobody:  # bound, but it does not listen
+        nobody.bind(("127.0.0.1", 0))
+        lost = call(TUWEN_TRACKING_URI=f"http://127.0.0.1:{nobody.getsockname()[1]}")
+    assert lost.returncode == 1
+    assert lost.stderr.startswith("error: TUWEN_TRACKING_URI: http://127.0.0.1:")
+    assert lost.stderr.endswith("then run `tuwen track register` again\n")
+    assert lost.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("project", ["sqlite"], indirect=True)
 def test_mlflow_serves_it_and_a_path_is_never_opened(project: Path) -> None:
     register.register(Path("models/finetuned"), "bank", params.load().evaluate)
     secret = project / "secret.png"
@@ -224,9 +247,17 @@ def test_a_champion_is_beaten_where_the_mean_rises_and_no_set_falls(
 def test_another_test_set_is_not_comparable(tmp_path: Path) -> None:
     champion = write_measured(tmp_path / "champion", EQUAL)
     challenger = write_measured(tmp_path / "challenger", {name: [1] * 39 for name in EQUAL}, queries=39)
-    rises, why = register.challenge(champion, challenger, params.load(REPOSITORY / "params.yaml").evaluate)
+    evaluate = params.load(REPOSITORY / "params.yaml").evaluate
+    rises, why = register.challenge(champion, challenger, evaluate)
     assert not rises
     assert why.startswith("not comparable: ")
+    better = write_measured(tmp_path / "better", EQUAL | {"test-t2i": ranked(24)})
+    texts = pairs.read_table(better / "valid/texts.parquet").to_pylist()
+    texts[7]["caption"] = "另一张图"  # the same ids, and another question
+    pairs.write_table(better / "valid/texts.parquet", pa.Table.from_pylist(texts, pairs.TEXTS))
+    rises, why = register.challenge(champion, better, evaluate)
+    assert not rises
+    assert re.match(r"not comparable: .*valid/texts\.parquet", why)
 
 
 # What cannot be registered
@@ -237,6 +268,10 @@ def test_what_cannot_be_registered_is_named_and_what_was_not_measured_is_no_cham
     evaluate = params.load().evaluate
     with pytest.raises(UserError, match=r"--gallery street: embeddings/finetuned/street is.*bank, test"):
         register.register(Path("models/finetuned"), "street", evaluate)
+    shutil.copytree("data/clean/bank", "data/clean/shop")
+    shutil.copytree("embeddings/baseline/bank", "embeddings/finetuned/shop")
+    with pytest.raises(UserError, match=r"embeddings/finetuned/shop.*made from another model"):
+        register.register(Path("models/finetuned"), "shop", evaluate)
     with pytest.raises(UserError, match=r"models/none: no manifest\.json"):
         register.register(Path("models/none"), "bank", evaluate)
     (project / "models/finetuned/manifest.json").write_text('{"files": {}, "inputs": {}, "params": {}}')
