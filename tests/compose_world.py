@@ -97,7 +97,7 @@ class Services:
             said = self.log(service).read_text(errors="replace")[-3000:]
             assert process.poll() is None, f"{service} ended with {process.returncode}:\n{said}"
             assert time.monotonic() < deadline, f"{service} is not healthy:\n{said}"
-            time.sleep(0.2)
+            time.sleep(0.2)  # a health check is asked again and again, as Compose does
 
     def log(self, service: str) -> Path:
         return self.folder / f"{service}.log"

@@ -26,6 +26,7 @@ WRITTEN = {
     "refit": ".cache/train/final-*/state.pt",
     "embed@finetuned-bank": ".cache/embed/*/*.npy",
     "evaluate@baseline": "results/baseline/*",
+    "evaluate@finetuned": "results/finetuned/*",
     "predict": "results/result1.csv",
     "report": "results/report.*",
 }
@@ -66,7 +67,7 @@ def kill_in(folder: Path, stage: str, delay_seconds: float, *, alone: bool) -> N
     try:
         process = writing(folder, stage, psutil.Process(repro.pid))
         started = process.children(recursive=True)
-        time.sleep(delay_seconds)
+        time.sleep(delay_seconds)  # the moment of the kill is what is drawn
         if alone:
             process.kill()
             assert repro.wait(60) != 0
@@ -89,7 +90,7 @@ def writing(folder: Path, stage: str, repro: psutil.Process) -> psutil.Process:
             return found[0]
         if repro.status() == psutil.STATUS_ZOMBIE:
             break
-        time.sleep(0.005)
+        time.sleep(0.005)  # nothing of the stage tells when its first file is there
     pytest.fail(f"{stage} was never in the middle of its work: {(folder / 'runs.log').read_text()}")
 
 

@@ -41,7 +41,7 @@ def serving(health: str, *command: str, log: Path, **environment: str) -> Iterat
         while not answers(health):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+            time.sleep(0.2)  # a server does not tell when it is up
         yield
     finally:
         kill_group(server)
