@@ -1,15 +1,18 @@
 """Two `dvc repro` in one folder, and files of DVC's own of which a fault left the half."""
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
+from prefect.logging import disable_run_logger
 
-from flows.repro import dvc_status
+from flows.repro import bring_up_to_date, dvc_status
 from tests import smoke_world
 from tests.faults.conftest import Whole, dvc, says
 from tests.smoke_world import outs, run
@@ -48,6 +51,7 @@ def test_half_a_dvc_lock_is_refused_and_without_it_the_cache_has_all(whole: Whol
     assert outs(project) == outs(whole())
 
 
+LONGER_THAN_DVC_SECONDS = 8  # without --wait-for-lock it gives up after three
 ONE_STAGE = "stages: {one: {cmd: echo 一只橘猫 > one.txt, outs: [one.txt]}}\n"
 
 
@@ -91,6 +95,17 @@ def test_the_locks_of_a_dvc_that_was_killed_hold_nobody_up(small: Path) -> None:
     assert "had been killed. Auto removed it from the lock file" in done.stderr
     assert (small / "one.txt").is_file()
     assert json.loads((small / ".dvc/tmp/rwlock").read_text()) == {"read": {}}
+
+
+def test_a_flow_waits_as_long_as_dvc_is_busy(small: Path) -> None:
+    with ThreadPoolExecutor() as pool, disable_run_logger():
+        with open(small / ".dvc/tmp/lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # as DVC takes it
+            begun = [pool.submit(dvc_status, small), pool.submit(bring_up_to_date.fn, "one", folder=small)]
+            assert wait(begun, timeout=LONGER_THAN_DVC_SECONDS).done == set()
+        assert [one.exception(timeout=60) for one in begun] == [None, None]
+    assert begun[1].result() is None  # not Prefect's state of a failure
+    assert (small / "one.txt").is_file()
 
 
 def repro(project: Path) -> subprocess.CompletedProcess[str]:
