@@ -12,7 +12,6 @@ import re
 import secrets
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from ruamel.yaml import YAML
 
 from flows import guard
 from tests import smoke_world
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[1]
 PORTS = (5432, 8333, 5000, 4200, 8080)  # postgres, s3, mlflow, prefect, the worker's health page
@@ -97,7 +97,7 @@ class Services:
             said = self.log(service).read_text(errors="replace")[-3000:]
             assert process.poll() is None, f"{service} ended with {process.returncode}:\n{said}"
             assert time.monotonic() < deadline, f"{service} is not healthy:\n{said}"
-            time.sleep(0.2)
+            time.sleep(0.2)  # a health check is asked again and again, as Compose does
 
     def log(self, service: str) -> Path:
         return self.folder / f"{service}.log"
@@ -198,10 +198,3 @@ def postgresql(name: str) -> str:
     if not found:
         pytest.fail("no PostgreSQL: apt-get install postgresql")
     return str(found[-1])
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at now."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]

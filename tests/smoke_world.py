@@ -1,10 +1,12 @@
 """The smoke preset in a git repository of its own: the real graph, every stage, on five dozen concepts."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -49,3 +51,15 @@ def outs(folder: Path) -> dict[str, dict[str, str]]:
     lock = folder / "dvc.lock"
     stages = YAML(typ="safe", pure=True).load(lock)["stages"] if lock.is_file() else {}
     return {name: {out["path"]: out["md5"] for out in stage.get("outs", [])} for name, stage in stages.items()}
+
+
+def mlflow_runs(folder: Path) -> list[list[Any]]:
+    """Name, status, metrics, params and tags of every run in its store, sorted by name."""
+    query = (
+        "import json, mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db'); "
+        "runs = mlflow.search_runs(experiment_names=['tuwen'], output_format='list'); "
+        "rows = [[r.info.run_name, r.info.status, r.data.metrics, r.data.params, r.data.tags] for r in runs]; "
+        "print(json.dumps(rows))"
+    )
+    rows = json.loads(run(folder, sys.executable, "-c", query).stdout.splitlines()[-1])
+    return sorted(rows, key=lambda row: str(row[0]))

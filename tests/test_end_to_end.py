@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests import smoke_world
-from tests.smoke_world import STAGES, run
+from tests.smoke_world import STAGES, mlflow_runs, run
 from tuwen import pairs
 
 
@@ -60,22 +60,14 @@ def test_the_metrics_are_those_of_the_ranks(project: Path) -> None:
                 assert metrics[f"{direction}_recall_at_{k}"] == pytest.approx(share, abs=1e-6)
 
 
-def mlflow_runs(project: Path) -> list[list[Any]]:
-    """Name, status, metrics, params and tags of every run, after `track sync`."""
+def synced_runs(project: Path) -> list[list[Any]]:
     run(project, "tuwen", "track", "sync")
-    query = (
-        "import json, mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db'); "
-        "runs = mlflow.search_runs(experiment_names=['tuwen'], output_format='list'); "
-        "rows = [[r.info.run_name, r.info.status, r.data.metrics, r.data.params, r.data.tags] for r in runs]; "
-        "print(json.dumps(rows))"
-    )
-    made: list[list[Any]] = json.loads(run(project, sys.executable, "-c", query).stdout.splitlines()[-1])
-    return made
+    return mlflow_runs(project)
 
 
 def test_every_training_and_evaluation_is_an_mlflow_run(project: Path) -> None:
-    runs = mlflow_runs(project)
-    assert sorted(name for name, *_ in runs) == [
+    runs = synced_runs(project)
+    assert [name for name, *_ in runs] == [
         "baseline",
         "evaluate-baseline",
         "evaluate-finetuned",
@@ -106,9 +98,9 @@ def test_the_table_names_both_models_and_the_files(project: Path) -> None:
 
 
 def test_a_second_run_does_nothing_and_a_report_setting_remakes_the_report_alone(project: Path) -> None:
-    before = mlflow_runs(project)
+    before = synced_runs(project)
     assert "Running stage" not in run(project, "dvc", "repro").stdout
-    assert [name for name, *_ in mlflow_runs(project)] == [name for name, *_ in before]
+    assert [name for name, *_ in synced_runs(project)] == [name for name, *_ in before]
     params = project / "params.yaml"
     kept = params.read_text()
     yaml = YAML()

@@ -11,7 +11,8 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
-from tuwen import manifest, pairs, params
+from tuwen import manifest, models, pairs, params
+from tuwen.augment import augment
 from tuwen.feed import Views
 from tuwen.images import Pixels
 from tuwen.shards import ShardWriter
@@ -71,6 +72,16 @@ def write_set(data: Path, name: str, sources: Mapping[str, Sequence[int]]) -> Pa
     pairs.write(data / "clean" / name, pairs.PairSet(*(pa.Table.from_pylist(*table) for table in tables)))
     manifest.write(data / "clean" / name, {}, {})
     return data / "clean" / name
+
+
+def write_baseline(asked: params.Params) -> None:
+    """What a fine-tuning in the current directory reads: clean sets, their views, and models/baseline."""
+    data, clean = Path("data"), Path("data/clean")
+    for name, numbers in (("train", range(8)), ("valid", range(20, 26)), ("test", range(30, 34))):
+        write_set(data, name, {"": numbers})
+    write_set(data, "corpus", {"art": range(100, 108)})
+    augment(clean, Path("data/augmented"), asked.augment, asked.image)
+    models.make_baseline(clean, Path("models/baseline"), asked, Path(".cache/b"), lambda *_: None)
 
 
 def write_shard(path: Path, members: Members, pairs_inside: int, source: str = "far") -> dict[str, Any]:

@@ -22,7 +22,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
 
     So another run may go on beside it. Tests copy the folder and leave it as it is.
     """
-    folder = smoke_world.make(tmp_path_factory.mktemp("whole") / "project")
+    folder = make(tmp_path_factory.mktemp("whole") / "project")
     with open(folder.parent / "log", "w+") as log:
         process = subprocess.Popen(
             ["dvc", "repro"], cwd=folder, env=smoke_world.environment(), stdout=log, stderr=log, process_group=0
@@ -34,6 +34,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
 
         yield finished
         kill_group(process)
+
+
+def make(folder: Path) -> Path:
+    """The smoke preset in which nothing has run, and in which `refit` is a training of its own."""
+    params = smoke_world.make(folder) / "params.yaml"
+    asked = params.read_text().replace("refit_all: false", "refit_all: true")
+    params.write_text(asked.replace("splits: [train]", "splits: [train, test]"))
+    return folder
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A run that is killed in every stage ends with the outs of one that never was."""
 
-import json
 import os
 import random
 import signal
@@ -13,8 +12,8 @@ import psutil
 import pytest
 
 from tests import smoke_world
-from tests.faults.conftest import Whole, kill_group
-from tests.smoke_world import outs, run
+from tests.faults.conftest import Whole, kill_group, make
+from tests.smoke_world import mlflow_runs, outs, run
 
 # Stage -> what it has written once it is in the middle of its work.
 WRITTEN = {
@@ -24,12 +23,14 @@ WRITTEN = {
     "augment": ".cache/augment/*/*.tar",
     "baseline": ".cache/train/baseline-*/state.pt",
     "finetune": ".cache/train/finetuned-*/state.pt",
-    "refit": "models/final/*",
+    "refit": ".cache/train/final-*/state.pt",
     "embed@finetuned-bank": ".cache/embed/*/*.npy",
     "evaluate@baseline": "results/baseline/*",
+    "evaluate@finetuned": "results/finetuned/*",
     "predict": "results/result1.csv",
     "report": "results/report.*",
 }
+TRAININGS = ("baseline", "final", "finetuned")  # as MLflow names them
 STAGE_SECONDS = 240  # for a stage and those above it to come so far
 MOST_DELAY_SECONDS = 0.15  # half of what is left of the quickest stage at that moment
 # Both harms at once, for neither may change a byte.
@@ -37,16 +38,19 @@ STRANGE = {"LC_ALL": "C", "TZ": "Pacific/Chatham", "TUWEN_CHECKPOINT_SECONDS": "
 
 
 def test_a_run_killed_in_every_stage_in_a_strange_place_has_the_same_outs(whole: Whole, tmp_path: Path) -> None:
-    folder, chance = smoke_world.make(tmp_path / "project"), random.Random(6)
+    folder, chance = make(tmp_path / "project"), random.Random(6)
     for stage in WRITTEN:
         kill_in(folder, stage, chance.uniform(0, MOST_DELAY_SECONDS), alone=chance.random() < 0.5)
     run(folder, "dvc", "repro", **STRANGE)
     assert outs(folder) == outs(whole())
     assert {name.partition("@")[0] for name in outs(folder)} == {name.partition("@")[0] for name in WRITTEN}
-    assert (folder / "runs.log").read_text().count("resumed after step") == len(["baseline", "finetune"])
+    assert (folder / "runs.log").read_text().count("resumed after step") == len(TRAININGS)
     assert list((folder / ".cache/train").iterdir()) == []  # what they went on from is gone
     run(folder, sys.executable, "-m", "tuwen.cli", "track", "sync", **STRANGE)
-    assert trainings(folder) == [["baseline", "FINISHED", 2], ["finetuned", "FINISHED", 2]]
+    runs = [row for row in mlflow_runs(folder) if row[4]["tuwen.kind"] == "training"]
+    assert [(name, status, metrics["epoch"]) for name, status, metrics, *_ in runs] == [
+        (name, "FINISHED", 2) for name in TRAININGS
+    ]
 
 
 def kill_in(folder: Path, stage: str, delay_seconds: float, *, alone: bool) -> None:
@@ -63,7 +67,7 @@ def kill_in(folder: Path, stage: str, delay_seconds: float, *, alone: bool) -> N
     try:
         process = writing(folder, stage, psutil.Process(repro.pid))
         started = process.children(recursive=True)
-        time.sleep(delay_seconds)
+        time.sleep(delay_seconds)  # the moment of the kill is what is drawn
         if alone:
             process.kill()
             assert repro.wait(60) != 0
@@ -86,7 +90,7 @@ def writing(folder: Path, stage: str, repro: psutil.Process) -> psutil.Process:
             return found[0]
         if repro.status() == psutil.STATUS_ZOMBIE:
             break
-        time.sleep(0.005)
+        time.sleep(0.005)  # nothing of the stage tells when its first file is there
     pytest.fail(f"{stage} was never in the middle of its work: {(folder / 'runs.log').read_text()}")
 
 
@@ -95,16 +99,3 @@ def is_stage(process: psutil.Process, name: str) -> bool:
         return f"stages.{name}" in process.cmdline() and Path(process.exe()).name.startswith("python")
     except psutil.Error:  # it is just ending
         return False
-
-
-def trainings(folder: Path) -> list[list[object]]:
-    """Name, status and last epoch of the MLflow runs of trainings."""
-    query = (
-        "import json, mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db'); "
-        "runs = mlflow.search_runs(experiment_names=['tuwen'], output_format='list', "
-        "filter_string=\"tags.`tuwen.kind` = 'training'\"); "
-        "rows = [[r.info.run_name, r.info.status, int(r.data.metrics['epoch'])] for r in runs]; "
-        "print(json.dumps(sorted(rows)))"
-    )
-    rows: list[list[object]] = json.loads(run(folder, sys.executable, "-c", query).stdout.splitlines()[-1])
-    return rows

@@ -5,7 +5,6 @@ import os
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 
 from tests import smoke_world
 from tests.faults.conftest import RUN_SECONDS, Whole, dvc, kill_group, says
+from tests.ports import free_ports
 from tests.smoke_world import outs
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def serving(health: str, *command: str, log: Path, **environment: str) -> Iterat
         while not answers(health):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+            time.sleep(0.2)  # a server does not tell when it is up
         yield
     finally:
         kill_group(server)
@@ -55,22 +55,16 @@ def answers(url: str) -> bool:
         return False
 
 
-def free_port() -> str:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
-
-
 def test_mlflow_killed_during_training_costs_a_warning_and_sync_brings_the_metrics(
     whole: Whole, tmp_path: Path, empty_store: Path
 ) -> None:
     from mlflow import MlflowClient
 
     shutil.copyfile(empty_store, tmp_path / "server.db")
-    project, port = shutil.copytree(whole(), tmp_path / "project", symlinks=True), free_port()
+    project, (port,) = shutil.copytree(whole(), tmp_path / "project", symlinks=True), free_ports(1)
     address = f"http://127.0.0.1:{port}"
     server = ["mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"]
-    server += ["--host", "127.0.0.1", "--port", port, "--artifacts-destination", str(tmp_path / "artifacts")]
+    server += ["--host", "127.0.0.1", "--port", str(port), "--artifacts-destination", str(tmp_path / "artifacts")]
     with ExitStack() as started:
         up = started.enter_context(ExitStack())
         up.enter_context(serving(f"{address}/health", *server, log=tmp_path / "log"))
@@ -116,7 +110,8 @@ class Flow:
     """The pipeline's flow in a small repository of its own, whose first stage waits for a word."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port, self.home = folder / "repository", free_port(), folder / "prefect"
+        self.folder, self.home = folder / "repository", folder / "prefect"
+        (self.port,) = free_ports(1)
         self.address = f"http://127.0.0.1:{self.port}/api"
         self.settings = {"PREFECT_API_URL": self.address, "PREFECT_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
         self.server_log = folder / "server.log"
@@ -129,7 +124,7 @@ class Flow:
             os.mkfifo(self.folder / name)
 
     def server(self) -> AbstractContextManager[None]:
-        command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", self.port]
+        command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
         return serving(f"{self.address}/health", *command, log=self.server_log, **self.settings)
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":

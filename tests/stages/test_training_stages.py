@@ -16,9 +16,8 @@ import pytest
 import torch
 
 from stages import finetune
-from tests.training_world import settings, write_set
+from tests.training_world import settings, write_baseline
 from tuwen import models, track
-from tuwen.augment import augment
 from tuwen.model import load
 from tuwen.params import Params
 
@@ -57,12 +56,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("TUWEN_WORKERS", "1")
-        for name, numbers in (("train", range(8)), ("valid", range(20, 26)), ("test", range(30, 34))):
-            write_set(Path("data"), name, {"": numbers})
-        write_set(Path("data"), "corpus", {"art": range(100, 108)})
-        augment(Path("data/clean"), Path("data/augmented"), params.augment, params.image)
+        write_baseline(params)
         folders = [Path("data/clean"), Path("data/augmented"), Path("models/baseline")]
-        models.make_baseline(folders[0], folders[2], params, Path(".cache/b"), lambda *_: None)
         models.make_finetuned(*folders, Path("models/whole"), params, Path(".cache/f"), lambda *_: None)
     return root
 
