@@ -56,7 +56,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = read_params()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setenv("TUWEN_WORKERS", "1")
         for name, numbers in (("train", range(8)), ("valid", range(20, 26)), ("test", range(30, 34))):
             write_set(Path("data"), name, {"": numbers})
         write_set(Path("data"), "corpus", {"art": range(100, 108)})
@@ -72,7 +71,6 @@ def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Pat
     """A copy of it for one test, which runs in it, with its params."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TUWEN_WORKERS", "1")
     write_params(read_params())
     return tmp_path
 

@@ -3,15 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.vectors import unit
 from tuwen import recall
 from tuwen.errors import UserError
 from tuwen.search import top_k
 
 KS = (1, 5, 10)
-
-
-def unit(rows):
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def naive(queries, gallery, truth, k):

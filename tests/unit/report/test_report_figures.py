@@ -5,23 +5,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from tests import report_world
-from tests.report_world import figures_of, write, written
+from tests.report_world import figures_of, write
 from tuwen import pairs
 from tuwen.confusion import confusion
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Everything before the report, with one hostile caption and one hostile category."""
-    return report_world.make(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def made(world, tmp_path_factory):
-    return written(tmp_path_factory.mktemp("made"), world)
 
 
 def section(page, name, after):
