@@ -66,6 +66,11 @@ def test_equal_to_the_naive_definitions(case):
         np.testing.assert_array_equal(recall.hits_among(first, pairs[:, 0], pairs[:, 1], KS), hit)
 
 
+def test_a_true_item_beyond_all_answers_is_nobodys_hit():
+    first = np.array([[0], [1]])
+    assert recall.hits_among(first, np.array([0, 1]), np.array([3, 2]), [1]).tolist() == [[0.0], [0.0]]
+
+
 def test_a_k_over_the_gallery_is_refused_with_its_place():
     recall.check_ks(KS, 10, "params.yaml: evaluate.ks")
     with pytest.raises(UserError, match=r"^params\.yaml: evaluate\.ks: k = 10 is over the gallery of 9; lower it"):
