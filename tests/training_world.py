@@ -3,11 +3,12 @@
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import torch
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
@@ -15,6 +16,7 @@ from tuwen import manifest, models, pairs, params
 from tuwen.augment import augment
 from tuwen.feed import Views
 from tuwen.images import Pixels
+from tuwen.loader import Batch
 from tuwen.shards import ShardWriter
 
 REPOSITORY = Path(__file__).parents[1]
@@ -38,6 +40,8 @@ TINY = {
     "text": {"width": 64, "layers": 1, "dropout": 0.1, "max_tokens": 12},
     "vocabulary": 24,
 }
+PICTURES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+STEPS = 3
 Members = Iterable[tuple[str, bytes]]
 
 
@@ -136,3 +140,16 @@ def settings(**changes: Mapping[str, Any] | None) -> params.Params:
         joined = isinstance(values[group], dict) and isinstance(new, dict) and group != "corpus"
         values[group] = values[group] | new if joined else new
     return params.Params.model_validate(values)
+
+
+def epoch_batches(epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    """Eight pictures with a token each, in an order that the epoch decides."""
+    generator = torch.Generator().manual_seed(epoch)
+    for step in range(STEPS):
+        order = torch.randperm(8, generator=generator)
+        pixels = PICTURES[order]
+        ids = torch.stack([torch.full((8,), 2), order + 5, torch.full((8,), 3)], dim=1)
+        if step >= first_step:
+            yield Batch(
+                pixels, ids, torch.ones_like(ids), order, order, tuple(f"pair-{n}" for n in order.tolist())
+            )

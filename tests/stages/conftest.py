@@ -4,7 +4,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
+from tests.retrieval_world import build
 from tuwen import manifest, pairs
 from tuwen.shards import ShardWriter
 
@@ -83,6 +84,19 @@ def _raw_set(
     )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_worker() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUWEN_WORKERS", "1")  # starting a process takes longer than a dozen pictures
+        yield
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """All that comes before `evaluate`, of both models."""
+    return build(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def make_raw() -> Callable[..., Path]:
     """make_raw(root, …) writes `root/data/raw/` and returns `root/data`.
@@ -136,7 +150,7 @@ def run_stage() -> Callable[..., subprocess.CompletedProcess[str]]:
     """run_stage(root, "validate", …): `python -m stages.validate …` in the folder `root`, one worker."""
 
     def run(root: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "TUWEN_WORKERS": "1"}
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, "-m", f"stages.{name}", *arguments]
         return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 

@@ -7,14 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from tests.retrieval_world import REPOSITORY, build, run, sign
+from tests.retrieval_world import REPOSITORY, run, sign
 from tuwen import manifest, pairs, track
 from tuwen.errors import UserError
-
-
-@pytest.fixture
-def world(tmp_path):
-    return build(tmp_path)
 
 
 def test_embeddings_of_another_model_or_set_are_refused_with_both_hashes(world):

@@ -5,14 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.retrieval_world import build, run
+from tests.retrieval_world import run
 from tuwen import distributions, hubness, pairs
 from tuwen.params import load
-
-
-@pytest.fixture
-def world(tmp_path):
-    return build(tmp_path)
 
 
 def by_definition(root: Path, model: str, direction: str):

@@ -4,14 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from tests.retrieval_world import build, sign
+from tests.retrieval_world import sign
 from tuwen import pairs, results
 from tuwen.errors import UserError
-
-
-@pytest.fixture
-def world(tmp_path):
-    return build(tmp_path)
 
 
 def predict(root, k=5, chosen=None):

@@ -19,7 +19,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setenv("TUWEN_WORKERS", "1")
         make()
     return root
 

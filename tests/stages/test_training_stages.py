@@ -55,7 +55,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = read_params()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setenv("TUWEN_WORKERS", "1")
         write_baseline(params)
         folders = [Path("data/clean"), Path("data/augmented"), Path("models/baseline")]
         models.make_finetuned(*folders, Path("models/whole"), params, Path(".cache/f"), lambda *_: None)
@@ -67,7 +66,6 @@ def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Pat
     """A copy of it for one test, which runs in it, with its params."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TUWEN_WORKERS", "1")
     write_params(read_params())
     return tmp_path
 

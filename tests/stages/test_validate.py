@@ -2,7 +2,7 @@ import csv
 import hashlib
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +17,6 @@ from tuwen.split import with_groups
 from tuwen.validate import assert_whole, judge_positives
 
 MakeRaw = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_worker() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUWEN_WORKERS", "1")  # starting a process takes longer than a dozen pictures
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,13 +12,6 @@ from tuwen.errors import UserError
 from tuwen.shards import ShardWriter
 
 MakeRaw = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_worker() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUWEN_WORKERS", "1")
-        yield
 
 
 def write_source(data: Path, name: str, rows: list[tuple[str, bytes, str]]) -> None:

@@ -1,5 +1,5 @@
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,13 +9,6 @@ from tuwen import pairs, relations
 from tuwen.errors import UserError
 
 MakeRaw = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_worker() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUWEN_WORKERS", "1")
-        yield
 
 
 @pytest.fixture(scope="module")

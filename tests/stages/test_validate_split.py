@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,13 +10,6 @@ from tuwen.errors import UserError
 
 MakeRaw = Callable[..., Path]
 OFFICIAL = ["train"] * 6 + ["valid"] * 2 + ["test"] * 3 + [None]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_worker() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUWEN_WORKERS", "1")
-        yield
 
 
 def images(clean: Path, *names: str) -> dict[str, dict[str, str]]:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,8 +84,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
     found, original = list[int](), getattr(embed, name)
 
     # rows: a list or an iterator's source, by the function that is counted; both have a length
-    def count(encoder: model.DualEncoder, rows: object, *more: object) -> object:
-        found.append(len(rows))  # type: ignore[arg-type]
+    def count(encoder: model.DualEncoder, rows: Any, *more: object) -> object:
+        found.append(len(rows))
         return original(encoder, rows, *more)
 
     monkeypatch.setattr(embed, name, count)
@@ -122,11 +123,11 @@ def stopped(monkeypatch: pytest.MonkeyPatch, after: int) -> Path:
     """Run until `after` pictures are embedded; what is left of the work."""
     left, original = [after], embed._encode_pictures
 
-    def stop(*given: object) -> object:
+    def stop(*given: Any) -> object:
         left[0] -= PIECE
         if left[0] < 0:
             raise InterruptedError
-        return original(*given)  # type: ignore[arg-type]
+        return original(*given)
 
     with monkeypatch.context() as patch:
         patch.setattr(embed, "_encode_pictures", stop)

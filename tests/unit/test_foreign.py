@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.vectors import unit
 from tuwen import cli, recall
 from tuwen.errors import UserError
 
@@ -37,9 +38,8 @@ def evaluate(*more, relevance="r.csv"):
     return done.output
 
 
-def unit(path):
-    rows = np.load(path).astype(np.float64)
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+def unit_of(path):
+    return unit(np.load(path).astype(np.float64))
 
 
 def test_figures_are_those_of_the_cosine_and_it_says_what_it_did(world):
@@ -49,7 +49,7 @@ def test_figures_are_those_of_the_cosine_and_it_says_what_it_did(world):
     assert printed.count("divided by it, a score is a cosine") == 2
     figures = json.loads((world / "o.json").read_text())["figures"]
     assert (figures["images"], figures["texts"], figures["pairs"]) == (12, 24, 24)
-    images, texts = unit("图.npy"), unit("文.npy")
+    images, texts = unit_of("图.npy"), unit_of("文.npy")
     for direction, queries, gallery, query, item in (
         ("t2i", texts, images, np.arange(24), np.arange(24) // 2),
         ("i2t", images, texts, np.arange(24) // 2, np.arange(24)),
@@ -72,8 +72,8 @@ def test_figures_are_those_of_the_cosine_and_it_says_what_it_did(world):
 
 def test_unit_vectors_in_single_precision_are_taken_as_they_are(world):
     evaluate("--out", "before.json")
-    np.save("图.npy", unit("图.npy"))
-    np.save("文.npy", unit("文.npy"))
+    np.save("图.npy", unit_of("图.npy"))
+    np.save("文.npy", unit_of("文.npy"))
     printed = evaluate("--out", "after.json")
     assert printed.count("float32, unit vectors\n") == 2
     assert (world / "before.json").read_text() == (world / "after.json").read_text()
@@ -103,7 +103,7 @@ def test_labels_of_a_matching_set_give_the_auc(world):
     write("r.csv", "image,text,label\n" + "".join(f"{i},{t},{label}\n" for i, t, label in rows))
     assert "AUC, 24 unfitting pairs" in evaluate("--out", "o.json")
     figures = json.loads((world / "o.json").read_text())["figures"]
-    cosine = unit("图.npy").astype(np.float64) @ unit("文.npy").T.astype(np.float64)
+    cosine = unit_of("图.npy").astype(np.float64) @ unit_of("文.npy").T.astype(np.float64)
     fitting, unfitting = ([cosine[i, t] for i, t, fits in rows if fits == label] for label in (1, 0))
     assert figures["auc"] == pytest.approx(np.mean([a > b for a in fitting for b in unfitting]), abs=1e-6)
     assert figures["auc_low"] <= figures["auc"] <= figures["auc_high"]

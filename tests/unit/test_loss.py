@@ -95,3 +95,13 @@ def test_shares_of_a_batch_add_up_to_the_loss_of_the_whole() -> None:
         for part in (slice(3), slice(3, 6))
     ]
     assert sum(shares).item() / 2 == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_half_precision_vectors_meet_in_single_precision() -> None:
+    image, text = unit(6, 9).bfloat16(), unit(6, 10).bfloat16()
+    scale, positive = torch.tensor(14.0), torch.eye(6, dtype=torch.bool)
+    for others in ((), (image, text)):
+        found = contrastive_loss(image, text, scale, positive, *others)
+        exact = contrastive_loss(image.double(), text.double(), scale, positive, *(one.double() for one in others))
+        assert found.dtype == torch.float32
+        assert torch.equal(found, exact)

@@ -100,6 +100,7 @@ def test_the_page_opens_offline_and_everything_is_text(page):
     assert "&lt;script&gt;alert(" in page
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
     addresses = set(re.findall(r"""(?:src|href)=["']([^"']*)""", page))
+    assert addresses
     assert all(address.startswith(("data:", "#")) for address in addresses)
     assert not re.search(r"@import|url\((?!#)", page)
     ids = re.findall(r'\sid="([^"]+)"', page)

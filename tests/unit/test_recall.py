@@ -3,15 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.vectors import unit
 from tuwen import recall
 from tuwen.errors import UserError
 from tuwen.search import top_k
 
 KS = (1, 5, 10)
-
-
-def unit(rows):
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def naive(queries, gallery, truth, k):
@@ -67,6 +64,11 @@ def test_equal_to_the_naive_definitions(case):
     if len(gallery) >= KS[-1]:
         first, _ = top_k(queries, gallery, KS[-1])
         np.testing.assert_array_equal(recall.hits_among(first, pairs[:, 0], pairs[:, 1], KS), hit)
+
+
+def test_a_true_item_beyond_all_answers_is_nobodys_hit():
+    first = np.array([[0], [1]])
+    assert recall.hits_among(first, np.array([0, 1]), np.array([3, 2]), [1]).tolist() == [[0.0], [0.0]]
 
 
 def test_a_k_over_the_gallery_is_refused_with_its_place():

@@ -8,13 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.vectors import unit
 from tuwen import recall
 
 KS = (1, 2, 3)
-
-
-def unit(rows):
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def by_every_smaller_gallery(queries, gallery, truth, size, k):

@@ -12,16 +12,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from cn_clip.eval.evaluation import compute_score
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.vectors import unit
 from tuwen import recall
 
 KS = (1, 5, 10)
-
-
-def unit(rows):
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def with_ties(seed):
@@ -67,13 +65,12 @@ def test_cn_clips_recall_and_mean_recall_ties_included(seed):
 
 
 def test_cn_clips_own_script_gives_these_figures(tmp_path):
-    evaluation = pytest.importorskip("cn_clip.eval.evaluation")
     images, texts, truth = with_ties(7)
     rows = {"truth": truth, "predictions": cn_clip_predictions(texts, images)}
     for name, found in rows.items():
         lines = [json.dumps({"text_id": text, "image_ids": ids}) for text, ids in found.items()]
         (tmp_path / name).write_text("\n".join(lines))
-    scores = evaluation.compute_score(tmp_path / "truth", tmp_path / "predictions")
+    scores = compute_score(tmp_path / "truth", tmp_path / "predictions")
     assert scores == pytest.approx([100 * score for score in our_scores(texts, images, truth)], abs=1e-9)
 
 

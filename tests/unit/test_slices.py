@@ -79,3 +79,32 @@ def test_a_kind_that_holds_every_query_is_the_headline_and_left_out():
     plain = test.images.set_column(3, "category", pa.nulls(len(test.images), pa.string()))
     evaluate = Evaluate(ks=[5], bootstrap_samples=200, seed=0)
     assert slices.collect(pairs.PairSet(plain, short, test.pairs), ranked, 5, evaluate) == []
+
+
+@pytest.mark.parametrize(
+    ("caption", "other", "kind"),
+    [
+        ("字" * 5, "字" * 6, "up to 5 characters"),
+        ("字" * 6, "字" * 5, "6 to 15 characters"),
+        ("字" * 15, "字" * 16, "6 to 15 characters"),
+        ("字" * 16, "字" * 15, "over 15 characters"),
+        ("９号", "九号", "with digits"),
+    ],
+)
+def test_the_bounds_of_a_kind_belong_to_it(caption, other, kind):
+    test, ranked = world()
+    captions = [caption] * 10 + [other] * (len(test.texts) - 10)
+    texts = test.texts.set_column(1, "caption", pa.array(captions))
+    made = slices.collect(
+        pairs.PairSet(test.images, texts, test.pairs), ranked, 5, Evaluate(ks=[5], bootstrap_samples=200, seed=0)
+    )
+    assert [one.queries for one in made if one.title == kind] == [10]
+
+
+def test_the_intervals_are_drawn_by_group():
+    test, ranked = world()
+    as_one = {
+        model: table.set_column(2, "group", pa.array(["同"] * len(table))) for model, table in ranked.items()
+    }
+    for one in slices.collect(test, as_one, 5, Evaluate(ks=[5], bootstrap_samples=200, seed=0)):
+        assert one.gain.low == pytest.approx(one.gain.value) == pytest.approx(one.gain.high)

@@ -70,6 +70,7 @@ def test_an_equal_hash_of_another_colour_is_another_picture() -> None:
     [
         (LONG, LONG, True),
         ("窗台上的 ＣＡＴ 在睡觉", "窗台上的 cat 在睡觉", True),
+        ("一只白猫在窗台上", "一只白猫在窗台上", True),
         ("一只白猫在窗台", "一只白猫在窗台", False),  # seven characters: equal by chance
         (LONG, LONG + "。", False),
     ],

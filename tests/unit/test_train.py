@@ -1,7 +1,6 @@
 """The loop on tensors alone: no tables, no pictures on disk."""
 
 import resource
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,34 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.distributed_world import STILL
-from tests.training_world import TINY, fit
+from tests.training_world import STEPS, TINY, epoch_batches, fit
 from tuwen import checkpoint as kept
-from tuwen import optim, train
+from tuwen import train
 from tuwen.errors import UserError
-from tuwen.loader import Batch
 from tuwen.model import DualEncoder
 from tuwen.params import Fit
 from tuwen.selection import Measured
-from tuwen.step import backward
-
-PICTURES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-
-
-STEPS = 3
-
-
-def epoch_batches(epoch: int, first_step: int = 0):
-    """Eight pictures with a token each, in an order that the epoch decides."""
-    generator = torch.Generator().manual_seed(epoch)
-    for step in range(STEPS):
-        order = torch.randperm(8, generator=generator)
-        pixels = PICTURES[order]
-        ids = torch.stack([torch.full((8,), 2), order + 5, torch.full((8,), 3)], dim=1)
-        if step >= first_step:
-            yield Batch(
-                pixels, ids, torch.ones_like(ids), order, order, tuple(f"pair-{n}" for n in order.tolist())
-            )
 
 
 def unmeasured(model: DualEncoder) -> Measured:
@@ -176,18 +154,6 @@ def test_a_loss_that_is_not_finite_stops_with_its_pairs_and_keeps_the_batch_and_
     assert equal(healed, run(tmp_path / "whole", fit())[0])
 
 
-def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
-    torch.manual_seed(7)
-    model = DualEncoder(TINY)
-    optimizers = optim.make_optimizers(model, fit())
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    model.text_projection.weight.register_hook(lambda gradient: gradient * torch.inf)
-    loss = train.step(model, optimizers, next(epoch_batches(1)), 1.0, fit())
-    assert np.isnan(loss)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
 def test_an_empty_epoch_and_settings_that_cannot_be_are_named(tmp_path, monkeypatch) -> None:
     settings = {"seed": 0, "checkpoint": tmp_path, "evaluate": unmeasured, "log": print}
     with pytest.raises(UserError, match="batch_size: 8 is more than the training rows"):
@@ -233,50 +199,6 @@ def test_speeds_are_logged_and_no_part_of_the_records(tmp_path) -> None:
         assert record["pairs_per_second"] > 0
         assert 0 < record["data_wait_share"] < 1
         assert set(record) - set(kept_record) == {"pairs_per_second", "data_wait_share"}
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs g++, which is not here")
-def test_compiled_towers_train_as_the_others_do(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    losses, compiled = {}, []
-    for on in (False, True):
-        torch.manual_seed(7)
-        model, settings = DualEncoder(STILL), fit(compile=on, muon_lr=None)
-        train.prepare(model, settings)
-        compiled.append(model.image_tower._compiled_call_impl is not None)
-        optimizers = optim.make_optimizers(model, settings)
-        losses[on] = [train.step(model, optimizers, batch, 1.0, settings) for batch in epoch_batches(1)]
-    assert compiled == [False, True]
-    assert list(tmp_path.rglob("*.cpp"))  # something was compiled, not fallen back from
-    assert losses[False][-1] < losses[False][0]
-    assert losses[True] == pytest.approx(losses[False], abs=1e-4)
-
-
-@pytest.mark.parametrize("before", [False, True])
-def test_a_step_leaves_torchs_switch_for_attention_as_it_was(before: bool) -> None:
-    switches, model = torch.backends.cuda, DualEncoder(TINY)
-    kept_one = switches.fp16_bf16_reduction_math_sdp_allowed()
-    try:
-        switches.allow_fp16_bf16_reduction_math_sdp(before)
-        backward(model, next(epoch_batches(1)), fit(precision="bf16"))
-        assert switches.fp16_bf16_reduction_math_sdp_allowed() == before
-    finally:
-        switches.allow_fp16_bf16_reduction_math_sdp(kept_one)
-
-
-def test_checkpointed_layers_give_the_same_gradients() -> None:
-    batch = next(epoch_batches(1))
-    gradients = []
-    for on in (False, True):
-        torch.manual_seed(7)
-        model = DualEncoder(TINY)
-        settings = fit(gradient_checkpointing=on)
-        train.prepare(model, settings)
-        torch.manual_seed(1)
-        backward(model, batch, settings)
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for one, two in zip(*gradients, strict=True):
-        assert torch.equal(one, two)
 
 
 def test_the_checkpoint_is_keyed_by_inputs_and_params(tmp_path) -> None:

@@ -4,23 +4,11 @@ import io
 import re
 import shutil
 
-import pytest
 from PIL import Image
 
 from tests import report_world
 from tests.report_world import figures_of, write, written
 from tuwen import pairs, report
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Everything before the report, with one hostile caption and one hostile category."""
-    return report_world.make(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def made(world, tmp_path_factory):
-    return written(tmp_path_factory.mktemp("made"), world)
 
 
 def test_headline_table_shows_both_models_side_by_side(world):
@@ -63,6 +51,7 @@ def test_page_opens_offline(made):
     page = (made / "results/report.html").read_text()
     assert '<html lang="zh-CN">' in page
     addresses = set(re.findall(r"""(?:src|href)=["']([^"']*)""", page))
+    assert addresses
     assert all(address.startswith(("data:", "#")) for address in addresses)
     assert set(re.findall(r"https?://[^\"' ]+", page)) == {
         "http://www.w3.org/2000/svg",  # names of languages, not addresses

@@ -5,23 +5,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from tests import report_world
-from tests.report_world import figures_of, write, written
+from tests.report_world import figures_of, write
 from tuwen import pairs
 from tuwen.confusion import confusion
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Everything before the report, with one hostile caption and one hostile category."""
-    return report_world.make(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def made(world, tmp_path_factory):
-    return written(tmp_path_factory.mktemp("made"), world)
 
 
 def section(page, name, after):
@@ -187,3 +174,15 @@ def test_the_pairs_of_lowest_cosine_stand_on_the_page_with_picture_caption_and_i
     text = (root / "results/report.md").read_text()
     assert f"{100 * share:.1f} % lie under 0 (params.yaml: pairs.min_cosine)" in text
     assert not any(row["image_id"] in text for row in lowest)
+
+
+def test_the_gain_is_what_lies_between_both_models_and_inside_its_interval(made):
+    after, before = figures_of(made, "finetuned"), figures_of(made, "baseline")
+    text = (made / "results/report.md").read_text()
+    for way, title in (("t2i", "text → image"), ("i2t", "image → text")):
+        for k in (1, 5, 10):
+            (line,) = re.findall(rf"^\| {title} \| R@{k} \| .* \| \*\*(.*?)\*\* \[(.*?), (.*?)\] \|", text, re.M)
+            gain, low, high = map(float, line)
+            name = f"{way}_hit_at_{k}"
+            assert abs(gain - 100 * (after[name] - before[name])) < 0.051
+            assert low <= gain <= high

@@ -5,16 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests import report_world
 from tests.report_world import write
 from tuwen import pairs
 from tuwen.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Everything before the report, with one hostile caption and one hostile category."""
-    return report_world.make(tmp_path_factory.mktemp("world"))
 
 
 def spoil_ranks(root):

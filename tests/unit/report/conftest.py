@@ -1,0 +1,18 @@
+"""A world before its report, and one with it; tests that change something copy it first."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import report_world
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything before the report, with one hostile caption and one hostile category."""
+    return report_world.make(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def made(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report_world.written(tmp_path_factory.mktemp("made"), world)
