@@ -52,6 +52,7 @@ lint: .venv/ready
 
 pipeline: .venv/ready
 	python -m flows.pipeline --preset '$(PRESET)'
+	@cd "$$(tuwen worktree '$(PRESET)')"; tuwen results
 
 serve: .venv/ready
 	python -m flows.serve

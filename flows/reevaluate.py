@@ -135,8 +135,8 @@ def fetch_base(base: str, folder: Path) -> None:
                 fetched.write_bytes(files.read_bytes(str(path)))
     except (DvcException, OSError) as error:
         raise UserError(
-            f"base {base}: {path} cannot be had ({error}); give a revision that git knows, whose ranks were "
-            "pushed: `git fetch`, and there `dvc repro` and `dvc push`"
+            f"base {base}: {path} cannot be had ({error}); give a revision that git knows and whose dvc.lock "
+            "records a run of this preset that was pushed: `git fetch`, and there `dvc repro` and `dvc push`"
         ) from error
 
 
@@ -145,7 +145,8 @@ def _not_rebuilt(stale: Mapping[str, str]) -> str:
     return (
         "The recorded model is not the one that these settings, data and code make, and this gate never trains. "
         "Run `dvc repro` where training belongs, then commit `dvc.lock` and `dvc push`. Where only outs are "
-        f"modified, `dvc checkout` brings this commit's.\n\n{rows}"
+        "modified, `dvc checkout` brings this commit's; where they are not in cache, they were not pushed to a "
+        f"remote that this checkout knows (`dvc remote list`).\n\n{rows}"
     )
 
 

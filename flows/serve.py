@@ -47,13 +47,13 @@ def main() -> None:
         # A server that was killed must know, when it is back, who holds the GPU and for how long.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # who clicks on Run waits for it
-        # Its jobs judge language models, which nobody here does: 2 processes of MLflow instead of 10, on 2 cores
-        # all is up after 18 s instead of 41 s.
+        # Its jobs judge language models, which nobody here does: 2 processes of MLflow instead of 10.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         CHECKOUT: str(Path.cwd()),
         "TUWEN_TRACKING_URI": tracking,
     }
     LOGS.mkdir(parents=True, exist_ok=True)
+    print("starting Prefect and MLflow …", flush=True)
     with everything() as running:
         at = ["--host", HOST, "--port"]
         start(running, "prefect", ["server", "start", *at, prefect], environment)

@@ -29,7 +29,8 @@ def results() -> None:
     print(headline_table(folder).rstrip())
     print()
     for name in ("result1.csv", "result2.csv", "report.html"):
-        print((folder / name).absolute())
+        path = (folder / name).absolute()
+        print(path if path.exists() else f"{path}: not here; `dvc pull` or `make run` brings it")
 
 
 @app.command()
@@ -146,7 +147,7 @@ def sync() -> None:
     from tuwen.lineage import sync as make_runs
 
     runs = make_runs()
-    print(f"{len(runs)} outs with their MLflow runs: {LINEAGE}")
+    print(f"{len(runs)} outs with their MLflow runs: {LINEAGE.absolute()}")
 
 
 @track_app.command()

@@ -37,7 +37,10 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
     challenger. Raises UserError when embeddings are missing or of another model, or MLflow is out of reach.
     """
     if not (model / manifest.NAME).is_file():
-        raise UserError(f"{model}: no {manifest.NAME}, so this is no model of the pipeline; name models/finetuned")
+        raise UserError(
+            f"{model}: no {manifest.NAME}, so there is no model of the pipeline; name one such as "
+            "models/finetuned, which `dvc repro finetune` makes"
+        )
     made = lineage.trained(model)
     with tempfile.TemporaryDirectory() as folder:
         packed, measured = Path(folder) / "gallery", Path(folder) / MEASURED

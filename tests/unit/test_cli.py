@@ -1,6 +1,7 @@
 """The command line as its user meets it: real processes, and real git worktrees with DVC."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.training_world import TINY
+from tests.training_world import REPOSITORY, TINY
 from tests.weight_world import SIZE_PX, TOKENS, VOCABULARY, cn_clip_model, sha256
 from tuwen import model, pairs, weights
 from tuwen.params_model import CnClip, HuggingFace
@@ -76,6 +77,19 @@ def test_results_before_the_pipeline_ran_is_one_message(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_results_of_a_clone_say_which_files_are_not_there(tmp_path: Path) -> None:
+    measured = ["report.md", *(f"{model}/metrics.json" for model in ("baseline", "finetuned"))]
+    for name in measured:
+        (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / "results" / name, tmp_path / "results" / name)
+    (tmp_path / "results/result1.csv").touch()
+    here, *missing = call("tuwen", "results", cwd=tmp_path).stdout.splitlines()[-3:]
+    assert here == str(tmp_path / "results/result1.csv")
+    assert [line.partition(": not here; ")[0] for line in missing] == [
+        str(tmp_path / "results" / name) for name in ("result2.csv", "report.html")
+    ]
 
 
 def test_track_sync_makes_runs_for_what_stands(tmp_path: Path, store: Path) -> None:
