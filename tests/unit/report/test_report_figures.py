@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.report_world import figures_of, write
-from tuwen import pairs
+from tuwen import doubtful, pairs
 from tuwen.confusion import confusion
+from tuwen.histograms import histogram
+from tuwen.params import load
 
 
 def section(page, name, after):
@@ -101,6 +103,27 @@ def test_a_bar_in_a_name_does_not_end_its_cell(world, tmp_path):
     path.write_text(path.read_text().replace("corpus/art", "corpus/a|b"))
     write(root)
     assert "\n| corpus/a\\|b | images | 15 |" in (root / "results/report.md").read_text()
+
+
+def test_hubs_are_counted_among_as_many_answers_as_the_details_say(world, tmp_path):
+    root = shutil.copytree(world, tmp_path / "world")
+    path = root / "results/finetuned/details.json"
+    body = json.loads(path.read_text())
+    body["hubs"]["t2i"]["k"] = 4
+    path.write_text(json.dumps(body))
+    write(root)
+    page, text = ((root / "results" / name).read_text() for name in ("report.html", "report.md"))
+    # 28 texts, 12 pictures
+    assert "have the picture among their first 4; a picture's share is 9.3." in page
+    assert "how often an item is among the first 4\n" in text
+
+
+def test_the_line_among_the_cosines_of_pairs_stands_at_min_cosine(world):
+    asked = load(world / "params.yaml").pairs.model_copy(update={"min_cosine": 0.25})
+    cosines = world / "results/baseline/pair_cosines.parquet"
+    values = {"labelled": pairs.read_table(cosines)["cosine"].to_numpy()}
+    at = {mark: histogram("cosines", "cosine of a pair", values, mark=mark) for mark in (0.0, 0.25)}
+    assert doubtful.collect(world / "data", cosines, asked).histogram == at[0.25] != at[0.0]
 
 
 def test_zero_shot_figures_of_both_models_and_the_confusion(made):
