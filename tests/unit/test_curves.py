@@ -53,7 +53,8 @@ def test_scores_are_drawn_in_per_cent_of_their_own():
 def test_scores_of_all_models_share_the_range_that_holds_pairs_and_fine_counts_are_joined():
     edges = np.linspace(-1, 1, 201).round(2).tolist()
     narrow, low, middle, high = (
-        [int(start <= n < end) for n in range(200)] for start, end in ((120, 140), (40, 100), (70, 130), (100, 160))
+        [int(start <= n < end) for n in range(200)]
+        for start, end in ((120, 140), (40, 100), (70, 130), (100, 160))
     )
     first, second = Scores(edges=edges, true=narrow, false=low), Scores(edges=edges, true=high, false=middle)
     drawn = curves.scores({"baseline": first, "finetuned": second})
