@@ -89,15 +89,21 @@ def _details(root: Path, model: str) -> dict[str, object]:
 
 
 def _zero_shot(model: str) -> dict[str, object]:
-    right = {"baseline": 1, "finetuned": 2}[model]
-    size = len(CLASSES)
-    confusion = [[right if n == m else int(m == (n + 1) % size) for m in range(size)] for n in range(size)]
-    share = right / (right + 1)
+    right, size = {"baseline": 1, "finetuned": 2}[model], len(CLASSES)
+    pictures = [3 + n for n in range(size)]
+    confusion = [
+        [right if m == n else all_of - right if m == (n + 1) % size else 0 for m in range(size)]
+        for n, all_of in enumerate(pictures)
+    ]
+    share = right * size / sum(pictures)
     return {
         "classes": CLASSES,
-        "pictures": size * (right + 1),
+        "pictures": sum(pictures),
         "one_prompt": {"top_1": share / 2, "top_5": 0.8},
         "ensemble": {"top_1": share, "top_5": 0.9},
-        "per_class": [{"class": name, "pictures": right + 1, "top_1": share} for name in CLASSES],
+        "per_class": [
+            {"class": name, "pictures": all_of, "top_1": right / all_of}
+            for name, all_of in zip(CLASSES, pictures, strict=True)
+        ],
         "confusion": confusion,
     }

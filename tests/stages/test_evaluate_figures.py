@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from tests.retrieval_world import run
-from tuwen import distributions, hubness, pairs
+from tuwen import distributions, hubness, pairs, recall
 from tuwen.params import load
 
 
@@ -153,18 +153,25 @@ def test_a_matching_sets_labels_give_the_auc(world):
     folder = world / "data/clean/test"
     test = pairs.read(folder)
     labels = pa.array([0 if n % 3 == 0 else 1 for n in range(len(test.pairs))], pa.int8())
-    pairs.write(
-        folder,
-        pairs.PairSet(test.images, test.texts, test.pairs.set_column(3, pairs.PAIRS.field("label"), labels)),
-    )
+    labelled = test.pairs.set_column(3, pairs.PAIRS.field("label"), labels)
+    column, colours = pairs.IMAGES.get_field_index("group"), np.repeat([*"红绿蓝黄"], 3)  # three pictures each
+    images = test.images.set_column(column, pairs.IMAGES.field("group"), pa.array(colours))
+    pairs.write(folder, pairs.PairSet(images, test.texts, labelled))
     metrics = run(world, "baseline")
     vectors = read_vectors(world, "baseline", "test")
     scores = vectors["images"] @ vectors["texts"].T
     made = pairs.read(folder)
-    fitting, unfitting = (scores[rows] for rows in (pairs.true_rows(made), pairs.unfit_rows(made)))
+    asked = pairs.true_rows(made), pairs.unfit_rows(made)
+    fitting, unfitting = (scores[rows] for rows in asked)
     wins = [(a > b) + (a == b) / 2 for a in fitting for b in unfitting]
     assert metrics["test"]["auc"] == pytest.approx(np.mean(wins), abs=1e-6)
-    assert metrics["test"]["auc_low"] <= metrics["test"]["auc"] <= metrics["test"]["auc_high"]
+    fits, groups = np.arange(36) < len(fitting), colours[np.concatenate([image for image, _ in asked])]
+    known = load(world / "params.yaml").evaluate
+    low, high = recall.auc_interval(
+        np.concatenate([fitting, unfitting]), fits, groups, known.bootstrap_samples, known.seed
+    )
+    assert metrics["test"]["auc_low"] == pytest.approx(low, abs=1e-6)
+    assert metrics["test"]["auc_high"] == pytest.approx(high, abs=1e-6)
     assert metrics["test"]["unfit_pairs"] == len(unfitting) == 12
     assert "auc" not in metrics["valid"]
 

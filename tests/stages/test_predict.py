@@ -1,7 +1,9 @@
 import csv
 import json
+import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.retrieval_world import sign
@@ -9,8 +11,8 @@ from tuwen import pairs, results
 from tuwen.errors import UserError
 
 
-def predict(root, k=5, chosen=None):
-    results.predict(root / "embeddings/final", root / "data/clean", root / "results", k, chosen=chosen)
+def predict(root, k=5, **more):
+    results.predict(root / "embeddings/final", root / "data/clean", root / "results", k, **more)
 
 
 def test_both_files_hold_the_best_five_in_the_tables_order(world):
@@ -92,6 +94,13 @@ def test_embeddings_of_another_model_are_refused_by_the_stage(world, run_stage):
     assert not (world / "results").exists()
 
 
+def test_the_bank_of_another_model_is_refused_where_it_corrects_the_scores(world):
+    shutil.copy(world / "embeddings/baseline/bank/manifest.json", world / "embeddings/final/bank")
+    predict(world, model=world / "models/final")  # without QB-Norm nobody asks the bank
+    with pytest.raises(UserError, match=r"final/bank/manifest\.json: made from another model"):
+        predict(world, model=world / "models/final", chosen=world / "details.json")
+
+
 def rows_of(path):
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -134,9 +143,20 @@ def test_k_ranks_are_written_beside_the_contests_files(world, k):
         assert [row for row in rows if int(row[1]) <= 5] == [row for row in best if int(row[1]) <= k]
 
 
-def test_a_k_over_the_gallery_is_refused(world):
+def test_k_may_be_the_whole_gallery_and_no_more(world):
+    predict(world, k=12)
     with pytest.raises(UserError, match=r"images\.parquet: 12 rows, .* predict\.k is 13; .* or lower predict\.k"):
         predict(world, k=13)
+
+
+def test_what_was_written_is_checked(world):
+    folder = world / "data/clean/t2i"
+    task = pairs.read(folder)
+    ids = [*task.texts["text_id"].to_pylist()[:-1], "name-00"]  # two queries of one name
+    texts = task.texts.set_column(0, pairs.TEXTS.field("text_id"), pa.array(ids))
+    pairs.write(folder, pairs.PairSet(task.images, texts, task.pairs.slice(0, 0)))
+    with pytest.raises(UserError, match=r"result1\.csv: line \d+: .*query 'name-00'"):
+        predict(world)
 
 
 def test_unsound_embeddings_are_refused_before_a_file_is_written(world):

@@ -19,6 +19,7 @@ def test_curves_of_a_model_without_epochs_are_empty(tmp_path):
     drawn = curves.training({"baseline": [], "finetuned": epochs})
     assert set(drawn) == {"loss", "hit"}
     assert all(svg.startswith("<svg") and "var(--finetuned)" in svg for svg in drawn.values())
+    assert all(words(svg)[:4] == ["1", "2", "3", "epoch"] for svg in drawn.values())
 
 
 @pytest.mark.parametrize(
@@ -51,10 +52,13 @@ def test_scores_are_drawn_in_per_cent_of_their_own():
 
 def test_scores_of_all_models_share_the_range_that_holds_pairs_and_fine_counts_are_joined():
     edges = np.linspace(-1, 1, 201).round(2).tolist()
-    narrow, wide = ([int(low <= n < high) for n in range(200)] for low, high in ((120, 140), (40, 160)))
-    first, second = Scores(edges=edges, true=narrow, false=narrow), Scores(edges=edges, true=wide, false=wide)
+    narrow, low, middle, high = (
+        [int(start <= n < end) for n in range(200)]
+        for start, end in ((120, 140), (40, 100), (70, 130), (100, 160))
+    )
+    first, second = Scores(edges=edges, true=narrow, false=low), Scores(edges=edges, true=high, false=middle)
     drawn = curves.scores({"baseline": first, "finetuned": second})
     axis = [[word for word in words(svg) if re.fullmatch("[−0-9.]+", word)][:7] for svg in drawn.values()]
     assert axis[0] == axis[1] == ["−0.6", "−0.4", "−0.2", "0.0", "0.2", "0.4", "0.6"]
-    # 120 counts in bars of three: a flat line at 3 in 120
-    assert "2.5" in words(drawn["finetuned"])
+    # 60 counts in bars of three: a flat line at 3 in 60
+    assert "5" in words(drawn["finetuned"])

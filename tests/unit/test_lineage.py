@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests.track_world import KEPT, all_runs, artifacts, closed_port, curve, make_outs, write_json
-from tuwen import lineage, manifest, track
+from tuwen import attachments, lineage, manifest, track
 from tuwen.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow's, about sqlalchemy
@@ -101,6 +101,13 @@ def test_an_evaluation_carries_its_figures_and_the_report_that_tells_of_it(proje
     (Path("results") / "report.html").write_text("新的报告\n", encoding="utf-8")
     lineage.sync()
     assert kept.read_text(encoding="utf-8") == "新的报告\n"
+
+
+def test_a_report_of_which_dvc_lock_knows_nothing_is_not_attached(tmp_path: Path) -> None:
+    result = tmp_path / "finetuned"
+    write_json(result / "metrics.json", {})
+    (tmp_path / "report.md").write_text("报告\n", encoding="utf-8")
+    assert list(attachments.files(result, {})) == [result / "metrics.json"]
 
 
 def build_evaluation(result: Path) -> None:

@@ -157,8 +157,11 @@ class Told:
 
     def __init__(self, *rows: tuple[str, str]) -> None:
         self.rows = rows
+        self.times = 0
 
     def asked(self):
+        self.times += 1
+        assert self.times < 9, "told again without end"
         return iter([Ask(str(n), positive, said, 0, None) for n, (positive, said) in enumerate(self.rows)])
 
 
@@ -168,8 +171,9 @@ def apart(told: Told, batch_size: int, steps: int) -> list[list[str]]:
 
 
 def test_a_row_waits_for_the_first_batch_without_a_sibling_of_it() -> None:
-    told = Told(("a", "猫"), ("a", "黑猫"), ("b", "狗"), ("c", "狗 "), ("d", "鱼"), ("e", "鸟"))
-    assert apart(told, 2, 3) == [["0", "2"], ["1", "3"], ["4", "5"]]
+    told = Told(("a", "猫"), ("a", "黑猫"), ("b", "猫"), ("c", "猫 "), ("d", "鱼"), ("e", "鸟"))
+    whole = [["0", "4"], ["1", "2"], ["3", "5"]]
+    assert apart(told, 2, 4) == [*whole, whole[0]]  # all shown: it begins anew
 
 
 def test_batches_hold_no_two_rows_of_a_picture_or_caption_and_show_nearly_all(data, capsys) -> None:
@@ -185,11 +189,15 @@ def test_batches_hold_no_two_rows_of_a_picture_or_caption_and_show_nearly_all(da
 
 
 def test_what_finds_no_place_is_left_out_and_said_and_the_first_rows_stand_in(capsys, monkeypatch) -> None:
-    told = Told(*(("a", f"第{n}只猫") for n in range(5)), ("b", "狗"), ("c", "鱼"), ("d", "鸟"))
-    assert apart(told, 2, 4) == [["0", "5"], ["1", "6"], ["2", "7"], ["3", "5"]]
-    assert "apart: 1 rows found no batch" in capsys.readouterr().out  # row 4
+    told = Told(*(("a", f"第{n}只猫") for n in range(6)), ("b", "狗"), ("c", "鱼"), ("d", "鸟"))
+    said = "siblings kept apart: {} rows found no batch in this epoch\n"
+    assert apart(told, 2, 5) == [["0", "6"], ["1", "7"], ["2", "8"], ["3", "6"], ["4", "7"]]
+    assert capsys.readouterr().out == said.format(1)  # row 5
     monkeypatch.setattr(siblings, "LOOK_AHEAD", 1)
-    assert apart(told, 2, 4) == [["0", "5"], ["1", "6"], ["7", "0"], ["1", "5"]]
+    assert apart(told, 2, 5) == [["0", "6"], ["1", "7"], ["8", "0"], ["1", "6"], ["7", "8"]]
+    assert capsys.readouterr().out == said.format(4)  # rows 2 to 5
+    assert len(list(siblings.without_siblings(told.asked, 2, 5, tell=False))) == 10
+    assert capsys.readouterr().out == ""
 
 
 def test_an_epoch_with_too_few_different_pictures_for_a_batch_is_refused() -> None:

@@ -24,6 +24,13 @@ def test_every_parameter_has_exactly_one_optimizer_and_decay_is_for_matrices_alo
     assert not [name for name in named if "projection" in name or "embed" in name]
 
 
+def test_the_matrix_that_embeds_patches_decays_as_any_other() -> None:
+    parts = {"patch_embed": torch.nn.Conv2d(3, 4, 2, bias=False), "pos_embed": torch.nn.Embedding(5, 4)}
+    decayed, plain = optim.make_optimizers(torch.nn.ModuleDict(parts), fit(muon_lr=None))[0].param_groups
+    assert [parameter.shape for parameter in decayed["params"]] == [(4, 3, 2, 2)]
+    assert [parameter.shape for parameter in plain["params"]] == [(5, 4)]
+
+
 def test_a_frozen_tower_has_no_optimizer_and_draws_no_dropout() -> None:
     for tower, other in (("text", "image"), ("image", "text")):
         model = DualEncoder(TINY)
@@ -47,17 +54,17 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
 
 def test_the_average_is_the_recurrence_of_its_definition_and_can_be_worn() -> None:
     model = torch.nn.BatchNorm1d(3)
-    ema = optim.Ema(model, 0.5)
+    ema = optim.Ema(model, 0.9)  # younger than its span until the 80th step
     expected = model.weight.detach().clone()
-    for done in range(1, 30):
+    for done in range(1, 101):
         with torch.no_grad():
             model.weight.normal_(generator=torch.Generator().manual_seed(done))
             model.num_batches_tracked += 1
         ema.update(model, done)
-        decay = min(0.5, (1 + done) / (10 + done))
+        decay = min(0.9, (1 + done) / (10 + done))
         expected = decay * expected + (1 - decay) * model.weight.detach()
     torch.testing.assert_close(ema.weights["weight"], expected)
-    assert ema.weights["num_batches_tracked"] == 29  # a count has no average
+    assert ema.weights["num_batches_tracked"] == 100  # a count has no average
     own = model.weight.detach().clone()
     with ema.worn_by(model):
         torch.testing.assert_close(model.weight.detach(), expected)

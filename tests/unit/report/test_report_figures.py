@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.report_world import figures_of, write
-from tuwen import pairs
+from tuwen import doubtful, pairs
 from tuwen.confusion import confusion
+from tuwen.histograms import histogram
+from tuwen.params import load
 
 
 def section(page, name, after):
@@ -79,6 +81,51 @@ def test_hubs_are_shown_with_their_counts_and_skewness(made):
     assert f"a picture's share is {share:.1f}." in part
 
 
+def test_hits_by_size_of_the_gallery_stand_in_the_text_for_each_direction(made):
+    text = (made / "results/report.md").read_text()
+    table = text[text.index("## R@5 by the size") : text.index("## Zero-shot")]
+    curves = [
+        json.loads((made / "results" / model / "details.json").read_text())["gallery_curve"]
+        for model in ("baseline", "finetuned")
+    ]
+    expected = [
+        f"| {title} | {before['gallery']:g} | {100 * before['hit_at_5']:.1f} | {100 * after['hit_at_5']:.1f} |"
+        for way, title in (("t2i", "text → image"), ("i2t", "image → text"))
+        for before, after in zip(*(curve[way] for curve in curves), strict=True)
+    ]
+    assert [line for line in table.splitlines() if "→" in line] == expected
+    assert len({line.split("|", 2)[2] for line in expected}) == len(expected)  # no direction passes for the other
+
+
+def test_a_bar_in_a_name_does_not_end_its_cell(world, tmp_path):
+    root = shutil.copytree(world, tmp_path / "world")
+    path = root / "data/clean/quality.json"
+    path.write_text(path.read_text().replace("corpus/art", "corpus/a|b"))
+    write(root)
+    assert "\n| corpus/a\\|b | images | 15 |" in (root / "results/report.md").read_text()
+
+
+def test_hubs_are_counted_among_as_many_answers_as_the_details_say(world, tmp_path):
+    root = shutil.copytree(world, tmp_path / "world")
+    path = root / "results/finetuned/details.json"
+    body = json.loads(path.read_text())
+    body["hubs"]["t2i"]["k"] = 4
+    path.write_text(json.dumps(body))
+    write(root)
+    page, text = ((root / "results" / name).read_text() for name in ("report.html", "report.md"))
+    # 28 texts, 12 pictures
+    assert "have the picture among their first 4; a picture's share is 9.3." in page
+    assert "how often an item is among the first 4\n" in text
+
+
+def test_the_line_among_the_cosines_of_pairs_stands_at_min_cosine(world):
+    asked = load(world / "params.yaml").pairs.model_copy(update={"min_cosine": 0.25})
+    cosines = world / "results/baseline/pair_cosines.parquet"
+    values = {"labelled": pairs.read_table(cosines)["cosine"].to_numpy()}
+    at = {mark: histogram("cosines", "cosine of a pair", values, mark=mark) for mark in (0.0, 0.25)}
+    assert doubtful.collect(world / "data", cosines, asked).histogram == at[0.25] != at[0.0]
+
+
 def test_zero_shot_figures_of_both_models_and_the_confusion(made):
     page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
     found = {
@@ -86,7 +133,7 @@ def test_zero_shot_figures_of_both_models_and_the_confusion(made):
         for model in ("baseline", "finetuned")
     }
     rows = section(page, "zero-shot", "training")
-    assert "chance is 20.0, always naming the largest category 20.0." in text  # five classes of three pictures
+    assert "chance is 20.0, always naming the largest category 28.0." in text  # 3, 4, 5, 6 and 7 pictures
     for title, body in zip(("baseline", "fine-tuned"), found.values(), strict=True):
         tops = [f"{100 * body[key][top]:.1f}" for key in ("one_prompt", "ensemble") for top in ("top_1", "top_5")]
         assert [title, *tops] in rows
