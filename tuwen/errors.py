@@ -19,6 +19,11 @@ class UserError(ValueError):
     """Something the user can mend: the message names the place, the value and the fix."""
 
 
+def hidden(text: str) -> str:
+    """`text` without the user and password of any URI in it."""
+    return re.sub(r"//[^/\s]*@", "//***@", text)
+
+
 def reports_user_errors(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a script's `main`: a `UserError` or a full disk is printed to stderr and becomes exit code 1."""
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sqlite3
 import threading
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen import manifest
+from tuwen.errors import hidden
 from tuwen.progress import say
 from tuwen.revision import commit, is_dirty, output_digest
 from tuwen.stopping import exiting_on_sigterm
@@ -25,7 +25,7 @@ OUTPUT_TAG = "tuwen.output_sha256"
 COMMIT_TAG = "mlflow.source.git.commit"  # MLflow's own name: its pages show it
 TAGGED_VARIABLES = {"DVC_STAGE": "tuwen.dvc_stage", "TUWEN_PREFECT_FLOW_RUN": "tuwen.prefect_flow_run"}
 SAMPLE_SECONDS = 30  # between system metrics; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it
-END_SECONDS = 5.0  # for their last sample
+END_SECONDS = 5.0  # for their end
 
 
 @contextlib.contextmanager
@@ -59,8 +59,8 @@ def run(
 def evaluation_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """metrics.json -> flat MLflow names: test_i2t_hit_at_5 …, test's recall@5 as `t2i_recall_at_5`, `i2t_…`."""
     flat = {f"{name}_{key}": value for name, figures in metrics.items() for key, value in figures.items()}
-    test = metrics.get("test", {})
-    return flat | {name: test[name] for name in ("t2i_recall_at_5", "i2t_recall_at_5") if name in test}
+    heads = ("t2i_recall_at_5", "i2t_recall_at_5")
+    return flat | {name: flat[f"test_{name}"] for name in heads if f"test_{name}" in flat}
 
 
 class Run:
@@ -103,10 +103,7 @@ class Run:
     def end(self, status: str) -> None:
         """End the run; one that lost a part of its record ends as FAILED, and `sync` makes a whole one."""
         if self._monitor is not None:
-            # it waits for a store without end
-            ending = threading.Thread(target=_last_sample, args=[self._monitor], daemon=True)
-            ending.start()
-            ending.join(END_SECONDS)
+            _end_system_metrics(self._monitor)
         if self._client is not None:
             self._attempt(lambda: self._client.set_terminated(self.id, status))
         elif self.id is not None:
@@ -154,21 +151,29 @@ def connect(patience_seconds: int = 5) -> tuple[Any, str]:
 
 def _system_metrics(run_id: str) -> Any:
     """A thread that logs the load of this machine; it ends by itself when the store is gone."""
+    import psutil
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # a lost store is warned of once
     monitor = SystemMetricsMonitor(run_id, SAMPLE_SECONDS, resume_logging=True, tracking_uri=address())
+    psutil.cpu_percent()  # it answers each thread with what was since the thread's own last question
     monitor.start()
     return monitor
 
 
-def _last_sample(monitor: Any) -> None:
-    """End the thread and log what it has not: the load of a work that is shorter than SAMPLE_SECONDS too."""
-    monitor.finish()
-    with contextlib.suppress(Exception):  # a lost store is warned of once
+def _end_system_metrics(monitor: Any) -> None:
+    """End the thread; a run too short for its first sample gets one, with the processor's mean over the run."""
+    if is_short := monitor.mlflow_logger.previous_training_timestamp is None:
+        for one in monitor.monitors:
+            one.clear_metrics()
         monitor.collect_metrics()
-        monitor.publish_metrics(monitor.aggregate_metrics())
-        monitor.mlflow_logger.flush()
+    ending = threading.Thread(target=monitor.finish, daemon=True)  # it waits for a store without end
+    ending.start()
+    ending.join(END_SECONDS)
+    if is_short and not ending.is_alive():
+        with contextlib.suppress(Exception):  # a lost store is warned of once
+            monitor.publish_metrics(monitor.aggregate_metrics())
+            monitor.mlflow_logger.flush()
 
 
 def create(client: Any, experiment: str, name: str, kind: str) -> str:
@@ -178,8 +183,7 @@ def create(client: Any, experiment: str, name: str, kind: str) -> str:
 
 def _reopen(client: Any, kept: Path) -> str | None:
     """The run that the file `kept` names, set to running again; None where there is none or the store lost it."""
-    run_id = kept.read_text() if kept.is_file() else ""
-    if not run_id:
+    if not kept.is_file() or not (run_id := kept.read_text()):
         return None
     try:
         found = client.get_run(run_id)
@@ -243,8 +247,3 @@ def explain(error: BaseException) -> str:
     """MLflow's address and the start of an error's message, without a password that either may hold."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     return f"{hidden(address())}: {hidden(first)[:200]}"
-
-
-def hidden(text: str) -> str:
-    """`text` without the user and password of any URI in it."""
-    return re.sub(r"//[^/\s]*@", "//***@", text)
