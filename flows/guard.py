@@ -28,16 +28,18 @@ def main() -> None:
     """Run the command; exit with its code, or as a shell does with 128 + the signal that ended it."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     exit_on_sigterm()
+    # Ctrl-C is passed on as SIGTERM: a KeyboardInterrupt may get lost in a flow, and nobody would ask it again.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))
     if parent:
         die_with(parent)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans become ours, whichever session they moved to
     try:
         # A group of its own: Ctrl-C must not end a flow's server together with the flow that still needs it.
         process = subprocess.Popen(command, env=os.environ | {GUARD_PID: str(os.getpid())}, process_group=0)
-        signal.signal(signal.SIGINT, lambda *_: os.kill(process.pid, signal.SIGINT))
         code = process.returncode = wait_for(process.pid)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         end_descendants(STAGE_SECONDS if parent else FLOW_SECONDS)
     sys.exit(code if code >= 0 else 128 - code)
 

@@ -135,7 +135,7 @@ def test_dvcs_configuration_holds_no_credentials() -> None:
 def test_under_make_nobody_else_may_write_what_dvc_unpickles(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     environment = {name: value for name, value in os.environ.items() if name != "DVC_SITE_CACHE_DIR"}
-    command = ["make", "--eval", 'shown: ; @echo "$$DVC_SITE_CACHE_DIR"', "shown"]
+    command = ["make", "--no-print-directory", "--eval", 'shown: ; @echo "$$DVC_SITE_CACHE_DIR"', "shown"]
     shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     folder = Path(shown.stdout.strip())
     assert folder.is_relative_to(tmp_path)
