@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from tests.track_world import KEPT, all_runs, artifacts, closed_port, curve, make_outs, write_json
 from tuwen import lineage, manifest, track
@@ -66,15 +67,24 @@ def test_a_run_logs_the_load_of_the_machine_and_never_waits_for_it(
     assert [step for step, _ in points] == list(range(len(points)))  # a resumed run goes on counting
 
 
-@pytest.mark.parametrize("kind", ["training", "evaluation"])
-def test_a_run_shorter_than_the_interval_has_one_sample(kind: str, project: Path) -> None:
-    with track.run("short", kind, {}, {}, KEPT) as run:
+def test_a_run_shorter_than_the_interval_has_one_sample_and_a_longer_one_no_more_than_it_drew(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    psutil.cpu_percent()
+    time.sleep(1)  # what was before the run does not count
+    with track.run("short", "evaluation", {}, {}, KEPT) as short:
         ending = time.monotonic() + 0.5
         while time.monotonic() < ending:
             pass
-    ((step, percent),) = curve(project, str(run.id), CPU)
+    ((step, percent),) = curve(project, str(short.id), CPU)
     assert step == 0
-    assert percent > 100 / (psutil.cpu_count() or 1) / 2  # one processor was busy
+    assert percent > 0.75 * 100 / (psutil.cpu_count() or 1)  # one processor was busy
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
+    with track.run("longer", "evaluation", {}, {}, KEPT) as longer:
+        while not curve(project, str(longer.id), CPU):
+            assert time.monotonic() < ending + 30
+            time.sleep(0.05)
+    assert len(curve(project, str(longer.id), CPU)) == 1
 
 
 def test_a_monitor_that_hangs_does_not_hold_the_training(
@@ -188,6 +198,15 @@ def test_a_run_that_the_store_lost_is_made_anew(project: Path) -> None:
             pass
         assert run.id in {found.info.run_id for found in all_runs(project)}
     assert len(all_runs(project)) == 2
+
+
+def test_a_run_that_its_user_deleted_is_not_gone_on_with(project: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt), track.run("baseline", "training", {}, {}, KEPT) as deleted:
+        raise KeyboardInterrupt
+    MlflowClient(f"sqlite:///{project}").delete_run(str(deleted.id))
+    with track.run("baseline", "training", {}, {}, KEPT) as run:
+        pass
+    assert [found.info.run_id for found in all_runs(project)] == [run.id]
 
 
 def test_what_ended_well_is_not_gone_on_with(project: Path) -> None:
