@@ -1,6 +1,7 @@
 """`tuwen track sync`: runs refilled from the outs, tied to dvc.lock, with their files; none made twice."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ def test_sync_refills_an_empty_store_and_makes_no_run_twice(project: Path) -> No
     assert judged.data.tags["tuwen.dvc_lock_sha256"] == manifest.file_sha256(Path("dvc.lock"))
 
 
+def test_two_evaluations_with_equal_figures_are_two_runs(project: Path) -> None:
+    make_outs()
+    shutil.copy("results/finetuned/metrics.json", "results/baseline/metrics.json")
+    runs = lineage.sync()
+    assert len({runs["results/baseline"], runs["results/finetuned"]}) == 2
+
+
 def inputs(run: Run) -> dict[str, tuple[str, str]]:
     """Name -> digest and context of a run's dataset inputs."""
     return {read.dataset.name: (read.dataset.digest, read.tags[0].value) for read in run.inputs.dataset_inputs}
@@ -95,9 +103,9 @@ def test_an_evaluation_carries_its_figures_and_the_report_that_tells_of_it(proje
     assert "#0b6bcb" in drawn
     assert "var(--" not in drawn
     kept = artifacts(runs["results/finetuned"]) / "report.html"
-    before = kept.stat().st_mtime_ns
+    before = kept.stat().st_ctime_ns
     lineage.sync()
-    assert kept.stat().st_mtime_ns == before
+    assert kept.stat().st_ctime_ns == before
     (Path("results") / "report.html").write_text("新的报告\n", encoding="utf-8")
     lineage.sync()
     assert kept.read_text(encoding="utf-8") == "新的报告\n"
