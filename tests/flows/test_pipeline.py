@@ -8,9 +8,10 @@ import networkx as nx
 import pytest
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.states import Failed
 
 from flows.pipeline import pipeline
-from flows.repro import plan
+from flows.repro import is_transient, plan
 from tests.flow_world import ALL, ROOT, ran, write_stages
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
@@ -85,6 +86,19 @@ def test_a_stage_whose_process_was_killed_is_tried_once_more(server: None, proje
     write_stages("if [ -e second ]; then cp words.txt model.txt; else touch second; kill -9 $$; fi")
     assert run_here("baseline").is_completed()
     assert ran() == ["words", "baseline", "baseline"]
+
+
+@pytest.mark.parametrize(
+    ("message", "again"),
+    [
+        ("failed to run: python -m stages.finetune, exited with -9", True),
+        ("failed to run: python -m stages.finetune, exited with 137", True),  # a shell's word for the same
+        ("failed to run: python -m stages.finetune, exited with 1", False),
+        ("ERROR: Unable to acquire lock.", True),
+    ],
+)
+def test_what_is_tried_once_more(message: str, again: bool) -> None:
+    assert is_transient(None, None, Failed(message=message)) is again
 
 
 def test_an_unknown_stage_is_named_with_the_known_ones(server: None, project: Path) -> None:
