@@ -61,10 +61,8 @@ def test_the_plan_is_there_before_the_first_stage_ends_and_progress_while_it_run
 ) -> None:
     os.mkfifo("started")
     os.mkfifo("gate")
-    says = (
-        r"""python -c "print('epoch 2/4\x3a 5/10'); open('started', 'w').write('here\n'); open('gate').read()" """
-    )
-    write_stages(f"{says}&& cp words.txt model.txt")
+    says = r"print('epoch 2/4\x3a 5/10'); open('started', 'w').write('here\n'); open('gate').read()"
+    write_stages(f'python -c "{says}" && cp words.txt model.txt')
     running = start("flows.pipeline", "baseline")
     assert read_when_written("started") == "here\n"
     assert rows_of("plan-sample")["baseline"][0] == "**runs**"
