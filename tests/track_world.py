@@ -1,7 +1,6 @@
 """A working folder with models and evaluations as the stages leave them, and questions to its MLflow store."""
 
 import json
-import socket
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,9 +78,3 @@ def artifacts(run_id: str) -> Path:
     """The folder of a run in the local store."""
     uri = MlflowClient(track.address()).get_run(run_id).info.artifact_uri
     return Path(uri.removeprefix("file://"))
-
-
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

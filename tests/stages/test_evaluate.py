@@ -77,7 +77,7 @@ def test_an_evaluation_that_was_killed_goes_on_with_its_run(world, store, run_st
     while not (kept := [path.read_text() for path in world.glob(".cache/evaluate/baseline-*")]):
         assert stage.poll() is None
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.05)  # the stage is another process: only its file tells
     stage.kill()
     stage.wait()
     vectors.unlink()

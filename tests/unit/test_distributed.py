@@ -1,7 +1,6 @@
 """Two processes on two nodes, joined by torchrun's rendezvous, against one; and what is refused."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from tests import distributed_world
+from tests.ports import free_ports
 from tests.training_world import TINY, fit
 from tuwen import distributed, step
 from tuwen.errors import UserError
@@ -18,17 +18,11 @@ from tuwen.model import DualEncoder
 ROOT = Path(__file__).parents[2]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What the two processes found, each started by a torchrun of its own, as on two machines."""
     out = tmp_path_factory.mktemp("nodes")
-    rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=two"]
+    rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--rdzv-id=two"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *rendezvous]
     command += ["--local-addr=127.0.0.1", "-m", "tests.distributed_world", str(out)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -8,7 +8,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.track_world import KEPT, all_runs, artifacts, closed_port, curve, make_outs, write_json
+from tests.ports import free_ports
+from tests.track_world import KEPT, all_runs, artifacts, curve, make_outs, write_json
 from tuwen import attachments, lineage, manifest, track
 from tuwen.errors import UserError
 
@@ -144,7 +145,7 @@ def test_sync_without_mlflow_says_so_and_still_writes_the_lineage(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_outs()
-    monkeypatch.setenv("TUWEN_TRACKING_URI", f"http://user:geheim@127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("TUWEN_TRACKING_URI", f"http://user:geheim@127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(UserError, match=r"TUWEN_TRACKING_URI: http://\*\*\*@127.*tuwen track sync") as error:
         lineage.sync()
     assert "geheim" not in str(error.value)

@@ -12,7 +12,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.track_world import KEPT, all_runs, artifacts, closed_port, curve, make_outs, write_json
+from tests.ports import free_ports
+from tests.track_world import KEPT, all_runs, artifacts, curve, make_outs, write_json
 from tuwen import lineage, manifest, track
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow's, about sqlalchemy
@@ -55,7 +56,7 @@ def test_a_run_logs_the_load_of_the_machine_and_never_waits_for_it(
     with contextlib.suppress(KeyboardInterrupt), track.run("baseline", "training", {}, {}, KEPT) as run:
         while not curve(project, str(run.id), CPU):  # live, not at the end alone
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.05)  # MLflow's thread tells nobody what it has logged
         raise KeyboardInterrupt
     assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
     assert all_runs(project)[0].data.metrics["system/system_memory_usage_megabytes"] > 0
@@ -63,7 +64,7 @@ def test_a_run_logs_the_load_of_the_machine_and_never_waits_for_it(
     with track.run("baseline", "training", {}, {}, KEPT):
         while len(points := curve(project, str(run.id), CPU)) <= first:
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.05)  # MLflow's thread tells nobody what it has logged
     assert [step for step, _ in points] == list(range(len(points)))  # a resumed run goes on counting
 
 
@@ -80,11 +81,12 @@ def test_a_run_shorter_than_the_interval_has_one_sample_and_a_longer_one_no_more
     assert step == 0
     assert percent > 0.75 * 100 / (psutil.cpu_count() or 1)  # one processor was busy
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
+    began = time.monotonic()
     with track.run("longer", "evaluation", {}, {}, KEPT) as longer:
         while not curve(project, str(longer.id), CPU):
-            assert time.monotonic() < ending + 30
-            time.sleep(0.05)
-    assert len(curve(project, str(longer.id), CPU)) == 1
+            assert time.monotonic() < began + 30
+            time.sleep(0.05)  # MLflow's thread tells nobody what it has logged
+    assert len(curve(project, str(longer.id), CPU)) <= time.monotonic() - began  # one a second
 
 
 def test_a_monitor_that_hangs_does_not_hold_the_training(
@@ -228,7 +230,7 @@ def unusable_addresses(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "file").write_text("a file is no folder")
     (tmp_path / "not-a-database.db").write_text("一只橘猫" * 1000, encoding="utf-8")
     return {
-        "closed port": f"http://user:geheim@127.0.0.1:{closed_port()}",
+        "closed port": f"http://user:geheim@127.0.0.1:{free_ports(1)[0]}",
         "no folder": f"sqlite:///{tmp_path}/file/mlflow.db",
         "a folder": f"sqlite:///{tmp_path}",
         "no database": f"sqlite:///{tmp_path}/not-a-database.db",
