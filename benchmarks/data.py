@@ -27,12 +27,13 @@ import pyarrow as pa
 import simplejpeg
 from PIL import Image as Pillow
 
-from tuwen import doctor, gates, manifest, pairs, quarantine, relations, shards
-from tuwen.augment import augment
-from tuwen.executor import make_executor
-from tuwen.ingest import ingest
-from tuwen.params import Image, Params, load
-from tuwen.params_data import Augment, TableSource
+from tuwen.data.quality import image_stats, expectations, quarantine, consistency
+from tuwen.data.formats import manifest, pairs, shards
+from tuwen.data.augment.stored_views import augment
+from tuwen.core.executor import make_executor
+from tuwen.data.sources.ingest import ingest
+from tuwen.core.params import Image, Params, load
+from tuwen.core.params.data import Augment, TableSource
 
 PICTURES = 200
 AUGMENTED_PAIRS = 6144  # twelve shards
@@ -139,7 +140,7 @@ def bench_doctor(work: Path) -> None:
     photos = [photo(n) for n in range(PICTURES)]
     folder = make_set(work / "data", "raw/labelled", MEASURED_PICTURES, photos)
     params = load()
-    gates.great_expectations()  # the import, which takes seconds, is no part of the rate
+    expectations.great_expectations()  # the import, which takes seconds, is no part of the rate
     parts = [photos] * (MEASURED_PICTURES // PICTURES)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         list(pool.map(bare_decode, [photos[:1]] * 2))
@@ -167,15 +168,15 @@ def bench_gates(work: Path) -> None:
     params = load()
     with make_executor() as executor:
         raw, limit = pairs.read(folder), params.validate_.max_pixels
-        pictures = doctor.measure_pictures(work / "data", raw.images, limit, executor)
-        captions, links = doctor.measure_captions(raw.texts), doctor.measure_pairs(raw)
+        pictures = image_stats.measure_pictures(work / "data", raw.images, limit, executor)
+        captions, links = image_stats.measure_captions(raw.texts), image_stats.measure_pairs(raw)
         with (
-            patch.object(doctor, "measure_pictures", lambda *_: pictures),
-            patch.object(doctor, "measure_captions", lambda *_: captions),
-            patch.object(doctor, "measure_pairs", lambda *_: links),
+            patch.object(image_stats, "measure_pictures", lambda *_: pictures),
+            patch.object(image_stats, "measure_captions", lambda *_: captions),
+            patch.object(image_stats, "measure_pairs", lambda *_: links),
         ):
-            gates.great_expectations()  # the import, which takes seconds
-            spent = seconds(lambda: relations.judge([judge(folder, params, executor)], params.validate_))
+            expectations.great_expectations()  # the import, which takes seconds
+            spent = seconds(lambda: consistency.judge([judge(folder, params, executor)], params.validate_))
     show(f"gates, {JUDGED_ROWS:,} pictures, captions and pairs", f"{spent:.1f} s", "< 10 s")
 
 

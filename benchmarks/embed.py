@@ -24,12 +24,14 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from tuwen import embed, manifest, model, pairs
-from tuwen.executor import workers
-from tuwen.images import decode_pixels, square, to_pixels
-from tuwen.params import Embed
-from tuwen.shards import ShardWriter
-from tuwen.text import build_vocabulary
+from tuwen.retrieval import embed
+from tuwen.data.formats import manifest, pairs
+from tuwen.model import dual_encoder
+from tuwen.core.executor import workers
+from tuwen.data.formats.images import decode_pixels, square, to_pixels
+from tuwen.core.params import Embed
+from tuwen.data.formats.shards import ShardWriter
+from tuwen.data.formats.text import build_vocabulary
 
 TARGET = 0.95
 ROUNDS = 2
@@ -65,7 +67,7 @@ def measure(
     """One shape, ROUNDS times; the best of each is compared."""
     make_model(Path("models/m"), image)
     encoded = make_set(Path("data"), pictures, size, format)
-    encoder = model.load(Path("models/m"))
+    encoder = dual_encoder.load(Path("models/m"))
     side_px = image["size_px"]
 
     def decode() -> list[Any]:
@@ -90,7 +92,7 @@ def measure(
 
 
 @torch.inference_mode()
-def forward(encoder: model.DualEncoder, squares: list[Any], size: int) -> float:
+def forward(encoder: dual_encoder.DualEncoder, squares: list[Any], size: int) -> float:
     """Seconds of the picture tower alone."""
     ready = [to_pixels(squares[start : start + size]) for start in range(0, len(squares), size)]
     start = time.perf_counter()
@@ -117,7 +119,7 @@ def make_model(folder: Path, image: dict[str, Any]) -> None:
     text = {"width": 64, "layers": 1, "dropout": 0.0, "max_tokens": 32}
     torch.manual_seed(0)
     config = {"dim": 256, "image": image, "text": text, "vocabulary": len(vocabulary)}
-    model.save(model.DualEncoder(config), folder, vocabulary)
+    dual_encoder.save(dual_encoder.DualEncoder(config), folder, vocabulary)
     manifest.write(folder, {}, {})
 
 

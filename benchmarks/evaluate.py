@@ -13,10 +13,11 @@ import time
 
 import numpy as np
 
-from tuwen import hubness, measure
-from tuwen.distributions import details
-from tuwen.measure import DIRECTIONS, Pool, side
-from tuwen.params import Evaluate
+from tuwen.retrieval import qb_norm
+from tuwen.evaluation import figures as measure
+from tuwen.evaluation.details import details
+from tuwen.evaluation.figures import DIRECTIONS, Pool, side
+from tuwen.core.params import Evaluate
 
 ALLOWED_SECONDS = 120
 NOISE = 5.0  # deviation of what tells a text from its picture, whose own is 1: about half are found
@@ -59,11 +60,11 @@ def main() -> None:
     print(f"{'in all':<44}{seconds:8.1f} s = {seconds / ALLOWED_SECONDS:.2f} of {ALLOWED_SECONDS} s")
     first = {direction: answers[direction].first for direction in DIRECTIONS}
     known = {
-        direction: hubness.correction(side(bank, direction).queries, side(pool, direction).gallery, 20.0)
+        direction: qb_norm.correction(side(bank, direction).queries, side(pool, direction).gallery, 20.0)
         for direction in DIRECTIONS
     }
     lap("QB-Norm: what the bank says, both directions")
-    hubness.answer_both(pool.images, pool.texts, first, known)
+    qb_norm.answer_both(pool.images, pool.texts, first, known)
     lap("QB-Norm: corrected answers")
     print(f"{'with QB-Norm':<44}{clock[-1] - clock[0]:8.1f} s")
     print(f"R@5 {100 * figures['t2i_hit_at_5']:.1f} %, {100 * figures['i2t_hit_at_5']:.1f} %")

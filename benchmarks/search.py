@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 import torch
 
-from tuwen import search, shortlist
+from tuwen.retrieval import search, shortlist
 
 ROWS = 50_000
 DIMENSIONS = 512

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tuwen import model, optim, shapes, step
-from tuwen.compat import declare_torchvision_ops
+from tuwen.model import dual_encoder, architectures
+from tuwen.training import optim, step
+from tuwen.core.compat import declare_torchvision_ops
 
 PADDED_TOKENS = 52  # Chinese-CLIP's context
 CLS, SEP, FIRST_WORD = 101, 102, 670  # of its vocabulary
 LR, WEIGHT_DECAY, CLIP = 5e-5, 1e-3, 1.0
 PAPER_PAIRS = 4_000_000  # eight views of 50,000 pairs, ten epochs
-DEVICE = model.device()
+DEVICE = dual_encoder.device()
 
 
 class Batch(NamedTuple):
@@ -42,19 +43,19 @@ class Scale(NamedTuple):
 
 def small() -> Scale:
     """What the ratios on a CPU are measured with."""
-    towers = {"image": shapes.vit(64, 8, 192, 4), "text": shapes.bert(192, 2, PADDED_TOKENS)}
-    return Scale({"dim": 192, "vocabulary": shapes.VOCABULARY, **towers}, 128, 4, 7)
+    towers = {"image": architectures.vit(64, 8, 192, 4), "text": architectures.bert(192, 2, PADDED_TOKENS)}
+    return Scale({"dim": 192, "vocabulary": architectures.VOCABULARY, **towers}, 128, 4, 7)
 
 
 def tiny() -> Scale:
     """Enough to see that everything runs."""
-    towers = {"image": shapes.vit(16, 8, 64, 1), "text": shapes.bert(64, 1, PADDED_TOKENS)}
-    return Scale({"dim": 32, "vocabulary": shapes.VOCABULARY, **towers}, 8, 1, 1)
+    towers = {"image": architectures.vit(16, 8, 64, 1), "text": architectures.bert(64, 1, PADDED_TOKENS)}
+    return Scale({"dim": 32, "vocabulary": architectures.VOCABULARY, **towers}, 8, 1, 1)
 
 
 def large() -> Scale:
     """The paper's model."""
-    return Scale(shapes.chinese_clip("ViT-L-14", PADDED_TOKENS), 512, 4, 3)
+    return Scale(architectures.chinese_clip("ViT-L-14", PADDED_TOKENS), 512, 4, 3)
 
 
 def settings(**changes: Any) -> Any:
@@ -88,7 +89,7 @@ Run = Callable[[Iterator[Any]], None]
 def ours(scale: Scale, **changes: Any) -> Run:
     """tuwen/step.py, as `stages/finetune.py` runs it."""
     fit = settings(batch_size=scale.batch_size, **changes)
-    encoder = model.DualEncoder(scale.config)
+    encoder = dual_encoder.DualEncoder(scale.config)
     step.prepare(encoder, fit)
     optimizers = optim.make_optimizers(encoder, fit)
     ema = None if fit.ema is None else optim.Ema(encoder, fit.ema)
@@ -165,7 +166,7 @@ def checkpointed(scale: Scale) -> Run:
 class OpenClipForm(torch.nn.Module):
     """Our towers as open_clip_train asks for a model; it tells padding by the token, as open_clip does."""
 
-    def __init__(self, encoder: model.DualEncoder) -> None:
+    def __init__(self, encoder: dual_encoder.DualEncoder) -> None:
         super().__init__()
         self.encoder = encoder
         self.logit_scale = encoder.log_scale
@@ -182,7 +183,7 @@ def open_clip_step(scale: Scale) -> Run:
     from open_clip.loss import ClipLoss
     from open_clip_train.train import train_one_epoch
 
-    form = OpenClipForm(model.DualEncoder(scale.config)).to(DEVICE)
+    form = OpenClipForm(dual_encoder.DualEncoder(scale.config)).to(DEVICE)
     told = {"device": DEVICE, "precision": "amp_bf16", "distill": False, "accum_freq": 1, "skip_scheduler": True}
     told |= {"horovod": False, "grad_clip_norm": CLIP, "rank": 0, "local_rank": 0, "distributed": False}
     told |= {"world_size": 1, "wandb": False}

@@ -11,7 +11,7 @@ import torch
 from train_contestants import DEVICE, PADDED_TOKENS, PAPER_PAIRS, Scale, batch_of, large, ours
 from train_measure import Row, finish, peak_of_process, rate_of, show, timed
 
-from tuwen.progress import Pace
+from tuwen.core.progress import Pace
 
 
 def stored_views(data: Path, pairs_of: int, size_px: int) -> Any:
@@ -19,10 +19,10 @@ def stored_views(data: Path, pairs_of: int, size_px: int) -> Any:
     import cv2
     import pyarrow as pa
 
-    from tuwen import pairs, shards
-    from tuwen.feed import StoredViews
-    from tuwen.params import load
-    from tuwen.views import VIEWS
+    from tuwen.data.formats import pairs, shards
+    from tuwen.training.dataset import StoredViews
+    from tuwen.core.params import load
+    from tuwen.data.augment.views import VIEWS
 
     quality = load(Path(__file__).parents[1] / "presets/contest.yaml").augment.jpeg_quality
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR]
@@ -48,8 +48,8 @@ def stored_views(data: Path, pairs_of: int, size_px: int) -> Any:
 
 def tokenizer_in(data: Path) -> Any:
     """Over the basic characters; its vocabulary is written into the folder."""
-    from tuwen.stream import basic_characters
-    from tuwen.text import build_vocabulary, load_tokenizer
+    from tuwen.training.streaming import basic_characters
+    from tuwen.data.formats.text import build_vocabulary, load_tokenizer
 
     (data / "vocab.txt").write_text("\n".join(build_vocabulary([basic_characters()])) + "\n", encoding="utf-8")
     return load_tokenizer(data / "vocab.txt")
@@ -59,8 +59,8 @@ def input_rate(scale: Scale, tiny_run: bool) -> None:
     """Pairs/s of the batches alone beside simplejpeg's bare decoding of the same bytes in one process."""
     import simplejpeg
 
-    from tuwen import shards
-    from tuwen.loader import batches, loading_workers
+    from tuwen.data.formats import shards
+    from tuwen.training.loader import batches, loading_workers
 
     size_px, count = (16, 64) if tiny_run else (224, 8192)
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +87,7 @@ def input_rate(scale: Scale, tiny_run: bool) -> None:
 
 def from_shards(scale: Scale, tiny_run: bool) -> None:
     """Our step fed from stored views by the loader."""
-    from tuwen.loader import batches, loading_workers
+    from tuwen.training.loader import batches, loading_workers
 
     at_full = rate_of(scale, tiny_run)
     changes = {"compile": True, "gradient_checkpointing": True} if DEVICE == "cuda" else {}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from train_contestants import DEVICE, PADDED_TOKENS, Run, Scale, batch_of
 
-from tuwen.progress import Pace
+from tuwen.core.progress import Pace
 
 
 class Row(NamedTuple):

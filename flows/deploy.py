@@ -7,7 +7,7 @@ import sys
 import httpx
 from prefect.settings import PREFECT_API_URL
 
-from tuwen.errors import UserError, reports_user_errors
+from tuwen.core.errors import UserError, reports_user_errors
 
 POOL = "tuwen"
 CHECKOUT = "TUWEN_CHECKOUT"  # names the folder in which a worker runs the flows

@@ -16,7 +16,7 @@ import time
 
 import psutil
 
-from tuwen.stopping import SIGTERM_STATUS, exit_on_sigterm
+from tuwen.core.signals import SIGTERM_STATUS, exit_on_sigterm
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 GUARD_PID = "TUWEN_GUARD_PID"  # tells the command whose child it is

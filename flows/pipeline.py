@@ -17,9 +17,9 @@ from pydantic import WithJsonSchema
 from flows import guard
 from flows.repro import asked_for, dvc_status, plan, run_stages, stage_graph
 from flows.show import show_mlflow, show_plan, show_results
-from tuwen.errors import UserError
-from tuwen.stopping import exit_on_sigterm
-from tuwen.worktree import worktree
+from tuwen.core.errors import UserError
+from tuwen.core.signals import exit_on_sigterm
+from tuwen.core.presets import worktree
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -68,7 +68,7 @@ def pipeline(
 
 def finish(preset: str, folder: Path) -> None:
     """Refill MLflow and show the results; none of it decides whether the flow succeeded."""
-    from tuwen.lineage import sync
+    from tuwen.tracking.lineage import sync
 
     for step in (sync, partial(show_results, preset), partial(show_mlflow, preset)):
         try:

@@ -24,11 +24,11 @@ from flows.pipeline import Preset
 from flows.repro import Status, asked_for, dvc_status, plan, run_stages, stage_graph
 from flows.show import plain, table
 from flows.watch import watch
-from tuwen import revision
-from tuwen.errors import UserError
-from tuwen.params import Params, load
-from tuwen.stopping import exit_on_sigterm
-from tuwen.worktree import worktree
+from tuwen.tracking import revision
+from tuwen.core.errors import UserError
+from tuwen.core.params import Params, load
+from tuwen.core.signals import exit_on_sigterm
+from tuwen.core.presets import worktree
 
 # What is shipped, models/final, is a copy of this model, or a refit that has seen the test split.
 MODEL = "finetuned"
@@ -77,7 +77,7 @@ def reevaluate(base: str = "origin/main", preset: Preset = "sample") -> State[No
 
 def judge(base: str, folder: Path) -> Verdict:
     """The verdict on the model in `folder`. Raises UserError when evaluating it fails."""
-    from tuwen.compare import compare, markdown, regressions, require_same_test
+    from tuwen.evaluation.compare import compare, markdown, regressions, require_same_test
 
     graph = stage_graph(folder)
     fetch_missing(graph, dvc_status(folder), folder)

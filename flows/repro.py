@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 
 from flows.watch import watch
-from tuwen.errors import UserError
+from tuwen.core.errors import UserError
 
 GPU_LIMIT = "gpu"
 GPU_STAGES = ("augment", "baseline", "finetune", "refit", "embed")

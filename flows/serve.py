@@ -22,8 +22,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import guard
 from flows.deploy import CHECKOUT, POOL, deploy
-from tuwen.errors import UserError, reports_user_errors
-from tuwen.track import address
+from tuwen.core.errors import UserError, reports_user_errors
+from tuwen.tracking.runs import address
 
 HOST = "127.0.0.1"
 START_SECONDS, POLL_SECONDS = 120.0, 0.3

@@ -10,7 +10,7 @@ import networkx as nx
 from prefect.artifacts import create_markdown_artifact
 from prefect.utilities.slugify import slugify
 
-from tuwen.errors import UserError
+from tuwen.core.errors import UserError
 
 GALLERY_QUERIES = 6
 
@@ -34,9 +34,11 @@ def show_results(preset: str) -> None:
 
     Raises UserError where a result is missing.
     """
-    from tuwen import examples, headline, pairs
-    from tuwen.evaluate import read_set
-    from tuwen.params import load
+    from tuwen.report import examples
+    from tuwen.evaluation import headline
+    from tuwen.data.formats import pairs
+    from tuwen.evaluation.evaluate import read_set
+    from tuwen.core.params import load
 
     params, results, clean = load(), Path("results"), Path("data/clean/test")
     ranks = headline.ranks(results)
@@ -50,7 +52,7 @@ def show_results(preset: str) -> None:
 
 def recall_table(lines: Iterable[Any]) -> str:
     """`headline.lines` as a Markdown table."""
-    from tuwen.headline import DIRECTIONS, MODELS
+    from tuwen.evaluation.headline import DIRECTIONS, MODELS
 
     rows = [
         (
@@ -65,7 +67,7 @@ def recall_table(lines: Iterable[Any]) -> str:
 
 def gallery(shown: Any) -> str:
     """Texts, each with a Markdown table of the first pictures found for it; the rank of a true one is ticked."""
-    from tuwen.examples import SHOWN
+    from tuwen.report.examples import SHOWN
 
     parts = []
     for example in shown.queries["t2i"]["random"]:
@@ -78,16 +80,16 @@ def gallery(shown: Any) -> str:
 
 def show_mlflow(preset: str) -> None:
     """A link to the runs, where MLflow has an address; else the command that opens its store."""
-    from tuwen import track
+    from tuwen.tracking import runs
 
-    address = urlsplit(track.address())
+    address = urlsplit(runs.address())
     if address.scheme not in ("http", "https"):
         _show("mlflow", preset, "Where the runs are.", "`make mlflow` opens every training and evaluation.")
         return
     try:
-        _, experiment = track.connect()
-    except track.store_errors() as error:
-        raise UserError(f"TUWEN_TRACKING_URI: {track.explain(error)}") from error
+        _, experiment = runs.connect()
+    except runs.store_errors() as error:
+        raise UserError(f"TUWEN_TRACKING_URI: {runs.explain(error)}") from error
     place = address._replace(netloc=address.netloc.rpartition("@")[2], fragment=f"/experiments/{experiment}")
     _show("mlflow", preset, "Where the runs are.", f"[Every training and evaluation]({place.geturl()})")
 

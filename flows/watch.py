@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 from prefect.utilities.slugify import slugify
 
 from flows import guard
-from tuwen.progress import share
+from tuwen.core.progress import share
 
 END_SECONDS = 12.0  # for the guard to end what it started; its own patience is shorter
 PROGRESS_EVERY_SECONDS = 5.0

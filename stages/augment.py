@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tuwen.augment import augment
-from tuwen.errors import reports_user_errors
-from tuwen.params import load
+from tuwen.data.augment.stored_views import augment
+from tuwen.core.errors import reports_user_errors
+from tuwen.core.params import load
 
 
 @reports_user_errors

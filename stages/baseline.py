@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from tuwen import checkpoint, distributed, models, track
-from tuwen.errors import reports_user_errors
-from tuwen.params import load
+from tuwen.training import checkpoint, distributed, recipes
+from tuwen.tracking import runs
+from tuwen.core.errors import reports_user_errors
+from tuwen.core.params import load
 
 
 @reports_user_errors
@@ -12,10 +13,10 @@ def main() -> None:
     """Run the stage; its curves go to MLflow as they arise."""
     distributed.start("stages.baseline")
     params, clean, out = load(), Path("data/clean"), Path("models/baseline")
-    settings, inputs = models.baseline_settings(params), models.baseline_inputs(clean)
+    settings, inputs = recipes.baseline_settings(params), recipes.baseline_inputs(clean)
     kept = checkpoint.checkpoint_folder(out.name, inputs, settings)
-    with distributed.group(), track.run(out.name, "training", settings, inputs, kept / "run_id") as run:
-        models.make_baseline(clean, out, params, kept, run.log_metrics)
+    with distributed.group(), runs.run(out.name, "training", settings, inputs, kept / "run_id") as run:
+        recipes.make_baseline(clean, out, params, kept, run.log_metrics)
         run.finish_output(out)
 
 

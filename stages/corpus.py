@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from tuwen.errors import UserError, reports_user_errors
-from tuwen.ingest import gather
-from tuwen.params import load
+from tuwen.core.errors import UserError, reports_user_errors
+from tuwen.data.sources.ingest import gather
+from tuwen.core.params import load
 
 
 @reports_user_errors

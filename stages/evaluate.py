@@ -3,11 +3,12 @@
 import sys
 from pathlib import Path
 
-from tuwen import manifest, track
-from tuwen.classify import zero_shot
-from tuwen.errors import UserError, reports_user_errors
-from tuwen.evaluate import SETS, evaluate
-from tuwen.params import load
+from tuwen.data.formats import manifest
+from tuwen.tracking import runs
+from tuwen.evaluation.zero_shot import zero_shot
+from tuwen.core.errors import UserError, reports_user_errors
+from tuwen.evaluation.evaluate import SETS, evaluate
+from tuwen.core.params import load
 
 
 @reports_user_errors
@@ -22,11 +23,11 @@ def main() -> None:
     inputs |= {f"data-{name}": clean / name for name in SETS}
     settings = {"model": model, **params.evaluate.model_dump()}
     kept = Path(".cache/evaluate") / f"{model}-{manifest.key(inputs, settings, ())}"
-    with track.run(f"evaluate-{model}", "evaluation", settings, inputs, kept) as run:
+    with runs.run(f"evaluate-{model}", "evaluation", settings, inputs, kept) as run:
         metrics = evaluate(embeddings, clean, results, params.evaluate, params.pairs, model=Path("models") / model)
         test = embeddings / "test", clean / "test"
         zero_shot(Path("models") / model, *test, results / "zero_shot.json")
-        run.log_metrics(track.evaluation_metrics(metrics), step=0)
+        run.log_metrics(runs.evaluation_metrics(metrics), step=0)
         run.finish_output(results)
 
 

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from tuwen import checkpoint, distributed, models, track
-from tuwen.errors import reports_user_errors
-from tuwen.params import load
+from tuwen.training import checkpoint, distributed, recipes
+from tuwen.tracking import runs
+from tuwen.core.errors import reports_user_errors
+from tuwen.core.params import load
 
 
 @reports_user_errors
@@ -13,10 +14,10 @@ def main() -> None:
     distributed.start("stages.finetune")
     params, clean, augmented = load(), Path("data/clean"), Path("data/augmented")
     baseline, out = Path("models/baseline"), Path("models/finetuned")
-    settings, inputs = models.finetune_settings(params), models.finetune_inputs(clean, augmented, baseline)
+    settings, inputs = recipes.finetune_settings(params), recipes.finetune_inputs(clean, augmented, baseline)
     kept = checkpoint.checkpoint_folder(out.name, inputs, settings)
-    with distributed.group(), track.run(out.name, "training", settings, inputs, kept / "run_id") as run:
-        models.make_finetuned(clean, augmented, baseline, out, params, kept, run.log_metrics)
+    with distributed.group(), runs.run(out.name, "training", settings, inputs, kept / "run_id") as run:
+        recipes.make_finetuned(clean, augmented, baseline, out, params, kept, run.log_metrics)
         run.finish_output(out)
 
 

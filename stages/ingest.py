@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tuwen.errors import reports_user_errors
-from tuwen.ingest import ingest
-from tuwen.params import load
+from tuwen.core.errors import reports_user_errors
+from tuwen.data.sources.ingest import ingest
+from tuwen.core.params import load
 
 
 @reports_user_errors

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tuwen.errors import reports_user_errors
-from tuwen.params import load
-from tuwen.results import predict
+from tuwen.core.errors import reports_user_errors
+from tuwen.core.params import load
+from tuwen.prediction.predict import predict
 
 
 @reports_user_errors

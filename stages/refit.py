@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from tuwen import checkpoint, distributed, models, track
-from tuwen.errors import reports_user_errors
-from tuwen.params import load
+from tuwen.training import checkpoint, distributed, recipes
+from tuwen.tracking import runs
+from tuwen.core.errors import reports_user_errors
+from tuwen.core.params import load
 
 
 @reports_user_errors
@@ -13,13 +14,13 @@ def main() -> None:
     params, clean, augmented = load(), Path("data/clean"), Path("data/augmented")
     baseline, tuned, out = Path("models/baseline"), Path("models/finetuned"), Path("models/final")
     if not params.finetune.refit_all:
-        models.copy(tuned, out)
+        recipes.copy(tuned, out)
         return
     distributed.start("stages.refit")
-    settings, inputs = models.refit_settings(params, tuned), models.refit_inputs(augmented, baseline)
+    settings, inputs = recipes.refit_settings(params, tuned), recipes.refit_inputs(augmented, baseline)
     kept = checkpoint.checkpoint_folder(out.name, inputs, settings)
-    with distributed.group(), track.run(out.name, "training", settings, inputs, kept / "run_id") as run:
-        models.make_refitted(clean, augmented, baseline, out, params, kept, run.log_metrics, tuned=tuned)
+    with distributed.group(), runs.run(out.name, "training", settings, inputs, kept / "run_id") as run:
+        recipes.make_refitted(clean, augmented, baseline, out, params, kept, run.log_metrics, tuned=tuned)
         run.finish_output(out)
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tuwen.errors import reports_user_errors
-from tuwen.params import load
-from tuwen.validate import validate
+from tuwen.core.errors import reports_user_errors
+from tuwen.core.params import load
+from tuwen.data.quality.validate import validate
 
 
 @reports_user_errors

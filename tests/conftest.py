@@ -21,12 +21,12 @@ os.environ |= {
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs; making its tables takes seconds, so tests copy it."""
-    from tuwen import track
+    from tuwen.tracking import runs
 
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUWEN_TRACKING_URI", f"sqlite:///{path}")
-        track.connect()
+        runs.connect()
     return path
 
 

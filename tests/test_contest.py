@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
-from tuwen import pairs
+from tuwen.data.formats import pairs
 
 REPOSITORY = Path(__file__).parents[1]
 COLOURS = {

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests import smoke_world
-from tests.smoke_world import STAGES, mlflow_runs, run
-from tuwen import pairs
+from tests.support import smoke
+from tests.support.smoke import STAGES, mlflow_runs, run
+from tuwen.data.formats import pairs
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the working tree with the smoke preset, in a git repository of its own, run once."""
-    folder = smoke_world.make(tmp_path_factory.mktemp("project"))
+    folder = smoke.make(tmp_path_factory.mktemp("project"))
     done = run(folder, "dvc", "repro")
     assert done.stdout.count("Running stage") == STAGES
     return folder

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tuwen.errors import reports_user_errors
+from tuwen.core.errors import reports_user_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 track_app = typer.Typer(no_args_is_help=True, help="MLflow runs.")
@@ -23,7 +23,7 @@ def tuwen() -> None:
 @app.command()
 def results() -> None:
     """Print the table of recall, baseline beside fine-tuned, and where the results lie."""
-    from tuwen.report import headline_table
+    from tuwen.report.report import headline_table
 
     folder = Path("results")
     print(headline_table(folder).rstrip())
@@ -36,7 +36,7 @@ def results() -> None:
 @app.command()
 def params() -> None:
     """Check params.yaml whole, before DVC removes the outs of a stage that would refuse it."""
-    from tuwen.params import load
+    from tuwen.core.params import load
 
     load()
 
@@ -54,13 +54,13 @@ def evaluate(
     """Measure anybody's embeddings: hit@k, recall@k, intervals, gallery curves, hubs, AUC."""
     import json
 
-    from tuwen import foreign
+    from tuwen.evaluation import external
 
-    sides = foreign.read_side("image", images, image_ids), foreign.read_side("text", texts, text_ids)
+    sides = external.read_side("image", images, image_ids), external.read_side("text", texts, text_ids)
     for side in sides:
         print(side.note)
-    found = foreign.evaluate(*sides, relevance, k)
-    print(foreign.table(found))
+    found = external.evaluate(*sides, relevance, k)
+    print(external.table(found))
     if out is not None:
         out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -72,7 +72,7 @@ Out = Annotated[Path, typer.Argument(metavar="OUT", help="A place where nothing 
 @export_app.command("chinese_clip")
 def export_chinese_clip(sets: Sets, out: Out) -> None:
     """Write sets as tsv and jsonl, which Chinese-CLIP reads."""
-    from tuwen.export import export
+    from tuwen.data.sources.export import export
 
     export("chinese_clip", sets, out)
 
@@ -80,7 +80,7 @@ def export_chinese_clip(sets: Sets, out: Out) -> None:
 @export_app.command("webdataset")
 def export_webdataset(sets: Sets, out: Out) -> None:
     """Write sets as tars."""
-    from tuwen.export import export
+    from tuwen.data.sources.export import export
 
     export("webdataset", sets, out)
 
@@ -92,7 +92,7 @@ def export_model(
     out: Out,
 ) -> None:
     """Write a model as transformers or cn_clip read it."""
-    from tuwen.weights import export
+    from tuwen.model.weights.load import export
 
     export(form, folder, out)
 
@@ -102,7 +102,7 @@ def shards(
     places: Annotated[list[Path], typer.Argument(metavar="PLACE...", help="Folders that hold tars, or tars.")],
 ) -> None:
     """Print a list of WebDataset shards as CSV: the root of a corpus whose shards stay where they are."""
-    from tuwen.sources.webdataset import list_shards
+    from tuwen.data.sources.webdataset import list_shards
 
     list_shards(places, sys.stdout)
 
@@ -115,7 +115,7 @@ def check(
     k: Annotated[int, typer.Option("-k", min=1, help="Ranks of each query.")] = 5,
 ) -> None:
     """Check anybody's result file strictly, and name all faults; exit code 1 where there is one."""
-    from tuwen.check import check as is_sound
+    from tuwen.prediction.check import check as is_sound
 
     if not is_sound(file, queries, gallery, k):
         raise typer.Exit(1)
@@ -130,9 +130,9 @@ def classify(
     out: Annotated[Path | None, typer.Option(help="JSON to write; the confusion picture goes beside it.")] = None,
 ) -> None:
     """Zero-shot classification of pictures that are sorted already: how well a model knows their classes."""
-    from tuwen.classify import ENSEMBLE
-    from tuwen.errors import UserError
-    from tuwen.labelled import classify_pictures, read_csv, read_templates, read_tree
+    from tuwen.evaluation.zero_shot import ENSEMBLE
+    from tuwen.core.errors import UserError
+    from tuwen.evaluation.image_folder import classify_pictures, read_csv, read_templates, read_tree
 
     if (folder is None) == (csv is None):
         raise UserError("tuwen classify: give either --folder or --csv")
@@ -143,8 +143,8 @@ def classify(
 @track_app.command()
 def sync() -> None:
     """Give every model and evaluation its MLflow run; write runs/lineage.json."""
-    from tuwen.lineage import LINEAGE
-    from tuwen.lineage import sync as make_runs
+    from tuwen.tracking.lineage import LINEAGE
+    from tuwen.tracking.lineage import sync as make_runs
 
     runs = make_runs()
     print(f"{len(runs)} outs with their MLflow runs: {LINEAGE.absolute()}")
@@ -158,8 +158,8 @@ def register(
     gallery: Annotated[str, typer.Option(help="The set to answer from, which the model has embedded.")] = "bank",
 ) -> None:
     """Register a model with a gallery as `tuwen`: the challenger, and the champion where it is the better one."""
-    from tuwen.params import load
-    from tuwen.register import register as register_model
+    from tuwen.core.params import load
+    from tuwen.tracking.registry import register as register_model
 
     made = register_model(model, gallery, load().evaluate)
     names = "challenger and champion" if made.is_champion else "challenger"
@@ -169,7 +169,7 @@ def register(
 @app.command()
 def worktree(preset: Annotated[str, typer.Argument(help="A file in presets/, without .yaml.")] = "") -> None:
     """Make the folder in which a preset runs, and print it."""
-    from tuwen.worktree import worktree as make_worktree
+    from tuwen.core.presets import worktree as make_worktree
 
     print(make_worktree(preset))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import smoke_world
+from tests.support import smoke
 
 Whole = Callable[[], Path]
 RUN_SECONDS = 240  # for one stage or flow to end
@@ -25,11 +25,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     folder = make(tmp_path_factory.mktemp("whole") / "project")
     with open(folder.parent / "log", "w+") as log:
         process = subprocess.Popen(
-            ["dvc", "repro"], cwd=folder, env=smoke_world.environment(), stdout=log, stderr=log, process_group=0
+            ["dvc", "repro"], cwd=folder, env=smoke.environment(), stdout=log, stderr=log, process_group=0
         )
 
         def finished() -> Path:
-            assert process.wait(smoke_world.RUN_SECONDS) == 0, (folder.parent / "log").read_text()
+            assert process.wait(smoke.RUN_SECONDS) == 0, (folder.parent / "log").read_text()
             return folder
 
         yield finished
@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
 
 def make(folder: Path) -> Path:
     """The smoke preset in which nothing has run, and in which `refit` is a training of its own."""
-    params = smoke_world.make(folder) / "params.yaml"
+    params = smoke.make(folder) / "params.yaml"
     asked = params.read_text().replace("refit_all: false", "refit_all: true")
     params.write_text(asked.replace("splits: [train]", "splits: [train, test]"))
     return folder
@@ -50,7 +50,7 @@ def dvc(folder: Path, *arguments: str, **environment: str) -> "Iterator[subproce
     process = subprocess.Popen(
         ["dvc", *arguments],
         cwd=folder,
-        env=smoke_world.environment(PYTHONUNBUFFERED="1", **environment),
+        env=smoke.environment(PYTHONUNBUFFERED="1", **environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests import smoke_world
+from tests.support import smoke
 from tests.faults.conftest import Whole, kill_group, make
-from tests.smoke_world import mlflow_runs, outs, run
+from tests.support.smoke import mlflow_runs, outs, run
 
 # Stage -> what it has written once it is in the middle of its work.
 WRITTEN = {
@@ -59,7 +59,7 @@ def kill_in(folder: Path, stage: str, delay_seconds: float, *, alone: bool) -> N
         repro = subprocess.Popen(
             ["dvc", "repro", stage],
             cwd=folder,
-            env=smoke_world.environment(**STRANGE),
+            env=smoke.environment(**STRANGE),
             stdout=log,
             stderr=log,
             process_group=0,

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import smoke_world
+from tests.support import smoke
 from tests.faults.conftest import RUN_SECONDS, Whole, dvc, kill_group, says
-from tests.ports import free_ports
-from tests.smoke_world import outs
+from tests.support.ports import free_ports
+from tests.support.smoke import outs
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120
@@ -31,7 +31,7 @@ def serving(health: str, *command: str, log: Path, **environment: str) -> Iterat
     with open(log, "a") as file:
         server = subprocess.Popen(
             [sys.executable, "-m", *command],
-            env=smoke_world.environment(**environment),
+            env=smoke.environment(**environment),
             stdout=file,
             stderr=file,
             process_group=0,
@@ -81,7 +81,7 @@ def test_mlflow_killed_during_training_costs_a_warning_and_sync_brings_the_metri
     assert outs(project) == outs(whole())
     with serving(f"{address}/health", *server, log=tmp_path / "log"):
         sync = [sys.executable, "-m", "tuwen.cli", "track", "sync"]
-        smoke_world.run(project, *sync, TUWEN_TRACKING_URI=address)
+        smoke.run(project, *sync, TUWEN_TRACKING_URI=address)
         client = MlflowClient(tracking_uri=address)
         experiment = client.get_experiment_by_name("tuwen").experiment_id
         made = "tags.`tuwen.output_sha256` != '' and attributes.run_name = 'baseline'"
@@ -132,7 +132,7 @@ class Flow:
             subprocess.Popen(
                 [sys.executable, "-m", "flows.pipeline"],
                 cwd=self.folder,
-                env=smoke_world.environment(**self.settings, **environment),
+                env=smoke.environment(**self.settings, **environment),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

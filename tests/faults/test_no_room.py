@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import smoke_world
+from tests.support import smoke
 from tests.faults.conftest import Whole
-from tests.smoke_world import outs, run
+from tests.support.smoke import outs, run
 
 DISK_MB = 64
 
@@ -71,10 +71,10 @@ def on_a_full_disk(folder: Path, stage: str, left_kb: int) -> subprocess.Complet
         return subprocess.run(
             ["dvc", "repro", "--force", "--single-item", stage],
             cwd=folder,
-            env=smoke_world.environment(),
+            env=smoke.environment(),
             capture_output=True,
             text=True,
-            timeout=smoke_world.RUN_SECONDS,
+            timeout=smoke.RUN_SECONDS,
         )
     finally:
         ballast.unlink()

@@ -13,10 +13,10 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from flows.repro import bring_up_to_date, dvc_status
-from tests import smoke_world
+from tests.support import smoke
 from tests.faults.conftest import Whole, dvc, says
-from tests.smoke_world import outs, run
-from tuwen.errors import UserError
+from tests.support.smoke import outs, run
+from tuwen.core.errors import UserError
 
 
 @pytest.fixture
@@ -112,8 +112,8 @@ def repro(project: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["dvc", "repro"],
         cwd=project,
-        env=smoke_world.environment(),
+        env=smoke.environment(),
         capture_output=True,
         text=True,
-        timeout=smoke_world.RUN_SECONDS,
+        timeout=smoke.RUN_SECONDS,
     )

@@ -11,7 +11,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
-from tests.flow_world import END_SECONDS, ROOT, make_repository
+from tests.support.flows import END_SECONDS, ROOT, make_repository
 
 Start = Callable[..., subprocess.Popen[str]]
 

@@ -12,7 +12,7 @@ from prefect.states import Failed
 
 from flows.pipeline import pipeline
 from flows.repro import is_transient, plan
-from tests.flow_world import ALL, ROOT, ran, write_stages
+from tests.support.flows import ALL, ROOT, ran, write_stages
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
 

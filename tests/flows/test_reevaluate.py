@@ -13,8 +13,8 @@ from prefect.artifacts import Artifact
 from prefect.settings import PREFECT_API_URL
 
 from flows.reevaluate import main
-from tests import gate_world
-from tests.gate_world import REPOSITORY, commit, ran, run
+from tests.support import gate as gate_world
+from tests.support.gate import REPOSITORY, commit, ran, run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # dvc's, mlflow's and prefect's own

@@ -16,9 +16,9 @@ from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.repro import LEASE_SECONDS
-from tests.flow_world import END_SECONDS, ROOT
-from tests.ports import free_ports
-from tests.serve_world import EPOCHS, Service, make_checkout, until
+from tests.support.flows import END_SECONDS, ROOT
+from tests.support.ports import free_ports
+from tests.support.serve import EPOCHS, Service, make_checkout, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -16,8 +16,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tests import compose_world
-from tests.compose_world import Services
+from tests.support import compose
+from tests.support.compose import Services
 
 RUN_SECONDS = 300.0
 MODELS = ("baseline", "finetuned")
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    with compose_world.everything(tmp_path_factory.mktemp("services")) as found:
+    with compose.everything(tmp_path_factory.mktemp("services")) as found:
         yield found
 
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
-from tests.retrieval_world import build
-from tuwen import manifest, pairs
-from tuwen.shards import ShardWriter
+from tests.support.retrieval import build
+from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.shards import ShardWriter
 
 REPOSITORY = Path(__file__).parents[2]
 CAPTIONS = [

@@ -7,9 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from tests.retrieval_world import REPOSITORY, run, sign
-from tuwen import manifest, pairs, track
-from tuwen.errors import UserError
+from tests.support.retrieval import REPOSITORY, run, sign
+from tuwen.data.formats import manifest, pairs
+from tuwen.tracking import runs
+from tuwen.core.errors import UserError
 
 
 def test_embeddings_of_another_model_or_set_are_refused_with_both_hashes(world):
@@ -57,7 +58,7 @@ def test_the_stage_writes_its_outs_and_an_mlflow_run(world, store, run_stage):
     done = run_stage(world, "evaluate", "baseline")
     assert (done.returncode, done.stderr) == (0, "")
     metrics = json.loads((world / "results/baseline/metrics.json").read_text())
-    client, experiment = track.connect()
+    client, experiment = runs.connect()
     (logged,) = client.search_runs([experiment])
     assert logged.info.run_name == "evaluate-baseline"
     assert logged.info.status == "FINISHED"
@@ -83,7 +84,7 @@ def test_an_evaluation_that_was_killed_goes_on_with_its_run(world, store, run_st
     vectors.unlink()
     whole.rename(vectors)
     assert run_stage(world, "evaluate", "baseline").returncode == 0
-    client, experiment = track.connect()
+    client, experiment = runs.connect()
     (logged,) = client.search_runs([experiment])
     assert [logged.info.run_id] == kept
     assert logged.info.status == "FINISHED"

@@ -5,9 +5,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.retrieval_world import run
-from tuwen import distributions, hubness, pairs, recall
-from tuwen.params import load
+from tests.support.retrieval import run
+from tuwen.evaluation import details as distributions
+from tuwen.retrieval import qb_norm, metrics as recall
+from tuwen.data.formats import pairs
+from tuwen.core.params import load
 
 
 def by_definition(root: Path, model: str, direction: str):
@@ -88,7 +90,7 @@ def test_the_corrected_line_is_qb_norm_by_its_definition(world, direction, askin
     metrics = run(world, "baseline")["test"]
     details = json.loads((world / "results/baseline/details.json").read_text())
     beta = details["qbnorm"][direction]["beta"]
-    assert beta in hubness.BETAS
+    assert beta in qb_norm.BETAS
     test, bank = read_vectors(world, "baseline", "test"), read_vectors(world, "baseline", "bank")
     scores, banked = test[asking] @ test[asked].T, bank[asking] @ test[asked].T
     softmax = np.exp(beta * scores) / np.exp(beta * banked).sum(axis=0)

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.retrieval_world import sign
-from tuwen import pairs, results
-from tuwen.errors import UserError
+from tests.support.retrieval import sign
+from tuwen.data.formats import pairs
+from tuwen.prediction import predict as results
+from tuwen.core.errors import UserError
 
 
 def predict(root, k=5, **more):

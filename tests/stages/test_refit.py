@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from stages import refit
-from tests.training_world import settings, write_set
-from tuwen import lineage, models, track
-from tuwen.augment import augment
-from tuwen.params import Params
+from tests.support.training import settings, write_set
+from tuwen.tracking import lineage, runs as track
+from tuwen.training import recipes
+from tuwen.data.augment.stored_views import augment
+from tuwen.core.params import Params
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,8 @@ def make() -> None:
     params = read_params(refit_all=False)
     augment(Path("data/clean"), Path("data/augmented"), params.augment, params.image)
     clean, augmented, baseline = Path("data/clean"), Path("data/augmented"), Path("models/baseline")
-    models.make_baseline(clean, baseline, params, Path(".cache/b"), lambda *_: None)
-    models.make_finetuned(
+    recipes.make_baseline(clean, baseline, params, Path(".cache/b"), lambda *_: None)
+    recipes.make_finetuned(
         clean, augmented, baseline, Path("models/finetuned"), params, Path(".cache/f"), lambda *_: None
     )
 

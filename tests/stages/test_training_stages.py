@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from stages import finetune
-from tests.training_world import settings, write_baseline
-from tuwen import models, track
-from tuwen.model import load
-from tuwen.params import Params
+from tests.support.training import settings, write_baseline
+from tuwen.training import recipes
+from tuwen.tracking import runs
+from tuwen.model.dual_encoder import load
+from tuwen.core.params import Params
 
 REPOSITORY = Path(__file__).parents[2]
 # The stage, with a signal to itself at the start of a step: the checkpoint holds the one before
@@ -57,7 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(root)
         write_baseline(params)
         folders = [Path("data/clean"), Path("data/augmented"), Path("models/baseline")]
-        models.make_finetuned(*folders, Path("models/whole"), params, Path(".cache/f"), lambda *_: None)
+        recipes.make_finetuned(*folders, Path("models/whole"), params, Path(".cache/f"), lambda *_: None)
     return root
 
 
@@ -121,7 +122,7 @@ def test_stopped_then_killed_on_a_full_log_disk_it_ends_as_the_unbroken_training
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
     assert "SIGTERM: step 6 is kept in .cache/train/finetuned-" in stopped.stdout
     assert state()["done"] == 6  # in the second epoch
-    client, experiment = track.connect()
+    client, experiment = runs.connect()
     (found,) = client.search_runs([experiment])
     assert found.info.status == "KILLED"
 
@@ -164,7 +165,7 @@ def test_two_processes_see_the_batches_of_one_and_the_first_writes(root: Path) -
     one, two = (load(Path("models", name)).state_dict() for name in ("alone", "finetuned"))
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=1e-3, rtol=0)
-    client, experiment = track.connect()
+    client, experiment = runs.connect()
     assert [found.info.status for found in client.search_runs([experiment])] == ["FINISHED"]
 
 
@@ -172,7 +173,7 @@ def test_sigterm_to_two_processes_keeps_the_step_and_the_next_run_ends_as_the_un
     write_params(read_params(epochs=40))
     assert run("-m", "stages.finetune", TUWEN_GPUS="2").returncode == 0
     shutil.move("models/finetuned", "models/unbroken")
-    client, experiment = track.connect()
+    client, experiment = runs.connect()
     (first,) = client.search_runs([experiment])
 
     with start("-m", "stages.finetune", TUWEN_GPUS="2") as stopped:
@@ -198,6 +199,6 @@ def test_sigterm_to_two_processes_keeps_the_step_and_the_next_run_ends_as_the_un
 
 def train_alone(params: Params) -> dict:
     folders = [Path("data/clean"), Path("data/augmented"), Path("models/baseline"), Path("models/alone")]
-    models.make_finetuned(*folders, params, Path(".cache/a"), lambda *_: None)
+    recipes.make_finetuned(*folders, params, Path(".cache/a"), lambda *_: None)
     training: dict = json.loads(Path("models/alone/training.json").read_text())
     return training

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.validate_world import add_up, change, ids, listed, quality, run
-from tuwen import manifest, pairs, shards
-from tuwen.errors import UserError
-from tuwen.split import with_groups
-from tuwen.validate import assert_whole, judge_positives
+from tests.support.validate import add_up, change, ids, listed, quality, run
+from tuwen.data.formats import manifest, pairs, shards
+from tuwen.core.errors import UserError
+from tuwen.data.quality.split import with_groups
+from tuwen.data.quality.validate import assert_whole, judge_positives
 
 MakeRaw = Callable[..., Path]
 

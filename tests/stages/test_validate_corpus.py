@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 
 from tests.stages.conftest import picture
-from tests.validate_world import PARAMS, add_up, ids, png, quality, reasons, run
-from tuwen import manifest, pairs
-from tuwen.errors import UserError
-from tuwen.shards import ShardWriter
+from tests.support.validate import PARAMS, add_up, ids, png, quality, reasons, run
+from tuwen.data.formats import manifest, pairs
+from tuwen.core.errors import UserError
+from tuwen.data.formats.shards import ShardWriter
 
 MakeRaw = Callable[..., Path]
 

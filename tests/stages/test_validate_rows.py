@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.validate_world import PARAMS, add_up, change, ids, listed, lose, png, quality, reasons, run
-from tuwen import pairs, relations
-from tuwen.errors import UserError
+from tests.support.validate import PARAMS, add_up, change, ids, listed, lose, png, quality, reasons, run
+from tuwen.data.formats import pairs
+from tuwen.data.quality import consistency
+from tuwen.core.errors import UserError
 
 MakeRaw = Callable[..., Path]
 
@@ -51,7 +52,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Path:
     change(data, "t2i", "pairs", None, pair_id="对1", image_id="t2i-02.png", text_id="t2i-name-00")
     change(data, "t2i", "pairs", None, pair_id="对2", image_id="t2i-03.png", text_id="t2i-name-02")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relations, "MIN_ROWS_FOR_DRIFT", 9)
+        patch.setattr(consistency, "MIN_ROWS_FOR_DRIFT", 9)
         return run(data, PARAMS.model_copy(update={"max_quarantined_share": 0.9, "max_drift": 0.1}))
 
 

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from tests.stages.conftest import picture
-from tests.validate_world import PARAMS, add_up, change, ids, png, quality, reasons, run
-from tuwen import checks, pairs
-from tuwen.errors import UserError
+from tests.support.validate import PARAMS, add_up, change, ids, png, quality, reasons, run
+from tuwen.data.quality import suites
+from tuwen.data.formats import pairs
+from tuwen.core.errors import UserError
 
 MakeRaw = Callable[..., Path]
 OFFICIAL = ["train"] * 6 + ["valid"] * 2 + ["test"] * 3 + [None]
@@ -42,7 +43,7 @@ def test_without_groups_of_the_source_copies_stay_together(tmp_path: Path, make_
 def test_a_group_that_swallows_the_set_stops_the_stage(
     tmp_path: Path, make_raw: MakeRaw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "MIN_PICTURES_FOR_GROUP_SHARE", 11)
+    monkeypatch.setattr(suites, "MIN_PICTURES_FOR_GROUP_SHARE", 11)
     data = make_raw(tmp_path, grouped=False, pictures={f"labelled-{n:02d}.png": png(50, 50) for n in range(3)})
     message = r"group_too_large on 1 of 10 rows, such as labelled-00\.png; it holds more .+ \(0\.2\)"
     with pytest.raises(UserError, match=message):

@@ -10,11 +10,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.training_world import REPOSITORY, TINY
-from tests.weight_world import SIZE_PX, TOKENS, VOCABULARY, cn_clip_model, sha256
-from tuwen import model, pairs, weights
-from tuwen.params_model import CnClip, HuggingFace
-from tuwen.shards import ShardWriter
+from tests.support.training import REPOSITORY, TINY
+from tests.support.weights import SIZE_PX, TOKENS, VOCABULARY, cn_clip_model, sha256
+from tuwen.model import dual_encoder
+from tuwen.data.formats import pairs
+from tuwen.model.weights import load
+from tuwen.core.params.model import CnClip, HuggingFace
+from tuwen.data.formats.shards import ShardWriter
 
 SCRIPTS = Path(sys.executable).parent
 PIPELINE = """\
@@ -80,7 +82,7 @@ def test_results_before_the_pipeline_ran_is_one_message(tmp_path: Path) -> None:
 
 
 def test_results_of_a_clone_say_which_files_are_not_there(tmp_path: Path) -> None:
-    measured = ["report.md", *(f"{model}/metrics.json" for model in ("baseline", "finetuned"))]
+    measured = ["report.md", *(f"{dual_encoder}/metrics.json" for dual_encoder in ("baseline", "finetuned"))]
     for name in measured:
         (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / "results" / name, tmp_path / "results" / name)
@@ -125,19 +127,19 @@ def test_a_model_is_exported_in_both_forms_and_one_without_a_place_there_is_refu
     torch.save({"state_dict": cn_clip_model().state_dict()}, tmp_path / "clip.pt")
     published = {"file": str(tmp_path / "clip.pt"), "sha256": sha256(tmp_path / "clip.pt")}
     start = CnClip(kind="cn_clip", vocabulary=str(VOCABULARY), **published)
-    encoder, tokens = weights.load(start, SIZE_PX, TOKENS)
-    model.save(encoder, tmp_path / "ours", tokens)
+    encoder, tokens = load.load(start, SIZE_PX, TOKENS)
+    dual_encoder.save(encoder, tmp_path / "ours", tokens)
     call("tuwen", "export", "model", "hugging_face", "ours", "hf", cwd=tmp_path)
     call("tuwen", "export", "model", "cn_clip", "ours", "again.pt", cwd=tmp_path)
     file = tmp_path / "hf/model.safetensors"
     folder = HuggingFace(kind="hugging_face", model=str(tmp_path / "hf"), revision=sha256(file))
     again = start.model_copy(update={"file": str(tmp_path / "again.pt"), "sha256": sha256(tmp_path / "again.pt")})
     for form in (folder, again):
-        state = weights.load(form, SIZE_PX, TOKENS)[0].state_dict()
+        state = load.load(form, SIZE_PX, TOKENS)[0].state_dict()
         assert state.keys() == encoder.state_dict().keys()
         assert all(torch.equal(state[name], tensor) for name, tensor in encoder.state_dict().items())
 
-    model.save(model.DualEncoder(TINY), tmp_path / "tiny", ["[PAD]"])
+    dual_encoder.save(dual_encoder.DualEncoder(TINY), tmp_path / "tiny", ["[PAD]"])
     for form, kinds in (("hugging_face", "vit"), ("cn_clip", "vit or resnet")):
         refused = call("tuwen", "export", "model", form, "tiny", "none", cwd=tmp_path, fails=True)
         said = f"error: tiny: cannot be written as {form}: its picture tower is no {kinds} of CLIP's form\n"

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from tests import report_world
+from tests.support import report
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything before the report, with one hostile caption and one hostile category."""
-    return report_world.make(tmp_path_factory.mktemp("world"))
+    return report.make(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="session")
 def made(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report_world.written(tmp_path_factory.mktemp("made"), world)
+    return report.written(tmp_path_factory.mktemp("made"), world)

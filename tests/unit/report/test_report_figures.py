@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.report_world import figures_of, write
-from tuwen import doubtful, pairs
-from tuwen.confusion import confusion
-from tuwen.histograms import histogram
-from tuwen.params import load
+from tests.support.report import figures_of, write
+from tuwen.report import doubtful_pairs
+from tuwen.data.formats import pairs
+from tuwen.report.html.confusion import confusion
+from tuwen.report.html.histogram import histogram
+from tuwen.core.params import load
 
 
 def section(page, name, after):
@@ -123,7 +124,7 @@ def test_the_line_among_the_cosines_of_pairs_stands_at_min_cosine(world):
     cosines = world / "results/baseline/pair_cosines.parquet"
     values = {"labelled": pairs.read_table(cosines)["cosine"].to_numpy()}
     at = {mark: histogram("cosines", "cosine of a pair", values, mark=mark) for mark in (0.0, 0.25)}
-    assert doubtful.collect(world / "data", cosines, asked).histogram == at[0.25] != at[0.0]
+    assert doubtful_pairs.collect(world / "data", cosines, asked).histogram == at[0.25] != at[0.0]
 
 
 def test_zero_shot_figures_of_both_models_and_the_confusion(made):

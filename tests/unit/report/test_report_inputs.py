@@ -5,9 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.report_world import write
-from tuwen import pairs
-from tuwen.errors import UserError
+from tests.support.report import write
+from tuwen.data.formats import pairs
+from tuwen.core.errors import UserError
 
 
 def spoil_ranks(root):

@@ -1,0 +1,200 @@
+"""The services of docker/compose.yaml without Docker: each with its command, environment and health check there.
+
+Hosts and ports of the containers become free ports of 127.0.0.1, `/data` and `/project` folders of the test. The
+database server is Debian's: the wheel `pgserver` lacks pg_trgm, which Prefect's tables need. The sample's wheels
+are this machine's. Nothing else differs.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from flows import guard
+from tests.support import smoke
+from tests.support.ports import free_ports
+
+ROOT = Path(__file__).parents[1]
+PORTS = (5432, 8333, 5000, 4200, 8080)  # postgres, s3, mlflow, prefect, the worker's health page
+SECRETS = ("POSTGRES_PASSWORD", "MLFLOW_DB_PASSWORD", "PREFECT_DB_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY")
+# Debian's user for the server, which refuses to be root
+AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+START_SECONDS, END_SECONDS = 120.0, 15.0
+# a developer's own settings must not reach the services
+FOREIGN = re.compile(r"AWS_|PREFECT_|MLFLOW_|TUWEN_|DVC_")
+
+
+@dataclass
+class Services:
+    """What runs, and how to speak to it."""
+
+    folder: Path
+    project: Path
+    secrets: dict[str, str] = field(default_factory=lambda: {name: secrets.token_hex(20) for name in SECRETS})
+    ports: dict[int, int] = field(default_factory=lambda: dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def compose(self) -> dict[str, Any]:
+        return dict(YAML(typ="safe", pure=True).load(ROOT / "docker/compose.yaml")["services"])
+
+    def here(self, text: str) -> str:
+        """A command, address or value of the compose file as it is on this machine."""
+        text = text.replace("0.0.0.0", "127.0.0.1")
+        for port, ours in self.ports.items():
+            text = re.sub(rf"\b(postgres|s3|mlflow|prefect):{port}\b", f"127.0.0.1:{ours}", text)
+            text = re.sub(rf"\b{port}\b", str(ours), text)
+        text = text.replace("/data", str(self.folder / "s3")).replace("/project", str(self.project))
+        return re.sub(r"\$\{(\w+)[^}]*\}", lambda found: self.secrets[found[1]], text)
+
+    def environment(self, service: str) -> dict[str, str]:
+        """What a process of that service sees."""
+        values = self.compose[service].get("environment", {}).items()
+        cleaned = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
+        quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        (self.folder / "no keys").touch()
+        nobody = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), str(self.folder / "no keys"))
+        own = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PREFECT_HOME": str(self.folder / "home" / service),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
+            "PREFECT_WORKER_WEBSERVER_PORT": str(self.ports[8080]),
+        }
+        wheels = {"TUWEN_CACHE": os.environ.get("TUWEN_CACHE") or str(Path.home() / ".cache/tuwen")}
+        return cleaned | quiet | nobody | own | {name: self.here(value) for name, value in values} | wheels
+
+    def start(self, service: str, command: list[str], healthy: list[str], cwd: Path | None = None) -> None:
+        """Start a service under a guard, which ends all of it when the tests end, and wait until it is healthy."""
+        environment = self.environment(service)
+        with self.log(service).open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, guard.__file__, str(os.getpid()), *command],
+                cwd=cwd or self.project,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.running.append(process)
+        deadline = time.monotonic() + START_SECONDS
+        while subprocess.run(healthy, env=environment, capture_output=True, check=False, timeout=30).returncode:
+            said = self.log(service).read_text(errors="replace")[-3000:]
+            assert process.poll() is None, f"{service} ended with {process.returncode}:\n{said}"
+            assert time.monotonic() < deadline, f"{service} is not healthy:\n{said}"
+            time.sleep(0.2)  # a health check is asked again and again, as Compose does
+
+    def log(self, service: str) -> Path:
+        return self.folder / f"{service}.log"
+
+    def stop(self) -> None:
+        for process in reversed(self.running):
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_SECONDS)
+            guard.end_session(process.pid)
+            process.wait()
+
+    def run(self, *command: str, folder: Path | None = None, **environment: str) -> str:
+        """The output of a command as the worker would run it; an error when it fails."""
+        done = self.attempt(*command, folder=folder, **environment)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def attempt(
+        self, *command: str, folder: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=folder or self.project,
+            env=self.environment("worker-cpu") | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def query(self, database: str, sql: str) -> list[str]:
+        """Rows of a database, asked as its own role."""
+        return self.ask(database, "psql", "-Atc", sql).splitlines()
+
+    def ask(self, database: str, tool: str, *arguments: str) -> str:
+        """What a program of PostgreSQL prints, connected as the database's own role."""
+        address = f"postgresql://{database}@127.0.0.1:{self.ports[5432]}/{database}"
+        password = {"PGPASSWORD": self.secrets[f"{database.upper()}_DB_PASSWORD"]}
+        return self.run(postgresql(tool), *arguments, address, **password)
+
+
+@contextlib.contextmanager
+def everything(folder: Path) -> Iterator[Services]:
+    """All of docker/compose.yaml, healthy, with a worker in a copy of this working tree."""
+    found = Services(folder, smoke.make(folder / "project"))
+    # the one line that a user adds; address and credentials of the store stay in the environment
+    found.run("dvc", "remote", "add", "--default", "store", "s3://dvc/tuwen")
+    author = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    found.run("git", *author, "commit", "--quiet", "--all", "--message", "remote")
+    with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as ends:
+        ends.callback(found.stop)
+        start_postgres(found, Path(data))
+        for name in ("s3", "mlflow", "prefect"):
+            service = found.compose[name]
+            command = service.get("entrypoint", [])
+            words = service["command"]
+            command = [*command, *(words if isinstance(words, list) else shlex.split(words))]
+            check = service["healthcheck"]["test"][1:]
+            if check[0] == "nc":  # as busybox has it
+                check = ["python", "-c", f"import socket; socket.create_connection(('127.0.0.1', {check[-1]}))"]
+            found.start(name, [found.here(word) for word in command], [found.here(word) for word in check])
+        dockerfile = (ROOT / "docker/Dockerfile").read_text()
+        health, command = (
+            json.loads(words) for words in re.findall(r"^ *CMD (\[.*\])$", dockerfile, re.MULTILINE)
+        )
+        found.start("worker-cpu", command, [found.here(word) for word in health])
+        yield found
+
+
+def start_postgres(services: Services, data: Path) -> None:
+    """A cluster in which everybody needs a password, with the databases of docker/databases.sql."""
+    password = data / "password"
+    password.write_text(services.secrets["POSTGRES_PASSWORD"])
+    if AS_POSTGRES:  # not in a folder of pytest's: no other user may enter those
+        for path in (data, password):
+            shutil.chown(path, "postgres", "postgres")
+    cluster, port = str(data / "cluster"), str(services.ports[5432])
+    make = [postgresql("initdb"), "--pgdata", cluster, "--username", "postgres", "--encoding", "UTF8"]
+    make += ["--auth", "scram-sha-256", "--pwfile", str(password), "--no-sync"]
+    subprocess.run([*AS_POSTGRES, *make], check=True, capture_output=True, cwd=data, timeout=60)
+    password.unlink()
+    serve = [postgresql("postgres"), "-D", cluster, "-p", port, "-h", "127.0.0.1", "-k", "", "-F"]
+    check, *options = services.compose["postgres"]["healthcheck"]["test"][1:]
+    healthy = [postgresql(check), *options, "--port", port]
+    services.start("postgres", [*AS_POSTGRES, *serve], healthy, cwd=data)
+    script = ["--set", "ON_ERROR_STOP=1", "--file", str(ROOT / "docker/databases.sql")]
+    variables = services.environment("postgres")  # the script reads the passwords there
+    address = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    services.run(
+        postgresql("psql"), *script, address, **variables, PGPASSWORD=services.secrets["POSTGRES_PASSWORD"]
+    )
+
+
+def postgresql(name: str) -> str:
+    """A program of Debian's newest PostgreSQL, which does not stand on the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
+    if not found:
+        pytest.fail("no PostgreSQL: apt-get install postgresql")
+    return str(found[-1])

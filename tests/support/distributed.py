@@ -1,0 +1,103 @@
+"""What each process does in tests/unit/test_distributed.py.    torchrun … -m tests.distributed_world OUT"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from tests.support.training import TINY, fit
+from tuwen.training import distributed, optim, step
+from tuwen.training.loader import Batch
+from tuwen.model.dual_encoder import DualEncoder
+from tuwen.core.params import Fit
+
+ROWS, SGD_STEPS = 12, 20
+STILL = TINY | {"image": TINY["image"] | {"patch_dropout": 0.0}, "text": TINY["text"] | {"dropout": 0.0}}
+CASES = {
+    "plain": {},
+    "cached": {"chunk": 4},
+    "negatives": {"siblings": "negatives"},
+    "text frozen": {"freeze": "text"},
+    "image frozen, cached": {"freeze": "image", "chunk": 5},
+    "checkpointed": {"gradient_checkpointing": True},
+}
+Gradients = dict[str, torch.Tensor]
+
+
+def global_batch(seed: int) -> Batch:
+    """Twelve pairs; rows 1, 5 and 9 are of one picture and rows 0 and 11 share a caption: in both halves."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(ROWS, 3, 16, 16, generator=generator)
+    ids = torch.randint(5, 24, (ROWS, 8), generator=generator)
+    mask = (torch.arange(8) < 3 + torch.arange(ROWS)[:, None] % 6).long()
+    positive_id, caption_id = torch.arange(ROWS), torch.arange(ROWS)
+    positive_id[[1, 5, 9]] = 100
+    caption_id[[0, 11]] = 100
+    return Batch(pixels, ids * mask, mask, positive_id, caption_id, tuple(map(str, range(ROWS))))
+
+
+def share(batch: Batch) -> Batch:
+    """The rows of this process."""
+    rows = ROWS // distributed.ranks()
+    part = slice(distributed.rank() * rows, (distributed.rank() + 1) * rows)
+    return Batch(*(column[part] for column in batch))
+
+
+def prepared(settings: Fit) -> DualEncoder:
+    torch.manual_seed(7)
+    model = DualEncoder(STILL)
+    step.prepare(model, settings)
+    return model
+
+
+def gradients(settings: Fit) -> tuple[float, Gradients]:
+    """The loss, and the gradient of every parameter that is trained."""
+    model = prepared(settings)
+    loss = step.backward(model, share(global_batch(1)), settings)
+    return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def descended(settings: Fit) -> Gradients:
+    """The weights after twenty plain steps down the gradient: AdamW would hide a wrong factor."""
+    model = prepared(settings)
+    descent = torch.optim.SGD(model.parameters(), lr=0.05)
+    for number in range(SGD_STEPS):
+        step.backward(model, share(global_batch(number)), settings)
+        descent.step()
+        descent.zero_grad()
+    return model.state_dict()
+
+
+def stepped(settings: Fit) -> Iterator[float]:
+    """The losses of some steps as the loop makes them."""
+    model = prepared(settings)
+    optimizers = optim.make_optimizers(model, settings)
+    for number in range(3):
+        yield step.step(model, optimizers, share(global_batch(number)), 1.0, settings)
+
+
+def results() -> dict[str, object]:
+    """All that is compared."""
+    found: dict[str, object] = {
+        name: gradients(fit(batch_size=ROWS, **changes)) for name, changes in CASES.items()
+    }
+    found |= {f"20 steps, {name}": descended(fit(batch_size=ROWS, **CASES[name])) for name in ("plain", "cached")}
+    return found | {"losses": list(stepped(fit(batch_size=ROWS)))}
+
+
+def main() -> None:
+    with distributed.group():
+        found = results()
+        told = {
+            "collected": distributed.collect(distributed.rank()),
+            "from_first": distributed.from_first(distributed.rank()),
+            "any_of": distributed.any_of([distributed.rank() == 1, False]),
+            "mean": distributed.mean(torch.tensor(float(distributed.rank()))).item(),
+        }
+        out = Path(sys.argv[1])
+        torch.save(found | told, out / f"{distributed.rank()}.pt")
+
+
+if __name__ == "__main__":
+    main()

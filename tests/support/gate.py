@@ -1,0 +1,125 @@
+"""A git and DVC repository whose stages stand on a dozen drawn pictures: all that `flows.reevaluate` asks of one.
+
+    captions.txt -> validate -> finetune -> embed -> evaluate (the real stage)
+
+noise.txt says how wrong the model is that finetune makes, so that a commit can make it worse or better. Every
+stage but evaluate notes in ran.txt that it really ran.    python -m tests.gate_world STAGE
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.retrieval import REPOSITORY, embed, make_set, sign
+from tuwen.data.formats import manifest, pairs
+
+SETS = ("test", "valid", "bank")
+STAGES = """\
+stages:
+  validate:
+    cmd: python -m tests.gate_world validate
+    deps: [captions.txt]
+    outs: [data/clean/test, data/clean/valid, data/clean/bank]
+  finetune:
+    cmd: python -m tests.gate_world finetune
+    deps: [noise.txt, data/clean/valid]
+    outs: [models/finetuned]
+  embed:
+    cmd: python -m tests.gate_world embed
+    deps: [models/finetuned, data/clean]
+    outs: [embeddings/finetuned]
+  evaluate:
+    foreach: [finetuned]
+    do:
+      cmd: python -m stages.evaluate ${item}
+      params: [evaluate, pairs]
+      deps: [models/finetuned, data/clean, embeddings/finetuned]
+      outs: ["results/${item}/details.json", "results/${item}/pair_cosines.parquet",
+             "results/${item}/ranks.parquet", "results/${item}/zero_shot.json"]
+      metrics: ["results/${item}/metrics.json": {cache: false}]
+"""
+IGNORED = """\
+/data/*
+!/data/clean/
+/data/clean/*
+!/data/clean/kept.txt
+/models/
+/embeddings/
+/runs/
+/results/*/*
+!/results/*/metrics.json
+/ran.txt
+"""
+
+
+def run(folder: Path, *command: str) -> str:
+    """Run a command in the repository; its stdout. Raises where it fails."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build(folder: Path, noise: float) -> Path:
+    """A repository with one commit, `base`, in which all is up to date."""
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".dvc/.gitignore").write_text("/config.local\n/cache\n/tmp\n")
+    shutil.copy(REPOSITORY / ".dvc/config", folder / ".dvc")  # its outs are links into the cache
+    (folder / "dvc.yaml").write_text(STAGES)
+    (folder / ".gitignore").write_text(IGNORED)
+    shutil.copy(REPOSITORY / "params.yaml", folder)
+    (folder / "data/clean").mkdir(parents=True)
+    (folder / "data/clean/kept.txt").touch()  # git keeps a part of this dep, so in a fresh clone it is not missing
+    (folder / "captions.txt").write_text("一个红色的圆形\n", encoding="utf-8")
+    (folder / "noise.txt").write_text(str(noise))
+    run(folder, "git", "init", "--quiet", "--initial-branch", "main")
+    run(folder, "git", "config", "user.name", "测试")
+    run(folder, "git", "config", "user.email", "test@example.org")
+    run(folder, "dvc", "repro", "--quiet")
+    commit(folder, "base")
+    run(folder, "git", "tag", "base")
+    return folder
+
+
+def commit(folder: Path, message: str) -> None:
+    """Commit everything that git does not ignore."""
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "-m", message)
+
+
+def ran(folder: Path) -> list[str]:
+    """The stages that ran since the last call."""
+    path = folder / "ran.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return lines
+
+
+def main() -> None:
+    """One stage, in the current directory."""
+    root, stage = Path(), sys.argv[1]
+    with open("ran.txt", "a") as file:
+        file.write(f"{stage}\n")
+    clean, model = root / "data/clean", root / "models/finetuned"
+    match stage:
+        case "validate":
+            first = Path("captions.txt").read_text(encoding="utf-8").strip()
+            test = make_set(root / "data", "clean/test", {"name-00": first})
+            for other in SETS[1:]:
+                pairs.write(clean / other, test)
+        case "finetune":
+            model.mkdir(parents=True)
+            manifest.write(model, {}, {"noise": float(Path("noise.txt").read_text())})
+        case "embed":
+            noise = json.loads((model / manifest.NAME).read_text())["params"]["noise"]
+            for name in SETS:
+                embed(root / "embeddings/finetuned" / name, pairs.read(clean / name), noise)
+                sign(root, "finetuned", name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Pictures of every kind that the quality page has a word for, as raw sets with what a doctor measures of them."""
+
+import io
+
+import pandas as pd
+import pyarrow as pa
+from PIL import Image
+
+from tuwen.data.formats import pairs
+from tuwen.data.formats.shards import ShardWriter
+
+HOSTILE = "<script>alert('红')</script>&\".jpg"
+QUARANTINE = ("set", "item", "id", "file", "row", "reason", "severity", "outcome")
+CAPTIONS = [
+    "渔船在傍晚的港口排成一行",
+    "左边的<人名>举着奖杯",
+    "夜市 NIGHT\n灯火通明",
+    "春天的樱花开满了河的两岸,游人如织",
+]
+
+
+def encode(size, kind="JPEG", frames=1, colour="seagreen"):
+    drawn = [Image.new("RGB", size, colour) for _ in range(frames)]
+    for n, picture in enumerate(drawn):
+        picture.putpixel((n % size[0], 0), (255, 0, 0))
+    with io.BytesIO() as file:
+        drawn[0].save(file, kind, **({"save_all": True, "append_images": drawn[1:]} if frames > 1 else {}))
+        return file.getvalue()
+
+
+def measured(image_id, width, height, *, readable=True, blank=False, kind="JPEG", frames=1, row=None):
+    sides = {"width": width, "height": height, "aspect": width and max(width, height) / min(width, height)}
+    seen = {
+        "format": kind,
+        "mode": "RGB",
+        "frames": frames,
+        "orientation": 1,
+        "readable": readable,
+        "blank": blank,
+    }
+    return {"image_id": image_id, "file": f"图片/{image_id}", "row": row} | sides | seen
+
+
+def write_raw(data, folder, pictures):
+    rows = []
+    with ShardWriter(data, f"raw/{folder}/shards") as writer:
+        for image_id, encoded in pictures.items():
+            rows.append({"image_id": image_id} | (writer.add(image_id, encoded)._asdict() if encoded else {}))
+    images = pa.Table.from_pylist(rows, pairs.IMAGES)
+    pairs.write(data / "raw" / folder, pairs.PairSet(images, pairs.empty().texts, pairs.empty().pairs))
+
+
+def texts(count):
+    captions = [CAPTIONS[n % 4] for n in range(count)]
+    sizes = {"chars": map(len, captions), "tokens": (len(caption) + 2 for caption in captions)}
+    held = {"newline": "\n", "side_word": "左", "masks": "<人名>"}
+    traits = {name: (mark in caption for caption in captions) for name, mark in held.items()}
+    columns = {name: list(values) for name, values in (sizes | traits).items()}
+    frame = pd.DataFrame({"text_id": [f"t{n}" for n in range(count)], "caption": captions} | columns)
+    return frame.assign(
+        boilerplate=False, control_chars=0, private_use_chars=0, chinese_share=0.9, latin_share=0.05
+    )
+
+
+def refusal(name, image_id, reason, outcome="quarantined", row=None):
+    severity = "warning" if outcome == "quarantined" else "info"
+    return dict(
+        zip(QUARANTINE, (name, "image", image_id, f"图片/{image_id}", row, reason, severity, outcome), strict=True)
+    )
+
+
+def build(data):
+    """Write raw sets below `data`; return (data, body, frames, quarantine) as `write_page` takes them."""
+    good = {f"好{n:02d}.jpg": encode((64 + n, 48)) for n in range(20)}
+    small = {f"小{n}.png": encode((8, 8), "PNG") for n in range(3)}
+    odd = {
+        "长.jpg": encode((90, 30)),
+        "白.jpg": encode((50, 50), colour="white"),
+        "动.jpg": encode((40, 40), "GIF", 3),
+    }
+    broken = {"断.jpg": good["好00.jpg"][:90], "巨.png": b"\x89PNG", HOSTILE: encode((7, 7)), "缺.jpg": None}
+    write_raw(data, "labelled", good | small | odd | broken)
+    write_raw(data, "corpus/art", {"小.png": encode((9, 5), "PNG")})
+    write_raw(data, "t2i", {"G-05.jpg": encode((640, 1))})
+    labelled = [measured(name, 64 + n, 48, row=n + 2) for n, name in enumerate(good)]
+    labelled += [measured(name, 8, 8, kind="PNG") for name in small]
+    labelled += [measured("长.jpg", 90, 30), measured("白.jpg", 50, 50, blank=True)]
+    labelled += [measured("动.jpg", 40, 40, kind="GIF", frames=3), measured("断.jpg", 64, 48, readable=False)]
+    labelled += [measured("巨.png", 90000, 90000, readable=None, blank=None, kind="PNG"), measured(HOSTILE, 7, 7)]
+    labelled += [measured("缺.jpg", None, None, readable=False, kind=None, frames=None)]
+    images = {
+        "labelled": pd.DataFrame(labelled),
+        "corpus/art": pd.DataFrame([measured("小.png", 9, 5, kind="PNG")]),
+        "t2i": pd.DataFrame([measured("G-05.jpg", 640, 1)]),
+        "i2t": pd.DataFrame(columns=list(labelled[0])),
+    }
+    rows = [refusal("labelled", name, "undersized") for name in (*small, HOSTILE)]
+    rows += [refusal("labelled", "断.jpg", "unreadable", row=7), refusal("labelled", "巨.png", "too_large")]
+    rows += [refusal("labelled", "缺.jpg", "missing"), refusal("corpus/art", "小.png", "undersized")]
+    rows += [refusal("t2i", "G-05.jpg", "undersized", "left_out")]
+    numbers = {"labelled": 12, "corpus/art": 4, "t2i": 8, "i2t": 0}
+    frames = {name: {"images": frame, "texts": texts(numbers[name])} for name, frame in images.items()}
+    return data, make_body(frames, rows), frames, pa.Table.from_pylist(rows, schema())
+
+
+def schema():
+    return pa.schema([(name, pa.int64() if name == "row" else pa.string()) for name in QUARANTINE])
+
+
+def make_body(frames, rows):
+    def count(name, outcome):
+        return sum(row["set"] == name and row["outcome"] == outcome for row in rows)
+
+    raw = {
+        name: {
+            "images": {
+                "in": len(tables["images"]),
+                "clean": len(tables["images"]) - count(name, "quarantined") - count(name, "left_out"),
+                "quarantined": count(name, "quarantined"),
+                "left_out": count(name, "left_out"),
+                "blank": 0,
+                "faults": {},
+            }
+        }
+        for name, tables in frames.items()
+    }
+    met = {"severity": "critical", "success": True, "unexpected": 0}
+    missed = {"severity": "warning", "success": False, "unexpected": 1234}
+    return {
+        "raw": raw,
+        "clean": {"test": {"images": 12, "texts": 28, "pairs": 36}},
+        "groups": {"groups": 12, "largest_group_pictures": 2},
+        "checks": {"labelled": {"images": {"rows": met, "undersized": missed}}},
+        "drift": {"t2i": {"caption_chars": 0.125, "aspect": 0.25}},
+        "leaks": {"prevented_pairs": 7},
+    }

@@ -1,0 +1,66 @@
+"""All that comes before `report`: retrieval_world's set, evaluated, with one hostile caption among its texts."""
+
+import json
+import shutil
+from pathlib import Path
+
+from tests.support.retrieval import COLOURS, build, make_set, run
+from tuwen.data.formats import pairs
+from tuwen.report import report
+from tuwen.core.params import load
+
+HOSTILE = "<script>document.title = '红色'; window.hurt = 1</script> & \"引号\" <img src=x onerror=window.hurt=1>"
+CLASSES = [*COLOURS, "<b>未分类</b>"]
+
+
+def make(root: Path) -> Path:
+    """Write params.yaml, data, embeddings, models and results of both models into `root`."""
+    build(root)
+    for name in ("test", "bank"):
+        pairs.write(root / "data/clean" / name, make_set(root / "data", "clean/test", {"name-00": HOSTILE}))
+    for model in ("baseline", "finetuned"):
+        run(root, model)
+        body = json.dumps(zero_shot(model), ensure_ascii=False)
+        (root / "results" / model / "zero_shot.json").write_text(body, encoding="utf-8")
+    return root
+
+
+def written(root: Path, world: Path) -> Path:
+    """A copy of `world` in `root`, with its reports."""
+    shutil.copytree(world, root, dirs_exist_ok=True)
+    write(root)
+    return root
+
+
+def write(root: Path) -> None:
+    """Write the reports of what stands in `root`."""
+    folders = (root / name for name in ("data", "embeddings", "models", "results"))
+    report.write(*folders, load(root / "params.yaml"))
+
+
+def figures_of(root: Path, model: str, name: str = "test") -> dict[str, float]:
+    """A set's figures in the model's metrics.json."""
+    figures: dict[str, float] = json.loads((root / "results" / model / "metrics.json").read_text())[name]
+    return figures
+
+
+def zero_shot(model: str) -> dict[str, object]:
+    """What `evaluate` says of classes that this set lacks."""
+    right, size = {"baseline": 1, "finetuned": 2}[model], len(CLASSES)
+    pictures = [3 + n for n in range(size)]
+    confusion = [
+        [right if m == n else all_of - right if m == (n + 1) % size else 0 for m in range(size)]
+        for n, all_of in enumerate(pictures)
+    ]
+    share = right * size / sum(pictures)
+    return {
+        "classes": CLASSES,
+        "pictures": sum(pictures),
+        "one_prompt": {"top_1": share / 2, "top_5": 0.8},
+        "ensemble": {"top_1": share, "top_5": 0.9},
+        "per_class": [
+            {"class": name, "pictures": all_of, "top_1": right / all_of}
+            for name, all_of in zip(CLASSES, pictures, strict=True)
+        ],
+        "confusion": confusion,
+    }

@@ -1,0 +1,159 @@
+"""`make serve` in a small checkout whose one stage is the real fine-tuning, and what a user asks of it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
+
+from flows.repro import GPU_LIMIT
+from tests.support.flows import ROOT
+from tests.support.ports import free_ports
+from tests.support.training import settings, write_baseline
+from tuwen.core.params import Params
+
+EPOCHS = 150  # at four batches of a few milliseconds each: long enough to be cut off, twice
+STAGE = """\
+stages:
+  finetune:
+    cmd: python -m stages.finetune
+    params: [augment, finetune]
+    deps: [data, models/baseline]
+    outs: [models/finetuned]
+"""
+
+
+def until(found: Callable[[], Any], seconds: float, what: str) -> Any:
+    """What `found` returns once it is something."""
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.2)  # Prefect's API has nothing that waits
+    return result
+
+
+class Service:
+    """A running `python -m flows.serve` and what a user asks of it."""
+
+    def __init__(self, checkout: Path) -> None:
+        self.checkout = checkout
+        prefect, mlflow = free_ports(2)
+        self.api, self.tracking = f"http://127.0.0.1:{prefect}/api", f"http://127.0.0.1:{mlflow}"
+        self.environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "PREFECT_SERVER_API_PORT": str(prefect),
+            "MLFLOW_PORT": str(mlflow),
+            "PREFECT_HOME": str(checkout / ".prefect"),
+            "TUWEN_TRACKING_URI": f"sqlite:///{checkout}/mlflow.db",
+            "TUWEN_CHECKPOINT_SECONDS": "0",
+            "TUWEN_WORKERS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        self.output = checkout / "serve.txt"
+        with self.output.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flows.serve"], cwd=checkout, env=self.environment, stdout=out, stderr=out
+            )
+
+    def wait_until_up(self) -> None:
+        def is_up() -> bool:
+            assert self.process.poll() is None, self.said()
+            return "Ctrl-C stops all" in self.said()
+
+        until(is_up, 150, "make serve says that all is up")
+
+    def said(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def everything(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def flow_process(self) -> psutil.Process:
+        """The process that the worker runs the flow in."""
+        (worker,) = [one for one in self.everything() if "worker" in one.cmdline() and "start" in one.cmdline()]
+        (flow,) = worker.children()
+        return flow
+
+    def ask(self, deployment: str = "pipeline/pipeline", **parameters: Any) -> UUID:
+        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+            found = client.read_deployment_by_name(deployment)
+            return client.create_flow_run_from_deployment(found.id, parameters=parameters).id
+
+    def run(self, run_id: UUID) -> FlowRun:
+        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+            return client.read_flow_run(run_id)
+
+    def cancel(self, run_id: UUID) -> None:
+        """What the button on the run's page does."""
+        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+            client.set_flow_run_state(run_id, Cancelling())
+
+    def ended(self, run_id: UUID, seconds: float) -> StateType:
+        run = until(lambda: (now := self.run(run_id)).state.is_final() and now, seconds, "the run ends")
+        return run.state.type
+
+    def log(self, run_id: UUID) -> str:
+        """The run's log, which arrives a little later than its state."""
+        wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
+        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+            return "\n".join(line.message for line in client.read_logs(wanted, limit=200))
+
+    def artifacts(self, run_id: UUID) -> dict[str, str]:
+        wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+            return {str(one.key): str(one.data) for one in client.read_artifacts(artifact_filter=wanted)}
+
+    def gpu_holders(self) -> int:
+        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+            return client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots
+
+    def checkpoints(self) -> list[Path]:
+        return list(self.checkout.glob(".cache/train/finetuned-*/state.pt"))
+
+    def training(self, **parameters: Any) -> UUID:
+        """A run whose training has written a checkpoint and goes on."""
+        assert self.checkpoints() == []
+        run_id = self.ask(**parameters)
+        until(self.checkpoints, 120, f"a checkpoint; {self.said()}")
+        return run_id
+
+
+def make_checkout(folder: Path) -> Path:
+    """A project up to the baseline."""
+    params = read_params()
+    shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "prefect.yaml", folder)
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    (folder / "dvc.yaml").write_text(STAGE)
+    body = json.dumps(params.model_dump(by_alias=True), ensure_ascii=False)
+    (folder / "params.yaml").write_text(body, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("TUWEN_WORKERS", "1")
+        write_baseline(params)
+    return folder
+
+
+def read_params() -> Params:
+    params = settings(augment={"views": 2, "splits": ["train", "valid", "test"]})
+    tuned = params.finetune.fit.model_copy(update={"epochs": EPOCHS, "muon_lr": None})
+    return params.model_copy(update={"finetune": params.finetune.model_copy(update={"fit": tuned})})

@@ -1,0 +1,157 @@
+"""Small drawn pictures with Chinese captions as clean sets and as shards, and settings that train in seconds."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import torch
+from PIL import Image, ImageDraw
+from ruamel.yaml import YAML
+
+from tuwen.data.formats import manifest, pairs
+from tuwen.training import recipes
+from tuwen.core import params
+from tuwen.data.augment.stored_views import augment
+from tuwen.training.dataset import Views
+from tuwen.data.formats.images import Pixels
+from tuwen.training.loader import Batch
+from tuwen.data.formats.shards import ShardWriter
+
+REPOSITORY = Path(__file__).parents[1]
+COLOURS = {"红": "red", "绿": "green", "蓝": "blue", "黄": "gold", "紫": "purple", "灰": "gray", "青": "cyan"}
+SHAPES = {"圆": "ellipse", "方块": "rectangle"}
+SIZE_PX = 16
+SMALL = {
+    "dim": 32,
+    "image": {"patch_px": 8, "width": 64, "layers": 1, "patch_dropout": 0.5},
+    "text": {"width": 64, "layers": 1, "dropout": 0.0},
+}
+FIT = {
+    **{"epochs": 4, "batch_size": 8, "chunk": None, "lr": 2e-3, "muon_lr": 2e-3, "weight_decay": 0.1},
+    **{"warmup_steps": 2, "max_grad_norm": 1.0, "precision": "fp32", "gradient_checkpointing": False},
+    **{"compile": False, "freeze": "none", "siblings": "positives", "ema": None},
+    "select": {"epochs": False, "wise_ft": []},
+}
+TINY = {
+    "dim": 32,
+    "image": {"size_px": 16, "patch_px": 8, "width": 64, "layers": 1, "patch_dropout": 0.5},
+    "text": {"width": 64, "layers": 1, "dropout": 0.1, "max_tokens": 12},
+    "vocabulary": 24,
+}
+PICTURES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+STEPS = 3
+Members = Iterable[tuple[str, bytes]]
+
+
+def drawn(number: int) -> bytes:
+    """A PNG; each number looks different."""
+    picture = Image.new("RGB", (40, 32), "white")
+    side = 8 + number % 23
+    shape = getattr(ImageDraw.Draw(picture), list(SHAPES.values())[number % 2])
+    shape((number // 23 % 8, 1, number // 23 % 8 + side, 1 + side), fill=list(COLOURS.values())[number % 7])
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def caption(number: int) -> str:
+    """What `drawn` shows."""
+    return f"一个{list(COLOURS)[number % 7]}色的{list(SHAPES)[number % 2]}, 第{number}张"
+
+
+def write_set(data: Path, name: str, sources: Mapping[str, Sequence[int]]) -> Path:
+    """`data/clean/<name>` with a picture and a caption for each number; sources: "" for a set without sources."""
+    images, texts, rows = [], [], []
+    with ShardWriter(data, f"clean/{name}/shards") as writer:
+        for source, numbers in sources.items():
+            for number in numbers:
+                own = f"{source}/{number}" if source else str(number)
+                member = writer.add(f"{own}.png", drawn(number))._asdict()
+                images.append({"image_id": own, "positive_id": own, "source": source or None} | member)
+                texts.append({"text_id": own, "caption": caption(number)})
+                rows.append({"pair_id": own, "image_id": own, "text_id": own, "label": 1})
+    tables = zip((images, texts, rows), (pairs.IMAGES, pairs.TEXTS, pairs.PAIRS), strict=True)
+    pairs.write(data / "clean" / name, pairs.PairSet(*(pa.Table.from_pylist(*table) for table in tables)))
+    manifest.write(data / "clean" / name, {}, {})
+    return data / "clean" / name
+
+
+def write_baseline(asked: params.Params) -> None:
+    """What a fine-tuning in the current directory reads: clean sets, their views, and models/baseline."""
+    data, clean = Path("data"), Path("data/clean")
+    for name, numbers in (("train", range(8)), ("valid", range(20, 26)), ("test", range(30, 34))):
+        write_set(data, name, {"": numbers})
+    write_set(data, "corpus", {"art": range(100, 108)})
+    augment(clean, Path("data/augmented"), asked.augment, asked.image)
+    recipes.make_baseline(clean, Path("models/baseline"), asked, Path(".cache/b"), lambda *_: None)
+
+
+def write_shard(path: Path, members: Members, pairs_inside: int, source: str = "far") -> dict[str, Any]:
+    """Write a tar and return its row of `pairs.SHARDS`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    whole = path.read_bytes()
+    row = {"address": str(path), "size": len(whole), "sha256": hashlib.sha256(whole).hexdigest()}
+    return row | {"pairs": pairs_inside, "caption_key": "caption", "source": source}
+
+
+def members(numbers: Iterable[int]) -> Members:
+    """The picture and the caption of each number, as they stand in a shard."""
+    for number in numbers:
+        yield f"{number}.png", drawn(number)
+        yield f"{number}.txt", caption(number).encode()
+
+
+class Made(NamedTuple):
+    """A view and what was told of it."""
+
+    pixels: Pixels
+    caption: str
+    positive_id: str
+
+
+def make_all(views: Views, seed: int, epoch: int) -> list[Made]:
+    """All views of an epoch, made here one after another, without those of broken pictures."""
+    asked = list(views.asked(seed, epoch))
+    found = [views.makers[ask.maker](ask.source) for ask in asked]
+    return [
+        Made(one, ask.caption, ask.positive_id) for one, ask in zip(found, asked, strict=True) if one is not None
+    ]
+
+
+def fit(**changes: Any) -> params.Fit:
+    """Settings for a training of seconds."""
+    return params.Fit(**(FIT | changes))
+
+
+def settings(**changes: Mapping[str, Any] | None) -> params.Params:
+    """The smoke preset with a tiny model, 16 px and batches of four; changes: group -> keys to set."""
+    values = YAML(typ="safe", pure=True).load(REPOSITORY / "presets/smoke.yaml")
+    values |= {"model": SMALL, "image": {"size_px": SIZE_PX}}
+    for group in ("baseline", "finetune"):
+        values[group]["fit"] |= {"batch_size": 4, "epochs": 2, "precision": "fp32", "freeze": "none"}
+    for group, new in changes.items():
+        joined = isinstance(values[group], dict) and isinstance(new, dict) and group != "corpus"
+        values[group] = values[group] | new if joined else new
+    return params.Params.model_validate(values)
+
+
+def epoch_batches(epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    """Eight pictures with a token each, in an order that the epoch decides."""
+    generator = torch.Generator().manual_seed(epoch)
+    for step in range(STEPS):
+        order = torch.randperm(8, generator=generator)
+        pixels = PICTURES[order]
+        ids = torch.stack([torch.full((8,), 2), order + 5, torch.full((8,), 3)], dim=1)
+        if step >= first_step:
+            yield Batch(
+                pixels, ids, torch.ones_like(ids), order, order, tuple(f"pair-{n}" for n in order.tolist())
+            )

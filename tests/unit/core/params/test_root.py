@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+
+from tuwen.core.errors import UserError
+from tuwen.core.params import load
+
+CORPUS = (
+    "corpus:\n  art: {kind: sample, root: tuwen/sources/sample.txt, art: [noto, twemoji], concepts: null, "
+    "picture_px: 144}\n"
+)
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    text = SHIPPED.read_text()
+    assert old in text
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_a_number_in_exponent_form_is_a_number(tmp_path) -> None:
+    path = changed(tmp_path, "dim: ", "dim: 256 # ")
+    path.write_text(path.read_text().replace("weight_decay: 0.1", "weight_decay: 1e-1"))
+    assert load(path).baseline.fit.weight_decay == 0.1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("concepts: null", "concpets: null", r"source\.concpets is not a known key"),
+        ("max_tokens: 32", "max_tokens: many", r"text\.max_tokens: input should be a valid integer, got 'many'"),
+        ("max_tokens: 32", "max_tokens: '32'", r"text\.max_tokens: input should be a valid integer, got '32'"),
+        (
+            "kind: sample",
+            "kind: smaple",
+            r"source\.kind: input should be one of 'sample', 'contest'.*, got 'smaple'",
+        ),
+        ("{kind: sample,", "{knid: sample,", r"corpus\.art\.kind: input should be one of .*, got None"),
+        ("art: [noto,", "art: [noot,", r"corpus\.art\.art\.0: input should be .*, got 'noot'"),
+        ("{kind: none}", "{kind: synonyms}", r"augment\.paraphrase\.share is missing"),
+        ("weights: {}", "weights: {muge: 2.0}", r"baseline\.weights names \['muge'\]; corpus holds \['art'\]"),
+        (CORPUS, "corpus: {}\n", r"corpus must name a source"),
+        (
+            "{kind: fresh}",
+            "{kind: fresh, shape: ViT-B-16}",
+            r"model must be null: baseline\.start brings the shape",
+        ),
+        ("{kind: fresh}", "{kind: cn_clip, file: a.pt}", r"baseline\.start\.sha256 is missing"),
+        ("{kind: fresh}", "{kind: clip}", r"baseline\.start\.kind: input should be one of 'fresh', .*got 'clip'"),
+        ("splits: [train]", "splits: [valid]", r"augment\.splits must hold train"),
+        ("refit_all: false", "refit_all: true", r"finetune\.refit_all would train the same model again"),
+        ("k: 5\n", "k: 0\n", r"predict\.k: input should be greater than or equal to 1, got 0"),
+        ("zoom: [0.7, 1.1]", "zoom: [1.1, 0.7]", r"policy\.zoom: the first number must not be above the second"),
+        (
+            "crop_scale: [0.7, 1.0]",
+            "crop_scale: [0.7, 1.5]",
+            r"crop_scale\.1: input should be less than or equal to 1",
+        ),
+        ("ks: [1, 5, 10]", "ks: [1, 10]", r"evaluate\.ks: must hold 5"),
+        (
+            "patch_px: 8, width: 192",
+            "patch_px: 8, width: 200",
+            r"model\.image\.width: input should be a multiple of 64",
+        ),
+        ("patch_px: 8", "patch_px: 7", r"image\.size_px must be a multiple of model\.image\.patch_px \(7\)"),
+        ("valid: 0.1", "valid: 0.0", r"split\.valid: input should be greater than 0, got 0\.0"),
+        ("evaluate:", "evalaute:", r"evalaute is not a known key"),
+        ("jpeg_quality: 95\n", "\n", r"augment\.jpeg_quality is missing"),
+        ("source:", "source: [", r"not valid YAML"),
+    ],
+)
+def test_a_mistake_names_the_place_and_the_value(tmp_path, old: str, new: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(changed(tmp_path, old, new))
+    assert str(tmp_path / "params.yaml") in str(caught.value)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path) -> None:
+    with pytest.raises(UserError, match="run from the repository's root"):
+        load(tmp_path / "params.yaml")

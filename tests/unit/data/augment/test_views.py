@@ -1,0 +1,228 @@
+import json
+import random
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from tests.support.views import POLICY, drawing, write_clean
+from tuwen.data.formats import pairs
+from tuwen.data.formats.images import Pixels, square
+from tuwen.data.formats.text import swap_sides
+from tuwen.data.augment.views import View, Viewer, positive_of, rows_of
+
+STILL = POLICY.model_copy(
+    update={
+        "crop_scale": [1.0, 1.0],
+        "crop_ratio": [1.0, 1.0],
+        "rotate_degrees": 0.0,
+        "zoom": [1.0, 1.0],
+        "colour": 0.0,
+        "grey": 0.0,
+        "outline": 0.0,
+        "text": [],
+    }
+)
+CROPPED = STILL.model_copy(update={"flip": False, "crop_scale": [0.5, 1.0], "crop_ratio": [0.8, 1.25]})
+
+
+def row(
+    pair_id: str = "p1", caption: str = "动物、熊、黑白", paraphrase: str | None = None, sided: bool = False
+) -> dict:
+    return {"pair_id": pair_id, "caption": caption, "paraphrase": paraphrase, "sided": sided}
+
+
+def views(policy, number: int = 60, size_px: int = 32, **said) -> list[View]:
+    """View 1 of many pairs over the drawing."""
+    viewer, picture = Viewer(policy, size_px, 0), drawing()
+    return [viewer.view(picture, row(f"p{n}", **said), 1) for n in range(number)]
+
+
+def landscape(width: int, height: int) -> Image.Image:
+    """Detail at several scales, as photographs have it."""
+    draw, picture = np.random.default_rng(0), np.full((height, width, 3), 128, np.float32)
+    for cells, strength in ((4, 45), (20, 25), (60, 10)):
+        layer = draw.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+        picture += cv2.resize(layer, (width, height), interpolation=cv2.INTER_CUBIC)
+    return Image.fromarray(np.clip(picture, 40, 215).astype(np.uint8))
+
+
+def difference(one: Pixels, other: Pixels) -> float:
+    return float(np.abs(one.astype(int) - other).mean())
+
+
+def test_view_0_is_the_picture_rule_alone() -> None:
+    view = Viewer(POLICY, 32, 0).view(drawing(), row(paraphrase="黑白熊"), 0)
+    assert np.array_equal(view.pixels, square(drawing(), 32))
+    assert view[1:] == ("动物、熊、黑白", False, None, '{"rule":"square"}')
+
+
+def test_a_view_depends_on_pair_view_and_seed_alone() -> None:
+    viewer, picture = Viewer(POLICY, 32, 0), drawing()
+    first = [viewer.view(picture, row(), view) for view in range(1, 8)]
+    viewer.view(landscape(50, 40), row("other", "一只大熊猫"), 3)  # what came before must not matter
+    fresh = Viewer(POLICY, 32, 0)
+    again = [fresh.view(drawing(), row(), view) for view in range(7, 0, -1)][::-1]
+    for one, other in zip(first, again, strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
+        assert one[1:] == other[1:]
+    assert len({view.pixels.tobytes() for view in first}) == 7
+    assert not np.array_equal(Viewer(POLICY, 32, 1).view(picture, row(), 1).pixels, first[0].pixels)
+
+
+def test_a_flip_mirrors_about_half_of_the_views_and_nothing_else() -> None:
+    made = views(STILL)
+    assert 15 < sum(view.flipped for view in made) < 45
+    assert all(view.pixels[4, 4].tolist() == ([0, 0, 255] if view.flipped else [255, 0, 0]) for view in made)
+    assert all(json.loads(view.recipe)["flip"] == view.flipped for view in made)
+
+
+def test_a_sided_picture_is_never_flipped() -> None:
+    made = views(STILL, caption="跑步者", sided=True)
+    assert not any(view.flipped for view in made)
+    assert all(view.pixels[4, 4].tolist() == [255, 0, 0] for view in made)
+
+
+def test_with_swap_a_sided_picture_is_flipped_and_its_words_change_sides() -> None:
+    policy = STILL.model_copy(update={"flip_captions": "swap"})
+    made = views(policy, caption="左边是红色", paraphrase="红色在左侧", sided=True)
+    seen = {(view.flipped, view.caption, view.reworded) for view in made}
+    assert seen == {
+        (False, "左边是红色", None),
+        (True, "右边是红色", "swap_sides"),
+        (False, "红色在左侧", "paraphrase"),
+        (True, "红色在右侧", "paraphrase,swap_sides"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("caption", "mirrored"),
+    [
+        ("小狗坐在猫的左边", "小狗坐在猫的右边"),
+        ("右手拿着杯子，左手拿着书", "左手拿着杯子，右手拿着书"),
+        ("五十个人左右围在桌子左侧", "五十个人左右围在桌子右侧"),
+        ("他左顾右盼", "他左顾右盼"),
+        ("一只大熊猫", "一只大熊猫"),
+    ],
+)
+def test_left_and_right_change_places_but_not_where_both_are_meant(caption: str, mirrored: str) -> None:
+    assert swap_sides(caption) == mirrored
+    assert swap_sides(mirrored) == caption
+
+
+def test_half_of_the_views_take_the_paraphrase_and_say_so() -> None:
+    made = views(STILL, caption="一只大熊猫", paraphrase="一头大熊猫")
+    told = {"一只大熊猫": None, "一头大熊猫": "paraphrase"}
+    assert all(view.reworded == told[view.caption] for view in made)
+    assert 15 < sum(view.reworded is not None for view in made) < 45
+    lists = {view.reworded for view in views(POLICY.model_copy(update={"zoom": [1.0, 1.0]}))}
+    assert lists == {None, "shuffle_list", "drop_from_list", "shuffle_list,drop_from_list"}
+
+
+def test_a_crop_is_redone_by_its_recipe_and_shows_no_aliases() -> None:
+    picture, boxes = landscape(300, 220), set()
+    for view in range(1, 8):
+        made = Viewer(CROPPED, 48, 0).view(picture, row(), view)  # 300 x 220 is halved first
+        box = json.loads(made.recipe)["box"]
+        redone = picture.crop(box).resize((48, 48), Image.Resampling.BICUBIC)
+        assert difference(made.pixels, np.asarray(redone)) < 2.5
+        assert 0.45 < (box[2] - box[0]) * (box[3] - box[1]) / (300 * 220) <= 1
+        boxes.add(tuple(box))
+    assert len(boxes) == 7
+
+
+@pytest.mark.parametrize("size", [(320, 180), (150, 300), (400, 80)])
+def test_crops_of_wide_and_tall_pictures_differ_and_keep_their_shape(size: tuple[int, int]) -> None:
+    viewer, picture = Viewer(CROPPED, 32, 0), landscape(*size)
+    boxes = [json.loads(viewer.view(picture, row(), view).recipe)["box"] for view in range(1, 9)]
+    aspect = min(max(size[0] / size[1], 0.5), 2)
+    shapes = [(right - left) / (lower - upper) / aspect for left, upper, right, lower in boxes]
+    assert all(0.78 < shape < 1.28 for shape in shapes)
+    if max(size) <= 2 * min(size):
+        assert len({tuple(box) for box in boxes}) == 8
+
+
+def test_one_warp_turns_zooms_and_crops_as_the_steps_would() -> None:
+    import albumentations
+
+    policy = CROPPED.model_copy(update={"rotate_degrees": 30.0, "zoom": [0.6, 1.2]})
+    picture = landscape(160, 120)
+    for view in range(1, 6):
+        made = Viewer(policy, 64, 0).view(picture, row(), view)
+        recipe = json.loads(made.recipe)
+        turn, (x, y) = recipe["turn"], recipe["zoom"]
+        affine = albumentations.Affine(rotate=(turn, turn), scale={"x": (x, x), "y": (y, y)}, fill=255, p=1)
+        turned = affine(image=np.asarray(picture))["image"]
+        left, upper, right, lower = recipe["box"]
+        redone = cv2.resize(turned[upper:lower, left:right], (64, 64), interpolation=cv2.INTER_AREA)
+        assert difference(made.pixels, redone) < 4
+    corners = [view.pixels[0, 0].tolist() for view in views(policy.model_copy(update={"zoom": [0.5, 0.5]}))]
+    assert [255, 255, 255] in corners  # the ground is white
+
+
+def test_colours_change_as_pillow_changes_them_one_after_the_other() -> None:
+    picture = landscape(64, 64).point(lambda value: value // 2 + 40)  # Pillow clips after each step
+    viewer = Viewer(STILL.model_copy(update={"flip": False, "colour": 0.3}), 64, 0)
+    plain = Image.fromarray(Viewer(STILL.model_copy(update={"flip": False}), 64, 0).view(picture, row(), 1).pixels)
+    factors = set()
+    for view in range(1, 21):
+        made = viewer.view(picture, row(), view)
+        brightness, contrast, saturation = json.loads(made.recipe).get("colour", (1, 1, 1))
+        steps = ImageEnhance.Brightness(plain).enhance(brightness)
+        steps = ImageEnhance.Color(ImageEnhance.Contrast(steps).enhance(contrast)).enhance(saturation)
+        assert difference(made.pixels, np.asarray(steps)) < 2  # Pillow rounds down three times
+        factors.add((brightness, contrast, saturation))
+    assert 14 <= len(factors) <= 19  # four of five change
+    assert all(0.7 <= factor <= 1.3 for changed in factors for factor in changed)
+
+
+def test_grey_views_have_no_colour() -> None:
+    for view in views(STILL.model_copy(update={"grey": 1.0}), 5):
+        assert np.ptp(view.pixels.astype(int), axis=2).max() <= 1
+        assert json.loads(view.recipe)["colour"] == [1.0, 1.0, 0.0]
+
+
+def test_outlines_are_black_where_colours_meet() -> None:
+    policy = STILL.model_copy(update={"flip": False, "outline": 1.0})
+    (view,) = views(policy, 1, 96)
+    assert view.pixels[40, 48].max() < 100
+    assert view.pixels[40, 20].tolist() == [255, 0, 0]
+
+
+def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_picture(tmp_path) -> None:
+    train = pairs.read(
+        write_clean(tmp_path, {"train": ["跑步者面向右边", "赛跑、运动", "一只猫", "一条狗"]}) / "train"
+    )
+    links = [
+        *(("p0", "train0", "ttrain0", None), ("p1", "train0", "ttrain1", 1), ("p2", "train1", "ttrain1", 1)),
+        *(("p3", "train2", "ttrain0", 0), ("p4", "train2", "ttrain2", 1), ("p5", "train3", "ttrain3", None)),
+    ]
+    linked = [dict(zip(("pair_id", "image_id", "text_id", "label"), link, strict=True)) for link in links]
+    random.Random(0).shuffle(linked)
+    table = pairs.pa.Table.from_pylist(linked, pairs.PAIRS)
+    rows = rows_of(
+        pairs.PairSet(train.images, train.texts, table), {"一条狗": "狗在左边", "赛跑、运动": "跑步"}
+    ).to_pylist()
+    assert [found["pair_id"] for found in rows] == [link["pair_id"] for link in linked if link["label"] != 0]
+    by_pair = {found["pair_id"]: found for found in rows}
+    sided = {name: found["sided"] for name, found in by_pair.items()}
+    assert sided == {"p0": True, "p1": True, "p2": False, "p4": False, "p5": True}
+    image = train.images.to_pylist()[1]
+    assert by_pair["p2"] == {
+        **{
+            "pair_id": "p2",
+            "positive_id": "train1",
+            "caption": "赛跑、运动",
+            "paraphrase": "跑步",
+            "sided": False,
+        },
+        **{name: image[name] for name in ("shard", "offset", "size")},
+    }
+    assert by_pair["p4"]["paraphrase"] is None
+
+
+def test_a_mirrored_picture_whose_caption_tells_sides_is_no_sibling_of_itself() -> None:
+    assert positive_of({"positive_id": "a", "sided": True}, True) != "a"
+    assert positive_of({"positive_id": "a", "sided": False}, True) == "a"
+    assert positive_of({"positive_id": "a", "sided": True}, False) == "a"

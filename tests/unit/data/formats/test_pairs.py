@@ -1,0 +1,69 @@
+import pyarrow as pa
+import pytest
+
+from tuwen.data.formats import manifest, pairs
+from tuwen.core.errors import UserError
+
+IMAGE = {"positive_id": "a", "group": None, "category": None, "shard": "s", "offset": 0, "size": 1, "sha256": "0"}
+
+
+@pytest.fixture
+def pair_set() -> pairs.PairSet:
+    return pairs.PairSet(
+        pa.Table.from_pylist([{"image_id": name, **IMAGE} for name in ("猫.jpg", "狗.jpg")], pairs.IMAGES),
+        pa.Table.from_pylist(
+            [{"text_id": "t1", "caption": '一只猫,"咪咪"\n'}, {"text_id": "t2", "caption": "动物"}], pairs.TEXTS
+        ),
+        pa.Table.from_pylist(
+            [
+                {"pair_id": "p1", "image_id": "狗.jpg", "text_id": "t2"},
+                {"pair_id": "p2", "image_id": "猫.jpg", "text_id": "t1"},
+                {"pair_id": "p3", "image_id": "猫.jpg", "text_id": "t2"},
+            ],
+            pairs.PAIRS,
+        ),
+    )
+
+
+def test_a_set_is_read_back_as_it_was_written_and_gives_equal_bytes(pair_set, tmp_path) -> None:
+    pairs.write(tmp_path / "one", pair_set)
+    pairs.write(tmp_path / "two", pair_set)
+    assert pairs.read(tmp_path / "one") == pair_set
+    for name in ("images", "texts", "pairs"):
+        assert (tmp_path / f"one/{name}.parquet").read_bytes() == (tmp_path / f"two/{name}.parquet").read_bytes()
+
+
+def test_the_truth_in_terms_of_rows(pair_set) -> None:
+    image, text = pairs.true_rows(pair_set)
+    assert image.tolist() == [1, 0, 0]
+    assert text.tolist() == [1, 0, 1]
+    nothing, _ = pairs.true_rows(pairs.empty())
+    assert len(nothing) == 0
+
+
+def test_a_missing_table_and_foreign_columns_are_named(pair_set, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"images\.parquet: this table is missing"):
+        pairs.read(tmp_path)
+    pairs.write(tmp_path, pair_set)
+    pairs.write_table(tmp_path / "texts.parquet", pa.table({"text_id": ["t1"], "标题": ["猫"]}))
+    with pytest.raises(UserError, match=r"texts\.parquet: columns \['text_id', '标题'\] found"):
+        pairs.read(tmp_path)
+
+
+def test_a_manifest_changes_with_files_inputs_and_params_and_with_nothing_else(tmp_path) -> None:
+    source = tmp_path / "source.txt"
+    source.write_text("一")
+
+    def made(name: str, content: str, params: dict) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "a.txt").write_text(content)
+        return manifest.write(folder, {"source": source}, params)
+
+    one = made("one", "甲", {"seed": 0})
+    assert one == made("two", "甲", {"seed": 0})
+    assert one != made("three", "乙", {"seed": 0})
+    assert one != made("four", "甲", {"seed": 1})
+    source.write_text("二")
+    assert one != made("five", "甲", {"seed": 0})
+    assert manifest.digest(tmp_path / "one") == one

@@ -1,0 +1,102 @@
+import random
+
+import pytest
+
+from tuwen.data.formats import text
+
+CAPTIONS = [
+    "一只大熊猫在吃竹子",
+    "《清明上河图》局部：汴河，虹桥",
+    "男生戴着Nike帽子，左手拿着2个苹果",
+    "动物、熊、黑白",
+]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("ＡＢＣ１２３", "abc123"),
+        ("大熊猫\n吃竹子", "大熊猫 吃竹子"),
+        ("  红色 的  裙子 ", "红色 的 裙子"),
+        ("Ｎｉｋｅ鞋", "nike鞋"),
+    ],
+)
+def test_captions_that_differ_in_form_alone_are_equal(left: str, right: str) -> None:
+    assert text.normalise(left) == text.normalise(right)
+
+
+def test_left_and_right_are_side_words() -> None:
+    assert text.has_side_word("坐手动轮椅的人面向右边")
+    assert text.has_side_word("左手拿着苹果")
+    assert not text.has_side_word("一只大熊猫在吃竹子")
+
+
+def test_the_share_of_chinese_is_of_the_visible_characters() -> None:
+    assert text.chinese_share("大熊猫 吃\n竹子") == 1.0
+    assert text.chinese_share("nike 跑鞋!!") == 0.25
+    assert text.chinese_share("𠮷野家") == 1.0
+    assert text.chinese_share(" \n") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("paraphrase", "like", "written"),
+    [
+        # half-width marks, lower case, no full stop at the end: the habits of the contest
+        ("一个男人，戴着NIKE帽子。", "男生戴着nike帽子", "一个男人,戴着nike帽子"),
+        ("多美啊！ 是吗？", "真美!是不是?", "多美啊!是吗?"),
+        ("狗 和 猫 ， 草地", "小狗,小猫,草地", "狗和猫,草地"),
+        ("《城市之光》：经典电影【海报】", "电影《城市之光》海报", "《城市之光》:经典电影【海报】"),
+        ("第一行\n第二行\x00", "两行文字", "第一行第二行"),
+        # full-width marks stay where the caption has them, but not within numbers and addresses
+        ("一只狗, 一只猫.", "小狗，小猫。", "一只狗，一只猫。"),
+        ("售价3.5元(包邮),10:30开门!", "价格：3.5元（包邮），10点半开门！", "售价3.5元（包邮），10:30开门！"),
+        ("见example.com, 共1,000件", "网址是example.com，一千件", "见example.com，共1,000件"),
+        ("等等...", "还有很多……，等等", "等等…"),
+        # blanks stay where the caption has them, and between Latin words
+        ("新款 裙子 夏天", "新款 连衣裙 夏季", "新款 裙子 夏天"),
+        ("New Balance 跑步鞋", "New Balance跑鞋", "New Balance跑步鞋"),
+        # a mask whose word was translated; two kinds of mask are left to the judge
+        ("＜姓名＞和< 名字 >出席", "<人名>与<人名>出席活动", "<人名>和<人名>出席"),
+        ("<人>在<地点>", "<人名>在<地名>", "<人>在<地点>"),
+        ("", "红灯笼", ""),
+        (" 。", "红灯笼", ""),
+    ],
+)
+def test_a_paraphrase_is_written_as_its_caption_is(paraphrase: str, like: str, written: str) -> None:
+    assert text.to_caption_form(paraphrase, like) == written
+    assert text.to_caption_form(written, like) == written
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_a_caption_is_already_in_its_own_form(caption: str) -> None:
+    assert text.to_caption_form(caption, caption) == caption
+
+
+def test_a_list_is_reworded_from_its_own_items_and_a_sentence_stays() -> None:
+    kinds = ["shuffle_list", "drop_from_list"]
+    seen = {text.vary("动物、熊、黑白", kinds, random.Random(seed)) for seed in range(60)}
+    assert len(seen) > 6
+    assert all(set(v.split("、")) <= {"动物", "熊", "黑白"} for v in seen)
+    assert all(len(set(v.split("、"))) == len(v.split("、")) for v in seen)
+    assert text.vary("一只大熊猫在吃竹子", kinds, random.Random(0)) == "一只大熊猫在吃竹子"
+    assert text.vary("动物、熊、黑白", [], random.Random(0)) == "动物、熊、黑白"
+
+
+def test_the_vocabulary_spells_every_caption_without_unknown_tokens(tmp_path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(text.build_vocabulary(CAPTIONS)) + "\n", encoding="utf-8")
+    tokenizer = text.load_tokenizer(tmp_path / "vocab.txt")
+    ids, mask = text.tokenize(tokenizer, CAPTIONS, 52)
+    assert ids.shape == mask.shape
+    assert tokenizer.unk_token_id not in ids.tolist()[0]
+    assert not (ids == tokenizer.unk_token_id).any()
+    spelled = tokenizer.convert_ids_to_tokens(ids[3].tolist())
+    assert spelled[:8] == ["[CLS]", "动", "物", "、", "熊", "、", "黑", "白"]
+    assert mask[3].sum() == 9  # [CLS], seven characters, [SEP]
+
+
+def test_tokens_are_cut_to_the_limit_that_counts_both_ends(tmp_path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(text.build_vocabulary(CAPTIONS)) + "\n", encoding="utf-8")
+    tokenizer = text.load_tokenizer(tmp_path / "vocab.txt")
+    ids, _ = text.tokenize(tokenizer, CAPTIONS, 6)
+    assert ids.shape == (4, 6)
+    assert (ids[:, -1] == tokenizer.sep_token_id).all()

@@ -1,0 +1,168 @@
+"""Every kind of broken or unusual picture: what the doctor says of it, and that decoding agrees."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support import broken
+from tests.support.broken import encode, landscape
+from tuwen.data.quality import image_stats
+from tuwen.data.formats.images import decode, decode_pixels
+
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # decode() silences them for a process, pytest for a test
+MAX_PIXELS = 50_000_000
+ROOT = Path(__file__).parents[2]
+NO_PICTURE = [broken.zip_named_png, broken.postscript, broken.empty, broken.nul_bytes, broken.text]
+NO_PICTURE += [broken.random_bytes, lambda: encode(landscape(), "WEBP")[:-60]]  # libwebp opens nothing in parts
+# what a drawing of 64 x 48 has: landscape() in all its disguises
+PLAIN: dict[str, Any] = {"width": 64, "height": 48, "pixels": 3072, "aspect": 4 / 3, "orientation": 1}
+PLAIN |= {"frames": 1, "readable": True, "blank": False}
+WHOLE: list[tuple[Callable[[], bytes], dict[str, Any]]] = [
+    (broken.gif_named_jpg, {"format": "GIF", "mode": "P", "frames": 2}),
+    (broken.gif_with_broken_second_frame, {"format": "GIF", "mode": "P", "frames": None}),
+    (broken.animated_webp, {"format": "WEBP", "frames": 2}),
+    (broken.animated_png, {"format": "PNG", "mode": "RGB", "frames": 2}),
+    (broken.alpha_png, {"format": "PNG", "mode": "RGBA"}),
+    (broken.palette_png, {"format": "PNG", "mode": "P"}),
+    (broken.grey16_png, {"format": "PNG", "mode": "I;16"}),
+    (broken.cmyk_jpeg, {"format": "JPEG", "mode": "CMYK"}),
+    (broken.broken_exif_jpeg, {"format": "JPEG", "mode": "RGB"}),
+    (broken.progressive_jpeg, {"format": "JPEG", "mode": "RGB"}),
+    (broken.webp, {"format": "WEBP", "mode": "RGB"}),
+    (lambda: broken.rotated_jpeg(6), {"width": 48, "height": 64, "orientation": 6}),
+    (broken.one_pixel, {"width": 1, "height": 1, "pixels": 1, "aspect": 1.0, "blank": True}),
+    (broken.one_pixel_high, {"width": 640, "height": 1, "pixels": 640, "aspect": 640.0}),
+    (broken.blank, {"width": 320, "height": 240, "pixels": 76_800, "blank": True, "red": 255, "blue": 255}),
+]
+LOST: list[tuple[Callable[[], bytes], str]] = [
+    (broken.truncated_jpeg, "JPEG"),
+    (broken.closed_jpeg, "JPEG"),
+    (broken.truncated_png, "PNG"),
+    (broken.flipped_byte_png, "PNG"),
+    (lambda: broken.bomb_header_png(64, 48), "PNG"),
+    (lambda: encode(landscape(), "GIF")[:60], "GIF"),
+]
+
+
+def measure(encoded: bytes, max_pixels: int = MAX_PIXELS) -> image_stats.Picture:
+    return image_stats.measure_picture(encoded, max_pixels)
+
+
+@pytest.mark.parametrize(("make", "expected"), WHOLE)
+def test_unusual_pictures_are_read_and_named_for_what_they_are(make, expected: dict[str, Any]) -> None:
+    found = measure(make())._asdict()
+    asked = PLAIN | expected
+    assert {name: found[name] for name in asked} == asked
+    assert decode(make()).mode == "RGB"
+
+
+@pytest.mark.parametrize(("make", "kind"), LOST)
+def test_pictures_that_lost_a_part_are_unreadable(make, kind: str) -> None:
+    found = measure(make())
+    assert (found.format, found.readable, found.dhash, found.blank) == (kind, False, None, None)
+    assert found.measured_sha256 is not None
+
+
+@pytest.mark.parametrize("make", NO_PICTURE)
+def test_what_is_no_picture_is_unreadable(make) -> None:
+    found = measure(make())
+    assert (found.format, found.width, found.readable) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "sides"),
+    [
+        (broken.bomb_header_png, "PNG", (60_000, 60_000)),
+        (broken.bomb_header_webp, "WEBP", (16_384, 16_384)),
+        (broken.bomb_header_gif, "GIF", (65_535, 65_535)),
+    ],
+)
+def test_a_bomb_is_refused_from_its_header(make, kind: str, sides: tuple[int, int]) -> None:
+    # the pixels are not there: had they been asked for, it would count as unreadable
+    found = measure(make())
+    assert (found.format, found.width, found.height, found.readable) == (kind, *sides, None)
+    assert found.pixels == sides[0] * sides[1]
+
+
+def test_a_gif_whose_frame_alone_is_a_bomb_is_unreadable() -> None:
+    found = measure(broken.bomb_header_gif(screen=64))
+    assert (found.format, found.width, found.readable) == ("GIF", 64, False)
+
+
+def test_the_limit_itself_is_allowed() -> None:
+    assert measure(broken.webp(), 3072).readable is True
+    assert measure(broken.webp(), 3071).readable is None
+
+
+def test_bombs_take_no_memory() -> None:
+    code = """
+import resource
+from tests import broken
+from tuwen.doctor import measure_picture
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+for make in (broken.webp, broken.palette_png, broken.zip_named_png):
+    measure_picture(make(), 50_000_000)
+before = peak()
+bombs = [broken.bomb_header_png(), broken.bomb_header_webp(), broken.bomb_header_gif(), broken.bomb_header_gif(64)]
+for data in (*bombs, broken.bomb_header_png(7000, 7000)):
+    measure_picture(data, 50_000_000)
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 20, "megabytes; the last of them would fill 150 if it were allowed to"
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_copy_looks_the_same_to_the_doctor(orientation: int) -> None:
+    stored = measure(broken.rotated_jpeg(1, 323, 245))
+    turned = measure(broken.rotated_jpeg(orientation, 323, 245))
+    assert turned.orientation == orientation
+    assert (int(str(stored.dhash), 16) ^ int(str(turned.dhash), 16)).bit_count() <= 2
+    assert turned[-4:-1] == pytest.approx(stored[-4:-1], abs=1)  # red, green, blue
+
+
+def test_a_jpeg_cut_anywhere_is_unreadable_with_or_without_a_new_end_mark() -> None:
+    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 4}):
+        whole = encode(landscape(300, 200), "JPEG", **options)
+        start = whole.rindex(b"\xff\xda") + 16  # in the last scan
+        for end in range(start, len(whole) - 8, max(1, len(whole) // 40)):
+            assert measure(whole[:end]).readable is False
+            assert measure(whole[:end] + b"\xff\xd9").readable is False, (options, end)
+
+
+def test_bytes_that_belong_to_nothing_are_no_fault() -> None:
+    whole = encode(landscape(), "JPEG")
+    for harmless in (whole + b"\0" * 100, whole + broken.zip_named_png(), whole[:-2] + b"\0\0\0" + whole[-2:]):
+        assert measure(harmless).readable is True
+        assert (decode_pixels(harmless) == decode_pixels(whole)).all()
+
+
+MAKERS = [encode(landscape(), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")]
+MAKERS += [make() for make, _ in WHOLE]
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", *(whole[:24] for whole in MAKERS)]))
+@settings(deadline=None, max_examples=200)
+def test_no_bytes_make_the_doctor_raise(tail: bytes, head: bytes) -> None:
+    found = measure(head + tail, 1_000_000)
+    assert found.readable in (True, False, None)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=300)
+def test_no_damage_makes_the_doctor_raise_and_what_it_can_read_decodes(data: st.DataObject) -> None:
+    encoded = bytearray(data.draw(st.sampled_from(MAKERS)))
+    for _ in range(data.draw(st.integers(0, 4))):
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+    damaged = bytes(encoded[: data.draw(st.integers(len(encoded) // 2, len(encoded)))])
+    found = measure(damaged, 1_000_000)
+    if found.readable:
+        assert (decode_pixels(damaged) == np.asarray(decode(damaged))).all()
+        assert found.dhash is not None

@@ -1,0 +1,143 @@
+"""Tars in a folder, and lists of tars that stay where they are."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tuwen.data.formats import pairs
+from tuwen.data import sources
+from tuwen.core.errors import UserError
+from tuwen.core.params.data import WebdatasetSource
+from tuwen.data.sources import webdataset
+from tuwen.data.sources.records import Caption, Link, Picture
+
+CAPTIONS = ["一只大熊猫坐在竹林里吃竹子", "雨后的街道上，行人撑着伞走过"]
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def source(root: Path, caption: str = "caption") -> WebdatasetSource:
+    return WebdatasetSource(kind="webdataset", root=str(root), caption=caption)
+
+
+def read(root: Path, caption: str = "caption") -> list[Picture | Caption | Link]:
+    return list(sources.read(source(root, caption))["labelled"])
+
+
+def test_every_tar_below_the_folder_is_read_in_order(tmp_path: Path) -> None:
+    both = json.dumps({"zh": CAPTIONS}, ensure_ascii=False).encode()
+    write_tar(tmp_path / "b/00001.tar", {"7.png": b"png", "7.json": both})
+    write_tar(tmp_path / "a.tar", {"7.jpg": b"jpg", "7.txt": CAPTIONS[0].encode()})
+    assert read(tmp_path, "zh") == [
+        Picture("a/7", b"jpg", "a.tar", 1),
+        Caption("a/7#1", CAPTIONS[0], "a.tar", 1),
+        Link("a/7#1", "a/7", "a/7#1", "a.tar", 1),
+        Picture("b/00001/7", b"png", "b/00001.tar", 1),
+        Caption("b/00001/7#1", CAPTIONS[0], "b/00001.tar", 1),
+        Link("b/00001/7#1", "b/00001/7", "b/00001/7#1", "b/00001.tar", 1),
+        Caption("b/00001/7#2", CAPTIONS[1], "b/00001.tar", 1),
+        Link("b/00001/7#2", "b/00001/7", "b/00001/7#2", "b/00001.tar", 1),
+    ]
+
+
+def test_ids_stay_when_another_tar_comes(tmp_path: Path) -> None:
+    write_tar(tmp_path / "b.tar", {"1.jpg": b"1"})
+    before = read(tmp_path)
+    write_tar(tmp_path / "a.tar", {"1.jpg": b"0"})
+    assert read(tmp_path)[1:] == before
+
+
+def test_a_key_that_comes_twice_in_a_tar_stays_two_pictures(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"1.jpg": b"1", "2.jpg": b"2", "1.png": b"3"})
+    assert [(p.image_id, p.data, p.row) for p in read(tmp_path)] == [
+        ("a/1", b"1", 1),
+        ("a/2", b"2", 2),
+        ("a/1@3", b"3", 3),
+    ]
+
+
+def test_what_is_missing_is_named_in_its_place(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"1.txt": b"x", "../2.jpg": b"", "3.jpg": b"3", "4.jpg": b"4" * 600})
+    tar.write_bytes(tar.read_bytes()[:3400])
+    found = read(tmp_path)
+    assert [(p.image_id, p.fault, p.row) for p in found if isinstance(p, Picture)] == [
+        ("a/1", "missing", 1),
+        ("a/../2", "outside_source", 2),
+        ("a/3", None, 3),
+        ("a/4", "unreadable_record", 4),
+    ]
+    assert [c.caption for c in found if isinstance(c, Caption)] == ["x"]
+
+
+def test_a_folder_without_tars_and_a_tar_that_is_none_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{tmp_path}: no such folder, or no .tar in it"):
+        read(tmp_path)
+    (tmp_path / "a.tar").write_bytes(b"<html>404</html>")
+    with pytest.raises(UserError, match=r"a\.tar: no tar from byte 0 on"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="a list of shards is for `corpus` alone"):
+        read(tmp_path / "shards.csv")
+
+
+def test_a_list_of_shards_is_written_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUWEN_WORKERS", "1")
+    monkeypatch.chdir(tmp_path)
+    panda = {"1.jpg": b"1", "1.txt": CAPTIONS[0].encode(), "2.png": b"2", "2.json": b"{}", "3.jpg": b"3"}
+    names = ("shards/a.tar", "shards/熊猫,b.tar", "more.tar")
+    tars = [write_tar(Path(name), panda | {"4.cls": name.encode()}) for name in names]
+    with open("list.csv", "w", encoding="utf-8", newline="") as file:
+        webdataset.list_shards([Path("shards"), Path("more.tar")], file)
+    rows = webdataset.listed_shards(source(Path("list.csv"), "text")).to_pylist()
+    digests = [hashlib.sha256(tar.read_bytes()).hexdigest() for tar in tars]
+    known = {"size": tars[0].stat().st_size, "pairs": 2, "caption_key": "text", "source": None}
+    assert rows == [
+        {"address": name, "sha256": digest, **known} for name, digest in zip(names, digests, strict=True)
+    ]
+
+
+def test_a_tar_whose_name_is_not_utf_8_is_not_listed(tmp_path: Path) -> None:
+    write_tar(tmp_path / os.fsdecode("熊猫.tar".encode("gbk")), {"1.jpg": b"1"})
+    with pytest.raises(UserError, match=r"\\udcd0.*\.tar': the name is not UTF-8; rename it"):
+        webdataset.list_shards([tmp_path], io.StringIO())
+
+
+def test_a_list_may_name_urls_in_any_order_of_columns(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(f"pairs,sha256,note,size,address\n5,{'0' * 64},鱼,1,s3://bucket/a.tar\n", encoding="utf-8-sig")
+    table = webdataset.listed_shards(source(path))
+    assert table.schema.names == pairs.SHARDS.names
+    assert table["address"].to_pylist() == ["s3://bucket/a.tar"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("s3://a.tar,1,00,5", r"list\.csv:2: sha256 is '00', expected 64 hexadecimal digits"),
+        ("s3://a.tar,one,{0},5", r"list\.csv:2: size is 'one', expected a whole number"),
+        ("s3://a.tar,1,{0},-5", r"list\.csv:2: pairs is '-5', expected a whole number"),
+        ("nowhere.tar,1,{0},5", r"list\.csv:2: nowhere\.tar not found; a path starts from the repository's root"),
+        ("{1},1,{0},5", r"list\.csv:2: .*has 10240 bytes, expected 1; copy it again"),
+        ("s3://a.tar,1,{0},5\ns3://a.tar,1,{0},5", r"list\.csv:3: s3://a\.tar is listed twice"),
+        ("s3://b.tar,1,{0},5\ns3://a.tar,1,{0},5", r"list\.csv:3: the same sha256 as in line 2: one tar twice"),
+        ("s3://a.tar,1,{0}", r"list\.csv:2: found 3 fields, expected 4"),
+    ],
+)
+def test_a_wrong_line_of_a_list_is_named(tmp_path: Path, line: str, message: str) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"1.jpg": b"1"})
+    path = tmp_path / "list.csv"
+    path.write_text("address,size,sha256,pairs\n" + line.format("0" * 64, tar) + "\n")
+    with pytest.raises(UserError, match=message):
+        webdataset.listed_shards(source(path))

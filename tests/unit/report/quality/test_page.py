@@ -1,0 +1,153 @@
+import base64
+import copy
+import html
+import io
+import re
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from tests.support.quality import HOSTILE, build, encode, make_body, measured, refusal, schema, texts, write_raw
+from tuwen.data.formats import pairs
+from tuwen.core.errors import UserError
+from tuwen.report.quality.odd_images import NAMED, PICTURES_SHOWN
+from tuwen.report.quality.page import write_page
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("world") / "data")
+
+
+def write(world, tmp_path, **changes):
+    data, body, frames, quarantine = world
+    given = {"data": data, "body": body, "frames": frames, "quarantine": quarantine} | changes
+    write_page(tmp_path / "quality.html", **given)
+    return (tmp_path / "quality.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(world, tmp_path_factory):
+    return write(world, tmp_path_factory.mktemp("page"))
+
+
+def cells(page):
+    """Every row of every table, as the texts of its cells."""
+    rows = re.findall(r"<tr>(.*?)</tr>", page, re.S)
+    return [
+        [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<t[dh].*?>(.*?)</t[dh]>", row, re.S)]
+        for row in rows
+    ]
+
+
+def test_rows_in_equal_rows_out_for_every_set(page):
+    found = [row for row in cells(page) if len(row) == 8 and row[1] == "images"]
+    assert found == [
+        ["labelled", "images", "30", "23", "7", "0", "0", "✓"],
+        ["corpus/art", "images", "1", "0", "1", "0", "0", "✓"],
+        ["t2i", "images", "1", "0", "0", "1", "0", "✓"],
+    ]
+
+
+def test_a_lost_row_is_seen(world, tmp_path):
+    body = copy.deepcopy(world[1])
+    body["raw"]["labelled"]["images"]["clean"] -= 1
+    assert "✗ does not add up" in write(world, tmp_path, body=body, frames={})
+
+
+def test_checks_faults_and_further_figures_stand_in_tables(page):
+    found = cells(page)
+    assert ["warning", "labelled", "images", "undersized", "1,234"] in found
+    assert [
+        "labelled",
+        "image",
+        "unreadable",
+        "warning",
+        "quarantined",
+        "1",
+        "断.jpg (图片/断.jpg, row 7)",
+    ] in found
+    undersized = next(row for row in found if row[:3] == ["labelled", "image", "undersized"])
+    assert undersized[5:] == ["4", "小0.png (图片/小0.png); 小1.png (图片/小1.png); 小2.png (图片/小2.png)"]
+    assert ["t2i caption chars", "0.125"] in found
+    assert ["prevented pairs", "7"] in found
+    assert ["GIF", "1", "0", "0"] in found  # labelled, corpus, t2i; i2t has no picture
+    assert ["several", "1", "0", "0"] in found
+    assert ["labelled", "12", "3", "3", "3", "0", "0", "0", "90", "5"] in found
+
+
+def test_pictures_that_decode_are_shown_and_the_others_named(page):
+    found = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)".*?<span title="([^"]*)"', page, re.S)
+    shown = {html.unescape(name): encoded for encoded, name in found}
+    assert set(shown) == {"小0.png", "小1.png", "小2.png", HOSTILE, "长.jpg", "白.jpg", "小.png", "G-05.jpg"}
+    sizes = {}
+    for name, encoded in shown.items():
+        with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
+            sizes[name] = picture.size
+    assert sizes["长.jpg"] == (90, 30)
+    assert sizes["小.png"] == (9, 5)
+    assert sizes["G-05.jpg"] == (128, 1)
+    named = {row[1]: row for row in cells(page) if len(row) == 6}
+    assert named["断.jpg"] == ["labelled", "断.jpg", "图片/断.jpg, row 7", "unreadable", "quarantined", "64 × 48"]
+    assert named["巨.png"][3:] == ["too_large", "quarantined", "90000 × 90000"]
+    assert named["缺.jpg"][3:] == ["missing", "quarantined", ""]
+
+
+def test_the_page_opens_offline_and_everything_is_text(page):
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(" in page
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
+    addresses = set(re.findall(r"""(?:src|href)=["']([^"']*)""", page))
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert not re.search(r"@import|url\((?!#)", page)
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids)) > 0
+
+
+def test_histograms_overlay_the_sets(page):
+    drawn = dict(re.findall(r'aria-label="histogram: ([^"]+)">(<svg.*?</svg>)', page, re.S))
+    assert list(drawn) == [
+        *("characters per caption", "tokens per caption"),
+        *("width in pixels", "height in pixels", "long side / short side"),
+    ]
+    assert all(f"var(--{name})" in drawn["characters per caption"] for name in ("labelled", "corpus", "t2i"))
+    assert "var(--i2t)" not in drawn["characters per caption"]  # no caption there
+
+
+def test_the_same_bytes_again(world, page, tmp_path):
+    assert write(world, tmp_path) == page
+
+
+def test_sets_without_rows_make_a_page_too(world, tmp_path):
+    _, _, frames, quarantine = world
+    bare = {name: {table: frame.head(0) for table, frame in tables.items()} for name, tables in frames.items()}
+    nothing = make_body(bare, [])
+    page = write(world, tmp_path, body=nothing, frames=bare, quarantine=quarantine.slice(0, 0))
+    assert "No row has a fault." in page
+    assert "<svg" not in page
+
+
+def test_every_reason_has_its_share_of_the_pictures_that_are_shown(world, tmp_path):
+    many = [measured(f"多{n}.png", 8, 8) for n in range(300)]
+    blank = measured("白.png", 8, 8, blank=True)
+    broken = [measured(f"坏{n}.png", 8, 8, readable=False) for n in range(NAMED + 9)]
+    write_raw(tmp_path, "labelled", {row["image_id"]: encode((8, 8), "PNG") for row in [*many, blank]})
+    rows = [refusal("labelled", row["image_id"], "undersized") for row in many]
+    rows += [refusal("labelled", row["image_id"], "unreadable") for row in broken]
+    frames = {"labelled": {"images": pd.DataFrame([*many, *broken, blank]), "texts": texts(4)}}
+    page = write(world, tmp_path, data=tmp_path, frames=frames, quarantine=pa.Table.from_pylist(rows, schema()))
+    assert page.count("<img ") == PICTURES_SHOWN
+    assert '<span title="白.png">' in page
+    assert f"{301 - PICTURES_SHOWN} more are not shown" in page
+    assert "9 more are not named here" in page
+
+
+def test_a_missing_shard_is_named(world, tmp_path):
+    data = tmp_path / "data"
+    images = pairs.read(world[0] / "raw/labelled").images
+    pairs.write(data / "raw/labelled", pairs.PairSet(images, pairs.empty().texts, pairs.empty().pairs))
+    with pytest.raises(UserError, match=r"000000\.tar: this shard is missing"):
+        write(world, tmp_path, data=data)

@@ -1,0 +1,157 @@
+"""`tuwen track sync`: runs refilled from the outs, tied to dvc.lock, with their files; none made twice."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tests.support.ports import free_ports
+from tests.support.tracking import KEPT, all_runs, artifacts, curve, make_outs, write_json
+from tuwen.tracking import artifacts as attachments, lineage, runs as track
+from tuwen.data.formats import manifest
+from tuwen.core.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow's, about sqlalchemy
+
+
+def test_a_run_that_lost_part_of_its_record_is_not_taken_for_whole(project: Path) -> None:
+    make_outs()
+    with track.run("finetuned", "training", {}, {}, KEPT) as run:
+        whole = project.read_bytes()
+        project.write_bytes(b"out of order" * 100_000)
+        run.log_metrics({"loss": 1.0}, 1)
+        project.write_bytes(whole)
+        run.finish_output(Path("models/finetuned"))
+    runs = lineage.sync()
+    assert runs["models/finetuned"] != run.id
+    status = {found.info.run_id: found.info.status for found in all_runs(project)}
+    assert status[str(run.id)] == "FAILED"
+    assert curve(project, runs["models/finetuned"], "loss") == [(1, 2.0), (2, 1.0)]
+
+
+def test_sync_refills_an_empty_store_and_makes_no_run_twice(project: Path) -> None:
+    make_outs()
+    runs = lineage.sync()
+    assert list(runs) == ["models/baseline", "models/finetuned", "results/baseline", "results/finetuned"]
+    assert lineage.sync() == runs
+    found = {run.info.run_name: run for run in all_runs(project)}
+    assert sorted(found) == ["baseline", "evaluate-baseline", "evaluate-finetuned", "finetuned"]
+    assert len(all_runs(project)) == 4
+    trained, judged = found["finetuned"], found["evaluate-finetuned"]
+    assert trained.data.params == {"finetune.fit.lr": "0.0004"}
+    assert curve(project, trained.info.run_id, "loss") == [(1, 2.0), (2, 1.0)]
+    assert curve(project, trained.info.run_id, "valid_i2t_hit_at_5") == [(1, 0.1), (2, 0.3)]
+    assert trained.data.tags["tuwen.dvc_out_md5"] == "0123.dir"
+    assert judged.data.params == {"model": "finetuned", "ks": "[1, 5, 10]"}
+    assert judged.data.metrics["test_i2t_hit_at_5"] == 0.4
+    assert judged.data.metrics["valid_t2i_hit_at_5"] == 0.45
+    assert judged.data.metrics["t2i_recall_at_5"] == judged.data.metrics["test_t2i_recall_at_5"] == 0.35
+    assert judged.data.metrics["i2t_recall_at_5"] == 0.3
+    assert judged.data.tags["tuwen.dvc_out_md5"] == "4567"
+    assert judged.data.tags["tuwen.dvc_lock_sha256"] == manifest.file_sha256(Path("dvc.lock"))
+
+
+def test_two_evaluations_with_equal_figures_are_two_runs(project: Path) -> None:
+    make_outs()
+    shutil.copy("results/finetuned/metrics.json", "results/baseline/metrics.json")
+    runs = lineage.sync()
+    assert len({runs["results/baseline"], runs["results/finetuned"]}) == 2
+
+
+def inputs(run: Run) -> dict[str, tuple[str, str]]:
+    """Name -> digest and context of a run's dataset inputs."""
+    return {read.dataset.name: (read.dataset.digest, read.tags[0].value) for read in run.inputs.dataset_inputs}
+
+
+def test_sync_names_what_was_read_and_which_model(project: Path) -> None:
+    make_outs()
+    with track.run("finetuned", "training", {}, {}, KEPT) as live:
+        live.finish_output(Path("models/finetuned"))
+    lineage.sync()
+    lineage.sync()
+    found = {run.info.run_name: run for run in all_runs(project)}
+    trained, judged = found["finetuned"], found["evaluate-finetuned"]
+    assert trained.info.run_id == live.id
+    assert inputs(trained) == {"data/augmented": ("abcd.dir", "training")}
+    assert inputs(judged) == {"embeddings/finetuned/test": ("ef01.dir", "evaluation")}
+    digest = manifest.digest(Path("models/finetuned"))
+    for run in (trained, judged):
+        assert run.data.tags["tuwen.model_md5"] == "0123.dir"
+        assert run.data.tags["tuwen.model_sha256"] == digest
+
+
+def attached(run_id: str, folder: str | None = None) -> set[str]:
+    return {found.path for found in MlflowClient(track.address()).list_artifacts(run_id, folder)}
+
+
+def test_an_evaluation_carries_its_figures_and_the_report_that_tells_of_it(project: Path) -> None:
+    make_outs()
+    build_evaluation(Path("results/finetuned"))
+    for name in ("report.md", "report.html"):
+        (Path("results") / name).write_text("报告\n", encoding="utf-8")
+    runs = lineage.sync()
+    files = {"metrics.json", "details.json", "figures", "report.md", "report.html"}
+    assert attached(runs["results/finetuned"]) == files
+    assert attached(runs["results/finetuned"], "figures") == {
+        f"figures/{name}.svg" for name in ("gallery-i2t", "gallery-t2i", "scores-finetuned")
+    }
+    # dvc.lock has no evaluation of the baseline, so nobody knows which one the report tells of
+    assert attached(runs["results/baseline"]) == {"metrics.json"}
+    shown = Path(MlflowClient(track.address()).download_artifacts(runs["results/finetuned"], "figures"))
+    drawn = (shown / "gallery-t2i.svg").read_text()
+    assert "#0b6bcb" in drawn
+    assert "var(--" not in drawn
+    kept = artifacts(runs["results/finetuned"]) / "report.html"
+    before = kept.stat().st_ctime_ns
+    lineage.sync()
+    assert kept.stat().st_ctime_ns == before
+    (Path("results") / "report.html").write_text("新的报告\n", encoding="utf-8")
+    lineage.sync()
+    assert kept.read_text(encoding="utf-8") == "新的报告\n"
+
+
+def test_a_report_of_which_dvc_lock_knows_nothing_is_not_attached(tmp_path: Path) -> None:
+    result = tmp_path / "finetuned"
+    write_json(result / "metrics.json", {})
+    (tmp_path / "report.md").write_text("报告\n", encoding="utf-8")
+    assert list(attachments.files(result, {})) == [result / "metrics.json"]
+
+
+def build_evaluation(result: Path) -> None:
+    """details.json as `evaluate` writes it."""
+    points = [{"gallery": size, "hit_at_1": 1 / size, "hit_at_5": 5 / size} for size in (10, 20)]
+    scores = {"edges": [-1.0, 0.0, 1.0], "true": [1, 3], "false": [8, 1]}
+    hubs = {"k": 10, "top": [{"id": "猫.png", "times": 3}]}
+    details = {"gallery_curve": {"t2i": points, "i2t": points}, "score_histogram": scores}
+    write_json(result / "details.json", details | {"hubs": {"t2i": hubs, "i2t": hubs}})
+
+
+def test_sync_takes_the_live_run_and_ties_it_to_the_lock(project: Path) -> None:
+    make_outs()
+    with track.run("finetuned", "training", {}, {}, KEPT) as run:
+        run.finish_output(Path("models/finetuned"))
+    (Path("results/finetuned") / ".gitignore").write_text("/ranks.parquet\n")  # DVC may write it after the stage
+    runs = lineage.sync()
+    assert runs["models/finetuned"] == run.id
+    written = json.loads(Path("runs/lineage.json").read_text())
+    assert written["runs"] == runs
+    assert written["outs"]["finetune"] == {"models/finetuned": "0123.dir"}
+    assert written["dvc_lock_sha256"] == manifest.file_sha256(Path("dvc.lock"))
+
+
+def test_sync_without_mlflow_says_so_and_still_writes_the_lineage(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_outs()
+    monkeypatch.setenv("TUWEN_TRACKING_URI", f"http://user:geheim@127.0.0.1:{free_ports(1)[0]}")
+    with pytest.raises(UserError, match=r"TUWEN_TRACKING_URI: http://\*\*\*@127.*tuwen track sync") as error:
+        lineage.sync()
+    assert "geheim" not in str(error.value)
+    assert json.loads(Path("runs/lineage.json").read_text())["outs"]["finetune"]
+
+
+def test_sync_before_anything_was_made(project: Path) -> None:
+    assert lineage.sync() == {}

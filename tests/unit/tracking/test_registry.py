@@ -1,0 +1,291 @@
+"""The registry on a real store and a real server: who becomes champion, and that a registered model answers."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from tests.support import registry
+from tuwen.tracking import lineage, registry, runs
+from tuwen.model import dual_encoder
+from tuwen.data.formats import pairs
+from tuwen.core import params
+from tuwen.retrieval.embed import embed_captions, embed_pictures
+from tuwen.core.errors import UserError
+from tuwen.data.formats.images import decode_pixels, square
+from tuwen.data.formats.text import load_tokenizer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # mlflow's, about sqlalchemy
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+REPOSITORY = Path(__file__).parents[2]
+CAPTION = "一个红色的圆形"
+# Only what the model says that it needs may be there; the package of the repository is hidden by where it runs.
+CLEAN_PROCESS = """
+import importlib.abc, json, sys
+ABSENT = {"albumentations", "dvc", "great_expectations", "matplotlib", "prefect", "typer"}
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ABSENT:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import mlflow, pandas as pd
+model = mlflow.pyfunc.load_model(sys.argv[1])
+asked = pd.DataFrame(json.loads(sys.argv[2]))
+answers = model.predict(asked, params={"k": 3, "embeddings": True})
+import tuwen
+print(json.dumps({"tuwen": tuwen.__file__, "answers": answers.to_dict("records")}))
+"""
+
+
+def picture() -> bytes:
+    encoded = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def asked() -> list[dict[str, str | None]]:
+    return [
+        {"text": CAPTION, "image": None},
+        {"text": None, "image": base64.b64encode(picture()).decode()},
+        {"text": "三角形、黄色、几何图形", "image": None},
+    ]
+
+
+def expected(root: Path) -> list[dict[str, Any]]:
+    """What `asked` must be answered by, by a plain product over the model's own embeddings of the bank."""
+    folder = root / "models/finetuned"
+    encoder, tokenizer = dual_encoder.load(folder), load_tokenizer(folder / "vocab.txt")
+    bank = pairs.read(root / "data/clean/bank")
+    ids = {"images": bank.images["image_id"].to_pylist(), "texts": bank.texts["text_id"].to_pylist()}
+    made = []
+    for row in asked():
+        if row["text"]:
+            vector, side = embed_captions(encoder, tokenizer, [row["text"]], 1)[0], "images"
+        else:
+            vector, side = embed_pictures(encoder, [square(decode_pixels(picture()), 16)], 1)[0], "texts"
+        cosines = np.load(root / f"embeddings/finetuned/bank/{side}.npy") @ vector
+        best = np.argsort(-cosines, kind="stable")[:3]
+        made.append({"ids": [ids[side][n] for n in best], "scores": cosines[best], "embedding": vector})
+    return made
+
+
+@pytest.fixture(params=["sqlite", "server"])
+def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project in the current directory, with a store in a file or behind a real server."""
+    monkeypatch.chdir(tmp_path)
+    registry.build(tmp_path)
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("TUWEN_TRACKING_URI", store)
+    if request.param == "sqlite":
+        yield tmp_path
+        return
+    arguments = ("server", "--backend-store-uri", store, "--workers", "1")
+    with registry.serving(*arguments, "--artifacts-destination", "kept", cwd=tmp_path) as address:
+        monkeypatch.setenv("TUWEN_TRACKING_URI", address)
+        yield tmp_path
+
+
+def aliases() -> dict[str, str]:
+    return {
+        name: str(number)
+        for name, number in MlflowClient(runs.address()).get_registered_model("tuwen").aliases.items()
+    }
+
+
+def test_a_registered_model_answers_in_a_clean_process_and_the_better_one_is_champion(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    evaluate = params.load().evaluate
+    assert registry.register(Path("models/baseline"), "bank", evaluate)[:2] == ("1", True)
+    better = registry.register(Path("models/finetuned"), "bank", evaluate)
+    assert (better.version, better.is_champion) == ("2", True)
+    assert "R@5 +" in better.why
+    assert aliases() == {"champion": "2", "challenger": "2"}
+    worse = registry.register(Path("models/baseline"), "bank", evaluate)
+    assert (worse.version, worse.is_champion) == ("1", False)
+    assert "version 2 remains the champion" in worse.why
+    assert aliases() == {"champion": "2", "challenger": "1"}
+
+    client = MlflowClient(runs.address())
+    version = client.get_model_version_by_alias("tuwen", "champion")
+    assert client.get_run(version.run_id).info.run_name == "finetuned"
+    assert lineage.sync()["models/finetuned"] == version.run_id  # the same run, not another
+
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    environment |= {"MLFLOW_TRACKING_URI": runs.address(), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", CLEAN_PROCESS, "models:/tuwen@champion", json.dumps(asked())],
+        **{"cwd": elsewhere, "env": environment, "capture_output": True, "text": True, "timeout": 120},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert not Path(found["tuwen"]).is_relative_to(REPOSITORY)
+    assert Path(found["tuwen"]).parent.parent.name == "code"
+    for answer, due in zip(found["answers"], expected(project), strict=True):
+        assert answer["ids"] == due["ids"]
+        np.testing.assert_allclose(answer["scores"], due["scores"], atol=1e-5)
+        np.testing.assert_allclose(answer["embedding"], due["embedding"], atol=1e-5)
+
+
+@pytest.mark.parametrize("project", ["sqlite"], indirect=True)
+def test_the_command_says_what_became_of_the_model_and_nothing_else(project: Path) -> None:
+    def call(**environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tuwen.cli", "track", "register"]
+        found = os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment
+        return subprocess.run(command, env=found, capture_output=True, text=True, timeout=120)
+
+    done = call()
+    assert (done.stdout, done.stderr) == (
+        "models:/tuwen/1 is challenger and champion: it is the first champion\n",
+        "",
+    )
+    with socket.socket() as nobody:  # bound, but it does not listen
+        nobody.bind(("127.0.0.1", 0))
+        lost = call(TUWEN_TRACKING_URI=f"http://127.0.0.1:{nobody.getsockname()[1]}")
+    assert lost.returncode == 1
+    assert lost.stderr.startswith("error: TUWEN_TRACKING_URI: http://127.0.0.1:")
+    assert lost.stderr.endswith("then run `tuwen track register` again\n")
+    assert lost.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("project", ["sqlite"], indirect=True)
+def test_mlflow_serves_it_and_a_path_is_never_opened(project: Path) -> None:
+    registry.register(Path("models/finetuned"), "bank", params.load().evaluate)
+    secret = project / "secret.png"
+    secret.write_bytes(picture())
+    command = ("models", "serve", "-m", "models:/tuwen@champion", "--env-manager", "local")
+    with registry.serving(*command, cwd=project, MLFLOW_TRACKING_URI=runs.address()) as address:
+        answers = ask(address, {"dataframe_records": asked(), "params": {"k": 3}})["predictions"]
+        assert [answer["ids"] for answer in answers] == [due["ids"] for due in expected(project)]
+        assert all("embedding" not in answer for answer in answers)
+        (path,) = Path("runs/mlartifacts").rglob("serving_input_example.json")
+        text_row, picture_row = ask(address, json.loads(path.read_text()))["predictions"]
+        assert set(text_row["ids"]) <= set(pairs.read(project / "data/clean/bank").images["image_id"].to_pylist())
+        assert set(picture_row["ids"]) <= set(pairs.read(project / "data/clean/bank").texts["text_id"].to_pylist())
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(address, {"dataframe_records": [{"text": None, "image": str(secret)}]})
+        assert refused.value.code == 400
+        assert "picture file in base64" in refused.value.read().decode()
+
+
+def ask(address: str, body: Any) -> Any:
+    request = urllib.request.Request(
+        f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+# The rule of the champion, on ranks alone
+
+
+def write_measured(folder: Path, ranks: dict[str, list[int]], queries: int = 40) -> Path:
+    """A folder as `register` keeps it: `ranks` has 40 ranks for t2i and 40 for i2t, of test and of valid."""
+    for name in registry.SETS:
+        tables = []
+        for way in ("t2i", "i2t"):
+            names = [f"{way}-{n}" for n in range(queries)]
+            best = np.array(ranks[f"{name}-{way}"], np.int64)
+            columns = {"direction": [way] * queries, "query_id": names, "group": names}
+            tables.append(pa.table({**columns, "best_rank": best, "true_items": np.ones(queries, np.int64)}))
+        (folder / name).mkdir(parents=True)
+        pairs.write_table(folder / name / "ranks.parquet", pa.concat_tables(tables).combine_chunks())
+        images = [{"image_id": f"图{n}", "sha256": f"{n}"} for n in range(queries)]
+        texts = [{"text_id": f"文{n}", "caption": f"第{n}张图"} for n in range(queries)]
+        for kind, rows, schema in (("images", images, pairs.IMAGES), ("texts", texts, pairs.TEXTS)):
+            pairs.write_table(folder / name / f"{kind}.parquet", pa.Table.from_pylist(rows, schema))
+        pairs.write_table(folder / name / "pairs.parquet", pa.Table.from_pylist([], pairs.PAIRS))
+    return folder
+
+
+def ranked(hits: int) -> list[int]:
+    """40 ranks, the first `hits` of them among the first five."""
+    return [1] * hits + [50] * (40 - hits)
+
+
+EQUAL = {f"{name}-{way}": ranked(20) for name in ("test", "valid") for way in ("t2i", "i2t")}
+
+
+@pytest.mark.parametrize(
+    ("changed", "rises", "said"),
+    [
+        ({"test-t2i": ranked(24)}, True, "+2.50 points"),
+        ({}, False, "+0.00 points"),  # nothing rises
+        ({"test-t2i": ranked(19)}, False, "-0.6"),
+        # the mean rises by far, but one set falls with its whole interval
+        ({"test-t2i": ranked(40), "test-i2t": ranked(40), "valid-i2t": ranked(12)}, False, "valid: image → text"),
+        # one set falls, but within its interval, and the mean rises
+        ({"test-t2i": ranked(26), "valid-i2t": ranked(19)}, True, "+3.1"),
+    ],
+)
+def test_a_champion_is_beaten_where_the_mean_rises_and_no_set_falls(
+    tmp_path: Path, changed: dict[str, list[int]], rises: bool, said: str
+) -> None:
+    champion = write_measured(tmp_path / "champion", EQUAL)
+    challenger = write_measured(tmp_path / "challenger", EQUAL | changed)
+    found, why = registry.challenge(champion, challenger, params.load(REPOSITORY / "params.yaml").evaluate)
+    assert found == rises
+    assert said in why
+
+
+def test_another_test_set_is_not_comparable(tmp_path: Path) -> None:
+    champion = write_measured(tmp_path / "champion", EQUAL)
+    challenger = write_measured(tmp_path / "challenger", {name: [1] * 39 for name in EQUAL}, queries=39)
+    evaluate = params.load(REPOSITORY / "params.yaml").evaluate
+    rises, why = registry.challenge(champion, challenger, evaluate)
+    assert not rises
+    assert why.startswith("not comparable: ")
+    better = write_measured(tmp_path / "better", EQUAL | {"test-t2i": ranked(24)})
+    texts = pairs.read_table(better / "valid/texts.parquet").to_pylist()
+    texts[7]["caption"] = "另一张图"  # the same ids, and another question
+    pairs.write_table(better / "valid/texts.parquet", pa.Table.from_pylist(texts, pairs.TEXTS))
+    rises, why = registry.challenge(champion, better, evaluate)
+    assert not rises
+    assert re.match(r"not comparable: .*valid/texts\.parquet", why)
+
+
+# What cannot be registered
+
+
+@pytest.mark.parametrize("project", ["sqlite"], indirect=True)
+def test_what_cannot_be_registered_is_named_and_what_was_not_measured_is_no_champion(project: Path) -> None:
+    evaluate = params.load().evaluate
+    with pytest.raises(UserError, match=r"--gallery street: embeddings/finetuned/street is.*bank, test"):
+        registry.register(Path("models/finetuned"), "street", evaluate)
+    shutil.copytree("data/clean/bank", "data/clean/shop")
+    shutil.copytree("embeddings/baseline/bank", "embeddings/finetuned/shop")
+    with pytest.raises(UserError, match=r"embeddings/finetuned/shop.*made from another model"):
+        registry.register(Path("models/finetuned"), "shop", evaluate)
+    with pytest.raises(UserError, match=r"models/none: no manifest\.json"):
+        registry.register(Path("models/none"), "bank", evaluate)
+    (project / "models/finetuned/manifest.json").write_text('{"files": {}, "inputs": {}, "params": {}}')
+    with pytest.raises(UserError, match="made from another model"):
+        registry.register(Path("models/finetuned"), "bank", evaluate)
+    shutil.rmtree("models/final")
+    os.rename("models/baseline", "models/final")  # a refit: no embeddings of test and valid
+    os.rename("embeddings/final", "embeddings/gone")
+    os.rename("embeddings/baseline", "embeddings/final")
+    for name in registry.SETS:
+        os.rename(f"embeddings/final/{name}", f"embeddings/gone/{name}")
+    made = registry.register(Path("models/final"), "bank", evaluate)
+    assert (made.is_champion, made.why) == (False, "models/final was not measured on test and valid")
+    assert aliases() == {"challenger": made.version}

@@ -1,0 +1,104 @@
+"""Two processes on two nodes, joined by torchrun's rendezvous, against one; and what is refused."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support import distributed
+from tests.support.ports import free_ports
+from tests.support.training import TINY, fit
+from tuwen.training import distributed, step
+from tuwen.core.errors import UserError
+from tuwen.model.dual_encoder import DualEncoder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What the two processes found, each started by a torchrun of its own, as on two machines."""
+    out = tmp_path_factory.mktemp("nodes")
+    rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--rdzv-id=two"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *rendezvous]
+    command += ["--local-addr=127.0.0.1", "-m", "tests.distributed_world", str(out)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    printed = [node.communicate(timeout=180)[0].decode() for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], printed
+    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict:
+    return distributed.results()
+
+
+@pytest.mark.parametrize("case", distributed.CASES)
+def test_the_gradients_of_two_processes_are_those_of_one(case: str, both: list[dict], alone: dict) -> None:
+    loss, expected = alone[case]
+    assert len(expected) > 10
+    assert "log_scale" in expected
+    for found_loss, found in (one[case] for one in both):
+        assert found_loss == pytest.approx(loss, abs=1e-5)
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("case", ["plain", "cached"])
+def test_twenty_plain_steps_end_at_the_same_weights(case: str, both: list[dict], alone: dict) -> None:
+    expected = alone[f"20 steps, {case}"]
+    start = distributed.prepared(fit(batch_size=12)).state_dict()
+    moved = max((expected[name] - start[name]).abs().max().item() for name in start)
+    assert moved > 0.05  # a factor of two in the gradient would be seen
+    for found in (one[f"20 steps, {case}"] for one in both):
+        for name, weight in expected.items():
+            torch.testing.assert_close(found[name], weight, atol=1e-4, rtol=0)
+
+
+def test_siblings_span_the_processes_and_count(alone: dict) -> None:
+    batch = distributed.global_batch(1)
+    halves = [set(batch.positive_id[part].tolist()) for part in (slice(6), slice(6, 12))]
+    assert halves[0] & halves[1] == {100}
+    assert alone["plain"][0] != pytest.approx(alone["negatives"][0], abs=1e-3)
+
+
+def test_both_processes_see_the_same_losses_and_agree(both: list[dict], alone: dict) -> None:
+    for rank, one in enumerate(both):
+        assert one["losses"] == pytest.approx(alone["losses"], abs=1e-3)  # Muon computes in bf16
+        assert one["collected"] == [0, 1], rank
+        assert one["from_first"] == 0
+        assert one["any_of"] == [True, False]
+        assert one["mean"] == 0.5
+
+
+def test_alone_a_process_is_a_group_of_one() -> None:
+    with distributed.group():
+        assert (distributed.rank(), distributed.ranks(), distributed.is_first()) == (0, 1, True)
+        assert distributed.collect("图") == ["图"]
+        rows = torch.ones(2, 3)
+        assert distributed.gather(rows) is rows
+
+
+@pytest.mark.parametrize("asked", ["two", "0", "-1", "1.5", ""])
+def test_a_number_of_gpus_that_is_none_is_named(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUWEN_GPUS", asked)
+    with pytest.raises(UserError, match=f"TUWEN_GPUS must be a number from 1 on, got '{asked}'"):
+        distributed.start("stages.finetune")
+
+
+def test_a_batch_that_cannot_be_shared_and_a_batch_norm_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "ranks", lambda: 3)
+    with pytest.raises(UserError, match="batch_size: 8 cannot be shared evenly by 3 processes"):
+        step.prepare(DualEncoder(TINY), fit())
+    model = DualEncoder(TINY)
+    model.image_tower.stem = torch.nn.BatchNorm2d(3)
+    with pytest.raises(UserError, match=r"TUWEN_GPUS: 3 processes: image_tower\.stem is a BatchNorm"):
+        step.prepare(model, fit(batch_size=9))

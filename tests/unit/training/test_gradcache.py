@@ -1,0 +1,99 @@
+"""Gradients of a batch that goes through the towers in parts: those of the whole batch, with dropout on too."""
+
+import pytest
+import torch
+
+from tests.support.training import TINY, fit
+from tuwen.training import gradcache, step
+from tuwen.core.errors import UserError
+from tuwen.training.loader import Batch
+from tuwen.model.dual_encoder import DualEncoder
+
+STILL = TINY | {"image": TINY["image"] | {"patch_dropout": 0.0}, "text": TINY["text"] | {"dropout": 0.0}}
+ROWS = 12
+
+
+def make_batch() -> Batch:
+    """Pictures with captions of three to eight tokens; every third row has a sibling."""
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randn(ROWS, 3, 16, 16, generator=generator)
+    ids = torch.randint(5, 24, (ROWS, 8), generator=generator)
+    mask = (torch.arange(8) < 3 + torch.arange(ROWS)[:, None] % 6).long()
+    rows = torch.arange(ROWS)
+    return Batch(pixels, ids * mask, mask, rows // 3 * 3 + (rows % 3 == 2), rows)
+
+
+def gradients(config: dict, chunk: int | None, **changes) -> tuple[float, dict[str, torch.Tensor], torch.Tensor]:
+    """Loss, gradient of every parameter, and where the random numbers stand afterwards."""
+    torch.manual_seed(7)
+    model = DualEncoder(config)
+    settings = fit(chunk=chunk, **changes)
+    step.prepare(model, settings)
+    torch.manual_seed(1)
+    loss = step.backward(model, make_batch(), settings)
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return loss.item(), found, torch.get_rng_state()
+
+
+def in_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a step keep the graph of all parts, as if memory did not matter: what GradCache has to equal."""
+    cached = step._backward_cached
+
+    def whole(model, pictures, captions, back, positive, settings):
+        image, text = (torch.cat([piece() for piece in pieces]) for pieces in (pictures, captions))
+        loss = step._loss(model, image, text[back], positive)
+        torch.autograd.backward(loss)
+        return loss
+
+    monkeypatch.setattr(step, "_backward_cached", whole)
+    assert cached is not whole
+
+
+def difference(one: dict, two: dict) -> float:
+    assert one.keys() == two.keys()
+    return max((one[name] - two[name]).abs().max().item() for name in one)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 12])
+def test_without_dropout_parts_give_the_gradients_of_the_whole_batch(chunk) -> None:
+    loss, whole, _ = gradients(STILL, None)
+    again, parts, _ = gradients(STILL, chunk)
+    assert again == pytest.approx(loss, abs=1e-6)
+    assert "log_scale" in whole
+    assert max(value.abs().max() for value in whole.values()) > 0.05
+    assert difference(whole, parts) < 1e-5
+
+
+@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"precision": "bf16"}])
+def test_with_dropout_and_left_out_patches_they_equal_those_of_one_graph(changes, monkeypatch) -> None:
+    config = TINY | {"text": TINY["text"] | {"dropout": 0.3}}
+    loss, parts, stands = gradients(config, 5, **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(gradcache, "set_random_state", lambda state: None)
+        _, astray, _ = gradients(config, 5, **changes)
+    in_one_graph(monkeypatch)
+    again, whole, stands_whole = gradients(config, 5, **changes)
+    assert again == pytest.approx(loss, abs=1e-6)
+    assert difference(whole, parts) < 1e-5
+    assert difference(whole, astray) > 1e-3  # without the restored state the check above could not hold
+    assert torch.equal(stands, stands_whole)  # the next step draws what it would have drawn
+
+
+@pytest.mark.parametrize("tower", ["text", "image"])
+def test_a_frozen_tower_goes_through_once_and_has_no_gradient(tower) -> None:
+    _, whole, _ = gradients(STILL, None, freeze=tower)
+    _, parts, _ = gradients(STILL, 5, freeze=tower)
+    assert whole
+    assert not [name for name in whole if name.startswith(f"{tower}_")]
+    assert difference(whole, parts) < 1e-5
+
+
+def test_a_tower_with_batch_norm_is_refused_with_the_reason_unless_it_is_frozen() -> None:
+    model = DualEncoder(TINY)
+    model.image_tower.stem = torch.nn.BatchNorm2d(3)
+    with pytest.raises(
+        UserError, match=r"fit: chunk: 4: image_tower\.stem is a BatchNorm: .*that part's own mean"
+    ):
+        step.prepare(model, fit(chunk=4))
+    step.prepare(model, fit(chunk=4, freeze="image"))
+    step.prepare(model, fit())

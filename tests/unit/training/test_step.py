@@ -1,0 +1,69 @@
+"""One step on tensors: what it moves, and what it leaves."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.distributed import STILL
+from tests.support.training import TINY, epoch_batches, fit
+from tuwen.training import optim, trainer
+from tuwen.model.dual_encoder import DualEncoder
+from tuwen.training.step import backward
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
+    torch.manual_seed(7)
+    model = DualEncoder(TINY)
+    optimizers = optim.make_optimizers(model, fit())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.text_projection.weight.register_hook(lambda gradient: gradient * torch.inf)
+    loss = trainer.step(model, optimizers, next(epoch_batches(1)), 1.0, fit())
+    assert np.isnan(loss)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs g++, which is not here")
+def test_compiled_towers_train_as_the_others_do(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    losses, compiled = {}, []
+    for on in (False, True):
+        torch.manual_seed(7)
+        model, settings = DualEncoder(STILL), fit(compile=on, muon_lr=None)
+        trainer.prepare(model, settings)
+        compiled.append(model.image_tower._compiled_call_impl is not None)
+        optimizers = optim.make_optimizers(model, settings)
+        losses[on] = [trainer.step(model, optimizers, batch, 1.0, settings) for batch in epoch_batches(1)]
+    assert compiled == [False, True]
+    assert list(tmp_path.rglob("*.cpp"))  # something was compiled, not fallen back from
+    assert losses[False][-1] < losses[False][0]
+    assert losses[True] == pytest.approx(losses[False], abs=1e-4)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_step_leaves_torchs_switch_for_attention_as_it_was(before: bool) -> None:
+    switches, model = torch.backends.cuda, DualEncoder(TINY)
+    kept_one = switches.fp16_bf16_reduction_math_sdp_allowed()
+    try:
+        switches.allow_fp16_bf16_reduction_math_sdp(before)
+        backward(model, next(epoch_batches(1)), fit(precision="bf16"))
+        assert switches.fp16_bf16_reduction_math_sdp_allowed() == before
+    finally:
+        switches.allow_fp16_bf16_reduction_math_sdp(kept_one)
+
+
+def test_checkpointed_layers_give_the_same_gradients() -> None:
+    batch = next(epoch_batches(1))
+    gradients = []
+    for on in (False, True):
+        torch.manual_seed(7)
+        model = DualEncoder(TINY)
+        settings = fit(gradient_checkpointing=on)
+        trainer.prepare(model, settings)
+        torch.manual_seed(1)
+        backward(model, batch, settings)
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        assert torch.equal(one, two)

@@ -1,0 +1,106 @@
+"""The groups of params.yaml that say what the dual encoder is and where its first weights come from."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tuwen.core.params.data import Count, Sha256, Strict
+
+Width = Annotated[int, Field(ge=64, multiple_of=64)]  # the attention heads are 64 wide
+Revision = Annotated[
+    str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")
+]  # commit of a hub id, or a file's sha256
+
+
+class ImageTower(Strict):
+    """The vision transformer."""
+
+    patch_px: Count  # a divisor of image.size_px
+    width: Width
+    layers: Count
+    patch_dropout: Annotated[float, Field(ge=0, lt=1)]  # share of patches left out while training
+
+
+class TextTower(Strict):
+    """The BERT-like text encoder."""
+
+    width: Width
+    layers: Count
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Model(Strict):
+    """The shape of a fresh dual encoder."""
+
+    dim: Count  # dimensions of the common space
+    image: ImageTower
+    text: TextTower
+
+
+class Fresh(Strict):
+    """Nobody's weights yet; the vocabulary is built from corpus and train captions."""
+
+    kind: Literal["fresh"]
+    # a published shape in place of `model`
+    shape: Literal["ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14", "RN50"] | None = None
+
+    def said(self) -> str:
+        """The origin in words."""
+        return "drawn by chance"
+
+
+class HuggingFace(Strict):
+    """A ChineseCLIPModel of transformers, vocabulary and preprocessor included."""
+
+    kind: Literal["hugging_face"]
+    model: str  # local folder or hub id
+    revision: Revision  # commit of the hub id, or sha256 of the folder's weights file
+
+    def said(self) -> str:
+        """The origin in words."""
+        return f"{self.model} at {self.revision}"
+
+
+class CnClip(Strict):
+    """A `.pt` of the package cn_clip, published or trained with it."""
+
+    kind: Literal["cn_clip"]
+    file: str
+    sha256: Sha256  # of the file
+    vocabulary: str  # cn_clip's clip/vocab.txt
+
+    def said(self) -> str:
+        """The origin in words."""
+        return f"{self.file} of cn_clip, sha256 {self.sha256}"
+
+
+class OpenClip(Strict):
+    """A picture tower of open_clip and a Chinese BERT under fresh projections."""
+
+    kind: Literal["open_clip"]
+    image: str  # name in open_clip; OpenAI's weights want one that ends in -quickgelu
+    image_weights: str  # local file or folder, or hub id
+    image_revision: Revision
+    text: str  # local folder or hub id
+    text_revision: Revision
+    dim: Count  # dimensions of the common space
+
+    def said(self) -> str:
+        """The origin in words."""
+        pictures = f"open_clip's {self.image} from {self.image_weights} at {self.image_revision}"
+        return f"{pictures}, {self.text} at {self.text_revision}, fresh projections"
+
+
+class Folder(Strict):
+    """A model folder of this pipeline, such as models/finetuned of another run."""
+
+    kind: Literal["folder"]
+    folder: str
+    sha256: Sha256  # of its model.safetensors
+
+    def said(self) -> str:
+        """The origin in words."""
+        return f"{self.folder}, sha256 {self.sha256}"
+
+
+Start = Annotated[Fresh | HuggingFace | CnClip | OpenClip | Folder, Field(discriminator="kind")]

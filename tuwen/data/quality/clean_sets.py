@@ -1,0 +1,73 @@
+"""Writes the clean sets: tables, manifests, shards of their own for valid and test, the contest's task files."""
+
+import csv
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tuwen.data.formats import manifest, pairs, shards
+from tuwen.data.quality.quarantine import TASKS
+from tuwen.data.quality.split import SPLITS
+
+# The contest's own form: file -> (table, columns)
+CONTEST = {
+    "t2i": {"word_test.csv": ("texts", ["text_id", "caption"]), "image_data.csv": ("images", ["image_id"])},
+    "i2t": {"image_test.csv": ("images", ["image_id"]), "word_data.csv": ("texts", ["text_id", "caption"])},
+}
+
+
+def write(
+    raw: Path,
+    clean: Path,
+    made: Mapping[str, pairs.PairSet],
+    elsewhere: pa.Table,
+    sources: Sequence[str],
+    params: Mapping[str, Any],
+) -> dict[str, pairs.PairSet]:
+    """Write all sets of `made` below `clean`, and return them as written.
+
+    valid and test get shards of their own, and so does a task that the test split stands in for; other pictures
+    stay in the raw shards. elsewhere: the corpus shards that stay where they are. sources: the names under
+    raw/corpus. params: "validate" and "split", for the manifests.
+    """
+    for name in pairs.CLEAN_SETS:
+        shutil.rmtree(clean / name, ignore_errors=True)  # nothing of an earlier run may stay beside the new files
+    origins = {name: ["labelled"] for name in (*SPLITS, "bank")} | {name: [name] for name in TASKS}
+    origins["corpus"] = ["labelled", *(f"corpus/{name}" for name in sources)]
+    written = dict(made)
+    for name in TASKS:
+        if not len(made[name].images) and not len(made[name].texts):
+            written[name], origins[name] = made["test"], ["labelled"]
+    for name in pairs.CLEAN_SETS:
+        if name in ("valid", "test") or (name in TASKS and origins[name] == ["labelled"]):
+            written[name] = replace(written[name], images=_repack(clean / name, written[name].images))
+        pairs.write(clean / name, written[name])
+        _write_task(clean / name, written[name])
+        if name == "corpus":
+            pairs.write_table(clean / name / "shards.parquet", elsewhere)
+        used = dict(params) if "labelled" in origins[name] else {"validate": params["validate"]}
+        manifest.write(clean / name, {origin: raw / origin for origin in origins[name]}, used)
+    return written
+
+
+def _repack(folder: Path, images: pa.Table) -> pa.Table:
+    """Copy the pictures' bytes into `folder/shards`; the images table that points there."""
+    data = folder.parent.parent
+    rows = images.to_pylist()
+    with shards.ShardWriter(data, f"{folder.relative_to(data)}/shards") as writer:
+        for row in rows:
+            encoded = shards.read(data, row["shard"], row["offset"], row["size"])
+            row |= writer.add(row["image_id"], encoded)._asdict()
+    return pa.Table.from_pylist(rows, pairs.IMAGES)
+
+
+def _write_task(folder: Path, pair_set: pairs.PairSet) -> None:
+    for name, (table, columns) in CONTEST.get(folder.name, {}).items():
+        with open(folder / name, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(zip(*(getattr(pair_set, table)[c].to_pylist() for c in columns), strict=True))

@@ -1,0 +1,151 @@
+"""Measures captions, a whole table at a time: what a character is gets asked once for each that occurs."""
+
+import functools
+import re
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tuwen.data.formats.text import has_side_word, normalise
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+Counts = np.ndarray[Any, np.dtype[np.int64]]
+
+CAPTIONS_PER_PART = 100_000  # a part of usual captions takes 100 MB while it is measured
+END_TOKENS = 2  # [CLS] and [SEP]
+CHINESE = re.compile(r"[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+# without tab and line ends, which captions of the contest hold
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+NEWLINE = re.compile(r"[\r\n]")
+INVISIBLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]")
+
+# What sites write around pictures of news: RE2 (https://github.com/google/re2/wiki/Syntax), any one of
+BOILERPLATE = "|".join(
+    (
+        "图片来源|图源|来源[:：]",  # where the picture is from
+        "资料图|资料照片|网络图|视觉中国|东方IC|供图|图集",  # who supplied it
+        "点击(查看|图片|进入|浏览|放大)|查看(原图|大图|更多)|下一页",  # what to click on
+        "版权|侵权|未经授权|转载|责任?编辑",  # whose it is
+        "公众号|扫码|关注我们",  # whom to follow
+        r"https?://|www\.|网址",
+    )
+)
+MASK = r"[<＜]\p{Han}{1,6}[>＞]"  # what was taken out of a caption: <人名>
+
+# One bit for each trait of a character; BERT drops a character that has none of the last three
+(
+    VISIBLE,
+    IS_CHINESE,
+    IS_LATIN,
+    IS_CONTROL,
+    IS_PRIVATE,
+    IS_NEWLINE,
+    SPACE,
+    ALONE,
+    LETTER,
+) = (1 << bit for bit in range(9))
+
+
+def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
+    """The texts table with what its captions are like, in its order; a null counts as an empty caption.
+
+    normalised. chars: without blanks around, 0 where nothing is visible. tokens: BERT's words, [CLS] and [SEP]
+    among them; a vocabulary may cut a Latin word further. chinese_share, latin_share: of the visible characters.
+    control_chars (no tab, no line end), private_use_chars, masks: how many. newline, boilerplate, side_word (左
+    or 右): whether. duplicates: captions of the table with the same normalised form, itself among them.
+    """
+    import pandas as pd
+    import pyarrow.compute as pc
+
+    frame: pd.DataFrame = texts.to_pandas()
+    column = pc.fill_null(texts["caption"], "")
+    captions: list[str] = column.to_pylist()
+    starts = range(0, max(len(captions), 1), CAPTIONS_PER_PART)
+    parts = [_count(captions[start : start + CAPTIONS_PER_PART]) for start in starts]
+    count = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    visible = count["visible"]
+    frame["normalised"] = pd.Series(list(map(normalise, captions)), frame.index, dtype=str)
+    stripped = np.fromiter((len(caption.strip()) for caption in captions), np.int64, len(captions))
+    frame["chars"] = np.where(visible > 0, stripped, 0)
+    frame["tokens"] = count["tokens"] + END_TOKENS
+    frame["chinese_share"] = count["chinese"] / np.maximum(visible, 1)
+    frame["latin_share"] = count["latin"] / np.maximum(visible, 1)
+    frame["control_chars"] = count["control"]
+    frame["private_use_chars"] = count["private"]
+    frame["newline"] = count["newline"] > 0
+    frame["boilerplate"] = pc.match_substring_regex(column, BOILERPLATE, ignore_case=True).to_numpy()
+    frame["masks"] = pc.count_substring_regex(column, MASK).to_numpy().astype(np.int64)
+    frame["side_word"] = np.fromiter(map(has_side_word, captions), bool, len(captions))
+    frame["duplicates"] = frame.groupby("normalised")["normalised"].transform("size").astype(np.int64)
+    return frame
+
+
+def _count(captions: list[str]) -> dict[str, Counts]:
+    """Per caption [N] how many visible, Chinese, Latin, control, private-use characters, line ends and tokens."""
+    size = len(captions)
+    codes = np.frombuffer("".join(captions).encode("utf-32-le"), np.uint32)
+    row = np.repeat(np.arange(size), np.fromiter(map(len, captions), np.int64, size))
+    traits = _traits(codes)[codes]
+
+    def per_row(chosen: np.ndarray[Any, Any]) -> Counts:
+        return np.bincount(row[chosen], minlength=size)
+
+    bits = {
+        "visible": VISIBLE,
+        "chinese": IS_CHINESE,
+        "latin": IS_LATIN,
+        "control": IS_CONTROL,
+        "private": IS_PRIVATE,
+        "newline": IS_NEWLINE,
+    }
+    found = {name: per_row(traits & bit != 0) for name, bit in bits.items()}
+    kept = np.flatnonzero(traits & (SPACE | ALONE | LETTER))
+    letter = traits[kept] & LETTER != 0
+    goes_on = np.zeros(len(kept), bool)
+    goes_on[1:] = letter[1:] & letter[:-1] & (row[kept][1:] == row[kept][:-1])
+    return found | {"tokens": per_row(kept[(traits[kept] & SPACE == 0) & ~goes_on])}
+
+
+def _traits(codes: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """Code point -> its traits, for those that occur in `codes`."""
+    occurs = np.zeros(0x110000, bool)
+    occurs[codes] = True
+    table = np.zeros(0x110000, np.uint16)
+    for code in np.flatnonzero(occurs):
+        table[code] = _traits_of(chr(code))
+    return table
+
+
+@functools.cache
+def _traits_of(character: str) -> int:
+    latin = character.isalpha() and "LATIN" in unicodedata.name(character, "")
+    return (
+        VISIBLE * (not INVISIBLE.match(character))
+        | IS_CHINESE * bool(CHINESE.match(character))
+        | IS_LATIN * latin
+        | IS_CONTROL * bool(CONTROL.match(character))
+        | IS_PRIVATE * (unicodedata.category(character) == "Co")
+        | IS_NEWLINE * bool(NEWLINE.match(character))
+        | _part_in_tokens(character)
+    )
+
+
+def _part_in_tokens(character: str) -> int:
+    """Between two letters: does BERT drop the character, part them at it, give it a token, or join all three?"""
+    split = _bert_words()
+    parted = len(split(f"a{character}a"))
+    if parted == 1:
+        return LETTER if split(character) else 0
+    return SPACE if parted == 2 else ALONE
+
+
+@functools.cache
+def _bert_words() -> Any:
+    from tokenizers import normalizers, pre_tokenizers
+
+    clean, cut = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    return lambda text: cut.pre_tokenize_str(clean.normalize_str(text))

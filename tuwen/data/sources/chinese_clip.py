@@ -1,0 +1,142 @@
+"""Chinese-CLIP's form: pictures in base64, one a line, and texts with the ids of their pictures.
+
+{split}_imgs.tsv     image_id <tab> base64, plain or URL-safe
+{split}_texts.jsonl  {"text_id": 8428, "text": "高级感托特包斜挎", "image_ids": [1076345, 517602]}
+MUGE, Flickr30k-CN and COCO-CN come in it: README.md of https://github.com/OFA-Sys/Chinese-CLIP.
+"""
+
+import binascii
+import codecs
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tuwen.core.errors import UserError
+from tuwen.core.params.data import ChineseClipSource
+from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
+from tuwen.data.sources.splits import NAMES, official
+from tuwen.data.formats.text_files import json_rows
+
+PICTURES, TEXTS = "_imgs.tsv", "_texts.jsonl"
+KEYS = ("text_id", "text", "image_ids")
+MAX_LINE_BYTES = 1 << 28  # above any picture: a file without line ends must not fill the memory
+URL_SAFE = bytes.maketrans(b"-_", b"+/")
+
+
+def read(source: ChineseClipSource) -> Sets:
+    """The pairs of every split, and as task t2i the split whose texts name no picture at all.
+
+    Ids of labelled pairs begin with their split, since some data sets count anew in each; ids of the task are as
+    in the files. Raises UserError where a file is missing, misnamed, or a line of it is not of this form.
+    """
+    root = Path(source.root)
+    names = _names(root)
+    tasks = [name for name in names if _asks(root / f"{name}{TEXTS}")]
+    if len(tasks) > 1:
+        raise UserError(f"{root}: the texts of {tasks} name no pictures; there can be one task, move the others")
+    splits = _splits(root, [name for name in names if name not in tasks])
+    labelled = (_records(root, name, f"{NAMES[name]}/", split) for name, split in splits.items())
+    sets: dict[str, Iterator[Record]] = {"labelled": chain.from_iterable(labelled)}
+    if tasks:
+        sets["t2i"] = _records(root, tasks[0], "", None)
+    return sets
+
+
+def _names(root: Path) -> list[str]:
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; `root` in params.yaml names the one with train{PICTURES}")
+    found = {end: {path.name.removesuffix(end) for path in root.glob(f"*{end}")} for end in (PICTURES, TEXTS)}
+    if not found[PICTURES]:
+        raise UserError(f"{root}: no file named like train{PICTURES}; `root` must name the folder that has them")
+    for name in sorted(found[PICTURES] ^ found[TEXTS]):
+        missing = f"{name}{TEXTS if name in found[PICTURES] else PICTURES}"
+        raise UserError(f"{root}: {missing} not found, half of the split {name}; add it, or take out the other")
+    return sorted(found[PICTURES])
+
+
+def _splits(root: Path, names: list[str]) -> dict[str, str | None]:
+    """Name in the files -> the split of its pictures, null where there is only one."""
+    for name in names:
+        if name not in NAMES:
+            raise UserError(f"{root}: {name}{TEXTS}: unknown split {name!r}, expected {', '.join(NAMES)}; rename")
+    split_of = {name: NAMES[name] for name in names}
+    if len(set(split_of.values())) < len(names):
+        raise UserError(f"{root}: {names} name one split twice; keep one of them")
+    if not names:
+        raise UserError(f"{root}: no text names a picture in image_ids; there are no pairs to train on")
+    return {name: official(split_of.values())[split] for name, split in split_of.items()}
+
+
+def _asks(texts: Path) -> bool:
+    """Whether there are texts and none names a picture."""
+    row = 0
+    for row, values in json_rows(texts, KEYS):
+        if _image_ids(values, f"{texts}:{row}"):
+            return False
+    return row > 0
+
+
+def _records(root: Path, name: str, prefix: str, split: str | None) -> Iterator[Record]:
+    pictures, texts = root / f"{name}{PICTURES}", root / f"{name}{TEXTS}"
+    for row, image_id, encoded in _lines(pictures):
+        data = _decoded(encoded)
+        fault = None if data else "unreadable_record"
+        yield Picture(f"{prefix}{image_id}", data or None, pictures.name, row, fault, split=split)
+    for row, values in json_rows(texts, KEYS):
+        place = f"{texts}:{row}"
+        text_id = f"{prefix}{_id(values['text_id'], place)}"
+        text = values["text"] if values["text"] is not None else ""
+        if not isinstance(text, str):
+            raise UserError(f"{place}: text is {text!r:.80}, expected a text; write it in quotes")
+        yield Caption(text_id, text, texts.name, row)
+        for image_id in dict.fromkeys(_image_ids(values, place)):
+            yield Link(f"{text_id}:{image_id}", f"{prefix}{image_id}", text_id, texts.name, row)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str, bytes]]:
+    """(line counted from 1, image id, base64); empty lines are none."""
+    with open(path, "rb") as file:
+        for row, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), 1):
+            if len(line) == MAX_LINE_BYTES:
+                raise UserError(f"{path}:{row}: {MAX_LINE_BYTES} bytes and no line end; write one picture a line")
+            line = line.removeprefix(codecs.BOM_UTF8 if row == 1 else b"").rstrip(b"\r\n")
+            if not line:
+                continue
+            fields = line.split(b"\t")
+            if len(fields) != 2 or not fields[0].strip():
+                raise UserError(
+                    f"{path}:{row}: found {len(fields)} fields, {line[:40]!r}, expected image id, tab, base64"
+                )
+            yield row, _decoded_id(fields[0], f"{path}:{row}"), fields[1]
+
+
+def _decoded_id(raw: bytes, place: str) -> str:
+    for encoding in ("utf-8", "gb18030"):
+        try:
+            return raw.decode(encoding).strip()
+        except UnicodeDecodeError:
+            continue
+    raise UserError(f"{place}: the image id {raw[:40]!r} is neither UTF-8 nor GB18030; write it anew")
+
+
+def _decoded(encoded: bytes) -> bytes | None:
+    plain = encoded.strip().translate(URL_SAFE)
+    try:
+        return binascii.a2b_base64(plain + b"=" * (-len(plain) % 4), strict_mode=True)
+    except binascii.Error:
+        return None
+
+
+def _image_ids(values: dict[str, Any], place: str) -> list[str]:
+    found = values["image_ids"] if values["image_ids"] is not None else []
+    if not isinstance(found, list):
+        raise UserError(f"{place}: image_ids is {found!r:.80}, expected a list; write [] where there is none")
+    return [_id(value, place) for value in found]
+
+
+def _id(value: Any, place: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
+        raise UserError(f"{place}: the id is {value!r:.80}, expected a number or a text; give each its own")
+    return str(value).strip()

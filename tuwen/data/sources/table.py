@@ -1,0 +1,140 @@
+"""Any CSV, TSV, JSONL or Parquet file with a picture column and caption columns."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from tuwen.core.errors import UserError
+from tuwen.core.params.data import TableSource
+from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
+from tuwen.data.sources.splits import NAMES
+from tuwen.data.formats.text_files import Row, csv_rows, json_rows, read_picture
+
+BATCH_ROWS = 64  # of a Parquet file, which may hold the pictures' bytes
+BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are
+
+
+def read(source: TableSource) -> Sets:
+    """The pairs of the table; a picture that several rows name alike is one picture with several captions.
+
+    Raises UserError where the table is missing, of another form, or lacks a column that params.yaml names.
+    """
+    path = Path(source.root) / source.file
+    if PurePosixPath(source.file).is_absolute() or ".." in PurePosixPath(source.file).parts:
+        raise UserError(
+            f"params.yaml: file must lie under root ({source.root}), got {source.file!r}; move it there"
+        )
+    if not path.is_file():
+        raise UserError(f"{path}: not found; `file` in params.yaml names the table, from `root`")
+    return {"labelled": _records(source, path, _rows(source, path))}
+
+
+def _rows(source: TableSource, path: Path) -> Iterator[Row]:
+    optional = (source.image_id, source.group, source.category, source.split)
+    columns = list(dict.fromkeys([source.image, *source.captions, *(name for name in optional if name)]))
+    match path.suffix.lower():
+        case ".csv":
+            return csv_rows(path, columns)
+        case ".tsv":
+            return csv_rows(path, columns, "\t")
+        case ".jsonl":
+            return json_rows(path, columns)
+        case ".parquet":
+            return _parquet_rows(path, columns)
+    raise UserError(
+        f"{path}: found {path.suffix!r}, expected .csv, .tsv, .jsonl or .parquet; convert or rename it"
+    )
+
+
+def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = 0
+    try:
+        with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+            names = file.schema_arrow.names
+            if missing := [name for name in columns if names.count(name) != 1]:
+                raise UserError(f"{path}: {missing} not found once, found {names}; add or rename columns")
+            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+                for values in batch.to_pylist():
+                    row += 1
+                    yield row, values
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as Parquet after row {row}: {error}; write the file anew") from None
+
+
+def _records(source: TableSource, path: Path, rows: Iterator[Row]) -> Iterator[Record]:
+    file = PurePosixPath(source.file).as_posix()
+    shown: dict[str, str] = {}  # image_id -> what was said of the picture when it was last yielded
+    captions: dict[str, int] = {}  # image_id -> how many so far
+    for row, cells in rows:
+        place = f"{path}:{row}"
+        shot = _shot(cells[source.image], place)
+        group, category, split = (
+            _known(cells, name, place) for name in (source.group, source.category, source.split)
+        )
+        if split and split not in NAMES:
+            raise UserError(f"{place}: the split is {split!r:.80}, expected {', '.join(NAMES)}, or nothing")
+        split = NAMES[split] if split else None
+        image_id = _text(cells[source.image_id], place) if source.image_id else shot.key or f"{file}:{row}"
+        # another picture, or the same of another group or split, is a row of its own: validate names the id
+        said = "\0".join((shot.key, group or "", category or "", split or "")).rstrip("\0")
+        if shown.get(image_id) != said:
+            shown[image_id] = image_id if said == image_id else said
+            picture = Picture(image_id, shot.data, file, row, group=group, category=category, split=split)
+            yield picture if shot.data is not None else _from_file(Path(source.root), shot.key, picture)
+        for caption in _captions(source, cells, place):
+            captions[image_id] = captions.get(image_id, 0) + 1
+            text_id = f"{image_id}#{captions[image_id]}"
+            yield Caption(text_id, caption, file, row)
+            yield Link(text_id, image_id, text_id, file, row)
+
+
+class _Shot(NamedTuple):
+    """What the picture cell holds: bytes, else a path; `key` tells pictures apart and is "" for an empty cell."""
+
+    data: bytes | None
+    key: str
+
+
+def _shot(cell: Any, place: str) -> _Shot:
+    if isinstance(cell, dict):  # as Hugging Face's datasets write it: {"bytes": …, "path": …}
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes):
+        return _Shot(cell, hashlib.sha256(cell).hexdigest())
+    if cell is None or isinstance(cell, str):
+        return _Shot(None, cell or "")
+    raise UserError(f"{place}: the picture is {cell!r:.80}, expected a path or bytes; name another column")
+
+
+def _from_file(root: Path, name: str, picture: Picture) -> Picture:
+    """`picture` with the bytes of its file, which is where it stands; without them it stands in the table."""
+    data, fault = read_picture(root, name)
+    if fault:
+        return picture._replace(fault=fault)
+    return picture._replace(data=data, file=PurePosixPath(name.replace("\\", "/")).as_posix(), row=None)
+
+
+def _known(cells: dict[str, Any], column: str | None, place: str) -> str | None:
+    return (_text(cells[column], place) or None) if column else None
+
+
+def _captions(source: TableSource, cells: dict[str, Any], place: str) -> list[str]:
+    """The row's captions. Empty cells among several columns are none; a row without any has one that is empty."""
+    found: list[str] = []
+    for column in source.captions:
+        cell = cells[column]
+        found += [_text(value, place) for value in cell] if isinstance(cell, list) else [_text(cell, place)]
+    if len(source.captions) > 1:
+        found = [caption for caption in found if caption]
+    return found or [""]
+
+
+def _text(value: Any, place: str) -> str:
+    if value is None or value != value:  # NaN is how pandas writes a missing number
+        return ""
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise UserError(f"{place}: found {value!r:.80}, expected a text; name another column")

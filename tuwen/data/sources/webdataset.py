@@ -1,0 +1,136 @@
+"""WebDataset tars: pictures beside txt or json of the same key; or a list of tars that stay where they are."""
+
+import csv
+import os
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from tuwen.data.formats import shards
+from tuwen.core.errors import UserError
+from tuwen.core.executor import make_executor
+from tuwen.data.formats.manifest import file_sha256
+from tuwen.core.params.data import WebdatasetSource
+from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
+from tuwen.data.formats.text_files import check_name, csv_rows, relative
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COLUMNS = ("address", "size", "sha256", "pairs")
+
+
+def read(source: WebdatasetSource) -> Sets:
+    """The pairs of all *.tar below `root`, in the order of their paths.
+
+    An id is the tar's path from `root` without .tar, then the key: other tars may come without changing it.
+    Raises UserError where there is no tar, and where a tar cannot be read (see `shards.samples`).
+    """
+    root = Path(source.root)
+    if root.suffix == ".csv":
+        raise UserError(f"{root}: a list of shards is for `corpus` alone; `source` must name a folder of tars")
+    return {"labelled": chain.from_iterable(_records(path, root, source.caption) for path in find([root]))}
+
+
+def find(places: Iterable[Path]) -> list[Path]:
+    """The tars that `places` are, or hold at any depth, there by path. Raises UserError where one has none."""
+    found: list[Path] = []
+    for place in places:
+        here = [place] if place.is_file() else sorted(path for path in place.rglob("*.tar") if path.is_file())
+        if not here:
+            raise UserError(f"{place}: no such folder, or no .tar in it; name the folder that holds the shards")
+        found += here
+    return found
+
+
+def list_shards(places: Iterable[Path], file: TextIO) -> None:
+    """Write the list of the tars of `places`, which `listed_shards` reads; their paths as they are given."""
+    tars = find(places)
+    for tar in tars:
+        check_name(tar)
+    with make_executor() as executor:
+        write_list(file, tars, executor.map(measure, [tar.absolute() for tar in tars]))
+
+
+def write_list(file: TextIO, tars: Iterable[Path], measured: Iterable[tuple[int, str, int]]) -> None:
+    """Write a CSV with the header address,size,sha256,pairs; `measured`: what `measure` gives for each tar."""
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    rows.writerows((tar.as_posix(), *found) for tar, found in zip(tars, measured, strict=True))
+
+
+def measure(tar: Path) -> tuple[int, str, int]:
+    """(bytes, sha256, pairs) of a tar, read twice: for its sha256, and for the names of its members."""
+    with open(tar, "rb") as file:
+        pairs = shards.count_pairs(file)
+    return tar.stat().st_size, file_sha256(tar), pairs
+
+
+def listed_shards(source: WebdatasetSource) -> "pa.Table":
+    """The list of shards `root`, a CSV with the header address,size,sha256,pairs, as a table (`pairs.SHARDS`).
+
+    address: a URL, or a path, relative ones from the working directory, the repository's root; it is kept as it is
+    written. Raises UserError that names the line where a value is wrong, an address or a sha256 stands again, or a
+    file is missing or of another size.
+    """
+    import pyarrow as pa
+
+    from tuwen.data.formats import pairs
+
+    path, rows, seen = Path(source.root), [], set[str]()
+    lines: dict[str, int] = {}  # sha256 -> its line
+    for line, cells in csv_rows(path, COLUMNS):
+        place, address = f"{path}:{line}", cells["address"]
+        row = {
+            "address": address,
+            "size": _number(cells, "size", place),
+            "sha256": cells["sha256"],
+            "pairs": _number(cells, "pairs", place),
+            "caption_key": source.caption,
+        }
+        if not re.fullmatch("[0-9a-f]{64}", cells["sha256"]):
+            raise UserError(f"{place}: sha256 is {cells['sha256']!r:.80}, expected 64 hexadecimal digits; {AGAIN}")
+        if address in seen:
+            raise UserError(f"{place}: {address} is listed twice; take one line out")
+        if (first := lines.setdefault(cells["sha256"], line)) != line:
+            raise UserError(f"{place}: the same sha256 as in line {first}: one tar twice; take one line out")
+        if "://" not in address:
+            _check_file(Path(address), row["size"], place)
+        seen.add(address)
+        rows.append(row)
+    return pa.Table.from_pylist(rows, pairs.SHARDS)
+
+
+AGAIN = "write the list anew with `tuwen shards`"
+
+
+def _check_file(path: Path, size: int, place: str) -> None:
+    found = path.stat().st_size if path.is_file() else None
+    if found is None:
+        raise UserError(f"{place}: {path} not found; a path starts from the repository's root, or is absolute")
+    if found != size:
+        raise UserError(f"{place}: {path} has {found} bytes, expected {size}; copy it again, or {AGAIN}")
+
+
+def _number(cells: dict[str, str], column: str, place: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", cells[column]):
+        raise UserError(f"{place}: {column} is {cells[column]!r:.80}, expected a whole number; {AGAIN}")
+    return int(cells[column])
+
+
+def _records(path: Path, root: Path, caption_key: str) -> Iterator[Record]:
+    file = relative(path, root)
+    prefix, seen = os.path.splitext(file)[0], set[str]()
+    with open(path, "rb") as tar:
+        for row, sample in enumerate(shards.samples(tar, caption_key), 1):
+            image_id = f"{prefix}/{sample.key}"
+            if image_id in seen:  # a key that stands twice in a tar
+                image_id = f"{image_id}@{row}"
+            seen.add(image_id)
+            yield Picture(image_id, sample.picture, file, row, sample.fault)
+            for number, caption in enumerate(sample.captions, 1):
+                text_id = f"{image_id}#{number}"
+                yield Caption(text_id, caption, file, row)
+                yield Link(text_id, image_id, text_id, file, row)

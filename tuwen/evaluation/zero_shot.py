@@ -1,0 +1,133 @@
+"""Zero-shot classification: labels -> prompts -> class vectors -> the classes nearest to each picture.
+
+A class vector is the mean of the unit vectors of its prompts, brought back to length 1: prompt ensembling as in
+Radford et al. 2021 (CLIP), section 3.1.4. Shapes: N pictures, C classes, P prompts of a class, D dimensions.
+"""
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuwen.data.formats import pairs
+from tuwen.retrieval.embed import embed_captions
+from tuwen.model.dual_encoder import DualEncoder, device, load
+from tuwen.retrieval.search import Vectors, read_vectors, top_k
+from tuwen.data.formats.text import load_tokenizer
+
+ONE_PROMPT = "这是一张{}图片"
+ENSEMBLE = (
+    ONE_PROMPT,
+    *("{}", "{}图片", "{}的照片", "{}的图案", "{}的图标", "{}的插画", "{}的简笔画", "{}的卡通画", "{}的特写"),
+    *("一张{}的照片", "一张清晰的{}照片", "一张模糊的{}照片", "一张黑白的{}图片", "一张色彩鲜艳的{}图片"),
+    *("一张小小的{}图片", "一张常见的{}图片", "一个{}图标", "一个表示{}的符号", "一幅画着{}的画", "手绘的{}"),
+    *("图中是{}", "图里有{}", "照片里的{}", "画面上只有{}", "这张图片的内容是{}", "这张图片属于{}这一类"),
+    *("关于{}的图片", "与{}有关的图案", "看得出来，这是{}", "白色背景上的{}", "网上找到的一张{}图片"),
+)
+TOP = 5
+BATCH_SIZE = 256  # prompts
+DIGITS = 6
+
+Report = dict[str, Any]
+
+
+def zero_shot(model_folder: Path, embedded: Path, set_folder: Path, out: Path) -> None:
+    """Write as `out` how well a model tells the `category` of a set's pictures, by one prompt and by the ensemble.
+
+    embedded: folder of the set's vectors by this model. Pictures without a category are left out; a set with fewer
+    than two categories gives a report of no picture. Raises UserError for missing or unsound embeddings.
+    """
+    categories = pairs.read(set_folder).images["category"].to_pylist()
+    known = [row for row, category in enumerate(categories) if category]
+    labels = [categories[row] for row in known]
+    report = empty_report()
+    if len(set(labels)) > 1:
+        images = read_vectors(embedded / "images.npy", len(categories), set_folder / "images.parquet")
+        report = classify(load(model_folder).to(device()), model_folder, images[known], labels, ENSEMBLE)
+    write(out, report)
+
+
+def empty_report() -> Report:
+    """What stands where there are no categories."""
+    none = {"top_1": 0.0, "top_5": 0.0}
+    return {
+        "classes": [],
+        "pictures": 0,
+        "one_prompt": none,
+        "ensemble": none,
+        "per_class": [],
+        "confusion": [],
+    }
+
+
+def classify(
+    model: DualEncoder, model_folder: Path, images: Vectors, labels: Sequence[str], templates: Sequence[str]
+) -> Report:
+    """Top-1 and top-5 by ONE_PROMPT and by the ensemble `templates`; per class and confusion by the ensemble.
+
+    images [N, D]: unit vectors; labels: the true class of each. confusion[true class][class said] counts pictures.
+    Of classes that are equally near, the first in the order of their names is said.
+    """
+    classes = sorted(set(labels))
+    tokenizer = load_tokenizer(model_folder / "vocab.txt")
+    truth = np.array([classes.index(label) for label in labels])
+    accuracy = {}
+    for name, used in (("one_prompt", [ONE_PROMPT]), ("ensemble", templates)):
+        vectors = class_vectors(model, tokenizer, classes, used)
+        said, _ = top_k(images, vectors, min(TOP, len(classes)))
+        right = said == truth[:, None]
+        accuracy[name] = {"top_1": _share(right[:, 0]), "top_5": _share(right.any(axis=1))}
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (truth, said[:, 0]), 1)
+    per_class = [
+        {"class": name, "pictures": int(row.sum()), "top_1": round(float(row[c] / row.sum()), DIGITS)}
+        for c, (name, row) in enumerate(zip(classes, confusion, strict=True))
+    ]
+    return {
+        "classes": classes,
+        "pictures": len(labels),
+        **accuracy,
+        "per_class": per_class,
+        "confusion": confusion.tolist(),
+    }
+
+
+def class_vectors(model: DualEncoder, tokenizer: Any, labels: Sequence[str], templates: Sequence[str]) -> Vectors:
+    """Labels -> unit vectors [C, D], the mean over `templates`; in each, {} is where the label goes."""
+    prompts = [template.replace("{}", label) for label in labels for template in templates]
+    prompt_CPD = embed_captions(model, tokenizer, prompts, BATCH_SIZE).reshape(len(labels), len(templates), -1)
+    mean_CD = prompt_CPD.astype(np.float64).mean(axis=1)
+    vectors: Vectors = (mean_CD / np.linalg.norm(mean_CD, axis=1, keepdims=True)).astype(np.float32)
+    return vectors
+
+
+def table(report: Report) -> str:
+    """The report as people read it on a terminal: each class, then all by the ensemble and by one prompt."""
+    rows = [("class", "pictures", "top-1", "top-5")]
+    rows += [(line["class"], f"{line['pictures']:,}", f"{line['top_1']:.1%}", "") for line in report["per_class"]]
+    for name, found in (("all, by the ensemble", "ensemble"), ("all, by one prompt", "one_prompt")):
+        figures = report[found]
+        rows.append((name, f"{report['pictures']:,}", f"{figures['top_1']:.1%}", f"{figures['top_5']:.1%}"))
+    longest = max(_columns(row[0]) for row in rows)
+    return "\n".join(
+        f"{name}{' ' * (longest - _columns(name))}  {pictures:>8}  {top_1:>6}  {top_5:>6}".rstrip()
+        for name, pictures, top_1, top_5 in rows
+    )
+
+
+def write(out: Path, report: Report) -> None:
+    """The report as JSON."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _share(right: Any) -> float:
+    return round(float(right.mean()), DIGITS)
+
+
+def _columns(text: str) -> int:
+    """Of a terminal, where a Chinese character takes two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

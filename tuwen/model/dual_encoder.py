@@ -1,0 +1,162 @@
+"""The dual encoder: a picture tower and a text tower that map into one space of unit vectors.
+
+A model folder holds config.json (the layers), model.safetensors, vocab.txt and preprocessor.json (what becomes of
+a picture and of a text before the layers).
+Shapes: B items, S pixels a side, L tokens, D dimensions of the common space, I images, T texts.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tuwen.data.formats import images
+from tuwen.model import state_dict, towers
+from tuwen.core.errors import UserError
+
+START_SCALE = 1 / 0.07  # CLIP's first temperature
+MAX_SCALE = 100.0  # CLIP's clamp: scores never divide by less than 0.01
+REMAKE = "make the model again with `dvc repro`, or fetch it with `dvc pull`"
+
+
+class DualEncoder(nn.Module):
+    """Picture tower, text tower, a projection each, a temperature; built by `config` alone.
+
+    config: `dim`; `image` (`kind`, `size_px` and the rest of tuwen/towers.py, and `mean` and `std` of its pixels,
+    0..1, where they are not CLIP's); `text` (`max_tokens`, `width`, `layers`, `dropout`, the rest of
+    tuwen/towers.py, and `pool`: `first` takes the vector of [CLS], `mean` the average over the tokens);
+    `vocabulary` (number of tokens).
+    """
+
+    pixel_factor: Tensor
+    pixel_shift: Tensor
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        self.image_tower = towers.image_tower(config["image"], config["dim"])
+        self.text_tower = towers.text_tower(config["text"], config["vocabulary"])
+        width = config["text"]["width"]
+        self.text_projection = nn.Linear(width, config["dim"], bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(START_SCALE)))
+        self._pool_first: bool = config["text"].get("pool", "mean") == "first"
+        self._own_pixels = "mean" in config["image"]
+        for name, values_3 in _own_normal(config["image"]).items():
+            self.register_buffer(name, values_3[:, None, None], persistent=False)
+
+    def encode_image(self, pixels_B3SS: Tensor) -> Tensor:
+        """Pixels [B, 3, S, S] normalised by CLIP's mean and deviation -> unit vectors [B, D], float32."""
+        if self._own_pixels:
+            pixels_B3SS = pixels_B3SS * self.pixel_factor + self.pixel_shift
+        return nn.functional.normalize(self.image_tower(pixels_B3SS).float(), dim=-1)
+
+    def words(self, ids: Tensor) -> Tensor:
+        """Token ids [...] -> their vectors in the text tower's table [..., W]."""
+        tower: Any = self.text_tower
+        found: Tensor = tower.get_input_embeddings()(ids)
+        return found
+
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor, word_BLW: Tensor | None = None) -> Tensor:
+        """Token ids and mask [B, L] -> unit vectors [B, D], float32; word_BLW: `words` of the ids, if at hand."""
+        given = {"input_ids": ids_BL} if word_BLW is None else {"inputs_embeds": word_BLW}
+        hidden_BLW = self.text_tower(**given, attention_mask=mask_BL).last_hidden_state
+        if self._pool_first:
+            pooled_BW = hidden_BLW[:, 0]
+        else:
+            weight_BL1 = mask_BL[..., None].to(hidden_BLW.dtype)
+            pooled_BW = (hidden_BLW * weight_BL1).sum(1) / weight_BL1.sum(1)
+        return nn.functional.normalize(self.text_projection(pooled_BW).float(), dim=-1)
+
+    @property
+    def scale(self) -> Tensor:
+        """The learned factor before the softmax, 1 / temperature, at most MAX_SCALE."""
+        return self.log_scale.exp().clamp(max=MAX_SCALE)
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Trade a third more computing for memory: both towers compute their blocks again in the backward pass."""
+        towers.checkpoint_image(self.image_tower, enabled)
+        towers.checkpoint_text(self.text_tower, enabled)
+
+
+def _own_normal(image: dict[str, Any]) -> dict[str, Tensor]:
+    """What turns pixels in CLIP's normal form into this model's own, so that one form travels to every model."""
+    if "mean" not in image:
+        return {}
+    mean, std = (torch.tensor(values, dtype=torch.float64) / 255 for values in (images.MEAN, images.STD))
+    own_mean, own_std = (torch.tensor(image[name], dtype=torch.float64) for name in ("mean", "std"))
+    return {"pixel_factor": (std / own_std).float(), "pixel_shift": ((mean - own_mean) / own_std).float()}
+
+
+def device() -> str:
+    """Where to compute: the GPU when there is one. Never decides what is computed."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def match(image_ID: Tensor, text_TD: Tensor) -> Tensor:
+    """Unit vectors of images [I, D] and texts [T, D] -> cosine in [-1, 1], shape [I, T].
+
+    Top-k along a row answers I2T (a picture asks for texts), along a column T2I.
+    """
+    return image_ID @ text_TD.T
+
+
+def save(model: DualEncoder, folder: Path, vocabulary: list[str]) -> None:
+    """Write config.json, model.safetensors, vocab.txt and preprocessor.json into `folder`."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, body in (("config.json", model.config), ("preprocessor.json", _preprocessor(model.config))):
+        (folder / name).write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+
+
+def _preprocessor(config: dict[str, Any]) -> dict[str, Any]:
+    """For whoever feeds the model from another program; `load` checks that it is still this."""
+    image = config["image"]
+    pixels = {name: image.get(name, [value / 255 for value in clip]) for name, clip in images.CLIP_PIXELS.items()}
+    rule = "EXIF rotation; RGB on white; aspect over max_aspect cut, centred; squashed to a square"
+    return {
+        "image": {"rule": rule, "max_aspect": images.MAX_ASPECT, "size_px": image["size_px"], **pixels}
+        | {"resample": "antialiased bicubic", "scale": 1 / 255},
+        "text": {"lower_case": True, "max_tokens": config["text"]["max_tokens"], "tokenizer": "BERT WordPiece"},
+    }
+
+
+def load(folder: Path) -> DualEncoder:
+    """Build the model that `save` wrote, in evaluation mode. Raises UserError when files or weights do not fit."""
+    config = _read_json(folder / "config.json")
+    if not (folder / "vocab.txt").is_file():
+        raise UserError(f"{folder / 'vocab.txt'}: missing; expected the model's tokens, one a line; {REMAKE}")
+    try:
+        model = DualEncoder(config)
+        expected = _preprocessor(config)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder / 'config.json'}: no layers can be built by it ({error!r}); {REMAKE}") from None
+    if _read_json(folder / "preprocessor.json") != expected:
+        raise UserError(f"{folder / 'preprocessor.json'}: is not what config.json says; {REMAKE}")
+    if (tokens := len(read_vocabulary(folder))) > config["vocabulary"]:
+        raise UserError(
+            f"{folder / 'vocab.txt'}: expected {config['vocabulary']} tokens at most, as config.json says, got "
+            f"{tokens}; {REMAKE}"
+        )
+    state_dict.fill(model, state_dict.read(folder / "model.safetensors"), str(folder / "model.safetensors"))
+    return model.eval()
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {REMAKE}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: no JSON ({error}); {REMAKE}") from None
+
+
+def read_vocabulary(folder: Path) -> list[str]:
+    """The tokens of the model in `folder`, in the order of their ids."""
+    # not splitlines: published vocabularies hold tokens that Unicode counts as line ends
+    return (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")

@@ -1,0 +1,125 @@
+"""The towers by their configs: vision transformers, ResNets and what open_clip knows; BERT for texts.
+
+Only `vit` and the text tower are needed on a machine without open_clip.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from tuwen.core.compat import declare_torchvision_ops
+from tuwen.core.errors import UserError
+from tuwen.model.vit import VisionTransformer
+
+
+def image_tower(config: dict[str, Any], dim: int) -> nn.Module:
+    """The layers that map pixels [B, 3, S, S] to [B, dim], by `config["kind"]`.
+
+    `vit`: tuwen/vit.py. `resnet`: CLIP's ResNet {size_px, width, layers, heads}. `open_clip`: any tower of
+    open_clip {size_px, embed_dim, vision_cfg, quick_gelu} under a projection of our own. Without a kind:
+    open_clip's transformer {size_px, patch_px, width, layers, patch_dropout} whose patches are averaged.
+    """
+    kind = config.get("kind", "mean_vit")
+    builders = {"vit": VisionTransformer, "resnet": _resnet, "open_clip": OpenClipTower, "mean_vit": _mean_vit}
+    if kind not in builders:
+        raise UserError(f"config.json: image.kind: expected one of {', '.join(builders)}, got {kind!r}")
+    tower: nn.Module = builders[kind](config, dim)
+    return tower
+
+
+def text_tower(config: dict[str, Any], vocabulary: int) -> nn.Module:
+    """A BERT without its pooler.
+
+    config: width, layers, dropout; what is not named is BERT's own: heads 64 wide, mlp four times the width, eps
+    1e-12, two token types, and positions for `max_tokens`.
+    """
+    declare_torchvision_ops()  # transformers imports torchvision where it finds it
+    from transformers import BertConfig, BertModel
+
+    shape = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=config["width"],
+        num_hidden_layers=config["layers"],
+        num_attention_heads=config.get("heads", max(1, config["width"] // 64)),
+        intermediate_size=config.get("mlp", 4 * config["width"]),
+        max_position_embeddings=config.get("positions", config["max_tokens"]),
+        hidden_dropout_prob=config["dropout"],
+        attention_probs_dropout_prob=config["dropout"],
+        layer_norm_eps=config.get("eps", 1e-12),
+        hidden_act=config.get("activation", "gelu"),
+    )
+    tower: nn.Module = BertModel(shape, add_pooling_layer=False)
+    return tower
+
+
+def checkpoint_image(tower: nn.Module, enabled: bool) -> None:
+    """Whether the tower forgets what it computed and computes it again in the backward pass; else it stays so."""
+    if isinstance(tower, VisionTransformer):
+        tower.checkpointing = enabled
+    else:
+        inner: Any = tower.tower if isinstance(tower, OpenClipTower) else tower
+        inner.set_grad_checkpointing(enabled)
+
+
+def checkpoint_text(tower: Any, enabled: bool) -> None:
+    """The same for the text tower."""
+    if enabled:
+        tower.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        tower.activation_checkpointing_disable()
+
+
+class OpenClipTower(nn.Module):
+    """A tower of open_clip under a fresh projection; a transformer's own one is left out."""
+
+    def __init__(self, config: dict[str, Any], dim: int) -> None:
+        super().__init__()
+        _towers_extra()
+        from open_clip.model import _build_vision_tower
+
+        self.tower = _build_vision_tower(config["embed_dim"], dict(config["vision_cfg"]), config["quick_gelu"])
+        width = config["embed_dim"]
+        if isinstance(getattr(self.tower, "proj", None), nn.Parameter):
+            width, self.tower.proj = self.tower.proj.shape[0], None
+        self.projection = nn.Linear(width, dim, bias=False)
+        nn.init.normal_(self.projection.weight, std=width**-0.5)
+
+    def forward(self, pixels_B3SS: Tensor) -> Tensor:
+        """Pixels [B, 3, S, S] -> [B, dim]."""
+        out: Tensor = self.projection(self.tower(pixels_B3SS))
+        return out
+
+
+def _resnet(config: dict[str, Any], dim: int) -> nn.Module:
+    _towers_extra()
+    from open_clip.modified_resnet import ModifiedResNet
+
+    shape = {"image_size": config["size_px"], "width": config["width"], "heads": config["heads"]}
+    tower: nn.Module = ModifiedResNet(layers=config["layers"], output_dim=dim, **shape)
+    return tower
+
+
+def _mean_vit(config: dict[str, Any], dim: int) -> nn.Module:
+    _towers_extra()
+    from open_clip.transformer import VisionTransformer as OpenClipTransformer
+
+    tower: nn.Module = OpenClipTransformer(
+        image_size=config["size_px"],
+        patch_size=config["patch_px"],
+        width=config["width"],
+        layers=config["layers"],
+        heads=max(1, config["width"] // 64),
+        mlp_ratio=4.0,
+        output_dim=dim,
+        patch_dropout=config["patch_dropout"],
+        pool_type="avg",
+    )
+    return tower
+
+
+def _towers_extra() -> None:
+    declare_torchvision_ops()
+    try:
+        import open_clip  # noqa: F401
+    except ImportError:
+        raise UserError("this picture tower is built by open_clip: pip install 'tuwen[towers]'") from None

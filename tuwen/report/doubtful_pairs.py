@@ -1,0 +1,60 @@
+"""The pairs that the baseline doubts most: what `evaluate` measured, with pictures and captions for the report."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tuwen.data.formats import pairs, shards
+from tuwen.core.errors import UserError
+from tuwen.report.html.histogram import histogram
+from tuwen.report.html.page import thumbnail
+from tuwen.core.params.data import Pairs
+
+
+class Pair(NamedTuple):
+    """One pair of low cosine."""
+
+    cosine: float
+    pair_id: str
+    image_id: str
+    text_id: str
+    caption: str
+    uri: str  # of its picture, small
+
+
+class Doubtful(NamedTuple):
+    """The lowest pairs, and a histogram of all."""
+
+    lowest: list[Pair]
+    histogram: str  # SVG
+
+
+def collect(data: Path, cosines: Path, params: Pairs) -> Doubtful:
+    """The `params.lowest` pairs of the bank by the cosines of one model.
+
+    data: the data root; cosines: the table that `evaluate` wrote. Raises UserError when it does not fit the bank.
+    """
+    table, bank = pairs.read_table(cosines), pairs.read(data / "clean/bank")
+    lowest = table.slice(0, params.lowest)
+    images, texts = _take(bank.images, "image_id", lowest, cosines), _take(bank.texts, "text_id", lowest, cosines)
+    shown = [
+        Pair(
+            row["cosine"], row["pair_id"], row["image_id"], row["text_id"], text["caption"], _picture(data, image)
+        )
+        for row, image, text in zip(lowest.to_pylist(), images, texts, strict=True)
+    ]
+    values = {"labelled": table["cosine"].to_numpy()}
+    return Doubtful(shown, histogram("cosines", "cosine of a pair", values, mark=params.min_cosine))
+
+
+def _take(table: pa.Table, key: str, rows: pa.Table, place: Path) -> list[dict[str, str]]:
+    found = pc.index_in(rows[key], value_set=table[key].combine_chunks())
+    if found.null_count:
+        raise UserError(f"{place}: names pairs that are not in clean/bank; run `dvc repro`")
+    return list(table.take(found).to_pylist())
+
+
+def _picture(data: Path, image: dict[str, str]) -> str:
+    return thumbnail(shards.read(data, image["shard"], int(image["offset"]), int(image["size"])))

@@ -1,0 +1,89 @@
+"""What stands inside a page that opens offline: templates, figures as SVG, pictures as small JPEGs.
+
+Pages hold no script and their own policy forbids every request. Equal facts give equal bytes.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuwen.data.formats.images import decode
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+THUMBNAIL_PX = 128
+JPEG_QUALITY = 85
+# matplotlib writes these colours, the page's style sheet decides what they are: light and dark need others
+INK = "#010200"
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "tuwen",
+    "svg.fonttype": "none",  # text stays text, in the page's font
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
+    **{f"axes.{part}color": INK for part in ("label", "edge")},
+}
+
+
+def render(template: str, facts: Mapping[str, Any]) -> str:
+    """The page that the template of this name, a file beside this one, makes of `facts`; all text is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["figure"] = _figure
+    return templates.get_template(template).render(**facts) + "\n"
+
+
+def _figure(cell: Any) -> Any:
+    """A cell of a table as people read it: 400,000; 0.1235."""
+    if isinstance(cell, bool) or not isinstance(cell, int | float):
+        return cell
+    return f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}"
+
+
+def placeholders(names: Mapping[str, str]) -> dict[str, str]:
+    """Name -> the colour to draw with, for names whose CSS colour is given: `{"loss": "var(--loss)"}`."""
+    return {name: f"#0102{number:02x}" for number, name in enumerate(names, 1)}
+
+
+def svg(name: str, draw: Callable[["Axes"], None], colours: Mapping[str, str]) -> str:
+    """An SVG element of what `draw` draws with `placeholders(colours)`; colours: name -> CSS colour.
+
+    name: unique on the page, since figures on one page must not share ids.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE), io.StringIO() as file:
+        figure = Figure(figsize=(5, 2.8), layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(alpha=0.15, color=INK)
+        draw(axes)
+        axes.set_ylim(bottom=0)
+        silent = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=silent)
+        drawn = file.getvalue()
+    element = drawn[drawn.index("<svg") :].replace(INK, "currentColor")
+    for key, placeholder in placeholders(colours).items():
+        element = element.replace(placeholder, colours[key])
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", element)
+
+
+def thumbnail(encoded: bytes) -> str:
+    """A picture of at most THUMBNAIL_PX a side as the `data:` URI of a JPEG. Raises OSError as `images.decode`."""
+    picture = decode(encoded)
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    with io.BytesIO() as file:
+        picture.save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
+        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,120 @@
+"""What a training needs to go on after a kill, in a folder that is no out: DVC deletes outs before a run."""
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tuwen.training import distributed, gradcache
+from tuwen.data.formats import manifest
+from tuwen.core.errors import UserError
+from tuwen.core.progress import say
+
+CHECKPOINTS = Path(".cache/train")
+DECIDING_CODE = (
+    *("checkpoint", "distributed", "embed", "feed", "gradcache", "images", "job", "loader", "loss", "model"),
+    *("models", "optim", "pairs", "recall", "remote", "search", "selection", "shapes", "shards", "siblings"),
+    *("start", "states", "step", "stream", "text", "towers", "train", "valid", "views", "vit", "weights"),
+    *("weights_cn_clip", "weights_hugging_face", "weights_open_clip"),
+)
+STATE = "state.pt"
+EVERY_SECONDS = "TUWEN_CHECKPOINT_SECONDS"
+
+
+class Checkpoint:
+    """A folder of files that are there whole or not at all; the first that cannot be written is one warning."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._warned = False
+
+    def write(self, name: str, make: Callable[[Path], object]) -> bool:
+        """Have `make(part)` write what then takes the place of `name`; False, and the old one, where it cannot."""
+        path, part = self.folder / name, self.folder / f"{name}.part"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            make(part)
+            os.replace(part, path)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+            part.unlink(missing_ok=True)
+            if not self._warned:
+                self._warned = True
+                reason = str(error).splitlines()[0][:200]
+                say(
+                    f"warning: {path} cannot be written ({reason}); the training goes on, but after a kill it "
+                    "will start from what was kept before: make room on that disk",
+                    error=True,
+                )
+            return False
+        return True
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Keep `state`, tensors and plain values, and every process's random states. All processes call this."""
+        randoms = distributed.collect(random_states())
+        if distributed.is_first():
+            self.write(STATE, lambda part: torch.save({**state, "random": randoms}, part))
+
+    def load(self) -> dict[str, Any] | None:
+        """What `save` kept, with the random states set; None where nothing was. All processes call this.
+
+        Raises UserError where a process does not see what the first one sees, or their number has changed.
+        """
+        path = self.folder / STATE
+        if not distributed.from_first(path.is_file()):
+            return None
+        if not path.is_file():
+            raise UserError(
+                f"{path}: process 0 sees this checkpoint, process {distributed.rank()} does not; the machines of "
+                "one training need a folder that they share (docs/training.md)"
+            )
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        randoms = state.pop("random")
+        if len(randoms) != distributed.ranks():
+            raise UserError(
+                f"{path}: this training was begun by {len(randoms)} processes and cannot go on with "
+                f"{distributed.ranks()}; set TUWEN_GPUS to that number, or remove {self.folder} to start anew"
+            )
+        set_random_states(randoms[distributed.rank()])
+        return state
+
+
+def checkpoint_folder(name: str, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> Path:
+    """Where this very training keeps its checkpoint: keyed by inputs, params and the deciding code."""
+    return CHECKPOINTS / f"{name}-{manifest.key(inputs, params, DECIDING_CODE)}"
+
+
+def every_seconds() -> float:
+    """How often a checkpoint is written between the ends of epochs. Raises UserError for what is no number."""
+    asked = os.environ.get(EVERY_SECONDS, "600")
+    try:
+        return float(asked)
+    except ValueError:
+        raise UserError(f"{EVERY_SECONDS} must be a number of seconds, got {asked!r}") from None
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Called once the outs stand."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def random_states() -> dict[str, Any]:
+    """The state of every generator that a step or its batch may draw from."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": tuple(gradcache.random_state()),
+        "python": random.getstate(),
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+    }
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Go on drawing from where `random_states` was called."""
+    gradcache.set_random_state(gradcache.RandomState(*states["torch"]))
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

@@ -1,0 +1,159 @@
+"""One training in several processes, each with its share of every batch: `torchrun`, or TUWEN_GPUS on one machine.
+
+Alone, a process is a group of one, and every function here gives back what it was given.
+Shapes: b rows of one process, B rows of all of them in the order of the processes.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tuwen.core.errors import UserError
+
+T = TypeVar("T")
+BUCKET_BYTES = 64 << 20  # of gradients sent at once
+PATIENCE = timedelta(hours=2)  # the others wait while the first process measures on valid
+
+
+def start(module: str) -> None:
+    """Become `torchrun -m module` where TUWEN_GPUS asks for several processes on this machine.
+
+    torchrun's own PET_* variables are left to it: they join several machines (docs/training.md). Raises UserError
+    where TUWEN_GPUS is no number of GPUs that are there; without any GPU, the processes share the cores.
+    """
+    asked = os.environ.get("TUWEN_GPUS", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UserError(f"TUWEN_GPUS must be a number from 1 on, got {asked!r}")
+    there = torch.cuda.device_count()
+    if there and int(asked) > there:
+        raise UserError(f"TUWEN_GPUS: {asked} asked for, this machine has {there}; ask for at most {there}")
+    elsewhere = "PET_RDZV_ENDPOINT" in os.environ or "PET_MASTER_ADDR" in os.environ
+    if int(asked) == 1 and not elsewhere:
+        return
+    options = [f"--nproc-per-node={asked}", *([] if elsewhere else ["--standalone"])]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", module, *sys.argv[1:]]
+    os.execv(sys.executable, command)  # not a child: a signal to this process reaches torchrun
+
+
+@contextlib.contextmanager
+def group() -> Iterator[None]:
+    """Join the other processes that torchrun started, if it did, for the time of the block."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def ranks() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this process speaks, measures and writes for all."""
+    return rank() == 0
+
+
+def gather(rows_bD: Tensor) -> Tensor:
+    """[b, …] of each process -> [B, …] in all of them; a gradient flows back to the process that gave the row."""
+    if ranks() == 1:
+        return rows_bD
+    gathered: Tensor = _Gather.apply(rows_bD)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    """The gradient of a row is the sum of what the losses of all processes say about it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_bD: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows_bD) for _ in range(ranks())]
+        dist.all_gather(parts, rows_bD.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(ranks())[rank()]
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Give every process the mean of all processes' gradients.
+
+    The loss is a mean over rows, the shares are equal, so the mean over processes is the gradient of the batch.
+    """
+    if ranks() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        dist.all_reduce(flat)
+        flat /= ranks()
+        parts = torch.split(flat, [gradient.numel() for gradient in bucket])
+        torch._foreach_copy_(bucket, [p.view_as(g) for p, g in zip(parts, bucket, strict=True)])
+
+
+def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        if bucket and sum(one.nbytes for one in bucket) + gradient.nbytes > BUCKET_BYTES:
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean over the processes."""
+    if ranks() == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / ranks()
+
+
+def any_of(flags: list[bool]) -> list[bool]:
+    """Of each flag, whether any process raised it: all see a signal after the same step."""
+    if ranks() == 1:
+        return flags
+    raised = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(raised, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in raised.tolist()]
+
+
+def collect(value: T) -> list[T]:
+    """The values of all processes, in their order."""
+    values: list[Any] = [value] * ranks()
+    if ranks() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(value: T) -> T:
+    """What the first process has."""
+    values = [value]
+    if ranks() > 1:
+        dist.broadcast_object_list(values, 0)
+    return values[0]

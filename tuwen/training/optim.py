@@ -1,0 +1,87 @@
+"""What moves the weights: optimizers, the schedule, the average of the weights, and what is kept as it is."""
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:  # pydantic is not needed to step on tensors
+    from tuwen.core.params import Fit
+
+BLOCK = re.compile(r"\.\d+\.")  # a parameter of one of a tower's numbered layers
+
+
+def make_optimizers(model: nn.Module, fit: "Fit") -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or for all but the towers' hidden matrices where `fit.muon_lr` gives those to Muon.
+
+    Weight decay falls on matrices alone, never on norms, biases, embeddings and the temperature. Muon (Jordan et
+    al. 2024) makes each step's update orthogonal: in few steps it learns far more (docs/log.md).
+    """
+    hidden, decayed, plain = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.ndim < 2 or ("embed" in name and "patch_embed" not in name):
+            plain.append(parameter)
+        elif fit.muon_lr is not None and parameter.ndim == 2 and BLOCK.search(name):
+            hidden.append(parameter)
+        else:
+            decayed.append(parameter)
+    groups = [{"params": decayed, "weight_decay": fit.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=fit.lr, betas=(0.9, 0.98), fused=True)]
+    if fit.muon_lr is not None:
+        options: dict[str, Any] = {"weight_decay": fit.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+        optimizers.append(torch.optim.Muon(hidden, lr=fit.muon_lr, **options))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def schedule(done: int, steps: int, warmup_steps: int) -> float:
+    """Factor of the learning rate after `done` of `steps`: linear warm-up, then a cosine to zero."""
+    return min(1.0, (done + 1) / max(1, warmup_steps)) * (0.5 + 0.5 * math.cos(math.pi * done / steps))
+
+
+def freeze(model: nn.Module, tower: str) -> None:
+    """Keep a tower, "text" or "image", and its projection as they are (LiT, Zhai et al. 2022); "none": neither."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(f"{tower}_"))
+
+
+def set_modes(model: nn.Module, frozen: str) -> None:
+    """Training mode, except for the frozen tower: dropout would move what must stay."""
+    model.train()
+    for name, child in model.named_children():
+        if name.startswith(f"{frozen}_"):
+            child.eval()
+
+
+class Ema:
+    """The exponential moving average of a model's weights; younger than its span it is the mean of fewer steps."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self.weights: dict[str, Tensor] = {name: value.clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, done: int) -> None:
+        """Take in the weights after `done` steps, counted from 1."""
+        decay = min(self._decay, (1 + done) / (10 + done))
+        state = model.state_dict()
+        floating = [name for name, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.weights[n] for n in floating], [state[n] for n in floating], 1 - decay)
+        for name in state.keys() - floating:
+            self.weights[name].copy_(state[name])
+
+    @contextlib.contextmanager
+    def worn_by(self, model: nn.Module) -> Iterator[None]:
+        """The model has the averaged weights inside the block."""
+        own = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.weights)
+        yield
+        model.load_state_dict(own)

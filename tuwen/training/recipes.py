@@ -1,0 +1,183 @@
+"""The three trainings: the baseline on the corpus, the fine-tuned model, and the one for the tasks.
+
+Each writes a model folder (tuwen/model.py) with `training.json`, one record per epoch, and `manifest.json`.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuwen.data.formats import manifest, pairs
+from tuwen.model import dual_encoder
+from tuwen.training.checkpoint import remove_checkpoint
+from tuwen.core.errors import UserError
+from tuwen.training.dataset import Mixed, OnlineViews, StoredViews, Views
+from tuwen.training.runner import Job, Log, keep, run
+from tuwen.core.params import Params
+from tuwen.training.selection import Choice, Measured
+from tuwen.model.weights.start import start
+from tuwen.training.streaming import StreamedViews, basic_characters
+from tuwen.training.validation import on_set
+from tuwen.data.augment.views import Viewer, read_paraphrases
+
+VALID_BATCH = 64  # of a model that is measured and not trained
+
+
+def baseline_inputs(clean: Path) -> dict[str, Path]:
+    """What the baseline is made from; test only so that none of its pictures is trained on."""
+    return {name: clean / name for name in ("corpus", "train", "valid", "test")}
+
+
+def baseline_settings(params: Params) -> dict[str, Any]:
+    """The params that decide the baseline; the revision of published weights is one of them."""
+    groups = {"image": params.image, "text": params.text, "model": params.model, "baseline": params.baseline}
+    limits = params.validate_.model_dump(include={"max_chars", "max_pixels", "min_side_px"})
+    return {name: group.model_dump() if group else None for name, group in groups.items()} | {"validate": limits}
+
+
+def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log: Log) -> None:
+    """The weights of `baseline.start`, pre-trained on `clean/corpus` where `baseline.fit` says how.
+
+    Each epoch shows a new view of each pair. The records count the pairs of streamed shards that could not be
+    shown, as `skipped_<reason>`. Raises UserError where the corpus has no pair, or as tuwen/weights.py does.
+    """
+    fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.said()
+    stored, streamed = _corpus_views(clean, params) if fit else (None, [])
+    encoder, vocabulary = start(params, lambda: _spelt(clean, bool(streamed)))
+    on_valid = on_set(clean / "valid", params.image.size_px, fit.batch_size if fit else VALID_BATCH)
+
+    def figures(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
+        measured = on_valid(encoder, tokenizer)
+        return measured._replace(figures=measured.figures | _skipped(streamed))
+
+    if fit and stored is not None:
+        job = Job(encoder, vocabulary, Mixed([stored, *streamed]), fit, seed, origin=origin)
+        made = run(job, out, checkpoint, figures, log)
+    else:
+        made = keep(encoder, vocabulary, origin, out, figures)
+    if made:
+        manifest.write(out, baseline_inputs(clean), baseline_settings(params))
+        remove_checkpoint(checkpoint)
+
+
+def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[StreamedViews]]:
+    shown, policy = params.baseline.weights, params.baseline.policy
+    assert policy  # tuwen/params.py
+    viewer = Viewer(policy, params.image.size_px, params.baseline.seed)
+    by_source: dict[str, list[dict[str, Any]]] = {}
+    for row in pairs.read_shards(clean / "corpus").to_pylist():
+        by_source.setdefault(row["source"], []).append(row)
+    banned = {
+        digest for name in ("valid", "test") for digest in pairs.read(clean / name).images["sha256"].to_pylist()
+    }
+    streamed = [
+        StreamedViews(listed, viewer, params.validate_, weight=shown.get(source, 1.0), banned=banned)
+        for source, listed in by_source.items()
+    ]
+    stored = OnlineViews([clean / "corpus"], viewer, weights=shown)
+    if not len(stored) and not any(map(len, streamed)):
+        raise UserError(
+            f"params.yaml: corpus: {clean / 'corpus'} has no pair, and the baseline is pre-trained on "
+            "nothing else; name a source of pairs there (docs/data.md)"
+        )
+    return stored, streamed
+
+
+def _spelt(clean: Path, streamed: bool) -> Iterable[str]:
+    """The texts whose characters become the vocabulary: never those of valid and test."""
+    for name in ("corpus", "train"):
+        yield from pairs.read(clean / name).texts["caption"].to_pylist()
+    if streamed:
+        yield basic_characters()
+
+
+def _skipped(streamed: list[StreamedViews]) -> dict[str, float]:
+    counts = sum((views.skipped for views in streamed), Counter[str]())
+    return {f"skipped_{reason}": count for reason, count in sorted(counts.items())}
+
+
+def finetune_inputs(clean: Path, augmented: Path, baseline: Path) -> dict[str, Path]:
+    """What the fine-tuned model is made from; `augmented` names the sets that its views are of."""
+    return {"augmented": augmented, "baseline": baseline, "valid": clean / "valid"}
+
+
+def finetune_settings(params: Params) -> dict[str, Any]:
+    """The params that decide the fine-tuned model, given its inputs; the refit is no part of it."""
+    return {"finetune": params.finetune.model_dump(exclude={"refit_all"})}
+
+
+def make_finetuned(
+    clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, checkpoint: Path, log: Log
+) -> None:
+    """Train the baseline on over views of train, stored ones or fresh ones as `augment.mode` says."""
+    encoder, fit = dual_encoder.load(baseline), params.finetune.fit
+    size_px = encoder.config["image"]["size_px"]
+    views = _labelled_views(clean, augmented, ["train"], params, size_px)
+    vocabulary = dual_encoder.read_vocabulary(baseline)
+    on_valid, seed = on_set(clean / "valid", size_px, fit.batch_size), params.finetune.seed
+    job = Job(encoder, vocabulary, views, fit, seed, baseline)
+    if run(job, out, checkpoint, on_valid, log):
+        manifest.write(out, finetune_inputs(clean, augmented, baseline), finetune_settings(params))
+        remove_checkpoint(checkpoint)
+
+
+def refit_inputs(augmented: Path, baseline: Path) -> dict[str, Path]:
+    """What the refitted model is made from; `augmented` names the sets that its views are of."""
+    return {"augmented": augmented, "baseline": baseline}
+
+
+def refit_settings(params: Params, tuned: Path) -> dict[str, Any]:
+    """The params that decide the refitted model, given its inputs, and the state that was chosen in `tuned`."""
+    return finetune_settings(params) | {"refit": params.augment.splits, "selected": _selected(tuned)._asdict()}
+
+
+def make_refitted(
+    clean: Path,
+    augmented: Path,
+    baseline: Path,
+    out: Path,
+    params: Params,
+    checkpoint: Path,
+    log: Log,
+    *,
+    tuned: Path,
+) -> None:
+    """Train the baseline on as `make_finetuned` does, but over the views of all of `augment.splits`.
+
+    It is never measured: it may have seen valid and test. It takes the state that was chosen for the fine-tuned
+    model in `tuned`: that epoch, that mean of weights. `training.json` names the splits as `refit`.
+    """
+    encoder, splits = dual_encoder.load(baseline), params.augment.splits
+    fit, seed = params.finetune.fit, params.finetune.seed
+    views = _labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
+    vocabulary, chosen = dual_encoder.read_vocabulary(baseline), _selected(tuned)
+    job = Job(encoder, vocabulary, views, fit, seed, baseline, chosen, said={"refit": splits})
+    if run(job, out, checkpoint, _unmeasured, log):
+        manifest.write(out, refit_inputs(augmented, baseline), refit_settings(params, tuned))
+        remove_checkpoint(checkpoint)
+
+
+def _selected(tuned: Path) -> Choice:
+    return Choice(**json.loads((tuned / "training.json").read_text())["selected"])
+
+
+def _unmeasured(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
+    return Measured({}, np.zeros(0))
+
+
+def copy(made: Path, out: Path) -> None:
+    """Make `out` the very model that lies in `made`."""
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(made, out, copy_function=shutil.copyfile)  # not its mode: DVC keeps what it cached read-only
+
+
+def _labelled_views(clean: Path, augmented: Path, splits: Sequence[str], params: Params, size_px: int) -> Views:
+    if params.augment.mode == "stored":
+        return StoredViews(augmented, splits)
+    viewer = Viewer(params.augment.policy, size_px, params.augment.seed)
+    return OnlineViews([clean / name for name in splits], viewer, paraphrases=read_paraphrases(augmented))
