@@ -27,13 +27,12 @@ import pyarrow as pa
 import simplejpeg
 from PIL import Image as Pillow
 
-from tuwen.data.quality import image_stats, expectations, quarantine, consistency
-from tuwen.data.formats import manifest, pairs, shards
-from tuwen.data.augment.stored_views import augment
 from tuwen.core.executor import make_executor
+from tuwen.core.params import Augment, Image, Params, TableSource, load
+from tuwen.data.augment.stored_views import augment
+from tuwen.data.formats import manifest, pairs, shards
+from tuwen.data.quality import consistency, expectations, image_stats, quarantine
 from tuwen.data.sources.ingest import ingest
-from tuwen.core.params import Image, Params, load
-from tuwen.core.params.data import Augment, TableSource
 
 PICTURES = 200
 AUGMENTED_PAIRS = 6144  # twelve shards

@@ -24,14 +24,14 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from tuwen.retrieval import embed
-from tuwen.data.formats import manifest, pairs
-from tuwen.model import dual_encoder
 from tuwen.core.executor import workers
-from tuwen.data.formats.images import decode_pixels, square, to_pixels
 from tuwen.core.params import Embed
+from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.images import decode_pixels, square, to_pixels
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.formats.text import build_vocabulary
+from tuwen.model import dual_encoder
+from tuwen.retrieval import embed
 
 TARGET = 0.95
 ROUNDS = 2

@@ -13,11 +13,11 @@ import time
 
 import numpy as np
 
-from tuwen.retrieval import qb_norm
+from tuwen.core.params import Evaluate
 from tuwen.evaluation import figures as measure
 from tuwen.evaluation.details import details
 from tuwen.evaluation.figures import DIRECTIONS, Pool, side
-from tuwen.core.params import Evaluate
+from tuwen.retrieval import qb_norm
 
 ALLOWED_SECONDS = 120
 NOISE = 5.0  # deviation of what tells a text from its picture, whose own is 1: about half are found

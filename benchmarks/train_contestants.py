@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tuwen.model import dual_encoder, architectures
-from tuwen.training import optim, step
 from tuwen.core.compat import declare_torchvision_ops
+from tuwen.model import architectures, dual_encoder
+from tuwen.training import optim, step
 
 PADDED_TOKENS = 52  # Chinese-CLIP's context
 CLS, SEP, FIRST_WORD = 101, 102, 670  # of its vocabulary
@@ -23,7 +23,7 @@ DEVICE = dual_encoder.device()
 
 
 class Batch(NamedTuple):
-    """What a step takes; tuwen/loader.py has it with the pairs' names, but needs tables."""
+    """What a step takes; tuwen/training/loader.py has it with the pairs' names, but needs tables."""
 
     pixels: Tensor
     ids: Tensor
@@ -87,7 +87,7 @@ Run = Callable[[Iterator[Any]], None]
 
 
 def ours(scale: Scale, **changes: Any) -> Run:
-    """tuwen/step.py, as `stages/finetune.py` runs it."""
+    """tuwen/training/step.py, as `stages/finetune.py` runs it."""
     fit = settings(batch_size=scale.batch_size, **changes)
     encoder = dual_encoder.DualEncoder(scale.config)
     step.prepare(encoder, fit)

@@ -19,10 +19,10 @@ def stored_views(data: Path, pairs_of: int, size_px: int) -> Any:
     import cv2
     import pyarrow as pa
 
-    from tuwen.data.formats import pairs, shards
-    from tuwen.training.dataset import StoredViews
     from tuwen.core.params import load
     from tuwen.data.augment.views import VIEWS
+    from tuwen.data.formats import pairs, shards
+    from tuwen.training.dataset import StoredViews
 
     quality = load(Path(__file__).parents[1] / "presets/contest.yaml").augment.jpeg_quality
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR]
@@ -48,8 +48,8 @@ def stored_views(data: Path, pairs_of: int, size_px: int) -> Any:
 
 def tokenizer_in(data: Path) -> Any:
     """Over the basic characters; its vocabulary is written into the folder."""
-    from tuwen.training.streaming import basic_characters
     from tuwen.data.formats.text import build_vocabulary, load_tokenizer
+    from tuwen.training.streaming import basic_characters
 
     (data / "vocab.txt").write_text("\n".join(build_vocabulary([basic_characters()])) + "\n", encoding="utf-8")
     return load_tokenizer(data / "vocab.txt")

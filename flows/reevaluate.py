@@ -24,11 +24,11 @@ from flows.pipeline import Preset
 from flows.repro import Status, asked_for, dvc_status, plan, run_stages, stage_graph
 from flows.show import plain, table
 from flows.watch import watch
-from tuwen.tracking import revision
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params, load
-from tuwen.core.signals import exit_on_sigterm
 from tuwen.core.presets import worktree
+from tuwen.core.signals import exit_on_sigterm
+from tuwen.tracking import revision
 
 # What is shipped, models/final, is a copy of this model, or a refit that has seen the test split.
 MODEL = "finetuned"

@@ -34,11 +34,11 @@ def show_results(preset: str) -> None:
 
     Raises UserError where a result is missing.
     """
-    from tuwen.report import examples
-    from tuwen.evaluation import headline
-    from tuwen.data.formats import pairs
-    from tuwen.evaluation.evaluate import read_set
     from tuwen.core.params import load
+    from tuwen.data.formats import pairs
+    from tuwen.evaluation import headline
+    from tuwen.evaluation.evaluate import read_set
+    from tuwen.report import examples
 
     params, results, clean = load(), Path("results"), Path("data/clean/test")
     ranks = headline.ranks(results)

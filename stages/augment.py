@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tuwen.data.augment.stored_views import augment
 from tuwen.core.errors import reports_user_errors
 from tuwen.core.params import load
+from tuwen.data.augment.stored_views import augment
 
 
 @reports_user_errors

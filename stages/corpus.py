@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from tuwen.core.errors import UserError, reports_user_errors
-from tuwen.data.sources.ingest import gather
 from tuwen.core.params import load
+from tuwen.data.sources.ingest import gather
 
 
 @reports_user_errors

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from tuwen.retrieval.embed import embed
 from tuwen.core.errors import reports_user_errors
 from tuwen.core.params import load
+from tuwen.retrieval.embed import embed
 
 
 @reports_user_errors

@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-from tuwen.data.formats import manifest
-from tuwen.tracking import runs
-from tuwen.evaluation.zero_shot import zero_shot
 from tuwen.core.errors import UserError, reports_user_errors
-from tuwen.evaluation.evaluate import SETS, evaluate
 from tuwen.core.params import load
+from tuwen.data.formats import manifest
+from tuwen.evaluation.evaluate import SETS, evaluate
+from tuwen.evaluation.zero_shot import zero_shot
+from tuwen.tracking import runs
 
 
 @reports_user_errors

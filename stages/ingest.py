@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from tuwen.core.errors import reports_user_errors
-from tuwen.data.sources.ingest import ingest
 from tuwen.core.params import load
+from tuwen.data.sources.ingest import ingest
 
 
 @reports_user_errors

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tuwen.training import checkpoint, distributed, recipes
-from tuwen.tracking import runs
 from tuwen.core.errors import reports_user_errors
 from tuwen.core.params import load
+from tuwen.tracking import runs
+from tuwen.training import checkpoint, distributed, recipes
 
 
 @reports_user_errors

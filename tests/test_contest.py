@@ -13,9 +13,9 @@ import pytest
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
+from tests.support.checkout import ROOT
 from tuwen.data.formats import pairs
 
-REPOSITORY = Path(__file__).parents[1]
 COLOURS = {
     "红": "red",
     "绿": "green",
@@ -108,7 +108,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = [[f"画面左边有一个红色的圆, 第{n}张", f"左边是红色圆形, 第{n}张"] for n in range(96)]
     table(root / "inputs/said.csv", ["caption", "paraphrase"], said)
     write_params(root)
-    path = os.environ | {"PYTHONPATH": str(REPOSITORY), "TUWEN_TRACKING_URI": "sqlite:///mlflow.db"}
+    path = os.environ | {"PYTHONPATH": str(ROOT), "TUWEN_TRACKING_URI": "sqlite:///mlflow.db"}
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(STEPS)], cwd=root, env=path, capture_output=True, text=True
     )
@@ -118,7 +118,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_params(root: Path) -> None:
     yaml = YAML(typ="safe", pure=True)
-    values = yaml.load(REPOSITORY / "presets/smoke.yaml")
+    values = yaml.load(ROOT / "presets/smoke.yaml")
     values["source"] = {"kind": "contest", "root": "inputs/contest"}
     values["corpus"] = {"more": {"kind": "contest", "root": "inputs/more"}}
     values["augment"]["splits"] = ["train", "valid", "test"]

@@ -130,9 +130,9 @@ def classify(
     out: Annotated[Path | None, typer.Option(help="JSON to write; the confusion picture goes beside it.")] = None,
 ) -> None:
     """Zero-shot classification of pictures that are sorted already: how well a model knows their classes."""
-    from tuwen.evaluation.zero_shot import ENSEMBLE
     from tuwen.core.errors import UserError
     from tuwen.evaluation.image_folder import classify_pictures, read_csv, read_templates, read_tree
+    from tuwen.evaluation.zero_shot import ENSEMBLE
 
     if (folder is None) == (csv is None):
         raise UserError("tuwen classify: give either --folder or --csv")

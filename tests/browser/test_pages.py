@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import Chrome
 
-from tests.support import quality, report
 from tests.browser.conftest import Window
-from tuwen.report import report
+from tests.support import quality_inputs, report_inputs
 from tuwen.core.params import load
+from tuwen.report import report
 from tuwen.report.quality.page import write_page
 
 WIDTHS_PX, SCHEMES = (1280, 420), ("light", "dark")
@@ -49,7 +49,7 @@ return found;
 
 @pytest.fixture(scope="module")
 def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = report.make(tmp_path_factory.mktemp("report"))
+    root = report_inputs.make(tmp_path_factory.mktemp("report"))
     folders = [root / name for name in ("data", "embeddings", "models", "results")]
     report.write(*folders, load(root / "params.yaml"))
     return root / "results/report.html"
@@ -58,7 +58,7 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def quality_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quality")
-    data, body, frames, quarantine = quality.build(folder / "data")
+    data, body, frames, quarantine = quality_inputs.build(folder / "data")
     write_page(folder / "quality.html", data=data, body=body, frames=frames, quarantine=quarantine)
     return folder / "quality.html"
 
@@ -102,7 +102,7 @@ def test_the_page_asks_for_nothing_but_itself(window: Window) -> None:
 def test_a_hostile_caption_is_text_and_runs_nothing(browser: Chrome, report_page: Path) -> None:
     window = Window(browser, report_page)
     window.open()
-    assert report.HOSTILE in window.run("return document.body.innerText")
+    assert report_inputs.HOSTILE in window.run("return document.body.innerText")
     assert window.run("return document.scripts.length") == 0
     assert window.run("return typeof window.hurt") == "undefined"
     assert browser.title == "tuwen 图文 · retrieval report"

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support import smoke
 from tests.faults.conftest import Whole, kill_group, make
+from tests.support import smoke
 from tests.support.smoke import mlflow_runs, outs, run
 
 # Stage -> what it has written once it is in the middle of its work.

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import smoke
 from tests.faults.conftest import RUN_SECONDS, Whole, dvc, kill_group, says
+from tests.support import smoke
+from tests.support.checkout import ROOT
 from tests.support.ports import free_ports
 from tests.support.smoke import outs
 
-ROOT = Path(__file__).parents[2]
 START_SECONDS = 120
 
 

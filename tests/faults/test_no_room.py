@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import smoke
 from tests.faults.conftest import Whole
+from tests.support import smoke
 from tests.support.smoke import outs, run
 
 DISK_MB = 64

@@ -13,8 +13,8 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from flows.repro import bring_up_to_date, dvc_status
-from tests.support import smoke
 from tests.faults.conftest import Whole, dvc, says
+from tests.support import smoke
 from tests.support.smoke import outs, run
 from tuwen.core.errors import UserError
 

@@ -10,8 +10,8 @@ import pytest
 from prefect import get_client
 
 from flows.repro import GPU_LIMIT
-from tests.support.flows import END_SECONDS, ran, read_when_written, wait_for_ever_in_a_stage, write_stages
 from tests.flows.conftest import Start
+from tests.support.flows import END_SECONDS, ran, read_when_written, wait_for_ever_in_a_stage, write_stages
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
 

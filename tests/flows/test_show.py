@@ -18,11 +18,11 @@ from prefect.client.schemas.objects import Artifact
 
 from flows.pipeline import pipeline
 from flows.show import plain, show_mlflow, show_results
-from tests.support import report
-from tests.support.flows import read_when_written, write_stages
 from tests.flows.conftest import Start
-from tuwen.data.formats import pairs
+from tests.support import report_inputs
+from tests.support.flows import read_when_written, write_stages
 from tuwen.core.errors import UserError
+from tuwen.data.formats import pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
 
@@ -81,7 +81,7 @@ def test_the_plan_is_there_before_the_first_stage_ends_and_progress_while_it_run
 def test_recall_and_gallery_are_those_of_the_results(
     server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(report.make(tmp_path))
+    monkeypatch.chdir(report_inputs.make(tmp_path))
     flow(show_results)("contest-24gb")
     recall = rows_of("recall-contest-24gb")
     for model, column in (("baseline", 0), ("finetuned", 1)):

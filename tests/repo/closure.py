@@ -1,7 +1,7 @@
-"""What a stage's script imports within this repository, and the params it reads.    python -m tests.closure
+"""What a stage's script imports within this repository, and the params it reads.    python -m tests.repo.closure
 
-Prints, for every stage script, what belongs under `deps` and `params` in dvc.yaml. By syntax alone: imports inside
-functions count, those under `if TYPE_CHECKING:` do not.
+Prints, for every stage script, the packages that belong under `deps` and the groups that belong under `params` in
+dvc.yaml. By syntax alone: imports inside functions count, those under `if TYPE_CHECKING:` do not.
 """
 
 import ast
@@ -10,9 +10,7 @@ from pathlib import Path
 
 PACKAGES = ("tuwen", "stages", "flows", "tests")
 # What cannot change an out. Nothing is followed through these: what they import decides nothing either.
-PARAMS = ("params", "params_data", "params_model")
-OTHERS = ("compat", "errors", "executor", "lineage", "progress", "report", "track")
-WITHOUT_EFFECT = frozenset(f"tuwen/{name}.py" for name in (*PARAMS, *OTHERS))
+WITHOUT_EFFECT = ("tuwen/core/", "tuwen/tracking/")
 
 Scope = dict[str, tuple[Path, ast.FunctionDef]]
 
@@ -41,15 +39,11 @@ def closure(root: Path, script: str) -> set[str]:
     found, waiting = set[str](), [script]
     while waiting:
         path = waiting.pop()
-        if path in found or (path in WITHOUT_EFFECT and path != script and not _reports(script, path)):
+        if path in found or path.startswith(WITHOUT_EFFECT):
             continue
         found.add(path)
         waiting += (file for module, name in imports(root / path) if (file := source(root, module, name)))
     return {path for path in found if not _only_says(parse(root / path))}
-
-
-def _reports(script: str, path: str) -> bool:
-    return script == "stages/report.py" and path == "tuwen/report.py"
 
 
 def _only_says(tree: ast.Module) -> bool:
@@ -130,7 +124,8 @@ def main() -> None:
     """Print what dvc.yaml should say."""
     for script in sorted(Path("stages").glob("[!_]*.py")):
         print(f"{script.stem}:\n  params: [{', '.join(sorted(param_groups(Path(), str(script))))}]\n  deps:")
-        print("\n".join(f"    - {path}" for path in sorted(closure(Path(), str(script)))))
+        packages = {str(Path(path).parent) for path in closure(Path(), str(script)) if path != str(script)}
+        print("\n".join(f"    - {path}" for path in [str(script), *sorted(packages)]))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ import re
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.support.checkout import ROOT
 from tests.unit.test_bare import python
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks/train.py"
+SCRIPT = ROOT / "benchmarks/train.py"
 
 
 def rows_of(printed: str) -> dict[str, list[float]]:

@@ -10,42 +10,43 @@ TREE = {
     "stages/__init__.py": '"""Stages."""\n',
     "stages/finetune.py": """
         from pathlib import Path
-        from tuwen import models, track
-        from tuwen.params import load
+        from tuwen.tracking import runs
+        from tuwen.training import models
+        from tuwen.core.params import load
         def main():
             params, out = load(), Path("models")
-            with track.run(params.report):
+            with runs.run(params.report):
                 models.make(out, params, seed=params.validate_)
         """,
     "stages/embed.py": """
-        from tuwen.params import load
+        from tuwen.core.params import load
         def main():
-            from tuwen.sources import read
+            from tuwen.data.sources import read
             read(load().embed)
         """,
-    "stages/report.py": "from tuwen.report import write\n",
+    "stages/report.py": "from tuwen.report.report import write\n",
     "tuwen/__init__.py": '"""图文"""\n__version__ = "0.1.0"\n',
-    "tuwen/models.py": """
+    "tuwen/training/models.py": """
         from typing import TYPE_CHECKING
-        from tuwen.text import normalise
+        from tuwen.data.text import normalise
         if TYPE_CHECKING:
-            from tuwen.recall import Figures
+            from tuwen.retrieval.recall import Figures
         def make(out, params, seed):
             fit(params.finetune, shape(params))
         def shape(settings):
-            import tuwen.loss
+            import tuwen.training.loss
             return settings.image
         def unrelated(params):
             return params.augment
         """,
-    "tuwen/text.py": "def normalise(caption): ...\n",
-    "tuwen/loss.py": "import torch\n",
-    "tuwen/recall.py": "Figures = dict\n",
-    "tuwen/track.py": "from tuwen.recall import Figures\n",
-    "tuwen/params.py": "def load(): ...\n",
-    "tuwen/report.py": "from tuwen import recall\n",
-    "tuwen/sources/__init__.py": "from tuwen.sources import sample\ndef read(): ...\n",
-    "tuwen/sources/sample.py": "import zipfile\n",
+    "tuwen/data/text.py": "def normalise(caption): ...\n",
+    "tuwen/training/loss.py": "import torch\n",
+    "tuwen/retrieval/recall.py": "Figures = dict\n",
+    "tuwen/tracking/runs.py": "from tuwen.retrieval.recall import Figures\n",
+    "tuwen/core/params/__init__.py": "def load(): ...\n",
+    "tuwen/report/report.py": "from tuwen.retrieval import recall\n",
+    "tuwen/data/sources/__init__.py": "from tuwen.data.sources import sample\ndef read(): ...\n",
+    "tuwen/data/sources/sample.py": "import zipfile\n",
 }
 
 
@@ -59,16 +60,26 @@ def tree(tmp_path: Path) -> Path:
 
 def test_closure_follows_imports_inside_functions_but_not_those_of_type_checkers(tree: Path) -> None:
     found = closure.closure(tree, "stages/finetune.py")
-    assert found == {"stages/finetune.py", "tuwen/models.py", "tuwen/text.py", "tuwen/loss.py"}
+    assert found == {
+        "stages/finetune.py",
+        "tuwen/training/models.py",
+        "tuwen/data/text.py",
+        "tuwen/training/loss.py",
+    }
 
 
 def test_closure_takes_a_package_by_its_init(tree: Path) -> None:
     found = closure.closure(tree, "stages/embed.py")
-    assert found == {"stages/embed.py", "tuwen/sources/__init__.py", "tuwen/sources/sample.py"}
+    assert found == {"stages/embed.py", "tuwen/data/sources/__init__.py", "tuwen/data/sources/sample.py"}
 
 
-def test_only_the_report_depends_on_the_report(tree: Path) -> None:
-    assert closure.closure(tree, "stages/report.py") == {"stages/report.py", "tuwen/report.py", "tuwen/recall.py"}
+def test_what_stands_in_core_and_tracking_decides_nothing(tree: Path) -> None:
+    assert closure.closure(tree, "stages/report.py") == {
+        "stages/report.py",
+        "tuwen/report/report.py",
+        "tuwen/retrieval/recall.py",
+    }
+    assert not any("tracking" in path for path in closure.closure(tree, "stages/finetune.py"))
 
 
 def test_groups_are_followed_into_functions_that_get_all_params(tree: Path) -> None:
@@ -77,6 +88,6 @@ def test_groups_are_followed_into_functions_that_get_all_params(tree: Path) -> N
 
 
 def test_params_given_to_another_package_are_an_error(tree: Path) -> None:
-    (tree / "stages/embed.py").write_text("import json\nfrom tuwen.params import load\njson.dumps(load())\n")
+    (tree / "stages/embed.py").write_text("import json\nfrom tuwen.core.params import load\njson.dumps(load())\n")
     with pytest.raises(AssertionError, match=r"json\.dumps is given all params"):
         closure.param_groups(tree, "stages/embed.py")

@@ -10,7 +10,8 @@ import pytest
 from docker.utils.build import exclude_paths
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parents[1]
+from tests.support.checkout import ROOT
+
 DOCKERFILE, COMPOSE = ROOT / "docker/Dockerfile", ROOT / "docker/compose.yaml"
 BIN = Path(sys.executable).parent
 REQUIRED = re.compile(r"\$\{(\w+):\?[^}]*\}")  # ${NAME:?message}: compose refuses to start without it

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.checkout import ROOT
+
 RUNS_WHAT_IT_READS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 READERS = {"load", "loads", "Unpickler", "open"}
 # A remote in .dvc/config has an address; who may use it, the environment says.

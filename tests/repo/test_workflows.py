@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parents[1]
+from tests.support.checkout import ROOT
+
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 SAME_REPOSITORY = "github.event.pull_request.head.repo.full_name == github.repository"
 

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
+from tests.support.checkout import ROOT
 from tests.support.retrieval import build
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.shards import ShardWriter
 
-REPOSITORY = Path(__file__).parents[2]
 CAPTIONS = [
     ("红色的圆", "太阳从海面上升起,照亮了整个海湾"),
     ("绿色的方块", "田野里一块整齐的稻田"),
@@ -136,7 +136,7 @@ def write_params() -> Callable[..., Path]:
 
     def write(root: Path, **changes: Mapping[str, Any]) -> Path:
         yaml = YAML(typ="safe", pure=True)
-        values = yaml.load(REPOSITORY / "params.yaml")
+        values = yaml.load(ROOT / "params.yaml")
         for group, new in changes.items():
             values[group] = {**values[group], **new}
         yaml.dump(values, root / "params.yaml")
@@ -150,7 +150,7 @@ def run_stage() -> Callable[..., subprocess.CompletedProcess[str]]:
     """run_stage(root, "validate", …): `python -m stages.validate …` in the folder `root`, one worker."""
 
     def run(root: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", f"stages.{name}", *arguments]
         return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.support.retrieval import REPOSITORY, run, sign
+from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
 from tuwen.tracking import runs
-from tuwen.core.errors import UserError
 
 
 def test_embeddings_of_another_model_or_set_are_refused_with_both_hashes(world):

@@ -6,10 +6,11 @@ import pyarrow as pa
 import pytest
 
 from tests.support.retrieval import run
-from tuwen.evaluation import details as distributions
-from tuwen.retrieval import qb_norm, metrics as recall
-from tuwen.data.formats import pairs
 from tuwen.core.params import load
+from tuwen.data.formats import pairs
+from tuwen.evaluation import details as distributions
+from tuwen.retrieval import metrics as recall
+from tuwen.retrieval import qb_norm
 
 
 def by_definition(root: Path, model: str, direction: str):

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from tests.support.retrieval import sign
+from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
 from tuwen.prediction import predict as results
-from tuwen.core.errors import UserError
 
 
 def predict(root, k=5, **more):

@@ -8,10 +8,11 @@ import pytest
 
 from stages import refit
 from tests.support.training import settings, write_set
-from tuwen.tracking import lineage, runs as track
-from tuwen.training import recipes
-from tuwen.data.augment.stored_views import augment
 from tuwen.core.params import Params
+from tuwen.data.augment.stored_views import augment
+from tuwen.tracking import lineage
+from tuwen.tracking import runs as track
+from tuwen.training import recipes
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 import shutil
 
-from tests.support.report import make
+from tests.support.report_inputs import make
 
 
 def test_the_stage_writes_both_reports_or_one_message(tmp_path, run_stage):

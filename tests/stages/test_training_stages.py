@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from stages import finetune
+from tests.support.checkout import ROOT
 from tests.support.training import settings, write_baseline
-from tuwen.training import recipes
-from tuwen.tracking import runs
-from tuwen.model.dual_encoder import load
 from tuwen.core.params import Params
+from tuwen.model.dual_encoder import load
+from tuwen.tracking import runs
+from tuwen.training import recipes
 
-REPOSITORY = Path(__file__).parents[2]
 # The stage, with a signal to itself at the start of a step: the checkpoint holds the one before
 SIGNALLED = """
 import os, runpy, sys
@@ -76,7 +76,7 @@ def write_params(params: Params) -> None:
 
 
 def told(variables: Mapping[str, str]) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | variables
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.support.validate import add_up, change, ids, listed, quality, run
-from tuwen.data.formats import manifest, pairs, shards
 from tuwen.core.errors import UserError
+from tuwen.data.formats import manifest, pairs, shards
 from tuwen.data.quality.split import with_groups
 from tuwen.data.quality.validate import assert_whole, judge_positives
 

@@ -7,8 +7,8 @@ import pytest
 
 from tests.stages.conftest import picture
 from tests.support.validate import PARAMS, add_up, ids, png, quality, reasons, run
-from tuwen.data.formats import manifest, pairs
 from tuwen.core.errors import UserError
+from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.shards import ShardWriter
 
 MakeRaw = Callable[..., Path]

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.validate import PARAMS, add_up, change, ids, listed, lose, png, quality, reasons, run
+from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
 from tuwen.data.quality import consistency
-from tuwen.core.errors import UserError
 
 MakeRaw = Callable[..., Path]
 

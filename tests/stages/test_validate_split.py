@@ -5,9 +5,9 @@ import pytest
 
 from tests.stages.conftest import picture
 from tests.support.validate import PARAMS, add_up, change, ids, png, quality, reasons, run
-from tuwen.data.quality import suites
-from tuwen.data.formats import pairs
 from tuwen.core.errors import UserError
+from tuwen.data.formats import pairs
+from tuwen.data.quality import suites
 
 MakeRaw = Callable[..., Path]
 OFFICIAL = ["train"] * 6 + ["valid"] * 2 + ["test"] * 3 + [None]

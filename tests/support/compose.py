@@ -26,9 +26,9 @@ from ruamel.yaml import YAML
 
 from flows import guard
 from tests.support import smoke
+from tests.support.checkout import ROOT
 from tests.support.ports import free_ports
 
-ROOT = Path(__file__).parents[1]
 PORTS = (5432, 8333, 5000, 4200, 8080)  # postgres, s3, mlflow, prefect, the worker's health page
 SECRETS = ("POSTGRES_PASSWORD", "MLFLOW_DB_PASSWORD", "PREFECT_DB_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY")
 # Debian's user for the server, which refuses to be root

@@ -4,7 +4,6 @@ import os
 import select
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
 END_SECONDS = 15  # a cancelled flow and all it started are gone within this
 
 # Every stage notes in ran.txt (no out of DVC's) that it really ran.
@@ -33,6 +32,7 @@ ALL = ["words", "baseline", "judge left", "judge right", "other"]
 # A stage whose process has a child in a session of its own, says who both are, and then waits for ever.
 STUBBORN = """\
 import os, pathlib, signal, subprocess, sys
+from tests.support.checkout import ROOT
 if pathlib.Path("go").exists():
     sys.exit()
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

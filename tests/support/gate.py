@@ -3,7 +3,7 @@
     captions.txt -> validate -> finetune -> embed -> evaluate (the real stage)
 
 noise.txt says how wrong the model is that finetune makes, so that a commit can make it worse or better. Every
-stage but evaluate notes in ran.txt that it really ran.    python -m tests.gate_world STAGE
+stage but evaluate notes in ran.txt that it really ran.    python -m tests.support.gate STAGE
 """
 
 import json
@@ -20,15 +20,15 @@ SETS = ("test", "valid", "bank")
 STAGES = """\
 stages:
   validate:
-    cmd: python -m tests.gate_world validate
+    cmd: python -m tests.support.gate validate
     deps: [captions.txt]
     outs: [data/clean/test, data/clean/valid, data/clean/bank]
   finetune:
-    cmd: python -m tests.gate_world finetune
+    cmd: python -m tests.support.gate finetune
     deps: [noise.txt, data/clean/valid]
     outs: [models/finetuned]
   embed:
-    cmd: python -m tests.gate_world embed
+    cmd: python -m tests.support.gate embed
     deps: [models/finetuned, data/clean]
     outs: [embeddings/finetuned]
   evaluate:

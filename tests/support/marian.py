@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuwen.core.compat import declare_torchvision_ops
+from tuwen.core.params import Marian
 from tuwen.data.formats.manifest import file_sha256
-from tuwen.core.params.data import Marian
 
 CAPTIONS = [  # caption, English, what the English becomes
     ("一只大熊猫在吃竹子", "a giant panda is eating bamboo", "一头大熊猫正在吃竹子。"),

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from tuwen.data.formats import manifest, pairs
-from tuwen.evaluation.evaluate import evaluate
+from tests.support.checkout import ROOT
 from tuwen.core.params import load
+from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.shards import ShardWriter
+from tuwen.evaluation.evaluate import evaluate
 
-REPOSITORY = Path(__file__).parents[1]
 COLOURS = {"红色": "#d62728", "绿色": "#2ca02c", "蓝色": "#1f77b4", "黄色": "#e6b800"}
 SHAPES = ("圆形", "方形", "三角形")
 WHOLE = {"in": 12, "clean": 12, "quarantined": 0, "left_out": 0, "blank": 0, "faults": {}}
@@ -22,7 +22,7 @@ WHOLE = {"in": 12, "clean": 12, "quarantined": 0, "left_out": 0, "blank": 0, "fa
 
 def build(root: Path, *, noise: dict[str, float] | None = None) -> Path:
     """Write params.yaml, data/clean, embeddings and models into `root`; noise: model -> how wrong it is."""
-    shutil.copy(REPOSITORY / "params.yaml", root)
+    shutil.copy(ROOT / "params.yaml", root)
     test = make_set(root / "data", "clean/test")
     for name in ("valid", "bank", "t2i", "i2t"):  # the same pictures: what they show does not matter here
         pairs.write(root / "data/clean" / name, test)

@@ -10,7 +10,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-REPOSITORY = Path(__file__).parents[1]
+from tests.support.checkout import ROOT
+
 STAGES = 20  # eight single ones, one corpus source, nine of embed, two of evaluate
 RUN_SECONDS = 600
 
@@ -18,11 +19,11 @@ RUN_SECONDS = 600
 def make(folder: Path) -> Path:
     """A copy of the working tree in `folder`, committed, in which no stage has run."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):
-        if (REPOSITORY / name).is_file() and name != "dvc.lock":
+        if (ROOT / name).is_file() and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
+            shutil.copy(ROOT / name, folder / name)
     shutil.copy(folder / "presets" / "smoke.yaml", folder / "params.yaml")
     run(folder, "git", "init", "--quiet")
     run(folder, "git", "add", "--all")

@@ -12,16 +12,16 @@ import torch
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
-from tuwen.data.formats import manifest, pairs
-from tuwen.training import recipes
+from tests.support.checkout import ROOT
 from tuwen.core import params
 from tuwen.data.augment.stored_views import augment
-from tuwen.training.dataset import Views
+from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.images import Pixels
-from tuwen.training.loader import Batch
 from tuwen.data.formats.shards import ShardWriter
+from tuwen.training import recipes
+from tuwen.training.dataset import Views
+from tuwen.training.loader import Batch
 
-REPOSITORY = Path(__file__).parents[1]
 COLOURS = {"红": "red", "绿": "green", "蓝": "blue", "黄": "gold", "紫": "purple", "灰": "gray", "青": "cyan"}
 SHAPES = {"圆": "ellipse", "方块": "rectangle"}
 SIZE_PX = 16
@@ -134,7 +134,7 @@ def fit(**changes: Any) -> params.Fit:
 
 def settings(**changes: Mapping[str, Any] | None) -> params.Params:
     """The smoke preset with a tiny model, 16 px and batches of four; changes: group -> keys to set."""
-    values = YAML(typ="safe", pure=True).load(REPOSITORY / "presets/smoke.yaml")
+    values = YAML(typ="safe", pure=True).load(ROOT / "presets/smoke.yaml")
     values |= {"model": SMALL, "image": {"size_px": SIZE_PX}}
     for group in ("baseline", "finetune"):
         values[group]["fit"] |= {"batch_size": 4, "epochs": 2, "precision": "fp32", "freeze": "none"}

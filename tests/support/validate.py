@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
-from tuwen.core.params.data import Split, Validate
 from tuwen.data.quality.validate import validate
 
 PARAMS = Validate(

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from tuwen.core.params import Augment, NoParaphrase, Policy
 from tuwen.data.formats import pairs, shards
-from tuwen.core.params.data import Augment, NoParaphrase, Policy
 
 POLICY = Policy(
     crop_scale=[0.7, 1.0],

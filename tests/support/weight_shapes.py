@@ -5,8 +5,8 @@ import json
 import torch
 
 from tests.support import weights
-from tuwen.model.weights import hugging_face as weights_hugging_face
 from tuwen.model.dual_encoder import DualEncoder
+from tuwen.model.weights import hugging_face as weights_hugging_face
 
 
 def published(name: str) -> torch.nn.Module:

@@ -12,11 +12,11 @@ import torch
 
 from tests.support.training import REPOSITORY, TINY
 from tests.support.weights import SIZE_PX, TOKENS, VOCABULARY, cn_clip_model, sha256
-from tuwen.model import dual_encoder
+from tuwen.core.params import CnClip, HuggingFace
 from tuwen.data.formats import pairs
-from tuwen.model.weights import load
-from tuwen.core.params.model import CnClip, HuggingFace
 from tuwen.data.formats.shards import ShardWriter
+from tuwen.model import dual_encoder
+from tuwen.model.weights import load
 
 SCRIPTS = Path(sys.executable).parent
 PIPELINE = """\

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tuwen.data.formats import pairs
 from tuwen.core.errors import UserError
-from tuwen.evaluation.headline import DIRECTIONS, Percent
 from tuwen.core.params import Evaluate
+from tuwen.data.formats import pairs
+from tuwen.evaluation.headline import DIRECTIONS, Percent
 
 HEADLINE_K = 5  # what the gate judges by; the other ks are shown: six judgements would cry wolf too often
 ASKED = ["direction", "query_id", "group", "true_items"]  # must be equal, or the figures answer other questions

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from tuwen.retrieval import qb_norm, metrics
-from tuwen.evaluation.figures import DIGITS, DIRECTIONS, Answers, Pool, cosines, side
 from tuwen.core.params import Evaluate
+from tuwen.evaluation.figures import DIGITS, DIRECTIONS, Answers, Pool, cosines, side
+from tuwen.retrieval import metrics, qb_norm
 from tuwen.retrieval.search import Rows
 
 HUBS = 10  # named

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tuwen.retrieval import qb_norm, metrics as recall
+from tuwen.core.errors import UserError
+from tuwen.core.params import Evaluate, Pairs
 from tuwen.data.formats import manifest, pairs
 from tuwen.evaluation import figures
 from tuwen.evaluation.details import details
-from tuwen.core.errors import UserError
-from tuwen.retrieval.qb_norm import Correction
 from tuwen.evaluation.figures import DIGITS, DIRECTIONS, Answers, Pool, side
-from tuwen.core.params import Evaluate
-from tuwen.core.params.data import Pairs
+from tuwen.retrieval import metrics as recall
+from tuwen.retrieval import qb_norm
+from tuwen.retrieval.qb_norm import Correction
 from tuwen.retrieval.search import Vectors, read_vectors
 
 MEASURED = ("test", "valid")

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tuwen.evaluation import figures as measure
-from tuwen.retrieval import metrics
-from tuwen.evaluation.details import details
 from tuwen.core.errors import UserError
-from tuwen.evaluation.figures import Pool
 from tuwen.core.params import Evaluate
+from tuwen.evaluation import figures as measure
+from tuwen.evaluation.details import details
+from tuwen.evaluation.figures import Pool
+from tuwen.retrieval import metrics
 from tuwen.retrieval.search import Rows, Vectors, check_vectors
 
 SAMPLES, SEED = 2000, 0

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tuwen.retrieval import qb_norm, metrics
-from tuwen.retrieval.qb_norm import Correction
 from tuwen.core.params import Evaluate
+from tuwen.retrieval import metrics, qb_norm
+from tuwen.retrieval.qb_norm import Correction
 from tuwen.retrieval.search import Rows, Vectors
 
 Groups = npt.NDArray[Any]

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tuwen.data.formats import pairs
 from tuwen.core.errors import UserError
-from tuwen.evaluation.findings import read_json
 from tuwen.core.params import Evaluate
+from tuwen.data.formats import pairs
+from tuwen.evaluation.findings import read_json
 from tuwen.retrieval.metrics import hits, paired_intervals
 
 MODELS = {"baseline": "baseline", "finetuned": "fine-tuned"}

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tuwen.core.errors import UserError
+from tuwen.core.progress import follow
+from tuwen.data.formats.images import Pixels, decode_pixels, square
+from tuwen.data.formats.text_files import csv_rows, open_text
 from tuwen.evaluation import zero_shot
+from tuwen.model.dual_encoder import device, load
 from tuwen.report.html.confusion import confusion
 from tuwen.retrieval.embed import stream_vectors
-from tuwen.core.errors import UserError
-from tuwen.data.formats.images import Pixels, decode_pixels, square
-from tuwen.model.dual_encoder import device, load
-from tuwen.core.progress import follow
-from tuwen.data.formats.text_files import csv_rows, open_text
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 

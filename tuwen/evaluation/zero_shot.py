@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from tuwen.data.formats import pairs
-from tuwen.retrieval.embed import embed_captions
-from tuwen.model.dual_encoder import DualEncoder, device, load
-from tuwen.retrieval.search import Vectors, read_vectors, top_k
 from tuwen.data.formats.text import load_tokenizer
+from tuwen.model.dual_encoder import DualEncoder, device, load
+from tuwen.retrieval.embed import embed_captions
+from tuwen.retrieval.search import Vectors, read_vectors, top_k
 
 ONE_PROMPT = "这是一张{}图片"
 ENSEMBLE = (

@@ -29,7 +29,7 @@ SHAPES = {
 
 
 def chinese_clip(name: str, max_tokens: int) -> dict[str, Any]:
-    """The config of tuwen/model.py for one of NAMES; max_tokens: where texts are cut, 52 in the papers."""
+    """The config of dual_encoder.py for one of NAMES; max_tokens: where texts are cut, 52 in the papers."""
     shape = SHAPES[name]
     if shape.patch_px:
         image = vit(shape.size_px, shape.patch_px, shape.image_width, shape.image_layers)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tuwen.core.errors import UserError
 from tuwen.data.formats import images
 from tuwen.model import state_dict, towers
-from tuwen.core.errors import UserError
 
 START_SCALE = 1 / 0.07  # CLIP's first temperature
 MAX_SCALE = 100.0  # CLIP's clamp: scores never divide by less than 0.01
@@ -25,9 +25,9 @@ REMAKE = "make the model again with `dvc repro`, or fetch it with `dvc pull`"
 class DualEncoder(nn.Module):
     """Picture tower, text tower, a projection each, a temperature; built by `config` alone.
 
-    config: `dim`; `image` (`kind`, `size_px` and the rest of tuwen/towers.py, and `mean` and `std` of its pixels,
+    config: `dim`; `image` (`kind`, `size_px` and the rest of towers.py, and `mean` and `std` of its pixels,
     0..1, where they are not CLIP's); `text` (`max_tokens`, `width`, `layers`, `dropout`, the rest of
-    tuwen/towers.py, and `pool`: `first` takes the vector of [CLS], `mean` the average over the tokens);
+    towers.py, and `pool`: `first` takes the vector of [CLS], `mean` the average over the tokens);
     `vocabulary` (number of tokens).
     """
 

@@ -15,7 +15,7 @@ from tuwen.model.vit import VisionTransformer
 def image_tower(config: dict[str, Any], dim: int) -> nn.Module:
     """The layers that map pixels [B, 3, S, S] to [B, dim], by `config["kind"]`.
 
-    `vit`: tuwen/vit.py. `resnet`: CLIP's ResNet {size_px, width, layers, heads}. `open_clip`: any tower of
+    `vit`: vit.py. `resnet`: CLIP's ResNet {size_px, width, layers, heads}. `open_clip`: any tower of
     open_clip {size_px, embed_dim, vision_cfg, quick_gelu} under a projection of our own. Without a kind:
     open_clip's transformer {size_px, patch_px, width, layers, patch_dropout} whose patches are averaged.
     """

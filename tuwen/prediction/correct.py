@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from tuwen.retrieval import qb_norm
-from tuwen.data.formats import pairs
 from tuwen.core.errors import UserError
+from tuwen.data.formats import pairs
+from tuwen.retrieval import qb_norm
 from tuwen.retrieval.search import Vectors, read_vectors
 
 ASKING = {"t2i": "texts", "i2t": "images"}

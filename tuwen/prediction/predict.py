@@ -8,12 +8,12 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
 from tuwen.prediction.correct import correction
-from tuwen.core.errors import UserError
+from tuwen.prediction.result_file import HEADERS, judge
 from tuwen.retrieval.qb_norm import answer
 from tuwen.retrieval.search import Rows, read_vectors, top_k
-from tuwen.prediction.result_file import HEADERS, judge
 
 CONTEST_K = 5
 

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tuwen.data.formats import pairs, shards
 from tuwen.core.errors import UserError
+from tuwen.core.params import Pairs
+from tuwen.data.formats import pairs, shards
 from tuwen.report.html.histogram import histogram
 from tuwen.report.html.page import thumbnail
-from tuwen.core.params.data import Pairs
 
 
 class Pair(NamedTuple):

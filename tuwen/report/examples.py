@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tuwen.data.formats import pairs, shards
 from tuwen.core.errors import UserError
+from tuwen.data.formats import pairs, shards
 from tuwen.report.html.page import thumbnail
 from tuwen.retrieval.search import Rows, Vectors, ranks, top_k
 

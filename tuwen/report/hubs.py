@@ -7,10 +7,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tuwen.report import examples
-from tuwen.data.formats import pairs
 from tuwen.core.errors import UserError
+from tuwen.data.formats import pairs
 from tuwen.evaluation.findings import Details, Hub
+from tuwen.report import examples
 
 
 class Shown(NamedTuple):

@@ -8,18 +8,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tuwen.report import curves, doubtful_pairs, examples, hubs, slices
-from tuwen.evaluation import headline
+from tuwen.core.errors import UserError
+from tuwen.core.params import Params
 from tuwen.data.formats import pairs
 from tuwen.data.quality import quality_file
-from tuwen.report.html.confusion import confusion
-from tuwen.core.errors import UserError
+from tuwen.evaluation import headline
 from tuwen.evaluation.evaluate import read_set
 from tuwen.evaluation.findings import Details, ZeroShot, read, read_json
 from tuwen.evaluation.headline import DIRECTIONS, MODELS
-from tuwen.report.markdown import markdown
+from tuwen.report import curves, doubtful_pairs, examples, hubs, slices
+from tuwen.report.html.confusion import confusion
 from tuwen.report.html.page import render
-from tuwen.core.params import Params
+from tuwen.report.markdown import markdown
 
 ANSWERING = {
     False: "The tasks (result1.csv, result2.csv) are answered by the fine-tuned model.",

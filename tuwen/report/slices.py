@@ -7,10 +7,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
 from tuwen.data.quality.text_stats import MASK
 from tuwen.evaluation.headline import MODELS, Percent
-from tuwen.core.params import Evaluate
 from tuwen.retrieval.metrics import hits, intervals
 
 Flags = npt.NDArray[np.bool_]

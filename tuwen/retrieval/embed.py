@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from tuwen.data.formats import manifest, pairs, shards
 from tuwen.core.errors import UserError
 from tuwen.core.executor import workers
-from tuwen.data.formats.images import Pixels, decode_pixels, square, to_pixels
-from tuwen.model.dual_encoder import DualEncoder, device, load
 from tuwen.core.params import Embed
 from tuwen.core.progress import follow
+from tuwen.data.formats import manifest, pairs, shards
+from tuwen.data.formats.images import Pixels, decode_pixels, square, to_pixels
 from tuwen.data.formats.text import load_tokenizer, tokenize
+from tuwen.model.dual_encoder import DualEncoder, device, load
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Row = TypeVar("Row")
@@ -36,7 +36,7 @@ AHEAD = 256  # pictures decoded while earlier ones are embedded
 PIECE = 16  # rows that one thread embeds at once on CPU; more are slower there (docs/log.md)
 PART = 512  # rows kept in one file: what is held in memory, and what a kill costs at most
 WORK = Path(".cache/embed")
-DECIDING_CODE = ("embed", "images", "manifest", "model", "pairs", "shards", "states", "text", "towers", "vit")
+DECIDING_CODE = ("data/formats", "model", "retrieval/embed.py")
 
 
 def embed(model_folder: Path, set_folder: Path, out: Path, params: Embed) -> None:

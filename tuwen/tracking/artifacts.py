@@ -15,8 +15,8 @@ COLOURS = {"baseline": "#8b93a1", "finetuned": "#0b6bcb", "true": "#0f7040", "fa
 
 def figures(result: Path) -> dict[str, str]:
     """Name -> SVG of the evaluation in `result`: hit@k by size of the gallery, and the cosines of its pairs."""
-    from tuwen.report import curves
     from tuwen.evaluation.findings import Details, read
+    from tuwen.report import curves
 
     if not (result / "details.json").is_file():
         return {}

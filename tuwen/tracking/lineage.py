@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuwen.tracking import artifacts, revision, runs as track
-from tuwen.data.formats import manifest
 from tuwen.core.errors import UserError
+from tuwen.data.formats import manifest
+from tuwen.tracking import artifacts, revision
+from tuwen.tracking import runs as track
 
 MEASURED = ("baseline", "finetuned")
 REFITTED = Path("models/final")

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tuwen.evaluation import compare, evaluate, figures
-from tuwen.tracking import lineage, revision, runs
-from tuwen.data.formats import manifest, pairs
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
+from tuwen.data.formats import manifest, pairs
+from tuwen.evaluation import compare, evaluate, figures
 from tuwen.retrieval.search import read_vectors
+from tuwen.tracking import lineage, revision, runs
 
 NAME = "tuwen"
 SETS = ("test", "valid")  # what a champion is judged by

@@ -1,6 +1,6 @@
 """MLflow runs that cannot hurt the work they watch; the one file that imports mlflow.
 
-MLflow is a projection of the outs: a run is found again by the sha256 of what it made (tuwen/lineage.py).
+MLflow is a projection of the outs: a run is found again by the sha256 of what it made (tuwen/tracking/lineage.py).
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuwen.data.formats import manifest
 from tuwen.core.errors import hidden
 from tuwen.core.progress import say
-from tuwen.tracking.revision import commit, is_dirty, output_digest
 from tuwen.core.signals import exiting_on_sigterm
+from tuwen.data.formats import manifest
+from tuwen.tracking.revision import commit, is_dirty, output_digest
 
 EXPERIMENT = "tuwen"
 OUTPUT_TAG = "tuwen.output_sha256"

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel
 
+import tuwen
 from tuwen.tracking import runs
 
 NAME = "tuwen"
@@ -37,8 +38,8 @@ class Retriever(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so its
 
     def load_context(self, context: Any) -> None:
         """Read the model and the vectors."""
-        from tuwen.model.dual_encoder import device, load
         from tuwen.data.formats.text import load_tokenizer
+        from tuwen.model.dual_encoder import device, load
 
         model, gallery = (Path(context.artifacts[name]) for name in ("model", "gallery"))
         self.model = load(model).to(device())
@@ -119,7 +120,7 @@ def log(run_id: str, experiment: str, model: Path, gallery: Path) -> str:
         run_id=run_id,
         python_model=__file__,
         artifacts={"model": str(model), "gallery": str(gallery)},
-        code_paths=[str(Path(__file__).parent)],
+        code_paths=[str(Path(tuwen.__file__).parent)],
         signature=_signature(min(ANSWERS, *map(len, ids.values()))),
         input_example=_example(),
         pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIRED],

@@ -10,18 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tuwen.training import distributed, gradcache
-from tuwen.data.formats import manifest
 from tuwen.core.errors import UserError
 from tuwen.core.progress import say
+from tuwen.data.formats import manifest
+from tuwen.training import distributed, gradcache
 
 CHECKPOINTS = Path(".cache/train")
-DECIDING_CODE = (
-    *("checkpoint", "distributed", "embed", "feed", "gradcache", "images", "job", "loader", "loss", "model"),
-    *("models", "optim", "pairs", "recall", "remote", "search", "selection", "shapes", "shards", "siblings"),
-    *("start", "states", "step", "stream", "text", "towers", "train", "valid", "views", "vit", "weights"),
-    *("weights_cn_clip", "weights_hugging_face", "weights_open_clip"),
-)
+DECIDING_CODE = ("data/augment", "data/formats", "model", "retrieval", "training")
 STATE = "state.pt"
 EVERY_SECONDS = "TUWEN_CHECKPOINT_SECONDS"
 

@@ -1,7 +1,7 @@
 """What a training is fed with: views of pairs in an order that (seed, epoch) decides alone.
 
 An epoch is told first and made later: `Views.asked` says which views it shows, without decoding a picture, and a
-`Maker` makes each one in whatever process (tuwen/loader.py).
+`Maker` makes each one in whatever process (loader.py).
 """
 
 import random
@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from tuwen.data.formats import pairs, shards
 from tuwen.core.errors import UserError
-from tuwen.data.formats.images import Pixels, decode_pixels, decode_reduced
 from tuwen.data.augment.views import VIEWS, Viewer, positive_of, rows_of
+from tuwen.data.formats import pairs, shards
+from tuwen.data.formats.images import Pixels, decode_pixels, decode_reduced
 
 Place = tuple[str, int, int]  # shard, offset, size
 ROWS_AT_ONCE = 1024  # of a table, turned into Python's objects

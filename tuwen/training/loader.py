@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tuwen.data.formats import text
 from tuwen.core.errors import UserError
 from tuwen.core.executor import workers as data_workers
-from tuwen.training.dataset import Ask, Maker, Views
+from tuwen.data.formats import text
 from tuwen.data.formats.images import MEAN, STD, Pixels, to_pixels
+from tuwen.training.dataset import Ask, Maker, Views
 from tuwen.training.no_duplicates import without_siblings
 
 TASK_ROWS = 64  # large enough that handing it over costs little, small enough that 16 workers share a batch
@@ -62,7 +62,7 @@ def batches(
 
     first_step: batches that are passed by, without decoding a picture. rank of ranks: the share of each batch that
     this process gets, made by it alone; all shares together are the batch that one process alone would get. apart:
-    no batch holds two views of one picture or caption (tuwen/siblings.py). Where there is a GPU the tensors lie on
+    no batch holds two views of one picture or caption (no_duplicates.py). Where there is a GPU the tensors lie on
     it. A picture of a streamed shard that proves broken as it is decoded is replaced by the row before it.
     Raises UserError where a shard or a batch is not what it should be.
     """

@@ -3,8 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from tuwen.data.formats import text
 from tuwen.core.errors import UserError
+from tuwen.data.formats import text
 from tuwen.training.dataset import Ask
 
 LOOK_AHEAD = 1024  # rows that wait at once where siblings are kept apart; streamed ones hold their bytes

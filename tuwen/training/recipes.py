@@ -1,6 +1,6 @@
 """The three trainings: the baseline on the corpus, the fine-tuned model, and the one for the tasks.
 
-Each writes a model folder (tuwen/model.py) with `training.json`, one record per epoch, and `manifest.json`.
+Each writes a model folder (dual_encoder.py) with `training.json`, one record per epoch, and `manifest.json`.
 """
 
 import json
@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from tuwen.core.errors import UserError
+from tuwen.core.params import Params
+from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
 from tuwen.model import dual_encoder
+from tuwen.model.weights.start import start
 from tuwen.training.checkpoint import remove_checkpoint
-from tuwen.core.errors import UserError
 from tuwen.training.dataset import Mixed, OnlineViews, StoredViews, Views
 from tuwen.training.runner import Job, Log, keep, run
-from tuwen.core.params import Params
 from tuwen.training.selection import Choice, Measured
-from tuwen.model.weights.start import start
 from tuwen.training.streaming import StreamedViews, basic_characters
 from tuwen.training.validation import on_set
-from tuwen.data.augment.views import Viewer, read_paraphrases
 
 VALID_BATCH = 64  # of a model that is measured and not trained
 
@@ -44,7 +44,7 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
     """The weights of `baseline.start`, pre-trained on `clean/corpus` where `baseline.fit` says how.
 
     Each epoch shows a new view of each pair. The records count the pairs of streamed shards that could not be
-    shown, as `skipped_<reason>`. Raises UserError where the corpus has no pair, or as tuwen/weights.py does.
+    shown, as `skipped_<reason>`. Raises UserError where the corpus has no pair, or as load.py does.
     """
     fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.said()
     stored, streamed = _corpus_views(clean, params) if fit else (None, [])
@@ -67,7 +67,7 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
 
 def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[StreamedViews]]:
     shown, policy = params.baseline.weights, params.baseline.policy
-    assert policy  # tuwen/params.py
+    assert policy  # root.py
     viewer = Viewer(policy, params.image.size_px, params.baseline.seed)
     by_source: dict[str, list[dict[str, Any]]] = {}
     for row in pairs.read_shards(clean / "corpus").to_pylist():

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tuwen.core.params import Fit
+from tuwen.data.formats.text import load_tokenizer
 from tuwen.model import card, dual_encoder
 from tuwen.training import distributed, trainer
 from tuwen.training.dataset import Views
 from tuwen.training.loader import batches
-from tuwen.core.params import Fit
 from tuwen.training.selection import Choice, Measured
-from tuwen.data.formats.text import load_tokenizer
 
 Log = Callable[[trainer.Record, int], None]
 Figures = Callable[[dual_encoder.DualEncoder, Any], Measured]  # of a model and its tokenizer, after an epoch
@@ -39,7 +39,9 @@ class Job(NamedTuple):
 def run(job: Job, out: Path, checkpoint: Path, figures: Figures, log: Log) -> bool:
     """Train `job.start` and write it to `out` with training.json; whether this process wrote it, the first one."""
     if distributed.is_first():
-        dual_encoder.save(job.start, out, job.vocabulary)  # the tokenizer is read from the file it will be used with
+        dual_encoder.save(
+            job.start, out, job.vocabulary
+        )  # the tokenizer is read from the file it will be used with
     distributed.from_first(None)  # nobody reads before that
     tokenizer = load_tokenizer(out / "vocab.txt")
     fit, steps = job.fit, len(job.views) // job.fit.batch_size

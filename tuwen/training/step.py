@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tuwen.training import distributed, gradcache, optim
 from tuwen.core.errors import UserError
-from tuwen.model.device import has_bf16
-from tuwen.training.loss import contrastive_loss, same_id
-from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder, device
 from tuwen.core.progress import say
+from tuwen.model.device import has_bf16
+from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder, device
+from tuwen.training import distributed, gradcache, optim
+from tuwen.training.loss import contrastive_loss, same_id
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
-    from tuwen.training.loader import Batch
     from tuwen.core.params import Fit
+    from tuwen.training.loader import Batch
 
 TEXT_PARTS = 8  # a caption is padded to the longest of its eighth of the batch
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Set
 from itertools import islice
 from typing import Any, NamedTuple
 
-from tuwen.data.formats import shards, text
 from tuwen.core.errors import UserError
-from tuwen.training.dataset import Ask, Maker, window
-from tuwen.data.formats.images import Pixels, decode_reduced, header
-from tuwen.core.params.data import Validate
-from tuwen.data.formats.tar_stream import read_shard
+from tuwen.core.params import Validate
 from tuwen.data.augment.views import Viewer, positive_of
+from tuwen.data.formats import shards, text
+from tuwen.data.formats.images import Pixels, decode_reduced, header
+from tuwen.data.formats.tar_stream import read_shard
+from tuwen.training.dataset import Ask, Maker, window
 
 BUFFER_BYTES = 256 << 20  # of encoded pictures; about 3,000 of 85 kB
 
@@ -35,7 +35,7 @@ class Candidate(NamedTuple):
 
 
 class StreamedViews:
-    """A fresh view of each pair of one source's shards in each epoch (tuwen/feed.py: Views).
+    """A fresh view of each pair of one source's shards in each epoch (dataset.py: Views).
 
     listed: rows of `pairs.SHARDS`. limits: what takes a row out of other sets is skipped here. banned: sha256 of
     pictures that no training may see. Of a key with several captions each lap shows another one. `skipped`:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tuwen.core.errors import UserError
+from tuwen.core.progress import Pace, follow, say
+from tuwen.core.signals import SIGTERM_STATUS, sigterm
+from tuwen.model.dual_encoder import DualEncoder, device
 from tuwen.training import distributed, optim
 from tuwen.training.checkpoint import Checkpoint, every_seconds
-from tuwen.core.errors import UserError
-from tuwen.model.dual_encoder import DualEncoder, device
-from tuwen.core.progress import Pace, follow, say
 from tuwen.training.selection import Choice, Measured, State, mixed, select
 from tuwen.training.step import prepare, step
-from tuwen.core.signals import SIGTERM_STATUS, sigterm
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
-    from tuwen.training.loader import Batch
     from tuwen.core.params import Fit
+    from tuwen.training.loader import Batch
 
 Record = dict[str, float]
 Measure = Callable[[DualEncoder], Measured]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tuwen.data.formats import pairs
-from tuwen.retrieval.embed import embed_captions, embed_pictures, read_pictures
 from tuwen.model.dual_encoder import DualEncoder
+from tuwen.retrieval.embed import embed_captions, embed_pictures, read_pictures
 from tuwen.retrieval.metrics import hits, judge
 from tuwen.training.selection import Measured
 

@@ -3,9 +3,8 @@
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.checkout import ROOT
 
 
 def test_torchvision_is_importable_wherever_its_compiled_part_is_not() -> None:

@@ -9,13 +9,13 @@ import psutil
 import pytest
 from distributed import LocalCluster
 
+from tests.support.checkout import ROOT
 from tests.support.views import AUGMENT, contents, write_clean
 from tuwen.core import executor
-from tuwen.data.augment.stored_views import augment
 from tuwen.core.errors import UserError
 from tuwen.core.params import Image
+from tuwen.data.augment.stored_views import augment
 
-ROOT = Path(__file__).parents[2]
 KILLED = """
 import os
 from tuwen.executor import make_executor

@@ -3,10 +3,10 @@ import pyarrow as pa
 import pytest
 
 from tests.support.retrieval import make_set
-from tuwen.data.formats import pairs
-from tuwen.evaluation.compare import compare, markdown, regressions, require_same_test
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
+from tuwen.data.formats import pairs
+from tuwen.evaluation.compare import compare, markdown, regressions, require_same_test
 
 PARAMS = Evaluate(ks=[1, 5], bootstrap_samples=1000, seed=0)
 QUERIES = 200  # per direction, two to a group

@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from tests.support.vectors import unit
 from tuwen import cli
-from tuwen.retrieval import metrics
 from tuwen.core.errors import UserError
+from tuwen.retrieval import metrics
 
 HEADER = "image,text\n"
 

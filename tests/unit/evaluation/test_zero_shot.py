@@ -11,15 +11,15 @@ import torch
 from typer.testing import CliRunner
 
 from tests.support.training import COLOURS, drawn
-from tuwen.evaluation import zero_shot, image_folder
 from tuwen import cli
-from tuwen.retrieval import embed
-from tuwen.data.formats import manifest, pairs
-from tuwen.model import dual_encoder
-from tuwen.evaluation.zero_shot import ENSEMBLE, ONE_PROMPT
-from tuwen.report.html.confusion import confusion
 from tuwen.core.errors import UserError
+from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer
+from tuwen.evaluation import image_folder, zero_shot
+from tuwen.evaluation.zero_shot import ENSEMBLE, ONE_PROMPT
+from tuwen.model import dual_encoder
+from tuwen.report.html.confusion import confusion
+from tuwen.retrieval import embed
 
 LABELS = ["动物和自然", "食物和饮料", "旅行和地点"]
 CONFIG = {
@@ -82,7 +82,9 @@ def test_shares_classes_and_confusion_equal_a_count_by_hand(folder: Path) -> Non
         {"class": b, "pictures": 2, "top_1": 0.5},
         {"class": c, "pictures": 1, "top_1": 1.0},
     ]
-    one = zero_shot.class_vectors(dual_encoder.load(folder), load_tokenizer(folder / "vocab.txt"), [a, b, c], [ONE_PROMPT])
+    one = zero_shot.class_vectors(
+        dual_encoder.load(folder), load_tokenizer(folder / "vocab.txt"), [a, b, c], [ONE_PROMPT]
+    )
     said = (images.astype(np.float64) @ one.T.astype(np.float64)).argmax(axis=1)
     assert report["one_prompt"]["top_1"] == round(float((said == [0, 1, 0, 2, 1]).mean()), 6)
 

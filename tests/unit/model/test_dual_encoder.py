@@ -4,9 +4,9 @@ import re
 import pytest
 import torch
 
-from tuwen.model import dual_encoder, architectures
 from tuwen.core.errors import UserError
 from tuwen.data.formats.images import MEAN, STD
+from tuwen.model import architectures, dual_encoder
 
 CONFIG = {
     "dim": 16,

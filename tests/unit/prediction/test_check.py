@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tuwen import cli
+from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
 from tuwen.prediction.check import SHOWN, check, read_ids
-from tuwen.core.errors import UserError
 
 QUERIES, GALLERY, K = 5000, 50000, 5
 TEXT_IDS = [f"Word-{1000004254 + n}" for n in range(QUERIES)]

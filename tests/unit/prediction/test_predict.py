@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tuwen.prediction import predict
 from tuwen.core.errors import UserError
+from tuwen.prediction import predict
 
 TEXTS = ["Word-1000004254", "Word-1000004255", 'Word,引号"与换行\n']
 IMAGES = ["Image14001007-4040.jpg", "Image14001007-4041.jpg", "Image14001007-4042.jpg"]

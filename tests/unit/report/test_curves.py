@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from tests.support.retrieval import write_training
-from tuwen.report import curves
 from tuwen.evaluation.findings import Scores
+from tuwen.report import curves
 
 
 def words(svg):

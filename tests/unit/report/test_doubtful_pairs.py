@@ -9,13 +9,13 @@ import torch
 from PIL import Image, ImageDraw
 
 from tests.support.training import fit
-from tuwen.training import optim, trainer
 from tuwen.data.formats import pairs
-from tuwen.evaluation.evaluate import pair_cosines
 from tuwen.data.formats.images import square, to_pixels
-from tuwen.training.loader import Batch
-from tuwen.model.dual_encoder import DualEncoder
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer, tokenize
+from tuwen.evaluation.evaluate import pair_cosines
+from tuwen.model.dual_encoder import DualEncoder
+from tuwen.training import optim, trainer
+from tuwen.training.loader import Batch
 
 COLOURS = {"红色": "red", "绿色": "green", "蓝色": "blue", "黄色": "gold", "紫色": "purple", "黑色": "black"}
 SHAPES = ("圆形", "方块", "三角形", "十字")

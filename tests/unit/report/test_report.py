@@ -6,8 +6,8 @@ import shutil
 
 from PIL import Image
 
-from tests.support import report
-from tests.support.report import figures_of, write, written
+from tests.support import report_inputs
+from tests.support.report_inputs import figures_of, write, written
 from tuwen.data.formats import pairs
 from tuwen.report import report
 
@@ -65,7 +65,7 @@ def test_page_opens_offline(made):
 def test_captions_are_text(made):
     page = (made / "results/report.html").read_text()
     assert "<script" not in page
-    assert html.escape(report.HOSTILE).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page
+    assert html.escape(report_inputs.HOSTILE).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page
     assert "<b>未" not in page
     assert "&lt;b&gt;未分类&lt;/b&gt;" in page
 

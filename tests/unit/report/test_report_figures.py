@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.report import figures_of, write
-from tuwen.report import doubtful_pairs
+from tests.support.report_inputs import figures_of, write
+from tuwen.core.params import load
 from tuwen.data.formats import pairs
+from tuwen.report import doubtful_pairs
 from tuwen.report.html.confusion import confusion
 from tuwen.report.html.histogram import histogram
-from tuwen.core.params import load
 
 
 def section(page, name, after):

@@ -5,9 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.support.report import write
-from tuwen.data.formats import pairs
+from tests.support.report_inputs import write
 from tuwen.core.errors import UserError
+from tuwen.data.formats import pairs
 
 
 def spoil_ranks(root):

@@ -2,9 +2,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
 from tuwen.report import slices
-from tuwen.core.params import Evaluate
 
 # caption -> how many texts are like it; how many of them the baseline and the fine-tuned model answer
 KINDS = {

@@ -7,13 +7,13 @@ import torch
 
 from tests.support import broken
 from tests.support.broken import encode, landscape
-from tuwen.retrieval import embed
-from tuwen.data.formats import images, pairs
-from tuwen.model import dual_encoder
 from tuwen.core.errors import UserError
 from tuwen.core.params import Embed
+from tuwen.data.formats import images, pairs
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer
+from tuwen.model import dual_encoder
+from tuwen.retrieval import embed
 
 CONFIG = {
     "dim": 16,

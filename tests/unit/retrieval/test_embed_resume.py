@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from tests.repo import closure
+from tests.support.checkout import ROOT
 from tests.support.training import caption, write_set
-from tuwen.retrieval import embed
-from tuwen.data.formats import manifest
-from tuwen.model import dual_encoder
 from tuwen.core.params import Embed
+from tuwen.data.formats import manifest
 from tuwen.data.formats.text import build_vocabulary
+from tuwen.model import dual_encoder
+from tuwen.retrieval import embed
 
-ROOT = Path(__file__).parents[2]
 ROWS, PIECE, PART = 45, 4, 8  # five whole parts of pictures and a last one of five rows
 CONFIG = {
     "dim": 16,
@@ -159,7 +159,7 @@ def test_only_the_very_same_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_key_knows_all_code_that_decides() -> None:
     listed = {f"tuwen/{name}.py" for name in embed.DECIDING_CODE}
-    assert listed == closure.closure(ROOT, "tuwen/embed.py")
+    assert listed == closure.closure(ROOT, "tuwen/retrieval/embed.py")
 
 
 def test_the_bytes_do_not_depend_on_workers_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.vectors import unit
-from tuwen.retrieval import metrics
 from tuwen.core.errors import UserError
+from tuwen.retrieval import metrics
 from tuwen.retrieval.search import top_k
 
 KS = (1, 5, 10)

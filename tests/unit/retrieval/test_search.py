@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.vectors import unit
-from tuwen.retrieval import search, shortlist
 from tuwen.core.errors import UserError
+from tuwen.retrieval import search, shortlist
 
 
 def naive_scores(queries, gallery):

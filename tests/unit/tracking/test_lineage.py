@@ -10,9 +10,11 @@ from mlflow.entities import Run
 
 from tests.support.ports import free_ports
 from tests.support.tracking import KEPT, all_runs, artifacts, curve, make_outs, write_json
-from tuwen.tracking import artifacts as attachments, lineage, runs as track
-from tuwen.data.formats import manifest
 from tuwen.core.errors import UserError
+from tuwen.data.formats import manifest
+from tuwen.tracking import artifacts as attachments
+from tuwen.tracking import lineage
+from tuwen.tracking import runs as track
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow's, about sqlalchemy
 

@@ -21,21 +21,21 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from tests.support import registry
-from tuwen.tracking import lineage, registry, runs
-from tuwen.model import dual_encoder
-from tuwen.data.formats import pairs
+from tests.support import registry_project
+from tests.support.checkout import ROOT
 from tuwen.core import params
-from tuwen.retrieval.embed import embed_captions, embed_pictures
 from tuwen.core.errors import UserError
+from tuwen.data.formats import pairs
 from tuwen.data.formats.images import decode_pixels, square
 from tuwen.data.formats.text import load_tokenizer
+from tuwen.model import dual_encoder
+from tuwen.retrieval.embed import embed_captions, embed_pictures
+from tuwen.tracking import lineage, registry, runs
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # mlflow's, about sqlalchemy
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-REPOSITORY = Path(__file__).parents[2]
 CAPTION = "一个红色的圆形"
 # Only what the model says that it needs may be there; the package of the repository is hidden by where it runs.
 CLEAN_PROCESS = """
@@ -91,14 +91,14 @@ def expected(root: Path) -> list[dict[str, Any]]:
 def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project in the current directory, with a store in a file or behind a real server."""
     monkeypatch.chdir(tmp_path)
-    registry.build(tmp_path)
+    registry_project.build(tmp_path)
     store = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("TUWEN_TRACKING_URI", store)
     if request.param == "sqlite":
         yield tmp_path
         return
     arguments = ("server", "--backend-store-uri", store, "--workers", "1")
-    with registry.serving(*arguments, "--artifacts-destination", "kept", cwd=tmp_path) as address:
+    with registry_project.serving(*arguments, "--artifacts-destination", "kept", cwd=tmp_path) as address:
         monkeypatch.setenv("TUWEN_TRACKING_URI", address)
         yield tmp_path
 
@@ -138,7 +138,7 @@ def test_a_registered_model_answers_in_a_clean_process_and_the_better_one_is_cha
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert not Path(found["tuwen"]).is_relative_to(REPOSITORY)
+    assert not Path(found["tuwen"]).is_relative_to(ROOT)
     assert Path(found["tuwen"]).parent.parent.name == "code"
     for answer, due in zip(found["answers"], expected(project), strict=True):
         assert answer["ids"] == due["ids"]
@@ -150,7 +150,7 @@ def test_a_registered_model_answers_in_a_clean_process_and_the_better_one_is_cha
 def test_the_command_says_what_became_of_the_model_and_nothing_else(project: Path) -> None:
     def call(**environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tuwen.cli", "track", "register"]
-        found = os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment
+        found = os.environ | {"PYTHONPATH": str(ROOT)} | environment
         return subprocess.run(command, env=found, capture_output=True, text=True, timeout=120)
 
     done = call()
@@ -173,7 +173,7 @@ def test_mlflow_serves_it_and_a_path_is_never_opened(project: Path) -> None:
     secret = project / "secret.png"
     secret.write_bytes(picture())
     command = ("models", "serve", "-m", "models:/tuwen@champion", "--env-manager", "local")
-    with registry.serving(*command, cwd=project, MLFLOW_TRACKING_URI=runs.address()) as address:
+    with registry_project.serving(*command, cwd=project, MLFLOW_TRACKING_URI=runs.address()) as address:
         answers = ask(address, {"dataframe_records": asked(), "params": {"k": 3}})["predictions"]
         assert [answer["ids"] for answer in answers] == [due["ids"] for due in expected(project)]
         assert all("embedding" not in answer for answer in answers)
@@ -242,7 +242,7 @@ def test_a_champion_is_beaten_where_the_mean_rises_and_no_set_falls(
 ) -> None:
     champion = write_measured(tmp_path / "champion", EQUAL)
     challenger = write_measured(tmp_path / "challenger", EQUAL | changed)
-    found, why = registry.challenge(champion, challenger, params.load(REPOSITORY / "params.yaml").evaluate)
+    found, why = registry.challenge(champion, challenger, params.load(ROOT / "params.yaml").evaluate)
     assert found == rises
     assert said in why
 
@@ -250,7 +250,7 @@ def test_a_champion_is_beaten_where_the_mean_rises_and_no_set_falls(
 def test_another_test_set_is_not_comparable(tmp_path: Path) -> None:
     champion = write_measured(tmp_path / "champion", EQUAL)
     challenger = write_measured(tmp_path / "challenger", {name: [1] * 39 for name in EQUAL}, queries=39)
-    evaluate = params.load(REPOSITORY / "params.yaml").evaluate
+    evaluate = params.load(ROOT / "params.yaml").evaluate
     rises, why = registry.challenge(champion, challenger, evaluate)
     assert not rises
     assert why.startswith("not comparable: ")

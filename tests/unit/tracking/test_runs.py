@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 
 from tests.support.ports import free_ports
 from tests.support.tracking import KEPT, all_runs, artifacts, curve, make_outs, write_json
-from tuwen.tracking import lineage, runs
 from tuwen.data.formats import manifest
+from tuwen.tracking import lineage, runs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow's, about sqlalchemy
 

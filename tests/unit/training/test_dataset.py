@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from tests.support.training import SIZE_PX, caption, drawn, make_all, settings, write_set
-from tuwen.data.formats import pairs, text
 from tuwen.data.augment.stored_views import augment
-from tuwen.training.dataset import Mixed, OnlineViews, StoredViews, window
-from tuwen.data.formats.images import decode
-from tuwen.training.loader import batches
 from tuwen.data.augment.views import Viewer, rows_of
+from tuwen.data.formats import pairs, text
+from tuwen.data.formats.images import decode
+from tuwen.training.dataset import Mixed, OnlineViews, StoredViews, window
+from tuwen.training.loader import batches
 
 POLICY = settings().baseline.policy
 

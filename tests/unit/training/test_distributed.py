@@ -3,19 +3,17 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.support import distributed
+from tests.support import distributed_process
+from tests.support.checkout import ROOT
 from tests.support.ports import free_ports
 from tests.support.training import TINY, fit
-from tuwen.training import distributed, step
 from tuwen.core.errors import UserError
 from tuwen.model.dual_encoder import DualEncoder
-
-ROOT = Path(__file__).parents[2]
+from tuwen.training import distributed, step
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +22,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     out = tmp_path_factory.mktemp("nodes")
     rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--rdzv-id=two"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *rendezvous]
-    command += ["--local-addr=127.0.0.1", "-m", "tests.distributed_world", str(out)]
+    command += ["--local-addr=127.0.0.1", "-m", "tests.support.distributed_process", str(out)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     nodes = [
         subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -37,10 +35,10 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def alone() -> dict:
-    return distributed.results()
+    return distributed_process.results()
 
 
-@pytest.mark.parametrize("case", distributed.CASES)
+@pytest.mark.parametrize("case", distributed_process.CASES)
 def test_the_gradients_of_two_processes_are_those_of_one(case: str, both: list[dict], alone: dict) -> None:
     loss, expected = alone[case]
     assert len(expected) > 10
@@ -55,7 +53,7 @@ def test_the_gradients_of_two_processes_are_those_of_one(case: str, both: list[d
 @pytest.mark.parametrize("case", ["plain", "cached"])
 def test_twenty_plain_steps_end_at_the_same_weights(case: str, both: list[dict], alone: dict) -> None:
     expected = alone[f"20 steps, {case}"]
-    start = distributed.prepared(fit(batch_size=12)).state_dict()
+    start = distributed_process.prepared(fit(batch_size=12)).state_dict()
     moved = max((expected[name] - start[name]).abs().max().item() for name in start)
     assert moved > 0.05  # a factor of two in the gradient would be seen
     for found in (one[f"20 steps, {case}"] for one in both):
@@ -64,7 +62,7 @@ def test_twenty_plain_steps_end_at_the_same_weights(case: str, both: list[dict],
 
 
 def test_siblings_span_the_processes_and_count(alone: dict) -> None:
-    batch = distributed.global_batch(1)
+    batch = distributed_process.global_batch(1)
     halves = [set(batch.positive_id[part].tolist()) for part in (slice(6), slice(6, 12))]
     assert halves[0] & halves[1] == {100}
     assert alone["plain"][0] != pytest.approx(alone["negatives"][0], abs=1e-3)

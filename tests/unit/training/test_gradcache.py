@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.support.training import TINY, fit
-from tuwen.training import gradcache, step
 from tuwen.core.errors import UserError
-from tuwen.training.loader import Batch
 from tuwen.model.dual_encoder import DualEncoder
+from tuwen.training import gradcache, step
+from tuwen.training.loader import Batch
 
 STILL = TINY | {"image": TINY["image"] | {"patch_dropout": 0.0}, "text": TINY["text"] | {"dropout": 0.0}}
 ROWS = 12

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from tests.support.training import SIZE_PX, caption, drawn, members, settings, write_set, write_shard
-from tuwen.training import loader, no_duplicates
-from tuwen.data.formats import text
-from tuwen.data.augment.stored_views import augment
 from tuwen.core.errors import UserError
-from tuwen.training.dataset import Ask, Mixed, OnlineViews, StoredViews
+from tuwen.data.augment.stored_views import augment
+from tuwen.data.augment.views import Viewer
+from tuwen.data.formats import text
 from tuwen.data.formats.images import decode_pixels, to_pixels
+from tuwen.training import loader, no_duplicates
+from tuwen.training.dataset import Ask, Mixed, OnlineViews, StoredViews
 from tuwen.training.loader import batches, loading_workers, normalised
 from tuwen.training.streaming import StreamedViews
-from tuwen.data.augment.views import Viewer
 
 PARAMS = settings(augment={"views": 2}, validate={"min_side_px": 8, "max_pixels": 1_000_000, "max_chars": 200})
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.support.training import TINY, fit
-from tuwen.training import optim
 from tuwen.model.dual_encoder import DualEncoder
+from tuwen.training import optim
 
 
 @pytest.mark.parametrize("muon_lr", [None, 1e-3])

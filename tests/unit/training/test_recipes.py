@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.support.training import caption, drawn, members, settings, write_set, write_shard
-from tuwen.model import dual_encoder
-from tuwen.training import recipes, trainer
-from tuwen.data.formats import pairs
-from tuwen.data.augment.stored_views import augment
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params
+from tuwen.data.augment.stored_views import augment
+from tuwen.data.formats import pairs
+from tuwen.model import dual_encoder
+from tuwen.training import recipes, trainer
 
 SOURCES = {"art": {"kind": "webdataset", "root": "art"}, "shop": {"kind": "webdataset", "root": "shop"}}
 FAR = {"far": {"kind": "webdataset", "root": "far.csv"}}
@@ -170,7 +170,9 @@ def test_selection_measures_epochs_averages_and_means_and_the_refit_takes_what_w
         json.dumps(forced | {"selected": {"epoch": 2, "ema": True, "wise_ft": 1.0}})
     )
     labelled(recipes.make_refitted, params, "models/pure", tuned=Path("models/finetuned"))
-    pure, mean, start = (dual_encoder.load(Path("models", name)).state_dict() for name in ("pure", "final", "start"))
+    pure, mean, start = (
+        dual_encoder.load(Path("models", name)).state_dict() for name in ("pure", "final", "start")
+    )
     assert any(not torch.equal(pure[name], start[name]) for name in pure)
     for name, weight in mean.items():
         torch.testing.assert_close(weight, 0.25 * pure[name] + 0.75 * start[name])

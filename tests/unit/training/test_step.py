@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.distributed import STILL
+from tests.support.distributed_process import STILL
 from tests.support.training import TINY, epoch_batches, fit
-from tuwen.training import optim, trainer
 from tuwen.model.dual_encoder import DualEncoder
+from tuwen.training import optim, trainer
 from tuwen.training.step import backward
 
 

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from tests.support.training import SIZE_PX, caption, drawn, make_all, members, settings, write_shard
-from tuwen.training import streaming
 from tuwen.core.errors import UserError
+from tuwen.data.augment.views import Viewer
 from tuwen.data.formats.images import decode
 from tuwen.data.formats.tar_stream import read_shard
-from tuwen.training.streaming import StreamedViews, basic_characters
 from tuwen.data.formats.text import build_vocabulary
-from tuwen.data.augment.views import Viewer
+from tuwen.training import streaming
+from tuwen.training.streaming import StreamedViews, basic_characters
 
 POLICY = settings().baseline.policy
 LIMITS = settings(validate={"min_side_px": 8, "max_pixels": 1_000_000, "max_chars": 200}).validate_

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.support.training import STEPS, TINY, epoch_batches, fit
+from tuwen.core.errors import UserError
+from tuwen.core.params import Fit
+from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import checkpoint as kept
 from tuwen.training import trainer
-from tuwen.core.errors import UserError
-from tuwen.model.dual_encoder import DualEncoder
-from tuwen.core.params import Fit
 from tuwen.training.selection import Measured
 
 

@@ -1,4 +1,4 @@
-"""The groups of params.yaml that are about data: sources, gates, split, views. tuwen/params.py joins them."""
+"""The groups of params.yaml that are about data: sources, gates, split, views. root.py joins them."""
 
 from typing import Annotated, Literal
 

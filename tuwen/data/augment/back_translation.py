@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tuwen.data.formats import pinned as hub
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
-from tuwen.data.formats.manifest import file_sha256
-from tuwen.core.params.data import Marian
+from tuwen.core.params import Marian
 from tuwen.core.progress import follow
+from tuwen.data.formats import pinned as hub
+from tuwen.data.formats.manifest import file_sha256
 
 FILES = ("config.json", "source.spm", "target.spm", "vocab.json")  # without these there is no model
 OPTIONAL_FILES = ("tokenizer_config.json", "target_vocab.json")

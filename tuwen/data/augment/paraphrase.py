@@ -14,10 +14,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from tuwen.core.errors import UserError
+from tuwen.core.params import Marian, NoParaphrase, OpenccParaphrase, Paraphrase, ParaphraseFile
 from tuwen.data.formats.manifest import file_sha256
-from tuwen.core.params.data import Marian, NoParaphrase, OpenccParaphrase, Paraphrase, ParaphraseFile
-from tuwen.data.formats.text_files import csv_rows
 from tuwen.data.formats.text import CHINESE, MASK, chinese_share, normalise, to_caption_form
+from tuwen.data.formats.text_files import csv_rows
 
 NAMES = re.compile(
     "(《[^《》]*》|【[^【】]*】|「[^「」]*」|“[^“”]*”|<[^<>]*>)"

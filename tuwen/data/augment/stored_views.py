@@ -15,29 +15,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tuwen.data.formats import manifest, pairs, shards
 from tuwen.core.executor import make_executor
-from tuwen.data.formats.images import Pixels, decode_pixels
+from tuwen.core.params import Augment
 from tuwen.core.params import Image as ImageParams
-from tuwen.core.params.data import Augment
 from tuwen.core.progress import follow
 from tuwen.data.augment.views import PARAPHRASES, ROWS, VIEWS, Viewer, positive_of, read_paraphrases, rows_of
+from tuwen.data.formats import manifest, pairs, shards
+from tuwen.data.formats.images import Pixels, decode_pixels
 
 SPLITS = ("train", "valid", "test")
 PAIRS_PER_SHARD = 512  # about 110 MB of views at 224 px
 WORK = Path(".cache/augment")
 TRANSLATIONS = Path(".cache/translate")  # kept: with another policy the captions need no second translation
-DECIDING_CODE = (
-    "augment",
-    "images",
-    "marian",
-    "pairs",
-    "shards",
-    "sources/text_files",
-    "text",
-    "translate",
-    "views",
-)
+DECIDING_CODE = ("data/augment", "data/formats")
 
 SPLIT = pa.field("split", pa.string())
 SPLIT_ROWS = ROWS.append(SPLIT)

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from tuwen.core.params import Policy
 from tuwen.data.formats import pairs, text
 from tuwen.data.formats.images import MAX_ASPECT, Pixels, colour_matrix, draw_outlines, square
-from tuwen.core.params.data import Policy
 
 VIEWS = pa.schema(
     [

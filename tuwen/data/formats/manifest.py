@@ -9,6 +9,7 @@ from typing import Any
 from tuwen.core.errors import UserError
 
 NAME = "manifest.json"
+PACKAGE = Path(__file__).parents[2]
 
 
 def write(
@@ -39,11 +40,18 @@ def write(
 def key(inputs: Mapping[str, Path], params: Mapping[str, Any], code: Iterable[str]) -> str:
     """What names this very work, so that only it goes on from what it left: 16 hex digits.
 
-    inputs as in `write`; code: the modules of this package whose bytes decide the result.
+    inputs as in `write`; code: the packages and modules whose bytes decide the result, as paths below
+    the folder of tuwen.
     """
     digests = {name: digest(path) for name, path in sorted(inputs.items())}
-    digests |= {f"{part}.py": file_sha256(Path(__file__).parent / f"{part}.py") for part in code}
+    digests |= {f"{path.relative_to(PACKAGE)}": file_sha256(path) for part in code for path in _modules(part)}
     return hashlib.sha256(json.dumps([digests, params], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _modules(part: str) -> list[Path]:
+    path = PACKAGE / part
+    assert path.exists(), path
+    return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
 def digest(path: Path) -> str:

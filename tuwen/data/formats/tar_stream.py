@@ -5,8 +5,8 @@ import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from tuwen.data.formats import shards
 from tuwen.core.errors import UserError
+from tuwen.data.formats import shards
 
 AGAIN = "get it again, or list it anew with `tuwen shards`"
 

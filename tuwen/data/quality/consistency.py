@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tuwen.data.quality import suites, quarantine
-from tuwen.data.quality.text_stats import CHINESE
-from tuwen.core.params.data import Validate
+from tuwen.core.params import Validate
+from tuwen.data.quality import quarantine, suites
 from tuwen.data.quality.split import SPLITS
+from tuwen.data.quality.text_stats import CHINESE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tuwen.data.quality import suites, image_stats, near_duplicates, quarantine
-from tuwen.data.formats import pairs, tar_stream
-from tuwen.core.params.data import Validate
+from tuwen.core.params import Validate
 from tuwen.core.progress import follow
+from tuwen.data.formats import pairs, tar_stream
+from tuwen.data.quality import image_stats, near_duplicates, quarantine, suites
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,7 +153,7 @@ def _captions(shard: str, texts: list[str]) -> pa.Table:
     return pa.table(columns, schema=pairs.TEXTS)
 
 
-def _pictures(measured: "list[tuple[str | None, doctor.Picture]]") -> "pd.DataFrame":
+def _pictures(measured: "list[tuple[str | None, image_stats.Picture]]") -> "pd.DataFrame":
     import pandas as pd
 
     frame = pd.DataFrame([picture for _, picture in measured], columns=list(image_stats.Picture._fields))
@@ -164,10 +164,14 @@ def _pictures(measured: "list[tuple[str | None, doctor.Picture]]") -> "pd.DataFr
 
 def _measure_shard(
     max_pixels: int, row: dict[str, Any]
-) -> "tuple[list[tuple[str | None, doctor.Picture]], list[str]]":
+) -> "tuple[list[tuple[str | None, image_stats.Picture]], list[str]]":
     pictures, captions = [], list[str]()
     for sample in tar_stream.read_shard(row):
-        found = image_stats.Picture() if sample.picture is None else image_stats.measure_picture(sample.picture, max_pixels)
+        found = (
+            image_stats.Picture()
+            if sample.picture is None
+            else image_stats.measure_picture(sample.picture, max_pixels)
+        )
         pictures.append((sample.fault, found))
         captions += sample.captions or ([] if sample.fault else [""])
     return pictures, captions

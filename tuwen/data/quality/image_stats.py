@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 import simplejpeg
 from PIL import Image
 
-from tuwen.data.formats import shards
-from tuwen.data.quality.text_stats import measure_captions
-from tuwen.data.formats.images import header, on_white, orientation, turned
 from tuwen.core.progress import follow
+from tuwen.data.formats import shards
+from tuwen.data.formats.images import header, on_white, orientation, turned
+from tuwen.data.quality.text_stats import measure_captions
 
 if TYPE_CHECKING:  # the processes of the executor import this module and need neither
     import pandas as pd

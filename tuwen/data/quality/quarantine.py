@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tuwen.data.quality import suites, image_stats, expectations
+from tuwen.core.params import Validate
 from tuwen.data.formats import pairs
-from tuwen.core.params.data import Validate
+from tuwen.data.quality import expectations, image_stats, suites
 from tuwen.data.sources.records import FAULTS
 
 if TYPE_CHECKING:
@@ -171,7 +171,9 @@ def judge(folder: Path, name: str, params: Validate, max_tokens: int, executor: 
         pictures["readable"] = pictures["readable"].astype(object).where(pictures["fault"].isna(), None)
     images = Table(folder / "images.parquet", name, "images", pictures, needs_items)
     images.judge(suites.image_suite(params, needs_items))
-    texts = Table(folder / "texts.parquet", name, "texts", image_stats.measure_captions(pair_set.texts), needs_items)
+    texts = Table(
+        folder / "texts.parquet", name, "texts", image_stats.measure_captions(pair_set.texts), needs_items
+    )
     texts.judge(suites.text_suite(params, max_tokens, needs_items))
     links = Table(folder / "pairs.parquet", name, "pairs", image_stats.measure_pairs(pair_set), name == "labelled")
     links.judge(suites.pair_suite(name == "labelled"))

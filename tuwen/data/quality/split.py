@@ -11,9 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tuwen.core.errors import UserError
-from tuwen.data.quality.near_duplicates import KEPT_EDGES, Edges, Integers, components, look_at, near_clusters, near_pairs
+from tuwen.core.params import Split
 from tuwen.data.formats.pairs import IMAGES, PairSet
-from tuwen.core.params.data import Split
+from tuwen.data.quality.near_duplicates import (
+    KEPT_EDGES,
+    Edges,
+    Integers,
+    components,
+    look_at,
+    near_clusters,
+    near_pairs,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

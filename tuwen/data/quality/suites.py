@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from tuwen.core.params import Validate
 from tuwen.data.quality.expectations import great_expectations
-from tuwen.core.params.data import Validate
 from tuwen.data.sources.records import FAULTS
 
 MIN_PICTURES_FOR_GROUP_SHARE = 1000  # in a smaller set a group may hold any share

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tuwen.data.quality import expectations
 from tuwen.data.formats import pairs
+from tuwen.data.quality import expectations
 from tuwen.data.quality.corpus import InPlace
 from tuwen.data.quality.quarantine import Judged
 

@@ -10,14 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tuwen.data.quality import suites, clean_sets, corpus, summary, expectations, quarantine, consistency
-from tuwen.data.formats import pairs
-from tuwen.report.quality import page
 from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
-from tuwen.core.params.data import Split, Validate
+from tuwen.core.params import Split, Validate
+from tuwen.data.formats import pairs
+from tuwen.data.quality import clean_sets, consistency, corpus, expectations, quarantine, suites, summary
 from tuwen.data.quality.quarantine import TASKS, Judged
-from tuwen.data.quality.split import SPLITS, across, copies, deal, join_copies, leaks_prevented, merge_captions, split_groups, subset, with_groups
+from tuwen.data.quality.split import (
+    SPLITS,
+    across,
+    copies,
+    deal,
+    join_copies,
+    leaks_prevented,
+    merge_captions,
+    split_groups,
+    subset,
+    with_groups,
+)
+from tuwen.report.quality import page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,7 +222,7 @@ def judge_positives(folder: Path, pair_set: pairs.PairSet) -> None:
         expectations.stop_on_critical(folder / f"{table}.parquet", frame[~denied], verdicts)
 
 
-def _write_quality(clean: Path, body: dict[str, Any], frames: "figures.Frames", listed: pa.Table) -> None:
+def _write_quality(clean: Path, body: dict[str, Any], frames: "summary.Frames", listed: pa.Table) -> None:
     text = json.dumps(body, indent=1, ensure_ascii=False) + "\n"
     (clean / "quality.json").write_text(text, encoding="utf-8")
     page.write_page(clean / "quality.html", clean.parent, body, frames, listed)

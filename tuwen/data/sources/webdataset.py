@@ -8,13 +8,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from tuwen.data.formats import shards
 from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
+from tuwen.core.params import WebdatasetSource
+from tuwen.data.formats import shards
 from tuwen.data.formats.manifest import file_sha256
-from tuwen.core.params.data import WebdatasetSource
-from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
 from tuwen.data.formats.text_files import check_name, csv_rows, relative
+from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import ZeroSource
+from tuwen.core.params import ZeroSource
+from tuwen.data.formats.text_files import json_rows, open_text, read_picture, relative
 from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
 from tuwen.data.sources.splits import NAMES, official
-from tuwen.data.formats.text_files import json_rows, open_text, read_picture, relative
 
 LIST = re.compile(rf".+_({'|'.join(NAMES)})\.(json|txt)")
 PICTURE_FOLDER = re.compile(r".*images?", re.IGNORECASE)

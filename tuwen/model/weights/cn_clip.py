@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from tuwen.model import architectures, state_dict
 from tuwen.core.errors import UserError
+from tuwen.model import architectures, state_dict
 from tuwen.model.state_dict import Link, State
 
 # of the 21,128 lines of its clip/vocab.txt, which are those of Google's Chinese BERT
@@ -38,7 +38,7 @@ def link(name: str) -> Link:
 
 
 def config(state: State, max_tokens: int, where: Path) -> dict[str, Any]:
-    """The config of tuwen/model.py that the shapes tell. Raises UserError where they are not cn_clip's."""
+    """The config of dual_encoder.py that the shapes tell. Raises UserError where they are not cn_clip's."""
     try:
         picture, dim = _picture(state)
         tokens, width = state["bert.embeddings.word_embeddings.weight"].shape

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tuwen.data.formats import images
-from tuwen.model import state_dict
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
+from tuwen.data.formats import images
+from tuwen.model import state_dict
 from tuwen.model.state_dict import Link
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -65,7 +65,7 @@ def link(name: str) -> Link:
 
 
 def config(folder: Path, max_tokens: int) -> dict[str, Any]:
-    """The config of tuwen/model.py for the model in `folder`.
+    """The config of dual_encoder.py for the model in `folder`.
 
     Raises UserError where it is no ChineseCLIPModel, or its preprocessor does what ours cannot.
     """
@@ -94,7 +94,7 @@ def config(folder: Path, max_tokens: int) -> dict[str, Any]:
 
 
 def bert(text: Any, max_tokens: int) -> dict[str, Any]:
-    """What tuwen/towers.py must know of a BertConfig, or of Chinese-CLIP's like it; [CLS] is what counts."""
+    """What towers.py must know of a BertConfig, or of Chinese-CLIP's like it; [CLS] is what counts."""
     shape = {ours: getattr(text, name) for name, ours in TEXT_KEYS.items()}
     return shape | {"max_tokens": max_tokens, "pool": "first"}
 
@@ -117,7 +117,7 @@ def _pixels(folder: Path, size_px: int) -> dict[str, Any]:
 
 
 def normal(found: dict[str, Any]) -> dict[str, Any]:
-    """`mean` and `std` (0..1) as tuwen/model.py takes them: nothing where they are CLIP's or not said."""
+    """`mean` and `std` (0..1) as dual_encoder.py takes them: nothing where they are CLIP's or not said."""
     clip = {name: [value / 255 for value in values] for name, values in images.CLIP_PIXELS.items()}
     said = {name: list(values) if values else clip[name] for name, values in found.items()}
     same = all(abs(a - b) < 1e-6 for name, values in said.items() for a, b in zip(values, clip[name], strict=True))

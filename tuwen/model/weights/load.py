@@ -1,19 +1,19 @@
 """Weights that people have -> one dual encoder: a Hugging Face folder, cn_clip's file, two towers, our own folder.
 
 And back: `export` writes a model of ours in the first two forms. Nothing is loaded by halves: a tensor that is
-missing, unknown or of another shape is an error that lists it (tuwen/states.py).
+missing, unknown or of another shape is an error that lists it (state_dict.py).
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuwen.core.errors import UserError
 from tuwen.data.formats import pinned
 from tuwen.model import dual_encoder, state_dict
 from tuwen.model.weights import cn_clip, hugging_face, open_clip
-from tuwen.core.errors import UserError
 
 if TYPE_CHECKING:
-    from tuwen.core.params.model import CnClip, Folder, HuggingFace, OpenClip, Start
+    from tuwen.core.params import CnClip, Folder, HuggingFace, OpenClip, Start
 
 FORMS = ("hugging_face", "cn_clip")
 PLACE = "params.yaml: baseline.start"

@@ -8,14 +8,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuwen.core.compat import declare_torchvision_ops
+from tuwen.core.errors import UserError
 from tuwen.data.formats import pinned
 from tuwen.model import architectures, state_dict
 from tuwen.model.weights import cn_clip, hugging_face
-from tuwen.core.compat import declare_torchvision_ops
-from tuwen.core.errors import UserError
 
 if TYPE_CHECKING:
-    from tuwen.core.params.model import OpenClip
+    from tuwen.core.params import OpenClip
 
 PICTURE_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 PICTURE_CONFIG = "open_clip_config.json"
@@ -28,7 +28,7 @@ SPARE_TEXT = r"(bert\.)?(pooler\..*|embeddings\.position_ids)|cls\..*"
 
 
 def load(start: "OpenClip", max_tokens: int) -> tuple[dict[str, Any], state_dict.State, list[str]]:
-    """(config, the state without the fresh layers, vocabulary). Raises UserError as tuwen/weights.py says."""
+    """(config, the state without the fresh layers, vocabulary). Raises UserError as load.py says."""
     place = "params.yaml: baseline.start"
     pictures = pinned.find(
         f"{place}.image_weights", start.image_weights, start.image_revision, PICTURE_WEIGHTS, [PICTURE_CONFIG]
@@ -72,7 +72,7 @@ def _picture(name: str, weights: Path) -> tuple[state_dict.State, dict[str, Any]
 
 
 def vit_names(config: dict[str, Any]) -> list[str]:
-    """Names of the tensors of tuwen/vit.py."""
+    """Names of the tensors of vit.py."""
     import torch
 
     from tuwen.model.vit import VisionTransformer

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from tuwen.model import dual_encoder
-from tuwen.model.weights import load
 from tuwen.core.params import Params
-from tuwen.model.architectures import chinese_clip
 from tuwen.data.formats.text import build_vocabulary
+from tuwen.model import dual_encoder
+from tuwen.model.architectures import chinese_clip
+from tuwen.model.weights import load
 
 
 def start(params: Params, spelt: Callable[[], Iterable[str]]) -> tuple[dual_encoder.DualEncoder, list[str]]:
@@ -25,7 +25,7 @@ def start(params: Params, spelt: Callable[[], Iterable[str]]) -> tuple[dual_enco
         config = chinese_clip(kind.shape, max_tokens) | {"vocabulary": len(vocabulary)}
         load.agree(config, vocabulary, size_px, max_tokens)
     else:
-        assert params.model  # tuwen/params.py
+        assert params.model  # root.py
         shape = params.model.model_dump()
         image, text = shape["image"] | params.image.model_dump(), shape["text"] | params.text.model_dump()
         config = {"dim": shape["dim"], "image": image, "text": text, "vocabulary": len(vocabulary)}

@@ -15,6 +15,7 @@ from tuwen.data.formats.images import decode
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+TEMPLATES = Path(__file__).parents[1] / "templates"
 THUMBNAIL_PX = 128
 JPEG_QUALITY = 85
 # matplotlib writes these colours, the page's style sheet decides what they are: light and dark need others
@@ -31,11 +32,11 @@ STYLE: dict[Any, Any] = {
 
 
 def render(template: str, facts: Mapping[str, Any]) -> str:
-    """The page that the template of this name, a file beside this one, makes of `facts`; all text is escaped."""
+    """Fill the template of this name, a file in `report/templates`, with `facts`; all text is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from tuwen.report.quality import odd_images
 from tuwen.data.quality import quality_file
 from tuwen.report.html.histogram import COLOURS, Scale, Values, histogram
 from tuwen.report.html.page import render
+from tuwen.report.quality import odd_images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,9 +74,7 @@ def _faults(rows: "pd.DataFrame") -> Iterator[tuple[Any, ...]]:
     """(set, item, reason, severity, outcome, rows, examples); in a set the most frequent first."""
     groups = rows.groupby(["set", "item", "reason", "severity", "outcome"], sort=True)
     for key, found in sorted(groups, key=lambda group: (group[0][0], -len(group[1]))):
-        examples = [
-            f"{row['id']} ({odd_images.place(row)})" for row in odd_images.records(found.head(EXAMPLES))
-        ]
+        examples = [f"{row['id']} ({odd_images.place(row)})" for row in odd_images.records(found.head(EXAMPLES))]
         yield (*key, len(found), "; ".join(examples))
 
 

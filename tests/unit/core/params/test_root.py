@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.checkout import ROOT
 from tuwen.core.errors import UserError
 from tuwen.core.params import load
 
@@ -9,7 +10,7 @@ CORPUS = (
     "corpus:\n  art: {kind: sample, root: tuwen/sources/sample.txt, art: [noto, twemoji], concepts: null, "
     "picture_px: 144}\n"
 )
-SHIPPED = Path(__file__).parents[2] / "params.yaml"
+SHIPPED = ROOT / "params.yaml"
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:

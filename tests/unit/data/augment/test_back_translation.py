@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.marian import CAPTIONS, TRADITIONAL, train_pair
-from tuwen.data.augment import back_translation, paraphrase
 from tuwen.core.errors import UserError
+from tuwen.core.params import Marian
+from tuwen.data.augment import back_translation, paraphrase
 from tuwen.data.formats.manifest import file_sha256
-from tuwen.core.params.data import Marian
 
 COMMIT = "cf109095479db38d6df799875e34039d4938aaa6"
 CHINESE = [caption for caption, _, _ in CAPTIONS]
@@ -56,7 +56,9 @@ def test_the_order_of_the_captions_decides_nothing(pair, tmp_path) -> None:
 def test_simplified_chinese_is_asked_for_where_the_model_knows_the_token(pair) -> None:
     english, traditional, simplified = TRADITIONAL
     folder = Path(pair.to_chinese)
-    assert back_translation.Translator(folder, pair, back_translation.TO_SIMPLIFIED).translate([english]) == [simplified]
+    assert back_translation.Translator(folder, pair, back_translation.TO_SIMPLIFIED).translate([english]) == [
+        simplified
+    ]
     assert back_translation.Translator(folder, pair, ">>cmn_Hant<<").translate([english]) == [traditional]
     without = back_translation.Translator(Path(pair.to_english), pair, back_translation.TO_SIMPLIFIED)
     assert without.translate(["医生给病人检查身体"]) == ["the doctor examines the patient"]

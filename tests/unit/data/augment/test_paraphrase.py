@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuwen.data.augment import paraphrase
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import NoParaphrase, OpenccParaphrase, ParaphraseFile, Synonyms
+from tuwen.core.params import NoParaphrase, OpenccParaphrase, ParaphraseFile, Synonyms
+from tuwen.data.augment import paraphrase
 from tuwen.data.formats.text import CHINESE
 
 CAPTIONS = [

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from tests.support.views import AUGMENT, POLICY, contents, drawing, write_clean
-from tuwen.data.formats import manifest, pairs, shards
-from tuwen.data.augment.stored_views import augment
-from tuwen.data.formats.images import decode, square
 from tuwen.core.params import Image as ImageParams
-from tuwen.core.params.data import NoParaphrase, ParaphraseFile
+from tuwen.core.params import NoParaphrase, ParaphraseFile
+from tuwen.data.augment.stored_views import augment
 from tuwen.data.augment.views import VIEWS, read_paraphrases
+from tuwen.data.formats import manifest, pairs, shards
+from tuwen.data.formats.images import decode, square
 
 CAPTIONS = {
     "train": [f"草地上有{n}只大熊猫在吃竹子" for n in range(5)],

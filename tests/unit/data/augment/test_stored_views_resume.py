@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.checkout import ROOT
 from tests.support.views import AUGMENT, contents, write_clean
-from tuwen.data.augment import stored_views
 from tuwen.core.params import Image as ImageParams
+from tuwen.data.augment import stored_views
 
-ROOT = Path(__file__).parents[2]
 PAIRS = 12  # one in each shard
 CAPTIONS = {"train": [f"草地上有{n}只大熊猫" for n in range(PAIRS)]}
 IMAGE = ImageParams(size_px=32)

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from tests.support.views import POLICY, drawing, write_clean
+from tuwen.data.augment.views import View, Viewer, positive_of, rows_of
 from tuwen.data.formats import pairs
 from tuwen.data.formats.images import Pixels, square
 from tuwen.data.formats.text import swap_sides
-from tuwen.data.augment.views import View, Viewer, positive_of, rows_of
 
 STILL = POLICY.model_copy(
     update={

@@ -1,8 +1,8 @@
 import pyarrow as pa
 import pytest
 
-from tuwen.data.formats import manifest, pairs
 from tuwen.core.errors import UserError
+from tuwen.data.formats import manifest, pairs
 
 IMAGE = {"positive_id": "a", "group": None, "category": None, "shard": "s", "offset": 0, "size": 1, "sha256": "0"}
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from tests.support.training import caption, drawn, settings
-from tuwen.data.formats.images import decode_pixels, decode_reduced
 from tuwen.data.augment.views import Viewer
+from tuwen.data.formats.images import decode_pixels, decode_reduced
 
 
 def photograph(width: int, height: int, **saved) -> bytes:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuwen.data.formats import shards
 from tuwen.core.errors import UserError
+from tuwen.data.formats import shards
 from tuwen.data.formats.shards import Sample
 
 FILES = {"熊猫-一只在吃竹子的大熊猫.jpg": b"\x01" * 700, "b.jpg": b"", "c" * 130 + ".png": b"\x02" * 512}

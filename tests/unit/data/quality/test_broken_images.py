@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,12 @@ from hypothesis import strategies as st
 
 from tests.support import broken
 from tests.support.broken import encode, landscape
-from tuwen.data.quality import image_stats
+from tests.support.checkout import ROOT
 from tuwen.data.formats.images import decode, decode_pixels
+from tuwen.data.quality import image_stats
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # decode() silences them for a process, pytest for a test
 MAX_PIXELS = 50_000_000
-ROOT = Path(__file__).parents[2]
 NO_PICTURE = [broken.zip_named_png, broken.postscript, broken.empty, broken.nul_bytes, broken.text]
 NO_PICTURE += [broken.random_bytes, lambda: encode(landscape(), "WEBP")[:-60]]  # libwebp opens nothing in parts
 # what a drawing of 64 x 48 has: landscape() in all its disguises

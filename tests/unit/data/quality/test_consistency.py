@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tuwen.data.quality.consistency import MIN_ROWS_FOR_DRIFT, NEIGHBOURS, contradictions, drift, duplicates
 from tuwen.data.formats.text import normalise
+from tuwen.data.quality.consistency import MIN_ROWS_FOR_DRIFT, NEIGHBOURS, contradictions, drift, duplicates
 
 GARDEN = "春天的樱花开满了河的两岸"
 HARBOUR = "渔船在傍晚停进港口排成行"

@@ -1,14 +1,12 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tuwen.data.quality.corpus import choose
+from tests.support.checkout import ROOT
 from tuwen.core.params import load
+from tuwen.data.quality.corpus import choose
 
-PARAMS = load(Path(__file__).parents[2] / "params.yaml").validate_.model_copy(
-    update={"full_doctor_pairs": 1000, "doctor_share": 0.1}
-)
+PARAMS = load(ROOT / "params.yaml").validate_.model_copy(update={"full_doctor_pairs": 1000, "doctor_share": 0.1})
 
 
 def shards(count: int, pairs: int) -> list[dict[str, Any]]:

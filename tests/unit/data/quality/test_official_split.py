@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import Split
+from tuwen.core.params import Split
 from tuwen.data.quality.split import assign, deal
 
 OFFICIAL = Split(seed=0, valid=0.25, test=0.25, official=True)

@@ -6,11 +6,20 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tuwen.data.formats import pairs
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import Split
-from tuwen.data.quality.split import assign, copies, join_copies, leaks_prevented, merge_captions, split_groups, subset, with_groups
+from tuwen.core.params import Split
+from tuwen.data.formats import pairs
 from tuwen.data.formats.text import normalise
+from tuwen.data.quality.split import (
+    assign,
+    copies,
+    join_copies,
+    leaks_prevented,
+    merge_captions,
+    split_groups,
+    subset,
+    with_groups,
+)
 
 PARAMS = Split(seed=0, valid=0.25, test=0.25, official=True)
 LONG = "一只白猫趴在窗台上晒太阳"

@@ -8,12 +8,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tuwen.data.quality import suites as checks, expectations
+from tests.support.checkout import ROOT
 from tuwen.core.errors import UserError
 from tuwen.core.params import load
+from tuwen.data.quality import expectations
+from tuwen.data.quality import suites as checks
 from tuwen.prediction.predict import CONTEST_K
 
-PARAMS = load(Path(__file__).parents[2] / "params.yaml").validate_.model_copy(
+PARAMS = load(ROOT / "params.yaml").validate_.model_copy(
     update={
         "max_pixels": 1_000_000,
         "max_aspect": 8.0,
@@ -164,7 +166,9 @@ def test_each_rule_fails_on_its_fault_alone(suite: str) -> None:
             sound.iloc[3].to_dict() | ({key: f"坏{number}"} if len(sound.columns) > 1 else {}) | {column: bad}
         )
     frame = pd.concat([sound, pd.DataFrame(rows, dtype=object)], ignore_index=True).infer_objects()
-    failing = {verdict.name: verdict for verdict in expectations.run(frame, suite_of(suite)) if not verdict.success}
+    failing = {
+        verdict.name: verdict for verdict in expectations.run(frame, suite_of(suite)) if not verdict.success
+    }
     assert failing.keys() == {name for *_, name, _ in faults}
     for row, (column, bad, name, severity) in enumerate(faults, len(sound)):
         twin = [list(sound[key]).index(bad)] if column == key and bad in list(sound[key]) else []
@@ -252,5 +256,10 @@ def test_nothing_is_sent_anywhere() -> None:
 def test_a_suite_that_ran_twice_counts_together() -> None:
     frame = pd.DataFrame(FRAMES["duplicates"])
     bad = frame.assign(duplicate=[True, False, True, False])
-    verdicts = [*expectations.run(frame, suite_of("duplicates")), *expectations.run(bad, suite_of("duplicates"))] * 2
-    assert expectations.merged(verdicts) == {"duplicate_pair": {"severity": "warning", "success": False, "unexpected": 4}}
+    verdicts = [
+        *expectations.run(frame, suite_of("duplicates")),
+        *expectations.run(bad, suite_of("duplicates")),
+    ] * 2
+    assert expectations.merged(verdicts) == {
+        "duplicate_pair": {"severity": "warning", "success": False, "unexpected": 4}
+    }

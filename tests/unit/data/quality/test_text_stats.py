@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from tuwen.data.quality import text_stats, image_stats
 from tuwen.data.formats import pairs
+from tuwen.data.quality import image_stats, text_stats
 from tuwen.data.quality.text_stats import measure_captions
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuwen.data import sources
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import ChineseClipSource
+from tuwen.core.params import ChineseClipSource
+from tuwen.data import sources
 from tuwen.data.sources import chinese_clip
 from tuwen.data.sources.records import Caption, Link, Picture
 

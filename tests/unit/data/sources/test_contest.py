@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tuwen.data import sources
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import ContestSource
+from tuwen.core.params import ContestSource
+from tuwen.data import sources
 from tuwen.data.sources.records import Caption, Link, Picture, Record
 
 JPEG = b"\xff\xd8\xff\xe0 stands for the bytes of a picture "

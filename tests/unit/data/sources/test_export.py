@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuwen.data.formats import pairs, shards
-from tuwen.data import sources
 from tuwen.core.errors import UserError
-from tuwen.data.sources.export import export
-from tuwen.core.params.data import ChineseClipSource, WebdatasetSource
+from tuwen.core.params import ChineseClipSource, WebdatasetSource
+from tuwen.data import sources
+from tuwen.data.formats import pairs, shards
 from tuwen.data.sources import webdataset
+from tuwen.data.sources.export import export
 from tuwen.data.sources.records import Caption, Link, Picture, Record
 
 PANDA, STREET, MASK = "一只大熊猫坐在竹林里吃竹子", "雨后的街道\n行人撑着伞", "\ufeff“<人名>”和他的猫"

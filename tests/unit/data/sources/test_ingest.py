@@ -16,12 +16,12 @@ from ruamel.yaml import YAML
 
 from stages import corpus as corpus_stage
 from stages import ingest as ingest_stage
-from tuwen.data.sources import ingest as ingesting
+from tests.support.checkout import ROOT
+from tuwen.core.params import Corpus, Source, TableSource, WebdatasetSource
 from tuwen.data.formats import manifest, pairs, shards
+from tuwen.data.sources import ingest as ingesting
 from tuwen.data.sources.ingest import gather, ingest
-from tuwen.core.params.data import Corpus, Source, TableSource, WebdatasetSource
 
-REPOSITORY = Path(__file__).parents[2]
 CAT, DOG = b"\x89PNG a cat", b"\x89PNG a dog"
 
 
@@ -176,7 +176,7 @@ def test_listed_shards_stay_where_they_are(tmp_path) -> None:
 
 def test_the_stages_read_params_yaml(tmp_path, source, monkeypatch, capsys) -> None:
     yaml = YAML(typ="safe", pure=True)
-    values = yaml.load(REPOSITORY / "presets/smoke.yaml")
+    values = yaml.load(ROOT / "presets/smoke.yaml")
     values |= {"source": source.model_dump(), "corpus": {"mine": source.model_dump()}}
     yaml.dump(values, tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
@@ -192,7 +192,7 @@ def test_the_stages_read_params_yaml(tmp_path, source, monkeypatch, capsys) -> N
 
 
 def test_what_the_page_on_data_tells_to_write_into_params_yaml_is_valid() -> None:
-    page = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     values = [
         YAML(typ="safe", pure=True).load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     ]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tuwen.data.formats import pairs, shards
 from tuwen.core.errors import UserError
+from tuwen.core.params import SampleSource
+from tuwen.data.formats import pairs, shards
 from tuwen.data.sources.ingest import gather, ingest
-from tuwen.core.params.data import SampleSource
 
 NAMES = {
     "🐼": ":熊猫:",

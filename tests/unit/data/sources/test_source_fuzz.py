@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from tuwen.data import sources
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import ContestSource, TableSource
+from tuwen.core.params import ContestSource, TableSource
+from tuwen.data import sources
 from tuwen.data.sources.records import FAULTS, Caption, Link, Picture, Record
 
 PICTURE = b"\x89PNG"

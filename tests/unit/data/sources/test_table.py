@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tuwen.data.formats import pairs, shards
-from tuwen.data import sources
 from tuwen.core.errors import UserError
+from tuwen.core.params import TableSource
+from tuwen.data import sources
+from tuwen.data.formats import pairs, shards
 from tuwen.data.sources.ingest import ingest
-from tuwen.core.params.data import TableSource
 from tuwen.data.sources.records import Caption, Link, Picture, Record
 
 CAT, DOG = b"\x89PNG a cat", b"\x89PNG a dog"

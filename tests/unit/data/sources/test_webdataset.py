@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tuwen.data.formats import pairs
-from tuwen.data import sources
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import WebdatasetSource
+from tuwen.core.params import WebdatasetSource
+from tuwen.data import sources
+from tuwen.data.formats import pairs
 from tuwen.data.sources import webdataset
 from tuwen.data.sources.records import Caption, Link, Picture
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuwen.data import sources
 from tuwen.core.errors import UserError
-from tuwen.core.params.data import ZeroSource
+from tuwen.core.params import ZeroSource
+from tuwen.data import sources
 from tuwen.data.sources.records import Caption, Link, Picture
 
 IMAGES = "IQR_IQM_ICR_ICM_images"

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.checkout import ROOT
 from tests.support.weights import SIZE_PX, TOKENS, VOCABULARY, chinese_clip_folder, cn_clip_model, sha256
-from tuwen.data.formats import pinned
+from tuwen.core.errors import UserError
+from tuwen.core.params import CnClip, HuggingFace
 from tuwen.model import dual_encoder, state_dict
 from tuwen.model.weights import load
-from tuwen.core.errors import UserError
-from tuwen.core.params.model import CnClip, HuggingFace
 
 COMMIT = "660941af70c6ff89ce658a1735404c0f3e536c38"
 
@@ -167,7 +167,7 @@ except UserError as error:
     print(error)
 """
     # without a network huggingface_hub tries again for 23 s; told to be offline it gives up at once
-    told = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(Path(pinned.__file__).parents[1])}
+    told = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program], env=told, capture_output=True, text=True, timeout=120)
     said = (
         rf"baseline\.start\.model: OFA-Sys/some-model at {COMMIT} cannot be fetched: .*HF_ENDPOINT names a mirror"

@@ -8,13 +8,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.weights import CAPTIONS, RESNET, SIZE_PX, TOKENS, VIT, VOCABULARY, chinese_clip_folder, cn_clip, cn_clip_model, pictures, sha256
-from tuwen.model import dual_encoder
-from tuwen.model.weights import load, cn_clip as weights_cn_clip
-from tuwen.retrieval.embed import embed_captions, embed_pictures
+from tests.support.weights import (
+    CAPTIONS,
+    RESNET,
+    SIZE_PX,
+    TOKENS,
+    VIT,
+    VOCABULARY,
+    chinese_clip_folder,
+    cn_clip,
+    cn_clip_model,
+    pictures,
+    sha256,
+)
+from tuwen.core.params import CnClip, Folder, HuggingFace
 from tuwen.data.formats.images import square
-from tuwen.core.params.model import CnClip, Folder, HuggingFace
 from tuwen.data.formats.text import load_tokenizer, tokenize
+from tuwen.model import dual_encoder
+from tuwen.model.weights import cn_clip as weights_cn_clip
+from tuwen.model.weights import load
+from tuwen.retrieval.embed import embed_captions, embed_pictures
 
 NEAR = {"atol": 1e-5, "rtol": 0}
 SHAPES = {"vit": VIT, "resnet": RESNET}

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from tests.support.weights import CAPTIONS, VOCABULARY, open_clip, pictures, sha256, stir
+from tuwen.core.errors import UserError
+from tuwen.core.params import Folder, OpenClip
+from tuwen.data.formats.images import square, to_pixels
+from tuwen.data.formats.text import load_tokenizer, tokenize
 from tuwen.model import dual_encoder
 from tuwen.model.weights import load
 from tuwen.retrieval.embed import embed_captions, embed_pictures
-from tuwen.core.errors import UserError
-from tuwen.data.formats.images import square, to_pixels
-from tuwen.core.params.model import Folder, OpenClip
-from tuwen.data.formats.text import load_tokenizer, tokenize
 
 TEXT = {"context_length": 8, "vocab_size": 50, "width": 64, "heads": 1, "layers": 1}
 PLAIN = {"image_size": 32, "layers": 2, "width": 128, "patch_size": 16}

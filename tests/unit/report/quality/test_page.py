@@ -9,9 +9,19 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from tests.support.quality import HOSTILE, build, encode, make_body, measured, refusal, schema, texts, write_raw
-from tuwen.data.formats import pairs
+from tests.support.quality_inputs import (
+    HOSTILE,
+    build,
+    encode,
+    make_body,
+    measured,
+    refusal,
+    schema,
+    texts,
+    write_raw,
+)
 from tuwen.core.errors import UserError
+from tuwen.data.formats import pairs
 from tuwen.report.quality.odd_images import NAMED, PICTURES_SHOWN
 from tuwen.report.quality.page import write_page
 

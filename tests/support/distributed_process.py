@@ -1,4 +1,7 @@
-"""What each process does in tests/unit/test_distributed.py.    torchrun … -m tests.distributed_world OUT"""
+"""What each process does in tests/unit/training/test_distributed.py.
+
+torchrun … -m tests.support.distributed_process OUT
+"""
 
 import sys
 from collections.abc import Iterator
@@ -7,10 +10,10 @@ from pathlib import Path
 import torch
 
 from tests.support.training import TINY, fit
+from tuwen.core.params import Fit
+from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, optim, step
 from tuwen.training.loader import Batch
-from tuwen.model.dual_encoder import DualEncoder
-from tuwen.core.params import Fit
 
 ROWS, SGD_STEPS = 12, 20
 STILL = TINY | {"image": TINY["image"] | {"patch_dropout": 0.0}, "text": TINY["text"] | {"dropout": 0.0}}

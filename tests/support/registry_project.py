@@ -16,11 +16,11 @@ import torch
 
 from tests.support import retrieval
 from tests.support.training import TINY
-from tuwen.data.formats import manifest, pairs
-from tuwen.model import dual_encoder
 from tuwen.core import params
-from tuwen.retrieval.embed import embed
+from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.text import build_vocabulary
+from tuwen.model import dual_encoder
+from tuwen.retrieval.embed import embed
 
 NOISE = {"baseline": 3.0, "finetuned": 0.5}  # of the embeddings that both are measured by
 ANSWER_SECONDS = 90

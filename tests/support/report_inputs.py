@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 from tests.support.retrieval import COLOURS, build, make_set, run
+from tuwen.core.params import load
 from tuwen.data.formats import pairs
 from tuwen.report import report
-from tuwen.core.params import load
 
 HOSTILE = "<script>document.title = '红色'; window.hurt = 1</script> & \"引号\" <img src=x onerror=window.hurt=1>"
 CLASSES = [*COLOURS, "<b>未分类</b>"]

@@ -1,0 +1,1 @@
+"""Parts of HTML pages: page.py, histogram.py, confusion.py."""

@@ -1,0 +1,1 @@
+"""data/clean/quality.html: page.py, odd_images.py."""
