@@ -28,7 +28,7 @@ import simplejpeg
 from PIL import Image as Pillow
 
 from tuwen.core.executor import make_executor
-from tuwen.core.params import Augment, Image, Params, TableSource, load
+from tuwen.core.params import Augment, Image, Params, TableSource, load_params
 from tuwen.data.augment.stored_views import augment
 from tuwen.data.formats import manifest, pairs, shards
 from tuwen.data.quality import consistency, expectations, image_stats, quarantine
@@ -71,8 +71,8 @@ def make_set(data: Path, name: str, rows: int, photos: list[bytes]) -> Path:
     texts = [{"text_id": n, "caption": f"{CAPTIONS[int(n) % len(CAPTIONS)]}，第{int(n)}张"} for n in ids]
     links = [{"pair_id": n, "image_id": f"{n}.jpg", "text_id": n, "label": 1} for n in ids]
     tables = zip((images, texts, links), (pairs.IMAGES, pairs.TEXTS, pairs.PAIRS), strict=True)
-    pairs.write(data / name, pairs.PairSet(*(pa.Table.from_pylist(r, schema) for r, schema in tables)))
-    manifest.write(data / name, {}, {})
+    pairs.write_pair_set(data / name, pairs.PairSet(*(pa.Table.from_pylist(r, schema) for r, schema in tables)))
+    manifest.write_manifest(data / name, {}, {})
     return data / name
 
 
@@ -106,8 +106,8 @@ def bench_augment(work: Path) -> None:
     """Eight stored views of a picture against the bare loop, and two workers against one."""
     cv2.setNumThreads(0)
     photos = [photo(n) for n in range(PICTURES)]
-    params = load(Path("presets/contest.yaml")).augment.model_copy(
-        update={"splits": ["train"], "paraphrase": load().augment.paraphrase}
+    params = load_params(Path("presets/contest.yaml")).augment.model_copy(
+        update={"splits": ["train"], "paraphrase": load_params().augment.paraphrase}
     )
     data = work / "data"
     make_set(data, "clean/train", AUGMENTED_PAIRS, photos)
@@ -138,7 +138,7 @@ def bench_doctor(work: Path) -> None:
     os.environ["TUWEN_WORKERS"] = "2"
     photos = [photo(n) for n in range(PICTURES)]
     folder = make_set(work / "data", "raw/labelled", MEASURED_PICTURES, photos)
-    params = load()
+    params = load_params()
     expectations.great_expectations()  # the import, which takes seconds, is no part of the rate
     parts = [photos] * (MEASURED_PICTURES // PICTURES)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -164,10 +164,10 @@ def bench_gates(work: Path) -> None:
     """Judging alone: the columns of 400,000 pictures, captions and pairs, measured before."""
     encoded = [small(n) for n in range(256)]
     folder = make_set(work / "data", "raw/labelled", JUDGED_ROWS, encoded)
-    params = load()
+    params = load_params()
     with make_executor() as executor:
-        raw, limit = pairs.read(folder), params.validate_.max_pixels
-        pictures = image_stats.measure_pictures(work / "data", raw.images, limit, executor)
+        raw, limit = pairs.read_pair_set(folder), params.validate_.max_pixels
+        pictures = image_stats.measure_images(work / "data", raw.images, limit, executor)
         captions, links = image_stats.measure_captions(raw.texts), image_stats.measure_pairs(raw)
         with (
             patch.object(image_stats, "measure_pictures", lambda *_: pictures),
@@ -175,7 +175,9 @@ def bench_gates(work: Path) -> None:
             patch.object(image_stats, "measure_pairs", lambda *_: links),
         ):
             expectations.great_expectations()  # the import, which takes seconds
-            spent = seconds(lambda: consistency.judge([judge(folder, params, executor)], params.validate_))
+            spent = seconds(
+                lambda: consistency.find_inconsistencies([judge(folder, params, executor)], params.validate_)
+            )
     show(f"gates, {JUDGED_ROWS:,} pictures, captions and pairs", f"{spent:.1f} s", "< 10 s")
 
 
@@ -194,7 +196,7 @@ def bench_status(work: Path) -> None:
         for n in range(VIEWS):
             writer.add(f"{n}.jpg", encoded)
             writer.add(f"{n}.txt", CAPTIONS[n % len(CAPTIONS)].encode())
-    manifest.write(out, {}, {})
+    manifest.write_manifest(out, {}, {})
     stage = "stages:\n  augment:\n    cmd: 'true'\n    outs: [data/augmented]\n"
     (work / "dvc.yaml").write_text(stage)
     dvc = [sys.executable, "-m", "dvc"]
@@ -243,8 +245,8 @@ def bench_scale(work: Path) -> None:
     raw = size_of(work / "data/raw")
     show(f"`ingest`, {SCALED_PAIRS:,} photographs", f"{SCALED_PAIRS / spent:.0f} pairs/s", "")
     show("raw, beside the pictures' own bytes", f"{raw / size_of(work / 'pictures'):.3f}", "")
-    params = load(Path("presets/contest.yaml")).augment.model_copy(
-        update={"splits": ["train"], "paraphrase": load().augment.paraphrase}
+    params = load_params(Path("presets/contest.yaml")).augment.model_copy(
+        update={"splits": ["train"], "paraphrase": load_params().augment.paraphrase}
     )
     make_set(work / "data", "clean/train", 512, photos)
     augment(work / "data/clean", work / "data/augmented", params, Image(size_px=SIZE_PX))

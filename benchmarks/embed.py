@@ -24,10 +24,10 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from tuwen.core.executor import workers
+from tuwen.core.executor import count_workers
 from tuwen.core.params import Embed
 from tuwen.data.formats import manifest, pairs
-from tuwen.data.formats.images import decode_pixels, square, to_pixels
+from tuwen.data.formats.images import decode_pixels, make_pixel_tensor, resize_to_square
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
@@ -67,12 +67,12 @@ def measure(
     """One shape, ROUNDS times; the best of each is compared."""
     make_model(Path("models/m"), image)
     encoded = make_set(Path("data"), pictures, size, format)
-    encoder = dual_encoder.load(Path("models/m"))
+    encoder = dual_encoder.load_model(Path("models/m"))
     side_px = image["size_px"]
 
     def decode() -> list[Any]:
-        with ThreadPoolExecutor(workers()) as pool:
-            return list(pool.map(lambda data: square(decode_pixels(data), side_px), encoded))
+        with ThreadPoolExecutor(count_workers()) as pool:
+            return list(pool.map(lambda data: resize_to_square(decode_pixels(data), side_px), encoded))
 
     squares = decode()
     forward(encoder, squares, batch_size)  # the first pass finds its memory
@@ -86,7 +86,7 @@ def measure(
     print(
         f"{name}: forward {best['forward']:.1f}/s, decode {best['decode']:.1f}/s, in turn {bound:.1f}/s; "
         f"embed {best['embed']:.1f}/s, {best['embed'] / bound:.3f} of it, at least {TARGET}",
-        f"({workers()} workers, {torch.get_num_threads()} threads of torch, {os.cpu_count()} cores)",
+        f"({count_workers()} workers, {torch.get_num_threads()} threads of torch, {os.cpu_count()} cores)",
         flush=True,
     )
 
@@ -94,7 +94,7 @@ def measure(
 @torch.inference_mode()
 def forward(encoder: dual_encoder.DualEncoder, squares: list[Any], size: int) -> float:
     """Seconds of the picture tower alone."""
-    ready = [to_pixels(squares[start : start + size]) for start in range(0, len(squares), size)]
+    ready = [make_pixel_tensor(squares[start : start + size]) for start in range(0, len(squares), size)]
     start = time.perf_counter()
     for pixels in ready:
         encoder.encode_image(pixels)
@@ -103,7 +103,7 @@ def forward(encoder: dual_encoder.DualEncoder, squares: list[Any], size: int) ->
 
 def whole(batch_size: int) -> None:
     """The stage's own function: loading the model, reading, decoding, embedding, parts, files, manifest."""
-    embed.embed(Path("models/m"), Path("data/clean/t2i"), Path("embeddings"), Embed(batch_size=batch_size))
+    embed.embed_set(Path("models/m"), Path("data/clean/t2i"), Path("embeddings"), Embed(batch_size=batch_size))
 
 
 def rate(pictures: int, work: Callable[[], Any]) -> float:
@@ -119,8 +119,8 @@ def make_model(folder: Path, image: dict[str, Any]) -> None:
     text = {"width": 64, "layers": 1, "dropout": 0.0, "max_tokens": 32}
     torch.manual_seed(0)
     config = {"dim": 256, "image": image, "text": text, "vocabulary": len(vocabulary)}
-    dual_encoder.save(dual_encoder.DualEncoder(config), folder, vocabulary)
-    manifest.write(folder, {}, {})
+    dual_encoder.save_model(dual_encoder.DualEncoder(config), folder, vocabulary)
+    manifest.write_manifest(folder, {}, {})
 
 
 def make_set(data: Path, pictures: int, size: tuple[int, int], format: str) -> list[bytes]:
@@ -137,8 +137,8 @@ def make_set(data: Path, pictures: int, size: tuple[int, int], format: str) -> l
         rows = [{"image_id": f"{n}"} | writer.add(f"{n}", one)._asdict() for n, one in enumerate(encoded)]
     texts = pa.Table.from_pylist([{"text_id": "1", "caption": CAPTION}], pairs.TEXTS)
     images = pa.Table.from_pylist(rows, pairs.IMAGES)
-    pairs.write(data / "clean/t2i", pairs.PairSet(images, texts, pairs.PAIRS.empty_table()))
-    manifest.write(data / "clean/t2i", {}, {})
+    pairs.write_pair_set(data / "clean/t2i", pairs.PairSet(images, texts, pairs.PAIRS.empty_table()))
+    manifest.write_manifest(data / "clean/t2i", {}, {})
     return encoded
 
 

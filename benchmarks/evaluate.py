@@ -15,7 +15,7 @@ import numpy as np
 
 from tuwen.core.params import Evaluate
 from tuwen.evaluation import figures as measure
-from tuwen.evaluation.details import details
+from tuwen.evaluation.details import make_details
 from tuwen.evaluation.figures import DIRECTIONS, Pool, side
 from tuwen.retrieval import qb_norm
 
@@ -52,19 +52,19 @@ def main() -> None:
 
     answers = measure.ask(pool, params)
     lap("ranks and first answers, both directions")
-    figures = measure.figures(pool, answers, params)
+    figures = measure.measure_figures(pool, answers, params)
     lap("figures and their intervals")
-    details(pool, answers, {"t2i": names, "i2t": names}, {}, params)
+    make_details(pool, answers, {"t2i": names, "i2t": names}, {}, params)
     lap("curves, score histogram, hubs")
     seconds = clock[-1] - clock[0]
     print(f"{'in all':<44}{seconds:8.1f} s = {seconds / ALLOWED_SECONDS:.2f} of {ALLOWED_SECONDS} s")
     first = {direction: answers[direction].first for direction in DIRECTIONS}
     known = {
-        direction: qb_norm.correction(side(bank, direction).queries, side(pool, direction).gallery, 20.0)
+        direction: qb_norm.compute_correction(side(bank, direction).queries, side(pool, direction).gallery, 20.0)
         for direction in DIRECTIONS
     }
     lap("QB-Norm: what the bank says, both directions")
-    qb_norm.answer_both(pool.images, pool.texts, first, known)
+    qb_norm.answer_both_corrected(pool.images, pool.texts, first, known)
     lap("QB-Norm: corrected answers")
     print(f"{'with QB-Norm':<44}{clock[-1] - clock[0]:8.1f} s")
     print(f"R@5 {100 * figures['t2i_hit_at_5']:.1f} %, {100 * figures['i2t_hit_at_5']:.1f} %")

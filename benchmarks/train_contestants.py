@@ -19,7 +19,7 @@ PADDED_TOKENS = 52  # Chinese-CLIP's context
 CLS, SEP, FIRST_WORD = 101, 102, 670  # of its vocabulary
 LR, WEIGHT_DECAY, CLIP = 5e-5, 1e-3, 1.0
 PAPER_PAIRS = 4_000_000  # eight views of 50,000 pairs, ten epochs
-DEVICE = dual_encoder.device()
+DEVICE = dual_encoder.choose_device()
 
 
 class Batch(NamedTuple):
@@ -43,19 +43,25 @@ class Scale(NamedTuple):
 
 def small() -> Scale:
     """What the ratios on a CPU are measured with."""
-    towers = {"image": architectures.vit(64, 8, 192, 4), "text": architectures.bert(192, 2, PADDED_TOKENS)}
+    towers = {
+        "image": architectures.make_vit_config(64, 8, 192, 4),
+        "text": architectures.make_bert_config(192, 2, PADDED_TOKENS),
+    }
     return Scale({"dim": 192, "vocabulary": architectures.VOCABULARY, **towers}, 128, 4, 7)
 
 
 def tiny() -> Scale:
     """Enough to see that everything runs."""
-    towers = {"image": architectures.vit(16, 8, 64, 1), "text": architectures.bert(64, 1, PADDED_TOKENS)}
+    towers = {
+        "image": architectures.make_vit_config(16, 8, 64, 1),
+        "text": architectures.make_bert_config(64, 1, PADDED_TOKENS),
+    }
     return Scale({"dim": 32, "vocabulary": architectures.VOCABULARY, **towers}, 8, 1, 1)
 
 
 def large() -> Scale:
     """The paper's model."""
-    return Scale(architectures.chinese_clip("ViT-L-14", PADDED_TOKENS), 512, 4, 3)
+    return Scale(architectures.make_chinese_clip_config("ViT-L-14", PADDED_TOKENS), 512, 4, 3)
 
 
 def settings(**changes: Any) -> Any:
@@ -90,7 +96,7 @@ def ours(scale: Scale, **changes: Any) -> Run:
     """tuwen/training/step.py, as `stages/finetune.py` runs it."""
     fit = settings(batch_size=scale.batch_size, **changes)
     encoder = dual_encoder.DualEncoder(scale.config)
-    step.prepare(encoder, fit)
+    step.prepare_model(encoder, fit)
     optimizers = optim.make_optimizers(encoder, fit)
     ema = None if fit.ema is None else optim.Ema(encoder, fit.ema)
 

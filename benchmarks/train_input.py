@@ -19,12 +19,12 @@ def stored_views(data: Path, pairs_of: int, size_px: int) -> Any:
     import cv2
     import pyarrow as pa
 
-    from tuwen.core.params import load
+    from tuwen.core.params import load_params
     from tuwen.data.augment.views import VIEWS
     from tuwen.data.formats import pairs, shards
     from tuwen.training.dataset import StoredViews
 
-    quality = load(Path(__file__).parents[1] / "presets/contest.yaml").augment.jpeg_quality
+    quality = load_params(Path(__file__).parents[1] / "presets/contest.yaml").augment.jpeg_quality
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR]
     draw, encoded = np.random.default_rng(0), []
     for _ in range(64):
@@ -60,13 +60,13 @@ def input_rate(scale: Scale, tiny_run: bool) -> None:
     import simplejpeg
 
     from tuwen.data.formats import shards
-    from tuwen.training.loader import batches, loading_workers
+    from tuwen.training.loader import count_loading_workers, load_batches
 
     size_px, count = (16, 64) if tiny_run else (224, 8192)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         views, tokenizer = stored_views(data, count, size_px), tokenizer_in(data)
-        encoded = [shards.read(data, *ask.source) for ask in views.asked(0, 1)]
+        encoded = [shards.read_member(data, *ask.source) for ask in views.asked(0, 1)]
         began = time.perf_counter()
         for one in encoded:
             simplejpeg.decode_jpeg(one, "RGB")
@@ -74,20 +74,20 @@ def input_rate(scale: Scale, tiny_run: bool) -> None:
         print(f"bare simplejpeg, one process: {bare:.0f} pictures/s")
         for asked in ("1",) if tiny_run else ("1", "2", "4"):
             os.environ["TUWEN_WORKERS"] = asked
-            made = batches(views, tokenizer, max_tokens=PADDED_TOKENS, batch_size=count // 8, seed=0, epoch=1)
+            made = load_batches(views, tokenizer, max_tokens=PADDED_TOKENS, batch_size=count // 8, seed=0, epoch=1)
             next(made)  # workers start
             began, seen = time.perf_counter(), 0
             for batch in made:
                 seen += len(batch.pair_ids)
             rate = seen / (time.perf_counter() - began)
-            told = f"batches, {loading_workers()} workers: {rate:.0f} pairs/s"
+            told = f"batches, {count_loading_workers()} workers: {rate:.0f} pairs/s"
             print(f"{told}, {rate / bare:.2f} of the bare rate", flush=True)
         del os.environ["TUWEN_WORKERS"]
 
 
 def from_shards(scale: Scale, tiny_run: bool) -> None:
     """Our step fed from stored views by the loader."""
-    from tuwen.training.loader import batches, loading_workers
+    from tuwen.training.loader import count_loading_workers, load_batches
 
     at_full = rate_of(scale, tiny_run)
     changes = {"compile": True, "gradient_checkpointing": True} if DEVICE == "cuda" else {}
@@ -98,7 +98,7 @@ def from_shards(scale: Scale, tiny_run: bool) -> None:
         views = stored_views(
             data, scale.batch_size * (scale.steps * scale.rounds + 1), scale.config["image"]["size_px"]
         )
-        made = batches(
+        made = load_batches(
             views, tokenizer_in(data), max_tokens=PADDED_TOKENS, batch_size=scale.batch_size, seed=0, epoch=1
         )
         run(iter([next(made)]))  # workers start
@@ -109,6 +109,6 @@ def from_shards(scale: Scale, tiny_run: bool) -> None:
         rate = scale.batch_size * scale.steps * scale.rounds / (time.perf_counter() - began)
     peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else peak_of_process()
     wait = pace.figures(1)["data_wait_share"]
-    show([Row(f"tuwen from shards, {loading_workers()} workers", rate, rate / at_full, peak, wait)])
+    show([Row(f"tuwen from shards, {count_loading_workers()} workers", rate, rate / at_full, peak, wait)])
     if scale.config == large().config:
         print(f"the paper's fine-tuning, {PAPER_PAIRS:,} pairs, input included: {PAPER_PAIRS / rate / 60:.0f} min")

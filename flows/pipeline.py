@@ -18,7 +18,7 @@ from flows import guard
 from flows.repro import asked_for, dvc_status, plan, run_stages, stage_graph
 from flows.show import show_mlflow, show_plan, show_results
 from tuwen.core.errors import UserError
-from tuwen.core.presets import worktree
+from tuwen.core.presets import make_worktree
 from tuwen.core.signals import exit_on_sigterm
 
 CHECKOUT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def pipeline(
     """
     logger = get_run_logger()
     try:
-        folder = worktree(preset)
+        folder = make_worktree(preset)
         graph = stage_graph(folder)
         _, wanted = asked_for(graph, stages)
         reasons = plan(graph, dvc_status(folder), stages, force)

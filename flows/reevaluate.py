@@ -25,8 +25,8 @@ from flows.repro import Status, asked_for, dvc_status, plan, run_stages, stage_g
 from flows.show import plain, table
 from flows.watch import watch
 from tuwen.core.errors import UserError
-from tuwen.core.params import Params, load
-from tuwen.core.presets import worktree
+from tuwen.core.params import Params, load_params
+from tuwen.core.presets import make_worktree
 from tuwen.core.signals import exit_on_sigterm
 from tuwen.tracking import revision
 
@@ -64,7 +64,7 @@ def reevaluate(base: str = "origin/main", preset: Preset = "sample") -> State[No
     """
     PAGE.unlink(missing_ok=True)  # nobody shall take an older one for this one's
     try:
-        verdict = judge(base, worktree(preset))
+        verdict = judge(base, make_worktree(preset))
     except UserError as error:
         verdict = Verdict(FAILED, str(error))
     text = f"## Re-evaluation: {verdict.name.lower()}\n\n{verdict.why}\n"
@@ -77,7 +77,7 @@ def reevaluate(base: str = "origin/main", preset: Preset = "sample") -> State[No
 
 def judge(base: str, folder: Path) -> Verdict:
     """The verdict on the model in `folder`. Raises UserError when evaluating it fails."""
-    from tuwen.evaluation.compare import compare, markdown, regressions, require_same_test
+    from tuwen.evaluation.compare import compare_ranks, find_regressions, format_changes, require_same_test
 
     graph = stage_graph(folder)
     fetch_missing(graph, dvc_status(folder), folder)
@@ -90,14 +90,14 @@ def judge(base: str, folder: Path) -> Verdict:
     except UserError as error:
         return Verdict(NOT_COMPARABLE, str(error))
     run_stages(graph, stale, folder)
-    params = load(folder / "params.yaml")
+    params = load_params(folder / "params.yaml")
     try:
-        changes = compare(folder / BASE / RANKS, folder / RANKS, params.evaluate)
+        changes = compare_ranks(folder / BASE / RANKS, folder / RANKS, params.evaluate)
     except UserError as error:
         return Verdict(NOT_COMPARABLE, str(error))
-    faults = regressions(changes, params.gate.max_drop_points)
+    faults = find_regressions(changes, params.gate.max_drop_points)
     lead = "\n".join(f"- {fault}" for fault in faults) or f"No R@5 fell, beyond chance or the limit, from {base}."
-    why = f"{lead}\n\n{markdown(changes)}\n\n{_legend(base, folder, params)}"
+    why = f"{lead}\n\n{format_changes(changes)}\n\n{_legend(base, folder, params)}"
     return Verdict(WORSE if faults else NOT_WORSE, why)
 
 
@@ -167,7 +167,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def main(
-    base: Annotated[str, typer.Option(help="The git revision to compare with.")] = "origin/main",
+    base: Annotated[str, typer.Option(help="The git revision to compare_ranks with.")] = "origin/main",
     preset: Annotated[str, typer.Option(help="A file in presets/, without .yaml.")] = "sample",
 ) -> None:
     """Compare two models by their recall, on a Prefect server of its own unless PREFECT_API_URL names one."""

@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows import guard
 from flows.deploy import CHECKOUT, POOL, deploy
 from tuwen.core.errors import UserError, reports_user_errors
-from tuwen.tracking.runs import address
+from tuwen.tracking.runs import get_address
 
 HOST = "127.0.0.1"
 START_SECONDS, POLL_SECONDS = 120.0, 0.3
@@ -38,7 +38,7 @@ def main() -> None:
     """Start all, say where they are, and stop all on Ctrl-C, SIGTERM or when one of them ends."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: sys.exit(128 + got))
-    prefect, store = port("PREFECT_SERVER_API_PORT", "4200"), address()
+    prefect, store = port("PREFECT_SERVER_API_PORT", "4200"), get_address()
     mlflow = "" if store.startswith("http") else port("MLFLOW_PORT", "5000")
     api, tracking = f"http://{HOST}:{prefect}/api", f"http://{HOST}:{mlflow}" if mlflow else store
     environment = os.environ | {

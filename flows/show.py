@@ -34,24 +34,26 @@ def show_results(preset: str) -> None:
 
     Raises UserError where a result is missing.
     """
-    from tuwen.core.params import load
+    from tuwen.core.params import load_params
     from tuwen.data.formats import pairs
     from tuwen.evaluation import headline
-    from tuwen.evaluation.evaluate import read_set
+    from tuwen.evaluation.evaluate import read_set_vectors
     from tuwen.report import examples
 
-    params, results, clean = load(), Path("results"), Path("data/clean/test")
-    ranks = headline.ranks(results)
-    lines = headline.lines(headline.metrics(results, params.evaluate.ks), ranks, params.evaluate)
+    params, results, clean = load_params(), Path("results"), Path("data/clean/test")
+    ranks = headline.read_ranks(results)
+    lines = headline.make_lines(headline.read_metrics(results, params.evaluate.ks), ranks, params.evaluate)
     _show("recall", preset, "hit@k (R@k) on the test split with 95 % intervals.", recall_table(lines))
-    test = pairs.read(clean)
-    vectors = {model: read_set(Path("embeddings") / model / "test", clean, test) for model in headline.MODELS}
-    shown = examples.collect(Path("data"), test, vectors, ranks, GALLERY_QUERIES, params.evaluate.seed)
+    test = pairs.read_pair_set(clean)
+    vectors = {
+        model: read_set_vectors(Path("embeddings") / model / "test", clean, test) for model in headline.MODELS
+    }
+    shown = examples.collect_examples(Path("data"), test, vectors, ranks, GALLERY_QUERIES, params.evaluate.seed)
     _show("gallery", preset, "Test texts drawn at random, and the fine-tuned model's answers.", gallery(shown))
 
 
 def recall_table(lines: Iterable[Any]) -> str:
-    """`headline.lines` as a Markdown table."""
+    """`headline.make_lines` as a Markdown table."""
     from tuwen.evaluation.headline import DIRECTIONS, MODELS
 
     rows = [
@@ -82,13 +84,13 @@ def show_mlflow(preset: str) -> None:
     """A link to the runs, where MLflow has an address; else the command that opens its store."""
     from tuwen.tracking import runs
 
-    address = urlsplit(runs.address())
+    address = urlsplit(runs.get_address())
     if address.scheme not in ("http", "https"):
         _show("mlflow", preset, "Where the runs are.", "`make mlflow` opens every training and evaluation.")
         return
     try:
         _, experiment = runs.connect()
-    except runs.store_errors() as error:
+    except runs.list_store_errors() as error:
         raise UserError(f"TUWEN_TRACKING_URI: {runs.explain(error)}") from error
     place = address._replace(netloc=address.netloc.rpartition("@")[2], fragment=f"/experiments/{experiment}")
     _show("mlflow", preset, "Where the runs are.", f"[Every training and evaluation]({place.geturl()})")

@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 from prefect.utilities.slugify import slugify
 
 from flows import guard
-from tuwen.core.progress import share
+from tuwen.core.progress import parse_progress
 
 END_SECONDS = 12.0  # for the guard to end what it started; its own patience is shorter
 PROGRESS_EVERY_SECONDS = 5.0
@@ -51,7 +51,7 @@ class Progress:
 
     def see(self, line: str) -> None:
         """Take note of a line of output; most say nothing of progress."""
-        told = share(line)
+        told = parse_progress(line)
         if told is not None and time.monotonic() - self._told_at >= PROGRESS_EVERY_SECONDS:
             label, part = told
             self._tell(100 * part, f"{self.name}: {label}")

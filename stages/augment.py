@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from tuwen.core.errors import reports_user_errors
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.data.augment.stored_views import augment
 
 
 @reports_user_errors
 def main() -> None:
     """Run the stage."""
-    params = load()
+    params = load_params()
     augment(Path("data/clean"), Path("data/augmented"), params.augment, params.image)
 
 

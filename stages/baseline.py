@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tuwen.core.errors import reports_user_errors
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.tracking import runs
 from tuwen.training import checkpoint, distributed, recipes
 
@@ -11,11 +11,11 @@ from tuwen.training import checkpoint, distributed, recipes
 @reports_user_errors
 def main() -> None:
     """Run the stage; its curves go to MLflow as they arise."""
-    distributed.start("stages.baseline")
-    params, clean, out = load(), Path("data/clean"), Path("models/baseline")
-    settings, inputs = recipes.baseline_settings(params), recipes.baseline_inputs(clean)
+    distributed.start_processes("stages.baseline")
+    params, clean, out = load_params(), Path("data/clean"), Path("models/baseline")
+    settings, inputs = recipes.list_baseline_settings(params), recipes.list_baseline_inputs(clean)
     kept = checkpoint.checkpoint_folder(out.name, inputs, settings)
-    with distributed.group(), runs.run(out.name, "training", settings, inputs, kept / "run_id") as run:
+    with distributed.join_group(), runs.track_run(out.name, "training", settings, inputs, kept / "run_id") as run:
         recipes.make_baseline(clean, out, params, kept, run.log_metrics)
         run.finish_output(out)
 

@@ -4,20 +4,20 @@ import sys
 from pathlib import Path
 
 from tuwen.core.errors import UserError, reports_user_errors
-from tuwen.core.params import load
-from tuwen.data.sources.ingest import gather
+from tuwen.core.params import load_params
+from tuwen.data.sources.ingest import ingest_corpus
 
 
 @reports_user_errors
 def main() -> None:
     """Run the stage."""
     (name,) = sys.argv[1:]
-    corpus = load().corpus
+    corpus = load_params().corpus
     if name not in corpus:
         raise UserError(
             f"params.yaml: corpus has no source {name!r}, it has {sorted(corpus)}; add it or name another"
         )
-    gather(corpus[name], Path("data/raw/corpus") / name)
+    ingest_corpus(corpus[name], Path("data/raw/corpus") / name)
 
 
 if __name__ == "__main__":

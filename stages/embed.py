@@ -4,15 +4,17 @@ import sys
 from pathlib import Path
 
 from tuwen.core.errors import reports_user_errors
-from tuwen.core.params import load
-from tuwen.retrieval.embed import embed
+from tuwen.core.params import load_params
+from tuwen.retrieval.embed import embed_set
 
 
 @reports_user_errors
 def main() -> None:
     """Run the stage."""
     model, name = sys.argv[1:]
-    embed(Path("models") / model, Path("data/clean") / name, Path("embeddings") / model / name, load().embed)
+    embed_set(
+        Path("models") / model, Path("data/clean") / name, Path("embeddings") / model / name, load_params().embed
+    )
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 from tuwen.core.errors import UserError, reports_user_errors
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.data.formats import manifest
-from tuwen.evaluation.evaluate import SETS, evaluate
-from tuwen.evaluation.zero_shot import zero_shot
+from tuwen.evaluation.evaluate import SETS, evaluate_model
+from tuwen.evaluation.zero_shot import evaluate_zero_shot
 from tuwen.tracking import runs
 
 
@@ -17,17 +17,19 @@ def main() -> None:
     if len(sys.argv) != 2:
         raise UserError(f"one model expected, got {sys.argv[1:]}; call it as: python -m stages.evaluate MODEL")
     model = sys.argv[1]
-    params = load()
+    params = load_params()
     embeddings, clean, results = Path("embeddings") / model, Path("data/clean"), Path("results") / model
     inputs = {f"embeddings-{name}": embeddings / name for name in SETS}
     inputs |= {f"data-{name}": clean / name for name in SETS}
     settings = {"model": model, **params.evaluate.model_dump()}
-    kept = Path(".cache/evaluate") / f"{model}-{manifest.key(inputs, settings, ())}"
-    with runs.run(f"evaluate-{model}", "evaluation", settings, inputs, kept) as run:
-        metrics = evaluate(embeddings, clean, results, params.evaluate, params.pairs, model=Path("models") / model)
+    kept = Path(".cache/evaluate") / f"{model}-{manifest.make_work_key(inputs, settings, ())}"
+    with runs.track_run(f"evaluate-{model}", "evaluation", settings, inputs, kept) as run:
+        metrics = evaluate_model(
+            embeddings, clean, results, params.evaluate, params.pairs, model=Path("models") / model
+        )
         test = embeddings / "test", clean / "test"
-        zero_shot(Path("models") / model, *test, results / "zero_shot.json")
-        run.log_metrics(runs.evaluation_metrics(metrics), step=0)
+        evaluate_zero_shot(Path("models") / model, *test, results / "zero_shot.json")
+        run.log_metrics(runs.flatten_metrics(metrics), step=0)
         run.finish_output(results)
 
 

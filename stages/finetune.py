@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tuwen.core.errors import reports_user_errors
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.tracking import runs
 from tuwen.training import checkpoint, distributed, recipes
 
@@ -11,12 +11,15 @@ from tuwen.training import checkpoint, distributed, recipes
 @reports_user_errors
 def main() -> None:
     """Run the stage; its curves go to MLflow as they arise."""
-    distributed.start("stages.finetune")
-    params, clean, augmented = load(), Path("data/clean"), Path("data/augmented")
+    distributed.start_processes("stages.finetune")
+    params, clean, augmented = load_params(), Path("data/clean"), Path("data/augmented")
     baseline, out = Path("models/baseline"), Path("models/finetuned")
-    settings, inputs = recipes.finetune_settings(params), recipes.finetune_inputs(clean, augmented, baseline)
+    settings, inputs = (
+        recipes.list_finetune_settings(params),
+        recipes.list_finetune_inputs(clean, augmented, baseline),
+    )
     kept = checkpoint.checkpoint_folder(out.name, inputs, settings)
-    with distributed.group(), runs.run(out.name, "training", settings, inputs, kept / "run_id") as run:
+    with distributed.join_group(), runs.track_run(out.name, "training", settings, inputs, kept / "run_id") as run:
         recipes.make_finetuned(clean, augmented, baseline, out, params, kept, run.log_metrics)
         run.finish_output(out)
 

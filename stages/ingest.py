@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from tuwen.core.errors import reports_user_errors
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.data.sources.ingest import ingest
 
 
 @reports_user_errors
 def main() -> None:
     """Run the stage."""
-    ingest(load().source, Path("data/raw"))
+    ingest(load_params().source, Path("data/raw"))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from tuwen.core.errors import reports_user_errors
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.prediction.predict import predict
 
 
 @reports_user_errors
 def main() -> None:
     """Run the stage."""
-    params = load().predict
+    params = load_params().predict
     predict(
         Path("embeddings/final"),
         Path("data/clean"),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tuwen.core.errors import reports_user_errors
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.tracking import runs
 from tuwen.training import checkpoint, distributed, recipes
 
@@ -11,15 +11,15 @@ from tuwen.training import checkpoint, distributed, recipes
 @reports_user_errors
 def main() -> None:
     """Run the stage; a refit's curve goes to MLflow as it arises, a copy is no training and has no run."""
-    params, clean, augmented = load(), Path("data/clean"), Path("data/augmented")
+    params, clean, augmented = load_params(), Path("data/clean"), Path("data/augmented")
     baseline, tuned, out = Path("models/baseline"), Path("models/finetuned"), Path("models/final")
     if not params.finetune.refit_all:
-        recipes.copy(tuned, out)
+        recipes.copy_model(tuned, out)
         return
-    distributed.start("stages.refit")
-    settings, inputs = recipes.refit_settings(params, tuned), recipes.refit_inputs(augmented, baseline)
+    distributed.start_processes("stages.refit")
+    settings, inputs = recipes.list_refit_settings(params, tuned), recipes.list_refit_inputs(augmented, baseline)
     kept = checkpoint.checkpoint_folder(out.name, inputs, settings)
-    with distributed.group(), runs.run(out.name, "training", settings, inputs, kept / "run_id") as run:
+    with distributed.join_group(), runs.track_run(out.name, "training", settings, inputs, kept / "run_id") as run:
         recipes.make_refitted(clean, augmented, baseline, out, params, kept, run.log_metrics, tuned=tuned)
         run.finish_output(out)
 

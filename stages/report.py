@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from tuwen.core.errors import reports_user_errors
-from tuwen.core.params import load
-from tuwen.report.report import write
+from tuwen.core.params import load_params
+from tuwen.report.report import write_reports
 
 
 @reports_user_errors
 def main() -> None:
     """Run the stage."""
-    write(Path("data"), Path("embeddings"), Path("models"), Path("results"), load())
+    write_reports(Path("data"), Path("embeddings"), Path("models"), Path("results"), load_params())
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from tuwen.core.errors import reports_user_errors
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.data.quality.validate import validate
 
 
 @reports_user_errors
 def main() -> None:
     """Run the stage."""
-    params = load()
+    params = load_params()
     validate(
         Path("data/raw"),
         Path("data/clean"),

@@ -157,7 +157,7 @@ def test_the_quarantine_names_file_row_and_outcome_of_each_bad_row(project: Path
 
 def test_nothing_is_lost(project: Path) -> None:
     outcomes = Counter((row["set"], row["outcome"]) for row in rows_of(project / "data/clean/quarantine.csv"))
-    clean = {name: pairs.read(project / "data/clean" / name) for name in ("t2i", "i2t")}
+    clean = {name: pairs.read_pair_set(project / "data/clean" / name) for name in ("t2i", "i2t")}
     for name, images, texts in (("t2i", 20, 8), ("i2t", 8, 20)):
         left = len(clean[name].images) + len(clean[name].texts)
         assert left + outcomes[name, "left_out"] == images + texts
@@ -166,7 +166,7 @@ def test_nothing_is_lost(project: Path) -> None:
 def test_there_are_eight_views_of_every_pair_of_every_split(project: Path) -> None:
     views = pairs.read_table(project / "data/augmented/views.parquet").to_pandas()
     for name in ("train", "valid", "test"):
-        clean = pairs.read(project / "data/clean" / name)
+        clean = pairs.read_pair_set(project / "data/clean" / name)
         assert (views["split"] == name).sum() == 8 * len(clean.pairs)
     mirrored = views[views["flipped"] & views["caption"].str.contains("左|右")]
     assert len(mirrored)

@@ -26,7 +26,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_test_query_is_answered_by_five_items_of_the_gallery(project: Path) -> None:
-    test = pairs.read(project / "data/clean/test")
+    test = pairs.read_pair_set(project / "data/clean/test")
     images, texts = test.images["image_id"].to_pylist(), test.texts["text_id"].to_pylist()
     for name, queries, gallery in (("result1.csv", texts, images), ("result2.csv", images, texts)):
         with open(project / "results" / name, encoding="utf-8", newline="") as file:
@@ -41,7 +41,7 @@ def test_every_test_query_is_answered_by_five_items_of_the_gallery(project: Path
 
 def test_no_concept_of_test_or_valid_is_in_train(project: Path) -> None:
     groups = {
-        name: set(pairs.read(project / "data/clean" / name).images["group"].to_pylist())
+        name: set(pairs.read_pair_set(project / "data/clean" / name).images["group"].to_pylist())
         for name in ("train", "valid", "test")
     }
     assert all(groups.values())
@@ -87,7 +87,7 @@ def test_the_report_carries_its_pictures_and_git_gets_no_caption(project: Path) 
     assert html.count("data:image/") > 20
     assert not [word for word in ("http://", "https://") if word in html.replace("http://www.w3.org", "")]
     markdown = (project / "results/report.md").read_text(encoding="utf-8")
-    captions = pairs.read(project / "data/clean/test").texts["caption"].to_pylist()
+    captions = pairs.read_pair_set(project / "data/clean/test").texts["caption"].to_pylist()
     assert not [caption for caption in captions if len(caption) > 1 and caption in markdown]
 
 

@@ -23,10 +23,10 @@ def tuwen() -> None:
 @app.command()
 def results() -> None:
     """Print the table of recall, baseline beside fine-tuned, and where the results lie."""
-    from tuwen.report.report import headline_table
+    from tuwen.report.report import format_headline
 
     folder = Path("results")
-    print(headline_table(folder).rstrip())
+    print(format_headline(folder).rstrip())
     print()
     for name in ("result1.csv", "result2.csv", "report.html"):
         path = (folder / name).absolute()
@@ -36,9 +36,9 @@ def results() -> None:
 @app.command()
 def params() -> None:
     """Check params.yaml whole, before DVC removes the outs of a stage that would refuse it."""
-    from tuwen.core.params import load
+    from tuwen.core.params import load_params
 
-    load()
+    load_params()
 
 
 @app.command()
@@ -56,11 +56,11 @@ def evaluate(
 
     from tuwen.evaluation import external
 
-    sides = external.read_side("image", images, image_ids), external.read_side("text", texts, text_ids)
+    sides = external.read_array("image", images, image_ids), external.read_array("text", texts, text_ids)
     for side in sides:
         print(side.note)
-    found = external.evaluate(*sides, relevance, k)
-    print(external.table(found))
+    found = external.evaluate_arrays(*sides, relevance, k)
+    print(external.format_figures(found))
     if out is not None:
         out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -72,17 +72,17 @@ Out = Annotated[Path, typer.Argument(metavar="OUT", help="A place where nothing 
 @export_app.command("chinese_clip")
 def export_chinese_clip(sets: Sets, out: Out) -> None:
     """Write sets as tsv and jsonl, which Chinese-CLIP reads."""
-    from tuwen.data.sources.export import export
+    from tuwen.data.sources.export import export_sets
 
-    export("chinese_clip", sets, out)
+    export_sets("chinese_clip", sets, out)
 
 
 @export_app.command("webdataset")
 def export_webdataset(sets: Sets, out: Out) -> None:
     """Write sets as tars."""
-    from tuwen.data.sources.export import export
+    from tuwen.data.sources.export import export_sets
 
-    export("webdataset", sets, out)
+    export_sets("webdataset", sets, out)
 
 
 @export_app.command("model")
@@ -92,9 +92,9 @@ def export_model(
     out: Out,
 ) -> None:
     """Write a model as transformers or cn_clip read it."""
-    from tuwen.model.weights.load import export
+    from tuwen.model.weights.load import export_model
 
-    export(form, folder, out)
+    export_model(form, folder, out)
 
 
 @app.command()
@@ -115,7 +115,7 @@ def check(
     k: Annotated[int, typer.Option("-k", min=1, help="Ranks of each query.")] = 5,
 ) -> None:
     """Check anybody's result file strictly, and name all faults; exit code 1 where there is one."""
-    from tuwen.prediction.check import check as is_sound
+    from tuwen.prediction.check import check_result_file as is_sound
 
     if not is_sound(file, queries, gallery, k):
         raise typer.Exit(1)
@@ -131,12 +131,17 @@ def classify(
 ) -> None:
     """Zero-shot classification of pictures that are sorted already: how well a model knows their classes."""
     from tuwen.core.errors import UserError
-    from tuwen.evaluation.image_folder import classify_pictures, read_csv, read_templates, read_tree
+    from tuwen.evaluation.image_folder import (
+        classify_pictures,
+        read_labelled_csv,
+        read_labelled_tree,
+        read_templates,
+    )
     from tuwen.evaluation.zero_shot import ENSEMBLE
 
     if (folder is None) == (csv is None):
         raise UserError("tuwen classify: give either --folder or --csv")
-    pictures = read_csv(csv) if csv else read_tree(folder or Path())
+    pictures = read_labelled_csv(csv) if csv else read_labelled_tree(folder or Path())
     classify_pictures(model, pictures, read_templates(templates) if templates else ENSEMBLE, out)
 
 
@@ -158,10 +163,10 @@ def register(
     gallery: Annotated[str, typer.Option(help="The set to answer from, which the model has embedded.")] = "bank",
 ) -> None:
     """Register a model with a gallery as `tuwen`: the challenger, and the champion where it is the better one."""
-    from tuwen.core.params import load
+    from tuwen.core.params import load_params
     from tuwen.tracking.registry import register as register_model
 
-    made = register_model(model, gallery, load().evaluate)
+    made = register_model(model, gallery, load_params().evaluate)
     names = "challenger and champion" if made.is_champion else "challenger"
     print(f"models:/tuwen/{made.version} is {names}: {made.why}")
 
@@ -169,7 +174,7 @@ def register(
 @app.command()
 def worktree(preset: Annotated[str, typer.Argument(help="A file in presets/, without .yaml.")] = "") -> None:
     """Make the folder in which a preset runs, and print it."""
-    from tuwen.core.presets import worktree as make_worktree
+    from tuwen.core.presets import make_worktree
 
     print(make_worktree(preset))
 

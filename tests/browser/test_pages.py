@@ -8,7 +8,7 @@ from selenium.webdriver import Chrome
 
 from tests.browser.conftest import Window
 from tests.support import quality_inputs, report_inputs
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.report import report
 from tuwen.report.quality.page import write_page
 
@@ -51,7 +51,7 @@ return found;
 def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = report_inputs.make(tmp_path_factory.mktemp("report"))
     folders = [root / name for name in ("data", "embeddings", "models", "results")]
-    report.write(*folders, load(root / "params.yaml"))
+    report.write_reports(*folders, load_params(root / "params.yaml"))
     return root / "results/report.html"
 
 

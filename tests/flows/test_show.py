@@ -97,7 +97,7 @@ def test_recall_and_gallery_are_those_of_the_results(
     assert [len(re.findall(r"!\[\d\]\(data:image/jpeg;base64,[\w+/=]+\)", one)) for one in tables] == [5] * 6
     ranks = pairs.read_table(Path("results/finetuned/ranks.parquet")).to_pandas()
     best = ranks[ranks.direction == "t2i"].set_index("query_id").best_rank
-    rows = pairs.read(Path("data/clean/test")).texts.select(["text_id", "caption"]).to_pylist()
+    rows = pairs.read_pair_set(Path("data/clean/test")).texts.select(["text_id", "caption"]).to_pylist()
     first: dict[str, set[int]] = {}  # rank of a true picture by caption, which several texts may share
     for row in rows:
         if row["text_id"] in best.index:

@@ -84,7 +84,7 @@ def _groups(root: Path, path: Path, tree: ast.AST, whole: set[str]) -> set[str]:
 
 
 def _loaded(node: ast.Assign) -> Iterator[str]:
-    """`params = load()` and `params, out = load(), …` bind names to all params."""
+    """`params = load_params()` and `params, out = load_params(), …` bind names to all params."""
     for target in node.targets:
         pairs = [(target, node.value)]
         if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
@@ -94,7 +94,7 @@ def _loaded(node: ast.Assign) -> Iterator[str]:
 
 def _is_whole(node: ast.expr, whole: set[str]) -> bool:
     if isinstance(node, ast.Call):
-        return ast.unparse(node.func) in ("load", "params.load")
+        return ast.unparse(node.func) in ("load_params", "params.load_params")
     return isinstance(node, ast.Name) and node.id in whole
 
 

@@ -12,17 +12,17 @@ TREE = {
         from pathlib import Path
         from tuwen.tracking import runs
         from tuwen.training import models
-        from tuwen.core.params import load
+        from tuwen.core.params import load_params
         def main():
-            params, out = load(), Path("models")
+            params, out = load_params(), Path("models")
             with runs.run(params.report):
                 models.make(out, params, seed=params.validate_)
         """,
     "stages/embed.py": """
-        from tuwen.core.params import load
+        from tuwen.core.params import load_params
         def main():
             from tuwen.data.sources import read
-            read(load().embed)
+            read(load_params().embed)
         """,
     "stages/report.py": "from tuwen.report.report import write\n",
     "tuwen/__init__.py": '"""图文"""\n__version__ = "0.1.0"\n',
@@ -43,7 +43,7 @@ TREE = {
     "tuwen/training/loss.py": "import torch\n",
     "tuwen/retrieval/recall.py": "Figures = dict\n",
     "tuwen/tracking/runs.py": "from tuwen.retrieval.recall import Figures\n",
-    "tuwen/core/params/__init__.py": "def load(): ...\n",
+    "tuwen/core/params/__init__.py": "def load_params(): ...\n",
     "tuwen/report/report.py": "from tuwen.retrieval import recall\n",
     "tuwen/data/sources/__init__.py": "from tuwen.data.sources import sample\ndef read(): ...\n",
     "tuwen/data/sources/sample.py": "import zipfile\n",
@@ -88,6 +88,8 @@ def test_groups_are_followed_into_functions_that_get_all_params(tree: Path) -> N
 
 
 def test_params_given_to_another_package_are_an_error(tree: Path) -> None:
-    (tree / "stages/embed.py").write_text("import json\nfrom tuwen.core.params import load\njson.dumps(load())\n")
+    (tree / "stages/embed.py").write_text(
+        "import json\nfrom tuwen.core.params import load_params\njson.dumps(load_params())\n"
+    )
     with pytest.raises(AssertionError, match=r"json\.dumps is given all params"):
         closure.param_groups(tree, "stages/embed.py")

@@ -117,7 +117,7 @@ def test_every_value_of_a_foreach_is_used() -> None:
 
 def source_roots() -> set[str]:
     """What the sources of all presets are read from."""
-    loaded = [params.load(path) for path in presets()]
+    loaded = [params.load_params(path) for path in presets()]
     return {source.root for one in loaded for source in (one.source, *one.corpus.values())}
 
 
@@ -127,8 +127,8 @@ def presets() -> list[Path]:
 
 @pytest.mark.parametrize("path", presets(), ids=lambda path: path.name)
 def test_every_preset_is_valid(path: Path) -> None:
-    params.load(path)
+    params.load_params(path)
 
 
 def test_params_yaml_ships_as_the_sample() -> None:
-    assert params.load(ROOT / "params.yaml") == params.load(ROOT / "presets/sample.yaml")
+    assert params.load_params(ROOT / "params.yaml") == params.load_params(ROOT / "presets/sample.yaml")

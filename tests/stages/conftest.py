@@ -123,8 +123,8 @@ def make_raw() -> Callable[..., Path]:
             if name in ("t2i", "i2t"):
                 made = pairs.PairSet(made.images, made.texts, pairs.PAIRS.empty_table())
             folder = data / "raw" / FOLDERS.get(name, name)
-            pairs.write(folder, made)
-            manifest.write(folder, {}, {})
+            pairs.write_pair_set(folder, made)
+            manifest.write_manifest(folder, {}, {})
         return data
 
     return make

@@ -22,9 +22,9 @@ def test_embeddings_of_another_model_or_set_are_refused_with_both_hashes(world):
     )
     with pytest.raises(UserError, match=message):
         run(world, "baseline", named="finetuned")
-    test = pairs.read(world / "data/clean/valid")
+    test = pairs.read_pair_set(world / "data/clean/valid")
     made = manifest.digest(world / "data/clean/valid")
-    pairs.write(world / "data/clean/valid", pairs.PairSet(test.images, test.texts, test.pairs.slice(1)))
+    pairs.write_pair_set(world / "data/clean/valid", pairs.PairSet(test.images, test.texts, test.pairs.slice(1)))
     due = manifest.digest(world / "data/clean/valid")
     with pytest.raises(UserError, match=rf"made from another set: it names {made}, but .*clean/valid is {due}; "):
         run(world, "baseline", named="baseline")
@@ -48,8 +48,8 @@ def test_a_k_over_a_gallery_is_refused(world, write_params):
 @pytest.mark.parametrize("name", ["valid", "bank"])
 def test_a_set_without_pairs_is_refused(world, name):
     folder = world / "data/clean" / name
-    test = pairs.read(folder)
-    pairs.write(folder, pairs.PairSet(test.images, test.texts, test.pairs.slice(0, 0)))
+    test = pairs.read_pair_set(folder)
+    pairs.write_pair_set(folder, pairs.PairSet(test.images, test.texts, test.pairs.slice(0, 0)))
     with pytest.raises(UserError, match=rf"{name}/pairs\.parquet: no pair, so there is no truth to measure by"):
         run(world)
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from tests.support.retrieval import run
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
 from tuwen.evaluation import details as distributions
 from tuwen.retrieval import metrics as recall
@@ -15,7 +15,7 @@ from tuwen.retrieval import qb_norm
 
 def by_definition(root: Path, model: str, direction: str):
     """query id -> (best rank, true items, found among the first 5), from the full score matrix in float64."""
-    test = pairs.read(root / "data/clean/test")
+    test = pairs.read_pair_set(root / "data/clean/test")
     images, texts = (
         np.load(root / "embeddings" / model / "test" / f"{side}.npy").astype(np.float64)
         for side in ("images", "texts")
@@ -97,7 +97,7 @@ def test_the_corrected_line_is_qb_norm_by_its_definition(world, direction, askin
     softmax = np.exp(beta * scores) / np.exp(beta * banked).sum(axis=0)
     active = set(banked.argmax(axis=1).tolist())
     true = {query: set() for query in range(len(scores))}
-    for image, text in zip(*pairs.true_rows(pairs.read(world / "data/clean/test")), strict=True):
+    for image, text in zip(*pairs.find_true_rows(pairs.read_pair_set(world / "data/clean/test")), strict=True):
         query, item = (text, image) if direction == "t2i" else (image, text)
         true[query].add(item)
     orders = []
@@ -130,7 +130,7 @@ def test_details_hold_curves_scores_and_hubs(world):
     scores = details["score_histogram"]
     vectors = read_vectors(world, "finetuned", "test")
     matrix = vectors["images"] @ vectors["texts"].T
-    image, text = pairs.true_rows(pairs.read(world / "data/clean/test"))
+    image, text = pairs.find_true_rows(pairs.read_pair_set(world / "data/clean/test"))
     true = np.zeros(matrix.shape, bool)
     true[image, text] = True
     assert scores["true"] == np.histogram(matrix[true].clip(-1, 1), scores["edges"])[0].tolist()
@@ -139,7 +139,7 @@ def test_details_hold_curves_scores_and_hubs(world):
     hubs = details["hubs"]["i2t"]
     first = np.argsort(-matrix, axis=1, kind="stable")[:, : hubs["k"]]
     times = np.bincount(first.ravel(), minlength=28)
-    ids = pairs.read(world / "data/clean/test").texts["text_id"].to_pylist()
+    ids = pairs.read_pair_set(world / "data/clean/test").texts["text_id"].to_pylist()
     expected = [{"id": ids[row], "times": int(times[row])} for row in np.argsort(-times, kind="stable")[:10]]
     assert hubs == {"k": 10, "top": expected}
 
@@ -154,23 +154,23 @@ def test_false_pairs_beyond_a_number_are_drawn(world, monkeypatch):
 
 def test_a_matching_sets_labels_give_the_auc(world):
     folder = world / "data/clean/test"
-    test = pairs.read(folder)
+    test = pairs.read_pair_set(folder)
     labels = pa.array([0 if n % 3 == 0 else 1 for n in range(len(test.pairs))], pa.int8())
     labelled = test.pairs.set_column(3, pairs.PAIRS.field("label"), labels)
     column, colours = pairs.IMAGES.get_field_index("group"), np.repeat([*"红绿蓝黄"], 3)  # three pictures each
     images = test.images.set_column(column, pairs.IMAGES.field("group"), pa.array(colours))
-    pairs.write(folder, pairs.PairSet(images, test.texts, labelled))
+    pairs.write_pair_set(folder, pairs.PairSet(images, test.texts, labelled))
     metrics = run(world, "baseline")
     vectors = read_vectors(world, "baseline", "test")
     scores = vectors["images"] @ vectors["texts"].T
-    made = pairs.read(folder)
-    asked = pairs.true_rows(made), pairs.unfit_rows(made)
+    made = pairs.read_pair_set(folder)
+    asked = pairs.find_true_rows(made), pairs.find_unfit_rows(made)
     fitting, unfitting = (scores[rows] for rows in asked)
     wins = [(a > b) + (a == b) / 2 for a in fitting for b in unfitting]
     assert metrics["test"]["auc"] == pytest.approx(np.mean(wins), abs=1e-6)
     fits, groups = np.arange(36) < len(fitting), colours[np.concatenate([image for image, _ in asked])]
-    known = load(world / "params.yaml").evaluate
-    low, high = recall.auc_interval(
+    known = load_params(world / "params.yaml").evaluate
+    low, high = recall.compute_auc_interval(
         np.concatenate([fitting, unfitting]), fits, groups, known.bootstrap_samples, known.seed
     )
     assert metrics["test"]["auc_low"] == pytest.approx(low, abs=1e-6)
@@ -181,12 +181,12 @@ def test_a_matching_sets_labels_give_the_auc(world):
 
 def test_the_banks_pairs_have_the_models_cosine_the_lowest_first(world):
     folder = world / "data/clean/bank"
-    bank = pairs.read(folder)
+    bank = pairs.read_pair_set(folder)
     unfit = pa.array(
         [0 if name == "p03" else None if name == "p04" else 1 for name in bank.pairs["pair_id"].to_pylist()]
     )
     labels = bank.pairs.set_column(3, pairs.PAIRS.field("label"), unfit.cast(pa.int8()))
-    pairs.write(folder, pairs.PairSet(bank.images, bank.texts, labels))
+    pairs.write_pair_set(folder, pairs.PairSet(bank.images, bank.texts, labels))
     metrics = run(world, "baseline")["bank"]
     images, texts = (np.load(world / "embeddings/baseline/bank" / f"{side}.npy") for side in ("images", "texts"))
     image_ids, text_ids = bank.images["image_id"].to_pylist(), bank.texts["text_id"].to_pylist()
@@ -200,7 +200,7 @@ def test_the_banks_pairs_have_the_models_cosine_the_lowest_first(world):
     rows = table.to_pylist()
     assert {row["pair_id"]: row["cosine"] for row in rows} == pytest.approx(expected, abs=1e-6)
     assert rows == sorted(rows, key=lambda row: (row["cosine"], row["pair_id"]))
-    under = np.array(list(expected.values())) < load(world / "params.yaml").pairs.min_cosine
+    under = np.array(list(expected.values())) < load_params(world / "params.yaml").pairs.min_cosine
     assert 0 < under.mean() < 1
     assert metrics == {
         "pairs": 35,
@@ -211,9 +211,9 @@ def test_the_banks_pairs_have_the_models_cosine_the_lowest_first(world):
 
 def test_a_picture_without_texts_is_a_distractor_and_no_query(world):
     folder = world / "data/clean/test"
-    test = pairs.read(folder)
+    test = pairs.read_pair_set(folder)
     kept = test.pairs.filter([image != "图11.png" for image in test.pairs["image_id"].to_pylist()])
-    pairs.write(folder, pairs.PairSet(test.images, test.texts, kept))
+    pairs.write_pair_set(folder, pairs.PairSet(test.images, test.texts, kept))
     metrics = run(world)["test"]
     assert (metrics["images"], metrics["i2t_queries"]) == (12, 11)
     assert (metrics["texts"], metrics["t2i_queries"]) == (28, 26)
@@ -221,9 +221,9 @@ def test_a_picture_without_texts_is_a_distractor_and_no_query(world):
 
 def test_groups_that_the_source_does_not_know_are_the_pictures(world):
     folder = world / "data/clean/test"
-    test = pairs.read(folder)
+    test = pairs.read_pair_set(folder)
     bare = test.images.set_column(2, "group", pa.nulls(12, pa.string()))
-    pairs.write(folder, pairs.PairSet(bare, test.texts, test.pairs))
+    pairs.write_pair_set(folder, pairs.PairSet(bare, test.texts, test.pairs))
     run(world)
     rows = pairs.read_table(world / "results/finetuned/ranks.parquet").to_pylist()
     assert {row["group"] for row in rows if row["query_id"] == "name-03"} == {"图03.png"}

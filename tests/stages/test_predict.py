@@ -18,7 +18,7 @@ def predict(root, k=5, **more):
 
 def test_both_files_hold_the_best_five_in_the_tables_order(world):
     predict(world)
-    task = pairs.read(world / "data/clean/t2i")
+    task = pairs.read_pair_set(world / "data/clean/t2i")
     ids = {"t2i": task.images["image_id"].to_pylist(), "i2t": task.texts["text_id"].to_pylist()}
     asking = {"t2i": ids["i2t"], "i2t": ids["t2i"]}
     for direction, name in (("t2i", "result1.csv"), ("i2t", "result2.csv")):
@@ -60,7 +60,7 @@ def test_qb_norm_answers_with_the_banks_correction_and_none_without(world, run_s
     scores = texts @ images.T
     softmax = np.exp(20 * scores) / np.exp(20 * banked).sum(axis=0)
     active = set(banked.argmax(axis=1).tolist())
-    image_ids = pairs.read(world / "data/clean/t2i").images["image_id"].to_pylist()
+    image_ids = pairs.read_pair_set(world / "data/clean/t2i").images["image_id"].to_pylist()
     expected, corrected = {}, 0
     for name, plain, inverted in zip(ids, scores, softmax, strict=True):
         corrected += int(plain.argmax()) in active
@@ -118,8 +118,8 @@ def test_the_stage_writes_the_same_bytes_again(world, run_stage):
 
 def test_a_gallery_under_five_is_refused_by_the_stage(world, run_stage):
     folder = world / "data/clean/t2i"
-    task = pairs.read(folder)
-    pairs.write(folder, pairs.PairSet(task.images.slice(0, 4), task.texts, task.pairs.slice(0, 0)))
+    task = pairs.read_pair_set(folder)
+    pairs.write_pair_set(folder, pairs.PairSet(task.images.slice(0, 4), task.texts, task.pairs.slice(0, 0)))
     path = world / "embeddings/final/t2i/images.npy"
     np.save(path, np.load(path)[:4])
     sign(world, "final", "t2i")
@@ -152,10 +152,10 @@ def test_k_may_be_the_whole_gallery_and_no_more(world):
 
 def test_what_was_written_is_checked(world):
     folder = world / "data/clean/t2i"
-    task = pairs.read(folder)
+    task = pairs.read_pair_set(folder)
     ids = [*task.texts["text_id"].to_pylist()[:-1], "name-00"]  # two queries of one name
     texts = task.texts.set_column(0, pairs.TEXTS.field("text_id"), pa.array(ids))
-    pairs.write(folder, pairs.PairSet(task.images, texts, task.pairs.slice(0, 0)))
+    pairs.write_pair_set(folder, pairs.PairSet(task.images, texts, task.pairs.slice(0, 0)))
     with pytest.raises(UserError, match=r"result1\.csv: line \d+: .*query 'name-00'"):
         predict(world)
 

@@ -19,15 +19,15 @@ from stages import finetune
 from tests.support.checkout import ROOT
 from tests.support.training import settings, write_baseline
 from tuwen.core.params import Params
-from tuwen.model.dual_encoder import load
+from tuwen.model.dual_encoder import load_model
 from tuwen.tracking import runs
 from tuwen.training import recipes
 
 # The stage, with a signal to itself at the start of a step: the checkpoint holds the one before
 SIGNALLED = """
 import os, runpy, sys
-from tuwen import train
-real, left, number = train.step, int(sys.argv[1]), int(sys.argv[2])
+from tuwen.training import trainer
+real, left, number = trainer.step, int(sys.argv[1]), int(sys.argv[2])
 
 def step(*arguments):
     global left
@@ -36,7 +36,7 @@ def step(*arguments):
         os.kill(os.getpid(), number)
     return real(*arguments)
 
-train.step = step
+trainer.step = step
 runpy.run_module("stages.finetune", run_name="__main__")
 """
 
@@ -162,7 +162,7 @@ def test_two_processes_see_the_batches_of_one_and_the_first_writes(root: Path) -
     assert together["pairs"] == alone["pairs"]
     for one, two in zip(alone["epochs"], together["epochs"], strict=True):
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-3)
-    one, two = (load(Path("models", name)).state_dict() for name in ("alone", "finetuned"))
+    one, two = (load_model(Path("models", name)).state_dict() for name in ("alone", "finetuned"))
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=1e-3, rtol=0)
     client, experiment = runs.connect()

@@ -50,7 +50,7 @@ def test_every_row_comes_through(sound: Path) -> None:
 def test_train_keeps_its_texts_and_the_others_merge_equal_captions(sound: Path) -> None:
     assert len(ids(sound, "train", "texts")) == len(ids(sound, "train", "pairs")) == 14
     for name, pictures in (("bank", 7), ("valid", 2), ("test", 3)):
-        merged = pairs.read(sound / name)
+        merged = pairs.read_pair_set(sound / name)
         captions = [caption.strip() for caption in merged.texts["caption"].to_pylist()]
         assert len(captions) == len(set(captions)) == pictures + 1
         fruit = merged.texts["text_id"].to_pylist()[captions.index("水果")]
@@ -65,17 +65,17 @@ def test_what_is_embedded_alone_carries_its_pictures_the_others_point_into_raw(s
     folders = {name: f"clean/{name}" for name in ("valid", "test", "t2i", "i2t")}
     folders |= {"corpus": "raw/corpus/art", "train": "raw/labelled", "bank": "raw/labelled"}
     for name in pairs.CLEAN_SETS:
-        for row in pairs.read(sound / name).images.to_pylist():
+        for row in pairs.read_pair_set(sound / name).images.to_pylist():
             assert row["shard"].startswith(folders[name] + "/shards/")
-            encoded = shards.read(sound.parent, row["shard"], row["offset"], row["size"])
+            encoded = shards.read_member(sound.parent, row["shard"], row["offset"], row["size"])
             assert hashlib.sha256(encoded).hexdigest() == row["sha256"]
     assert list((sound / "train").glob("**/*.tar")) == []
 
 
 def test_without_a_task_the_test_split_is_the_task_in_the_contests_form(sound: Path) -> None:
-    test = pairs.read(sound / "test")
+    test = pairs.read_pair_set(sound / "test")
     for name in ("t2i", "i2t"):
-        task = pairs.read(sound / name)
+        task = pairs.read_pair_set(sound / name)
         assert (task.texts, task.pairs) == (test.texts, test.pairs)
         assert task.images.drop_columns("shard") == test.images.drop_columns("shard")
         tars = [(sound / one / "shards/000000.tar").read_bytes() for one in (name, "test")]
@@ -135,7 +135,7 @@ def test_a_rerun_writes_the_same_bytes_and_leaves_nothing_old(
 
 
 def test_a_query_without_a_true_item_stops_the_stage(sound: Path) -> None:
-    test = pairs.read(sound / "test")
+    test = pairs.read_pair_set(sound / "test")
     lone = test.images["image_id"].to_pylist()[0]
     unpaired = replace(test, pairs=test.pairs.filter(pc.not_equal(test.pairs["image_id"], lone)))
     judge_positives(sound / "test", test)
@@ -145,7 +145,7 @@ def test_a_query_without_a_true_item_stops_the_stage(sound: Path) -> None:
 
 
 def test_a_leak_or_a_lost_row_is_our_own_fault(sound: Path) -> None:
-    parts = {name: pairs.read(sound / name) for name in ("train", "valid")}
+    parts = {name: pairs.read_pair_set(sound / name) for name in ("train", "valid")}
     both = replace(
         parts["train"],
         **{
@@ -168,8 +168,8 @@ def drop(data: Path, name: str, table: str) -> None:
 
 
 def half_a_task(data: Path) -> None:
-    asked = pairs.read(data / "raw/labelled")
-    pairs.write(data / "raw/t2i", replace(pairs.empty(), texts=asked.texts))
+    asked = pairs.read_pair_set(data / "raw/labelled")
+    pairs.write_pair_set(data / "raw/t2i", replace(pairs.make_empty_set(), texts=asked.texts))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def half_a_task(data: Path) -> None:
         ),
         (lambda d: change(d, "labelled", "images", 4, sha256="0" * 64), r"altered_bytes .+ labelled-04\.png"),
         (
-            lambda d: pairs.write(d / "raw/labelled", pairs.empty()),
+            lambda d: pairs.write_pair_set(d / "raw/labelled", pairs.make_empty_set()),
             r"raw/labelled/images\.parquet: rows is 0; give the set pictures and captions",
         ),
         (lambda d: drop(d, "labelled", "pairs"), r"raw/labelled/pairs\.parquet: rows is 0"),

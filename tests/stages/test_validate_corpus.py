@@ -27,8 +27,8 @@ def write_source(data: Path, name: str, rows: list[tuple[str, bytes, str]]) -> N
         pa.Table.from_pylist(rows, schema)
         for rows, schema in ((images, pairs.IMAGES), (texts, pairs.TEXTS), (links, pairs.PAIRS))
     )
-    pairs.write(data / "raw/corpus" / name, pairs.PairSet(*tables))
-    manifest.write(data / "raw/corpus" / name, {}, {})
+    pairs.write_pair_set(data / "raw/corpus" / name, pairs.PairSet(*tables))
+    manifest.write_manifest(data / "raw/corpus" / name, {}, {})
 
 
 def write_tar(folder: Path, name: str, members: list[tuple[str, bytes]]) -> dict[str, object]:
@@ -43,9 +43,9 @@ def write_tar(folder: Path, name: str, members: list[tuple[str, bytes]]) -> dict
 
 
 def write_list(data: Path, name: str, shards: list[dict[str, object]]) -> None:
-    pairs.write(data / "raw/corpus" / name, pairs.empty())
+    pairs.write_pair_set(data / "raw/corpus" / name, pairs.make_empty_set())
     pairs.write_table(data / "raw/corpus" / name / "shards.parquet", pa.Table.from_pylist(shards, pairs.SHARDS))
-    manifest.write(data / "raw/corpus" / name, {}, {})
+    manifest.write_manifest(data / "raw/corpus" / name, {}, {})
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Pa
 
 
 def test_the_sources_stand_behind_each_other_under_their_names(collected: Path) -> None:
-    corpus = pairs.read(collected / "corpus")
+    corpus = pairs.read_pair_set(collected / "corpus")
     names = corpus.images["source"].to_pylist()
     assert names == sorted(names)
     assert set(names) == {"art", "web"}

@@ -132,7 +132,7 @@ def test_every_query_stays_and_what_cannot_be_ranked_is_left_out(faulty: Path) -
     assert reasons(faulty, "t2i", "pair") == {"对2": ("picture_left_out", "left_out")}
     assert ids(faulty, "t2i", "images") == [f"t2i-0{n}.png" for n in (2, 4, 5, 6, 7)]
     assert ids(faulty, "t2i", "pairs") == ["对1"]
-    asked, raw = pairs.read(faulty / "t2i"), pairs.read(faulty.parent / "raw/t2i")
+    asked, raw = pairs.read_pair_set(faulty / "t2i"), pairs.read_pair_set(faulty.parent / "raw/t2i")
     assert asked.texts["text_id"] == raw.texts["text_id"]
     captions = dict(zip(asked.texts["text_id"].to_pylist(), asked.texts["caption"].to_pylist(), strict=True))
     assert captions["t2i-name-02"] == ""
@@ -144,7 +144,7 @@ def test_every_query_stays_and_what_cannot_be_ranked_is_left_out(faulty: Path) -
         "i2t-03.png": ("missing", "blank"),
     }
     assert reasons(faulty, "i2t", "text") == {"i2t-name-02": ("empty", "left_out")}
-    images = pairs.read(faulty / "i2t").images.to_pylist()
+    images = pairs.read_pair_set(faulty / "i2t").images.to_pylist()
     assert [row["image_id"] for row in images] == [f"i2t-0{n}.png" for n in range(8)]
     assert images[0]["shard"] == "raw/i2t/shards/000000.tar", "undersized, but it can be seen"
     for row in images[1:4]:

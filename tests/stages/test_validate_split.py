@@ -14,7 +14,7 @@ OFFICIAL = ["train"] * 6 + ["valid"] * 2 + ["test"] * 3 + [None]
 
 
 def images(clean: Path, *names: str) -> dict[str, dict[str, str]]:
-    rows = [row for name in names for row in pairs.read(clean / name).images.to_pylist()]
+    rows = [row for name in names for row in pairs.read_pair_set(clean / name).images.to_pylist()]
     return {row["image_id"]: row for row in rows}
 
 
@@ -68,7 +68,7 @@ def official(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Pat
     line = "葡萄架下挂满了成熟的果实"  # a denied pair joins no groups: this caption is picture 4's, in train
     table.append(table[4 * 2 + 1] | {"pair_id": "对-0", "image_id": "labelled-10.png", "label": 0})
     pairs.write_table(path, pairs.PAIRS.empty_table().from_pylist(table, pairs.PAIRS))
-    assert line in pairs.read(data / "raw/labelled").texts["caption"].to_pylist()
+    assert line in pairs.read_pair_set(data / "raw/labelled").texts["caption"].to_pylist()
     return run(data)
 
 
@@ -88,11 +88,11 @@ def test_the_sources_own_split_is_kept_but_for_what_leaks(official: Path) -> Non
 
 
 def test_denied_pairs_stay_and_are_no_positives(official: Path) -> None:
-    test = pairs.read(official / "test")
+    test = pairs.read_pair_set(official / "test")
     denied = {row["pair_id"] for row in test.pairs.to_pylist() if row["label"] == 0}
     assert denied == {"pair-labelled-name-09", "pair-labelled-line-09", "对-0"}
     assert "labelled-09.png" in test.images["image_id"].to_pylist()
-    assert len(pairs.true_pairs(test)) == 4
+    assert len(pairs.select_true_pairs(test)) == 4
     assert "pair-labelled-line-04" in ids(official, "train", "pairs")
 
 

@@ -42,15 +42,15 @@ def global_batch(seed: int) -> Batch:
 
 def share(batch: Batch) -> Batch:
     """The rows of this process."""
-    rows = ROWS // distributed.ranks()
-    part = slice(distributed.rank() * rows, (distributed.rank() + 1) * rows)
+    rows = ROWS // distributed.count_ranks()
+    part = slice(distributed.get_rank() * rows, (distributed.get_rank() + 1) * rows)
     return Batch(*(column[part] for column in batch))
 
 
 def prepared(settings: Fit) -> DualEncoder:
     torch.manual_seed(7)
     model = DualEncoder(STILL)
-    step.prepare(model, settings)
+    step.prepare_model(model, settings)
     return model
 
 
@@ -90,16 +90,16 @@ def results() -> dict[str, object]:
 
 
 def main() -> None:
-    with distributed.group():
+    with distributed.join_group():
         found = results()
         told = {
-            "collected": distributed.collect(distributed.rank()),
-            "from_first": distributed.from_first(distributed.rank()),
-            "any_of": distributed.any_of([distributed.rank() == 1, False]),
-            "mean": distributed.mean(torch.tensor(float(distributed.rank()))).item(),
+            "collected": distributed.collect(distributed.get_rank()),
+            "from_first": distributed.from_first(distributed.get_rank()),
+            "any_of": distributed.is_any([distributed.get_rank() == 1, False]),
+            "mean": distributed.average(torch.tensor(float(distributed.get_rank()))).item(),
         }
         out = Path(sys.argv[1])
-        torch.save(found | told, out / f"{distributed.rank()}.pt")
+        torch.save(found | told, out / f"{distributed.get_rank()}.pt")
 
 
 if __name__ == "__main__":

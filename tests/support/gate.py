@@ -110,14 +110,14 @@ def main() -> None:
             first = Path("captions.txt").read_text(encoding="utf-8").strip()
             test = make_set(root / "data", "clean/test", {"name-00": first})
             for other in SETS[1:]:
-                pairs.write(clean / other, test)
+                pairs.write_pair_set(clean / other, test)
         case "finetune":
             model.mkdir(parents=True)
-            manifest.write(model, {}, {"noise": float(Path("noise.txt").read_text())})
+            manifest.write_manifest(model, {}, {"noise": float(Path("noise.txt").read_text())})
         case "embed":
-            noise = json.loads((model / manifest.NAME).read_text())["params"]["noise"]
+            noise = json.loads((model / manifest.MANIFEST).read_text())["params"]["noise"]
             for name in SETS:
-                embed(root / "embeddings/finetuned" / name, pairs.read(clean / name), noise)
+                embed(root / "embeddings/finetuned" / name, pairs.read_pair_set(clean / name), noise)
                 sign(root, "finetuned", name)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.params import Marian
-from tuwen.data.formats.manifest import file_sha256
+from tuwen.data.formats.manifest import hash_file
 
 CAPTIONS = [  # caption, English, what the English becomes
     ("一只大熊猫在吃竹子", "a giant panda is eating bamboo", "一头大熊猫正在吃竹子。"),
@@ -117,9 +117,9 @@ def train_pair(folder: Path) -> Marian:
     return Marian(
         kind="marian",
         to_english=str(folder / "zh-en"),
-        to_english_revision=file_sha256(folder / "zh-en" / "model.safetensors"),
+        to_english_revision=hash_file(folder / "zh-en" / "model.safetensors"),
         to_chinese=str(folder / "en-zh"),
-        to_chinese_revision=file_sha256(folder / "en-zh" / "model.safetensors"),
+        to_chinese_revision=hash_file(folder / "en-zh" / "model.safetensors"),
         batch_size=2,
         beams=2,
     )

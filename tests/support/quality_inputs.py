@@ -47,7 +47,9 @@ def write_raw(data, folder, pictures):
         for image_id, encoded in pictures.items():
             rows.append({"image_id": image_id} | (writer.add(image_id, encoded)._asdict() if encoded else {}))
     images = pa.Table.from_pylist(rows, pairs.IMAGES)
-    pairs.write(data / "raw" / folder, pairs.PairSet(images, pairs.empty().texts, pairs.empty().pairs))
+    pairs.write_pair_set(
+        data / "raw" / folder, pairs.PairSet(images, pairs.make_empty_set().texts, pairs.make_empty_set().pairs)
+    )
 
 
 def texts(count):

@@ -20,7 +20,7 @@ from tuwen.core import params
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
-from tuwen.retrieval.embed import embed
+from tuwen.retrieval.embed import embed_set
 
 NOISE = {"baseline": 3.0, "finetuned": 0.5}  # of the embeddings that both are measured by
 ANSWER_SECONDS = 90
@@ -29,16 +29,20 @@ ANSWER_SECONDS = 90
 def build(root: Path) -> Path:
     """A project whose two models are real and small, and have truly embedded the bank."""
     retrieval.build(root, noise=NOISE)
-    captions = pairs.read(root / "data/clean/bank").texts["caption"].to_pylist()
+    captions = pairs.read_pair_set(root / "data/clean/bank").texts["caption"].to_pylist()
     vocabulary = build_vocabulary(captions)
     for seed, name in enumerate(NOISE):
         torch.manual_seed(seed)
         folder = root / "models" / name
-        dual_encoder.save(dual_encoder.DualEncoder(TINY | {"vocabulary": len(vocabulary)}), folder, vocabulary)
-        manifest.write(folder, {}, {"seed": seed})
+        dual_encoder.save_model(
+            dual_encoder.DualEncoder(TINY | {"vocabulary": len(vocabulary)}), folder, vocabulary
+        )
+        manifest.write_manifest(folder, {}, {"seed": seed})
         for measured in ("test", "valid"):
             retrieval.sign(root, name, measured)
-        embed(folder, root / "data/clean/bank", root / "embeddings" / name / "bank", params.load().embed)
+        embed_set(
+            folder, root / "data/clean/bank", root / "embeddings" / name / "bank", params.load_params().embed
+        )
     return root
 
 

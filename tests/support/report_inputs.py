@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from tests.support.retrieval import COLOURS, build, make_set, run
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
 from tuwen.report import report
 
@@ -17,7 +17,9 @@ def make(root: Path) -> Path:
     """Write params.yaml, data, embeddings, models and results of both models into `root`."""
     build(root)
     for name in ("test", "bank"):
-        pairs.write(root / "data/clean" / name, make_set(root / "data", "clean/test", {"name-00": HOSTILE}))
+        pairs.write_pair_set(
+            root / "data/clean" / name, make_set(root / "data", "clean/test", {"name-00": HOSTILE})
+        )
     for model in ("baseline", "finetuned"):
         run(root, model)
         body = json.dumps(zero_shot(model), ensure_ascii=False)
@@ -35,7 +37,7 @@ def written(root: Path, world: Path) -> Path:
 def write(root: Path) -> None:
     """Write the reports of what stands in `root`."""
     folders = (root / name for name in ("data", "embeddings", "models", "results"))
-    report.write(*folders, load(root / "params.yaml"))
+    report.write_reports(*folders, load_params(root / "params.yaml"))
 
 
 def figures_of(root: Path, model: str, name: str = "test") -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A dozen drawn pictures with Chinese texts and two models' embeddings: all that comes before `evaluate`."""
+"""A dozen drawn pictures with Chinese texts and two models' embeddings: all that comes before `evaluate_model`."""
 
 import io
 import json
@@ -10,10 +10,10 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from tests.support.checkout import ROOT
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.shards import ShardWriter
-from tuwen.evaluation.evaluate import evaluate
+from tuwen.evaluation.evaluate import evaluate_model
 
 COLOURS = {"红色": "#d62728", "绿色": "#2ca02c", "蓝色": "#1f77b4", "黄色": "#e6b800"}
 SHAPES = ("圆形", "方形", "三角形")
@@ -25,10 +25,10 @@ def build(root: Path, *, noise: dict[str, float] | None = None) -> Path:
     shutil.copy(ROOT / "params.yaml", root)
     test = make_set(root / "data", "clean/test")
     for name in ("valid", "bank", "t2i", "i2t"):  # the same pictures: what they show does not matter here
-        pairs.write(root / "data/clean" / name, test)
+        pairs.write_pair_set(root / "data/clean" / name, test)
     for model, wrong in (noise or {"baseline": 3.0, "finetuned": 0.5}).items():
         write_training(root / "models" / model / "training.json", 4)
-        manifest.write(root / "models" / model, {}, {"noise": wrong})
+        manifest.write_manifest(root / "models" / model, {}, {"noise": wrong})
         for name in ("test", "valid", "bank"):
             embed(root / "embeddings" / model / name, test, wrong)
             sign(root, model, name)
@@ -64,7 +64,7 @@ def make_set(data: Path, folder: str, captions: dict[str, str] | None = None) ->
         pa.Table.from_pylist(texts, pairs.TEXTS),
         pa.Table.from_pylist(rows, pairs.PAIRS),
     )
-    pairs.write(data / folder, made)
+    pairs.write_pair_set(data / folder, made)
     return made
 
 
@@ -86,7 +86,7 @@ def draw(colour: str, shape: str) -> bytes:
 def embed(folder: Path, pair_set: pairs.PairSet, noise: float) -> None:
     """Unit vectors: a picture is a random direction, a text the mean of its pictures plus `noise`."""
     random = np.random.default_rng(7)
-    image, text = pairs.true_rows(pair_set)
+    image, text = pairs.find_true_rows(pair_set)
     images = random.normal(size=(len(pair_set.images), 16))
     texts = np.zeros((len(pair_set.texts), 16))
     np.add.at(texts, text, images[image])
@@ -97,17 +97,17 @@ def embed(folder: Path, pair_set: pairs.PairSet, noise: float) -> None:
 
 
 def run(root: Path, model: str = "finetuned", named: str | None = None) -> dict[str, dict[str, float]]:
-    """`evaluate` in `root`; named: the model that the embeddings must be of, None for any."""
-    params = load(root / "params.yaml")
+    """`evaluate_model` in `root`; named: the model that the embeddings must be of, None for any."""
+    params = load_params(root / "params.yaml")
     folders = root / "embeddings" / model, root / "data/clean", root / "results" / model
     by = root / "models" / named if named else None
-    return evaluate(*folders, params.evaluate, params.pairs, model=by)
+    return evaluate_model(*folders, params.evaluate, params.pairs, model=by)
 
 
 def sign(root: Path, model: str, name: str) -> None:
     """Say that the model's embeddings of the set are of it as it stands."""
     inputs = {"model": root / "models" / model, "set": root / "data/clean" / name}
-    manifest.write(root / "embeddings" / model / name, inputs, {})
+    manifest.write_manifest(root / "embeddings" / model / name, inputs, {})
 
 
 def write_training(path: Path, epochs: int) -> None:

@@ -40,7 +40,7 @@ def make_outs(params: Mapping[str, Any] | None = None) -> None:
             {"epoch": 2, "loss": loss / 2, "temperature": 0.06, "valid_i2t_hit_at_5": 0.3},
         ]
         write_json(folder / "training.json", {"pairs": 12, "steps": 4, "epochs": epochs})
-        manifest.write(folder, {}, params or {"finetune": {"fit": {"lr": 0.0004}}})
+        manifest.write_manifest(folder, {}, params or {"finetune": {"fit": {"lr": 0.0004}}})
         figures = {"i2t_hit_at_5": 0.4, "i2t_recall_at_5": 0.3, "t2i_hit_at_5": 0.45, "t2i_recall_at_5": 0.35}
         test = figures | {"images": 10, "i2t_hit_at_1": loss / 10}
         write_json(Path("results") / model / "metrics.json", {"test": test, "valid": figures})
@@ -77,5 +77,5 @@ def make_outs(params: Mapping[str, Any] | None = None) -> None:
 
 def artifacts(run_id: str) -> Path:
     """The folder of a run in the local store."""
-    uri = MlflowClient(runs.address()).get_run(run_id).info.artifact_uri
+    uri = MlflowClient(runs.get_address()).get_run(run_id).info.artifact_uri
     return Path(uri.removeprefix("file://"))

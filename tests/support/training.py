@@ -75,8 +75,8 @@ def write_set(data: Path, name: str, sources: Mapping[str, Sequence[int]]) -> Pa
                 texts.append({"text_id": own, "caption": caption(number)})
                 rows.append({"pair_id": own, "image_id": own, "text_id": own, "label": 1})
     tables = zip((images, texts, rows), (pairs.IMAGES, pairs.TEXTS, pairs.PAIRS), strict=True)
-    pairs.write(data / "clean" / name, pairs.PairSet(*(pa.Table.from_pylist(*table) for table in tables)))
-    manifest.write(data / "clean" / name, {}, {})
+    pairs.write_pair_set(data / "clean" / name, pairs.PairSet(*(pa.Table.from_pylist(*table) for table in tables)))
+    manifest.write_manifest(data / "clean" / name, {}, {})
     return data / "clean" / name
 
 

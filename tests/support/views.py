@@ -56,7 +56,7 @@ def write_clean(data: Path, captions: dict[str, list[str]], side_px: int = 96) -
                 rows[2].append({"pair_id": f"p{name}", "image_id": name, "text_id": f"t{name}"})
         schemas = (pairs.IMAGES, pairs.TEXTS, pairs.PAIRS)
         tables = (pa.Table.from_pylist(r, schema) for r, schema in zip(rows, schemas, strict=True))
-        pairs.write(data / "clean" / split, pairs.PairSet(*tables))
+        pairs.write_pair_set(data / "clean" / split, pairs.PairSet(*tables))
     return data / "clean"
 
 

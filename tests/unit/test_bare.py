@@ -36,8 +36,8 @@ def test_model_loss_and_step_are_imported_without_the_extras() -> None:
 
 def test_an_open_clip_tower_names_the_extra() -> None:
     done = python("""
-from tuwen.errors import UserError
-from tuwen.model import DualEncoder
+from tuwen.core.errors import UserError
+from tuwen.model.dual_encoder import DualEncoder
 image = {"size_px": 16, "patch_px": 8, "width": 64, "layers": 1, "patch_dropout": 0.0}
 text = {"width": 64, "layers": 1, "dropout": 0.0, "max_tokens": 8}
 try:
@@ -56,7 +56,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from tuwen import optim, train
+from tuwen.training import optim, trainer
 
 class Batch(NamedTuple):
     pixels: torch.Tensor
@@ -85,9 +85,9 @@ batch = Batch(torch.randn(6, 3, 4, 4), rows[:, None] * 3 + torch.arange(3), torc
 fit = SimpleNamespace(batch_size=6, chunk=4, precision="bf16", freeze="none", siblings="positives", compile=False,
                       gradient_checkpointing=False, max_grad_norm=1.0, lr=0.05, muon_lr=None, weight_decay=0.0)
 model = Encoder()
-train.prepare(model, fit)
+trainer.prepare(model, fit)
 optimizers = optim.make_optimizers(model, fit)
-losses = [train.step(model, optimizers, batch, 1.0, fit) for _ in range(40)]
+losses = [trainer.step(model, optimizers, batch, 1.0, fit) for _ in range(40)]
 print(losses[0] > 1, losses[-1] < 0.2)
 """)
     assert done.stdout.splitlines()[-1] == "True True", done.stderr

@@ -111,7 +111,7 @@ def test_sets_are_exported_and_their_shards_listed(tmp_path: Path) -> None:
     tables = zip(([row], texts, linked), (pairs.IMAGES, pairs.TEXTS, pairs.PAIRS), strict=True)
     found = pairs.PairSet(*(pa.Table.from_pylist(rows, schema) for rows, schema in tables))
     for name in ("train", "valid"):
-        pairs.write(tmp_path / "data/clean" / name, found)
+        pairs.write_pair_set(tmp_path / "data/clean" / name, found)
     sets = ("data/clean/train", "data/clean/valid")
     call("tuwen", "export", "chinese_clip", *sets, "muge", cwd=tmp_path)
     names = [f"{split}_{kind}" for split in ("train", "valid") for kind in ("imgs.tsv", "texts.jsonl")]
@@ -127,19 +127,19 @@ def test_a_model_is_exported_in_both_forms_and_one_without_a_place_there_is_refu
     torch.save({"state_dict": cn_clip_model().state_dict()}, tmp_path / "clip.pt")
     published = {"file": str(tmp_path / "clip.pt"), "sha256": sha256(tmp_path / "clip.pt")}
     start = CnClip(kind="cn_clip", vocabulary=str(VOCABULARY), **published)
-    encoder, tokens = load.load(start, SIZE_PX, TOKENS)
-    dual_encoder.save(encoder, tmp_path / "ours", tokens)
+    encoder, tokens = load.load_weights(start, SIZE_PX, TOKENS)
+    dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
     call("tuwen", "export", "model", "hugging_face", "ours", "hf", cwd=tmp_path)
     call("tuwen", "export", "model", "cn_clip", "ours", "again.pt", cwd=tmp_path)
     file = tmp_path / "hf/model.safetensors"
     folder = HuggingFace(kind="hugging_face", model=str(tmp_path / "hf"), revision=sha256(file))
     again = start.model_copy(update={"file": str(tmp_path / "again.pt"), "sha256": sha256(tmp_path / "again.pt")})
     for form in (folder, again):
-        state = load.load(form, SIZE_PX, TOKENS)[0].state_dict()
+        state = load.load_weights(form, SIZE_PX, TOKENS)[0].state_dict()
         assert state.keys() == encoder.state_dict().keys()
         assert all(torch.equal(state[name], tensor) for name, tensor in encoder.state_dict().items())
 
-    dual_encoder.save(dual_encoder.DualEncoder(TINY), tmp_path / "tiny", ["[PAD]"])
+    dual_encoder.save_model(dual_encoder.DualEncoder(TINY), tmp_path / "tiny", ["[PAD]"])
     for form, kinds in (("hugging_face", "vit"), ("cn_clip", "vit or resnet")):
         refused = call("tuwen", "export", "model", form, "tiny", "none", cwd=tmp_path, fails=True)
         said = f"error: tiny: cannot be written as {form}: its picture tower is no {kinds} of CLIP's form\n"

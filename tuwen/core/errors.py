@@ -19,7 +19,7 @@ class UserError(ValueError):
     """Something the user can mend: the message names the place, the value and the fix."""
 
 
-def hidden(text: str) -> str:
+def hide_credentials(text: str) -> str:
     """`text` without the user and password of any URI in it."""
     return re.sub(r"//[^/\s]*@", "//***@", text)
 
@@ -37,7 +37,7 @@ def reports_user_errors(main: Callable[[], None]) -> Callable[[], None]:
         except Exception as error:
             if not is_full(error):
                 raise
-            print(f"error: {full_disk(error)}", file=sys.stderr)
+            print(f"error: {describe_full_disk(error)}", file=sys.stderr)
             sys.exit(1)
 
     return wrapped
@@ -48,7 +48,7 @@ def is_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in FULL or SHORT_WRITE.search(str(error)) is not None
 
 
-def full_disk(error: BaseException) -> str:
+def describe_full_disk(error: BaseException) -> str:
     """What to tell of it: the folder on the disk that has the least room, and what to do."""
     places = [path.resolve() for path in map(Path, (*WRITTEN, tempfile.gettempdir())) if path.is_dir()]
     free, place = min((shutil.disk_usage(path).free, path) for path in places)

@@ -16,7 +16,7 @@ from tuwen.core.errors import UserError
 ANSWER_SECONDS = 5  # for a scheduler to answer, and again for its first worker
 
 
-def workers() -> int:
+def count_workers() -> int:
     """How many processes to use: TUWEN_WORKERS, or one per core. Never changes what is written."""
     asked = os.environ.get("TUWEN_WORKERS") or str(os.cpu_count() or 1)
     if not asked.isdecimal() or int(asked) < 1:
@@ -34,7 +34,7 @@ def make_executor() -> AbstractContextManager[Executor]:
     address = os.environ.get("TUWEN_EXECUTOR")
     if not address:
         spawn = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(workers(), spawn, initializer=_end_with, initargs=(os.getpid(),))
+        return ProcessPoolExecutor(count_workers(), spawn, initializer=_end_with, initargs=(os.getpid(),))
     if not re.fullmatch(r"(tcp|tls)://.+:\d+", address):
         raise UserError(f"TUWEN_EXECUTOR: tcp://host:port of a dask scheduler is expected, got {address!r}")
     return _cluster(address)

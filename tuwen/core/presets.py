@@ -12,7 +12,7 @@ FOLDER = Path(".worktrees")
 INPUTS = "inputs"  # where presets expect a user's own data, ignored by git
 
 
-def worktree(preset: str) -> Path:
+def make_worktree(preset: str) -> Path:
     """The folder to run `preset` in: here for "" and "sample", else a git worktree under .worktrees/.
 
     It is made, or brought to the commit that is checked out here; it shares DVC's cache, its params.yaml is

@@ -43,7 +43,7 @@ def follow(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
             say(f"{label}: {done}{of_total}", error=True)
 
 
-def share(line: str) -> tuple[str, float] | None:
+def parse_progress(line: str) -> tuple[str, float] | None:
     """The label of a printed line of progress, and which share of the work is done, 0 to 1; None for other lines.
 
     `decode: 30/60` is half; `epoch 3/4: 30/60`, in an epoch, and `epoch 3/4: loss 0.5`, after it, count epochs.

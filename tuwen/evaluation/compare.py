@@ -33,13 +33,13 @@ class Change(NamedTuple):
     points: Percent
 
 
-def compare(base: Path, head: Path, params: Evaluate) -> list[Change]:
+def compare_ranks(base: Path, head: Path, params: Evaluate) -> list[Change]:
     """A change for each direction and each of `params.ks`, from two ranks.parquet as `evaluate` writes them.
 
     Whole groups are drawn, the same for both (`recall.paired_intervals`). The order of the rows does not matter.
     Raises UserError when a file is missing, or when the two do not hold the same queries.
     """
-    from tuwen.retrieval.metrics import hits, paired_intervals
+    from tuwen.retrieval.metrics import compute_hits, compute_paired_intervals
 
     before, after = (_by_query(path) for path in (base, head))
     if not before.select(ASKED).equals(after.select(ASKED)):
@@ -53,9 +53,9 @@ def compare(base: Path, head: Path, params: Evaluate) -> list[Change]:
         if not first.num_rows:
             raise UserError(f"{base}: no query of {direction}; evaluate both directions: `dvc repro evaluate`")
         ranks = (table["best_rank"].to_numpy() for table in (first, second))
-        old, new = (hits(best, params.ks) for best in ranks)
+        old, new = (compute_hits(best, params.ks) for best in ranks)
         groups = first["group"].to_numpy()
-        ends = 100 * paired_intervals(old, new, groups, params.bootstrap_samples, params.seed)
+        ends = 100 * compute_paired_intervals(old, new, groups, params.bootstrap_samples, params.seed)
         for k, was, now, (low, high) in zip(
             params.ks, 100 * old.mean(axis=0), 100 * new.mean(axis=0), ends.tolist(), strict=True
         ):
@@ -92,7 +92,7 @@ def require_same_test(base: Path, head: Path) -> None:
             )
 
 
-def regressions(changes: Sequence[Change], max_drop_points: float) -> list[str]:
+def find_regressions(changes: Sequence[Change], max_drop_points: float) -> list[str]:
     """Why the head is worse, a sentence for each reason; empty where it is not. hit@5 of each direction decides.
 
     max_drop_points: a drop beyond this is too much whatever its interval (params.yaml: gate.max_drop_points).
@@ -109,7 +109,7 @@ def regressions(changes: Sequence[Change], max_drop_points: float) -> list[str]:
     return found
 
 
-def markdown(changes: Sequence[Change]) -> str:
+def format_changes(changes: Sequence[Change]) -> str:
     """The table of a comparison: hit@k in percent, base beside head, the difference in points."""
     lines = ["| direction | queries | | base | head | head − base, points |", "|---|---|---|---|---|---|"]
     for way, k, queries, base, head, points in changes:

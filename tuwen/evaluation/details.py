@@ -15,7 +15,7 @@ SCORE_EDGES = np.linspace(-1, 1, 201).round(2)  # the same for every model, so t
 FALSE_PAIRS = 1 << 18  # scored for the histogram; all of them where there are no more
 
 
-def details(
+def make_details(
     pool: Pool,
     answers: Mapping[str, Answers],
     ids: Mapping[str, Sequence[str]],
@@ -26,14 +26,14 @@ def details(
     curves, hubs = {}, {}
     for direction in DIRECTIONS:
         found, gallery = answers[direction], len(side(pool, direction).gallery)
-        sizes = metrics.ladder(gallery, max(params.ks))
-        curve_SK = metrics.gallery_curve(found.judged, gallery, sizes, params.ks)
+        sizes = metrics.choose_gallery_sizes(gallery, max(params.ks))
+        curve_SK = metrics.compute_gallery_curve(found.judged, gallery, sizes, params.ks)
         curves[direction] = [
             {"gallery": size, **{f"hit_at_{k}": hit for k, hit in zip(params.ks, hit_K, strict=True)}}
             for size, hit_K in zip(sizes, curve_SK.round(DIGITS).tolist(), strict=True)
         ]
-        times = qb_norm.occurrences(found.first, gallery)
-        top = [{"id": ids[direction][row], "times": int(times[row])} for row in qb_norm.top_hubs(times, HUBS)]
+        times = qb_norm.count_occurrences(found.first, gallery)
+        top = [{"id": ids[direction][row], "times": int(times[row])} for row in qb_norm.find_hubs(times, HUBS)]
         hubs[direction] = {"k": found.first.shape[1], "top": top}
     return {
         "gallery_curve": curves,

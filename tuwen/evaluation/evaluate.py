@@ -12,7 +12,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate, Pairs
 from tuwen.data.formats import manifest, pairs
 from tuwen.evaluation import figures
-from tuwen.evaluation.details import details
+from tuwen.evaluation.details import make_details
 from tuwen.evaluation.figures import DIGITS, DIRECTIONS, Answers, Pool, side
 from tuwen.retrieval import metrics as recall
 from tuwen.retrieval import qb_norm
@@ -30,7 +30,7 @@ class Set(NamedTuple):
     pool: Pool
 
 
-def evaluate(
+def evaluate_model(
     embeddings: Path, clean: Path, results: Path, params: Evaluate, doubt: Pairs, *, model: Path | None = None
 ) -> dict[str, dict[str, float]]:
     """Write metrics.json, details.json and ranks.parquet (test), and pair_cosines.parquet (bank) into `results`.
@@ -40,7 +40,7 @@ def evaluate(
     (test, valid, bank). Raises UserError for missing or unsound embeddings, those of another model or set, a set
     without pairs, and a k over a gallery.
     """
-    sets = {name: read(embeddings / name, clean / name, params, model) for name in SETS}
+    sets = {name: read_embedded_set(embeddings / name, clean / name, params, model) for name in SETS}
     bank = sets["bank"].pool
     betas = choose_betas(sets["valid"].pool, bank)
     metrics: dict[str, dict[str, float]] = {}
@@ -49,15 +49,15 @@ def evaluate(
         tables, pool = sets[name]
         answers[name] = figures.ask(pool, params, corrections(pool, bank, betas))
         metrics[name] = {"images": len(tables.images), "texts": len(tables.texts)}
-        metrics[name] |= figures.figures(pool, answers[name], params)
+        metrics[name] |= figures.measure_figures(pool, answers[name], params)
     cosines = pair_cosines(sets["bank"].tables, bank.images, bank.texts)
     metrics["bank"] = _doubt(cosines, doubt)
     test, ids = sets["test"], _query_ids(sets["test"].tables)
     gallery_ids = {"t2i": ids["i2t"].to_pylist(), "i2t": ids["t2i"].to_pylist()}
     results.mkdir(parents=True, exist_ok=True)
     _write_json(results / "metrics.json", metrics)
-    _write_json(results / "details.json", details(test.pool, answers["test"], gallery_ids, betas, params))
-    pairs.write_table(results / "ranks.parquet", ranks(test.tables, answers["test"], params))
+    _write_json(results / "details.json", make_details(test.pool, answers["test"], gallery_ids, betas, params))
+    pairs.write_table(results / "ranks.parquet", make_ranks_table(test.tables, answers["test"], params))
     pairs.write_table(results / "pair_cosines.parquet", cosines)
     return metrics
 
@@ -66,13 +66,13 @@ def _write_json(path: Path, body: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read(embedded: Path, folder: Path, params: Evaluate, model: Path | None) -> Set:
-    """The set in `folder` with its vectors in `embedded`. Raises UserError as `evaluate`."""
+def read_embedded_set(embedded: Path, folder: Path, params: Evaluate, model: Path | None) -> Set:
+    """The set in `folder` with its vectors in `embedded`. Raises UserError as `evaluate_model`."""
     if model is not None:
-        manifest.require(embedded, {"model": model, "set": folder})
-    tables = pairs.read(folder)
-    images, texts = read_set(embedded, folder, tables)
-    image, text = pairs.true_rows(tables)
+        manifest.require_inputs(embedded, {"model": model, "set": folder})
+    tables = pairs.read_pair_set(folder)
+    images, texts = read_set_vectors(embedded, folder, tables)
+    image, text = pairs.find_true_rows(tables)
     if not len(image):
         raise UserError(
             f"{folder / 'pairs.parquet'}: no pair, so there is no truth to measure by; "
@@ -82,10 +82,10 @@ def read(embedded: Path, folder: Path, params: Evaluate, model: Path | None) -> 
         for name, gallery in (("images", images), ("texts", texts)):
             recall.check_ks(params.ks, len(gallery), f"params.yaml: evaluate.ks, {folder / name}.parquet")
     groups = pc.coalesce(tables.images["group"], tables.images["image_id"]).to_numpy(zero_copy_only=False)
-    return Set(tables, Pool(images, texts, image, text, groups, pairs.unfit_rows(tables)))
+    return Set(tables, Pool(images, texts, image, text, groups, pairs.find_unfit_rows(tables)))
 
 
-def read_set(embedded: Path, folder: Path, pair_set: pairs.PairSet) -> tuple[Vectors, Vectors]:
+def read_set_vectors(embedded: Path, folder: Path, pair_set: pairs.PairSet) -> tuple[Vectors, Vectors]:
     """The vectors of one set: images [I, D], texts [T, D], in the row order of its tables."""
     return (
         read_vectors(embedded / "images.npy", pair_set.images.num_rows, folder / "images.parquet"),
@@ -102,7 +102,7 @@ def choose_betas(valid: Pool, bank: Pool) -> dict[str, float]:
 def corrections(pool: Pool, bank: Pool, betas: Mapping[str, float]) -> dict[str, Correction]:
     """What the bank's texts say of the pool's pictures (t2i), and its pictures of the pool's texts (i2t)."""
     return {
-        direction: qb_norm.correction(side(bank, direction).queries, side(pool, direction).gallery, beta)
+        direction: qb_norm.compute_correction(side(bank, direction).queries, side(pool, direction).gallery, beta)
         for direction, beta in betas.items()
     }
 
@@ -112,9 +112,9 @@ def pair_cosines(pair_set: pairs.PairSet, images: Vectors, texts: Vectors) -> pa
 
     images [I, D] and texts [T, D]: unit vectors in the row order of the tables; equal cosines by pair_id.
     """
-    image, text = pairs.true_rows(pair_set)
+    image, text = pairs.find_true_rows(pair_set)
     cosine = figures.cosines(images, texts, image, text)
-    named = pairs.true_pairs(pair_set).select(["pair_id", "image_id", "text_id"])
+    named = pairs.select_true_pairs(pair_set).select(["pair_id", "image_id", "text_id"])
     table = named.append_column("cosine", pa.array(cosine.round(DIGITS)))
     return table.sort_by([("cosine", "ascending"), ("pair_id", "ascending")]).combine_chunks()
 
@@ -128,7 +128,7 @@ def _doubt(cosines: pa.Table, params: Pairs) -> dict[str, float]:
     }
 
 
-def ranks(tables: pairs.PairSet, answers: Mapping[str, Answers], params: Evaluate) -> pa.Table:
+def make_ranks_table(tables: pairs.PairSet, answers: Mapping[str, Answers], params: Evaluate) -> pa.Table:
     """Each query that has a true item: direction, query_id, group, best_rank, true_items, found_at_<k> of each k.
 
     answers: what `measure.ask` says of the set that `tables` hold.

@@ -18,7 +18,7 @@ import numpy as np
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.evaluation import figures as measure
-from tuwen.evaluation.details import details
+from tuwen.evaluation.details import make_details
 from tuwen.evaluation.figures import Pool
 from tuwen.retrieval import metrics
 from tuwen.retrieval.search import Rows, Vectors, check_vectors
@@ -38,7 +38,7 @@ class Side(NamedTuple):
     note: str  # what was found, and done to it
 
 
-def evaluate(images: Side, texts: Side, relevance: Path, ks: Sequence[int]) -> dict[str, Any]:
+def evaluate_arrays(images: Side, texts: Side, relevance: Path, ks: Sequence[int]) -> dict[str, Any]:
     """All figures, and what `details.json` holds, of foreign embeddings.
 
     Raises UserError for different dimensions, a k over a gallery, a bad relevance table and one without a true
@@ -63,10 +63,12 @@ def evaluate(images: Side, texts: Side, relevance: Path, ks: Sequence[int]) -> d
     answers = measure.ask(pool, params)
     counts = {"images": len(images.vectors), "texts": len(texts.vectors), "pairs": int(fits.sum())}
     names = {"t2i": images.names, "i2t": texts.names}
-    return {"figures": counts | measure.figures(pool, answers, params)} | details(pool, answers, names, {}, params)
+    return {"figures": counts | measure.measure_figures(pool, answers, params)} | make_details(
+        pool, answers, names, {}, params
+    )
 
 
-def read_side(kind: str, path: Path, ids: Path | None) -> Side:
+def read_array(kind: str, path: Path, ids: Path | None) -> Side:
     """The vectors in `path`, divided by their lengths, and the names of their rows; kind: "image" or "text".
 
     Raises UserError for what is no float matrix, NaN, zero vectors, an empty gallery, and ids that are doubled or
@@ -152,7 +154,7 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save as UTF-8") from None
 
 
-def table(found: dict[str, Any]) -> str:
+def format_figures(found: dict[str, Any]) -> str:
     """The figures for a terminal, in per cent where they are shares."""
     figures = found["figures"]
     ks = [int(name.removeprefix("t2i_hit_at_")) for name in figures if name.removeprefix("t2i_hit_at_").isdigit()]

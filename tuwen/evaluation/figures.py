@@ -68,19 +68,19 @@ def reach(pool: Pool, params: Evaluate) -> int:
 def ask(pool: Pool, params: Evaluate, known: dict[str, Correction] | None = None) -> dict[str, Answers]:
     """Both directions of a pool, judged; known: the correction by direction, where there is a bank."""
     count = reach(pool, params)
-    first = qb_norm.first_answers(pool.images, pool.texts, count)
-    corrected = qb_norm.answer_both(pool.images, pool.texts, first, known) if known else {}
+    first = qb_norm.find_first_answers(pool.images, pool.texts, count)
+    corrected = qb_norm.answer_both_corrected(pool.images, pool.texts, first, known) if known else {}
     text_group = np.empty(len(pool.texts), pool.group.dtype)
     text_group[pool.text[::-1]] = pool.group[pool.image[::-1]]  # backwards: a text's first picture stays
     answers = {}
     for direction in DIRECTIONS:
-        judged = metrics.judge(*side(pool, direction), params.ks)
+        judged = metrics.judge_queries(*side(pool, direction), params.ks)
         groups = text_group[judged.query] if direction == "t2i" else pool.group[judged.query]
         answers[direction] = Answers(judged, groups, first[direction], corrected.get(direction))
     return answers
 
 
-def figures(pool: Pool, answers: Mapping[str, Answers], params: Evaluate) -> Figures:
+def measure_figures(pool: Pool, answers: Mapping[str, Answers], params: Evaluate) -> Figures:
     """Flat name -> figure: hit@k, recall@k, median ranks, hubs, R@M, AUC and their intervals.
 
     R@M, `mean_recall`, is the mean of hit@k over all ks and both directions, `t2i_mean_recall` over one direction,
@@ -104,25 +104,25 @@ def figures(pool: Pool, answers: Mapping[str, Answers], params: Evaluate) -> Fig
 def _of_direction(pool: Pool, direction: str, found: Answers, ks: list[int]) -> Figures:
     """The figures that have no interval."""
     judged, gallery = found.judged, len(side(pool, direction).gallery)
-    share_K = metrics.recalls(judged.found, judged.true_items).mean(axis=0).tolist()
+    share_K = metrics.compute_recalls(judged.found, judged.true_items).mean(axis=0).tolist()
     made: Figures = {
         f"{direction}_queries": len(judged.query),
         f"{direction}_median_rank": float(np.median(judged.best_rank)),
-        f"{direction}_hub_skewness": qb_norm.skewness(qb_norm.occurrences(found.first, gallery)),
+        f"{direction}_hub_skewness": qb_norm.compute_skewness(qb_norm.count_occurrences(found.first, gallery)),
     }
     if found.corrected is not None:
-        times = qb_norm.occurrences(found.corrected, gallery)
-        made[f"{direction}_qbnorm_hub_skewness"] = qb_norm.skewness(times)
+        times = qb_norm.count_occurrences(found.corrected, gallery)
+        made[f"{direction}_qbnorm_hub_skewness"] = qb_norm.compute_skewness(times)
     return made | {f"{direction}_recall_at_{k}": share for k, share in zip(ks, share_K, strict=True)}
 
 
 def _per_query(pool: Pool, direction: str, found: Answers, ks: list[int]) -> dict[str, metrics.Floats]:
     """hit@k of each query, and by QB-Norm where there is a bank."""
-    hit_NK = metrics.hits(found.judged.best_rank, ks)
+    hit_NK = metrics.compute_hits(found.judged.best_rank, ks)
     blocks = {"hit": hit_NK}
     if found.corrected is not None:
         _, _, query, item = side(pool, direction)
-        corrected_NK = metrics.hits_among(found.corrected, query, item, ks)
+        corrected_NK = metrics.compute_hits_among(found.corrected, query, item, ks)
         blocks |= {"qbnorm_hit": corrected_NK, "qbnorm_gain": corrected_NK - hit_NK}
     return {
         f"{direction}_{name}_at_{k}": column
@@ -151,10 +151,10 @@ def _auc(pool: Pool, params: Evaluate) -> Figures:
     image, text = (np.concatenate(both) for both in zip((pool.image, pool.text), pool.unfit, strict=True))
     fits = np.arange(len(image)) < len(pool.image)
     score = cosines(pool.images, pool.texts, image, text)
-    low, high = metrics.auc_interval(score, fits, pool.group[image], params.bootstrap_samples, params.seed)
+    low, high = metrics.compute_auc_interval(score, fits, pool.group[image], params.bootstrap_samples, params.seed)
     return {
         "unfit_pairs": len(pool.unfit[0]),
-        "auc": metrics.auc(score, fits),
+        "auc": metrics.compute_auc(score, fits),
         "auc_low": float(low),
         "auc_high": float(high),
     }

@@ -125,7 +125,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not valid JSON ({error}); remove it and run `dvc repro`") from None
 
 
-def read(path: Path, kind: type[Model]) -> Model:
+def read_checked(path: Path, kind: type[Model]) -> Model:
     """The file as `kind`. Raises UserError when it is missing or not of that form."""
     body = read_json(path)
     try:

@@ -10,7 +10,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
 from tuwen.evaluation.findings import read_json
-from tuwen.retrieval.metrics import hits, paired_intervals
+from tuwen.retrieval.metrics import compute_hits, compute_paired_intervals
 
 MODELS = {"baseline": "baseline", "finetuned": "fine-tuned"}
 DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
@@ -40,12 +40,12 @@ class Line(NamedTuple):
     change: dict[str, Percent]  # corrected less uncorrected
 
 
-def metrics(results: Path, ks: list[int]) -> Metrics:
+def read_metrics(results: Path, ks: list[int]) -> Metrics:
     """The test figures of both models. Raises UserError when they were measured at other ks or by older code."""
     found: Metrics = {}
     for model in MODELS:
         path = results / model / "metrics.json"
-        found[model] = figures = of_test(path)
+        found[model] = figures = read_test_metrics(path)
         for k in ks:
             if f"t2i_hit_at_{k}" not in figures:
                 raise UserError(f"{path}: no figures at k = {k} (params.yaml: evaluate.ks); run `dvc repro`")
@@ -58,7 +58,7 @@ def metrics(results: Path, ks: list[int]) -> Metrics:
     return found
 
 
-def of_test(path: Path) -> dict[str, float]:
+def read_test_metrics(path: Path) -> dict[str, float]:
     """The test figures of one metrics.json."""
     figures = read_json(path).get("test")
     if not isinstance(figures, dict):
@@ -66,7 +66,7 @@ def of_test(path: Path) -> dict[str, float]:
     return figures
 
 
-def ranks(results: Path) -> dict[str, pa.Table]:
+def read_ranks(results: Path) -> dict[str, pa.Table]:
     """Model -> its ranks table; both must hold the same queries."""
     tables = {model: pairs.read_table(results / model / "ranks.parquet") for model in MODELS}
     first, second = (table.select(["direction", "query_id", "group"]) for table in tables.values())
@@ -78,14 +78,14 @@ def ranks(results: Path) -> dict[str, pa.Table]:
     return tables
 
 
-def lines(figures: Metrics, ranked: dict[str, pa.Table], evaluate: Evaluate) -> list[Line]:
+def make_lines(figures: Metrics, ranked: dict[str, pa.Table], evaluate: Evaluate) -> list[Line]:
     """A line for each direction and k; the gain's interval is paired, both models answer the same queries."""
     made = []
     for direction in DIRECTIONS:
         asked = [table.filter(pc.equal(table["direction"], direction)) for table in ranked.values()]
-        first, second = (hits(table["best_rank"].to_numpy(), evaluate.ks) for table in asked)
+        first, second = (compute_hits(table["best_rank"].to_numpy(), evaluate.ks) for table in asked)
         groups = asked[0]["group"].to_numpy()
-        gains = paired_intervals(first, second, groups, evaluate.bootstrap_samples, evaluate.seed)
+        gains = compute_paired_intervals(first, second, groups, evaluate.bootstrap_samples, evaluate.seed)
         for k, gain in zip(evaluate.ks, 100 * gains, strict=True):
             plain, corrected, change = (
                 {model: percent(figures[model], name.format(direction, k)) for model in MODELS}

@@ -9,11 +9,11 @@ import numpy as np
 
 from tuwen.core.errors import UserError
 from tuwen.core.progress import follow
-from tuwen.data.formats.images import Pixels, decode_pixels, square
-from tuwen.data.formats.text_files import csv_rows, open_text
+from tuwen.data.formats.images import Pixels, decode_pixels, resize_to_square
+from tuwen.data.formats.text_files import open_text, read_csv_rows
 from tuwen.evaluation import zero_shot
-from tuwen.model.dual_encoder import device, load
-from tuwen.report.html.confusion import confusion
+from tuwen.model.dual_encoder import choose_device, load_model
+from tuwen.report.html.confusion import draw_confusion
 from tuwen.retrieval.embed import stream_vectors
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
@@ -38,26 +38,26 @@ def classify_pictures(
         raise UserError(
             f"{pictures[0].place if pictures else 'no picture'}: name pictures of two classes at least"
         )
-    model = load(model_folder).to(device())
+    model = load_model(model_folder).to(choose_device())
     size_px = model.config["image"]["size_px"]
     blocks = stream_vectors(model, pictures, lambda one: _square(one, size_px), zero_shot.BATCH_SIZE)
     images = np.concatenate(list(follow(blocks, "pictures", None)))
     report = zero_shot.classify(model, model_folder, images, [one.label for one in pictures], templates)
-    print(zero_shot.table(report))
+    print(zero_shot.format_report(report))
     if out is not None:
-        zero_shot.write(out, report)
-        drawn = confusion(report["classes"], report["confusion"])
+        zero_shot.write_report(out, report)
+        drawn = draw_confusion(report["classes"], report["confusion"])
         out.with_suffix(".svg").write_text(drawn, encoding="utf-8")
 
 
 def _square(one: Labelled, size_px: int) -> Pixels:
     try:
-        return square(decode_pixels(one.path.read_bytes()), size_px)
+        return resize_to_square(decode_pixels(one.path.read_bytes()), size_px)
     except OSError as error:
         raise UserError(f"{one.place}: {one.path} cannot be read ({error}); mend it or leave it out") from None
 
 
-def read_tree(root: Path) -> list[Labelled]:
+def read_labelled_tree(root: Path) -> list[Labelled]:
     """The pictures below `root`, at any depth; the first folder on the way is the class.
 
     Raises UserError where `root` is no folder. What has no picture's suffix, or lies beside the class folders, is
@@ -81,12 +81,12 @@ def read_tree(root: Path) -> list[Labelled]:
     return found
 
 
-def read_csv(path: Path) -> list[Labelled]:
+def read_labelled_csv(path: Path) -> list[Labelled]:
     """The rows of a CSV with the columns path (from the CSV's folder, or absolute) and label."""
     if not path.is_file():
         raise UserError(f"{path}: not found, or not a file; name a CSV with the columns path and label")
     found = []
-    for line, cells in csv_rows(path, ("path", "label")):
+    for line, cells in read_csv_rows(path, ("path", "label")):
         label = cells["label"].strip()
         if not label:
             raise UserError(f"{path}:{line}: the label is empty; write the picture's class")

@@ -14,7 +14,7 @@ import numpy as np
 
 from tuwen.data.formats import pairs
 from tuwen.data.formats.text import load_tokenizer
-from tuwen.model.dual_encoder import DualEncoder, device, load
+from tuwen.model.dual_encoder import DualEncoder, choose_device, load_model
 from tuwen.retrieval.embed import embed_captions
 from tuwen.retrieval.search import Vectors, read_vectors, top_k
 
@@ -31,26 +31,28 @@ TOP = 5
 BATCH_SIZE = 256  # prompts
 DIGITS = 6
 
-Report = dict[str, Any]
+ZeroShotReport = dict[str, Any]
 
 
-def zero_shot(model_folder: Path, embedded: Path, set_folder: Path, out: Path) -> None:
+def evaluate_zero_shot(model_folder: Path, embedded: Path, set_folder: Path, out: Path) -> None:
     """Write as `out` how well a model tells the `category` of a set's pictures, by one prompt and by the ensemble.
 
     embedded: folder of the set's vectors by this model. Pictures without a category are left out; a set with fewer
     than two categories gives a report of no picture. Raises UserError for missing or unsound embeddings.
     """
-    categories = pairs.read(set_folder).images["category"].to_pylist()
+    categories = pairs.read_pair_set(set_folder).images["category"].to_pylist()
     known = [row for row, category in enumerate(categories) if category]
     labels = [categories[row] for row in known]
-    report = empty_report()
+    report = make_empty_report()
     if len(set(labels)) > 1:
         images = read_vectors(embedded / "images.npy", len(categories), set_folder / "images.parquet")
-        report = classify(load(model_folder).to(device()), model_folder, images[known], labels, ENSEMBLE)
-    write(out, report)
+        report = classify(
+            load_model(model_folder).to(choose_device()), model_folder, images[known], labels, ENSEMBLE
+        )
+    write_report(out, report)
 
 
-def empty_report() -> Report:
+def make_empty_report() -> ZeroShotReport:
     """What stands where there are no categories."""
     none = {"top_1": 0.0, "top_5": 0.0}
     return {
@@ -65,7 +67,7 @@ def empty_report() -> Report:
 
 def classify(
     model: DualEncoder, model_folder: Path, images: Vectors, labels: Sequence[str], templates: Sequence[str]
-) -> Report:
+) -> ZeroShotReport:
     """Top-1 and top-5 by ONE_PROMPT and by the ensemble `templates`; per class and confusion by the ensemble.
 
     images [N, D]: unit vectors; labels: the true class of each. confusion[true class][class said] counts pictures.
@@ -76,7 +78,7 @@ def classify(
     truth = np.array([classes.index(label) for label in labels])
     accuracy = {}
     for name, used in (("one_prompt", [ONE_PROMPT]), ("ensemble", templates)):
-        vectors = class_vectors(model, tokenizer, classes, used)
+        vectors = make_class_vectors(model, tokenizer, classes, used)
         said, _ = top_k(images, vectors, min(TOP, len(classes)))
         right = said == truth[:, None]
         accuracy[name] = {"top_1": _share(right[:, 0]), "top_5": _share(right.any(axis=1))}
@@ -95,7 +97,9 @@ def classify(
     }
 
 
-def class_vectors(model: DualEncoder, tokenizer: Any, labels: Sequence[str], templates: Sequence[str]) -> Vectors:
+def make_class_vectors(
+    model: DualEncoder, tokenizer: Any, labels: Sequence[str], templates: Sequence[str]
+) -> Vectors:
     """Labels -> unit vectors [C, D], the mean over `templates`; in each, {} is where the label goes."""
     prompts = [template.replace("{}", label) for label in labels for template in templates]
     prompt_CPD = embed_captions(model, tokenizer, prompts, BATCH_SIZE).reshape(len(labels), len(templates), -1)
@@ -104,7 +108,7 @@ def class_vectors(model: DualEncoder, tokenizer: Any, labels: Sequence[str], tem
     return vectors
 
 
-def table(report: Report) -> str:
+def format_report(report: ZeroShotReport) -> str:
     """The report as people read it on a terminal: each class, then all by the ensemble and by one prompt."""
     rows = [("class", "pictures", "top-1", "top-5")]
     rows += [(line["class"], f"{line['pictures']:,}", f"{line['top_1']:.1%}", "") for line in report["per_class"]]
@@ -118,7 +122,7 @@ def table(report: Report) -> str:
     )
 
 
-def write(out: Path, report: Report) -> None:
+def write_report(out: Path, report: ZeroShotReport) -> None:
     """The report as JSON."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

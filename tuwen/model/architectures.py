@@ -28,18 +28,18 @@ SHAPES = {
 }
 
 
-def chinese_clip(name: str, max_tokens: int) -> dict[str, Any]:
+def make_chinese_clip_config(name: str, max_tokens: int) -> dict[str, Any]:
     """The config of dual_encoder.py for one of NAMES; max_tokens: where texts are cut, 52 in the papers."""
     shape = SHAPES[name]
     if shape.patch_px:
-        image = vit(shape.size_px, shape.patch_px, shape.image_width, shape.image_layers)
+        image = make_vit_config(shape.size_px, shape.patch_px, shape.image_width, shape.image_layers)
     else:
-        image = resnet(shape.size_px, shape.image_width, shape.image_layers)
-    text = bert(shape.text_width, shape.text_layers, max_tokens)
+        image = make_resnet_config(shape.size_px, shape.image_width, shape.image_layers)
+    text = make_bert_config(shape.text_width, shape.text_layers, max_tokens)
     return {"dim": shape.dim, "image": image, "text": text, "vocabulary": VOCABULARY}
 
 
-def vit(size_px: int, patch_px: int, width: int, layers: int) -> dict[str, Any]:
+def make_vit_config(size_px: int, patch_px: int, width: int, layers: int) -> dict[str, Any]:
     """CLIP's vision transformer as it was published. Heads are 64 wide, but 80 where the width is H/14's 1280."""
     heads = width // (80 if width == 1280 else 64)
     shape = {"size_px": size_px, "patch_px": patch_px, "width": width, "layers": layers, "heads": heads}
@@ -47,12 +47,12 @@ def vit(size_px: int, patch_px: int, width: int, layers: int) -> dict[str, Any]:
     return {"kind": "vit", **shape, **inside}
 
 
-def resnet(size_px: int, width: int, layers: list[int]) -> dict[str, Any]:
+def make_resnet_config(size_px: int, width: int, layers: list[int]) -> dict[str, Any]:
     """CLIP's ResNet as it was published."""
     return {"kind": "resnet", "size_px": size_px, "width": width, "layers": layers, "heads": width * 32 // 64}
 
 
-def bert(width: int, layers: int, max_tokens: int, positions: int = POSITIONS) -> dict[str, Any]:
+def make_bert_config(width: int, layers: int, max_tokens: int, positions: int = POSITIONS) -> dict[str, Any]:
     """Chinese-CLIP's text tower as it was published: [CLS] is what counts; dropout 0.1 while training."""
     shape = {"width": width, "layers": layers, "heads": width // 64, "mlp": 4 * width, "positions": positions}
     inside = {"activation": "gelu", "eps": 1e-12, "dropout": 0.1}

@@ -18,7 +18,7 @@ vectors = embed_captions(model, load_tokenizer(folder / "vocab.txt"), ["一只�
 """
 
 
-def write(folder: Path, config: Mapping[str, Any], origin: str, training: Mapping[str, Any]) -> None:
+def write_card(folder: Path, config: Mapping[str, Any], origin: str, training: Mapping[str, Any]) -> None:
     """Write `folder/README.md`; equal arguments give equal bytes.
 
     origin: where the first weights came from, in words. training: what training.json holds; `valid`, figures of a

@@ -90,12 +90,12 @@ def _own_normal(image: dict[str, Any]) -> dict[str, Tensor]:
     return {"pixel_factor": (std / own_std).float(), "pixel_shift": ((mean - own_mean) / own_std).float()}
 
 
-def device() -> str:
+def choose_device() -> str:
     """Where to compute: the GPU when there is one. Never decides what is computed."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def match(image_ID: Tensor, text_TD: Tensor) -> Tensor:
+def compute_cosines(image_ID: Tensor, text_TD: Tensor) -> Tensor:
     """Unit vectors of images [I, D] and texts [T, D] -> cosine in [-1, 1], shape [I, T].
 
     Top-k along a row answers I2T (a picture asks for texts), along a column T2I.
@@ -103,7 +103,7 @@ def match(image_ID: Tensor, text_TD: Tensor) -> Tensor:
     return image_ID @ text_TD.T
 
 
-def save(model: DualEncoder, folder: Path, vocabulary: list[str]) -> None:
+def save_model(model: DualEncoder, folder: Path, vocabulary: list[str]) -> None:
     """Write config.json, model.safetensors, vocab.txt and preprocessor.json into `folder`."""
     from safetensors.torch import save_file
 
@@ -115,7 +115,7 @@ def save(model: DualEncoder, folder: Path, vocabulary: list[str]) -> None:
 
 
 def _preprocessor(config: dict[str, Any]) -> dict[str, Any]:
-    """For whoever feeds the model from another program; `load` checks that it is still this."""
+    """For whoever feeds the model from another program; `load_model` checks that it is still this."""
     image = config["image"]
     pixels = {name: image.get(name, [value / 255 for value in clip]) for name, clip in images.CLIP_PIXELS.items()}
     rule = "EXIF rotation; RGB on white; aspect over max_aspect cut, centred; squashed to a square"
@@ -126,8 +126,11 @@ def _preprocessor(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def load(folder: Path) -> DualEncoder:
-    """Build the model that `save` wrote, in evaluation mode. Raises UserError when files or weights do not fit."""
+def load_model(folder: Path) -> DualEncoder:
+    """Build the model that `save_model` wrote, in evaluation mode.
+
+    Raises UserError when files or weights do not fit.
+    """
     config = _read_json(folder / "config.json")
     if not (folder / "vocab.txt").is_file():
         raise UserError(f"{folder / 'vocab.txt'}: missing; expected the model's tokens, one a line; {REMAKE}")

@@ -4,14 +4,14 @@ from collections import Counter
 from pathlib import Path
 
 from tuwen.core.errors import UserError
-from tuwen.prediction.result_file import judge
+from tuwen.prediction.result_file import find_faults
 
 ID_COLUMNS = ("text_id", "image_id")
 DIRECTIONS = {("text_id", "image_id"): "t2i", ("image_id", "text_id"): "i2t"}
 SHOWN = 20  # faults of one kind
 
 
-def check(path: Path, queries: Path, gallery: Path, k: int) -> bool:
+def check_result_file(path: Path, queries: Path, gallery: Path, k: int) -> bool:
     """Print every fault of the result file `path`, and the warning if there is one; whether it is sound.
 
     queries, gallery: the contest's CSVs, others with a column text_id or image_id, or our Parquet tables; which of
@@ -26,7 +26,7 @@ def check(path: Path, queries: Path, gallery: Path, k: int) -> bool:
             f"{queries} and {gallery}: both have the column {query_column}; one must hold texts (text_id), "
             "the other pictures (image_id)"
         )
-    verdict = judge(path, query_ids, gallery_ids, k, direction=direction)
+    verdict = find_faults(path, query_ids, gallery_ids, k, direction=direction)
     counts = Counter[str]()
     for fault in verdict.faults:
         counts[fault.kind] += 1
@@ -58,12 +58,12 @@ def read_ids(path: Path) -> tuple[str, list[str]]:
 
 
 def _csv_ids(path: Path) -> tuple[str, list[str], list[int]]:
-    from tuwen.data.formats.text_files import csv_rows
+    from tuwen.data.formats.text_files import read_csv_rows
 
     if not path.is_file():
         raise UserError(f"{path}: not found, or not a file; name a CSV or Parquet table")
     column, ids, lines = "", [], []
-    for line, cells in csv_rows(path, ()):
+    for line, cells in read_csv_rows(path, ()):
         column = column or _id_column(path, list(cells))
         ids.append(cells[column])
         lines.append(line)

@@ -11,7 +11,7 @@ from tuwen.retrieval.search import Vectors, read_vectors
 ASKING = {"t2i": "texts", "i2t": "images"}
 
 
-def correction(
+def read_correction(
     embeddings: Path, clean: Path, chosen: Path, direction: str, gallery: Vectors
 ) -> qb_norm.Correction:
     """What the bank of train says of a task's gallery [G, D]; direction: t2i or i2t.
@@ -24,7 +24,7 @@ def correction(
     bank = read_vectors(embeddings / "bank" / f"{side}.npy", pairs.read_table(table).num_rows, table)
     if not len(bank):
         raise UserError(f"{table}: no rows, so nothing corrects; set predict.correction to none (params.yaml)")
-    return qb_norm.correction(bank, gallery, _beta(chosen, direction))
+    return qb_norm.compute_correction(bank, gallery, _beta(chosen, direction))
 
 
 def _beta(chosen: Path, direction: str) -> float:

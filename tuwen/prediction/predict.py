@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
-from tuwen.prediction.correct import correction
-from tuwen.prediction.result_file import HEADERS, judge
-from tuwen.retrieval.qb_norm import answer
+from tuwen.prediction.correct import read_correction
+from tuwen.prediction.result_file import HEADERS, find_faults
+from tuwen.retrieval.qb_norm import answer_corrected
 from tuwen.retrieval.search import Rows, read_vectors, top_k
 
 CONTEST_K = 5
@@ -36,10 +36,10 @@ def predict(
     """
     if model is not None:
         for name in ("t2i", "i2t") if chosen is None else ("t2i", "i2t", "bank"):
-            manifest.require(embeddings / name, {"model": model, "set": clean / name})
+            manifest.require_inputs(embeddings / name, {"model": model, "set": clean / name})
     for direction, name in (("t2i", "result1.csv"), ("i2t", "result2.csv")):
         folder, embedded = clean / direction, embeddings / direction
-        task = pairs.read(folder)
+        task = pairs.read_pair_set(folder)
         ids = {"images": task.images["image_id"].to_pylist(), "texts": task.texts["text_id"].to_pylist()}
         vectors = {
             side: read_vectors(embedded / f"{side}.npy", len(ids[side]), folder / f"{side}.parquet")
@@ -55,14 +55,14 @@ def predict(
             )
         found, _ = top_k(vectors[asking], vectors[asked], max(files.values()))
         if chosen is not None:
-            known = correction(embeddings, clean, chosen, direction, vectors[asked])
-            found = answer(vectors[asking], vectors[asked], found, known)
+            known = read_correction(embeddings, clean, chosen, direction, vectors[asked])
+            found = answer_corrected(vectors[asking], vectors[asked], found, known)
         for path, ranks in files.items():
-            write(path, ids[asking], ids[asked], found[:, :ranks], direction=direction)
-            check(path, ids[asking], ids[asked], ranks, direction=direction)
+            write_result_file(path, ids[asking], ids[asked], found[:, :ranks], direction=direction)
+            require_sound(path, ids[asking], ids[asked], ranks, direction=direction)
 
 
-def write(
+def write_result_file(
     path: Path, query_ids: Sequence[str], gallery_ids: Sequence[str], found: Rows, *, direction: str
 ) -> None:
     """Write `found` [Q, k], gallery rows best first, as a result file; direction: t2i or i2t."""
@@ -74,9 +74,11 @@ def write(
             rows.writerows([query_id, rank, gallery_ids[item]] for rank, item in enumerate(items, 1))
 
 
-def check(path: Path, query_ids: Sequence[str], gallery_ids: Sequence[str], k: int, *, direction: str) -> None:
-    """Raise UserError with the first fault that `judge` finds in `path`."""
-    faults = judge(path, query_ids, gallery_ids, k, direction=direction).faults
+def require_sound(
+    path: Path, query_ids: Sequence[str], gallery_ids: Sequence[str], k: int, *, direction: str
+) -> None:
+    """Raise UserError with the first fault that `find_faults` finds in `path`."""
+    faults = find_faults(path, query_ids, gallery_ids, k, direction=direction).faults
     if faults:
         more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
         raise UserError(f"{path}: line {faults[0].line}: {faults[0].text}{more}")

@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What `judge` found; sound where there is no fault, whatever the warning."""
+    """What `find_faults` found; sound where there is no fault, whatever the warning."""
 
     faults: list[Fault]  # by line, missing ranks last
     rows: int
@@ -46,7 +46,9 @@ class Verdict(NamedTuple):
     warning: str  # empty: none
 
 
-def judge(path: Path, query_ids: Sequence[str], gallery_ids: Sequence[str], k: int, *, direction: str) -> Verdict:
+def find_faults(
+    path: Path, query_ids: Sequence[str], gallery_ids: Sequence[str], k: int, *, direction: str
+) -> Verdict:
     """Every fault of a result file, whoever wrote it; direction: t2i or i2t.
 
     Sound: the exact header; UTF-8 without BOM, LF; every query once per rank 1..k, in the order of `query_ids`;

@@ -30,7 +30,7 @@ Epochs = Mapping[str, list[dict[str, Any]]]  # model -> the records of its train
 Points = Mapping[str, list[dict[str, float]]]  # model -> what details.json has of one direction's curve
 
 
-def training(epochs: Epochs) -> dict[str, str]:
+def draw_training(epochs: Epochs) -> dict[str, str]:
     """Figure name -> SVG element: the loss, and hit@5 on valid, that of averaged weights too."""
     return {name: _by_epoch(name, *figure, epochs) for name, figure in FIGURES.items()}
 
@@ -51,7 +51,7 @@ def _by_epoch(name: str, label: str, keys: Mapping[str, str], epochs: Epochs) ->
     return svg(name, draw, COLOURS)
 
 
-def gallery(name: str, points: Points, ks: list[int]) -> str:
+def draw_gallery_curve(name: str, points: Points, ks: list[int]) -> str:
     """How hit@k falls as the gallery grows: a line for each model and k, in per cent, as an SVG element."""
     sizes = sorted({point["gallery"] for records in points.values() for point in records})
 
@@ -69,7 +69,7 @@ def gallery(name: str, points: Points, ks: list[int]) -> str:
     return svg(name, draw, COLOURS) if sizes else ""
 
 
-def scores(counted: Mapping[str, Scores]) -> dict[str, str]:
+def draw_scores(counted: Mapping[str, Scores]) -> dict[str, str]:
     """Model -> SVG element: how far apart the cosines of true and of false pairs lie, each in per cent of its own.
 
     All models are drawn over the range in which any has a pair, so that they compare.

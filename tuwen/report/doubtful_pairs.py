@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from tuwen.core.errors import UserError
 from tuwen.core.params import Pairs
 from tuwen.data.formats import pairs, shards
-from tuwen.report.html.histogram import histogram
+from tuwen.report.html.histogram import draw_histogram
 from tuwen.report.html.page import thumbnail
 
 
@@ -31,12 +31,12 @@ class Doubtful(NamedTuple):
     histogram: str  # SVG
 
 
-def collect(data: Path, cosines: Path, params: Pairs) -> Doubtful:
+def collect_doubtful_pairs(data: Path, cosines: Path, params: Pairs) -> Doubtful:
     """The `params.lowest` pairs of the bank by the cosines of one model.
 
     data: the data root; cosines: the table that `evaluate` wrote. Raises UserError when it does not fit the bank.
     """
-    table, bank = pairs.read_table(cosines), pairs.read(data / "clean/bank")
+    table, bank = pairs.read_table(cosines), pairs.read_pair_set(data / "clean/bank")
     lowest = table.slice(0, params.lowest)
     images, texts = _take(bank.images, "image_id", lowest, cosines), _take(bank.texts, "text_id", lowest, cosines)
     shown = [
@@ -46,7 +46,7 @@ def collect(data: Path, cosines: Path, params: Pairs) -> Doubtful:
         for row, image, text in zip(lowest.to_pylist(), images, texts, strict=True)
     ]
     values = {"labelled": table["cosine"].to_numpy()}
-    return Doubtful(shown, histogram("cosines", "cosine of a pair", values, mark=params.min_cosine))
+    return Doubtful(shown, draw_histogram("cosines", "cosine of a pair", values, mark=params.min_cosine))
 
 
 def _take(table: pa.Table, key: str, rows: pa.Table, place: Path) -> list[dict[str, str]]:
@@ -57,4 +57,4 @@ def _take(table: pa.Table, key: str, rows: pa.Table, place: Path) -> list[dict[s
 
 
 def _picture(data: Path, image: dict[str, str]) -> str:
-    return thumbnail(shards.read(data, image["shard"], int(image["offset"]), int(image["size"])))
+    return thumbnail(shards.read_member(data, image["shard"], int(image["offset"]), int(image["size"])))

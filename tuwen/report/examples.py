@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs, shards
 from tuwen.report.html.page import thumbnail
-from tuwen.retrieval.search import Rows, Vectors, ranks, top_k
+from tuwen.retrieval.search import Rows, Vectors, rank_items, top_k
 
 SHOWN = 5  # answers shown per query and model
 
@@ -48,7 +48,7 @@ class Examples(NamedTuple):
     captions: list[str]  # by text row
 
 
-def collect(
+def collect_examples(
     data: Path,
     pair_set: pairs.PairSet,
     vectors: Mapping[str, tuple[Vectors, Vectors]],
@@ -61,7 +61,7 @@ def collect(
     data: the data root; vectors: model -> (images, texts); ranked: model -> its ranks table, the baseline first.
     """
     captions = pair_set.texts["caption"].to_pylist()
-    image, text = pairs.true_rows(pair_set)
+    image, text = pairs.find_true_rows(pair_set)
     swapped = {model: (texts, images) for model, (images, texts) in vectors.items()}
     sides = {
         "t2i": (pair_set.texts["text_id"], text, image, swapped),
@@ -109,7 +109,7 @@ def answer(
     examples = {row: Example(row, {}) for row in rows}
     for model, (queries, gallery) in vectors.items():
         ids, scores = top_k(queries[rows], gallery, min(SHOWN, len(gallery)))
-        rank_P = ranks(queries[rows], gallery, number, item)
+        rank_P = rank_items(queries[rows], gallery, number, item)
         for n, row in enumerate(rows):
             true = np.flatnonzero(number == n)
             best = true[rank_P[true].argmin()]
@@ -124,7 +124,7 @@ def answer(
 
 def names(pair_set: pairs.PairSet) -> dict[int, str]:
     """Image row -> the first caption that is true for it, for pictures that have one."""
-    image, text = pairs.true_rows(pair_set)
+    image, text = pairs.find_true_rows(pair_set)
     captions = pair_set.texts["caption"].to_pylist()
     # read backwards, so that the first one is the one that stays
     return {i: captions[t] for i, t in zip(image[::-1].tolist(), text[::-1].tolist(), strict=True)}
@@ -134,4 +134,4 @@ def thumbnails(data: Path, images: pa.Table, rows: Iterable[int]) -> dict[int, s
     """Row of the images table -> `data:` URI of its thumbnail; `data` is the data root."""
     wanted = sorted(rows)
     places = images.select(["shard", "offset", "size"]).take(pa.array(wanted, pa.int64())).to_pylist()
-    return {row: thumbnail(shards.read(data, **place)) for row, place in zip(wanted, places, strict=True)}
+    return {row: thumbnail(shards.read_member(data, **place)) for row, place in zip(wanted, places, strict=True)}

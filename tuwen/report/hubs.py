@@ -29,7 +29,7 @@ class Direction(NamedTuple):
     top: list[Shown]
 
 
-def collect(
+def collect_hubs(
     data: Path, pair_set: pairs.PairSet, details: Details, figures: Mapping[str, float], results: Path
 ) -> dict[str, Direction]:
     """Direction -> its hubs. figures: the model's on this set; results: the folder of its details.json.

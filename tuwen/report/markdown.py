@@ -10,7 +10,7 @@ EPOCHS_SHOWN = 6  # lines of the condensed training table
 CAME = ("source set", "table", "rows", "clean", "quarantined", "left out", "blank", "faults")
 
 
-def markdown(facts: dict[str, Any]) -> str:
+def format_markdown(facts: dict[str, Any]) -> str:
     """report.md from what report.py knows: figures, no picture, no caption."""
     sections = (_headline, _recall, _slices, _correction, _gallery, _zero_shot, _training, _doubt, _quality)
     lines = ["# Retrieval report", "", *_lead(facts)]

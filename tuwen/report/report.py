@@ -13,13 +13,13 @@ from tuwen.core.params import Params
 from tuwen.data.formats import pairs
 from tuwen.data.quality import quality_file
 from tuwen.evaluation import headline
-from tuwen.evaluation.evaluate import read_set
-from tuwen.evaluation.findings import Details, ZeroShot, read, read_json
+from tuwen.evaluation.evaluate import read_set_vectors
+from tuwen.evaluation.findings import Details, ZeroShot, read_checked, read_json
 from tuwen.evaluation.headline import DIRECTIONS, MODELS
 from tuwen.report import curves, doubtful_pairs, examples, hubs, slices
-from tuwen.report.html.confusion import confusion
+from tuwen.report.html.confusion import draw_confusion
 from tuwen.report.html.page import render
-from tuwen.report.markdown import markdown
+from tuwen.report.markdown import format_markdown
 
 ANSWERING = {
     False: "The tasks (result1.csv, result2.csv) are answered by the fine-tuned model.",
@@ -31,7 +31,7 @@ ANSWERING = {
 }
 
 
-def write(data: Path, embeddings: Path, models: Path, results: Path, params: Params) -> None:
+def write_reports(data: Path, embeddings: Path, models: Path, results: Path, params: Params) -> None:
     """Write `results/report.md` and `results/report.html` from all results on the test split.
 
     Reads data/clean/{quality.json,test,bank}, embeddings/<model>/test, models/<model>/training.json,
@@ -39,19 +39,19 @@ def write(data: Path, embeddings: Path, models: Path, results: Path, params: Par
     pair_cosines.parquet. Raises UserError when one is missing or does not fit the others.
     """
     evaluate, doubt, folder = params.evaluate, params.pairs, data / "clean/test"
-    figures, ranks = headline.metrics(results, evaluate.ks), headline.ranks(results)
+    figures, ranks = headline.read_metrics(results, evaluate.ks), headline.read_ranks(results)
     details, zero_shot = _details(results, evaluate.ks), _zero_shot(results)
-    test = pairs.read(folder)
-    vectors = {model: read_set(embeddings / model / "test", folder, test) for model in MODELS}
+    test = pairs.read_pair_set(folder)
+    vectors = {model: read_set_vectors(embeddings / model / "test", folder, test) for model in MODELS}
     training = {model: read_json(models / model / "training.json") for model in MODELS}
     bank = read_json(results / "baseline/metrics.json")["bank"]
     shown_k = 5 if 5 in evaluate.ks else evaluate.ks[0]
     facts = {
         "models": MODELS,
         "directions": DIRECTIONS,
-        "lines": headline.lines(figures, ranks, evaluate),
+        "lines": headline.make_lines(figures, ranks, evaluate),
         "shown_k": shown_k,
-        "slices": slices.collect(test, ranks, shown_k, evaluate),
+        "slices": slices.collect_slices(test, ranks, shown_k, evaluate),
         "slices_note": slices.NOTE,
         "means": {model: headline.percent(figures[model], "mean_recall") for model in MODELS},
         "metrics": figures,
@@ -64,25 +64,25 @@ def write(data: Path, embeddings: Path, models: Path, results: Path, params: Par
         "doubt": bank | {"min_cosine": doubt.min_cosine},
         "quality": _quality(read_json(data / "clean/quality.json")),
     }
-    shown = examples.collect(data, test, vectors, ranks, params.report.examples, evaluate.seed)
+    shown = examples.collect_examples(data, test, vectors, ranks, params.report.examples, evaluate.seed)
     page = {
         **facts,
         **shown._asdict(),
-        "hubs": hubs.collect(data, test, details["finetuned"], figures["finetuned"], results / "finetuned"),
-        "doubtful": doubtful_pairs.collect(data, results / "baseline/pair_cosines.parquet", doubt),
+        "hubs": hubs.collect_hubs(data, test, details["finetuned"], figures["finetuned"], results / "finetuned"),
+        "doubtful": doubtful_pairs.collect_doubtful_pairs(data, results / "baseline/pair_cosines.parquet", doubt),
         "curves": _curves(training, details, evaluate.ks),
         "with_ema": any(
             "ema_valid_t2i_hit_at_5" in one for records in training.values() for one in records["epochs"]
         ),
-        "confusion": confusion(zero_shot["finetuned"].classes, zero_shot["finetuned"].confusion),
+        "confusion": draw_confusion(zero_shot["finetuned"].classes, zero_shot["finetuned"].confusion),
     }
-    (results / "report.md").write_text(markdown(facts), encoding="utf-8")
+    (results / "report.md").write_text(format_markdown(facts), encoding="utf-8")
     (results / "report.html").write_text(render("report.html.j2", page), encoding="utf-8")
 
 
-def headline_table(results: Path) -> str:
+def format_headline(results: Path) -> str:
     """R@k on test in both directions, baseline beside fine-tuned, as plain text for a terminal."""
-    figures = {model: headline.of_test(results / model / "metrics.json") for model in MODELS}
+    figures = {model: headline.read_test_metrics(results / model / "metrics.json") for model in MODELS}
     ks = [int(found[1]) for name in figures["baseline"] if (found := re.fullmatch(r"t2i_hit_at_(\d+)", name))]
     lines = [f"{'test split':<14}{'':<6}{'baseline':>10}{'fine-tuned':>12}{'gain, points':>14}"]
     for direction, title in DIRECTIONS.items():
@@ -96,7 +96,7 @@ def _details(results: Path, ks: list[int]) -> dict[str, Details]:
     found = {}
     for model in MODELS:
         path = results / model / "details.json"
-        found[model] = read(path, Details)
+        found[model] = read_checked(path, Details)
         for way, points in dict(found[model].gallery_curve).items():
             if any(name not in point for point in points for name in ("gallery", *(f"hit_at_{k}" for k in ks))):
                 raise UserError(
@@ -107,7 +107,7 @@ def _details(results: Path, ks: list[int]) -> dict[str, Details]:
 
 
 def _zero_shot(results: Path) -> dict[str, ZeroShot]:
-    found = {model: read(results / model / "zero_shot.json", ZeroShot) for model in MODELS}
+    found = {model: read_checked(results / model / "zero_shot.json", ZeroShot) for model in MODELS}
     if found["baseline"].classes != found["finetuned"].classes:
         raise UserError(
             f"{results}: zero_shot.json of {' and '.join(MODELS)} name different classes; "
@@ -131,11 +131,11 @@ def _candidates(training: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 def _curves(training: dict[str, Any], details: dict[str, Details], ks: list[int]) -> dict[str, str]:
     """Figure name -> SVG element, empty where there is nothing to draw."""
-    drawn = curves.training({model: records["epochs"] for model, records in training.items()})
+    drawn = curves.draw_training({model: records["epochs"] for model, records in training.items()})
     for way in DIRECTIONS:
         points = {model: getattr(found.gallery_curve, way) for model, found in details.items()}
-        drawn[f"gallery_{way}"] = curves.gallery(f"gallery_{way}", points, ks)
-    scores = curves.scores({model: found.score_histogram for model, found in details.items()})
+        drawn[f"gallery_{way}"] = curves.draw_gallery_curve(f"gallery_{way}", points, ks)
+    scores = curves.draw_scores({model: found.score_histogram for model, found in details.items()})
     return drawn | {f"scores_{model}": figure for model, figure in scores.items()}
 
 

@@ -11,7 +11,7 @@ from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
 from tuwen.data.quality.text_stats import MASK
 from tuwen.evaluation.headline import MODELS, Percent
-from tuwen.retrieval.metrics import hits, intervals
+from tuwen.retrieval.metrics import compute_hits, compute_intervals
 
 Flags = npt.NDArray[np.bool_]
 
@@ -34,21 +34,23 @@ class Slice(NamedTuple):
     gain: Percent
 
 
-def collect(test: pairs.PairSet, ranked: dict[str, pa.Table], k: int, evaluate: Evaluate) -> list[Slice]:
+def collect_slices(test: pairs.PairSet, ranked: dict[str, pa.Table], k: int, evaluate: Evaluate) -> list[Slice]:
     """Every slice that holds some queries, at least LEAST, and not all; ranked: model -> its ranks table."""
     made = []
     of_texts = _by_caption(test.texts["caption"]), test.texts["text_id"]
     of_pictures = _by_category(test.images["category"]), test.images["image_id"]
     for direction, (kinds, ids) in {"t2i": of_texts, "i2t": of_pictures}.items():
         tables = [table.filter(pc.equal(table["direction"], direction)) for table in ranked.values()]
-        first, second = (hits(table["best_rank"].to_numpy(), [k]) for table in tables)
+        first, second = (compute_hits(table["best_rank"].to_numpy(), [k]) for table in tables)
         values_N3 = 100 * np.hstack([first, second, second - first])
         row = pc.index_in(tables[0]["query_id"], value_set=ids.combine_chunks()).to_numpy()
         groups = tables[0]["group"].to_numpy()
         for title, flags in kinds.items():
             of = flags[row]
             if LEAST <= of.sum() < len(of):
-                ends = intervals(values_N3[of], groups[of], evaluate.bootstrap_samples, evaluate.seed).tolist()
+                ends = compute_intervals(
+                    values_N3[of], groups[of], evaluate.bootstrap_samples, evaluate.seed
+                ).tolist()
                 *both, gain = map(Percent, values_N3[of].mean(axis=0).tolist(), *zip(*ends, strict=True))
                 made.append(Slice(direction, title, int(of.sum()), dict(zip(MODELS, both, strict=True)), gain))
     return made

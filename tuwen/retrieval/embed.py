@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from tuwen.core.errors import UserError
-from tuwen.core.executor import workers
+from tuwen.core.executor import count_workers
 from tuwen.core.params import Embed
 from tuwen.core.progress import follow
 from tuwen.data.formats import manifest, pairs, shards
-from tuwen.data.formats.images import Pixels, decode_pixels, square, to_pixels
+from tuwen.data.formats.images import Pixels, decode_pixels, make_pixel_tensor, resize_to_square
 from tuwen.data.formats.text import load_tokenizer, tokenize
-from tuwen.model.dual_encoder import DualEncoder, device, load
+from tuwen.model.dual_encoder import DualEncoder, choose_device, load_model
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Row = TypeVar("Row")
@@ -39,17 +39,17 @@ WORK = Path(".cache/embed")
 DECIDING_CODE = ("data/formats", "model", "retrieval/embed.py")
 
 
-def embed(model_folder: Path, set_folder: Path, out: Path, params: Embed) -> None:
+def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed) -> None:
     """Write `images.npy` [I, D] and `texts.npy` [T, D], float32 unit rows, for the set in `set_folder`.
 
     Memory holds a part of the vectors and the pictures being decoded, whatever the size of the set; the bytes
     depend neither on the workers nor on a kill between. Raises UserError where a picture cannot be decoded.
     """
     inputs, settings = {"model": model_folder, "set": set_folder}, params.model_dump()
-    work = WORK / manifest.key(inputs, settings, DECIDING_CODE)
-    model = load(model_folder).to(device())
+    work = WORK / manifest.make_work_key(inputs, settings, DECIDING_CODE)
+    model = load_model(model_folder).to(choose_device())
     tokenizer = load_tokenizer(model_folder / "vocab.txt")
-    pair_set = pairs.read(set_folder)
+    pair_set = pairs.read_pair_set(set_folder)
     rows = _picture_rows(pair_set)
     captions = [caption or "" for caption in pair_set.texts["caption"].to_pylist()]
     picture = partial(_picture, set_folder.parent.parent, model.config["image"]["size_px"])
@@ -66,7 +66,7 @@ def embed(model_folder: Path, set_folder: Path, out: Path, params: Embed) -> Non
         (len(captions), model.config["dim"]),
         lambda start: _caption_vectors(model, tokenizer, captions[start:], params.batch_size),
     )
-    manifest.write(out, inputs, settings)
+    manifest.write_manifest(out, inputs, settings)
     shutil.rmtree(work, ignore_errors=True)
 
 
@@ -116,12 +116,12 @@ def _parts(blocks: Iterable[Vectors]) -> Iterator[Vectors]:
         yield np.concatenate(held)
 
 
-def read_pictures(data: Path, pair_set: pairs.PairSet, size_px: int) -> list[Pixels]:
-    """`stream_pictures` all at once, for those who go through them more than once."""
-    return list(stream_pictures(data, pair_set, size_px))
+def read_images(data: Path, pair_set: pairs.PairSet, size_px: int) -> list[Pixels]:
+    """`stream_images` all at once, for those who go through them more than once."""
+    return list(stream_images(data, pair_set, size_px))
 
 
-def stream_pictures(data: Path, pair_set: pairs.PairSet, size_px: int) -> Iterator[Pixels]:
+def stream_images(data: Path, pair_set: pairs.PairSet, size_px: int) -> Iterator[Pixels]:
     """The set's pictures by the picture rule, uint8 [size_px, size_px, 3] each; `data` is the data root.
 
     At most AHEAD of them are held. One that the source could not give, or that is broken and asks all the same, is
@@ -138,9 +138,9 @@ def _picture_rows(pair_set: pairs.PairSet) -> list[dict[str, Any]]:
 def _picture(data: Path, size_px: int, row: dict[str, Any]) -> Pixels:
     if row["shard"] is None:
         return np.full((size_px, size_px, 3), 255, np.uint8)
-    encoded = shards.read(data, row["shard"], row["offset"], row["size"])
+    encoded = shards.read_member(data, row["shard"], row["offset"], row["size"])
     try:
-        return square(decode_pixels(encoded), size_px)
+        return resize_to_square(decode_pixels(encoded), size_px)
     except OSError as error:
         raise UserError(
             f"{data / row['shard']}: picture {row['image_id']} cannot be decoded ({error}); "
@@ -148,7 +148,7 @@ def _picture(data: Path, size_px: int, row: dict[str, Any]) -> Pixels:
         ) from None
 
 
-def embed_pictures(model: DualEncoder, pictures: Iterable[Pixels], batch_size: int) -> Vectors:
+def embed_images(model: DualEncoder, pictures: Iterable[Pixels], batch_size: int) -> Vectors:
     """uint8 squares -> unit vectors [I, D] float32."""
     return _joined(model, _vectors(model, pictures, partial(_encode_pictures, model), batch_size))
 
@@ -162,7 +162,7 @@ def stream_vectors(
     model: DualEncoder, rows: Sequence[Row], picture: Callable[[Row], Pixels], batch_size: int
 ) -> Iterator[Vectors]:
     """Unit vectors [B, D] float32 of the pictures that `picture` decodes to squares, in order, block by block."""
-    if device() == "cpu":
+    if choose_device() == "cpu":
         yield from _vectors(
             model, rows, lambda some: _encode_pictures(model, list(map(picture, some))), batch_size
         )
@@ -181,13 +181,13 @@ def _caption_vectors(
 
 @torch.inference_mode()
 def _encode_pictures(model: DualEncoder, pictures: Sequence[Pixels]) -> Vectors:
-    found: Vectors = model.encode_image(to_pixels(list(pictures)).to(device())).cpu().numpy()
+    found: Vectors = model.encode_image(make_pixel_tensor(list(pictures)).to(choose_device())).cpu().numpy()
     return found
 
 
 @torch.inference_mode()
 def _encode_text(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> Vectors:
-    found: Vectors = model.encode_text(ids.to(device()), mask.to(device())).cpu().numpy()
+    found: Vectors = model.encode_text(ids.to(choose_device()), mask.to(choose_device())).cpu().numpy()
     return found
 
 
@@ -197,15 +197,15 @@ def _vectors(
     """What `encode` makes of the items, block by block, in order."""
     model.eval()
     blocks = _batched(items, _block_rows(batch_size))
-    if device() != "cpu":
+    if choose_device() != "cpu":
         yield from map(encode, blocks)
         return
     with _one_thread_of_torch():
-        yield from _in_order(encode, blocks, 2 * workers())
+        yield from _in_order(encode, blocks, 2 * count_workers())
 
 
 def _block_rows(batch_size: int) -> int:
-    return min(batch_size, PIECE) if device() == "cpu" else batch_size
+    return min(batch_size, PIECE) if choose_device() == "cpu" else batch_size
 
 
 def _batched(items: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -221,7 +221,7 @@ def _joined(model: DualEncoder, blocks: Iterable[Vectors]) -> Vectors:
 def _in_order(work: Callable[[Row], Made], items: Iterable[Row], ahead: int) -> Iterator[Made]:
     """`map` by threads, since decoding and torch leave Python's lock; at most `ahead` items are begun or held."""
     waiting: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(workers()) as pool:
+    with ThreadPoolExecutor(count_workers()) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from tuwen.core.errors import UserError
-from tuwen.retrieval.search import Rows, Vectors, ranks
+from tuwen.retrieval.search import Rows, Vectors, rank_items
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,14 +32,14 @@ class Judged(NamedTuple):
     found: Rows  # [N, K] true items among the first k
 
 
-def judge(queries: Vectors, gallery: Vectors, query: Rows, item: Rows, ks: Sequence[int]) -> Judged:
+def judge_queries(queries: Vectors, gallery: Vectors, query: Rows, item: Rows, ks: Sequence[int]) -> Judged:
     """Rank every true item of every query in the whole gallery.
 
     queries [Q, D], gallery [G, D]; pair p says that gallery row item[p] is true for query row query[p]; a pair
     given twice counts once. Equal scores: lower gallery row first. Raises UserError as `search.ranks`.
     """
     pairs_P2 = np.unique(np.stack([query, item], axis=1), axis=0)
-    rank_P = ranks(queries, gallery, pairs_P2[:, 0], pairs_P2[:, 1])
+    rank_P = rank_items(queries, gallery, pairs_P2[:, 0], pairs_P2[:, 1])
     asked, first, true_items = np.unique(pairs_P2[:, 0], return_index=True, return_counts=True)
     if not len(asked):
         nothing = np.zeros(0, np.int64)
@@ -54,15 +54,15 @@ def check_ks(ks: Sequence[int], gallery: int, place: str) -> None:
         raise UserError(f"{place}: k = {max(ks)} is over the gallery of {gallery}; lower it, or take more data")
 
 
-def hits(best_rank: Rows, ks: Sequence[int]) -> Floats:
+def compute_hits(best_rank: Rows, ks: Sequence[int]) -> Floats:
     """hit@k of each query: 1 or 0, [N, K]."""
     return (best_rank[:, None] <= np.asarray(ks)).astype(np.float64)
 
 
-def hits_among(ids: Rows, query: Rows, item: Rows, ks: Sequence[int]) -> Floats:
+def compute_hits_among(ids: Rows, query: Rows, item: Rows, ks: Sequence[int]) -> Floats:
     """hit@k of each query that has a true item, [N, K], from the first answers of all queries.
 
-    ids [Q, R]: gallery rows, best first, R at least every k; query and item [P] as in `judge`.
+    ids [Q, R]: gallery rows, best first, R at least every k; query and item [P] as in `judge_queries`.
     """
     size = 1 + max(int(ids.max(initial=0)), int(item.max(initial=0)))
     asked = np.unique(query)
@@ -70,18 +70,18 @@ def hits_among(ids: Rows, query: Rows, item: Rows, ks: Sequence[int]) -> Floats:
     return np.logical_or.accumulate(true, axis=1)[:, np.asarray(ks) - 1].astype(np.float64)
 
 
-def recalls(found: Rows, true_items: Rows) -> Floats:
+def compute_recalls(found: Rows, true_items: Rows) -> Floats:
     """recall@k of each query: found / true items, [N, K]."""
     return np.asarray(found / true_items[:, None])
 
 
-def ladder(gallery: int, least: int) -> list[int]:
+def choose_gallery_sizes(gallery: int, least: int) -> list[int]:
     """Sizes for a curve: 1, 2, 5, 10, 20 … from `least` on, then the whole gallery."""
     steps = (digit * 10**power for power in range(len(str(gallery))) for digit in (1, 2, 5))
     return [*(size for size in steps if least <= size < gallery), gallery]
 
 
-def gallery_curve(judged: Judged, gallery: int, sizes: Sequence[int], ks: Sequence[int]) -> Floats:
+def compute_gallery_curve(judged: Judged, gallery: int, sizes: Sequence[int], ks: Sequence[int]) -> Floats:
     """hit@k [S, K] to be expected were the gallery cut down at random to each of `sizes` items.
 
     A query keeps all of its t true items; of the G - t others, size - t are drawn without replacement. A rank r in
@@ -108,7 +108,7 @@ def gallery_curve(judged: Judged, gallery: int, sizes: Sequence[int], ks: Sequen
     return np.array(curve)
 
 
-def auc(score: Floats, fits: npt.NDArray[np.bool_]) -> float:
+def compute_auc(score: Floats, fits: npt.NDArray[np.bool_]) -> float:
     """Area under the ROC curve: the chance that a fitting pair scores above an unfitting one; a tie counts half.
 
     score and fits [P], both kinds among them. Mann and Whitney, 1947; what Zero reports for ICM and IQM.
@@ -116,10 +116,10 @@ def auc(score: Floats, fits: npt.NDArray[np.bool_]) -> float:
     return float(_aucs(np.ones((1, len(score))), score, fits)[0])
 
 
-def auc_interval(
+def compute_auc_interval(
     score: Floats, fits: npt.NDArray[np.bool_], groups: npt.NDArray[Any], samples: int, seed: int
 ) -> Floats:
-    """95 % bootstrap interval [2] of `auc`; whole groups [P] are drawn as in `intervals`."""
+    """95 % bootstrap interval [2] of `compute_auc`; whole groups [P] are drawn as in `compute_intervals`."""
     names, group_P = np.unique(groups, return_inverse=True)
     drawn = _draws(len(names), samples, seed, max(1, DRAWS_AT_ONCE // len(score)))
     return _quantiles(np.concatenate([_aucs(times[:, group_P], score, fits) for times in drawn]))
@@ -153,15 +153,17 @@ def bootstrap(values: Floats, groups: npt.NDArray[Any], samples: int, seed: int)
         return np.asarray(totals[:, : values.shape[1]] / totals[:, values.shape[1] :])
 
 
-def intervals(values: Floats, groups: npt.NDArray[Any], samples: int, seed: int) -> Floats:
+def compute_intervals(values: Floats, groups: npt.NDArray[Any], samples: int, seed: int) -> Floats:
     """95 % bootstrap intervals [M, 2] (low, high) of the column means of `values` [N, M]; as `bootstrap`."""
     return _quantiles(bootstrap(values, groups, samples, seed))
 
 
-def paired_intervals(first: Floats, second: Floats, groups: npt.NDArray[Any], samples: int, seed: int) -> Floats:
+def compute_paired_intervals(
+    first: Floats, second: Floats, groups: npt.NDArray[Any], samples: int, seed: int
+) -> Floats:
     """95 % intervals [M, 2] of mean(second) - mean(first): two models asked the same queries, [N, M] each."""
     assert first.shape == second.shape
-    return intervals(second - first, groups, samples, seed)
+    return compute_intervals(second - first, groups, samples, seed)
 
 
 def _quantiles(means: Floats) -> Floats:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tuwen.retrieval.metrics import hits_among
+from tuwen.retrieval.metrics import compute_hits_among
 from tuwen.retrieval.search import Rows, Vectors, top_k, top_k_both
 
 Floats = npt.NDArray[np.float64]
@@ -35,12 +35,12 @@ class Correction(NamedTuple):
     active: Flags  # [G] some query of the bank finds it first
 
 
-def occurrences(ids: Rows, gallery: int) -> Rows:
+def count_occurrences(ids: Rows, gallery: int) -> Rows:
     """How often each gallery item stands among the first answers `ids` [Q, k] of all queries, [G]."""
     return np.bincount(ids.ravel(), minlength=gallery)
 
 
-def skewness(times: Rows) -> float:
+def compute_skewness(times: Rows) -> float:
     """Skewness of the k-occurrence [G]: large where a few hubs are found by many; 0 where all are found alike.
 
     E[(x - mean)³] / deviation³, as Radovanović et al., Hubs in Space, JMLR 2010, measure hubness.
@@ -49,17 +49,17 @@ def skewness(times: Rows) -> float:
     return float(((times - times.mean()) ** 3).mean() / deviation**3) if deviation else 0.0
 
 
-def top_hubs(times: Rows, count: int) -> Rows:
+def find_hubs(times: Rows, count: int) -> Rows:
     """The `count` items found most often, the most frequent first; of equal ones the lower row."""
     return np.argsort(-times, kind="stable")[:count]
 
 
-def correction(bank: Vectors, gallery: Vectors, beta: float) -> Correction:
+def compute_correction(bank: Vectors, gallery: Vectors, beta: float) -> Correction:
     """What the queries `bank` [B, D] say of `gallery` [G, D] at the inverse temperature `beta`."""
-    return Correction(biases(bank, gallery, [beta])[0], activated(bank, gallery))
+    return Correction(compute_biases(bank, gallery, [beta])[0], find_active(bank, gallery))
 
 
-def biases(bank: Vectors, gallery: Vectors, betas: Sequence[float]) -> Vectors:
+def compute_biases(bank: Vectors, gallery: Vectors, betas: Sequence[float]) -> Vectors:
     """log Σ_b exp(β s(b, g)) / β for each β, [len(betas), G] float32, less its mean over the gallery.
 
     A constant changes no order, and small numbers keep more digits. At most TILE² scores are held at once.
@@ -83,21 +83,23 @@ def choose_beta(bank: Vectors, queries: Vectors, gallery: Vectors, query: Rows, 
     bank [B, D], queries [Q, D], gallery [G, D] of at least five; query and item [P]: the true pairs.
     """
     plain, _ = top_k(queries, gallery, CHOOSING_K)
-    active = activated(bank, gallery)
+    active = find_active(bank, gallery)
     hits = [
-        hits_among(answer(queries, gallery, plain, Correction(bias, active)), query, item, [CHOOSING_K]).mean()
-        for bias in biases(bank, gallery, BETAS)
+        compute_hits_among(
+            answer_corrected(queries, gallery, plain, Correction(bias, active)), query, item, [CHOOSING_K]
+        ).mean()
+        for bias in compute_biases(bank, gallery, BETAS)
     ]
     return BETAS[int(np.argmax(hits))]
 
 
-def activated(bank: Vectors, gallery: Vectors) -> Flags:
+def find_active(bank: Vectors, gallery: Vectors) -> Flags:
     """Which gallery items [G] are the first answer to some query of the bank: QB-Norm's activation set."""
     found, _ = top_k(bank, gallery, 1)
-    return occurrences(found, len(gallery)) > 0
+    return count_occurrences(found, len(gallery)) > 0
 
 
-def extended(queries: Vectors, gallery: Vectors, bias: Vectors) -> tuple[Vectors, Vectors]:
+def extend_vectors(queries: Vectors, gallery: Vectors, bias: Vectors) -> tuple[Vectors, Vectors]:
     """Vectors of one dimension more, whose dot products are those of `queries` and `gallery` less `bias` [G]."""
     return (
         np.column_stack([queries, np.ones(len(queries), np.float32)]),
@@ -105,31 +107,31 @@ def extended(queries: Vectors, gallery: Vectors, bias: Vectors) -> tuple[Vectors
     )
 
 
-def dynamic(plain: Rows, corrected: Rows, active: Flags) -> Rows:
+def choose_dynamic(plain: Rows, corrected: Rows, active: Flags) -> Rows:
     """The answers [Q, k] by the dynamic form: the corrected ones where the first plain answer is active."""
     return np.asarray(np.where(active[plain[:, :1]], corrected, plain))
 
 
-def answer(queries: Vectors, gallery: Vectors, plain: Rows, known: Correction) -> Rows:
+def answer_corrected(queries: Vectors, gallery: Vectors, plain: Rows, known: Correction) -> Rows:
     """The first k gallery rows per query by QB-Norm, [Q, k]; plain [Q, k]: those by the uncorrected score."""
-    corrected, _ = top_k(*extended(queries, gallery, known.bias), plain.shape[1])
-    return dynamic(plain, corrected, known.active)
+    corrected, _ = top_k(*extend_vectors(queries, gallery, known.bias), plain.shape[1])
+    return choose_dynamic(plain, corrected, known.active)
 
 
-def first_answers(images: Vectors, texts: Vectors, k: int) -> dict[str, Rows]:
+def find_first_answers(images: Vectors, texts: Vectors, k: int) -> dict[str, Rows]:
     """The first k gallery rows per query in both directions, t2i and i2t, in one pass."""
     (i2t, _), (t2i, _) = top_k_both(images, texts, k)
     return {"t2i": t2i, "i2t": i2t}
 
 
-def answer_both(
+def answer_both_corrected(
     images: Vectors, texts: Vectors, plain: dict[str, Rows], known: dict[str, Correction]
 ) -> dict[str, Rows]:
-    """`answer` in both directions; plain and known by direction, t2i and i2t.
+    """`answer_corrected` in both directions; plain and known by direction, t2i and i2t.
 
     Both biases can stand in the same vectors, since a query's own bias changes none of its ranks.
     """
-    texts, images = extended(texts, images, known["t2i"].bias)
-    images, texts = extended(images, texts, known["i2t"].bias)
-    corrected = first_answers(images, texts, plain["t2i"].shape[1])
-    return {name: dynamic(plain[name], corrected[name], known[name].active) for name in known}
+    texts, images = extend_vectors(texts, images, known["t2i"].bias)
+    images, texts = extend_vectors(images, texts, known["i2t"].bias)
+    corrected = find_first_answers(images, texts, plain["t2i"].shape[1])
+    return {name: choose_dynamic(plain[name], corrected[name], known[name].active) for name in known}

@@ -25,7 +25,7 @@ from tuwen.retrieval.shortlist import Found, Side, shortlists, side, single_slac
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-BLOCK_SCORES = 1 << 22  # float32 scores held at once by `ranks` (16 MB): they stay in the cache
+BLOCK_SCORES = 1 << 22  # float32 scores held at once by `rank_items` (16 MB): they stay in the cache
 BLOCK_ITEMS = 1 << 13
 EXACT_PAIRS = 1 << 9  # pairs computed in float64 at once: their numbers stay in the cache
 UNIT_TOLERANCE = 1e-3
@@ -141,7 +141,7 @@ def _best(
     return ids, scores
 
 
-def ranks(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Rows:
+def rank_items(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Rows:
     """The 1-based rank [P] that gallery row `item[p]` has for `queries[query[p]]` in the whole gallery.
 
     queries [Q, D], gallery [G, D], query and item [P]. Equal scores: lower gallery row first.

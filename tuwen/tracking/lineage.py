@@ -31,10 +31,10 @@ def sync() -> dict[str, str]:
     """
     stages = _locked_stages()
     ties: dict[str, Any] = {
-        "git_commit": revision.commit(),
+        "git_commit": revision.get_commit(),
         "git_dirty": revision.is_dirty(),
-        "dvc_lock_sha256": manifest.file_sha256(LOCK) if LOCK.is_file() else "",
-        "outs": {name: revision.hashes(stage, "outs") for name, stage in stages.items()},
+        "dvc_lock_sha256": manifest.hash_file(LOCK) if LOCK.is_file() else "",
+        "outs": {name: revision.read_hashes(stage, "outs") for name, stage in stages.items()},
         "runs": {},
     }
     runs: dict[str, str] = ties["runs"]
@@ -42,11 +42,11 @@ def sync() -> dict[str, str]:
     try:
         client, experiment = track.connect()
         for out in outs:
-            runs[str(out)] = run_of(client, experiment, out)
+            runs[str(out)] = find_run(client, experiment, out)
             _tag(client, runs[str(out)], out, stages, ties["dvc_lock_sha256"])
             if not _is_model(out):
                 _attach(client, runs[str(out)], out, stages)
-    except track.store_errors() as error:
+    except track.list_store_errors() as error:
         raise UserError(
             f"TUWEN_TRACKING_URI: {track.explain(error)}; start that server "
             "or correct the address, then run `tuwen track sync`; the results themselves are not affected"
@@ -57,28 +57,28 @@ def sync() -> dict[str, str]:
     return runs
 
 
-def run_of(client: Any, experiment: str, out: Path) -> str:
+def find_run(client: Any, experiment: str, out: Path) -> str:
     """The run that made `out`, made from it where the store has none."""
     locked = _locked(out, _locked_stages())
     return _find(client, experiment, out) or _refill(client, experiment, out, locked)
 
 
-def trained(model: Path) -> Path:
+def find_training(model: Path) -> Path:
     """The folder whose training made `model`; models/final is a copy of the fine-tuned one, or a refit."""
     tuned = Path("models/finetuned")
     there = revision.named_by(model) and revision.named_by(tuned)
-    return tuned if there and revision.output_digest(model) == revision.output_digest(tuned) else model
+    return tuned if there and revision.digest_output(model) == revision.digest_output(tuned) else model
 
 
 def _tracked() -> list[Path]:
     """The outs that have a run of their own."""
     outs = [Path(top) / model for top in ("models", "results") for model in MEASURED]
-    return [*outs, REFITTED] if trained(REFITTED) == REFITTED else outs
+    return [*outs, REFITTED] if find_training(REFITTED) == REFITTED else outs
 
 
 def _find(client: Any, experiment: str, out: Path) -> str | None:
     """The newest run that made these very bytes."""
-    made = f"tags.`{track.OUTPUT_TAG}` = '{revision.output_digest(out)}'"
+    made = f"tags.`{track.OUTPUT_TAG}` = '{revision.digest_output(out)}'"
     wanted = f"{made} and attributes.run_name = '{_run_name(out)}'"
     found = client.search_runs([experiment], filter_string=wanted, max_results=1)
     return str(found[0].info.run_id) if found else None
@@ -86,20 +86,22 @@ def _find(client: Any, experiment: str, out: Path) -> str | None:
 
 def _refill(client: Any, experiment: str, out: Path, locked: Mapping[str, Any]) -> str:
     """Make the run of `out` from what stands in it; its digest comes last, half a run is never taken for one."""
-    run_id = track.create(client, experiment, _run_name(out), "training" if _is_model(out) else "evaluation")
+    run_id = track.create_run(client, experiment, _run_name(out), "training" if _is_model(out) else "evaluation")
     if _is_model(out):
-        made = json.loads((out / manifest.NAME).read_text())
+        made = json.loads((out / manifest.MANIFEST).read_text())
         inputs = {f"tuwen.input.{name}": digest for name, digest in made["inputs"].items()}
-        track.log(client, run_id, params=made["params"], tags=inputs)
+        track.log_to_run(client, run_id, params=made["params"], tags=inputs)
         for record in json.loads((out / "training.json").read_text())["epochs"]:
-            track.log(client, run_id, metrics=record, step=record["epoch"])
+            track.log_to_run(client, run_id, metrics=record, step=record["epoch"])
     else:
         params = {"model": out.name, **locked.get("params", {}).get("params.yaml", {}).get("evaluate", {})}
         metrics = json.loads((out / "metrics.json").read_text())
-        track.log(client, run_id, params=params, metrics=track.evaluation_metrics(metrics))
+        track.log_to_run(client, run_id, params=params, metrics=track.flatten_metrics(metrics))
     # DVC holds that the checked-out code gives these outs, whichever commit they were first made at.
-    track.log(client, run_id, tags={track.COMMIT_TAG: revision.commit() or "", "tuwen.refilled": "true"})
-    client.set_tag(run_id, track.OUTPUT_TAG, revision.output_digest(out))
+    track.log_to_run(
+        client, run_id, tags={track.COMMIT_TAG: revision.get_commit() or "", "tuwen.refilled": "true"}
+    )
+    client.set_tag(run_id, track.OUTPUT_TAG, revision.digest_output(out))
     client.set_terminated(run_id)
     return run_id
 
@@ -108,26 +110,26 @@ def _tag(client: Any, run_id: str, out: Path, stages: Mapping[str, Any], lock_sh
     """DVC writes dvc.lock after the stage, so the run itself could not know these."""
     locked, model = _locked(out, stages), Path("models") / out.name
     ours = {str(out), str(revision.named_by(out))}
-    md5 = next((md5 for path, md5 in revision.hashes(locked, "outs").items() if path in ours), "")
+    md5 = next((md5 for path, md5 in revision.read_hashes(locked, "outs").items() if path in ours), "")
     tags = {"tuwen.dvc_lock_sha256": lock_sha256, "tuwen.dvc_out_md5": md5}
     if revision.named_by(model):
-        tags["tuwen.model_sha256"] = revision.output_digest(model)
-    tags["tuwen.model_md5"] = md5 if _is_model(out) else revision.hashes(locked, "deps").get(str(model), "")
-    track.log(client, run_id, tags=tags)
-    read = {path: md5 for path, md5 in revision.hashes(locked, "deps").items() if Path(path).parts[0] in DATA}
+        tags["tuwen.model_sha256"] = revision.digest_output(model)
+    tags["tuwen.model_md5"] = md5 if _is_model(out) else revision.read_hashes(locked, "deps").get(str(model), "")
+    track.log_to_run(client, run_id, tags=tags)
+    read = {path: md5 for path, md5 in revision.read_hashes(locked, "deps").items() if Path(path).parts[0] in DATA}
     if read and not client.get_run(run_id).inputs.dataset_inputs:
         track.log_inputs(client, run_id, read, "training" if _is_model(out) else "evaluation")
 
 
 def _attach(client: Any, run_id: str, out: Path, stages: Mapping[str, Any]) -> None:
     """Lay the evaluation's files, figures and report beside its figures; once for the same bytes."""
-    files = list(artifacts.files(out, stages))
-    digest = hashlib.sha256("".join(map(manifest.file_sha256, files)).encode()).hexdigest()
+    files = list(artifacts.list_files(out, stages))
+    digest = hashlib.sha256("".join(map(manifest.hash_file, files)).encode()).hexdigest()
     if client.get_run(run_id).data.tags.get(ATTACHED_TAG) == digest:
         return
     for path in files:
         client.log_artifact(run_id, str(path))
-    for name, svg in artifacts.figures(out).items():
+    for name, svg in artifacts.draw_charts(out).items():
         client.log_text(run_id, svg, f"figures/{name}")
     client.set_tag(run_id, ATTACHED_TAG, digest)
 
@@ -151,4 +153,4 @@ def _locked_stages() -> dict[str, Any]:
 def _locked(out: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
     """The entry of the stage that made `out`; empty where the lock has none."""
     ours = {str(out), str(revision.named_by(out))}
-    return next((stage for stage in stages.values() if ours & revision.hashes(stage, "outs").keys()), {})
+    return next((stage for stage in stages.values() if ours & revision.read_hashes(stage, "outs").keys()), {})

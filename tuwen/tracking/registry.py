@@ -38,12 +38,12 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
     with the same gallery keeps its version. A model that was not measured, being trained on every split, remains a
     challenger. Raises UserError when embeddings are missing or of another model, or MLflow is out of reach.
     """
-    if not (model / manifest.NAME).is_file():
+    if not (model / manifest.MANIFEST).is_file():
         raise UserError(
-            f"{model}: no {manifest.NAME}, so there is no model of the pipeline; name one such as "
+            f"{model}: no {manifest.MANIFEST}, so there is no model of the pipeline; name one such as "
             "models/finetuned, which `dvc repro finetune` makes"
         )
-    made = lineage.trained(model)
+    made = lineage.find_training(model)
     with tempfile.TemporaryDirectory() as folder:
         packed, measured = Path(folder) / "gallery", Path(folder) / MEASURED
         pack(model, gallery, packed)
@@ -53,14 +53,14 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
                 _measure(made, name, measured / name, params)
         try:
             client, experiment = runs.connect(patience_seconds=120)
-            run_id = lineage.run_of(client, experiment, made)
+            run_id = lineage.find_run(client, experiment, made)
             version = _version(client, experiment, run_id, model, packed)
             client.set_registered_model_alias(NAME, "challenger", version.version)
             if not is_measured:
                 return Registered(str(version.version), False, f"{model} was not measured on {' and '.join(SETS)}")
             client.log_artifacts(version.run_id, str(measured), MEASURED)
             return _judge(client, version, measured, params)
-        except runs.store_errors() as error:
+        except runs.list_store_errors() as error:
             raise UserError(
                 f"TUWEN_TRACKING_URI: {runs.explain(error)}; start that server or correct the address, "
                 "then run `tuwen track register` again"
@@ -73,8 +73,8 @@ def pack(model: Path, gallery: str, out: Path) -> None:
     if not embedded.is_dir():
         there = ", ".join(sorted(path.name for path in embedded.parent.glob("*/"))) or "nothing"
         raise UserError(f"--gallery {gallery}: {embedded} is missing; {model.name} has embedded {there}")
-    manifest.require(embedded, {"model": model, "set": folder})
-    tables = pairs.read(folder)
+    manifest.require_inputs(embedded, {"model": model, "set": folder})
+    tables = pairs.read_pair_set(folder)
     ids = {"images": tables.images["image_id"].to_pylist(), "texts": tables.texts["text_id"].to_pylist()}
     out.mkdir(parents=True)
     for side, names in ids.items():
@@ -85,9 +85,9 @@ def pack(model: Path, gallery: str, out: Path) -> None:
 
 def _measure(model: Path, name: str, out: Path, params: Evaluate) -> None:
     """Write the ranks of the set's queries into `out`, and the tables that say what was asked."""
-    tables, pool = evaluate.read(EMBEDDINGS / model.name / name, CLEAN / name, params, model)
+    tables, pool = evaluate.read_embedded_set(EMBEDDINGS / model.name / name, CLEAN / name, params, model)
     out.mkdir(parents=True)
-    pairs.write_table(out / "ranks.parquet", evaluate.ranks(tables, figures.ask(pool, params), params))
+    pairs.write_table(out / "ranks.parquet", evaluate.make_ranks_table(tables, figures.ask(pool, params), params))
     for table in TABLES:
         shutil.copy(CLEAN / name / f"{table}.parquet", out)
 
@@ -96,13 +96,13 @@ def _version(client: Any, experiment: str, run_id: str, model: Path, gallery: Pa
     """The version of this very model with this very gallery, which is registered where there is none."""
     from tuwen.tracking import served_model
 
-    tags = {"tuwen.model_sha256": revision.output_digest(model), "tuwen.gallery_sha256": manifest.digest(gallery)}
+    tags = {"tuwen.model_sha256": revision.digest_output(model), "tuwen.gallery_sha256": manifest.digest(gallery)}
     if not client.search_registered_models(f"name = '{NAME}'"):
         client.create_registered_model(NAME, description="Chinese image-text retrieval: texts or pictures in")
     wanted = " and ".join([f"name = '{NAME}'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())])
     if found := client.search_model_versions(wanted, max_results=1):
         return found[0]
-    model_id = served_model.log(run_id, experiment, model, gallery)
+    model_id = served_model.log_model(run_id, experiment, model, gallery)
     return client.create_model_version(NAME, f"models:/{model_id}", run_id, tags=tags, model_id=model_id)
 
 
@@ -130,10 +130,10 @@ def challenge(champion: Path, challenger: Path, params: Evaluate) -> tuple[bool,
     try:
         for name in SETS:
             compare.require_same_test(champion / name, challenger / name)
-            changes = compare.compare(
+            changes = compare.compare_ranks(
                 champion / name / "ranks.parquet", challenger / name / "ranks.parquet", at_headline
             )
-            falls += [f"{name}: {reason}" for reason in compare.regressions(changes, math.inf)]
+            falls += [f"{name}: {reason}" for reason in compare.find_regressions(changes, math.inf)]
             points += [change.points.value for change in changes]
     except UserError as error:
         return False, f"not comparable: {error}"

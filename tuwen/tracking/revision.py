@@ -11,7 +11,7 @@ from tuwen.data.formats import manifest
 CODE = ("tuwen", "stages", "dvc.yaml", "constraints.txt")
 
 
-def commit() -> str | None:
+def get_commit() -> str | None:
     """The commit that is checked out; None outside git and before the first commit."""
     return _git("rev-parse", "--verify", "HEAD")
 
@@ -31,17 +31,17 @@ def _git(*arguments: str) -> str | None:
 
 def named_by(out: Path) -> Path | None:
     """The file whose sha256 names an out folder; not all of its files, DVC may lay a .gitignore beside them."""
-    names = (out / manifest.NAME, out / "metrics.json")
+    names = (out / manifest.MANIFEST, out / "metrics.json")
     return next((path for path in names if path.is_file()), None)
 
 
-def output_digest(out: Path) -> str:
+def digest_output(out: Path) -> str:
     """sha256 that names what lies in `out`."""
     path = named_by(out)
-    assert path is not None, f"{out} has neither {manifest.NAME} nor metrics.json"
-    return manifest.file_sha256(path)
+    assert path is not None, f"{out} has neither {manifest.MANIFEST} nor metrics.json"
+    return manifest.hash_file(path)
 
 
-def hashes(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
+def read_hashes(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
     """Path -> DVC's md5 of what a stage's entry in dvc.lock lists; kind: deps or outs."""
     return {entry["path"]: entry["md5"] for entry in stage.get(kind, []) if "md5" in entry}

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuwen.core.errors import hidden
+from tuwen.core.errors import hide_credentials
 from tuwen.core.progress import say
 from tuwen.core.signals import exiting_on_sigterm
 from tuwen.data.formats import manifest
-from tuwen.tracking.revision import commit, is_dirty, output_digest
+from tuwen.tracking.revision import digest_output, get_commit, is_dirty
 
 EXPERIMENT = "tuwen"
 OUTPUT_TAG = "tuwen.output_sha256"
@@ -29,7 +29,7 @@ END_SECONDS = 5.0  # for their end
 
 
 @contextlib.contextmanager
-def run(
+def track_run(
     name: str, kind: str, params: Mapping[str, Any], inputs: Mapping[str, Path], kept: Path
 ) -> Iterator["Run"]:
     """An MLflow run around a `with` block: FAILED when the block raises, KILLED on Ctrl-C or SIGTERM.
@@ -56,7 +56,7 @@ def run(
         kept.unlink()
 
 
-def evaluation_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def flatten_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """metrics.json -> flat MLflow names: test_i2t_hit_at_5 …, test's recall@5 as `t2i_recall_at_5`, `i2t_…`."""
     flat = {f"{name}_{key}": value for name, figures in metrics.items() for key, value in figures.items()}
     heads = ("t2i_recall_at_5", "i2t_recall_at_5")
@@ -78,14 +78,14 @@ class Run:
 
         def open_run() -> None:
             self._client, experiment = connect()
-            self.id = _reopen(self._client, kept) or create(self._client, experiment, name, kind)
+            self.id = _reopen(self._client, kept) or create_run(self._client, experiment, name, kind)
             with contextlib.suppress(OSError):  # without it a killed work's second half is a run of its own
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_text(self.id)
             tags = {f"tuwen.input.{key}": manifest.digest(path) for key, path in inputs.items()}
-            tags |= {COMMIT_TAG: commit() or "", "tuwen.git_dirty": str(is_dirty()).lower()}
+            tags |= {COMMIT_TAG: get_commit() or "", "tuwen.git_dirty": str(is_dirty()).lower()}
             tags |= {tag: os.environ[name] for name, tag in TAGGED_VARIABLES.items() if os.environ.get(name)}
-            log(self._client, self.id, params=params, tags=tags)
+            log_to_run(self._client, self.id, params=params, tags=tags)
             self._monitor = _system_metrics(self.id)
 
         self._attempt(open_run)
@@ -93,12 +93,12 @@ class Run:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log figures at `step` (epochs for a training)."""
         if self._client is not None:
-            self._attempt(lambda: log(self._client, self.id, metrics=metrics, step=step))
+            self._attempt(lambda: log_to_run(self._client, self.id, metrics=metrics, step=step))
 
     def finish_output(self, out: Path) -> None:
         """Tag the run with the digest of what it made: from now on `sync` takes it for the run of `out`."""
         if self._client is not None:
-            self._attempt(lambda: self._client.set_tag(self.id, OUTPUT_TAG, output_digest(out)))
+            self._attempt(lambda: self._client.set_tag(self.id, OUTPUT_TAG, digest_output(out)))
 
     def end(self, status: str) -> None:
         """End the run; one that lost a part of its record ends as FAILED, and `sync` makes a whole one."""
@@ -119,7 +119,7 @@ class Run:
             say(f"warning: MLflow failed: {explain(error)}; {then}", error=True)
 
 
-def address() -> str:
+def get_address() -> str:
     """MLflow's address."""
     return os.environ.get("TUWEN_TRACKING_URI") or "sqlite:///mlflow.db"
 
@@ -130,7 +130,7 @@ def connect(patience_seconds: int = 5) -> tuple[Any, str]:
     for name, value in (("MAX_RETRIES", 1), ("TIMEOUT", patience_seconds), ("BACKOFF_FACTOR", 1)):
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", str(value))
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-    uri, artifacts = address(), None
+    uri, artifacts = get_address(), None
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def _system_metrics(run_id: str) -> Any:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # a lost store is warned of once
-    monitor = SystemMetricsMonitor(run_id, SAMPLE_SECONDS, resume_logging=True, tracking_uri=address())
+    monitor = SystemMetricsMonitor(run_id, SAMPLE_SECONDS, resume_logging=True, tracking_uri=get_address())
     psutil.cpu_percent()  # it answers each thread with what was since the thread's own last question
     monitor.start()
     return monitor
@@ -176,7 +176,7 @@ def _end_system_metrics(monitor: Any) -> None:
             monitor.mlflow_logger.flush()
 
 
-def create(client: Any, experiment: str, name: str, kind: str) -> str:
+def create_run(client: Any, experiment: str, name: str, kind: str) -> str:
     """The id of a fresh run."""
     return str(client.create_run(experiment, run_name=name, tags={"tuwen.kind": kind}).info.run_id)
 
@@ -187,7 +187,7 @@ def _reopen(client: Any, kept: Path) -> str | None:
         return None
     try:
         found = client.get_run(run_id)
-    except store_errors() as error:
+    except list_store_errors() as error:
         if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
@@ -197,7 +197,7 @@ def _reopen(client: Any, kept: Path) -> str | None:
     return run_id
 
 
-def log(
+def log_to_run(
     client: Any,
     run_id: str | None,
     *,
@@ -213,7 +213,7 @@ def log(
     now_ms = int(time.time() * 1000)
     figures = [Metric(name, float(value), now_ms, step) for name, value in (metrics or {}).items()]
     client.log_batch(run_id, metrics=figures, tags=[RunTag(*tag) for tag in (tags or {}).items()])
-    flat = [Param(key, hidden(value)[:MAX_PARAM_VAL_LENGTH]) for key, value in _flatten(params or {})]
+    flat = [Param(key, hide_credentials(value)[:MAX_PARAM_VAL_LENGTH]) for key, value in _flatten(params or {})]
     for start in range(0, len(flat), MAX_PARAMS_TAGS_PER_BATCH):
         client.log_batch(run_id, params=flat[start : start + MAX_PARAMS_TAGS_PER_BATCH])
 
@@ -236,7 +236,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", str(value)
 
 
-def store_errors() -> tuple[type[Exception], ...]:
+def list_store_errors() -> tuple[type[Exception], ...]:
     """What the calls above raise when MLflow cannot be reached or refuses."""
     from mlflow.exceptions import MlflowException
 
@@ -246,4 +246,4 @@ def store_errors() -> tuple[type[Exception], ...]:
 def explain(error: BaseException) -> str:
     """MLflow's address and the start of an error's message, without a password that either may hold."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{hidden(address())}: {hidden(first)[:200]}"
+    return f"{hide_credentials(get_address())}: {hide_credentials(first)[:200]}"

@@ -39,10 +39,10 @@ class Retriever(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so its
     def load_context(self, context: Any) -> None:
         """Read the model and the vectors."""
         from tuwen.data.formats.text import load_tokenizer
-        from tuwen.model.dual_encoder import device, load
+        from tuwen.model.dual_encoder import choose_device, load_model
 
         model, gallery = (Path(context.artifacts[name]) for name in ("model", "gallery"))
-        self.model = load(model).to(device())
+        self.model = load_model(model).to(choose_device())
         self.tokenizer = load_tokenizer(model / "vocab.txt")
         self.ids = json.loads((gallery / "ids.json").read_text(encoding="utf-8"))
         self.vectors = {side: np.load(gallery / f"{side}.npy", allow_pickle=False) for side in SIDES.values()}
@@ -75,12 +75,12 @@ class Retriever(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so its
         return pd.DataFrame(answers, index=model_input.index)
 
     def _embed(self, kind: str, given: Mapping[int, str]) -> Any:
-        from tuwen.retrieval.embed import embed_captions, embed_pictures
+        from tuwen.retrieval.embed import embed_captions, embed_images
 
         if kind == "text":
             return embed_captions(self.model, self.tokenizer, list(given.values()), BATCH_SIZE)
         size_px = self.model.config["image"]["size_px"]
-        return embed_pictures(self.model, [_picture(n, text, size_px) for n, text in given.items()], BATCH_SIZE)
+        return embed_images(self.model, [_picture(n, text, size_px) for n, text in given.items()], BATCH_SIZE)
 
 
 def _asked(model_input: Any) -> list[tuple[str, str]]:
@@ -97,20 +97,20 @@ def _asked(model_input: Any) -> list[tuple[str, str]]:
 
 def _picture(row: int, text: str, size_px: int) -> Any:
     """The square of a base64 picture file; never of a path: whoever may ask a server must not read its files."""
-    from tuwen.data.formats.images import decode_pixels, square
+    from tuwen.data.formats.images import decode_pixels, resize_to_square
 
     try:
-        return square(decode_pixels(base64.b64decode(text, validate=True)), size_px)
+        return resize_to_square(decode_pixels(base64.b64decode(text, validate=True)), size_px)
     except (binascii.Error, OSError) as error:
         raise ValueError(f"row {row}: image must be a picture file in base64 ({error})") from None
 
 
-def log(run_id: str, experiment: str, model: Path, gallery: Path) -> str:
+def log_model(run_id: str, experiment: str, model: Path, gallery: Path) -> str:
     """Log the model with its gallery to the run that made it; the id by which MLflow knows what was logged."""
     from mlflow.models import Model
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    mlflow.set_tracking_uri(runs.address())
+    mlflow.set_tracking_uri(runs.get_address())
     mlflow.set_experiment(experiment_id=experiment)
     ids = json.loads((gallery / "ids.json").read_text(encoding="utf-8"))
     logged = Model.log(

@@ -64,23 +64,24 @@ class Checkpoint:
             return None
         if not path.is_file():
             raise UserError(
-                f"{path}: process 0 sees this checkpoint, process {distributed.rank()} does not; the machines of "
-                "one training need a folder that they share (docs/training.md)"
+                f"{path}: process 0 sees this checkpoint, process {distributed.get_rank()} does not; the machines "
+                "of one training need a folder that they share (docs/training.md)"
             )
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         randoms = state.pop("random")
-        if len(randoms) != distributed.ranks():
+        if len(randoms) != distributed.count_ranks():
             raise UserError(
                 f"{path}: this training was begun by {len(randoms)} processes and cannot go on with "
-                f"{distributed.ranks()}; set TUWEN_GPUS to that number, or remove {self.folder} to start anew"
+                f"{distributed.count_ranks()}; set TUWEN_GPUS to that number, or remove {self.folder} to start "
+                "anew"
             )
-        set_random_states(randoms[distributed.rank()])
+        set_random_states(randoms[distributed.get_rank()])
         return state
 
 
 def checkpoint_folder(name: str, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> Path:
     """Where this very training keeps its checkpoint: keyed by inputs, params and the deciding code."""
-    return CHECKPOINTS / f"{name}-{manifest.key(inputs, params, DECIDING_CODE)}"
+    return CHECKPOINTS / f"{name}-{manifest.make_work_key(inputs, params, DECIDING_CODE)}"
 
 
 def every_seconds() -> float:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import torch
 
 from tuwen.core.errors import UserError
-from tuwen.data.augment.views import VIEWS, Viewer, positive_of, rows_of
+from tuwen.data.augment.views import VIEWS, Viewer, find_positive, list_rows
 from tuwen.data.formats import pairs, shards
 from tuwen.data.formats.images import Pixels, decode_pixels, decode_reduced
 
@@ -97,10 +97,10 @@ class OnlineViews:
     ) -> None:
         self.makers: list[Maker] = [_Online(pair_sets[0].parent.parent, viewer)]
         self._viewer = viewer
-        read = [pairs.read(folder) for folder in pair_sets]
-        self._rows = pa.concat_tables([rows_of(one, paraphrases or {}) for one in read])
+        read = [pairs.read_pair_set(folder) for folder in pair_sets]
+        self._rows = pa.concat_tables([list_rows(one, paraphrases or {}) for one in read])
         source = pa.chunked_array(
-            [chunk for one in read for chunk in one.images["source"].take(pairs.true_rows(one)[0]).chunks],
+            [chunk for one in read for chunk in one.images["source"].take(pairs.find_true_rows(one)[0]).chunks],
             pa.string(),
         )
         names, number = np.unique(pc.fill_null(source, "").to_numpy(), return_inverse=True)
@@ -120,9 +120,9 @@ class OnlineViews:
             asked = zip(self._rows.take(pa.array(rows[chosen])).to_pylist(), views[chosen].tolist(), strict=True)
             for row, view in asked:
                 caption, flipped = self._viewer.told(row, view)
-                yield Ask(row["pair_id"], positive_of(row, flipped), caption, 0, (row, view))
+                yield Ask(row["pair_id"], find_positive(row, flipped), caption, 0, (row, view))
 
-    def _shown(self, seed: int, epoch: int) -> tuple[pairs.Rows, pairs.Rows]:
+    def _shown(self, seed: int, epoch: int) -> tuple[pairs.RowNumbers, pairs.RowNumbers]:
         """Row and view number, counted from 1, of all that the epoch shows; in the order of the rows."""
         rows, views = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for part, weight in self._parts:
@@ -205,7 +205,7 @@ class _Pictures:
         return found
 
     def _decoded(self, place: Place) -> tuple[Pixels, int]:
-        encoded = shards.read(self._data, *place)
+        encoded = shards.read_member(self._data, *place)
         try:
             if self._enough_px is None:
                 return decode_pixels(encoded), 1
@@ -228,7 +228,7 @@ def window(rows: int, weight: float, epoch: int) -> range:
     return range(int(share * (epoch - 1)), int(share * epoch))
 
 
-def _shuffled(rows: int, seed: int, epoch: int) -> pairs.Rows:
+def _shuffled(rows: int, seed: int, epoch: int) -> pairs.RowNumbers:
     return torch.randperm(rows, generator=_generator(seed, epoch)).numpy()
 
 

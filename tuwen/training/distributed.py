@@ -22,7 +22,7 @@ BUCKET_BYTES = 64 << 20  # of gradients sent at once
 PATIENCE = timedelta(hours=2)  # the others wait while the first process measures on valid
 
 
-def start(module: str) -> None:
+def start_processes(module: str) -> None:
     """Become `torchrun -m module` where TUWEN_GPUS asks for several processes on this machine.
 
     torchrun's own PET_* variables are left to it: they join several machines (docs/training.md). Raises UserError
@@ -45,7 +45,7 @@ def start(module: str) -> None:
 
 
 @contextlib.contextmanager
-def group() -> Iterator[None]:
+def join_group() -> Iterator[None]:
     """Join the other processes that torchrun started, if it did, for the time of the block."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
@@ -59,24 +59,24 @@ def group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def rank() -> int:
+def get_rank() -> int:
     """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def ranks() -> int:
+def count_ranks() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_first() -> bool:
     """Whether this process speaks, measures and writes for all."""
-    return rank() == 0
+    return get_rank() == 0
 
 
 def gather(rows_bD: Tensor) -> Tensor:
     """[b, …] of each process -> [B, …] in all of them; a gradient flows back to the process that gave the row."""
-    if ranks() == 1:
+    if count_ranks() == 1:
         return rows_bD
     gathered: Tensor = _Gather.apply(rows_bD)  # type: ignore[no-untyped-call]
     return gathered
@@ -87,7 +87,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows_bD: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows_bD) for _ in range(ranks())]
+        parts = [torch.empty_like(rows_bD) for _ in range(count_ranks())]
         dist.all_gather(parts, rows_bD.contiguous())
         return torch.cat(parts)
 
@@ -95,7 +95,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total.chunk(ranks())[rank()]
+        return total.chunk(count_ranks())[get_rank()]
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -103,13 +103,13 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
     The loss is a mean over rows, the shares are equal, so the mean over processes is the gradient of the batch.
     """
-    if ranks() == 1:
+    if count_ranks() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     for bucket in _buckets(gradients):
         flat = torch.cat([gradient.flatten() for gradient in bucket])
         dist.all_reduce(flat)
-        flat /= ranks()
+        flat /= count_ranks()
         parts = torch.split(flat, [gradient.numel() for gradient in bucket])
         torch._foreach_copy_(bucket, [p.view_as(g) for p, g in zip(parts, bucket, strict=True)])
 
@@ -125,18 +125,18 @@ def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def mean(value: Tensor) -> Tensor:
+def average(value: Tensor) -> Tensor:
     """The mean over the processes."""
-    if ranks() == 1:
+    if count_ranks() == 1:
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
-    return total / ranks()
+    return total / count_ranks()
 
 
-def any_of(flags: list[bool]) -> list[bool]:
+def is_any(flags: list[bool]) -> list[bool]:
     """Of each flag, whether any process raised it: all see a signal after the same step."""
-    if ranks() == 1:
+    if count_ranks() == 1:
         return flags
     raised = torch.tensor(flags, dtype=torch.int32)
     dist.all_reduce(raised, dist.ReduceOp.MAX)
@@ -145,8 +145,8 @@ def any_of(flags: list[bool]) -> list[bool]:
 
 def collect(value: T) -> list[T]:
     """The values of all processes, in their order."""
-    values: list[Any] = [value] * ranks()
-    if ranks() > 1:
+    values: list[Any] = [value] * count_ranks()
+    if count_ranks() > 1:
         dist.all_gather_object(values, value)
     return values
 
@@ -154,6 +154,6 @@ def collect(value: T) -> list[T]:
 def from_first(value: T) -> T:
     """What the first process has."""
     values = [value]
-    if ranks() > 1:
+    if count_ranks() > 1:
         dist.broadcast_object_list(values, 0)
     return values[0]

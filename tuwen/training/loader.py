@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tuwen.core.errors import UserError
-from tuwen.core.executor import workers as data_workers
+from tuwen.core.executor import count_workers as data_workers
 from tuwen.data.formats import text
-from tuwen.data.formats.images import MEAN, STD, Pixels, to_pixels
+from tuwen.data.formats.images import MEAN, STD, Pixels, make_pixel_tensor
 from tuwen.training.dataset import Ask, Maker, Views
 from tuwen.training.no_duplicates import without_siblings
 
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     pair_ids: tuple[str, ...] = ()
 
 
-def batches(
+def load_batches(
     views: Views,
     tokenizer: Any,
     *,
@@ -79,7 +79,7 @@ def batches(
             for start in range(rank * share, (rank + 1) * share, TASK_ROWS):
                 yield batch[start : min(start + TASK_ROWS, (rank + 1) * share)]
 
-    count = loading_workers()
+    count = count_loading_workers()
     made = _in_workers(make, tasks(), count, share) if count else map(make.__getitem__, tasks())
     try:
         for _ in range(first_step, steps):
@@ -89,7 +89,7 @@ def batches(
         del made  # ends the workers now, not when somebody lets go of an error's traceback
 
 
-def loading_workers() -> int:
+def count_loading_workers() -> int:
     """How many processes make the batches of this training process; 0: it makes them itself.
 
     With a GPU TUWEN_WORKERS, or one per core, shared among the processes of this machine that train. On a CPU
@@ -182,7 +182,7 @@ def _assembled(batch: list[Ask], first: int, parts: Sequence[_Made | UserError],
     if torch.cuda.is_available():
         pixels = normalised(torch.cat([_sent(part.pixels) for part in sound]))
         return Batch(pixels, _sent(ids), _sent(mask), _sent(positive_id), _sent(caption_id), names)
-    pixels = to_pixels([one for part in sound for one in part.pixels.numpy()])
+    pixels = make_pixel_tensor([one for part in sound for one in part.pixels.numpy()])
     return Batch(pixels, ids, mask, positive_id, caption_id, names)
 
 

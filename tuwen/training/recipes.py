@@ -17,10 +17,10 @@ from tuwen.core.params import Params
 from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
 from tuwen.model import dual_encoder
-from tuwen.model.weights.start import start
+from tuwen.model.weights.start import make_start
 from tuwen.training.checkpoint import remove_checkpoint
 from tuwen.training.dataset import Mixed, OnlineViews, StoredViews, Views
-from tuwen.training.runner import Job, Log, keep, run
+from tuwen.training.runner import Job, Log, keep, run_training
 from tuwen.training.selection import Choice, Measured
 from tuwen.training.streaming import StreamedViews, basic_characters
 from tuwen.training.validation import on_set
@@ -28,12 +28,12 @@ from tuwen.training.validation import on_set
 VALID_BATCH = 64  # of a model that is measured and not trained
 
 
-def baseline_inputs(clean: Path) -> dict[str, Path]:
+def list_baseline_inputs(clean: Path) -> dict[str, Path]:
     """What the baseline is made from; test only so that none of its pictures is trained on."""
     return {name: clean / name for name in ("corpus", "train", "valid", "test")}
 
 
-def baseline_settings(params: Params) -> dict[str, Any]:
+def list_baseline_settings(params: Params) -> dict[str, Any]:
     """The params that decide the baseline; the revision of published weights is one of them."""
     groups = {"image": params.image, "text": params.text, "model": params.model, "baseline": params.baseline}
     limits = params.validate_.model_dump(include={"max_chars", "max_pixels", "min_side_px"})
@@ -48,7 +48,7 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
     """
     fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.said()
     stored, streamed = _corpus_views(clean, params) if fit else (None, [])
-    encoder, vocabulary = start(params, lambda: _spelt(clean, bool(streamed)))
+    encoder, vocabulary = make_start(params, lambda: _spelt(clean, bool(streamed)))
     on_valid = on_set(clean / "valid", params.image.size_px, fit.batch_size if fit else VALID_BATCH)
 
     def figures(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
@@ -57,11 +57,11 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
 
     if fit and stored is not None:
         job = Job(encoder, vocabulary, Mixed([stored, *streamed]), fit, seed, origin=origin)
-        made = run(job, out, checkpoint, figures, log)
+        made = run_training(job, out, checkpoint, figures, log)
     else:
         made = keep(encoder, vocabulary, origin, out, figures)
     if made:
-        manifest.write(out, baseline_inputs(clean), baseline_settings(params))
+        manifest.write_manifest(out, list_baseline_inputs(clean), list_baseline_settings(params))
         remove_checkpoint(checkpoint)
 
 
@@ -73,7 +73,9 @@ def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[Stream
     for row in pairs.read_shards(clean / "corpus").to_pylist():
         by_source.setdefault(row["source"], []).append(row)
     banned = {
-        digest for name in ("valid", "test") for digest in pairs.read(clean / name).images["sha256"].to_pylist()
+        digest
+        for name in ("valid", "test")
+        for digest in pairs.read_pair_set(clean / name).images["sha256"].to_pylist()
     }
     streamed = [
         StreamedViews(listed, viewer, params.validate_, weight=shown.get(source, 1.0), banned=banned)
@@ -91,7 +93,7 @@ def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[Stream
 def _spelt(clean: Path, streamed: bool) -> Iterable[str]:
     """The texts whose characters become the vocabulary: never those of valid and test."""
     for name in ("corpus", "train"):
-        yield from pairs.read(clean / name).texts["caption"].to_pylist()
+        yield from pairs.read_pair_set(clean / name).texts["caption"].to_pylist()
     if streamed:
         yield basic_characters()
 
@@ -101,12 +103,12 @@ def _skipped(streamed: list[StreamedViews]) -> dict[str, float]:
     return {f"skipped_{reason}": count for reason, count in sorted(counts.items())}
 
 
-def finetune_inputs(clean: Path, augmented: Path, baseline: Path) -> dict[str, Path]:
+def list_finetune_inputs(clean: Path, augmented: Path, baseline: Path) -> dict[str, Path]:
     """What the fine-tuned model is made from; `augmented` names the sets that its views are of."""
     return {"augmented": augmented, "baseline": baseline, "valid": clean / "valid"}
 
 
-def finetune_settings(params: Params) -> dict[str, Any]:
+def list_finetune_settings(params: Params) -> dict[str, Any]:
     """The params that decide the fine-tuned model, given its inputs; the refit is no part of it."""
     return {"finetune": params.finetune.model_dump(exclude={"refit_all"})}
 
@@ -115,25 +117,30 @@ def make_finetuned(
     clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, checkpoint: Path, log: Log
 ) -> None:
     """Train the baseline on over views of train, stored ones or fresh ones as `augment.mode` says."""
-    encoder, fit = dual_encoder.load(baseline), params.finetune.fit
+    encoder, fit = dual_encoder.load_model(baseline), params.finetune.fit
     size_px = encoder.config["image"]["size_px"]
     views = _labelled_views(clean, augmented, ["train"], params, size_px)
     vocabulary = dual_encoder.read_vocabulary(baseline)
     on_valid, seed = on_set(clean / "valid", size_px, fit.batch_size), params.finetune.seed
     job = Job(encoder, vocabulary, views, fit, seed, baseline)
-    if run(job, out, checkpoint, on_valid, log):
-        manifest.write(out, finetune_inputs(clean, augmented, baseline), finetune_settings(params))
+    if run_training(job, out, checkpoint, on_valid, log):
+        manifest.write_manifest(
+            out, list_finetune_inputs(clean, augmented, baseline), list_finetune_settings(params)
+        )
         remove_checkpoint(checkpoint)
 
 
-def refit_inputs(augmented: Path, baseline: Path) -> dict[str, Path]:
+def list_refit_inputs(augmented: Path, baseline: Path) -> dict[str, Path]:
     """What the refitted model is made from; `augmented` names the sets that its views are of."""
     return {"augmented": augmented, "baseline": baseline}
 
 
-def refit_settings(params: Params, tuned: Path) -> dict[str, Any]:
+def list_refit_settings(params: Params, tuned: Path) -> dict[str, Any]:
     """The params that decide the refitted model, given its inputs, and the state that was chosen in `tuned`."""
-    return finetune_settings(params) | {"refit": params.augment.splits, "selected": _selected(tuned)._asdict()}
+    return list_finetune_settings(params) | {
+        "refit": params.augment.splits,
+        "selected": _selected(tuned)._asdict(),
+    }
 
 
 def make_refitted(
@@ -152,13 +159,13 @@ def make_refitted(
     It is never measured: it may have seen valid and test. It takes the state that was chosen for the fine-tuned
     model in `tuned`: that epoch, that mean of weights. `training.json` names the splits as `refit`.
     """
-    encoder, splits = dual_encoder.load(baseline), params.augment.splits
+    encoder, splits = dual_encoder.load_model(baseline), params.augment.splits
     fit, seed = params.finetune.fit, params.finetune.seed
     views = _labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
     vocabulary, chosen = dual_encoder.read_vocabulary(baseline), _selected(tuned)
     job = Job(encoder, vocabulary, views, fit, seed, baseline, chosen, said={"refit": splits})
-    if run(job, out, checkpoint, _unmeasured, log):
-        manifest.write(out, refit_inputs(augmented, baseline), refit_settings(params, tuned))
+    if run_training(job, out, checkpoint, _unmeasured, log):
+        manifest.write_manifest(out, list_refit_inputs(augmented, baseline), list_refit_settings(params, tuned))
         remove_checkpoint(checkpoint)
 
 
@@ -170,7 +177,7 @@ def _unmeasured(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
     return Measured({}, np.zeros(0))
 
 
-def copy(made: Path, out: Path) -> None:
+def copy_model(made: Path, out: Path) -> None:
     """Make `out` the very model that lies in `made`."""
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(made, out, copy_function=shutil.copyfile)  # not its mode: DVC keeps what it cached read-only

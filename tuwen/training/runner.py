@@ -11,10 +11,10 @@ from tuwen.data.formats.text import load_tokenizer
 from tuwen.model import card, dual_encoder
 from tuwen.training import distributed, trainer
 from tuwen.training.dataset import Views
-from tuwen.training.loader import batches
+from tuwen.training.loader import load_batches
 from tuwen.training.selection import Choice, Measured
 
-Log = Callable[[trainer.Record, int], None]
+Log = Callable[[trainer.EpochRecord, int], None]
 Figures = Callable[[dual_encoder.DualEncoder, Any], Measured]  # of a model and its tokenizer, after an epoch
 
 
@@ -36,10 +36,10 @@ class Job(NamedTuple):
     said: Mapping[str, Any] = {}
 
 
-def run(job: Job, out: Path, checkpoint: Path, figures: Figures, log: Log) -> bool:
+def run_training(job: Job, out: Path, checkpoint: Path, figures: Figures, log: Log) -> bool:
     """Train `job.start` and write it to `out` with training.json; whether this process wrote it, the first one."""
     if distributed.is_first():
-        dual_encoder.save(
+        dual_encoder.save_model(
             job.start, out, job.vocabulary
         )  # the tokenizer is read from the file it will be used with
     distributed.from_first(None)  # nobody reads before that
@@ -59,12 +59,12 @@ def run(job: Job, out: Path, checkpoint: Path, figures: Figures, log: Log) -> bo
     if not distributed.is_first():
         return False
     chosen, candidates = job.chosen, list[dict[str, Any]]()
-    baseline = dual_encoder.load(job.baseline).state_dict() if job.baseline and fit.select.wise_ft else None
+    baseline = dual_encoder.load_model(job.baseline).state_dict() if job.baseline and fit.select.wise_ft else None
     if chosen:
         training.take(chosen, baseline)
     else:
         chosen, candidates = training.select(baseline, lambda encoder: figures(encoder, tokenizer))
-    dual_encoder.save(job.start, out, job.vocabulary)
+    dual_encoder.save_model(job.start, out, job.vocabulary)
     facts = {"pairs": len(job.views), "steps": steps * training.epochs, **job.said, "selected": chosen._asdict()}
     facts |= {"candidates": candidates, "epochs": training.records}
     _describe(job.start, job.origin, out, facts)
@@ -75,8 +75,8 @@ def keep(start: dual_encoder.DualEncoder, vocabulary: list[str], origin: str, ou
     """Write `start` to `out` as it is, measured once as epoch 0; whether this process wrote it, the first one."""
     if not distributed.is_first():
         return False
-    dual_encoder.save(start, out, vocabulary)
-    measured = figures(start.to(dual_encoder.device()), load_tokenizer(out / "vocab.txt")).figures
+    dual_encoder.save_model(start, out, vocabulary)
+    measured = figures(start.to(dual_encoder.choose_device()), load_tokenizer(out / "vocab.txt")).figures
     valid = {name: round(value, 6) for name, value in measured.items()}
     _describe(start, origin, out, {"pairs": 0, "steps": 0, "valid": valid, "epochs": []})
     return True
@@ -84,19 +84,19 @@ def keep(start: dual_encoder.DualEncoder, vocabulary: list[str], origin: str, ou
 
 def _describe(encoder: dual_encoder.DualEncoder, origin: str, out: Path, facts: Mapping[str, Any]) -> None:
     (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
-    card.write(out, encoder.config, origin, facts)
+    card.write_card(out, encoder.config, origin, facts)
 
 
 def _batches(job: Job, tokenizer: Any) -> trainer.Batches:
     some = partial(
-        batches,
+        load_batches,
         job.views,
         tokenizer,
         max_tokens=job.start.config["text"]["max_tokens"],
         batch_size=job.fit.batch_size,
         seed=job.seed,
-        rank=distributed.rank(),
-        ranks=distributed.ranks(),
+        rank=distributed.get_rank(),
+        ranks=distributed.count_ranks(),
         apart=job.fit.siblings == "apart",
     )
     return lambda epoch, first_step: some(epoch=epoch, first_step=first_step)

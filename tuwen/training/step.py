@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tuwen.core.errors import UserError
 from tuwen.core.progress import say
 from tuwen.model.device import has_bf16
-from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder, device
+from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder, choose_device
 from tuwen.training import distributed, gradcache, optim
 from tuwen.training.loss import contrastive_loss, same_id
 
@@ -27,25 +27,25 @@ if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
 TEXT_PARTS = 8  # a caption is padded to the longest of its eighth of the batch
 
 
-def prepare(model: DualEncoder, fit: "Fit") -> None:
+def prepare_model(model: DualEncoder, fit: "Fit") -> None:
     """Put the model where it is trained, as `fit` says. Raises UserError where it or the processes do not fit."""
-    if fit.batch_size % distributed.ranks():
+    if fit.batch_size % distributed.count_ranks():
         raise UserError(
             f"params.yaml: baseline.fit or finetune.fit: batch_size: {fit.batch_size} cannot be shared evenly by "
-            f"{distributed.ranks()} processes; take a multiple of that"
+            f"{distributed.count_ranks()} processes; take a multiple of that"
         )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA is deterministic with this alone
     torch.use_deterministic_algorithms(True)
     # a debugging aid that costs time; torch makes the attribute as it starts, so mypy does not know it
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    model.to(device())
-    if fit.precision == "bf16" and not has_bf16(device()) and distributed.is_first():
+    model.to(choose_device())
+    if fit.precision == "bf16" and not has_bf16(choose_device()) and distributed.is_first():
         say("this machine has no bf16 units: fp32 instead")
     optim.freeze(model, fit.freeze)
     if fit.chunk is not None:
         gradcache.refuse_batch_norm(model, f"params.yaml: baseline.fit or finetune.fit: chunk: {fit.chunk}")
-    if distributed.ranks() > 1:
-        gradcache.refuse_batch_norm(model, f"TUWEN_GPUS: {distributed.ranks()} processes")
+    if distributed.count_ranks() > 1:
+        gradcache.refuse_batch_norm(model, f"TUWEN_GPUS: {distributed.count_ranks()} processes")
     if fit.gradient_checkpointing:
         model.set_gradient_checkpointing(True)
     if fit.compile:
@@ -81,7 +81,7 @@ def step(
 def backward(model: DualEncoder, batch: "Batch", fit: "Fit") -> Tensor:
     """Give every parameter the gradient of the whole batch's mean loss, in all processes; returns that loss."""
     optim.set_modes(model, fit.freeze)
-    where = device()
+    where = choose_device()
     lengths = batch.mask.sum(1).cpu()  # before anything is queued on a GPU, which to ask it would wait for
     pixels, ids, mask, positive_id, caption_id = (column.to(where, non_blocking=True) for column in batch[:5])
     positive_bB = _positives(torch.stack([positive_id, caption_id], dim=1), fit)
@@ -96,7 +96,7 @@ def backward(model: DualEncoder, batch: "Batch", fit: "Fit") -> Tensor:
         else:
             loss = _backward_cached(model, pictures, captions, back, positive_bB, fit)
     distributed.average_gradients(model.parameters())
-    return distributed.mean(loss.detach())
+    return distributed.average(loss.detach())
 
 
 def _backward_cached(
@@ -122,7 +122,7 @@ def _backward_cached(
 
 def _loss(model: DualEncoder, image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor) -> Tensor:
     """The mean over this process's rows, each told apart from the rows of all processes."""
-    if distributed.ranks() == 1:
+    if distributed.count_ranks() == 1:
         return contrastive_loss(image_bD, text_bD, model.scale, positive_bB)
     image_BD, text_BD = distributed.gather(image_bD), distributed.gather(text_bD)
     return contrastive_loss(image_bD, text_bD, model.scale, positive_bB, image_BD, text_BD)
@@ -132,8 +132,10 @@ def _positives(ids_b2: Tensor, fit: "Fit") -> Tensor:
     """[b, B] bool: which rows of all processes belong to each row of this one."""
     if fit.siblings == "negatives":
         rows = len(ids_b2)
-        own = torch.arange(distributed.rank() * rows, (distributed.rank() + 1) * rows, device=ids_b2.device)
-        return same_id(own, torch.arange(distributed.ranks() * rows, device=ids_b2.device))
+        own = torch.arange(
+            distributed.get_rank() * rows, (distributed.get_rank() + 1) * rows, device=ids_b2.device
+        )
+        return same_id(own, torch.arange(distributed.count_ranks() * rows, device=ids_b2.device))
     all_B2 = distributed.gather(ids_b2)
     return same_id(ids_b2[:, 0], all_B2[:, 0]) | same_id(ids_b2[:, 1], all_B2[:, 1])
 
@@ -177,7 +179,7 @@ def _caption_pieces(
 @contextlib.contextmanager
 def _precision(fit: "Fit") -> Iterator[None]:
     # entered anew for each piece: autocast keeps cast weights, and those of a pass without a graph have none
-    where = device()
+    where = choose_device()
     with torch.autocast(where, torch.bfloat16, enabled=fit.precision == "bf16" and has_bf16(where)):
         yield
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import Validate
-from tuwen.data.augment.views import Viewer, positive_of
+from tuwen.data.augment.views import Viewer, find_positive
 from tuwen.data.formats import shards, text
-from tuwen.data.formats.images import Pixels, decode_reduced, header
+from tuwen.data.formats.images import Pixels, decode_reduced, open_image
 from tuwen.data.formats.tar_stream import read_shard
 from tuwen.training.dataset import Ask, Maker, window
 
@@ -114,12 +114,12 @@ class StreamedViews:
         row, view = found.row(), found.lap + 1
         caption, flipped = self._viewer.told(row, view)
         source = (found.picture, row, view)
-        return Ask(found.pair_id, positive_of(row, flipped), caption, 0, source, self.skipped)
+        return Ask(found.pair_id, find_positive(row, flipped), caption, 0, source, self.skipped)
 
     def _fits(self, encoded: bytes) -> bool:
         """By the header alone: the rest is read by the process that makes the view."""
         try:
-            reason = self._unfit(*header(encoded).size)
+            reason = self._unfit(*open_image(encoded).size)
         except OSError:
             reason = "unreadable"
         if reason is not None:

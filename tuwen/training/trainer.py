@@ -11,17 +11,17 @@ import torch
 from tuwen.core.errors import UserError
 from tuwen.core.progress import Pace, follow, say
 from tuwen.core.signals import SIGTERM_STATUS, sigterm
-from tuwen.model.dual_encoder import DualEncoder, device
+from tuwen.model.dual_encoder import DualEncoder, choose_device
 from tuwen.training import distributed, optim
 from tuwen.training.checkpoint import Checkpoint, every_seconds
 from tuwen.training.selection import Choice, Measured, State, mixed, select
-from tuwen.training.step import prepare, step
+from tuwen.training.step import prepare_model, step
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit
     from tuwen.training.loader import Batch
 
-Record = dict[str, float]
+EpochRecord = dict[str, float]
 Measure = Callable[[DualEncoder], Measured]
 Batches = Callable[[int, int], Iterator["Batch"]]  # epoch, steps of it to leave out -> the others
 BEST, RECORDS = "best.pt", "records.pt"
@@ -37,7 +37,7 @@ def train(
     seed: int,
     checkpoint: Path,
     evaluate: Measure,
-    log: Callable[[Record, int], None],
+    log: Callable[[EpochRecord, int], None],
     until: int | None = None,
 ) -> "Training":
     """Train `model` in place for `fit.epochs`, or until epoch `until` of them, and return what there is to choose.
@@ -52,8 +52,8 @@ def train(
             f"params.yaml: baseline.fit or finetune.fit: batch_size: {fit.batch_size} is more than the "
             "training rows; lower it or add data"
         )
-    torch.manual_seed(seed + distributed.rank())
-    prepare(model, fit)
+    torch.manual_seed(seed + distributed.get_rank())
+    prepare_model(model, fit)
     training = Training(model, fit, steps_per_epoch, Checkpoint(checkpoint))
     training.resume()
     with sigterm() as stopped:
@@ -76,7 +76,7 @@ class Training:
         self.done = 0  # steps
         self.lr = 0.0  # of the last of them
         self.losses: list[float] = []  # of the epoch under way
-        self.records: list[Record] = []
+        self.records: list[EpochRecord] = []
         self.best: dict[str, Any] | None = None
         self._pace = Pace()
         self._every_seconds, self._saved_at = every_seconds(), time.monotonic()
@@ -96,7 +96,7 @@ class Training:
         for batch in follow(timed, label, left) if distributed.is_first() else timed:
             self._step(batch)
             due = time.monotonic() - self._saved_at >= self._every_seconds
-            stop, due = distributed.any_of([bool(stopped), due])
+            stop, due = distributed.is_any([bool(stopped), due])
             if stop or due or self.done % steps == 0:
                 self.save()
             if stop:
@@ -115,7 +115,7 @@ class Training:
             self.ema.update(self.model, self.done)
 
     def _not_finite(self, batch: "Batch", loss: float) -> UserError:
-        name = f"not_finite-{distributed.rank()}.pt"
+        name = f"not_finite-{distributed.get_rank()}.pt"
         self.checkpoint.write(name, lambda part: torch.save(batch._asdict(), part))
         names = [name for share in distributed.collect(batch.pair_ids) for name in share]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -125,10 +125,10 @@ class Training:
             f"pairs: {', '.join(names[:NAMED])}{more}; the batch is kept in {self.checkpoint.folder / name}"
         )
 
-    def close_epoch(self, evaluate: Measure, log: Callable[[Record, int], None]) -> None:
+    def close_epoch(self, evaluate: Measure, log: Callable[[EpochRecord, int], None]) -> None:
         """Measure the epoch that was run, on the first process, and tell of it."""
         epoch = self.epochs + 1
-        record: Record = {"loss": sum(self.losses) / len(self.losses), "lr": self.lr}
+        record: EpochRecord = {"loss": sum(self.losses) / len(self.losses), "lr": self.lr}
         record |= {"temperature": 1 / self.model.scale.item()}
         if distributed.is_first():
             record |= self._measure(evaluate, epoch)
@@ -142,7 +142,7 @@ class Training:
         say(_line(self.records[-1] | speeds, self.fit.epochs))
         log(self.records[-1] | speeds, epoch)
 
-    def _measure(self, evaluate: Measure, epoch: int) -> Record:
+    def _measure(self, evaluate: Measure, epoch: int) -> EpochRecord:
         measured = evaluate(self.model)
         self._keep_best(measured, epoch, False)
         record = dict(measured.figures)
@@ -186,7 +186,7 @@ class Training:
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
         if self.ema is not None:
-            self.ema.weights = {name: value.to(device()) for name, value in state["ema"].items()}
+            self.ema.weights = {name: value.to(choose_device()) for name, value in state["ema"].items()}
         self.done, self.lr, self.losses, self.records = (state[key] for key in ("done", "lr", "losses", "records"))
         measured, closed = self._kept(RECORDS) or [], self.done // self.steps_per_epoch
         if len(measured) > len(self.records) and self.done == closed * self.steps_per_epoch:
@@ -231,6 +231,6 @@ class Training:
         self.model.load_state_dict(mixed(state, baseline, choice.wise_ft))
 
 
-def _line(record: Record, epochs: int) -> str:
+def _line(record: EpochRecord, epochs: int) -> str:
     figures = ", ".join(f"{name} {value:.4g}" for name, value in record.items() if name != "epoch")
     return f"epoch {record['epoch']:.0f}/{epochs}: {figures}"

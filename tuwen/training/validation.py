@@ -8,8 +8,8 @@ import numpy as np
 
 from tuwen.data.formats import pairs
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.retrieval.embed import embed_captions, embed_pictures, read_pictures
-from tuwen.retrieval.metrics import hits, judge
+from tuwen.retrieval.embed import embed_captions, embed_images, read_images
+from tuwen.retrieval.metrics import compute_hits, judge_queries
 from tuwen.training.selection import Measured
 
 K = 5
@@ -17,22 +17,22 @@ K = 5
 
 def on_set(folder: Path, size_px: int, batch_size: int) -> Callable[[DualEncoder, Any], Measured]:
     """What measures a model with its tokenizer on the set in `folder`; the pictures are decoded once."""
-    pair_set = pairs.read(folder)
-    pictures = read_pictures(folder.parent.parent, pair_set, size_px)
+    pair_set = pairs.read_pair_set(folder)
+    pictures = read_images(folder.parent.parent, pair_set, size_px)
     captions = pair_set.texts["caption"].to_pylist()
-    image_row, text_row = pairs.true_rows(pair_set)
+    image_row, text_row = pairs.find_true_rows(pair_set)
     picture_of_text = np.zeros(len(captions), np.int64)
     picture_of_text[text_row[::-1]] = image_row[::-1]  # of several, the first
 
     def measure(model: DualEncoder, tokenizer: Any) -> Measured:
-        images = embed_pictures(model, pictures, batch_size)
+        images = embed_images(model, pictures, batch_size)
         texts = embed_captions(model, tokenizer, captions, batch_size)
-        i2t = judge(images, texts, image_row, text_row, (K,))
-        t2i = judge(texts, images, text_row, image_row, (K,))
+        i2t = judge_queries(images, texts, image_row, text_row, (K,))
+        t2i = judge_queries(texts, images, text_row, image_row, (K,))
         shares, figures = np.zeros(len(pictures)), {}
         asked = (("i2t", i2t, i2t.query), ("t2i", t2i, picture_of_text[t2i.query]))
         for direction, judged, picture in asked:
-            hit = hits(judged.best_rank, (K,))[:, 0]
+            hit = compute_hits(judged.best_rank, (K,))[:, 0]
             figures[f"valid_{direction}_hit_at_{K}"] = hit.mean().item()
             np.add.at(shares, picture, hit / len(hit) / len(asked))
         return Measured(figures, shares)

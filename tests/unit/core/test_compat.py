@@ -9,7 +9,7 @@ from tests.support.checkout import ROOT
 
 def test_torchvision_is_importable_wherever_its_compiled_part_is_not() -> None:
     program = """
-    from tuwen.compat import declare_torchvision_ops
+    from tuwen.core.compat import declare_torchvision_ops
     assert declare_torchvision_ops() is declare_torchvision_ops()
     import torchvision, timm
     """

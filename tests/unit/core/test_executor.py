@@ -18,7 +18,7 @@ from tuwen.data.augment.stored_views import augment
 
 KILLED = """
 import os
-from tuwen.executor import make_executor
+from tuwen.core.executor import make_executor
 with make_executor() as pool:
     pool.submit(os.getpid).result()
     print(*pool._processes, flush=True)
@@ -66,7 +66,7 @@ def test_a_scheduler_without_workers_is_named(monkeypatch) -> None:
 
 
 def test_a_cluster_makes_the_bytes_that_a_pool_makes(tmp_path, monkeypatch, cluster: LocalCluster) -> None:
-    monkeypatch.setattr("tuwen.augment.PAIRS_PER_SHARD", 1)
+    monkeypatch.setattr("tuwen.data.augment.stored_views.PAIRS_PER_SHARD", 1)
     made = {}
     for name, setting in (
         ("pool", ("TUWEN_WORKERS", "1")),

@@ -16,18 +16,18 @@ def lines_of(
 def test_what_follow_prints_is_read_back(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = [progress.share(line) for line in lines_of(capsys, monkeypatch, "ingest art: 其一", 4)]
+    told = [progress.parse_progress(line) for line in lines_of(capsys, monkeypatch, "ingest art: 其一", 4)]
     assert told == [("ingest art: 其一", done / 4) for done in (1, 2, 3, 4)]
 
 
 def test_a_training_counts_its_epochs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    told = [progress.share(line) for line in lines_of(capsys, monkeypatch, "epoch 2/4", 2)]
+    told = [progress.parse_progress(line) for line in lines_of(capsys, monkeypatch, "epoch 2/4", 2)]
     assert told == [("epoch 2/4", 0.375), ("epoch 2/4", 0.5)]
-    assert progress.share("epoch 4/4: loss 0.51, lr 1e-05, temperature 0.07") == ("epoch 4/4", 1.0)
+    assert progress.parse_progress("epoch 4/4: loss 0.51, lr 1e-05, temperature 0.07") == ("epoch 4/4", 1.0)
 
 
 @pytest.mark.parametrize(
     "line", ["", "Running stage 'words':", "decode: 30", "decode: 3/0", "see https://x.org: 3/4 done", "3/4"]
 )
 def test_other_lines_say_nothing(line: str) -> None:
-    assert progress.share(line) is None
+    assert progress.parse_progress(line) is None

@@ -6,7 +6,7 @@ from tests.support.retrieval import make_set
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
-from tuwen.evaluation.compare import compare, markdown, regressions, require_same_test
+from tuwen.evaluation.compare import compare_ranks, find_regressions, format_changes, require_same_test
 
 PARAMS = Evaluate(ks=[1, 5], bootstrap_samples=1000, seed=0)
 QUERIES = 200  # per direction, two to a group
@@ -35,16 +35,16 @@ def of(changes):
 
 def test_equal_models_differ_by_nothing(tmp_path):
     base = ranks(tmp_path / "base.parquet")
-    changes = compare(base, ranks(tmp_path / "head.parquet"), PARAMS)
+    changes = compare_ranks(base, ranks(tmp_path / "head.parquet"), PARAMS)
     assert [(change.direction, change.k) for change in changes] == [("t2i", 1), ("t2i", 5), ("i2t", 1), ("i2t", 5)]
     assert all(change.points == (0, 0, 0) for change in changes)
-    assert regressions(changes, 0.0) == []
+    assert find_regressions(changes, 0.0) == []
 
 
 def test_the_interval_is_that_of_the_differences_by_group(tmp_path):
     random = np.random.default_rng(3)
     old, new = (random.integers(1, most, QUERIES // 2).repeat(2) for most in (12, 9))  # alike within a group
-    found = of(compare(ranks(tmp_path / "a", t2i=old), ranks(tmp_path / "b", t2i=new), PARAMS))[("t2i", 5)]
+    found = of(compare_ranks(ranks(tmp_path / "a", t2i=old), ranks(tmp_path / "b", t2i=new), PARAMS))[("t2i", 5)]
     difference = (new <= 5).astype(float) - (old <= 5)
     assert found.base == pytest.approx(100 * (old <= 5).mean())
     assert found.head == pytest.approx(100 * (new <= 5).mean())
@@ -59,38 +59,38 @@ def test_a_fall_in_one_direction_is_a_regression_though_the_other_rises(tmp_path
     fallen = [9] * 60 + [1] * (QUERIES - 60)
     base = ranks(tmp_path / "a", i2t=fallen)
     head = ranks(tmp_path / "b", t2i=fallen)
-    why = regressions(compare(base, head, PARAMS), max_drop_points=50)
+    why = find_regressions(compare_ranks(base, head, PARAMS), max_drop_points=50)
     assert len(why) == 1
     assert why[0].startswith("text → image R@5 fell by 30.0 points: even the upper end")
-    assert len(regressions(compare(base, head, PARAMS), max_drop_points=2)) == 2
+    assert len(find_regressions(compare_ranks(base, head, PARAMS), max_drop_points=2)) == 2
 
 
 def test_a_fall_within_chance_counts_only_beyond_the_limit(tmp_path):
     old = [9] * 80 + [1] * (QUERIES - 80)
     new = [1] * 10 + [9] * 86 + [1] * (QUERIES - 96)  # as floats 3.000000000000007 points less
-    changes = compare(ranks(tmp_path / "a", t2i=old), ranks(tmp_path / "b", t2i=new), PARAMS)
+    changes = compare_ranks(ranks(tmp_path / "a", t2i=old), ranks(tmp_path / "b", t2i=new), PARAMS)
     assert of(changes)[("t2i", 5)].points.value == pytest.approx(-3)
     assert of(changes)[("t2i", 5)].points.high > 0
     assert -of(changes)[("t2i", 5)].points.value > 3
-    assert regressions(changes, max_drop_points=3.0) == []
-    assert len(regressions(changes, max_drop_points=2.9)) == 1
+    assert find_regressions(changes, max_drop_points=3.0) == []
+    assert len(find_regressions(changes, max_drop_points=2.9)) == 1
 
 
 def test_a_fall_at_another_k_is_shown_and_decides_nothing(tmp_path):
     base = ranks(tmp_path / "a")
-    changes = compare(base, ranks(tmp_path / "b", t2i=[2] * QUERIES), PARAMS)
+    changes = compare_ranks(base, ranks(tmp_path / "b", t2i=[2] * QUERIES), PARAMS)
     assert of(changes)[("t2i", 1)].points.value == -100
-    assert regressions(changes, 0.0) == []
-    assert "| text → image | 200 | R@1 | 100.0 | 0.0 | -100.0 [-100.0, -100.0] |" in markdown(changes)
+    assert find_regressions(changes, 0.0) == []
+    assert "| text → image | 200 | R@1 | 100.0 | 0.0 | -100.0 [-100.0, -100.0] |" in format_changes(changes)
 
 
 def test_the_order_of_the_rows_does_not_matter(tmp_path):
     random = np.random.default_rng(5)
     base, head = ranks(tmp_path / "a"), ranks(tmp_path / "b", i2t=random.integers(1, 9, QUERIES))
-    expected = compare(base, head, PARAMS)
+    expected = compare_ranks(base, head, PARAMS)
     table = pairs.read_table(head)
     pairs.write_table(head, table.take(random.permutation(table.num_rows)))
-    assert compare(base, head, PARAMS) == expected
+    assert compare_ranks(base, head, PARAMS) == expected
 
 
 @pytest.mark.parametrize(("column", "value"), [("query_id", "别的"), ("group", "别的"), ("true_items", 2)])
@@ -100,27 +100,29 @@ def test_other_queries_are_not_comparable(tmp_path, column, value):
     rows[7][column] = value
     pairs.write_table(head, pa.Table.from_pylist(rows))
     with pytest.raises(UserError, match="other queries"):
-        compare(base, head, PARAMS)
+        compare_ranks(base, head, PARAMS)
 
 
 def test_a_missing_file_column_or_direction_is_named(tmp_path):
     base = ranks(tmp_path / "a")
     with pytest.raises(UserError, match="none"):
-        compare(base, tmp_path / "none", PARAMS)
+        compare_ranks(base, tmp_path / "none", PARAMS)
     table = pairs.read_table(base)
     for column in ("group", "best_rank"):
         pairs.write_table(tmp_path / "old", table.drop_columns([column]))
         with pytest.raises(UserError, match=f"no column '{column}'"):
-            compare(tmp_path / "old", base, PARAMS)
+            compare_ranks(tmp_path / "old", base, PARAMS)
     pairs.write_table(tmp_path / "half", table.slice(0, QUERIES))
     with pytest.raises(UserError, match="no query of i2t"):
-        compare(tmp_path / "half", tmp_path / "half", PARAMS)
+        compare_ranks(tmp_path / "half", tmp_path / "half", PARAMS)
 
 
 def test_a_test_set_is_the_same_wherever_its_rows_came_from(tmp_path):
     made = make_set(tmp_path, "base")
     moved = made.images.set_column(12, "row", pa.array(range(5, 17), pa.int64()))
-    pairs.write(tmp_path / "head", pairs.PairSet(moved, made.texts, made.pairs.take(list(range(35, -1, -1)))))
+    pairs.write_pair_set(
+        tmp_path / "head", pairs.PairSet(moved, made.texts, made.pairs.take(list(range(35, -1, -1))))
+    )
     require_same_test(tmp_path / "base", tmp_path / "head")
 
 
@@ -142,6 +144,6 @@ def test_another_picture_caption_or_truth_makes_another_test_set(tmp_path, table
     rows[3][column] = value
     changed = {name: getattr(made, name) for name in ("images", "texts", "pairs")}
     changed[table] = pa.Table.from_pylist(rows, changed[table].schema)
-    pairs.write(tmp_path / "head", pairs.PairSet(**changed))
+    pairs.write_pair_set(tmp_path / "head", pairs.PairSet(**changed))
     with pytest.raises(UserError, match=rf"{table}.parquet: these test {table}"):
         require_same_test(tmp_path / "base", tmp_path / "head")

@@ -55,11 +55,11 @@ def test_figures_are_those_of_the_cosine_and_it_says_what_it_did(world):
         ("t2i", texts, images, np.arange(24), np.arange(24) // 2),
         ("i2t", images, texts, np.arange(24) // 2, np.arange(24)),
     ):
-        judged = metrics.judge(queries, gallery, query, item, [1, 5, 10])
+        judged = metrics.judge_queries(queries, gallery, query, item, [1, 5, 10])
         for k, hit, share in zip(
             (1, 5, 10),
-            metrics.hits(judged.best_rank, [1, 5, 10]).mean(axis=0),
-            metrics.recalls(judged.found, judged.true_items).mean(axis=0),
+            metrics.compute_hits(judged.best_rank, [1, 5, 10]).mean(axis=0),
+            metrics.compute_recalls(judged.found, judged.true_items).mean(axis=0),
             strict=True,
         ):
             assert figures[f"{direction}_hit_at_{k}"] == pytest.approx(hit, abs=1e-6)

@@ -18,7 +18,7 @@ from tuwen.data.formats.text import build_vocabulary, load_tokenizer
 from tuwen.evaluation import image_folder, zero_shot
 from tuwen.evaluation.zero_shot import ENSEMBLE, ONE_PROMPT
 from tuwen.model import dual_encoder
-from tuwen.report.html.confusion import confusion
+from tuwen.report.html.confusion import draw_confusion
 from tuwen.retrieval import embed
 
 LABELS = ["动物和自然", "食物和饮料", "旅行和地点"]
@@ -34,29 +34,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "m"
     vocabulary = build_vocabulary([*ENSEMBLE, *LABELS, *COLOURS])
     torch.manual_seed(0)
-    dual_encoder.save(dual_encoder.DualEncoder(CONFIG | {"vocabulary": len(vocabulary)}), folder, vocabulary)
-    manifest.write(folder, {}, {})
+    dual_encoder.save_model(dual_encoder.DualEncoder(CONFIG | {"vocabulary": len(vocabulary)}), folder, vocabulary)
+    manifest.write_manifest(folder, {}, {})
     return folder
 
 
 def near(folder: Path, labels: list[str]) -> np.ndarray:
     """Pictures that lie on the ensemble's class vectors."""
-    loaded = dual_encoder.load(folder)
-    return zero_shot.class_vectors(loaded, load_tokenizer(folder / "vocab.txt"), labels, ENSEMBLE)
+    loaded = dual_encoder.load_model(folder)
+    return zero_shot.make_class_vectors(loaded, load_tokenizer(folder / "vocab.txt"), labels, ENSEMBLE)
 
 
 def write_set(root: Path, categories: list[str | None], vectors: np.ndarray) -> tuple[Path, Path]:
     rows = [{"image_id": f"图{n}.png", "category": category} for n, category in enumerate(categories)]
     images = pairs.pa.Table.from_pylist(rows, pairs.IMAGES)
-    pairs.write(root / "clean/test", pairs.PairSet(images, pairs.TEXTS.empty_table(), pairs.PAIRS.empty_table()))
+    pairs.write_pair_set(
+        root / "clean/test", pairs.PairSet(images, pairs.TEXTS.empty_table(), pairs.PAIRS.empty_table())
+    )
     (root / "embeddings").mkdir()
     np.save(root / "embeddings/images.npy", vectors)
     return root / "embeddings", root / "clean/test"
 
 
 def test_a_class_vector_is_the_mean_of_its_prompts_brought_to_length_one(folder: Path) -> None:
-    loaded, tokenizer = dual_encoder.load(folder), load_tokenizer(folder / "vocab.txt")
-    found = zero_shot.class_vectors(loaded, tokenizer, LABELS, ENSEMBLE)
+    loaded, tokenizer = dual_encoder.load_model(folder), load_tokenizer(folder / "vocab.txt")
+    found = zero_shot.make_class_vectors(loaded, tokenizer, LABELS, ENSEMBLE)
     for label, vector in zip(LABELS, found, strict=True):
         prompts = [template.replace("{}", label) for template in ENSEMBLE]
         mean = embed.embed_captions(loaded, tokenizer, prompts, 1).astype(np.float64).mean(axis=0)
@@ -73,7 +75,7 @@ def test_shares_classes_and_confusion_equal_a_count_by_hand(folder: Path) -> Non
     first, second, third = near(folder, sorted(LABELS))
     images = np.stack([first, second, second, third, third])
     a, b, c = sorted(LABELS)
-    report = zero_shot.classify(dual_encoder.load(folder), folder, images, [a, b, a, c, b], ENSEMBLE)
+    report = zero_shot.classify(dual_encoder.load_model(folder), folder, images, [a, b, a, c, b], ENSEMBLE)
     assert report["classes"] == [a, b, c]
     assert report["ensemble"] == {"top_1": 0.6, "top_5": 1.0}  # three classes: all of them are among five
     assert report["confusion"] == [[1, 1, 0], [0, 1, 1], [0, 0, 1]]
@@ -82,8 +84,8 @@ def test_shares_classes_and_confusion_equal_a_count_by_hand(folder: Path) -> Non
         {"class": b, "pictures": 2, "top_1": 0.5},
         {"class": c, "pictures": 1, "top_1": 1.0},
     ]
-    one = zero_shot.class_vectors(
-        dual_encoder.load(folder), load_tokenizer(folder / "vocab.txt"), [a, b, c], [ONE_PROMPT]
+    one = zero_shot.make_class_vectors(
+        dual_encoder.load_model(folder), load_tokenizer(folder / "vocab.txt"), [a, b, c], [ONE_PROMPT]
     )
     said = (images.astype(np.float64) @ one.T.astype(np.float64)).argmax(axis=1)
     assert report["one_prompt"]["top_1"] == round(float((said == [0, 1, 0, 2, 1]).mean()), 6)
@@ -92,7 +94,7 @@ def test_shares_classes_and_confusion_equal_a_count_by_hand(folder: Path) -> Non
 def test_five_of_many_classes(folder: Path) -> None:
     names = sorted(COLOURS)
     vectors = near(folder, names)
-    report = zero_shot.classify(dual_encoder.load(folder), folder, vectors, [*names[1:], names[0]], ENSEMBLE)
+    report = zero_shot.classify(dual_encoder.load_model(folder), folder, vectors, [*names[1:], names[0]], ENSEMBLE)
     order = np.argsort(-(vectors.astype(np.float64) @ vectors.T.astype(np.float64)), axis=1)[:, :5]
     hits = [(n + 1) % len(names) in row for n, row in enumerate(order)]
     assert report["ensemble"] == {"top_1": 0.0, "top_5": round(sum(hits) / len(hits), 6)}
@@ -102,7 +104,7 @@ def test_five_of_many_classes(folder: Path) -> None:
 def test_pictures_without_a_category_are_left_out(folder: Path, tmp_path: Path) -> None:
     vectors = near(folder, [LABELS[0], LABELS[1], LABELS[2], LABELS[1]])
     embedded, set_folder = write_set(tmp_path, [LABELS[0], None, LABELS[2], ""], vectors)
-    zero_shot.zero_shot(folder, embedded, set_folder, tmp_path / "results/m/zero_shot.json")
+    zero_shot.evaluate_zero_shot(folder, embedded, set_folder, tmp_path / "results/m/zero_shot.json")
     report = json.loads((tmp_path / "results/m/zero_shot.json").read_text(encoding="utf-8"))
     assert (report["pictures"], report["classes"]) == (2, sorted([LABELS[0], LABELS[2]]))
     assert report["ensemble"]["top_1"] == 1.0
@@ -113,7 +115,7 @@ def test_a_set_without_categories_gives_an_empty_report_and_loads_no_model(
     tmp_path: Path, categories: list[str | None]
 ) -> None:
     embedded, set_folder = write_set(tmp_path, categories, np.ones((len(categories), 1), np.float32))
-    zero_shot.zero_shot(tmp_path / "no model", embedded, set_folder, tmp_path / "zero_shot.json")
+    zero_shot.evaluate_zero_shot(tmp_path / "no model", embedded, set_folder, tmp_path / "zero_shot.json")
     assert json.loads((tmp_path / "zero_shot.json").read_text()) == {
         "classes": [],
         "pictures": 0,
@@ -159,7 +161,7 @@ def test_a_tree_and_a_csv_of_the_same_pictures_give_the_same_report(folder: Path
     assert report["classes"] == sorted(COLOURS)
     assert sum(map(sum, report["confusion"])) == report["pictures"] == 14
     drawing = (tree / "out/--csv.svg").read_text(encoding="utf-8")
-    assert drawing == confusion(report["classes"], report["confusion"])
+    assert drawing == draw_confusion(report["classes"], report["confusion"])
 
 
 def test_own_templates_are_the_ensemble(folder: Path, tree: Path) -> None:
@@ -173,7 +175,7 @@ def test_own_templates_are_the_ensemble(folder: Path, tree: Path) -> None:
 def test_files_that_are_no_pictures_are_counted(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tree / "按颜色/readme.txt").write_text("说明")
     (tree / "按颜色/散.png").write_bytes(drawn(1))
-    assert len(image_folder.read_tree(tree / "按颜色")) == 14
+    assert len(image_folder.read_labelled_tree(tree / "按颜色")) == 14
     assert "2 files are no pictures in a class folder" in capsys.readouterr().err
 
 
@@ -194,15 +196,15 @@ def test_files_that_are_no_pictures_are_counted(tree: Path, capsys: pytest.Captu
 def test_mistakes_in_a_csv_name_the_line(folder: Path, tree: Path, lines: str, message: str) -> None:
     (tree / "图.csv").write_text(lines, encoding="utf-8")
     with pytest.raises(UserError, match=message):
-        image_folder.classify_pictures(folder, image_folder.read_csv(tree / "图.csv"), ENSEMBLE, None)
+        image_folder.classify_pictures(folder, image_folder.read_labelled_csv(tree / "图.csv"), ENSEMBLE, None)
 
 
 def test_other_mistakes_name_place_and_fix(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder; name one that holds"):
-        image_folder.read_tree(tree / "none")
+        image_folder.read_labelled_tree(tree / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no picture in a folder of its class"):
-        image_folder.read_tree(tmp_path / "empty")
+        image_folder.read_labelled_tree(tmp_path / "empty")
     for text, message in (("一张图片\n", ":1: '一张图片'; write one {} where"), ("\n", "no prompt; write one")):
         (tmp_path / "t.txt").write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=message):
@@ -217,7 +219,7 @@ def test_other_mistakes_name_place_and_fix(tree: Path, tmp_path: Path) -> None:
 
 def test_each_count_stands_in_its_cell_and_names_are_text() -> None:
     names = ["<script>", "食物 & 饮料"]
-    root = xml.etree.ElementTree.fromstring(confusion(names, [[3, 1], [0, 4]]))
+    root = xml.etree.ElementTree.fromstring(draw_confusion(names, [[3, 1], [0, 4]]))
     space = "{http://www.w3.org/2000/svg}"
     cells = [rect for rect in root.iter(f"{space}rect") if rect.find(f"{space}title") is not None]
     said = [(cell.findtext(f"{space}title"), float(cell.get("fill-opacity", 0))) for cell in cells]
@@ -231,12 +233,12 @@ def test_each_count_stands_in_its_cell_and_names_are_text() -> None:
     assert y[0] == y[1] < y[2]
     texts = [text.text for text in root.iter(f"{space}text")]
     assert texts.count("<script>") == texts.count("食物 & 饮料") == 2
-    assert confusion([], []) == ""
+    assert draw_confusion([], []) == ""
 
 
 def test_a_thousand_classes_stay_a_small_picture() -> None:
     counts = np.eye(1000, dtype=int).tolist()
-    drawing = confusion([f"类别{n}" for n in range(1000)], counts)
+    drawing = draw_confusion([f"类别{n}" for n in range(1000)], counts)
     root = xml.etree.ElementTree.fromstring(drawing)
     assert float(root.get("width", 0)) < 4100
     assert len(drawing) < 400_000

@@ -29,7 +29,7 @@ def test_both_towers_give_unit_vectors_of_the_common_space(encoder) -> None:
     assert text.shape == (2, 16)
     for vectors in (image, text):
         torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(len(vectors)))
-    score_IT = dual_encoder.match(image, text)
+    score_IT = dual_encoder.compute_cosines(image, text)
     assert score_IT.shape == (3, 2)
     assert score_IT.abs().max() <= 1 + 1e-6
 
@@ -58,20 +58,20 @@ def test_the_scale_is_clamped(encoder) -> None:
 
 def test_what_is_saved_is_loaded_bit_for_bit(encoder, tmp_path) -> None:
     vocabulary = ["[PAD]", "[UNK]", "大", "熊", "猫"]
-    dual_encoder.save(encoder, tmp_path, vocabulary)
-    again = dual_encoder.load(tmp_path)
+    dual_encoder.save_model(encoder, tmp_path, vocabulary)
+    again = dual_encoder.load_model(tmp_path)
     assert not again.training
     assert dual_encoder.read_vocabulary(tmp_path) == vocabulary
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
     first = (tmp_path / "model.safetensors").read_bytes()
-    dual_encoder.save(again, tmp_path, vocabulary)
+    dual_encoder.save_model(again, tmp_path, vocabulary)
     assert (tmp_path / "model.safetensors").read_bytes() == first
 
 
 @pytest.fixture
 def folder(encoder, tmp_path):
-    dual_encoder.save(encoder, tmp_path, ["[PAD]", "[UNK]"])
+    dual_encoder.save_model(encoder, tmp_path, ["[PAD]", "[UNK]"])
     return tmp_path
 
 
@@ -83,7 +83,7 @@ def change(path, **values) -> None:
 def test_a_missing_file_is_named(folder, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(UserError, match=rf"{re.escape(str(folder / name))}: missing"):
-        dual_encoder.load(folder)
+        dual_encoder.load_model(folder)
 
 
 def test_weights_of_another_shape_are_listed_and_nothing_is_loaded(folder) -> None:
@@ -91,29 +91,29 @@ def test_weights_of_another_shape_are_listed_and_nothing_is_loaded(folder) -> No
     with pytest.raises(
         UserError, match=r"nothing was loaded: 2 of another shape .*expected \(32, 64\), got \(16, 64\)"
     ):
-        dual_encoder.load(folder)
+        dual_encoder.load_model(folder)
 
 
 def test_a_file_that_is_cut_or_disagrees_is_named(folder) -> None:
     (folder / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(UserError, match=r"model\.safetensors: no readable weights"):
-        dual_encoder.load(folder)
+        dual_encoder.load_model(folder)
     change(folder / "preprocessor.json", image={"size_px": 24})
     with pytest.raises(UserError, match=r"preprocessor\.json: is not what config\.json says"):
-        dual_encoder.load(folder)
+        dual_encoder.load_model(folder)
     (folder / "vocab.txt").write_text("字\n" * 21)
     change(folder / "config.json", vocabulary=20)
     (folder / "preprocessor.json").write_text(json.dumps(dual_encoder._preprocessor(CONFIG)))
     with pytest.raises(UserError, match=r"vocab\.txt: expected 20 tokens at most.* got 21"):
-        dual_encoder.load(folder)
+        dual_encoder.load_model(folder)
     change(folder / "config.json", image={"kind": "vitt"})
     with pytest.raises(UserError, match=r"image\.kind: expected one of vit, .*, got 'vitt'"):
-        dual_encoder.load(folder)
+        dual_encoder.load_model(folder)
 
 
 def test_a_token_that_looks_like_the_end_of_a_line_keeps_the_others_in_place(encoder, tmp_path) -> None:
     vocabulary = ["[PAD]", "\u2028", "猫"]  # BERT's Chinese vocabulary has it
-    dual_encoder.save(encoder, tmp_path, vocabulary)
+    dual_encoder.save_model(encoder, tmp_path, vocabulary)
     assert dual_encoder.read_vocabulary(tmp_path) == vocabulary
 
 
@@ -122,8 +122,8 @@ def small(**image) -> dual_encoder.DualEncoder:
     torch.manual_seed(1)
     config = {
         "dim": 16,
-        "image": architectures.vit(16, 8, 64, 2) | image,
-        "text": architectures.bert(64, 2, max_tokens=12, positions=16) | {"dropout": 0.0},
+        "image": architectures.make_vit_config(16, 8, 64, 2) | image,
+        "text": architectures.make_bert_config(64, 2, max_tokens=12, positions=16) | {"dropout": 0.0},
         "vocabulary": 20,
     }
     return dual_encoder.DualEncoder(config)
@@ -151,7 +151,7 @@ def gradients(encoder: dual_encoder.DualEncoder) -> dict[str, torch.Tensor]:
     encoder.zero_grad()
     image = encoder.encode_image(torch.randn(3, 3, 16, 16))
     text = encoder.encode_text(torch.randint(5, 20, (3, 7)), torch.ones(3, 7, dtype=torch.long))
-    dual_encoder.match(image, text).square().sum().backward()
+    dual_encoder.compute_cosines(image, text).square().sum().backward()
     return {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from tuwen import cli
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
-from tuwen.prediction.check import SHOWN, check, read_ids
+from tuwen.prediction.check import SHOWN, check_result_file, read_ids
 
 QUERIES, GALLERY, K = 5000, 50000, 5
 TEXT_IDS = [f"Word-{1000004254 + n}" for n in range(QUERIES)]
@@ -43,7 +43,7 @@ def rows() -> Rows:
 
 
 def judged(task: Path, path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[bool, list[str]]:
-    sound = check(path, task / "word_test.csv", task / "image_data.csv", K)
+    sound = check_result_file(path, task / "word_test.csv", task / "image_data.csv", K)
     return sound, [line.removeprefix(f"{path}: ") for line in capsys.readouterr().out.splitlines()]
 
 
@@ -165,10 +165,10 @@ def test_unsound_tables_are_refused(tmp_path, table, message):
 
 def test_two_tables_of_one_side_and_missing_files_are_refused(task, tmp_path):
     with pytest.raises(UserError, match="both have the column text_id; one must hold texts"):
-        check(tmp_path / "result1.csv", task / "word_test.csv", task / "word_test.csv", K)
+        check_result_file(tmp_path / "result1.csv", task / "word_test.csv", task / "word_test.csv", K)
     with pytest.raises(UserError, match=r"result1\.csv: this result file is missing"):
-        check(tmp_path / "result1.csv", task / "word_test.csv", task / "image_data.csv", K)
+        check_result_file(tmp_path / "result1.csv", task / "word_test.csv", task / "image_data.csv", K)
     with pytest.raises(UserError, match=r"none\.csv: not found, or not a file"):
-        check(tmp_path / "result1.csv", tmp_path / "none.csv", task / "image_data.csv", K)
+        check_result_file(tmp_path / "result1.csv", tmp_path / "none.csv", task / "image_data.csv", K)
     with pytest.raises(UserError, match=r"cannot be read .*; name a CSV file"):
-        check(tmp_path, task / "word_test.csv", task / "image_data.csv", K)
+        check_result_file(tmp_path, task / "word_test.csv", task / "image_data.csv", K)

@@ -18,7 +18,7 @@ def write(folder: Path, lines: str) -> Path:
 
 
 def check(path: Path) -> None:
-    predict.check(path, TEXTS[:2], IMAGES, 2, direction="t2i")
+    predict.require_sound(path, TEXTS[:2], IMAGES, 2, direction="t2i")
 
 
 GOOD = HEADER + (
@@ -32,15 +32,15 @@ GOOD = HEADER + (
 def test_the_contests_exact_form(tmp_path):
     path = tmp_path / "result1.csv"
     found = np.array([[2, 0], [0, 1]])
-    predict.write(path, TEXTS[:2], IMAGES, found, direction="t2i")
+    predict.write_result_file(path, TEXTS[:2], IMAGES, found, direction="t2i")
     assert path.read_bytes() == GOOD.encode()
     check(path)
 
 
 def test_ids_with_commas_quotes_and_newlines_survive(tmp_path):
     path = tmp_path / "result2.csv"
-    predict.write(path, IMAGES, TEXTS, np.array([[2, 0], [1, 2], [0, 1]]), direction="i2t")
-    predict.check(path, IMAGES, TEXTS, 2, direction="i2t")
+    predict.write_result_file(path, IMAGES, TEXTS, np.array([[2, 0], [1, 2], [0, 1]]), direction="i2t")
+    predict.require_sound(path, IMAGES, TEXTS, 2, direction="i2t")
     assert path.read_bytes().startswith(b"image_id,similarity_ranking,result_text_id\n")
 
 
@@ -143,7 +143,7 @@ def test_every_fault_is_found_not_the_first_alone(tmp_path):
 
 def test_a_file_of_the_other_direction_has_that_one_fault_alone(tmp_path):
     path = tmp_path / "result1.csv"
-    predict.write(path, IMAGES, TEXTS, np.array([[2, 0], [1, 2], [0, 1]]), direction="i2t")
+    predict.write_result_file(path, IMAGES, TEXTS, np.array([[2, 0], [1, 2], [0, 1]]), direction="i2t")
     text = path.read_text(encoding="utf-8").replace("image_id,similarity_ranking,result_text_id", HEADER.strip())
     path.write_text(text, encoding="utf-8")
     found = predict.judge(path, TEXTS, IMAGES, 2, direction="t2i")

@@ -16,7 +16,7 @@ def words(svg):
 def test_curves_of_a_model_without_epochs_are_empty(tmp_path):
     write_training(tmp_path / "training.json", 3)
     epochs = json.loads((tmp_path / "training.json").read_text())["epochs"]
-    drawn = curves.training({"baseline": [], "finetuned": epochs})
+    drawn = curves.draw_training({"baseline": [], "finetuned": epochs})
     assert set(drawn) == {"loss", "hit"}
     assert all(svg.startswith("<svg") and "var(--finetuned)" in svg for svg in drawn.values())
     assert all(words(svg)[:4] == ["1", "2", "3", "epoch"] for svg in drawn.values())
@@ -33,21 +33,21 @@ def test_curves_of_a_model_without_epochs_are_empty(tmp_path):
 )
 def test_the_gallery_curve_names_round_sizes_and_the_whole(sizes, named):
     points = [{"gallery": size, "hit_at_1": 0.1, "hit_at_5": 0.4} for size in sizes]
-    svg = curves.gallery("size", {"baseline": points, "finetuned": points[-1:]}, [1, 5])
+    svg = curves.draw_gallery_curve("size", {"baseline": points, "finetuned": points[-1:]}, [1, 5])
     assert words(svg)[: len(named)] == named
     assert "var(--baseline)" in svg
     assert "var(--finetuned)" in svg
 
 
 def test_a_gallery_that_was_not_measured_is_not_drawn():
-    assert curves.gallery("size", {"baseline": [], "finetuned": []}, [1, 5]) == ""
+    assert curves.draw_gallery_curve("size", {"baseline": [], "finetuned": []}, [1, 5]) == ""
 
 
 def test_scores_are_drawn_in_per_cent_of_their_own():
     counted = Scores(edges=[-1.0, 0.0, 1.0], true=[0, 1], false=[750, 250])
-    drawn = curves.scores({"baseline": counted})
+    drawn = curves.draw_scores({"baseline": counted})
     assert {"100", "cosine", "% of pairs"} <= set(words(drawn["baseline"]))
-    assert drawn == curves.scores({"baseline": counted})
+    assert drawn == curves.draw_scores({"baseline": counted})
 
 
 def test_scores_of_all_models_share_the_range_that_holds_pairs_and_fine_counts_are_joined():
@@ -57,7 +57,7 @@ def test_scores_of_all_models_share_the_range_that_holds_pairs_and_fine_counts_a
         for start, end in ((120, 140), (40, 100), (70, 130), (100, 160))
     )
     first, second = Scores(edges=edges, true=narrow, false=low), Scores(edges=edges, true=high, false=middle)
-    drawn = curves.scores({"baseline": first, "finetuned": second})
+    drawn = curves.draw_scores({"baseline": first, "finetuned": second})
     axis = [[word for word in words(svg) if re.fullmatch("[−0-9.]+", word)][:7] for svg in drawn.values()]
     assert axis[0] == axis[1] == ["−0.6", "−0.4", "−0.2", "0.0", "0.2", "0.4", "0.6"]
     # 60 counts in bars of three: a flat line at 3 in 60

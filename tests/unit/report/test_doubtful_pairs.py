@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from tests.support.training import fit
 from tuwen.data.formats import pairs
-from tuwen.data.formats.images import square, to_pixels
+from tuwen.data.formats.images import make_pixel_tensor, resize_to_square
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer, tokenize
 from tuwen.evaluation.evaluate import pair_cosines
 from tuwen.model.dual_encoder import DualEncoder
@@ -50,7 +50,7 @@ def make_pairs():
     drawn = [known[n] for n in order]
     names = ("colour", "shape", "column", "row", "size")
     captions = [SENTENCES[n % 2].format(**dict(zip(names, one, strict=True))) for n, one in enumerate(drawn)]
-    return to_pixels([square(draw(*one), SIDE_PX) for one in drawn]), captions
+    return make_pixel_tensor([resize_to_square(draw(*one), SIDE_PX) for one in drawn]), captions
 
 
 def fitted(pixels, ids, mask, *, steps, seed):

@@ -13,7 +13,7 @@ from tuwen.report import report
 
 
 def test_headline_table_shows_both_models_side_by_side(world):
-    table = report.headline_table(world / "results")
+    table = report.format_headline(world / "results")
     before, after = figures_of(world, "baseline"), figures_of(world, "finetuned")
     found = re.findall(r"^(\S+ → \S+) +R@(\d+) +([\d.]+) % +([\d.]+) % +([+-][\d.]+)$", table, re.M)
     expected = [
@@ -42,7 +42,7 @@ def test_markdown_has_the_figures_and_none_of_the_captions(made):
     assert "12 pictures, 28 texts" in text
     assert "2 checks, 1 not met." in text
     assert "| labelled | texts | 13 | 12 | 1 | 0 | 0 | 1 caption_visible |" in text
-    for caption in pairs.read(made / "data/clean/test").texts["caption"].to_pylist():
+    for caption in pairs.read_pair_set(made / "data/clean/test").texts["caption"].to_pylist():
         assert caption not in text
     assert "![" not in text
     assert "<img" not in text

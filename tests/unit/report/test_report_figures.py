@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from tests.support.report_inputs import figures_of, write
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
 from tuwen.report import doubtful_pairs
-from tuwen.report.html.confusion import confusion
-from tuwen.report.html.histogram import histogram
+from tuwen.report.html.confusion import draw_confusion
+from tuwen.report.html.histogram import draw_histogram
 
 
 def section(page, name, after):
@@ -52,7 +52,7 @@ def test_mean_recall_and_median_rank_stand_in_both_reports(made):
 
 def test_kinds_of_queries_stand_in_both_reports(made):
     page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
-    ids = pairs.read(made / "data/clean/test").texts
+    ids = pairs.read_pair_set(made / "data/clean/test").texts
     short = {row["text_id"] for row in ids.to_pylist() if 6 <= len(row["caption"]) <= 15}
     assert len(short) == 27  # all but the hostile one
     shares = []
@@ -120,11 +120,11 @@ def test_hubs_are_counted_among_as_many_answers_as_the_details_say(world, tmp_pa
 
 
 def test_the_line_among_the_cosines_of_pairs_stands_at_min_cosine(world):
-    asked = load(world / "params.yaml").pairs.model_copy(update={"min_cosine": 0.25})
+    asked = load_params(world / "params.yaml").pairs.model_copy(update={"min_cosine": 0.25})
     cosines = world / "results/baseline/pair_cosines.parquet"
     values = {"labelled": pairs.read_table(cosines)["cosine"].to_numpy()}
-    at = {mark: histogram("cosines", "cosine of a pair", values, mark=mark) for mark in (0.0, 0.25)}
-    assert doubtful_pairs.collect(world / "data", cosines, asked).histogram == at[0.25] != at[0.0]
+    at = {mark: draw_histogram("cosines", "cosine of a pair", values, mark=mark) for mark in (0.0, 0.25)}
+    assert doubtful_pairs.collect_doubtful_pairs(world / "data", cosines, asked).histogram == at[0.25] != at[0.0]
 
 
 def test_zero_shot_figures_of_both_models_and_the_confusion(made):
@@ -142,7 +142,7 @@ def test_zero_shot_figures_of_both_models_and_the_confusion(made):
     for body, before in zip(found["finetuned"]["per_class"], found["baseline"]["per_class"], strict=True):
         shares = [f"{100 * one['top_1']:.1f}" for one in (before, body)]
         assert any(row[:4] == [body["class"], str(body["pictures"]), *shares] for row in rows)
-    assert confusion(found["finetuned"]["classes"], found["finetuned"]["confusion"]) in page
+    assert draw_confusion(found["finetuned"]["classes"], found["finetuned"]["confusion"]) in page
 
 
 def test_a_set_without_categories_says_so(world, tmp_path):
@@ -209,7 +209,7 @@ def test_the_pairs_of_lowest_cosine_stand_on_the_page_with_picture_caption_and_i
     page = (root / "results/report.html").read_text()
     section = page[page.index(">Doubtful pairs</h2>") : page.index(">Queries, text → image</h2>")]
     lowest = pairs.read_table(root / "results/baseline/pair_cosines.parquet").to_pylist()[:7]
-    texts = pairs.read(root / "data/clean/bank").texts
+    texts = pairs.read_pair_set(root / "data/clean/bank").texts
     captions = dict(zip(*(texts[name].to_pylist() for name in ("text_id", "caption")), strict=True))
     tiles = re.findall(r'<figure class="tile"><img src="data:image/jpeg[^>]*>(.*?)</figure>', section, re.S)
     assert [re.sub(r"<[^>]+>", " ", html.unescape(tile)).split()[-4:] for tile in tiles] == [

@@ -51,7 +51,7 @@ def world():
 
 
 def test_every_kind_has_its_queries_and_both_models_share_of_hits():
-    made = slices.collect(*world(), 5, Evaluate(ks=[5], bootstrap_samples=200, seed=0))
+    made = slices.collect_slices(*world(), 5, Evaluate(ks=[5], bootstrap_samples=200, seed=0))
     found = {
         (one.direction, one.title): (one.queries, *(round(p.value, 6) for p in one.models.values()))
         for one in made
@@ -79,7 +79,7 @@ def test_a_kind_that_holds_every_query_is_the_headline_and_left_out():
     short = test.texts.set_column(1, "caption", pa.array(["短句"] * len(test.texts)))
     plain = test.images.set_column(3, "category", pa.nulls(len(test.images), pa.string()))
     evaluate = Evaluate(ks=[5], bootstrap_samples=200, seed=0)
-    assert slices.collect(pairs.PairSet(plain, short, test.pairs), ranked, 5, evaluate) == []
+    assert slices.collect_slices(pairs.PairSet(plain, short, test.pairs), ranked, 5, evaluate) == []
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_the_bounds_of_a_kind_belong_to_it(caption, other, kind):
     test, ranked = world()
     captions = [caption] * 10 + [other] * (len(test.texts) - 10)
     texts = test.texts.set_column(1, "caption", pa.array(captions))
-    made = slices.collect(
+    made = slices.collect_slices(
         pairs.PairSet(test.images, texts, test.pairs), ranked, 5, Evaluate(ks=[5], bootstrap_samples=200, seed=0)
     )
     assert [one.queries for one in made if one.title == kind] == [10]
@@ -107,5 +107,5 @@ def test_the_intervals_are_drawn_by_group():
     as_one = {
         model: table.set_column(2, "group", pa.array(["同"] * len(table))) for model, table in ranked.items()
     }
-    for one in slices.collect(test, as_one, 5, Evaluate(ks=[5], bootstrap_samples=200, seed=0)):
+    for one in slices.collect_slices(test, as_one, 5, Evaluate(ks=[5], bootstrap_samples=200, seed=0)):
         assert one.gain.low == pytest.approx(one.gain.value) == pytest.approx(one.gain.high)

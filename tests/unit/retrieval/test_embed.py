@@ -29,7 +29,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "baseline"
     vocabulary = build_vocabulary(CAPTIONS)
     torch.manual_seed(0)
-    dual_encoder.save(dual_encoder.DualEncoder(CONFIG | {"vocabulary": len(vocabulary)}), folder, vocabulary)
+    dual_encoder.save_model(dual_encoder.DualEncoder(CONFIG | {"vocabulary": len(vocabulary)}), folder, vocabulary)
     return folder
 
 
@@ -42,12 +42,12 @@ def make_set(data: Path, pictures: dict[str, bytes | None], captions: list[str |
             rows.append({"image_id": name, "positive_id": name, "fault": None if encoded else "missing"} | place)
     texts = [{"text_id": f"句-{n}", "caption": caption} for n, caption in enumerate(captions)]
     tables = pa.Table.from_pylist(rows, pairs.IMAGES), pa.Table.from_pylist(texts, pairs.TEXTS)
-    pairs.write(data / "clean/t2i", pairs.PairSet(*tables, pairs.PAIRS.empty_table()))
+    pairs.write_pair_set(data / "clean/t2i", pairs.PairSet(*tables, pairs.PAIRS.empty_table()))
     return data / "clean/t2i"
 
 
 def vectors(encoder: Path, pair_set: Path, out: Path, batch_size: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    embed.embed(encoder, pair_set, out, Embed(batch_size=batch_size))
+    embed.embed_set(encoder, pair_set, out, Embed(batch_size=batch_size))
     return np.load(out / "images.npy"), np.load(out / "texts.npy")
 
 
@@ -84,9 +84,9 @@ def test_rows_keep_their_order_whatever_the_batches_and_workers(
     pictures = {f"{n}.png": encode(landscape(40 + 8 * n, 48)) for n in range(11)}
     pair_set = make_set(tmp_path, pictures, [])
     found, _ = vectors(encoder, pair_set, tmp_path / "out", batch_size=3)
-    squares = embed.read_pictures(tmp_path, pairs.read(pair_set), 16)
+    squares = embed.read_images(tmp_path, pairs.read_pair_set(pair_set), 16)
     assert [square.shape for square in squares] == [(16, 16, 3)] * 11
-    alone = embed.embed_pictures(dual_encoder.load(encoder), squares, batch_size=1)
+    alone = embed.embed_images(dual_encoder.load_model(encoder), squares, batch_size=1)
     np.testing.assert_allclose(found, alone, atol=1e-5)
 
 
@@ -103,7 +103,7 @@ def test_no_more_pictures_are_decoded_than_are_needed_soon(
     decoded: list[int] = []
     monkeypatch.setattr(embed, "AHEAD", 8)
     monkeypatch.setattr(embed, "decode_pixels", lambda data: decoded.append(1) or images.decode_pixels(data))
-    stream = embed.stream_pictures(tmp_path, pairs.read(pair_set), 16)
+    stream = embed.stream_images(tmp_path, pairs.read_pair_set(pair_set), 16)
     for _ in range(9):
         next(stream)
     assert 9 <= len(decoded) <= 16
@@ -113,5 +113,5 @@ def test_no_more_pictures_are_decoded_than_are_needed_soon(
 
 def test_the_tokenizer_of_the_folder_is_used(encoder: Path) -> None:
     tokenizer = load_tokenizer(encoder / "vocab.txt")
-    found = embed.embed_captions(dual_encoder.load(encoder), tokenizer, ["雨后的街道", "雨 后 的 街 道"], 2)
+    found = embed.embed_captions(dual_encoder.load_model(encoder), tokenizer, ["雨后的街道", "雨 后 的 街 道"], 2)
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)

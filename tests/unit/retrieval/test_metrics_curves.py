@@ -37,31 +37,31 @@ def test_the_curve_is_the_mean_over_every_smaller_gallery(seed):
         query: set(random.choice(8, size=random.integers(1, 4), replace=False).tolist()) for query in range(5)
     }
     pairs = np.array([(query, item) for query, true in truth.items() for item in true])
-    judged = metrics.judge(queries, gallery, pairs[:, 0], pairs[:, 1], KS)
+    judged = metrics.judge_queries(queries, gallery, pairs[:, 0], pairs[:, 1], KS)
     sizes = [3, 4, 6, 8]
-    curve = metrics.gallery_curve(judged, 8, sizes, KS)
+    curve = metrics.compute_gallery_curve(judged, 8, sizes, KS)
     for row, size in enumerate(sizes):
         for column, k in enumerate(KS):
             expected = by_every_smaller_gallery(queries, gallery, truth, size, k)
             assert curve[row, column] == pytest.approx(expected, abs=1e-12)
-    np.testing.assert_allclose(curve[-1], metrics.hits(judged.best_rank, KS).mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(curve[-1], metrics.compute_hits(judged.best_rank, KS).mean(axis=0), atol=1e-12)
 
 
 def test_a_curve_falls_with_the_gallery_and_keeps_its_digits_at_a_million():
     judged = metrics.Judged(np.arange(2), np.array([1, 1001]), np.array([1, 1]), np.zeros((2, 2), np.int64))
-    curve = metrics.gallery_curve(judged, 1_000_001, metrics.ladder(1_000_001, 10), (1, 10))
+    curve = metrics.compute_gallery_curve(judged, 1_000_001, metrics.choose_gallery_sizes(1_000_001, 10), (1, 10))
     assert (np.diff(curve, axis=0) <= 1e-9).all()
     # of 1,000 drawn from 1,000,000 none among 1,000 ahead, factor by factor
     alone = math.prod((999_000 - n) / (1_000_000 - n) for n in range(999))
-    at_1000 = metrics.gallery_curve(judged, 1_000_001, [1000], (1,))[0, 0]
+    at_1000 = metrics.compute_gallery_curve(judged, 1_000_001, [1000], (1,))[0, 0]
     assert at_1000 == pytest.approx((1 + alone) / 2, rel=1e-8)
 
 
 def test_the_ladder_ends_with_the_whole_gallery():
-    assert metrics.ladder(632, 10) == [10, 20, 50, 100, 200, 500, 632]
-    assert metrics.ladder(50_000, 10)[-4:] == [5000, 10_000, 20_000, 50_000]
-    assert {1000, 5000, 50_000} <= set(metrics.ladder(50_000, 10))
-    assert metrics.ladder(7, 10) == [7]
+    assert metrics.choose_gallery_sizes(632, 10) == [10, 20, 50, 100, 200, 500, 632]
+    assert metrics.choose_gallery_sizes(50_000, 10)[-4:] == [5000, 10_000, 20_000, 50_000]
+    assert {1000, 5000, 50_000} <= set(metrics.choose_gallery_sizes(50_000, 10))
+    assert metrics.choose_gallery_sizes(7, 10) == [7]
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,7 +73,7 @@ def test_the_ladder_ends_with_the_whole_gallery():
 def test_auc_is_the_share_of_pairs_of_pairs_in_order(rows):
     score, fits = np.array([float(value) for value, _ in rows]), np.array([fit for _, fit in rows])
     wins = [(a > b) + (a == b) / 2 for a in score[fits] for b in score[~fits]]
-    assert metrics.auc(score, fits) == pytest.approx(np.mean(wins), abs=1e-12)
+    assert metrics.compute_auc(score, fits) == pytest.approx(np.mean(wins), abs=1e-12)
 
 
 def test_the_interval_of_auc_is_that_of_the_bootstrap_by_group():
@@ -85,6 +85,6 @@ def test_the_interval_of_auc_is_that_of_the_bootstrap_by_group():
     drawn = []
     for draw in draws:
         rows = np.concatenate([np.flatnonzero(groups == names[group]) for group in draw])
-        drawn.append(metrics.auc(score[rows], fits[rows]))
-    found = metrics.auc_interval(score, fits, groups, 100, seed=4)
+        drawn.append(metrics.compute_auc(score[rows], fits[rows]))
+    found = metrics.compute_auc_interval(score, fits, groups, 100, seed=4)
     np.testing.assert_allclose(found, np.quantile(drawn, metrics.INTERVAL), atol=1e-12)

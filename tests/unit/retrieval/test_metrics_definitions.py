@@ -50,8 +50,8 @@ def cn_clip_scores(predictions, truth):
 
 def our_scores(texts, images, truth):
     pairs = np.array([(text, image) for text, true in truth.items() for image in true])
-    judged = metrics.judge(texts, images, pairs[:, 0], pairs[:, 1], KS)
-    found = metrics.hits(judged.best_rank, KS).mean(axis=0)
+    judged = metrics.judge_queries(texts, images, pairs[:, 0], pairs[:, 1], KS)
+    found = metrics.compute_hits(judged.best_rank, KS).mean(axis=0)
     return [found.mean(), *found]
 
 
@@ -91,10 +91,13 @@ def test_clip_benchmarks_retrieval_in_both_directions(seed, captions):
     positive = torch.zeros_like(scores, dtype=torch.bool)
     positive[torch.arange(len(scores)), torch.from_numpy(image_of)] = True
     text = np.arange(len(texts))
-    t2i = metrics.judge(texts, images, text, image_of, KS)
-    i2t = metrics.judge(images, texts, image_of, text, KS)
+    t2i = metrics.judge_queries(texts, images, text, image_of, KS)
+    i2t = metrics.judge_queries(images, texts, image_of, text, KS)
     for judged, score, true in ((t2i, scores, positive), (i2t, scores.T, positive.T)):
-        hit, share = metrics.hits(judged.best_rank, KS), metrics.recalls(judged.found, judged.true_items)
+        hit, share = (
+            metrics.compute_hits(judged.best_rank, KS),
+            metrics.compute_recalls(judged.found, judged.true_items),
+        )
         for column, k in enumerate(KS):
             expected = clip_benchmark_recall(score, true, k)
             assert hit[:, column].mean() == pytest.approx(float((expected > 0).float().mean()), abs=1e-6)

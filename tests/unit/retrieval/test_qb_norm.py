@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tests.support.vectors import unit
 from tuwen.retrieval import qb_norm, search
-from tuwen.retrieval.metrics import hits_among
+from tuwen.retrieval.metrics import compute_hits_among
 
 
 def hubby(queries, items=40, seed=0):
@@ -34,8 +34,8 @@ def by_definition(queries, gallery, bank, beta):
 def test_one_dimension_more_ranks_as_the_inverted_softmax(beta):
     random = np.random.default_rng(3)
     queries, gallery, bank = (unit(random.normal(size=(n, 6))) for n in (15, 30, 50))
-    bias = qb_norm.correction(bank, gallery, beta).bias
-    found, _ = search.top_k(*qb_norm.extended(queries, gallery, bias), 30)
+    bias = qb_norm.compute_correction(bank, gallery, beta).bias
+    found, _ = search.top_k(*qb_norm.extend_vectors(queries, gallery, bias), 30)
     expected = np.argsort(-by_definition(queries, gallery, bank, beta), axis=1, kind="stable")
     np.testing.assert_array_equal(found, expected)
 
@@ -43,11 +43,11 @@ def test_one_dimension_more_ranks_as_the_inverted_softmax(beta):
 def test_the_dynamic_form_corrects_those_queries_whose_first_answer_is_active():
     random = np.random.default_rng(5)
     queries, gallery, bank = (unit(random.normal(size=(n, 4))) for n in (60, 30, 6))
-    known = qb_norm.correction(bank, gallery, 20.0)
+    known = qb_norm.compute_correction(bank, gallery, 20.0)
     banked = bank.astype(np.float64) @ gallery.astype(np.float64).T
     assert set(np.flatnonzero(known.active)) == set(banked.argmax(axis=1))
     plain, _ = search.top_k(queries, gallery, 5)
-    found = qb_norm.answer(queries, gallery, plain, known)
+    found = qb_norm.answer_corrected(queries, gallery, plain, known)
     inverted = np.argsort(-by_definition(queries, gallery, bank, 20.0), axis=1, kind="stable")[:, :5]
     corrected = np.isin(plain[:, 0], banked.argmax(axis=1))
     assert 0 < corrected.sum() < len(queries)
@@ -62,10 +62,10 @@ def test_a_hub_that_hides_every_answer_is_taken_away():
     plain, _ = search.top_k(queries, gallery, 5)
     assert (plain[:, 0] == 0).all()
     beta = qb_norm.choose_beta(bank, queries, gallery, query, own)
-    found = qb_norm.answer(queries, gallery, plain, qb_norm.correction(bank, gallery, beta))
-    assert hits_among(plain, query, own, [1]).mean() == 0
-    assert hits_among(found, query, own, [1]).mean() > 0.95
-    before, after = (qb_norm.skewness(qb_norm.occurrences(ids[:, :1], 41)) for ids in (plain, found))
+    found = qb_norm.answer_corrected(queries, gallery, plain, qb_norm.compute_correction(bank, gallery, beta))
+    assert compute_hits_among(plain, query, own, [1]).mean() == 0
+    assert compute_hits_among(found, query, own, [1]).mean() > 0.95
+    before, after = (qb_norm.compute_skewness(qb_norm.count_occurrences(ids[:, :1], 41)) for ids in (plain, found))
     assert before > 6 > 1 > after
 
 
@@ -75,16 +75,16 @@ def test_where_the_bank_treats_all_items_alike_nothing_changes():
     bank = np.ones((20, 12), np.float32) / np.sqrt(12, dtype=np.float32)
     queries = unit(random.normal(size=(40, 12)))
     plain, _ = search.top_k(queries, gallery, 12)
-    known = qb_norm.correction(bank, gallery, 20.0)
+    known = qb_norm.compute_correction(bank, gallery, 20.0)
     np.testing.assert_allclose(known.bias, 0, atol=1e-6)
-    np.testing.assert_array_equal(qb_norm.answer(queries, gallery, plain, known), plain)
+    np.testing.assert_array_equal(qb_norm.answer_corrected(queries, gallery, plain, known), plain)
 
 
 def test_at_its_ends_beta_takes_off_the_banks_mean_or_its_best_score():
     random = np.random.default_rng(8)
     gallery, bank = unit(random.normal(size=(20, 5))), unit(random.normal(size=(30, 5)))
     banked = bank.astype(np.float64) @ gallery.astype(np.float64).T
-    low, high = qb_norm.biases(bank, gallery, [1e-2, 1e4])
+    low, high = qb_norm.compute_biases(bank, gallery, [1e-2, 1e4])
     for found, expected, within in ((low, banked.mean(axis=0), 5e-3), (high, banked.max(axis=0), 5e-4)):
         np.testing.assert_allclose(found, expected - expected.mean(), atol=within)
 
@@ -92,14 +92,14 @@ def test_at_its_ends_beta_takes_off_the_banks_mean_or_its_best_score():
 def test_biases_do_not_depend_on_the_blocks_and_hold_no_more_than_one(monkeypatch):
     random = np.random.default_rng(9)
     gallery, bank = unit(random.normal(size=(50, 8))), unit(random.normal(size=(33, 8)))
-    whole = qb_norm.biases(bank, gallery, qb_norm.BETAS)
+    whole = qb_norm.compute_biases(bank, gallery, qb_norm.BETAS)
     monkeypatch.setattr(qb_norm, "TILE", 7)
     seen = []
     real = qb_norm.torch.logsumexp
     monkeypatch.setattr(
         qb_norm.torch, "logsumexp", lambda block, dim: (seen.append(block.numel()), real(block, dim))[1]
     )
-    np.testing.assert_allclose(qb_norm.biases(bank, gallery, qb_norm.BETAS), whole, atol=1e-6)
+    np.testing.assert_allclose(qb_norm.compute_biases(bank, gallery, qb_norm.BETAS), whole, atol=1e-6)
     assert max(seen) == 7 * 7
 
 
@@ -110,13 +110,13 @@ def test_both_directions_in_the_same_vectors_rank_as_each_by_itself(seed):
     images, texts, bank_images, bank_texts = (unit(random.normal(size=(n, 5))) for n in (15, 25, 8, 9))
     plain = {"t2i": search.top_k(texts, images, 7)[0], "i2t": search.top_k(images, texts, 7)[0]}
     known = {
-        "t2i": qb_norm.correction(bank_texts, images, 10.0),
-        "i2t": qb_norm.correction(bank_images, texts, 50.0),
+        "t2i": qb_norm.compute_correction(bank_texts, images, 10.0),
+        "i2t": qb_norm.compute_correction(bank_images, texts, 50.0),
     }
-    both = qb_norm.answer_both(images, texts, plain, known)
-    alone = qb_norm.answer(texts, images, plain["t2i"], known["t2i"])
+    both = qb_norm.answer_both_corrected(images, texts, plain, known)
+    alone = qb_norm.answer_corrected(texts, images, plain["t2i"], known["t2i"])
     np.testing.assert_array_equal(both["t2i"], alone)
-    np.testing.assert_array_equal(both["i2t"], qb_norm.answer(images, texts, plain["i2t"], known["i2t"]))
+    np.testing.assert_array_equal(both["i2t"], qb_norm.answer_corrected(images, texts, plain["i2t"], known["i2t"]))
 
 
 def test_beta_is_the_best_on_the_queries_given_and_the_least_of_equal_ones():
@@ -127,8 +127,11 @@ def test_beta_is_the_best_on_the_queries_given_and_the_least_of_equal_ones():
     query = np.arange(30)
     plain, _ = search.top_k(queries, items, 5)
     found = {
-        beta: hits_among(
-            qb_norm.answer(queries, items, plain, qb_norm.correction(bank, items, beta)), query, query, [5]
+        beta: compute_hits_among(
+            qb_norm.answer_corrected(queries, items, plain, qb_norm.compute_correction(bank, items, beta)),
+            query,
+            query,
+            [5],
         ).mean()
         for beta in qb_norm.BETAS
     }
@@ -139,9 +142,9 @@ def test_beta_is_the_best_on_the_queries_given_and_the_least_of_equal_ones():
 
 def test_skewness_and_hubs_by_hand():
     ids = np.array([[0, 1], [0, 2], [0, 3], [0, 1]])
-    times = qb_norm.occurrences(ids, 5)
+    times = qb_norm.count_occurrences(ids, 5)
     assert times.tolist() == [4, 2, 1, 1, 0]
     deviations = np.array([4, 2, 1, 1, 0]) - 1.6
-    assert qb_norm.skewness(times) == pytest.approx(np.mean(deviations**3) / np.mean(deviations**2) ** 1.5)
-    assert qb_norm.top_hubs(times, 4).tolist() == [0, 1, 2, 3]  # of equal ones the lower row
-    assert qb_norm.skewness(np.full(5, 3)) == 0
+    assert qb_norm.compute_skewness(times) == pytest.approx(np.mean(deviations**3) / np.mean(deviations**2) ** 1.5)
+    assert qb_norm.find_hubs(times, 4).tolist() == [0, 1, 2, 3]  # of equal ones the lower row
+    assert qb_norm.compute_skewness(np.full(5, 3)) == 0

@@ -48,7 +48,7 @@ def test_equal_to_the_naive_float64_matrix_with_ties(vectors, data):
 
     query, item = (n.ravel() for n in np.indices((len(queries), len(gallery))))
     shuffled = np.random.default_rng(0).permutation(len(query))
-    found = search.ranks(queries, gallery, query[shuffled], item[shuffled])
+    found = search.rank_items(queries, gallery, query[shuffled], item[shuffled])
     places = np.argsort(order, axis=1)  # the inverse permutation: place of each gallery row
     np.testing.assert_array_equal(found, places[query[shuffled], item[shuffled]] + 1)
 
@@ -107,7 +107,7 @@ def test_both_directions_equal_the_naive_matrix(kind, bf16, seed, data):
 
     query, item = (n.ravel() for n in np.indices((len(images), len(texts))))
     places = np.argsort(naive_order(images, texts), axis=1)
-    np.testing.assert_array_equal(search.ranks(images, texts, query, item), places.ravel() + 1)
+    np.testing.assert_array_equal(search.rank_items(images, texts, query, item), places.ravel() + 1)
 
 
 def test_many_groups_tiles_and_batches_at_their_real_sizes():
@@ -126,7 +126,7 @@ def test_the_block_size_changes_nothing(monkeypatch):
     gallery[150:] = gallery[:150]  # every row twice
     queries = unit(noise.normal(size=(70, 32)))
     query, item = np.arange(70), noise.integers(300, size=70)
-    whole = search.top_k(queries, gallery, 7), search.ranks(queries, gallery, query, item)
+    whole = search.top_k(queries, gallery, 7), search.rank_items(queries, gallery, query, item)
     for scores, items, exact in ((1, 50, 3), (900, 300, 7), (5000, 64, 64)):  # one query at a time; three; 78
         monkeypatch.setattr(search, "BLOCK_SCORES", scores)
         monkeypatch.setattr(search, "BLOCK_ITEMS", items)
@@ -134,7 +134,7 @@ def test_the_block_size_changes_nothing(monkeypatch):
         ids, values = search.top_k(queries, gallery, 7)
         np.testing.assert_array_equal(ids, whole[0][0])
         np.testing.assert_array_equal(values, whole[0][1])
-        np.testing.assert_array_equal(search.ranks(queries, gallery, query, item), whole[1])
+        np.testing.assert_array_equal(search.rank_items(queries, gallery, query, item), whole[1])
 
 
 def test_equal_items_stand_in_gallery_order():
@@ -142,7 +142,7 @@ def test_equal_items_stand_in_gallery_order():
     ids, scores = search.top_k(gallery[1:2], gallery, 4)
     assert ids.tolist() == [[1, 2, 3, 0]]
     assert scores.tolist() == [[1.0, 1.0, 1.0, 0.0]]
-    assert search.ranks(gallery[1:2], gallery, np.array([0, 0]), np.array([3, 1])).tolist() == [3, 1]
+    assert search.rank_items(gallery[1:2], gallery, np.array([0, 0]), np.array([3, 1])).tolist() == [3, 1]
 
 
 def test_no_queries_give_no_rows():

@@ -112,7 +112,7 @@ def test_a_slack_of_the_float32_products_that_is_too_small_would_be_seen():
     expected = exact.argmax(axis=1)
     first = np.arange(50), expected, np.ones(50, np.int64)
     assert answer(queries, gallery) == expected.tolist()
-    np.testing.assert_array_equal(search.ranks(queries, gallery, *first[:2]), first[2])
+    np.testing.assert_array_equal(search.rank_items(queries, gallery, *first[:2]), first[2])
     with patch.object(search, "single_slack", lambda asked, searched: torch.zeros(len(asked.full))):
         assert spoilt_answer(queries, gallery) != expected.tolist()
-        assert (search.ranks(queries, gallery, *first[:2]) != first[2]).any()
+        assert (search.rank_items(queries, gallery, *first[:2]) != first[2]).any()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow'
 
 def test_a_run_that_lost_part_of_its_record_is_not_taken_for_whole(project: Path) -> None:
     make_outs()
-    with track.run("finetuned", "training", {}, {}, KEPT) as run:
+    with track.track_run("finetuned", "training", {}, {}, KEPT) as run:
         whole = project.read_bytes()
         project.write_bytes(b"out of order" * 100_000)
         run.log_metrics({"loss": 1.0}, 1)
@@ -53,7 +53,7 @@ def test_sync_refills_an_empty_store_and_makes_no_run_twice(project: Path) -> No
     assert judged.data.metrics["t2i_recall_at_5"] == judged.data.metrics["test_t2i_recall_at_5"] == 0.35
     assert judged.data.metrics["i2t_recall_at_5"] == 0.3
     assert judged.data.tags["tuwen.dvc_out_md5"] == "4567"
-    assert judged.data.tags["tuwen.dvc_lock_sha256"] == manifest.file_sha256(Path("dvc.lock"))
+    assert judged.data.tags["tuwen.dvc_lock_sha256"] == manifest.hash_file(Path("dvc.lock"))
 
 
 def test_two_evaluations_with_equal_figures_are_two_runs(project: Path) -> None:
@@ -70,7 +70,7 @@ def inputs(run: Run) -> dict[str, tuple[str, str]]:
 
 def test_sync_names_what_was_read_and_which_model(project: Path) -> None:
     make_outs()
-    with track.run("finetuned", "training", {}, {}, KEPT) as live:
+    with track.track_run("finetuned", "training", {}, {}, KEPT) as live:
         live.finish_output(Path("models/finetuned"))
     lineage.sync()
     lineage.sync()
@@ -86,7 +86,7 @@ def test_sync_names_what_was_read_and_which_model(project: Path) -> None:
 
 
 def attached(run_id: str, folder: str | None = None) -> set[str]:
-    return {found.path for found in MlflowClient(track.address()).list_artifacts(run_id, folder)}
+    return {found.path for found in MlflowClient(track.get_address()).list_artifacts(run_id, folder)}
 
 
 def test_an_evaluation_carries_its_figures_and_the_report_that_tells_of_it(project: Path) -> None:
@@ -102,7 +102,7 @@ def test_an_evaluation_carries_its_figures_and_the_report_that_tells_of_it(proje
     }
     # dvc.lock has no evaluation of the baseline, so nobody knows which one the report tells of
     assert attached(runs["results/baseline"]) == {"metrics.json"}
-    shown = Path(MlflowClient(track.address()).download_artifacts(runs["results/finetuned"], "figures"))
+    shown = Path(MlflowClient(track.get_address()).download_artifacts(runs["results/finetuned"], "figures"))
     drawn = (shown / "gallery-t2i.svg").read_text()
     assert "#0b6bcb" in drawn
     assert "var(--" not in drawn
@@ -119,7 +119,7 @@ def test_a_report_of_which_dvc_lock_knows_nothing_is_not_attached(tmp_path: Path
     result = tmp_path / "finetuned"
     write_json(result / "metrics.json", {})
     (tmp_path / "report.md").write_text("报告\n", encoding="utf-8")
-    assert list(attachments.files(result, {})) == [result / "metrics.json"]
+    assert list(attachments.list_files(result, {})) == [result / "metrics.json"]
 
 
 def build_evaluation(result: Path) -> None:
@@ -133,7 +133,7 @@ def build_evaluation(result: Path) -> None:
 
 def test_sync_takes_the_live_run_and_ties_it_to_the_lock(project: Path) -> None:
     make_outs()
-    with track.run("finetuned", "training", {}, {}, KEPT) as run:
+    with track.track_run("finetuned", "training", {}, {}, KEPT) as run:
         run.finish_output(Path("models/finetuned"))
     (Path("results/finetuned") / ".gitignore").write_text("/ranks.parquet\n")  # DVC may write it after the stage
     runs = lineage.sync()
@@ -141,7 +141,7 @@ def test_sync_takes_the_live_run_and_ties_it_to_the_lock(project: Path) -> None:
     written = json.loads(Path("runs/lineage.json").read_text())
     assert written["runs"] == runs
     assert written["outs"]["finetune"] == {"models/finetuned": "0123.dir"}
-    assert written["dvc_lock_sha256"] == manifest.file_sha256(Path("dvc.lock"))
+    assert written["dvc_lock_sha256"] == manifest.hash_file(Path("dvc.lock"))
 
 
 def test_sync_without_mlflow_says_so_and_still_writes_the_lineage(

@@ -26,10 +26,10 @@ from tests.support.checkout import ROOT
 from tuwen.core import params
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
-from tuwen.data.formats.images import decode_pixels, square
+from tuwen.data.formats.images import decode_pixels, resize_to_square
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model import dual_encoder
-from tuwen.retrieval.embed import embed_captions, embed_pictures
+from tuwen.retrieval.embed import embed_captions, embed_images
 from tuwen.tracking import lineage, registry, runs
 
 pytestmark = [
@@ -72,15 +72,15 @@ def asked() -> list[dict[str, str | None]]:
 def expected(root: Path) -> list[dict[str, Any]]:
     """What `asked` must be answered by, by a plain product over the model's own embeddings of the bank."""
     folder = root / "models/finetuned"
-    encoder, tokenizer = dual_encoder.load(folder), load_tokenizer(folder / "vocab.txt")
-    bank = pairs.read(root / "data/clean/bank")
+    encoder, tokenizer = dual_encoder.load_model(folder), load_tokenizer(folder / "vocab.txt")
+    bank = pairs.read_pair_set(root / "data/clean/bank")
     ids = {"images": bank.images["image_id"].to_pylist(), "texts": bank.texts["text_id"].to_pylist()}
     made = []
     for row in asked():
         if row["text"]:
             vector, side = embed_captions(encoder, tokenizer, [row["text"]], 1)[0], "images"
         else:
-            vector, side = embed_pictures(encoder, [square(decode_pixels(picture()), 16)], 1)[0], "texts"
+            vector, side = embed_images(encoder, [resize_to_square(decode_pixels(picture()), 16)], 1)[0], "texts"
         cosines = np.load(root / f"embeddings/finetuned/bank/{side}.npy") @ vector
         best = np.argsort(-cosines, kind="stable")[:3]
         made.append({"ids": [ids[side][n] for n in best], "scores": cosines[best], "embedding": vector})
@@ -106,14 +106,14 @@ def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 def aliases() -> dict[str, str]:
     return {
         name: str(number)
-        for name, number in MlflowClient(runs.address()).get_registered_model("tuwen").aliases.items()
+        for name, number in MlflowClient(runs.get_address()).get_registered_model("tuwen").aliases.items()
     }
 
 
 def test_a_registered_model_answers_in_a_clean_process_and_the_better_one_is_champion(
     project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    evaluate = params.load().evaluate
+    evaluate = params.load_params().evaluate
     assert registry.register(Path("models/baseline"), "bank", evaluate)[:2] == ("1", True)
     better = registry.register(Path("models/finetuned"), "bank", evaluate)
     assert (better.version, better.is_champion) == ("2", True)
@@ -124,14 +124,14 @@ def test_a_registered_model_answers_in_a_clean_process_and_the_better_one_is_cha
     assert "version 2 remains the champion" in worse.why
     assert aliases() == {"champion": "2", "challenger": "1"}
 
-    client = MlflowClient(runs.address())
+    client = MlflowClient(runs.get_address())
     version = client.get_model_version_by_alias("tuwen", "champion")
     assert client.get_run(version.run_id).info.run_name == "finetuned"
     assert lineage.sync()["models/finetuned"] == version.run_id  # the same run, not another
 
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    environment |= {"MLFLOW_TRACKING_URI": runs.address(), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment |= {"MLFLOW_TRACKING_URI": runs.get_address(), "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(
         [sys.executable, "-c", CLEAN_PROCESS, "models:/tuwen@champion", json.dumps(asked())],
         **{"cwd": elsewhere, "env": environment, "capture_output": True, "text": True, "timeout": 120},
@@ -169,18 +169,22 @@ def test_the_command_says_what_became_of_the_model_and_nothing_else(project: Pat
 
 @pytest.mark.parametrize("project", ["sqlite"], indirect=True)
 def test_mlflow_serves_it_and_a_path_is_never_opened(project: Path) -> None:
-    registry.register(Path("models/finetuned"), "bank", params.load().evaluate)
+    registry.register(Path("models/finetuned"), "bank", params.load_params().evaluate)
     secret = project / "secret.png"
     secret.write_bytes(picture())
     command = ("models", "serve", "-m", "models:/tuwen@champion", "--env-manager", "local")
-    with registry_project.serving(*command, cwd=project, MLFLOW_TRACKING_URI=runs.address()) as address:
+    with registry_project.serving(*command, cwd=project, MLFLOW_TRACKING_URI=runs.get_address()) as address:
         answers = ask(address, {"dataframe_records": asked(), "params": {"k": 3}})["predictions"]
         assert [answer["ids"] for answer in answers] == [due["ids"] for due in expected(project)]
         assert all("embedding" not in answer for answer in answers)
         (path,) = Path("runs/mlartifacts").rglob("serving_input_example.json")
         text_row, picture_row = ask(address, json.loads(path.read_text()))["predictions"]
-        assert set(text_row["ids"]) <= set(pairs.read(project / "data/clean/bank").images["image_id"].to_pylist())
-        assert set(picture_row["ids"]) <= set(pairs.read(project / "data/clean/bank").texts["text_id"].to_pylist())
+        assert set(text_row["ids"]) <= set(
+            pairs.read_pair_set(project / "data/clean/bank").images["image_id"].to_pylist()
+        )
+        assert set(picture_row["ids"]) <= set(
+            pairs.read_pair_set(project / "data/clean/bank").texts["text_id"].to_pylist()
+        )
         with pytest.raises(urllib.error.HTTPError) as refused:
             ask(address, {"dataframe_records": [{"text": None, "image": str(secret)}]})
         assert refused.value.code == 400
@@ -242,7 +246,7 @@ def test_a_champion_is_beaten_where_the_mean_rises_and_no_set_falls(
 ) -> None:
     champion = write_measured(tmp_path / "champion", EQUAL)
     challenger = write_measured(tmp_path / "challenger", EQUAL | changed)
-    found, why = registry.challenge(champion, challenger, params.load(ROOT / "params.yaml").evaluate)
+    found, why = registry.challenge(champion, challenger, params.load_params(ROOT / "params.yaml").evaluate)
     assert found == rises
     assert said in why
 
@@ -250,7 +254,7 @@ def test_a_champion_is_beaten_where_the_mean_rises_and_no_set_falls(
 def test_another_test_set_is_not_comparable(tmp_path: Path) -> None:
     champion = write_measured(tmp_path / "champion", EQUAL)
     challenger = write_measured(tmp_path / "challenger", {name: [1] * 39 for name in EQUAL}, queries=39)
-    evaluate = params.load(ROOT / "params.yaml").evaluate
+    evaluate = params.load_params(ROOT / "params.yaml").evaluate
     rises, why = registry.challenge(champion, challenger, evaluate)
     assert not rises
     assert why.startswith("not comparable: ")
@@ -268,7 +272,7 @@ def test_another_test_set_is_not_comparable(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("project", ["sqlite"], indirect=True)
 def test_what_cannot_be_registered_is_named_and_what_was_not_measured_is_no_champion(project: Path) -> None:
-    evaluate = params.load().evaluate
+    evaluate = params.load_params().evaluate
     with pytest.raises(UserError, match=r"--gallery street: embeddings/finetuned/street is.*bank, test"):
         registry.register(Path("models/finetuned"), "street", evaluate)
     shutil.copytree("data/clean/bank", "data/clean/shop")

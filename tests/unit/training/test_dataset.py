@@ -6,11 +6,11 @@ import torch
 
 from tests.support.training import SIZE_PX, caption, drawn, make_all, settings, write_set
 from tuwen.data.augment.stored_views import augment
-from tuwen.data.augment.views import Viewer, rows_of
+from tuwen.data.augment.views import Viewer, list_rows
 from tuwen.data.formats import pairs, text
-from tuwen.data.formats.images import decode
+from tuwen.data.formats.images import decode_image
 from tuwen.training.dataset import Mixed, OnlineViews, StoredViews, window
-from tuwen.training.loader import batches
+from tuwen.training.loader import load_batches
 
 POLICY = settings().baseline.policy
 
@@ -38,7 +38,7 @@ def data(tmp_path_factory):
 
 def epoch(views, data, number: int, batch_size: int = 3) -> list:
     tokenizer = text.load_tokenizer(data / "vocab.txt")
-    return list(batches(views, tokenizer, max_tokens=24, batch_size=batch_size, seed=0, epoch=number))
+    return list(load_batches(views, tokenizer, max_tokens=24, batch_size=batch_size, seed=0, epoch=number))
 
 
 def rows_seen(made: list) -> list:
@@ -74,9 +74,9 @@ def test_view_number_and_order_of_an_unweighted_set_are_those_of_the_epoch(data)
     views = OnlineViews([data / "clean/train"], viewer())
     for number in (1, 4):
         assert names(views, number, seed=5) == [str(row) for row in order(7, 5, number)]
-    rows = {row["pair_id"]: row for row in rows_of(pairs.read(data / "clean/train"), {}).to_pylist()}
+    rows = {row["pair_id"]: row for row in list_rows(pairs.read_pair_set(data / "clean/train"), {}).to_pylist()}
     shown = make_all(views, 5, 4)[0]
-    picture = decode(drawn(int(shown.positive_id)))
+    picture = decode_image(drawn(int(shown.positive_id)))
     assert np.array_equal(shown.pixels, viewer().view(picture, rows[shown.positive_id], 4).pixels)
 
 
@@ -177,8 +177,8 @@ def test_paraphrases_stand_in_for_half_of_the_captions(data) -> None:
 
 
 def test_pairs_that_do_not_fit_are_never_shown(data) -> None:
-    made = pairs.read(write_set(data, "odd", {"": range(4)}))
+    made = pairs.read_pair_set(write_set(data, "odd", {"": range(4)}))
     labels = pairs.pa.array([1, 0, None, 0], pairs.PAIRS.field("label").type)
     doubted = made.pairs.set_column(made.pairs.schema.get_field_index("label"), "label", labels)
-    pairs.write(data / "clean/odd", pairs.PairSet(made.images, made.texts, doubted))
+    pairs.write_pair_set(data / "clean/odd", pairs.PairSet(made.images, made.texts, doubted))
     assert sorted(names(OnlineViews([data / "clean/odd"], viewer()), 1)) == ["0", "2"]

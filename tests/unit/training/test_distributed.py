@@ -78,8 +78,8 @@ def test_both_processes_see_the_same_losses_and_agree(both: list[dict], alone: d
 
 
 def test_alone_a_process_is_a_group_of_one() -> None:
-    with distributed.group():
-        assert (distributed.rank(), distributed.ranks(), distributed.is_first()) == (0, 1, True)
+    with distributed.join_group():
+        assert (distributed.get_rank(), distributed.count_ranks(), distributed.is_first()) == (0, 1, True)
         assert distributed.collect("图") == ["图"]
         rows = torch.ones(2, 3)
         assert distributed.gather(rows) is rows
@@ -89,14 +89,14 @@ def test_alone_a_process_is_a_group_of_one() -> None:
 def test_a_number_of_gpus_that_is_none_is_named(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUWEN_GPUS", asked)
     with pytest.raises(UserError, match=f"TUWEN_GPUS must be a number from 1 on, got '{asked}'"):
-        distributed.start("stages.finetune")
+        distributed.start_processes("stages.finetune")
 
 
 def test_a_batch_that_cannot_be_shared_and_a_batch_norm_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "ranks", lambda: 3)
+    monkeypatch.setattr(distributed, "count_ranks", lambda: 3)
     with pytest.raises(UserError, match="batch_size: 8 cannot be shared evenly by 3 processes"):
-        step.prepare(DualEncoder(TINY), fit())
+        step.prepare_model(DualEncoder(TINY), fit())
     model = DualEncoder(TINY)
     model.image_tower.stem = torch.nn.BatchNorm2d(3)
     with pytest.raises(UserError, match=r"TUWEN_GPUS: 3 processes: image_tower\.stem is a BatchNorm"):
-        step.prepare(model, fit(batch_size=9))
+        step.prepare_model(model, fit(batch_size=9))

@@ -28,7 +28,7 @@ def gradients(config: dict, chunk: int | None, **changes) -> tuple[float, dict[s
     torch.manual_seed(7)
     model = DualEncoder(config)
     settings = fit(chunk=chunk, **changes)
-    step.prepare(model, settings)
+    step.prepare_model(model, settings)
     torch.manual_seed(1)
     loss = step.backward(model, make_batch(), settings)
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -94,6 +94,6 @@ def test_a_tower_with_batch_norm_is_refused_with_the_reason_unless_it_is_frozen(
     with pytest.raises(
         UserError, match=r"fit: chunk: 4: image_tower\.stem is a BatchNorm: .*that part's own mean"
     ):
-        step.prepare(model, fit(chunk=4))
-    step.prepare(model, fit(chunk=4, freeze="image"))
-    step.prepare(model, fit())
+        step.prepare_model(model, fit(chunk=4))
+    step.prepare_model(model, fit(chunk=4, freeze="image"))
+    step.prepare_model(model, fit())

@@ -14,10 +14,10 @@ from tuwen.core.errors import UserError
 from tuwen.data.augment.stored_views import augment
 from tuwen.data.augment.views import Viewer
 from tuwen.data.formats import text
-from tuwen.data.formats.images import decode_pixels, to_pixels
+from tuwen.data.formats.images import decode_pixels, make_pixel_tensor
 from tuwen.training import loader, no_duplicates
 from tuwen.training.dataset import Ask, Mixed, OnlineViews, StoredViews
-from tuwen.training.loader import batches, loading_workers, normalised
+from tuwen.training.loader import count_loading_workers, load_batches, normalised
 from tuwen.training.streaming import StreamedViews
 
 PARAMS = settings(augment={"views": 2}, validate={"min_side_px": 8, "max_pixels": 1_000_000, "max_chars": 200})
@@ -53,7 +53,7 @@ def mixed(data) -> Mixed:
 
 def epoch(views, data, **asked) -> list[loader.Batch]:
     given = {"max_tokens": 24, "batch_size": 18, "seed": 0, "epoch": 1} | asked
-    return list(batches(views, text.load_tokenizer(data / "vocab.txt"), **given))
+    return list(load_batches(views, text.load_tokenizer(data / "vocab.txt"), **given))
 
 
 def written(made: list[loader.Batch]) -> list[bytes]:
@@ -67,7 +67,7 @@ def test_the_bytes_are_the_same_whatever_the_workers(mixed, data, monkeypatch, w
     alone = [written(epoch(mixed, data, epoch=number)) for number in epochs]
     state = torch.get_rng_state()
     monkeypatch.setenv("TUWEN_WORKERS", workers)
-    assert loading_workers() == int(workers)
+    assert count_loading_workers() == int(workers)
     assert [written(epoch(mixed, data, epoch=number)) for number in epochs] == alone
     assert torch.equal(torch.get_rng_state(), state)  # the training's own draws stay where they are
 
@@ -212,21 +212,21 @@ def test_an_epoch_with_too_few_different_pictures_for_a_batch_is_refused() -> No
 
 def test_a_cpu_makes_its_batches_itself_unless_asked(monkeypatch) -> None:
     monkeypatch.delenv("TUWEN_WORKERS", raising=False)
-    assert loading_workers() == 0
+    assert count_loading_workers() == 0
     monkeypatch.setenv("TUWEN_WORKERS", "1")
-    assert loading_workers() == 0
+    assert count_loading_workers() == 0
     monkeypatch.setenv("TUWEN_WORKERS", "3")
-    assert loading_workers() == 3
+    assert count_loading_workers() == 3
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("TUWEN_WORKERS", "16")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert loading_workers() == 4
+    assert count_loading_workers() == 4
 
 
 def test_a_training_that_ends_early_leaves_no_process(data, monkeypatch) -> None:
     monkeypatch.setenv("TUWEN_WORKERS", "2")
     views, tokenizer = StoredViews(data / "augmented", ["train"]), text.load_tokenizer(data / "vocab.txt")
-    made = batches(views, tokenizer, max_tokens=24, batch_size=4, seed=0, epoch=1)
+    made = load_batches(views, tokenizer, max_tokens=24, batch_size=4, seed=0, epoch=1)
     next(made)
     assert len(multiprocessing.active_children()) == 2
     made.close()
@@ -235,7 +235,7 @@ def test_a_training_that_ends_early_leaves_no_process(data, monkeypatch) -> None
 
 def test_normalising_where_the_step_is_gives_the_same_bits() -> None:
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3).repeat(2, axis=0)
-    assert torch.equal(normalised(torch.from_numpy(pixels)), to_pixels(list(pixels)))
+    assert torch.equal(normalised(torch.from_numpy(pixels)), make_pixel_tensor(list(pixels)))
 
 
 def test_a_viewer_makes_the_same_views_after_it_was_sent(data) -> None:

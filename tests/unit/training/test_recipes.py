@@ -86,7 +86,7 @@ def test_a_training_that_was_killed_sees_the_same_pairs_as_one_that_was_not(here
     params = settings(**MIXED | {"baseline": MIXED["baseline"] | {"fit": fit(epochs=3)}})
     whole = baseline(params, "models/whole")
 
-    def kill(record: trainer.Record, epoch: int) -> None:
+    def kill(record: trainer.EpochRecord, epoch: int) -> None:
         if epoch == 2:
             raise Killed
 
@@ -106,9 +106,9 @@ def fit(**changes: int) -> dict:
 
 def test_the_vocabulary_spells_corpus_and_train_and_never_valid_or_test(here: Path) -> None:
     for name, said in (("corpus", "龘"), ("train", "靐"), ("valid", "齉"), ("test", "爩")):
-        pair_set = pairs.read(Path("data/clean", name))
+        pair_set = pairs.read_pair_set(Path("data/clean", name))
         texts = pair_set.texts.set_column(1, "caption", pa.array([said] * len(pair_set.texts)))
-        pairs.write(Path("data/clean", name), pairs.PairSet(pair_set.images, texts, pair_set.pairs))
+        pairs.write_pair_set(Path("data/clean", name), pairs.PairSet(pair_set.images, texts, pair_set.pairs))
     baseline(settings(**MIXED))
     assert {"龘", "靐"} <= vocabulary()
     assert not vocabulary() & {"齉", "爩"}  # outside GB 2312, which streamed shards bring
@@ -119,7 +119,7 @@ def test_the_vocabulary_spells_corpus_and_train_and_never_valid_or_test(here: Pa
 
 
 def test_a_corpus_of_shards_alone_is_enough_and_one_without_a_pair_is_named(here: Path) -> None:
-    pairs.write(Path("data/clean/corpus"), pairs.empty())
+    pairs.write_pair_set(Path("data/clean/corpus"), pairs.make_empty_set())
     assert baseline(settings(corpus=FAR))["pairs"] == 9
     Path("data/clean/corpus/shards.parquet").unlink()
     with pytest.raises(UserError, match=r"params.yaml: corpus: .*corpus has no pair.* name a source of pairs"):
@@ -139,7 +139,10 @@ def test_fine_tuning_trains_on_the_views_of_train_alone_and_the_refit_on_all(her
     assert set(made["inputs"]) == {"augmented", "baseline"}
     assert made["params"]["refit"] == ["train", "valid", "test"]
     assert made["files"]["training.json"]
-    assert dual_encoder.load(Path("models/final")).config == dual_encoder.load(Path("models/start")).config
+    assert (
+        dual_encoder.load_model(Path("models/final")).config
+        == dual_encoder.load_model(Path("models/start")).config
+    )
 
 
 def selecting(alphas: list[float]) -> Params:
@@ -171,7 +174,7 @@ def test_selection_measures_epochs_averages_and_means_and_the_refit_takes_what_w
     )
     labelled(recipes.make_refitted, params, "models/pure", tuned=Path("models/finetuned"))
     pure, mean, start = (
-        dual_encoder.load(Path("models", name)).state_dict() for name in ("pure", "final", "start")
+        dual_encoder.load_model(Path("models", name)).state_dict() for name in ("pure", "final", "start")
     )
     assert any(not torch.equal(pure[name], start[name]) for name in pure)
     for name, weight in mean.items():
@@ -214,7 +217,7 @@ def test_a_copy_is_the_same_folder_and_can_be_written_to(here: Path) -> None:
         path.chmod(0o444)  # as DVC leaves what it has cached
     Path("models/final").mkdir()
     Path("models/final/old").touch()
-    recipes.copy(Path("models/start"), Path("models/final"))
+    recipes.copy_model(Path("models/start"), Path("models/final"))
     made = {path.name: path for path in Path("models/final").iterdir()}
     assert set(made) == {path.name for path in Path("models/start").iterdir()}
     for name, path in made.items():
@@ -234,7 +237,7 @@ def test_published_weights_are_the_baseline_as_they_are_and_are_measured_once(he
     training = baseline(params)
     assert training["epochs"] == []
     assert set(training["valid"]) == {"valid_i2t_hit_at_5", "valid_t2i_hit_at_5"}
-    made = dual_encoder.load(Path("models/baseline"))
+    made = dual_encoder.load_model(Path("models/baseline"))
     assert made.config["text"]["max_tokens"] == params.text.max_tokens
     assert len(vocabulary()) == 21128
     card = Path("models/baseline/README.md").read_text(encoding="utf-8")

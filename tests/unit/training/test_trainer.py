@@ -186,7 +186,7 @@ def test_a_full_disk_costs_one_warning_and_the_old_checkpoint_stays(tmp_path, ca
 
 
 def test_a_log_that_leads_to_a_full_disk_stops_nothing() -> None:
-    code = "from tuwen.progress import say; say('一'); say('二', error=True); print('三'); say('四')"
+    code = "from tuwen.core.progress import say; say('一'); say('二', error=True); print('三'); say('四')"
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=full, timeout=60)
     assert done.returncode == 0

@@ -33,7 +33,7 @@ from tuwen.core.params.model import (
     Start,
     TextTower,
 )
-from tuwen.core.params.root import Embed, Evaluate, Gate, Image, Params, Predict, Report, Text, load
+from tuwen.core.params.root import Embed, Evaluate, Gate, Image, Params, Predict, Report, Text, load_params
 from tuwen.core.params.training import Baseline, Finetune, Fit, Select
 
 __all__ = [
@@ -78,5 +78,5 @@ __all__ = [
     "Validate",
     "WebdatasetSource",
     "ZeroSource",
-    "load",
+    "load_params",
 ]

@@ -131,7 +131,7 @@ class Params(Strict):
 KINDS_STAND_BELOW = (("source",), ("corpus", "*"), ("augment", "paraphrase"), ("baseline", "start"))
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
+def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check `path`. Raises UserError that names the key, the value and what it must be."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError

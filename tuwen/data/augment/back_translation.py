@@ -14,7 +14,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Marian
 from tuwen.core.progress import follow
 from tuwen.data.formats import pinned as hub
-from tuwen.data.formats.manifest import file_sha256
+from tuwen.data.formats.manifest import hash_file
 
 FILES = ("config.json", "source.spm", "target.spm", "vocab.json")  # without these there is no model
 OPTIONAL_FILES = ("tokenizer_config.json", "target_vocab.json")
@@ -97,7 +97,7 @@ def back_translate(captions: Sequence[str], params: Marian, cache: Path) -> dict
     ordered = sorted(captions, key=lambda caption: (-len(caption), caption))
     size = params.batch_size * BATCHES_PER_CHUNK
     chunks = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    made_by = [transformers.__version__, file_sha256(Path(__file__)), device()]
+    made_by = [transformers.__version__, hash_file(Path(__file__)), device()]
     decisive = [made_by, params.batch_size, params.beams, [made_of for _, made_of in models], ordered]
     folder = cache / f"marian-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,9 +115,9 @@ def back_translate(captions: Sequence[str], params: Marian, cache: Path) -> dict
 def find(place: str, where: str, revision: str) -> Model:
     """(folder, what decides its results) of a model: the revision and the sha256 of each small file.
 
-    The arguments, and the UserError where a model cannot be had, are those of `hub.find`.
+    The arguments, and the UserError where a model cannot be had, are those of `hub.find_pinned`.
     """
-    folder = hub.find(place, where, revision, WEIGHTS, (*FILES, *OPTIONAL_FILES)).parent
+    folder = hub.find_pinned(place, where, revision, WEIGHTS, (*FILES, *OPTIONAL_FILES)).parent
     for name in FILES:
         if not (folder / name).is_file():
             raise UserError(
@@ -125,7 +125,7 @@ def find(place: str, where: str, revision: str) -> Model:
             )
     present = [name for name in (*FILES, *OPTIONAL_FILES) if (folder / name).is_file()]
     # a changed vocabulary must not meet an old cache
-    return folder, " ".join([revision, *(f"{name}:{file_sha256(folder / name)}" for name in present)])
+    return folder, " ".join([revision, *(f"{name}:{hash_file(folder / name)}" for name in present)])
 
 
 def _pins(params: Marian) -> dict[str, tuple[str, str]]:

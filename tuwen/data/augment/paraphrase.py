@@ -15,9 +15,9 @@ from pathlib import Path
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import Marian, NoParaphrase, OpenccParaphrase, Paraphrase, ParaphraseFile
-from tuwen.data.formats.manifest import file_sha256
-from tuwen.data.formats.text import CHINESE, MASK, chinese_share, normalise, to_caption_form
-from tuwen.data.formats.text_files import csv_rows
+from tuwen.data.formats.manifest import hash_file
+from tuwen.data.formats.text import CHINESE, MASK, match_caption_form, measure_chinese_share, normalise
+from tuwen.data.formats.text_files import read_csv_rows
 
 NAMES = re.compile(
     "(《[^《》]*》|【[^【】]*】|「[^「」]*」|“[^“”]*”|<[^<>]*>)"
@@ -50,7 +50,7 @@ def paraphrase(captions: Sequence[str], params: Paraphrase, seed: int, cache: Pa
         said = with_synonyms(unique, read_synonyms(), params.share, seed)
     usable, reasons = {}, Counter[str]()
     for caption in unique:
-        wording = to_caption_form(said.get(caption, ""), caption)
+        wording = match_caption_form(said.get(caption, ""), caption)
         if reason := fault(caption, wording):
             reasons[reason] += 1
         else:
@@ -71,7 +71,7 @@ def fault(caption: str, wording: str) -> str | None:
         return "empty"
     if len(wording) > 2 * len(caption) + 10:
         return "too long"
-    if CHINESE.search(caption) and chinese_share(wording) < chinese_share(caption) / 2:
+    if CHINESE.search(caption) and measure_chinese_share(wording) < measure_chinese_share(caption) / 2:
         return "not Chinese"
     if re.findall("[左右]", wording) != re.findall("[左右]", caption):
         return "left or right differs"
@@ -152,14 +152,14 @@ def _from_file(captions: Iterable[str], params: ParaphraseFile) -> dict[str, str
     path, place = Path(params.path), "params.yaml: augment.paraphrase"
     if not path.is_file():
         raise UserError(f"{place}.path: {path} not found; it is a CSV with the columns caption,paraphrase")
-    if (found := file_sha256(path)) != params.sha256:
+    if (found := hash_file(path)) != params.sha256:
         raise UserError(
             f"{path}: sha256 is {found}, expected {params.sha256}; if this is the file you mean, write what was "
             f"found into {place}.sha256"
         )
     rows: dict[str, str] = {}
     total = 0
-    for _, row in csv_rows(path, ("caption", "paraphrase")):
+    for _, row in read_csv_rows(path, ("caption", "paraphrase")):
         rows.setdefault(normalise(row["caption"]), row["paraphrase"])
         total += 1
     normal = {caption: normalise(caption) for caption in captions}

@@ -19,7 +19,7 @@ from tuwen.core.executor import make_executor
 from tuwen.core.params import Augment
 from tuwen.core.params import Image as ImageParams
 from tuwen.core.progress import follow
-from tuwen.data.augment.views import PARAPHRASES, ROWS, VIEWS, Viewer, positive_of, read_paraphrases, rows_of
+from tuwen.data.augment.views import PARAPHRASES, ROWS, VIEWS, Viewer, find_positive, list_rows, read_paraphrases
 from tuwen.data.formats import manifest, pairs, shards
 from tuwen.data.formats.images import Pixels, decode_pixels
 
@@ -42,13 +42,13 @@ def augment(clean: Path, augmented: Path, params: Augment, image: ImageParams) -
     """
     data, sets = augmented.parent, {str(split): clean / split for split in SPLITS if split in params.splits}
     settings = {"augment": params.model_dump(), "image": image.model_dump()}
-    work = WORK / manifest.key(sets, settings, DECIDING_CODE)
+    work = WORK / manifest.make_work_key(sets, settings, DECIDING_CODE)
     work.mkdir(parents=True, exist_ok=True)
-    pair_sets = {split: pairs.read(folder) for split, folder in sets.items()}
+    pair_sets = {split: pairs.read_pair_set(folder) for split, folder in sets.items()}
     paraphrases = _paraphrases(list(pair_sets.values()), params, work)
     digests = list[str]()
     if params.mode == "stored":
-        count = _plan(work, {split: rows_of(pair_set, paraphrases) for split, pair_set in pair_sets.items()})
+        count = _plan(work, {split: list_rows(pair_set, paraphrases) for split, pair_set in pair_sets.items()})
         make = partial(
             _make_shard, data.resolve(), work.resolve(), f"{augmented.name}/shards", params, image.size_px
         )
@@ -64,7 +64,7 @@ def augment(clean: Path, augmented: Path, params: Augment, image: ImageParams) -
     known = {f"shards/{number:06d}.tar": digest for number, digest in enumerate(digests)}
     for name in known:
         _place(work / Path(name).name, augmented / name)
-    manifest.write(augmented, sets, settings, known)
+    manifest.write_manifest(augmented, sets, settings, known)
     shutil.rmtree(work)
 
 
@@ -83,7 +83,7 @@ def _paraphrases(pair_sets: list[pairs.PairSet], params: Augment, work: Path) ->
         from tuwen.data.augment.paraphrase import paraphrase
 
         captions = [
-            pair_set.texts["caption"].take(pairs.true_rows(pair_set)[1]).to_pylist() for pair_set in pair_sets
+            pair_set.texts["caption"].take(pairs.find_true_rows(pair_set)[1]).to_pylist() for pair_set in pair_sets
         ]
         found = paraphrase(sorted(set().union(*captions)), params.paraphrase, params.seed, TRANSLATIONS)
         columns = list(zip(*sorted(found.items()), strict=True)) or [(), ()]
@@ -113,7 +113,7 @@ def _make_shards(make: "partial[str]", work: Path, count: int) -> list[str]:
     waiting = sorted(set(range(count)) - set(standing))
     if standing:
         print(f"goes on after {len(standing)} of {count} shards, found in {work}", flush=True)
-    digests = {number: manifest.file_sha256(work / f"{number:06d}.tar") for number in standing}
+    digests = {number: manifest.hash_file(work / f"{number:06d}.tar") for number in standing}
     with make_executor() as executor:
         done = follow(executor.map(make, waiting), "augment", len(waiting))
         digests |= dict(zip(waiting, done, strict=True))
@@ -128,7 +128,7 @@ def _make_shard(data: Path, work: Path, folder: str, params: Augment, size_px: i
     with shards.ShardWriter(part, folder, max_bytes=1 << 40, first=number) as writer:
         made = [view for row in rows for view in _views_of(data, viewer, params, row, writer)]
     pairs.write_table(part / "views.parquet", pa.Table.from_pylist(made, VIEWS))
-    digest = manifest.file_sha256(part / folder / f"{number:06d}.tar")
+    digest = manifest.hash_file(part / folder / f"{number:06d}.tar")
     os.replace(part / folder / f"{number:06d}.tar", work / f"{number:06d}.tar")
     os.replace(part / "views.parquet", work / f"{number:06d}.parquet")
     shutil.rmtree(part)
@@ -138,7 +138,7 @@ def _make_shard(data: Path, work: Path, folder: str, params: Augment, size_px: i
 def _views_of(
     data: Path, viewer: Viewer, params: Augment, row: dict[str, Any], writer: shards.ShardWriter
 ) -> Iterator[dict[str, Any]]:
-    picture = decode_pixels(shards.read(data, row["shard"], row["offset"], row["size"]))
+    picture = decode_pixels(shards.read_member(data, row["shard"], row["offset"], row["size"]))
     for number in range(params.views):
         view, view_id = viewer.view(picture, row, number), f"{row['pair_id']}.{number}"
         member = writer.add(f"{view_id}.jpg", _encoded(view.pixels, params.jpeg_quality))
@@ -148,7 +148,7 @@ def _views_of(
             "pair_id": row["pair_id"],
             "view": number,
             "split": row["split"],
-            "positive_id": positive_of(row, view.flipped),
+            "positive_id": find_positive(row, view.flipped),
             "caption": view.caption,
             "flipped": view.flipped,
             "reworded": view.reworded and view.reworded.replace("paraphrase", params.paraphrase.kind),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tuwen.core.params import Policy
 from tuwen.data.formats import pairs, text
-from tuwen.data.formats.images import MAX_ASPECT, Pixels, colour_matrix, draw_outlines, square
+from tuwen.data.formats.images import MAX_ASPECT, Pixels, draw_outlines, make_colour_matrix, resize_to_square
 
 VIEWS = pa.schema(
     [
@@ -92,7 +92,7 @@ class Viewer:
         return caption, flipped
 
     def view(self, picture: Image.Image | Pixels, row: Mapping[str, Any], view: int, reduced: int = 1) -> View:
-        """View `view` of the pair `row` (one of `rows_of`); `picture`: its RGB picture, `reduced` times smaller.
+        """View `view` of the pair `row` (one of `list_rows`); `picture`: its RGB picture, `reduced` times smaller.
 
         The recipe is compact JSON: `draw`, the name that seeds every draw; `box`, the crop as left, upper, right,
         lower in px of the picture, turned and zoomed before by `turn` (degrees) and `zoom` (x, y) where it was;
@@ -100,7 +100,7 @@ class Viewer:
         factors `colour` of brightness, contrast and saturation.
         """
         if view == 0:
-            return View(square(picture, self.size_px), row["caption"], False, None, '{"rule":"square"}')
+            return View(resize_to_square(picture, self.size_px), row["caption"], False, None, '{"rule":"square"}')
         name = self._name(row, view)
         draw = random.Random(name)
         caption, flipped, done = self._tell(row, view, draw)
@@ -195,23 +195,23 @@ class Viewer:
             saturation = 0.0
         if (brightness, contrast, saturation) != (1.0, 1.0, 1.0):
             recipe["colour"] = [brightness, contrast, saturation]
-            matrix = colour_matrix(brightness, contrast, saturation, np.array(cv2.mean(pixels)[:3]))
+            matrix = make_colour_matrix(brightness, contrast, saturation, np.array(cv2.mean(pixels)[:3]))
             pixels = cv2.transform(pixels, matrix)
         return pixels, recipe
 
 
-def positive_of(row: Mapping[str, Any], flipped: bool) -> str:
+def find_positive(row: Mapping[str, Any], flipped: bool) -> str:
     """The positive_id of a view of `row`; mirrored, a picture that is told left from right is another one."""
     return f"{row['positive_id']}~mirrored" if flipped and row["sided"] else str(row["positive_id"])
 
 
-def rows_of(pair_set: pairs.PairSet, paraphrases: Mapping[str, str]) -> pa.Table:
+def list_rows(pair_set: pairs.PairSet, paraphrases: Mapping[str, str]) -> pa.Table:
     """One row (ROWS) per true pair of the set, in its order; in Arrow, since there may be millions.
 
     paraphrase: null where there is none. sided: whether any caption of the picture, or a paraphrase of one, holds
     左 or 右; a mirrored picture would be a sibling of that caption even where this pair's own holds neither.
     """
-    image, caption = pairs.true_rows(pair_set)
+    image, caption = pairs.find_true_rows(pair_set)
     captions = pair_set.texts["caption"]
     reworded = [paraphrases.get(one) for one in captions.to_pylist()]
     told = zip(captions.to_pylist(), reworded, strict=True)
@@ -220,7 +220,7 @@ def rows_of(pair_set: pairs.PairSet, paraphrases: Mapping[str, str]) -> pa.Table
     sided[image[says[caption]]] = True
     columns = {name: pair_set.images[name].take(image) for name in ("positive_id", "shard", "offset", "size")}
     columns |= {
-        "pair_id": pairs.true_pairs(pair_set)["pair_id"],
+        "pair_id": pairs.select_true_pairs(pair_set)["pair_id"],
         "caption": captions.take(caption),
         "paraphrase": pa.array(reworded, pa.string()).take(caption),
         "sided": pa.array(sided[image]),

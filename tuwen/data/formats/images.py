@@ -38,7 +38,7 @@ TURNS = {
 _OPENING = threading.Lock()
 
 
-def header(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
     """Encoded bytes -> picture that knows its format, mode and size and holds no pixels yet.
 
     Raises OSError where the bytes are no picture of one of FORMATS, or a GIF of more than MAX_GIF_PIXELS.
@@ -64,7 +64,7 @@ def _silence_pillow() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def orientation(picture: Image.Image) -> int:
+def read_orientation(picture: Image.Image) -> int:
     """The EXIF orientation, 1..8; 1, upright, where there is none or none that can be read.
 
     Only a JPEG has it in its header; any other picture must be loaded, or this decodes it.
@@ -76,21 +76,21 @@ def orientation(picture: Image.Image) -> int:
     return found if isinstance(found, int) and found in TURNS else 1
 
 
-def upright(picture: Image.Image) -> Image.Image:
-    """What `header` gave -> RGB picture, rotated as its EXIF says, transparent parts on white.
+def make_upright(picture: Image.Image) -> Image.Image:
+    """What `open_image` gave -> RGB picture, rotated as its EXIF says, transparent parts on white.
 
     Raises OSError where the bytes end early or cannot be decoded.
     """
-    return turned(on_white(picture), orientation(picture))
+    return turn_upright(put_on_white(picture), read_orientation(picture))
 
 
-def turned(picture: Image.Image, orientation: int) -> Image.Image:
+def turn_upright(picture: Image.Image, orientation: int) -> Image.Image:
     """The picture brought upright from an EXIF orientation, 1..8."""
     return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 
 
-def on_white(picture: Image.Image) -> Image.Image:
-    """What `header` gave -> RGB picture as it is stored, transparent parts on white; errors as of `upright`."""
+def put_on_white(picture: Image.Image) -> Image.Image:
+    """What `open_image` gave -> RGB picture as stored, transparent parts on white; errors as of `make_upright`."""
     try:
         picture.load()
         if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
@@ -123,29 +123,29 @@ def _eight_bits(picture: Image.Image) -> Pixels:
     return np.nan_to_num(scaled, nan=0, posinf=255, neginf=0).round().astype(np.uint8)
 
 
-def decode(data: bytes) -> Image.Image:
+def decode_image(data: bytes) -> Image.Image:
     """Encoded bytes -> RGB picture, upright, transparent parts on white; of animated ones the first frame.
 
     Raises OSError where the bytes cannot be decoded to the last row.
     """
-    return upright(header(data))
+    return make_upright(open_image(data))
 
 
 def decode_pixels(data: bytes) -> Pixels:
-    """`decode` as uint8 [H, W, 3], not always writable; the same pixels in three quarters of the time.
+    """`decode_image` as uint8 [H, W, 3], not always writable; the same pixels in three quarters of the time.
 
     simplejpeg, where it is installed, decodes upright colour and grey JPEGs straight into the array, by the same
     library, libjpeg-turbo, with the same settings as Pillow. What it finds a fault in is left to Pillow to judge.
     """
-    picture, fast = header(data), _simplejpeg()
-    if fast and picture.format == "JPEG" and picture.mode in ("RGB", "L") and orientation(picture) == 1:
+    picture, fast = open_image(data), _simplejpeg()
+    if fast and picture.format == "JPEG" and picture.mode in ("RGB", "L") and read_orientation(picture) == 1:
         try:
             pixels: Pixels = fast.decode_jpeg(data, "RGB")
         except ValueError:
             pass
         else:
             return pixels
-    return np.asarray(upright(picture))
+    return np.asarray(make_upright(picture))
 
 
 def decode_reduced(data: bytes, enough_px: int) -> tuple[Pixels, int]:
@@ -154,15 +154,15 @@ def decode_reduced(data: bytes, enough_px: int) -> tuple[Pixels, int]:
     Returns the pixels and that factor: the largest one that leaves the shorter side at least `enough_px`. Every
     pixel then stands for factor² whole ones, so a side that the factor does not divide loses its rest.
     """
-    picture = header(data)
+    picture = open_image(data)
     factor = max(f for f in (1, 2, 4, 8) if f == 1 or min(picture.size) // f >= enough_px)
     if factor == 1 or picture.format != "JPEG":
         return decode_pixels(data), 1
     width, height = (side // factor for side in picture.size)
-    if orientation(picture) >= 5:  # lies on its side
+    if read_orientation(picture) >= 5:  # lies on its side
         width, height = height, width
     picture.draft("RGB", (picture.width // factor, picture.height // factor))
-    return np.asarray(upright(picture))[:height, :width], factor
+    return np.asarray(make_upright(picture))[:height, :width], factor
 
 
 @functools.cache
@@ -174,7 +174,7 @@ def _simplejpeg() -> Any:
     return simplejpeg
 
 
-def square(picture: Image.Image | Pixels, size_px: int) -> Pixels:
+def resize_to_square(picture: Image.Image | Pixels, size_px: int) -> Pixels:
     """The model's view of an RGB picture: uint8 [size_px, size_px, 3], one antialiased bicubic resize."""
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
@@ -186,7 +186,7 @@ def square(picture: Image.Image | Pixels, size_px: int) -> Pixels:
     return np.asarray(picture.resize((size_px, size_px), Image.Resampling.BICUBIC))
 
 
-def to_pixels(pictures: list[Pixels]) -> Any:
+def make_pixel_tensor(pictures: list[Pixels]) -> Any:
     """uint8 squares -> float32 tensor [B, 3, S, S], normalised by MEAN and STD."""
     import torch
 
@@ -201,7 +201,7 @@ def to_pixels(pictures: list[Pixels]) -> Any:
     return torch.from_numpy(normal)
 
 
-def colour_matrix(brightness: float, contrast: float, saturation: float, mean: Any) -> Any:
+def make_colour_matrix(brightness: float, contrast: float, saturation: float, mean: Any) -> Any:
     """float32 [3, 4] that changes brightness, then contrast, then saturation of pixels in RGB.
 
     mean: of each channel of the picture, [3]. Contrast is about the mean brightness, saturation about each pixel's

@@ -8,11 +8,11 @@ from typing import Any
 
 from tuwen.core.errors import UserError
 
-NAME = "manifest.json"
+MANIFEST = "manifest.json"
 PACKAGE = Path(__file__).parents[2]
 
 
-def write(
+def write_manifest(
     folder: Path,
     inputs: Mapping[str, Path | str],
     params: Mapping[str, Any],
@@ -24,27 +24,27 @@ def write(
     own is named by that manifest's sha256, any other by the sha256 over its files; a str is such a digest. known:
     sha256 of files by their path in `folder`, from whoever wrote them; only the others are read.
     """
-    names = {str(path.relative_to(folder)): path for path in _files(folder) if path.name != NAME}
+    names = {str(path.relative_to(folder)): path for path in _files(folder) if path.name != MANIFEST}
     known = known or {}
     body = {
-        "files": {name: known.get(name) or file_sha256(path) for name, path in names.items()},
+        "files": {name: known.get(name) or hash_file(path) for name, path in names.items()},
         "inputs": {n: given if isinstance(given, str) else digest(given) for n, given in sorted(inputs.items())},
         "params": params,
     }
-    (folder / NAME).write_text(
+    (folder / MANIFEST).write_text(
         json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
     )
-    return file_sha256(folder / NAME)
+    return hash_file(folder / MANIFEST)
 
 
-def key(inputs: Mapping[str, Path], params: Mapping[str, Any], code: Iterable[str]) -> str:
+def make_work_key(inputs: Mapping[str, Path], params: Mapping[str, Any], code: Iterable[str]) -> str:
     """What names this very work, so that only it goes on from what it left: 16 hex digits.
 
-    inputs as in `write`; code: the packages and modules whose bytes decide the result, as paths below
+    inputs as in `write_manifest`; code: the packages and modules whose bytes decide the result, as paths below
     the folder of tuwen.
     """
     digests = {name: digest(path) for name, path in sorted(inputs.items())}
-    digests |= {f"{path.relative_to(PACKAGE)}": file_sha256(path) for part in code for path in _modules(part)}
+    digests |= {f"{path.relative_to(PACKAGE)}": hash_file(path) for part in code for path in _modules(part)}
     return hashlib.sha256(json.dumps([digests, params], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -57,16 +57,16 @@ def _modules(part: str) -> list[Path]:
 def digest(path: Path) -> str:
     """sha256 that names a file, or a folder through its manifest or else through all of its files."""
     if path.is_file():
-        return file_sha256(path)
-    if (path / NAME).is_file():
-        return file_sha256(path / NAME)
-    lines = [f"{p.relative_to(path)} {file_sha256(p)}\n" for p in _files(path)]
+        return hash_file(path)
+    if (path / MANIFEST).is_file():
+        return hash_file(path / MANIFEST)
+    lines = [f"{p.relative_to(path)} {hash_file(p)}\n" for p in _files(path)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def require(folder: Path, inputs: Mapping[str, Path]) -> None:
+def require_inputs(folder: Path, inputs: Mapping[str, Path]) -> None:
     """Raise UserError, naming both digests, unless the manifest of `folder` names these very `inputs`."""
-    place = folder / NAME
+    place = folder / MANIFEST
     try:
         made_from = json.loads(place.read_text(encoding="utf-8"))["inputs"]
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def require(folder: Path, inputs: Mapping[str, Path]) -> None:
             )
 
 
-def file_sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """sha256 of one file as hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from tuwen.core.errors import UserError
 
-Rows = npt.NDArray[np.int64]
+RowNumbers = npt.NDArray[np.int64]
 
 IMAGES = pa.schema(
     [
@@ -76,19 +76,19 @@ class PairSet:
     pairs: pa.Table
 
 
-def empty() -> PairSet:
+def make_empty_set() -> PairSet:
     """A set without rows: what a source writes for a set that it lacks."""
     return PairSet(IMAGES.empty_table(), TEXTS.empty_table(), PAIRS.empty_table())
 
 
-def write(folder: Path, pair_set: PairSet) -> None:
+def write_pair_set(folder: Path, pair_set: PairSet) -> None:
     """Write the three tables into `folder`; equal tables give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, schema in (("images", IMAGES), ("texts", TEXTS), ("pairs", PAIRS)):
         write_table(folder / f"{name}.parquet", getattr(pair_set, name).cast(schema))
 
 
-def read(folder: Path) -> PairSet:
+def read_pair_set(folder: Path) -> PairSet:
     """Read the set in `folder`. Raises UserError when a table is missing or has other columns."""
     return PairSet(
         *(
@@ -114,26 +114,26 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     return table
 
 
-def true_pairs(pair_set: PairSet) -> pa.Table:
+def select_true_pairs(pair_set: PairSet) -> pa.Table:
     """The pairs whose caption fits the picture: those of a matching set with label 0 are left out."""
     return pair_set.pairs.filter(pc.not_equal(pc.fill_null(pair_set.pairs["label"], 1), 0))
 
 
-def true_rows(pair_set: PairSet) -> tuple[Rows, Rows]:
+def find_true_rows(pair_set: PairSet) -> tuple[RowNumbers, RowNumbers]:
     """(image row, text row) of every true pair, int64 [P] each: the truth in terms of the tables' rows."""
-    return _both_rows(pair_set, true_pairs(pair_set))
+    return _both_rows(pair_set, select_true_pairs(pair_set))
 
 
-def unfit_rows(pair_set: PairSet) -> tuple[Rows, Rows]:
+def find_unfit_rows(pair_set: PairSet) -> tuple[RowNumbers, RowNumbers]:
     """(image row, text row) of every pair with label 0, int64 [F] each; empty but in a matching set."""
     return _both_rows(pair_set, pair_set.pairs.filter(pc.equal(pair_set.pairs["label"], 0)))
 
 
-def _both_rows(pair_set: PairSet, pairs: pa.Table) -> tuple[Rows, Rows]:
+def _both_rows(pair_set: PairSet, pairs: pa.Table) -> tuple[RowNumbers, RowNumbers]:
     return _rows(pairs, pair_set.images, "image_id"), _rows(pairs, pair_set.texts, "text_id")
 
 
-def _rows(pairs: pa.Table, table: pa.Table, key: str) -> Rows:
+def _rows(pairs: pa.Table, table: pa.Table, key: str) -> RowNumbers:
     known = {name: row for row, name in enumerate(table[key].to_pylist())}
     return np.array([known[name] for name in pairs[key].to_pylist()], dtype=np.int64)
 

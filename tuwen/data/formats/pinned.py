@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats.manifest import file_sha256
+from tuwen.data.formats.manifest import hash_file
 
 WAYS = (
     "give a local path and the sha256 of its weights file, or a hub id and a commit; HF_ENDPOINT names a mirror "
@@ -13,7 +13,7 @@ WAYS = (
 )
 
 
-def find(place: str, where: str, revision: str, weights: Sequence[str], files: Sequence[str]) -> Path:
+def find_pinned(place: str, where: str, revision: str, weights: Sequence[str], files: Sequence[str]) -> Path:
     """The weights file in a folder that holds `files` beside it, as far as the source has them.
 
     place: the param that names it. where: a folder, a file, or a hub id, which is fetched once. revision: 64 hex
@@ -28,7 +28,7 @@ def find(place: str, where: str, revision: str, weights: Sequence[str], files: S
         )
     if local.exists():
         path = local if local.is_file() else _first(place, local, weights)
-        if (found := file_sha256(path)) != revision:
+        if (found := hash_file(path)) != revision:
             raise UserError(
                 f"{path}: expected the sha256 {revision} that {place} names, got {found}; fetch the file again, "
                 "or write what was found into params.yaml"

@@ -85,7 +85,7 @@ def _member_name(name: str) -> str:
     return "/".join(part for part in parts if part not in ("", ".", "..")) or "_"
 
 
-def read(root: Path, shard: str, offset: int, size: int) -> bytes:
+def read_member(root: Path, shard: str, offset: int, size: int) -> bytes:
     """The bytes of one member. Raises UserError when the shard is missing or too short."""
     try:
         with open(root / shard, "rb") as file:
@@ -98,7 +98,7 @@ def read(root: Path, shard: str, offset: int, size: int) -> bytes:
     return data
 
 
-def samples(file: BinaryIO, caption_key: str) -> Iterator[Sample]:
+def read_samples(file: BinaryIO, caption_key: str) -> Iterator[Sample]:
     """The keys of a tar from anywhere, one at a time, in order; `file` need not be seekable.
 
     Members of one key stand side by side (https://github.com/webdataset/webdataset). Of a key: its picture, the

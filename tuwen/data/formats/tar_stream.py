@@ -30,7 +30,7 @@ def read_shard(row: dict[str, Any]) -> Iterator[shards.Sample]:
         if size is not None and size != row["size"]:
             raise UserError(f"{address}: {size} bytes found, {row['size']} expected; {AGAIN}")
         hashed = _Hashed(file, address)
-        yield from shards.samples(cast(BinaryIO, hashed), row["caption_key"])
+        yield from shards.read_samples(cast(BinaryIO, hashed), row["caption_key"])
         while hashed.read(1 << 20):
             pass
     if hashed.sha256.hexdigest() != row["sha256"]:

@@ -37,13 +37,13 @@ def swap_sides(caption: str) -> str:
     return SIDES.sub(lambda found: {"左": "右", "右": "左"}.get(found[0], found[0]), caption)
 
 
-def chinese_share(caption: str) -> float:
+def measure_chinese_share(caption: str) -> float:
     """Chinese characters among the visible ones, 0 where nothing is visible."""
     visible = len("".join(caption.split()))
     return len(CHINESE.findall(caption)) / visible if visible else 0.0
 
 
-def to_caption_form(paraphrase: str, like: str) -> str:
+def match_caption_form(paraphrase: str, like: str) -> str:
     """`paraphrase` written as the caption `like` is: its width of marks, its case, its blanks, end and mask.
 
     Marks become half-width unless `like` has more full-width ones. Upper case, blanks beside Chinese characters

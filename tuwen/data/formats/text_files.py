@@ -20,7 +20,7 @@ MAX_CHARS = 1 << 26  # of a field or a line, above any caption: a quote never cl
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 DRIVE = re.compile(r"[A-Za-z]:/")
 
-Row = tuple[int, dict[str, Any]]  # line on which the record starts, counted from 1; column -> value
+TextRow = tuple[int, dict[str, Any]]  # line on which the record starts, counted from 1; column -> value
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
         yield line
 
 
-def csv_rows(path: Path, columns: Collection[str], delimiter: str = ",") -> Iterator[Row]:
+def read_csv_rows(path: Path, columns: Collection[str], delimiter: str = ",") -> Iterator[TextRow]:
     """The records of a CSV with a header, in order; quoted fields may hold delimiters and newlines.
 
     columns: what the header must name, in any order and beside others. Lines without any character are no records.
@@ -124,7 +124,7 @@ def _check_header(path: Path, header: Sequence[str], columns: Collection[str]) -
         )
 
 
-def json_rows(path: Path, keys: Collection[str]) -> Iterator[Row]:
+def read_json_rows(path: Path, keys: Collection[str]) -> Iterator[TextRow]:
     """The objects of a JSONL file, in order. Half of a surrogate pair becomes U+FFFD; blank lines are no records.
 
     keys: what each object must hold, if only as null. Raises UserError for a line that is no such object.
@@ -157,7 +157,7 @@ def parse_json(text: str) -> Any:
     return json.loads(text)
 
 
-def relative(path: Path, root: Path) -> str:
+def make_relative(path: Path, root: Path) -> str:
     """`path` from `root` with / between folders."""
     return path.relative_to(root).as_posix()
 
@@ -180,7 +180,7 @@ def check_name(path: Path) -> None:
         ) from None
 
 
-def read_picture(root: Path, name: str) -> tuple[bytes | None, str | None]:
+def read_image_file(root: Path, name: str) -> tuple[bytes | None, str | None]:
     """(bytes, None) of the file `name` under `root`, or (None, fault) where it cannot be had.
 
     name: relative to `root`, with / or \\ between folders. One that is absolute, or leaves `root` by .. or by a

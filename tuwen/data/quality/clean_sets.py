@@ -45,12 +45,12 @@ def write(
     for name in pairs.CLEAN_SETS:
         if name in ("valid", "test") or (name in TASKS and origins[name] == ["labelled"]):
             written[name] = replace(written[name], images=_repack(clean / name, written[name].images))
-        pairs.write(clean / name, written[name])
+        pairs.write_pair_set(clean / name, written[name])
         _write_task(clean / name, written[name])
         if name == "corpus":
             pairs.write_table(clean / name / "shards.parquet", elsewhere)
         used = dict(params) if "labelled" in origins[name] else {"validate": params["validate"]}
-        manifest.write(clean / name, {origin: raw / origin for origin in origins[name]}, used)
+        manifest.write_manifest(clean / name, {origin: raw / origin for origin in origins[name]}, used)
     return written
 
 
@@ -60,7 +60,7 @@ def _repack(folder: Path, images: pa.Table) -> pa.Table:
     rows = images.to_pylist()
     with shards.ShardWriter(data, f"{folder.relative_to(data)}/shards") as writer:
         for row in rows:
-            encoded = shards.read(data, row["shard"], row["offset"], row["size"])
+            encoded = shards.read_member(data, row["shard"], row["offset"], row["size"])
             row |= writer.add(row["image_id"], encoded)._asdict()
     return pa.Table.from_pylist(rows, pairs.IMAGES)
 

@@ -24,7 +24,7 @@ MIN_ROWS_FOR_DRIFT = 100  # fewer say nothing about a distribution
 MEASURES = {"chars": "texts", "latin_share": "texts", "aspect": "images"}
 
 
-def judge(found: Sequence[quarantine.Judged], params: Validate) -> None:
+def find_inconsistencies(found: Sequence[quarantine.Judged], params: Validate) -> None:
     """Judge the clean pairs of the sets in `found` together: one that an earlier set holds too leaves the later.
 
     In the labelled set the pair of the latest split stays, so that a benchmark keeps its rows.

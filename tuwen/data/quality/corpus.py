@@ -153,10 +153,10 @@ def _captions(shard: str, texts: list[str]) -> pa.Table:
     return pa.table(columns, schema=pairs.TEXTS)
 
 
-def _pictures(measured: "list[tuple[str | None, image_stats.Picture]]") -> "pd.DataFrame":
+def _pictures(measured: "list[tuple[str | None, image_stats.ImageStats]]") -> "pd.DataFrame":
     import pandas as pd
 
-    frame = pd.DataFrame([picture for _, picture in measured], columns=list(image_stats.Picture._fields))
+    frame = pd.DataFrame([picture for _, picture in measured], columns=list(image_stats.ImageStats._fields))
     faults = pd.Series([fault for fault, _ in measured], frame.index, dtype=object)
     frame.insert(0, "image_id", pd.Series(None, frame.index, dtype=object))
     return frame.assign(sha256=frame["measured_sha256"], fault=faults, file=None, row=None)
@@ -164,13 +164,13 @@ def _pictures(measured: "list[tuple[str | None, image_stats.Picture]]") -> "pd.D
 
 def _measure_shard(
     max_pixels: int, row: dict[str, Any]
-) -> "tuple[list[tuple[str | None, image_stats.Picture]], list[str]]":
+) -> "tuple[list[tuple[str | None, image_stats.ImageStats]], list[str]]":
     pictures, captions = [], list[str]()
     for sample in tar_stream.read_shard(row):
         found = (
-            image_stats.Picture()
+            image_stats.ImageStats()
             if sample.picture is None
-            else image_stats.measure_picture(sample.picture, max_pixels)
+            else image_stats.measure_image(sample.picture, max_pixels)
         )
         pictures.append((sample.fault, found))
         captions += sample.captions or ([] if sample.fault else [""])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tuwen.core.progress import follow
 from tuwen.data.formats import shards
-from tuwen.data.formats.images import header, on_white, orientation, turned
+from tuwen.data.formats.images import open_image, put_on_white, read_orientation, turn_upright
 from tuwen.data.quality.text_stats import measure_captions
 
 if TYPE_CHECKING:  # the processes of the executor import this module and need neither
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # the processes of the executor import this module and need n
 
     from tuwen.data.formats.pairs import PairSet
 
-__all__ = ["Picture", "measure_captions", "measure_pairs", "measure_picture", "measure_pictures"]
+__all__ = ["ImageStats", "measure_captions", "measure_image", "measure_images", "measure_pairs"]
 
 PICTURES_PER_TASK = 128
 KNOWN = ["image_id", "positive_id", "group", "split", "size", "sha256", "fault", "file", "row"]
@@ -37,7 +37,7 @@ LOST_DATA = ("premature end of data segment", "bad Huffman code")
 Place = tuple[str | None, int | None, int | None]  # shard, offset, size
 
 
-class Picture(NamedTuple):
+class ImageStats(NamedTuple):
     """What is known of one picture; None where a fault before it hid the answer."""
 
     measured_sha256: str | None = None
@@ -57,8 +57,8 @@ class Picture(NamedTuple):
     blank: bool | None = None  # one colour, but for marks too small to be seen (`_reduced`)
 
 
-def measure_pictures(data: Path, images: "pa.Table", max_pixels: int, executor: Executor) -> "pd.DataFrame":
-    """The images table with the columns of `Picture`, in its order, whatever the number of workers.
+def measure_images(data: Path, images: "pa.Table", max_pixels: int, executor: Executor) -> "pd.DataFrame":
+    """The images table with the columns of `ImageStats`, in its order, whatever the number of workers.
 
     data: the data root. A picture of more than `max_pixels` is never decoded, one without shard is not readable.
     Raises UserError where a shard is missing or too short.
@@ -83,34 +83,34 @@ def _schema() -> "pa.Schema":
     import pyarrow as pa
 
     types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-    return pa.schema([(name, types[get_args(hint)[0]]) for name, hint in get_type_hints(Picture).items()])
+    return pa.schema([(name, types[get_args(hint)[0]]) for name, hint in get_type_hints(ImageStats).items()])
 
 
-def _table(pictures: Iterable[Picture], schema: "pa.Schema") -> "pa.Table":
+def _table(pictures: Iterable[ImageStats], schema: "pa.Schema") -> "pa.Table":
     import pyarrow as pa
 
     return pa.table([list(column) for column in zip(*pictures, strict=True)], schema=schema)
 
 
-def _measure_places(data: Path, max_pixels: int, places: list[Place]) -> list[Picture]:
+def _measure_places(data: Path, max_pixels: int, places: list[Place]) -> list[ImageStats]:
     return [
-        Picture(readable=False)  # the source names a picture that it does not hold
+        ImageStats(readable=False)  # the source names a picture that it does not hold
         if shard is None or offset is None or size is None
-        else measure_picture(shards.read(data, shard, offset, size), max_pixels)
+        else measure_image(shards.read_member(data, shard, offset, size), max_pixels)
         for shard, offset, size in places
     ]
 
 
-def measure_picture(encoded: bytes, max_pixels: int) -> Picture:
+def measure_image(encoded: bytes, max_pixels: int) -> ImageStats:
     """Measure one encoded picture; nothing that its bytes hold makes this raise."""
-    known = Picture(hashlib.sha256(encoded).hexdigest())
+    known = ImageStats(hashlib.sha256(encoded).hexdigest())
     try:
-        picture = header(encoded)
+        picture = open_image(encoded)
         known = known._replace(format=picture.format, mode=picture.mode, **_sides(*picture.size))
         if picture.width * picture.height > max_pixels:
             return known
         small = _reduced(encoded, picture)
-        turn = orientation(picture)
+        turn = read_orientation(picture)
         seen = _look(small, turn)
     except Exception:  # decoders raise a dozen kinds on broken bytes; to us all mean the same
         known = known if known.format else known._replace(**_huge_gif(encoded))
@@ -135,7 +135,7 @@ def _frames(encoded: bytes, picture: Image.Image) -> int | None:
     if picture.format == "JPEG":
         return 1
     try:  # counting walks through the file, so it gets a reader of its own
-        return int(getattr(header(encoded), "n_frames", 1))
+        return int(getattr(open_image(encoded), "n_frames", 1))
     except Exception:
         return None
 
@@ -146,7 +146,7 @@ class _Reduced(NamedTuple):
 
 
 def _reduced(encoded: bytes, picture: Image.Image) -> _Reduced:
-    """`encoded`, whose `header` is `picture`, decoded whole and made 2, 4 or 8 times smaller.
+    """`encoded`, whose `open_image` is `picture`, decoded whole and made 2, 4 or 8 times smaller.
 
     The short side keeps REDUCED_PX. A cell is the mean of its pixels, so of black marks on white those of three
     pixels and more in a cell of 8 x 8 keep a picture from being blank. A JPEG gets small while it is decoded:
@@ -160,7 +160,7 @@ def _reduced(encoded: bytes, picture: Image.Image) -> _Reduced:
         if small is not None:
             return _Reduced(small, sides)
     drafted = picture.draft(None, (width // factor, height // factor))  # of the other JPEGs
-    whole = on_white(picture)
+    whole = put_on_white(picture)
     return _Reduced(whole if drafted else whole.reduce(factor), sides)
 
 
@@ -182,7 +182,7 @@ def _look(small: _Reduced, turn: int) -> dict[str, Any]:
     whole = (0.0, 0.0, *small.sides)
     shape = (9, 8) if turn < FIRST_ON_ITS_SIDE else (8, 9)
     # Hamming, because Pillow's box takes a pixel whole or not at all, by which copies of other sizes differ
-    grid = turned(small.picture.convert("L").resize(shape, Image.Resampling.HAMMING, whole), turn).tobytes()
+    grid = turn_upright(small.picture.convert("L").resize(shape, Image.Resampling.HAMMING, whole), turn).tobytes()
     bits = "".join("1" if grid[i] > grid[i + 1] else "0" for i in range(72) if i % 9 < 8)
     red, green, blue = small.picture.resize((1, 1), Image.Resampling.BOX, whole).tobytes()
     extrema: Any = small.picture.getextrema()

@@ -133,8 +133,8 @@ class Judged:
     texts: Table
     links: Table
     drift: list[expectations.Verdict]  # of a task set, against the labelled one
-    image_rows: pairs.Rows  # of every pair [P]: where its picture stands in `images`, -1 where nowhere ...
-    text_rows: pairs.Rows  # ... and its caption in `texts`
+    image_rows: pairs.RowNumbers  # of every pair [P]: where its picture stands in `images`, -1 where nowhere ...
+    text_rows: pairs.RowNumbers  # ... and its caption in `texts`
 
     @property
     def tables(self) -> dict[str, Table]:
@@ -163,10 +163,10 @@ def judge(folder: Path, name: str, params: Validate, max_tokens: int, executor: 
 
     name: "labelled", "t2i", "i2t" or "corpus/<name>"; max_tokens: what a model reads of a caption.
     """
-    pair_set, data = pairs.read(folder), folder.parents[1 + name.count("/")]
+    pair_set, data = pairs.read_pair_set(folder), folder.parents[1 + name.count("/")]
     # the labelled pairs are what everything is about; a task asks with one table in the other
     needs_items = name == "labelled" or (name in TASKS and len(pair_set.images) + len(pair_set.texts) > 0)
-    pictures = image_stats.measure_pictures(data, pair_set.images, params.max_pixels, executor)
+    pictures = image_stats.measure_images(data, pair_set.images, params.max_pixels, executor)
     if pictures["fault"].notna().any():  # one fault, one reason
         pictures["readable"] = pictures["readable"].astype(object).where(pictures["fault"].isna(), None)
     images = Table(folder / "images.parquet", name, "images", pictures, needs_items)
@@ -182,7 +182,7 @@ def judge(folder: Path, name: str, params: Validate, max_tokens: int, executor: 
     return found
 
 
-def find_ends(pair_set: pairs.PairSet) -> tuple[pairs.Rows, pairs.Rows]:
+def find_ends(pair_set: pairs.PairSet) -> tuple[pairs.RowNumbers, pairs.RowNumbers]:
     """(row in images, row in texts) of every pair [P]; -1 where the id stands nowhere. Ids must not repeat."""
     ends = [
         pc.fill_null(pc.index_in(pair_set.pairs[key], value_set=table[key]), -1).to_numpy().astype(np.int64)

@@ -61,8 +61,8 @@ def validate(
             judged[name].tables[quarantine.GALLERIES[name]].judge(suites.gallery_suite())
         in_place = corpus.judge_in_place(raw / "corpus", sources, params, max_tokens, executor)
     labelled, collected = judged["labelled"], {name: judged[f"corpus/{name}"] for name in sources}
-    consistency.judge([labelled], params)
-    consistency.judge(list(collected.values()), params)
+    consistency.find_inconsistencies([labelled], params)
+    consistency.find_inconsistencies(list(collected.values()), params)
     try:
         parts, seen, further = _deal(labelled, params, dealing)
     except UserError:
@@ -213,7 +213,7 @@ def judge_positives(folder: Path, pair_set: pairs.PairSet) -> None:
 
     What stands in pairs with label 0 alone is there to be told apart from others; it asks for nothing.
     """
-    true = pairs.true_pairs(pair_set)
+    true = pairs.select_true_pairs(pair_set)
     for table, key in (("images", "image_id"), ("texts", "text_id")):
         frame = getattr(pair_set, table).select([key]).to_pandas()
         frame["positives"] = frame[key].map(true[key].to_pandas().value_counts()).fillna(0)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from tuwen.core.params import Source
 from tuwen.data.formats.text_files import check_names
-from tuwen.data.sources.records import Sets
+from tuwen.data.sources.records import SourceSets
 
 
-def read(source: Source) -> Sets:
+def read_source(source: Source) -> SourceSets:
     """The record streams of `source`: "labelled", and "t2i" and "i2t" where it has task files.
 
     Raises UserError, here or while a stream is read, where the form of a file cannot be read, and here where

@@ -15,9 +15,9 @@ from typing import Any
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ChineseClipSource
-from tuwen.data.formats.text_files import json_rows
-from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
-from tuwen.data.sources.splits import NAMES, official
+from tuwen.data.formats.text_files import read_json_rows
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
+from tuwen.data.sources.splits import SPLIT_NAMES, map_official_splits
 
 PICTURES, TEXTS = "_imgs.tsv", "_texts.jsonl"
 KEYS = ("text_id", "text", "image_ids")
@@ -25,7 +25,7 @@ MAX_LINE_BYTES = 1 << 28  # above any picture: a file without line ends must not
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
-def read(source: ChineseClipSource) -> Sets:
+def read(source: ChineseClipSource) -> SourceSets:
     """The pairs of every split, and as task t2i the split whose texts name no picture at all.
 
     Ids of labelled pairs begin with their split, since some data sets count anew in each; ids of the task are as
@@ -37,7 +37,7 @@ def read(source: ChineseClipSource) -> Sets:
     if len(tasks) > 1:
         raise UserError(f"{root}: the texts of {tasks} name no pictures; there can be one task, move the others")
     splits = _splits(root, [name for name in names if name not in tasks])
-    labelled = (_records(root, name, f"{NAMES[name]}/", split) for name, split in splits.items())
+    labelled = (_records(root, name, f"{SPLIT_NAMES[name]}/", split) for name, split in splits.items())
     sets: dict[str, Iterator[Record]] = {"labelled": chain.from_iterable(labelled)}
     if tasks:
         sets["t2i"] = _records(root, tasks[0], "", None)
@@ -59,20 +59,22 @@ def _names(root: Path) -> list[str]:
 def _splits(root: Path, names: list[str]) -> dict[str, str | None]:
     """Name in the files -> the split of its pictures, null where there is only one."""
     for name in names:
-        if name not in NAMES:
-            raise UserError(f"{root}: {name}{TEXTS}: unknown split {name!r}, expected {', '.join(NAMES)}; rename")
-    split_of = {name: NAMES[name] for name in names}
+        if name not in SPLIT_NAMES:
+            raise UserError(
+                f"{root}: {name}{TEXTS}: unknown split {name!r}, expected {', '.join(SPLIT_NAMES)}; rename"
+            )
+    split_of = {name: SPLIT_NAMES[name] for name in names}
     if len(set(split_of.values())) < len(names):
         raise UserError(f"{root}: {names} name one split twice; keep one of them")
     if not names:
         raise UserError(f"{root}: no text names a picture in image_ids; there are no pairs to train on")
-    return {name: official(split_of.values())[split] for name, split in split_of.items()}
+    return {name: map_official_splits(split_of.values())[split] for name, split in split_of.items()}
 
 
 def _asks(texts: Path) -> bool:
     """Whether there are texts and none names a picture."""
     row = 0
-    for row, values in json_rows(texts, KEYS):
+    for row, values in read_json_rows(texts, KEYS):
         if _image_ids(values, f"{texts}:{row}"):
             return False
     return row > 0
@@ -83,16 +85,16 @@ def _records(root: Path, name: str, prefix: str, split: str | None) -> Iterator[
     for row, image_id, encoded in _lines(pictures):
         data = _decoded(encoded)
         fault = None if data else "unreadable_record"
-        yield Picture(f"{prefix}{image_id}", data or None, pictures.name, row, fault, split=split)
-    for row, values in json_rows(texts, KEYS):
+        yield ImageRecord(f"{prefix}{image_id}", data or None, pictures.name, row, fault, split=split)
+    for row, values in read_json_rows(texts, KEYS):
         place = f"{texts}:{row}"
         text_id = f"{prefix}{_id(values['text_id'], place)}"
         text = values["text"] if values["text"] is not None else ""
         if not isinstance(text, str):
             raise UserError(f"{place}: text is {text!r:.80}, expected a text; write it in quotes")
-        yield Caption(text_id, text, texts.name, row)
+        yield TextRecord(text_id, text, texts.name, row)
         for image_id in dict.fromkeys(_image_ids(values, place)):
-            yield Link(f"{text_id}:{image_id}", f"{prefix}{image_id}", text_id, texts.name, row)
+            yield PairRecord(f"{text_id}:{image_id}", f"{prefix}{image_id}", text_id, texts.name, row)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, bytes]]:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ContestSource
-from tuwen.data.formats.text_files import csv_rows, read_picture, relative
-from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
+from tuwen.data.formats.text_files import make_relative, read_csv_rows, read_image_file
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
 
 LABELLED = "ImageWordData.csv"
 TASKS = {"t2i": ("word_test.csv", "image_data.csv"), "i2t": ("word_data.csv", "image_test.csv")}  # texts, pictures
@@ -25,7 +25,7 @@ PICTURED = (LABELLED, *(pictures for _, pictures in TASKS.values()))
 FOLDER = "ImageData"
 
 
-def read(source: ContestSource) -> Sets:
+def read(source: ContestSource) -> SourceSets:
     """The labelled pairs, and each task whose two files are there; pictures in the order of their table.
 
     Raises UserError where a file is missing, is found twice, or has another header.
@@ -78,39 +78,39 @@ def _check_picture_folders(root: Path, tables: list[Path]) -> None:
 
 def _labelled(root: Path, table: Path) -> Iterator[Record]:
     """Captions of one picture are numbered; pictures that no row names come last and have no pair."""
-    file = relative(table, root)
+    file = make_relative(table, root)
     captions: Counter[str] = Counter()
-    for row, cells in csv_rows(table, ("image_id", "caption")):
+    for row, cells in read_csv_rows(table, ("image_id", "caption")):
         image_id = cells["image_id"]
         if image_id not in captions:
             yield _picture(root, table, image_id, row)
         captions[image_id] += 1
         text_id = f"{image_id}#{captions[image_id]}"
-        yield Caption(text_id, cells["caption"], file, row)
-        yield Link(text_id, image_id, text_id, file, row)
+        yield TextRecord(text_id, cells["caption"], file, row)
+        yield PairRecord(text_id, image_id, text_id, file, row)
     folder = table.parent / FOLDER
     for path in _unnamed(folder, captions):
-        data, fault = read_picture(folder, path.relative_to(folder).as_posix())
-        yield Picture(relative(path, folder), data, relative(path, root), fault=fault)
+        data, fault = read_image_file(folder, path.relative_to(folder).as_posix())
+        yield ImageRecord(make_relative(path, folder), data, make_relative(path, root), fault=fault)
 
 
 def _task(root: Path, texts: Path, pictures: Path) -> Iterator[Record]:
-    for row, cells in csv_rows(texts, ("text_id", "caption")):
-        yield Caption(cells["text_id"], cells["caption"], relative(texts, root), row)
+    for row, cells in read_csv_rows(texts, ("text_id", "caption")):
+        yield TextRecord(cells["text_id"], cells["caption"], make_relative(texts, root), row)
     named = set[str]()
-    for row, cells in csv_rows(pictures, ("image_id",)):
+    for row, cells in read_csv_rows(pictures, ("image_id",)):
         named.add(cells["image_id"])
         yield _picture(root, pictures, cells["image_id"], row)
     if more := len(_unnamed(pictures.parent / FOLDER, named)):
         print(f"{pictures}: {more} files in {FOLDER} are not named here and left alone", file=sys.stderr)
 
 
-def _picture(root: Path, table: Path, image_id: str, row: int) -> Picture:
+def _picture(root: Path, table: Path, image_id: str, row: int) -> ImageRecord:
     folder = table.parent / FOLDER
-    data, fault = read_picture(folder, image_id)
+    data, fault = read_image_file(folder, image_id)
     if fault:
-        return Picture(image_id, None, relative(table, root), row, fault)
-    return Picture(image_id, data, relative(folder / image_id.replace("\\", "/"), root))
+        return ImageRecord(image_id, None, make_relative(table, root), row, fault)
+    return ImageRecord(image_id, data, make_relative(folder / image_id.replace("\\", "/"), root))
 
 
 def _unnamed(folder: Path, named: Collection[str]) -> list[Path]:

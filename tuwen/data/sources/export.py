@@ -19,20 +19,20 @@ from tuwen.core.progress import follow
 from tuwen.data.formats import pairs, shards
 from tuwen.data.sources import webdataset
 
-FORMATS = ("chinese_clip", "webdataset")
+EXPORT_FORMS = ("chinese_clip", "webdataset")
 KEPT_NAMES = ("train", "valid", "test", "t2i", "i2t")  # any other set is written as train
 KINDS = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"), (b"BM", "bmp"))
 
 
-def export(form: str, sets: Sequence[Path], out: Path, shard_bytes: int = 512 << 20) -> None:
+def export_sets(form: str, sets: Sequence[Path], out: Path, shard_bytes: int = 512 << 20) -> None:
     """Write the sets, folders such as data/clean/train, into the new folder `out`; counts go to stderr.
 
     The tables are held in memory, the pictures are not. Equal sets give equal bytes. Left out and counted:
     pictures without bytes, pairs with label 0, and for WebDataset texts without a picture. Raises UserError for an
     unknown format, an `out` that holds something, two sets of one name, and i2t as chinese_clip.
     """
-    if form not in FORMATS:
-        raise UserError(f"no such format {form!r}; expected {' or '.join(FORMATS)}")
+    if form not in EXPORT_FORMS:
+        raise UserError(f"no such format {form!r}; expected {' or '.join(EXPORT_FORMS)}")
     if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
         raise UserError(f"{out}: exists and is not an empty folder; name another, or remove it")
     opened = [_open(folder) for folder in sets]
@@ -61,24 +61,24 @@ class _Set(NamedTuple):
     data: Path  # what the shards' paths start from
     images: pa.Table
     texts: pa.Table
-    image_rows: pairs.Rows  # of the pairs that can be written ...
-    text_rows: pairs.Rows
+    image_rows: pairs.RowNumbers  # of the pairs that can be written ...
+    text_rows: pairs.RowNumbers
     left_out: Counter[str]
 
     def pictures(self) -> Iterator[tuple[str, bytes | None]]:
         """(image_id, bytes) of every row; None where there are no bytes."""
         for batch in self.images.select(["image_id", "shard", "offset", "size"]).to_batches(1 << 14):
             for image_id, *place in zip(*batch.to_pydict().values(), strict=True):
-                yield image_id, shards.read(self.data, *place) if place[0] is not None else None
+                yield image_id, shards.read_member(self.data, *place) if place[0] is not None else None
 
 
 def _open(folder: Path) -> _Set:
     data = next((place.parent for place in folder.resolve().parents if place.name in ("raw", "clean")), None)
     if data is None:
         raise UserError(f"{folder}: no set of the pipeline; expected one such as data/clean/train")
-    found = pairs.read(folder)
+    found = pairs.read_pair_set(folder)
     blank = found.images["shard"].is_null()
-    true = pairs.true_pairs(found)
+    true = pairs.select_true_pairs(found)
     image_rows = pc.index_in(true["image_id"], value_set=found.images["image_id"].combine_chunks())
     text_rows = pc.index_in(true["text_id"], value_set=found.texts["text_id"].combine_chunks())
     whole = pc.and_(image_rows.is_valid(), text_rows.is_valid())
@@ -129,7 +129,7 @@ def _webdataset(sets: dict[str, _Set], out: Path, shard_bytes: int) -> None:
                     writer.add(f"{row:09d}.{extension}", content)
     with open(out / "shards.csv", "w", encoding="utf-8", newline="") as file:
         tars = sorted(out.rglob("*.tar"))
-        webdataset.write_list(file, tars, map(webdataset.measure, tars))
+        webdataset.write_shard_list(file, tars, map(webdataset.measure_shard, tars))
 
 
 def _members(image_id: str, data: bytes | None, captions: list[str]) -> Iterator[tuple[str, bytes]]:
@@ -144,7 +144,7 @@ def _members(image_id: str, data: bytes | None, captions: list[str]) -> Iterator
         yield "txt", captions[0].encode("utf-8-sig" if captions[0].startswith("\ufeff") else "utf-8")
 
 
-def _grouped(values: pairs.Rows, keys: pairs.Rows, size: int) -> Iterator[list[int]]:
+def _grouped(values: pairs.RowNumbers, keys: pairs.RowNumbers, size: int) -> Iterator[list[int]]:
     """For each key 0 … size-1 the values that stand beside it, in their order."""
     order = np.argsort(keys, kind="stable")
     bounds = np.searchsorted(keys[order], np.arange(size + 1))

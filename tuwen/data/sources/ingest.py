@@ -19,7 +19,7 @@ from tuwen.core.progress import follow
 from tuwen.data import sources
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.shards import ShardWriter
-from tuwen.data.sources.records import FAULTS, Caption, Link, Picture, Record
+from tuwen.data.sources.records import FAULTS, ImageRecord, PairRecord, Record, TextRecord
 
 GROUP_ROWS = 1 << 16  # rows of a Parquet row group ...
 GROUP_CHARS = 1 << 26  # ... and its most characters, so that long captions cannot fill the memory
@@ -30,26 +30,26 @@ def ingest(source: Source, raw: Path) -> None:
 
     What an earlier run left there is removed. Raises UserError where the form of a source file cannot be read.
     """
-    sets = sources.read(source)
+    sets = sources.read_source(source)
     for name in pairs.RAW_SETS:
         _write(sets.get(name, iter(())), raw.parent, raw / name)
     digest = manifest.digest(Path(source.root))  # once: it reads every picture
     for name in pairs.RAW_SETS:
-        manifest.write(raw / name, {"source": digest}, source.model_dump())
+        manifest.write_manifest(raw / name, {"source": digest}, source.model_dump())
 
 
-def gather(source: Source, folder: Path) -> None:
+def ingest_corpus(source: Source, folder: Path) -> None:
     """Write one corpus source, its labelled pairs, to `folder` = `<data>/raw/corpus/<name>`.
 
     A list of WebDataset shards is written as `shards.parquet` beside empty tables: the shards stay where they are.
     """
     stays = source.kind == "webdataset" and Path(source.root).suffix == ".csv"
-    _write(iter(()) if stays else sources.read(source)["labelled"], folder.parents[2], folder)
+    _write(iter(()) if stays else sources.read_source(source)["labelled"], folder.parents[2], folder)
     if stays and source.kind == "webdataset":
         from tuwen.data.sources import webdataset
 
-        pairs.write_table(folder / "shards.parquet", webdataset.listed_shards(source))
-    manifest.write(folder, {"source": Path(source.root)}, source.model_dump())
+        pairs.write_table(folder / "shards.parquet", webdataset.read_shard_list(source))
+    manifest.write_manifest(folder, {"source": Path(source.root)}, source.model_dump())
 
 
 def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
@@ -61,24 +61,24 @@ def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
     with ExitStack() as open_files:
         shards = open_files.enter_context(ShardWriter(data, f"{folder.relative_to(data).as_posix()}/shards"))
         images = open_files.enter_context(_Table(folder / "images.parquet", pairs.IMAGES, pairs.IMAGES.names))
-        texts = open_files.enter_context(_Table(folder / "texts.parquet", pairs.TEXTS, Caption._fields))
-        links = open_files.enter_context(_Table(folder / "pairs.parquet", pairs.PAIRS, Link._fields))
+        texts = open_files.enter_context(_Table(folder / "texts.parquet", pairs.TEXTS, TextRecord._fields))
+        links = open_files.enter_context(_Table(folder / "pairs.parquet", pairs.PAIRS, PairRecord._fields))
         for record in follow(records, f"ingest {folder.name}", None):
             match record:
-                case Picture():
+                case ImageRecord():
                     counts[f"pictures {record.fault}" if record.fault else "pictures"] += 1
                     images.add(_image_row(record, shards))
-                case Caption():
+                case TextRecord():
                     counts["texts"] += 1
                     texts.add(record, len(record.caption))
-                case Link():
+                case PairRecord():
                     counts["pairs"] += 1
                     links.add(record)
     said = ", ".join(f"{what} {n}" for what, n in sorted(counts.items()))
     print(f"{folder}: {said or 'empty'}", file=sys.stderr)
 
 
-def _image_row(picture: Picture, shards: ShardWriter) -> tuple[Any, ...]:
+def _image_row(picture: ImageRecord, shards: ShardWriter) -> tuple[Any, ...]:
     """The row of `images`; the picture's bytes go into a shard."""
     values = picture._asdict() | {"positive_id": picture.positive_id or picture.image_id}
     if picture.data is None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 
-class Picture(NamedTuple):
+class ImageRecord(NamedTuple):
     """One picture; without `data` it could not be had, and `fault` says why (`FAULTS`)."""
 
     image_id: str
@@ -23,7 +23,7 @@ class Picture(NamedTuple):
     split: str | None = None
 
 
-class Caption(NamedTuple):
+class TextRecord(NamedTuple):
     """One text."""
 
     text_id: str
@@ -32,7 +32,7 @@ class Caption(NamedTuple):
     row: int | None = None
 
 
-class Link(NamedTuple):
+class PairRecord(NamedTuple):
     """One pair."""
 
     pair_id: str
@@ -45,5 +45,5 @@ class Link(NamedTuple):
 
 # no such file; a path that leaves root; broken base64, a cut tar member, …
 FAULTS = ("missing", "outside_source", "unreadable_record")
-Record = Picture | Caption | Link
-Sets = Mapping[str, Iterator[Record]]  # "labelled", and "t2i" and "i2t" where the source has task files
+Record = ImageRecord | TextRecord | PairRecord
+SourceSets = Mapping[str, Iterator[Record]]  # "labelled", and "t2i" and "i2t" where the source has task files

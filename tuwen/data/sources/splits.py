@@ -2,10 +2,10 @@
 
 from collections.abc import Collection
 
-NAMES = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
+SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
 
-def official(found: Collection[str]) -> dict[str, str | None]:
+def map_official_splits(found: Collection[str]) -> dict[str, str | None]:
     """Split of a data set, train, valid or test -> the split its pictures get.
 
     One split alone is none. Where test is missing or its answers are secret (MUGE, ICR, IQR), figures are

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import TableSource
-from tuwen.data.formats.text_files import Row, csv_rows, json_rows, read_picture
-from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
-from tuwen.data.sources.splits import NAMES
+from tuwen.data.formats.text_files import TextRow, read_csv_rows, read_image_file, read_json_rows
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
+from tuwen.data.sources.splits import SPLIT_NAMES
 
 BATCH_ROWS = 64  # of a Parquet file, which may hold the pictures' bytes
 BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are
 
 
-def read(source: TableSource) -> Sets:
+def read(source: TableSource) -> SourceSets:
     """The pairs of the table; a picture that several rows name alike is one picture with several captions.
 
     Raises UserError where the table is missing, of another form, or lacks a column that params.yaml names.
@@ -30,16 +30,16 @@ def read(source: TableSource) -> Sets:
     return {"labelled": _records(source, path, _rows(source, path))}
 
 
-def _rows(source: TableSource, path: Path) -> Iterator[Row]:
+def _rows(source: TableSource, path: Path) -> Iterator[TextRow]:
     optional = (source.image_id, source.group, source.category, source.split)
     columns = list(dict.fromkeys([source.image, *source.captions, *(name for name in optional if name)]))
     match path.suffix.lower():
         case ".csv":
-            return csv_rows(path, columns)
+            return read_csv_rows(path, columns)
         case ".tsv":
-            return csv_rows(path, columns, "\t")
+            return read_csv_rows(path, columns, "\t")
         case ".jsonl":
-            return json_rows(path, columns)
+            return read_json_rows(path, columns)
         case ".parquet":
             return _parquet_rows(path, columns)
     raise UserError(
@@ -47,7 +47,7 @@ def _rows(source: TableSource, path: Path) -> Iterator[Row]:
     )
 
 
-def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
+def _parquet_rows(path: Path, columns: list[str]) -> Iterator[TextRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -65,7 +65,7 @@ def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
         raise UserError(f"{path}: not readable as Parquet after row {row}: {error}; write the file anew") from None
 
 
-def _records(source: TableSource, path: Path, rows: Iterator[Row]) -> Iterator[Record]:
+def _records(source: TableSource, path: Path, rows: Iterator[TextRow]) -> Iterator[Record]:
     file = PurePosixPath(source.file).as_posix()
     shown: dict[str, str] = {}  # image_id -> what was said of the picture when it was last yielded
     captions: dict[str, int] = {}  # image_id -> how many so far
@@ -75,21 +75,21 @@ def _records(source: TableSource, path: Path, rows: Iterator[Row]) -> Iterator[R
         group, category, split = (
             _known(cells, name, place) for name in (source.group, source.category, source.split)
         )
-        if split and split not in NAMES:
-            raise UserError(f"{place}: the split is {split!r:.80}, expected {', '.join(NAMES)}, or nothing")
-        split = NAMES[split] if split else None
+        if split and split not in SPLIT_NAMES:
+            raise UserError(f"{place}: the split is {split!r:.80}, expected {', '.join(SPLIT_NAMES)}, or nothing")
+        split = SPLIT_NAMES[split] if split else None
         image_id = _text(cells[source.image_id], place) if source.image_id else shot.key or f"{file}:{row}"
         # another picture, or the same of another group or split, is a row of its own: validate names the id
         said = "\0".join((shot.key, group or "", category or "", split or "")).rstrip("\0")
         if shown.get(image_id) != said:
             shown[image_id] = image_id if said == image_id else said
-            picture = Picture(image_id, shot.data, file, row, group=group, category=category, split=split)
+            picture = ImageRecord(image_id, shot.data, file, row, group=group, category=category, split=split)
             yield picture if shot.data is not None else _from_file(Path(source.root), shot.key, picture)
         for caption in _captions(source, cells, place):
             captions[image_id] = captions.get(image_id, 0) + 1
             text_id = f"{image_id}#{captions[image_id]}"
-            yield Caption(text_id, caption, file, row)
-            yield Link(text_id, image_id, text_id, file, row)
+            yield TextRecord(text_id, caption, file, row)
+            yield PairRecord(text_id, image_id, text_id, file, row)
 
 
 class _Shot(NamedTuple):
@@ -109,9 +109,9 @@ def _shot(cell: Any, place: str) -> _Shot:
     raise UserError(f"{place}: the picture is {cell!r:.80}, expected a path or bytes; name another column")
 
 
-def _from_file(root: Path, name: str, picture: Picture) -> Picture:
+def _from_file(root: Path, name: str, picture: ImageRecord) -> ImageRecord:
     """`picture` with the bytes of its file, which is where it stands; without them it stands in the table."""
-    data, fault = read_picture(root, name)
+    data, fault = read_image_file(root, name)
     if fault:
         return picture._replace(fault=fault)
     return picture._replace(data=data, file=PurePosixPath(name.replace("\\", "/")).as_posix(), row=None)

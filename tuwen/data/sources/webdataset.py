@@ -12,9 +12,9 @@ from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
 from tuwen.core.params import WebdatasetSource
 from tuwen.data.formats import shards
-from tuwen.data.formats.manifest import file_sha256
-from tuwen.data.formats.text_files import check_name, csv_rows, relative
-from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
+from tuwen.data.formats.manifest import hash_file
+from tuwen.data.formats.text_files import check_name, make_relative, read_csv_rows
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 COLUMNS = ("address", "size", "sha256", "pairs")
 
 
-def read(source: WebdatasetSource) -> Sets:
+def read(source: WebdatasetSource) -> SourceSets:
     """The pairs of all *.tar below `root`, in the order of their paths.
 
     An id is the tar's path from `root` without .tar, then the key: other tars may come without changing it.
-    Raises UserError where there is no tar, and where a tar cannot be read (see `shards.samples`).
+    Raises UserError where there is no tar, and where a tar cannot be read (see `shards.read_samples`).
     """
     root = Path(source.root)
     if root.suffix == ".csv":
         raise UserError(f"{root}: a list of shards is for `corpus` alone; `source` must name a folder of tars")
-    return {"labelled": chain.from_iterable(_records(path, root, source.caption) for path in find([root]))}
+    return {"labelled": chain.from_iterable(_records(path, root, source.caption) for path in find_shards([root]))}
 
 
-def find(places: Iterable[Path]) -> list[Path]:
+def find_shards(places: Iterable[Path]) -> list[Path]:
     """The tars that `places` are, or hold at any depth, there by path. Raises UserError where one has none."""
     found: list[Path] = []
     for place in places:
@@ -46,29 +46,29 @@ def find(places: Iterable[Path]) -> list[Path]:
 
 
 def list_shards(places: Iterable[Path], file: TextIO) -> None:
-    """Write the list of the tars of `places`, which `listed_shards` reads; their paths as they are given."""
-    tars = find(places)
+    """Write the list of the tars of `places`, which `read_shard_list` reads; their paths as they are given."""
+    tars = find_shards(places)
     for tar in tars:
         check_name(tar)
     with make_executor() as executor:
-        write_list(file, tars, executor.map(measure, [tar.absolute() for tar in tars]))
+        write_shard_list(file, tars, executor.map(measure_shard, [tar.absolute() for tar in tars]))
 
 
-def write_list(file: TextIO, tars: Iterable[Path], measured: Iterable[tuple[int, str, int]]) -> None:
-    """Write a CSV with the header address,size,sha256,pairs; `measured`: what `measure` gives for each tar."""
+def write_shard_list(file: TextIO, tars: Iterable[Path], measured: Iterable[tuple[int, str, int]]) -> None:
+    """Write a CSV with the header address,size,sha256,pairs; `measured` by `measure_shard`, one for each tar."""
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(COLUMNS)
     rows.writerows((tar.as_posix(), *found) for tar, found in zip(tars, measured, strict=True))
 
 
-def measure(tar: Path) -> tuple[int, str, int]:
+def measure_shard(tar: Path) -> tuple[int, str, int]:
     """(bytes, sha256, pairs) of a tar, read twice: for its sha256, and for the names of its members."""
     with open(tar, "rb") as file:
         pairs = shards.count_pairs(file)
-    return tar.stat().st_size, file_sha256(tar), pairs
+    return tar.stat().st_size, hash_file(tar), pairs
 
 
-def listed_shards(source: WebdatasetSource) -> "pa.Table":
+def read_shard_list(source: WebdatasetSource) -> "pa.Table":
     """The list of shards `root`, a CSV with the header address,size,sha256,pairs, as a table (`pairs.SHARDS`).
 
     address: a URL, or a path, relative ones from the working directory, the repository's root; it is kept as it is
@@ -81,7 +81,7 @@ def listed_shards(source: WebdatasetSource) -> "pa.Table":
 
     path, rows, seen = Path(source.root), [], set[str]()
     lines: dict[str, int] = {}  # sha256 -> its line
-    for line, cells in csv_rows(path, COLUMNS):
+    for line, cells in read_csv_rows(path, COLUMNS):
         place, address = f"{path}:{line}", cells["address"]
         row = {
             "address": address,
@@ -121,16 +121,16 @@ def _number(cells: dict[str, str], column: str, place: str) -> int:
 
 
 def _records(path: Path, root: Path, caption_key: str) -> Iterator[Record]:
-    file = relative(path, root)
+    file = make_relative(path, root)
     prefix, seen = os.path.splitext(file)[0], set[str]()
     with open(path, "rb") as tar:
-        for row, sample in enumerate(shards.samples(tar, caption_key), 1):
+        for row, sample in enumerate(shards.read_samples(tar, caption_key), 1):
             image_id = f"{prefix}/{sample.key}"
             if image_id in seen:  # a key that stands twice in a tar
                 image_id = f"{image_id}@{row}"
             seen.add(image_id)
-            yield Picture(image_id, sample.picture, file, row, sample.fault)
+            yield ImageRecord(image_id, sample.picture, file, row, sample.fault)
             for number, caption in enumerate(sample.captions, 1):
                 text_id = f"{image_id}#{number}"
-                yield Caption(text_id, caption, file, row)
-                yield Link(text_id, image_id, text_id, file, row)
+                yield TextRecord(text_id, caption, file, row)
+                yield PairRecord(text_id, image_id, text_id, file, row)

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats.manifest import file_sha256
+from tuwen.data.formats.manifest import hash_file
 
 
 def open_wheels(requirements: Path) -> dict[str, zipfile.ZipFile]:
@@ -53,7 +53,7 @@ def _open(cache: Path, pin: str, digest: str) -> zipfile.ZipFile:
     path = _find(cache, pin)
     if path is None:
         raise UserError(f"{cache}: the wheel of {pin} is missing; run again with a network")
-    found = file_sha256(path)
+    found = hash_file(path)
     if found != digest:
         raise UserError(f"{path}: sha256 is {found}, expected {digest}; remove this file and run again")
     return zipfile.ZipFile(path)

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ZeroSource
-from tuwen.data.formats.text_files import json_rows, open_text, read_picture, relative
-from tuwen.data.sources.records import Caption, Link, Picture, Record, Sets
-from tuwen.data.sources.splits import NAMES, official
+from tuwen.data.formats.text_files import make_relative, open_text, read_image_file, read_json_rows
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
+from tuwen.data.sources.splits import SPLIT_NAMES, map_official_splits
 
-LIST = re.compile(rf".+_({'|'.join(NAMES)})\.(json|txt)")
+LIST = re.compile(rf".+_({'|'.join(SPLIT_NAMES)})\.(json|txt)")
 PICTURE_FOLDER = re.compile(r".*images?", re.IGNORECASE)
 STRICTNESS = ("test", "valid", "train", None)  # a picture of several lists gets the first of these
 
@@ -36,7 +36,7 @@ class _Row(NamedTuple):
     label: int = 1
 
 
-def read(source: ZeroSource) -> Sets:
+def read(source: ZeroSource) -> SourceSets:
     """The pairs of all lists under `root`; a pair of a matching list carries its label.
 
     A picture's id is its path from `root`. Raises UserError where there is no list, or a line is not of its form.
@@ -59,22 +59,24 @@ def _find(root: Path) -> tuple[list[_List], list[str]]:
         pictures += [folder / name for name in folders if PICTURE_FOLDER.fullmatch(name)]
         folders[:] = [name for name in folders if not PICTURE_FOLDER.fullmatch(name)]
         for match in filter(None, map(LIST.fullmatch, files)):
-            home = folder.parent if folder.name in NAMES and folder != root else folder
-            sets.setdefault(home, {})[folder / match[0]] = NAMES[match[1]]
+            home = folder.parent if folder.name in SPLIT_NAMES and folder != root else folder
+            sets.setdefault(home, {})[folder / match[0]] = SPLIT_NAMES[match[1]]
     lists = [
-        _List(path, official(splits.values())[split]) for splits in sets.values() for path, split in splits.items()
+        _List(path, map_official_splits(splits.values())[split])
+        for splits in sets.values()
+        for path, split in splits.items()
     ]
     for link in filter(Path.is_symlink, pictures):
         raise UserError(f"{link}: a link, behind which DVC sees no change; move the pictures here")
     lists.sort(key=lambda found: (STRICTNESS.index(found.split), found.path))
-    return lists, sorted(relative(folder, root) for folder in pictures)
+    return lists, sorted(make_relative(folder, root) for folder in pictures)
 
 
 def _records(root: Path, lists: list[_List], folders: list[str]) -> Iterator[Record]:
     ids: dict[str, str] = {}  # what the lists call a picture -> its id
     shown: set[str] = set()
     for path, split in lists:
-        file = relative(path, root)
+        file = make_relative(path, root)
         for line in _text_rows(path) if path.suffix == ".txt" else _json_rows(path):
             if line.picture not in ids:
                 image_id, data, fault = _picture(root, folders, line.picture)
@@ -82,28 +84,28 @@ def _records(root: Path, lists: list[_List], folders: list[str]) -> Iterator[Rec
                 if image_id not in shown:
                     shown.add(image_id)
                     where, row = (image_id, None) if data is not None else (file, line.row)
-                    yield Picture(image_id, data, where, row, fault, split=split)
+                    yield ImageRecord(image_id, data, where, row, fault, split=split)
             text_id = f"{file}:{line.row}"
-            yield Caption(text_id, line.caption, file, line.row)
-            yield Link(text_id, ids[line.picture], text_id, file, line.row, line.label)
+            yield TextRecord(text_id, line.caption, file, line.row)
+            yield PairRecord(text_id, ids[line.picture], text_id, file, line.row, line.label)
 
 
 def _picture(root: Path, folders: list[str], name: str) -> tuple[str, bytes | None, str | None]:
     """(id, bytes, fault) of the file that `name` names from `root`, else by its last part in a picture folder."""
-    data, fault = read_picture(root, name)
+    data, fault = read_image_file(root, name)
     name = name.replace("\\", "/")
     if data is not None:
         return name, data, None
     for folder in folders:
         place = f"{folder}/{name.rpartition('/')[2]}"
-        data, _ = read_picture(root, place)
+        data, _ = read_image_file(root, place)
         if data is not None:
             return place, data, None
     return name, None, fault
 
 
 def _json_rows(path: Path) -> Iterator[_Row]:
-    for row, values in json_rows(path, ("text", "image_path")):
+    for row, values in read_json_rows(path, ("text", "image_path")):
         label: Any = values.get("label", 1)
         if isinstance(label, bool) or label not in (0, 1):
             raise UserError(f"{path}:{row}: the label is {label!r:.80}, expected 1 where the caption fits, else 0")

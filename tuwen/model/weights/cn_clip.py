@@ -47,7 +47,9 @@ def config(state: State, max_tokens: int, where: Path) -> dict[str, Any]:
         raise UserError(
             f"{where}: expected the tensors of a Chinese-CLIP of cn_clip (visual.…, bert.…), there is no {error}"
         ) from None
-    text = architectures.bert(width, _count(state, r"bert\.encoder\.layer\.(\d+)\..*"), max_tokens, positions)
+    text = architectures.make_bert_config(
+        width, _count(state, r"bert\.encoder\.layer\.(\d+)\..*"), max_tokens, positions
+    )
     return {"dim": dim, "image": picture, "text": text, "vocabulary": tokens}
 
 
@@ -56,11 +58,11 @@ def _picture(state: State) -> tuple[dict[str, Any], int]:
         width, _, patch, _ = state["visual.conv1.weight"].shape
         side = math.isqrt(len(state["visual.positional_embedding"]) - 1)
         layers = _count(state, r"visual\.transformer\.resblocks\.(\d+)\..*")
-        return architectures.vit(side * patch, patch, width, layers), state["visual.proj"].shape[1]
+        return architectures.make_vit_config(side * patch, patch, width, layers), state["visual.proj"].shape[1]
     side = math.isqrt(len(state["visual.attnpool.positional_embedding"]) - 1)
     depths = [_count(state, rf"visual\.layer{stage}\.(\d+)\..*") for stage in range(1, 5)]
     width, dim = len(state["visual.conv3.weight"]), len(state["visual.attnpool.c_proj.weight"])
-    return architectures.resnet(32 * side, width, depths), dim
+    return architectures.make_resnet_config(32 * side, width, depths), dim
 
 
 def _count(state: State, pattern: str) -> int:
@@ -91,9 +93,9 @@ def fixed(config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     image, text = config["image"], config["text"]
     must = {"tokens": (config["vocabulary"], architectures.VOCABULARY), "pixels": (image.get("mean"), None)}
     if image["kind"] == "vit":
-        plain = architectures.vit(image["size_px"], image["patch_px"], image["width"], image["layers"])
+        plain = architectures.make_vit_config(image["size_px"], image["patch_px"], image["width"], image["layers"])
         must |= {name: (image[name], plain[name]) for name in ("heads", "mlp", "activation", "eps")}
-    bert = architectures.bert(text["width"], text["layers"], text["max_tokens"])
+    bert = architectures.make_bert_config(text["width"], text["layers"], text["max_tokens"])
     return must | {f"text {name}": (text[name], bert[name]) for name in ("heads", "mlp", "activation", "eps")}
 
 

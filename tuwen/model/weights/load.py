@@ -1,7 +1,7 @@
 """Weights that people have -> one dual encoder: a Hugging Face folder, cn_clip's file, two towers, our own folder.
 
-And back: `export` writes a model of ours in the first two forms. Nothing is loaded by halves: a tensor that is
-missing, unknown or of another shape is an error that lists it (state_dict.py).
+And back: `export_model` writes a model of ours in the first two forms. Nothing is loaded by halves: a tensor that
+is missing, unknown or of another shape is an error that lists it (state_dict.py).
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ PLACE = "params.yaml: baseline.start"
 FRESH = ("image_tower.projection.weight", "text_projection.weight", "log_scale")
 
 
-def load(start: "Start", size_px: int, max_tokens: int) -> tuple[dual_encoder.DualEncoder, list[str]]:
+def load_weights(start: "Start", size_px: int, max_tokens: int) -> tuple[dual_encoder.DualEncoder, list[str]]:
     """The dual encoder of `start`, float32 whatever it was stored in, and its vocabulary.
 
     size_px, max_tokens: what params.yaml says of pictures and texts. Raises UserError that names the file, what
@@ -56,7 +56,7 @@ def agree(config: dict[str, Any], tokens: list[str], size_px: int, max_tokens: i
 
 def _hugging_face(start: "HuggingFace", max_tokens: int) -> tuple[dual_encoder.DualEncoder, list[str]]:
     known = hugging_face
-    weights = pinned.find(f"{PLACE}.model", start.model, start.revision, known.WEIGHTS, known.FILES)
+    weights = pinned.find_pinned(f"{PLACE}.model", start.model, start.revision, known.WEIGHTS, known.FILES)
     encoder = dual_encoder.DualEncoder(known.config(weights.parent, max_tokens))
     tokens = known.vocabulary(weights.parent)
     _fill(encoder, known.load(weights, list(encoder.state_dict())), weights)
@@ -64,7 +64,7 @@ def _hugging_face(start: "HuggingFace", max_tokens: int) -> tuple[dual_encoder.D
 
 
 def _cn_clip(start: "CnClip", max_tokens: int) -> tuple[dual_encoder.DualEncoder, list[str]]:
-    weights = pinned.find(f"{PLACE}.file", start.file, start.sha256, (), ())
+    weights = pinned.find_pinned(f"{PLACE}.file", start.file, start.sha256, (), ())
     tokens = cn_clip.vocabulary(Path(start.vocabulary))
     state = state_dict.read(weights)
     encoder = dual_encoder.DualEncoder(cn_clip.config(state, max_tokens, weights))
@@ -81,8 +81,8 @@ def _open_clip(start: "OpenClip", max_tokens: int) -> tuple[dual_encoder.DualEnc
 
 
 def _folder(start: "Folder", max_tokens: int) -> tuple[dual_encoder.DualEncoder, list[str]]:
-    weights = pinned.find(f"{PLACE}.folder", start.folder, start.sha256, ("model.safetensors",), ())
-    encoder = dual_encoder.load(weights.parent)
+    weights = pinned.find_pinned(f"{PLACE}.folder", start.folder, start.sha256, ("model.safetensors",), ())
+    encoder = dual_encoder.load_model(weights.parent)
     encoder.config["text"]["max_tokens"] = max_tokens
     return encoder, dual_encoder.read_vocabulary(weights.parent)
 
@@ -91,7 +91,7 @@ def _fill(encoder: dual_encoder.DualEncoder, state: state_dict.State, where: Pat
     state_dict.fill(encoder, state, str(where))
 
 
-def export(form: str, folder: Path, out: Path) -> None:
+def export_model(form: str, folder: Path, out: Path) -> None:
     """Write the model in `folder` in another form: a folder for `hugging_face`, a `.pt` for `cn_clip`.
 
     Raises UserError for an unknown form, an `out` that is there, and a model that the form has no place for.
@@ -100,7 +100,7 @@ def export(form: str, folder: Path, out: Path) -> None:
         raise UserError(f"no such form {form!r}; expected {' or '.join(FORMS)}")
     if out.exists():
         raise UserError(f"{out}: is there already; name another, or remove it")
-    encoder = dual_encoder.load(folder)
+    encoder = dual_encoder.load_model(folder)
     if hindrance := _hindrance(form, encoder.config):
         raise UserError(f"{folder}: cannot be written as {form}: {hindrance}")
     state, tokens = encoder.state_dict(), dual_encoder.read_vocabulary(folder)

@@ -30,10 +30,10 @@ SPARE_TEXT = r"(bert\.)?(pooler\..*|embeddings\.position_ids)|cls\..*"
 def load(start: "OpenClip", max_tokens: int) -> tuple[dict[str, Any], state_dict.State, list[str]]:
     """(config, the state without the fresh layers, vocabulary). Raises UserError as load.py says."""
     place = "params.yaml: baseline.start"
-    pictures = pinned.find(
+    pictures = pinned.find_pinned(
         f"{place}.image_weights", start.image_weights, start.image_revision, PICTURE_WEIGHTS, [PICTURE_CONFIG]
     )
-    texts = pinned.find(f"{place}.text", start.text, start.text_revision, hugging_face.WEIGHTS, TEXT_FILES)
+    texts = pinned.find_pinned(f"{place}.text", start.text, start.text_revision, hugging_face.WEIGHTS, TEXT_FILES)
     tower, image = _picture(start.image, pictures)
     folder = texts.parent
     bert, tokens = _bert(folder, max_tokens)
@@ -62,7 +62,9 @@ def _picture(name: str, weights: Path) -> tuple[state_dict.State, dict[str, Any]
         kept = {name: tensor for name, tensor in state.items() if not re.fullmatch(SPARE_PICTURE, name)}
         theirs = {f"image_tower.tower.{name.removeprefix('visual.')}": kept[name] for name in kept}
         return theirs, config | {"vision_cfg": vision} | pixels
-    config = architectures.vit(vision["image_size"], vision["patch_size"], vision["width"], vision["layers"])
+    config = architectures.make_vit_config(
+        vision["image_size"], vision["patch_size"], vision["width"], vision["layers"]
+    )
     config |= {"heads": vision["width"] // vision.get("head_width", 64)}
     config |= {"mlp": int(vision["width"] * vision.get("mlp_ratio", 4.0))}
     config |= {"activation": "quick_gelu" if quick else "gelu"}

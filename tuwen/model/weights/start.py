@@ -7,11 +7,11 @@ import torch
 from tuwen.core.params import Params
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
-from tuwen.model.architectures import chinese_clip
+from tuwen.model.architectures import make_chinese_clip_config
 from tuwen.model.weights import load
 
 
-def start(params: Params, spelt: Callable[[], Iterable[str]]) -> tuple[dual_encoder.DualEncoder, list[str]]:
+def make_start(params: Params, spelt: Callable[[], Iterable[str]]) -> tuple[dual_encoder.DualEncoder, list[str]]:
     """What `baseline.start` names, and its vocabulary; `baseline.seed` decides what is drawn.
 
     spelt: gives the texts whose characters a fresh model knows. Raises UserError as `weights.load` does.
@@ -19,10 +19,10 @@ def start(params: Params, spelt: Callable[[], Iterable[str]]) -> tuple[dual_enco
     kind, size_px, max_tokens = params.baseline.start, params.image.size_px, params.text.max_tokens
     if kind.kind != "fresh":
         torch.manual_seed(params.baseline.seed)
-        return load.load(kind, size_px, max_tokens)
+        return load.load_weights(kind, size_px, max_tokens)
     vocabulary = build_vocabulary(spelt())
     if kind.shape:
-        config = chinese_clip(kind.shape, max_tokens) | {"vocabulary": len(vocabulary)}
+        config = make_chinese_clip_config(kind.shape, max_tokens) | {"vocabulary": len(vocabulary)}
         load.agree(config, vocabulary, size_px, max_tokens)
     else:
         assert params.model  # root.py

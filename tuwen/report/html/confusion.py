@@ -13,7 +13,7 @@ FONT_PX = 11
 DARKEST = 0.6  # opacity of a cell that holds its whole row; the count in it stays readable
 
 
-def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+def draw_confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     """counts [C, C]: pictures by true class and class said. Empty where there is no class."""
     if not classes:
         return ""

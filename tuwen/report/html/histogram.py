@@ -22,7 +22,7 @@ DASHES = {"labelled": "-", "corpus": (0, (1, 1)), "t2i": (0, (5, 2)), "i2t": (0,
 COLOURS = {name: f"var(--{name})" for name in DASHES}
 
 
-def histogram(
+def draw_histogram(
     name: str, label: str, series: Mapping[str, Values], scale: Scale = "linear", mark: float | None = None
 ) -> str:
     """An SVG element, empty where no series has a value.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuwen.data.formats.images import decode
+from tuwen.data.formats.images import decode_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def svg(name: str, draw: Callable[["Axes"], None], colours: Mapping[str, str]) -
 
 def thumbnail(encoded: bytes) -> str:
     """A picture of at most THUMBNAIL_PX a side as the `data:` URI of a JPEG. Raises OSError as `images.decode`."""
-    picture = decode(encoded)
+    picture = decode_image(encoded)
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     with io.BytesIO() as file:
         picture.save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)

@@ -39,7 +39,7 @@ class Pictures(NamedTuple):
     unseen_left: int  # that would not and are not named
 
 
-def collect(data: Path, pictures: Mapping[str, "pd.DataFrame"], quarantine: "pd.DataFrame") -> Pictures:
+def collect_odd_images(data: Path, pictures: Mapping[str, "pd.DataFrame"], quarantine: "pd.DataFrame") -> Pictures:
     """Show the pictures that decode, as many of every set and reason as of the others; name those that do not.
 
     data: the data root; pictures: set -> what doctor.py measured; quarantine: the rows that left their set or are
@@ -87,7 +87,7 @@ def _show(data: Path, rows: "pd.DataFrame") -> list[Odd]:
         places = _places(data / "raw" / str(name) / "images.parquet", some["id"].tolist())
         for row in records(some):
             found = places.get(row["id"])
-            shown.append(_odd(row, thumbnail(shards.read(data, *found)) if found else ""))
+            shown.append(_odd(row, thumbnail(shards.read_member(data, *found)) if found else ""))
     return shown
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tuwen.data.quality import quality_file
-from tuwen.report.html.histogram import COLOURS, Scale, Values, histogram
+from tuwen.report.html.histogram import COLOURS, Scale, Values, draw_histogram
 from tuwen.report.html.page import render
 from tuwen.report.quality import odd_images
 
@@ -44,7 +44,7 @@ def write_page(path: Path, data: Path, body: quality_file.Body, frames: "Frames"
     """
     rows: pd.DataFrame = quarantine.to_pandas()
     measured = {name: tables["images"] for name, tables in frames.items()}
-    pictures = odd_images.collect(data, measured, rows)
+    pictures = odd_images.collect_odd_images(data, measured, rows)
     drawn = [(label, _draw(frames, table, column, label, scale)) for table, column, label, scale in FIGURES]
     facts = {
         "counts": quality_file.counts(body),
@@ -79,7 +79,7 @@ def _faults(rows: "pd.DataFrame") -> Iterator[tuple[Any, ...]]:
 
 
 def _draw(frames: "Frames", table: str, column: str, label: str, scale: Scale) -> str:
-    return histogram(column, label, {name: _values(frames, name, table, column) for name in COLOURS}, scale)
+    return draw_histogram(column, label, {name: _values(frames, name, table, column) for name in COLOURS}, scale)
 
 
 def _values(frames: "Frames", series: str, table: str, column: str) -> Values:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.checkout import ROOT
 from tuwen.core.errors import UserError
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 
 CORPUS = (
     "corpus:\n  art: {kind: sample, root: tuwen/sources/sample.txt, art: [noto, twemoji], concepts: null, "
@@ -24,7 +24,7 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
 def test_a_number_in_exponent_form_is_a_number(tmp_path) -> None:
     path = changed(tmp_path, "dim: ", "dim: 256 # ")
     path.write_text(path.read_text().replace("weight_decay: 0.1", "weight_decay: 1e-1"))
-    assert load(path).baseline.fit.weight_decay == 0.1
+    assert load_params(path).baseline.fit.weight_decay == 0.1
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path) -> None:
 )
 def test_a_mistake_names_the_place_and_the_value(tmp_path, old: str, new: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        load(changed(tmp_path, old, new))
+        load_params(changed(tmp_path, old, new))
     assert str(tmp_path / "params.yaml") in str(caught.value)
 
 
 def test_a_missing_file_says_where_to_run(tmp_path) -> None:
     with pytest.raises(UserError, match="run from the repository's root"):
-        load(tmp_path / "params.yaml")
+        load_params(tmp_path / "params.yaml")

@@ -16,7 +16,7 @@ from tests.support.marian import CAPTIONS, TRADITIONAL, train_pair
 from tuwen.core.errors import UserError
 from tuwen.core.params import Marian
 from tuwen.data.augment import back_translation, paraphrase
-from tuwen.data.formats.manifest import file_sha256
+from tuwen.data.formats.manifest import hash_file
 
 COMMIT = "cf109095479db38d6df799875e34039d4938aaa6"
 CHINESE = [caption for caption, _, _ in CAPTIONS]
@@ -69,9 +69,9 @@ def test_a_killed_run_goes_on_at_its_next_chunk(pair, tmp_path) -> None:
     program = """
 import os, signal, sys
 from pathlib import Path
-from tests.tiny_marian import CAPTIONS
-from tuwen import marian
-from tuwen.params_data import Marian
+from tests.support.marian import CAPTIONS
+from tuwen.data.augment import back_translation
+from tuwen.core.params.data import Marian
 written = []
 def kill_at_the_second(event, arguments):
     if event == "os.rename" and str(arguments[0]).endswith(".part"):
@@ -80,7 +80,7 @@ def kill_at_the_second(event, arguments):
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(kill_at_the_second)
 params = Marian.model_validate_json(sys.argv[1])
-marian.back_translate([caption for caption, _, _ in CAPTIONS[:17]], params, Path(sys.argv[2]))
+back_translation.back_translate([caption for caption, _, _ in CAPTIONS[:17]], params, Path(sys.argv[2]))
 """
     command = [sys.executable, "-c", program, one_by_one.model_dump_json(), str(tmp_path)]
     killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True)
@@ -105,7 +105,7 @@ def test_older_weights_and_a_foreign_way_to_search_give_the_same(pair, copy) -> 
     torch.save(dict(weights), copy / "pytorch_model.bin")
     (copy / "generation_config.json").write_text('{"do_sample": true, "num_beams": 6, "max_length": 4}')
     (copy / "tokenizer_config.json").unlink()
-    found, _ = back_translation.find("to_english", str(copy), file_sha256(copy / "pytorch_model.bin"))
+    found, _ = back_translation.find("to_english", str(copy), hash_file(copy / "pytorch_model.bin"))
     assert found == copy
     translated = back_translation.Translator(copy, pair).translate(CHINESE)
     assert translated == [english for _, english, _ in CAPTIONS]
@@ -208,10 +208,10 @@ def hub(copy: Path) -> Iterator[str]:
 def _find(home: Path, name: str, **environment: str) -> str:
     """What `find` gives or complains of, in a process of its own: the hub's address is read at import."""
     program = f"""
-from tuwen import marian
-from tuwen.errors import UserError
+from tuwen.core.errors import UserError
+from tuwen.data.augment import back_translation
 try:
-    print(*marian.find("to_english", "{name}", "{COMMIT}"), sep="|")
+    print(*back_translation.find("to_english", "{name}", "{COMMIT}"), sep="|")
 except UserError as error:
     print("error:", error)
 """

@@ -109,8 +109,8 @@ def test_a_caption_is_reworded_by_seed_and_caption_alone(synonyms, tmp_path) -> 
     assert len(reworded) > 3
     program = """
 import sys
-from tuwen import translate
-print(translate.with_synonyms(sys.argv[1:], translate.read_synonyms(), 0.5, 3))
+from tuwen.data.augment import paraphrase
+print(paraphrase.with_synonyms(sys.argv[1:], paraphrase.read_synonyms(), 0.5, 3))
 """
     environment = {"PYTHONPATH": ".", "PYTHONHASHSEED": "7", "LC_ALL": "POSIX", "PYTHONIOENCODING": "utf-8"}
     environment |= {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}

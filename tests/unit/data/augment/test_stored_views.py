@@ -18,7 +18,7 @@ from tuwen.core.params import NoParaphrase, ParaphraseFile
 from tuwen.data.augment.stored_views import augment
 from tuwen.data.augment.views import VIEWS, read_paraphrases
 from tuwen.data.formats import manifest, pairs, shards
-from tuwen.data.formats.images import decode, square
+from tuwen.data.formats.images import decode_image, resize_to_square
 
 CAPTIONS = {
     "train": [f"草地上有{n}只大熊猫在吃竹子" for n in range(5)],
@@ -32,8 +32,8 @@ IMAGE = ImageParams(size_px=32)
 def data(tmp_path, monkeypatch):
     """A data root in a folder of its own; one thread of this process is the executor."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tuwen.augment.make_executor", lambda: ThreadPoolExecutor(1))
-    monkeypatch.setattr("tuwen.augment.PAIRS_PER_SHARD", 2)
+    monkeypatch.setattr("tuwen.data.augment.stored_views.make_executor", lambda: ThreadPoolExecutor(1))
+    monkeypatch.setattr("tuwen.data.augment.stored_views.PAIRS_PER_SHARD", 2)
     write_clean(tmp_path / "data", CAPTIONS)
     return tmp_path / "data"
 
@@ -75,7 +75,7 @@ def test_every_pair_has_eight_views_in_shards_that_a_webdataset_reader_understan
     for row, (name, encoded), (text_name, said) in zip(rows, members[::2], members[1::2], strict=True):
         assert (name, text_name) == (f"{row['view_id']}.jpg", f"{row['view_id']}.txt")
         assert said.decode() == row["caption"]
-        assert encoded == shards.read(data, row["shard"], row["offset"], row["size"])
+        assert encoded == shards.read_member(data, row["shard"], row["offset"], row["size"])
         with Image.open(io.BytesIO(encoded)) as picture:
             assert (picture.format, picture.size, picture.mode) == ("JPEG", (32, 32), "RGB")
 
@@ -86,8 +86,8 @@ def test_view_0_is_stored_as_the_picture_rule_with_all_its_colours(data) -> None
     assert (row["view_id"], row["caption"], row["flipped"], row["reworded"]) == (
         *("ptrain1.0", CAPTIONS["train"][1], False, None),
     )
-    encoded = shards.read(data, row["shard"], row["offset"], row["size"])
-    difference = np.asarray(decode(encoded), int) - square(drawing().rotate(7), 32)
+    encoded = shards.read_member(data, row["shard"], row["offset"], row["size"])
+    difference = np.asarray(decode_image(encoded), int) - resize_to_square(drawing().rotate(7), 32)
     assert np.abs(difference).mean() < 4
     with Image.open(io.BytesIO(encoded)) as picture:
         assert [(across, down) for _, across, down, _ in picture.layer] == [(1, 1)] * 3  # 4:4:4
@@ -140,7 +140,7 @@ def test_online_stores_paraphrases_and_no_view(data, ready) -> None:
 
 
 def test_sets_without_pairs_and_captions_without_paraphrases_give_empty_tables(data) -> None:
-    pairs.write(data / "clean/train", pairs.empty())
+    pairs.write_pair_set(data / "clean/train", pairs.make_empty_set())
     params = AUGMENT.model_copy(update={"paraphrase": NoParaphrase(kind="none")})
     augment(data / "clean", data / "augmented", params, IMAGE)
     assert stored(data) == []

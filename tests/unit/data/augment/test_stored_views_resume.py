@@ -22,11 +22,11 @@ IMAGE = ImageParams(size_px=32)
 DRIVER = """
 import contextlib, multiprocessing, os, signal, sys
 from pathlib import Path
-from tuwen import augment
-from tuwen.params import Image
-from tuwen.params_data import Augment
+from tuwen.data.augment import stored_views
+from tuwen.core.params import Image
+from tuwen.core.params.data import Augment
 
-make_executor = augment.make_executor
+make_executor = stored_views.make_executor
 
 class Killed:
     def __init__(self, pool):
@@ -44,10 +44,10 @@ def killed():
     with make_executor() as pool:
         yield Killed(pool)
 
-augment.make_executor = killed
-augment.PAIRS_PER_SHARD = 1
+stored_views.make_executor = killed
+stored_views.PAIRS_PER_SHARD = 1
 params = Augment.model_validate_json(sys.argv[1])
-augment.augment(Path("data/clean"), Path("data/augmented"), params, Image(size_px=32))
+stored_views.augment(Path("data/clean"), Path("data/augmented"), params, Image(size_px=32))
 """
 
 

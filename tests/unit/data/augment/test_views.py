@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from tests.support.views import POLICY, drawing, write_clean
-from tuwen.data.augment.views import View, Viewer, positive_of, rows_of
+from tuwen.data.augment.views import View, Viewer, find_positive, list_rows
 from tuwen.data.formats import pairs
-from tuwen.data.formats.images import Pixels, square
+from tuwen.data.formats.images import Pixels, resize_to_square
 from tuwen.data.formats.text import swap_sides
 
 STILL = POLICY.model_copy(
@@ -54,7 +54,7 @@ def difference(one: Pixels, other: Pixels) -> float:
 
 def test_view_0_is_the_picture_rule_alone() -> None:
     view = Viewer(POLICY, 32, 0).view(drawing(), row(paraphrase="黑白熊"), 0)
-    assert np.array_equal(view.pixels, square(drawing(), 32))
+    assert np.array_equal(view.pixels, resize_to_square(drawing(), 32))
     assert view[1:] == ("动物、熊、黑白", False, None, '{"rule":"square"}')
 
 
@@ -191,7 +191,7 @@ def test_outlines_are_black_where_colours_meet() -> None:
 
 
 def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_picture(tmp_path) -> None:
-    train = pairs.read(
+    train = pairs.read_pair_set(
         write_clean(tmp_path, {"train": ["跑步者面向右边", "赛跑、运动", "一只猫", "一条狗"]}) / "train"
     )
     links = [
@@ -201,7 +201,7 @@ def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_p
     linked = [dict(zip(("pair_id", "image_id", "text_id", "label"), link, strict=True)) for link in links]
     random.Random(0).shuffle(linked)
     table = pairs.pa.Table.from_pylist(linked, pairs.PAIRS)
-    rows = rows_of(
+    rows = list_rows(
         pairs.PairSet(train.images, train.texts, table), {"一条狗": "狗在左边", "赛跑、运动": "跑步"}
     ).to_pylist()
     assert [found["pair_id"] for found in rows] == [link["pair_id"] for link in linked if link["label"] != 0]
@@ -223,6 +223,6 @@ def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_p
 
 
 def test_a_mirrored_picture_whose_caption_tells_sides_is_no_sibling_of_itself() -> None:
-    assert positive_of({"positive_id": "a", "sided": True}, True) != "a"
-    assert positive_of({"positive_id": "a", "sided": False}, True) == "a"
-    assert positive_of({"positive_id": "a", "sided": True}, False) == "a"
+    assert find_positive({"positive_id": "a", "sided": True}, True) != "a"
+    assert find_positive({"positive_id": "a", "sided": False}, True) == "a"
+    assert find_positive({"positive_id": "a", "sided": True}, False) == "a"

@@ -26,28 +26,28 @@ def pair_set() -> pairs.PairSet:
 
 
 def test_a_set_is_read_back_as_it_was_written_and_gives_equal_bytes(pair_set, tmp_path) -> None:
-    pairs.write(tmp_path / "one", pair_set)
-    pairs.write(tmp_path / "two", pair_set)
-    assert pairs.read(tmp_path / "one") == pair_set
+    pairs.write_pair_set(tmp_path / "one", pair_set)
+    pairs.write_pair_set(tmp_path / "two", pair_set)
+    assert pairs.read_pair_set(tmp_path / "one") == pair_set
     for name in ("images", "texts", "pairs"):
         assert (tmp_path / f"one/{name}.parquet").read_bytes() == (tmp_path / f"two/{name}.parquet").read_bytes()
 
 
 def test_the_truth_in_terms_of_rows(pair_set) -> None:
-    image, text = pairs.true_rows(pair_set)
+    image, text = pairs.find_true_rows(pair_set)
     assert image.tolist() == [1, 0, 0]
     assert text.tolist() == [1, 0, 1]
-    nothing, _ = pairs.true_rows(pairs.empty())
+    nothing, _ = pairs.find_true_rows(pairs.make_empty_set())
     assert len(nothing) == 0
 
 
 def test_a_missing_table_and_foreign_columns_are_named(pair_set, tmp_path) -> None:
     with pytest.raises(UserError, match=r"images\.parquet: this table is missing"):
-        pairs.read(tmp_path)
-    pairs.write(tmp_path, pair_set)
+        pairs.read_pair_set(tmp_path)
+    pairs.write_pair_set(tmp_path, pair_set)
     pairs.write_table(tmp_path / "texts.parquet", pa.table({"text_id": ["t1"], "标题": ["猫"]}))
     with pytest.raises(UserError, match=r"texts\.parquet: columns \['text_id', '标题'\] found"):
-        pairs.read(tmp_path)
+        pairs.read_pair_set(tmp_path)
 
 
 def test_a_manifest_changes_with_files_inputs_and_params_and_with_nothing_else(tmp_path) -> None:
@@ -58,7 +58,7 @@ def test_a_manifest_changes_with_files_inputs_and_params_and_with_nothing_else(t
         folder = tmp_path / name
         folder.mkdir()
         (folder / "a.txt").write_text(content)
-        return manifest.write(folder, {"source": source}, params)
+        return manifest.write_manifest(folder, {"source": source}, params)
 
     one = made("one", "甲", {"seed": 0})
     assert one == made("two", "甲", {"seed": 0})

@@ -22,7 +22,7 @@ def write(root, max_bytes: int = 1 << 20) -> dict[str, shards.Member]:
 
 def test_members_are_read_back_by_their_offset(tmp_path) -> None:
     for name, member in write(tmp_path).items():
-        assert shards.read(tmp_path, member.shard, member.offset, member.size) == FILES[name]
+        assert shards.read_member(tmp_path, member.shard, member.offset, member.size) == FILES[name]
 
 
 def test_a_shard_is_a_plain_tar_with_the_names_in_order(tmp_path) -> None:
@@ -43,7 +43,7 @@ def test_names_of_members_stay_in_their_folder_and_bytes_are_found_by_offset(tmp
     names = ["../../x", "/abs/猫.jpg", "a\\..\\b.txt", "c\0\n.jpg", "", "..", "猫" * 300 + ".jpg"]
     with shards.ShardWriter(tmp_path, "shards") as writer:
         members = [writer.add(name, name.encode()) for name in names]
-    assert [shards.read(tmp_path, m.shard, m.offset, m.size).decode() for m in members] == names
+    assert [shards.read_member(tmp_path, m.shard, m.offset, m.size).decode() for m in members] == names
     with tarfile.open(tmp_path / "shards/000000.tar") as tar:
         assert tar.getnames() == ["x", "abs/猫.jpg", "a/b.txt", "c__.jpg", "_", "_", "猫" * 196 + ".jpg"]
 
@@ -52,17 +52,17 @@ def test_a_full_shard_is_followed_by_another(tmp_path) -> None:
     members = write(tmp_path, max_bytes=1000)
     assert [m.shard[-10:] for m in members.values()] == ["000000.tar", "000001.tar", "000001.tar"]
     for name, member in members.items():
-        assert shards.read(tmp_path, member.shard, member.offset, member.size) == FILES[name]
+        assert shards.read_member(tmp_path, member.shard, member.offset, member.size) == FILES[name]
 
 
 def test_a_missing_or_cut_shard_is_named(tmp_path) -> None:
     member = next(iter(write(tmp_path).values()))
     with pytest.raises(UserError, match=r"000007\.tar: this shard is missing"):
-        shards.read(tmp_path, "raw/labelled/shards/000007.tar", 0, 1)
+        shards.read_member(tmp_path, "raw/labelled/shards/000007.tar", 0, 1)
     path = tmp_path / member.shard
     path.write_bytes(path.read_bytes()[: member.offset + 10])
     with pytest.raises(UserError, match=r"000000\.tar: ends before byte"):
-        shards.read(tmp_path, member.shard, member.offset, member.size)
+        shards.read_member(tmp_path, member.shard, member.offset, member.size)
 
 
 # Tars from anywhere
@@ -82,7 +82,7 @@ def tar_of(members: dict[str, bytes] | list[tuple[str, bytes]], form: int = tarf
 
 
 def samples(tar: bytes, caption_key: str = "caption") -> list[Sample]:
-    return list(shards.samples(io.BytesIO(tar), caption_key))
+    return list(shards.read_samples(io.BytesIO(tar), caption_key))
 
 
 def test_members_of_one_key_are_one_sample() -> None:
@@ -127,7 +127,7 @@ def test_a_pipe_and_a_compressed_tar_read_the_same(tmp_path) -> None:
     tar = tar_of(PANDA | {"b.jpg": b"x" * 70_000})
     (tmp_path / "a.tar").write_bytes(tar)
     with subprocess.Popen(["cat", tmp_path / "a.tar"], stdout=subprocess.PIPE) as cat:
-        piped = list(shards.samples(cat.stdout, "caption"))
+        piped = list(shards.read_samples(cat.stdout, "caption"))
     assert piped == samples(tar) == samples(gzip.compress(tar))
 
 
@@ -210,7 +210,7 @@ def test_what_is_no_tar_is_named_with_its_byte(tmp_path) -> None:
             open(tmp_path / name, "rb") as file,
             pytest.raises(UserError, match=f"{name}: no tar from byte {byte} on"),
         ):
-            list(shards.samples(file, "caption"))
+            list(shards.read_samples(file, "caption"))
 
 
 @settings(max_examples=300, deadline=None)

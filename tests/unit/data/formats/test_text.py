@@ -32,10 +32,10 @@ def test_left_and_right_are_side_words() -> None:
 
 
 def test_the_share_of_chinese_is_of_the_visible_characters() -> None:
-    assert text.chinese_share("大熊猫 吃\n竹子") == 1.0
-    assert text.chinese_share("nike 跑鞋!!") == 0.25
-    assert text.chinese_share("𠮷野家") == 1.0
-    assert text.chinese_share(" \n") == 0.0
+    assert text.measure_chinese_share("大熊猫 吃\n竹子") == 1.0
+    assert text.measure_chinese_share("nike 跑鞋!!") == 0.25
+    assert text.measure_chinese_share("𠮷野家") == 1.0
+    assert text.measure_chinese_share(" \n") == 0.0
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_the_share_of_chinese_is_of_the_visible_characters() -> None:
     ],
 )
 def test_a_paraphrase_is_written_as_its_caption_is(paraphrase: str, like: str, written: str) -> None:
-    assert text.to_caption_form(paraphrase, like) == written
-    assert text.to_caption_form(written, like) == written
+    assert text.match_caption_form(paraphrase, like) == written
+    assert text.match_caption_form(written, like) == written
 
 
 @pytest.mark.parametrize("caption", CAPTIONS)
 def test_a_caption_is_already_in_its_own_form(caption: str) -> None:
-    assert text.to_caption_form(caption, caption) == caption
+    assert text.match_caption_form(caption, caption) == caption
 
 
 def test_a_list_is_reworded_from_its_own_items_and_a_sentence_stays() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support import broken
 from tests.support.broken import encode, landscape
 from tests.support.checkout import ROOT
-from tuwen.data.formats.images import decode, decode_pixels
+from tuwen.data.formats.images import decode_image, decode_pixels
 from tuwen.data.quality import image_stats
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # decode() silences them for a process, pytest for a test
@@ -50,8 +50,8 @@ LOST: list[tuple[Callable[[], bytes], str]] = [
 ]
 
 
-def measure(encoded: bytes, max_pixels: int = MAX_PIXELS) -> image_stats.Picture:
-    return image_stats.measure_picture(encoded, max_pixels)
+def measure(encoded: bytes, max_pixels: int = MAX_PIXELS) -> image_stats.ImageStats:
+    return image_stats.measure_image(encoded, max_pixels)
 
 
 @pytest.mark.parametrize(("make", "expected"), WHOLE)
@@ -59,7 +59,7 @@ def test_unusual_pictures_are_read_and_named_for_what_they_are(make, expected: d
     found = measure(make())._asdict()
     asked = PLAIN | expected
     assert {name: found[name] for name in asked} == asked
-    assert decode(make()).mode == "RGB"
+    assert decode_image(make()).mode == "RGB"
 
 
 @pytest.mark.parametrize(("make", "kind"), LOST)
@@ -103,15 +103,15 @@ def test_the_limit_itself_is_allowed() -> None:
 def test_bombs_take_no_memory() -> None:
     code = """
 import resource
-from tests import broken
-from tuwen.doctor import measure_picture
+from tests.support import broken
+from tuwen.data.quality.image_stats import measure_image
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 for make in (broken.webp, broken.palette_png, broken.zip_named_png):
-    measure_picture(make(), 50_000_000)
+    measure_image(make(), 50_000_000)
 before = peak()
 bombs = [broken.bomb_header_png(), broken.bomb_header_webp(), broken.bomb_header_gif(), broken.bomb_header_gif(64)]
 for data in (*bombs, broken.bomb_header_png(7000, 7000)):
-    measure_picture(data, 50_000_000)
+    measure_image(data, 50_000_000)
 print(peak() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -163,5 +163,5 @@ def test_no_damage_makes_the_doctor_raise_and_what_it_can_read_decodes(data: st.
     damaged = bytes(encoded[: data.draw(st.integers(len(encoded) // 2, len(encoded)))])
     found = measure(damaged, 1_000_000)
     if found.readable:
-        assert (decode_pixels(damaged) == np.asarray(decode(damaged))).all()
+        assert (decode_pixels(damaged) == np.asarray(decode_image(damaged))).all()
         assert found.dhash is not None

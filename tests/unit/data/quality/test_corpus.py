@@ -3,10 +3,12 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import ROOT
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.data.quality.corpus import choose
 
-PARAMS = load(ROOT / "params.yaml").validate_.model_copy(update={"full_doctor_pairs": 1000, "doctor_share": 0.1})
+PARAMS = load_params(ROOT / "params.yaml").validate_.model_copy(
+    update={"full_doctor_pairs": 1000, "doctor_share": 0.1}
+)
 
 
 def shards(count: int, pairs: int) -> list[dict[str, Any]]:

@@ -16,11 +16,11 @@ from tuwen.data.quality import image_stats, near_duplicates
 MAX_PIXELS = 50_000_000
 
 
-def measure(encoded: bytes) -> image_stats.Picture:
-    return image_stats.measure_picture(encoded, MAX_PIXELS)
+def measure(encoded: bytes) -> image_stats.ImageStats:
+    return image_stats.measure_image(encoded, MAX_PIXELS)
 
 
-def bits_apart(one: image_stats.Picture, other: image_stats.Picture) -> int:
+def bits_apart(one: image_stats.ImageStats, other: image_stats.ImageStats) -> int:
     assert one.dhash is not None
     assert other.dhash is not None
     return (int(one.dhash, 16) ^ int(other.dhash, 16)).bit_count()
@@ -108,8 +108,8 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path, monkeypatch: pyte
     images = images_table(tmp_path, 10)
     monkeypatch.setenv("TUWEN_WORKERS", "2")
     with ThreadPoolExecutor(1) as one, make_executor() as two:
-        alone = image_stats.measure_pictures(tmp_path, images, MAX_PIXELS, one)
-        together = image_stats.measure_pictures(tmp_path, images, MAX_PIXELS, two)
+        alone = image_stats.measure_images(tmp_path, images, MAX_PIXELS, one)
+        together = image_stats.measure_images(tmp_path, images, MAX_PIXELS, two)
     assert alone["width"].tolist() == list(range(40, 50))
     assert alone["image_id"].tolist() == [f"图{n}.png" for n in range(10)]
     assert alone["row"].tolist() == list(range(10))
@@ -122,16 +122,16 @@ def test_a_missing_or_short_shard_is_an_error_that_names_it(tmp_path: Path) -> N
     shard = tmp_path / "raw/labelled/shards/000000.tar"
     shard.write_bytes(shard.read_bytes()[:600])
     with ThreadPoolExecutor(1) as one, pytest.raises(UserError, match=r"000000\.tar: ends before byte"):
-        image_stats.measure_pictures(tmp_path, images, MAX_PIXELS, one)
+        image_stats.measure_images(tmp_path, images, MAX_PIXELS, one)
     shard.unlink()
     with ThreadPoolExecutor(1) as one, pytest.raises(UserError, match=r"000000\.tar: this shard is missing"):
-        image_stats.measure_pictures(tmp_path, images, MAX_PIXELS, one)
+        image_stats.measure_images(tmp_path, images, MAX_PIXELS, one)
 
 
 def test_a_picture_that_the_source_lacks_is_unreadable(tmp_path: Path) -> None:
     lost = {"image_id": "丢失.png", "fault": "outside_source", "file": "表.csv", "row": 3}
     with ThreadPoolExecutor(1) as one:
-        found = image_stats.measure_pictures(tmp_path, pa.Table.from_pylist([lost], pairs.IMAGES), MAX_PIXELS, one)
+        found = image_stats.measure_images(tmp_path, pa.Table.from_pylist([lost], pairs.IMAGES), MAX_PIXELS, one)
     assert found["readable"].tolist() == [False]
     assert found[["image_id", "fault", "file", "row"]].iloc[0].tolist() == list(lost.values())
     assert found[["format", "width", "dhash", "measured_sha256"]].isna().all(axis=None)
@@ -139,8 +139,8 @@ def test_a_picture_that_the_source_lacks_is_unreadable(tmp_path: Path) -> None:
 
 def test_a_set_without_pictures_has_all_columns(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as one:
-        empty = image_stats.measure_pictures(tmp_path, pairs.IMAGES.empty_table(), MAX_PIXELS, one)
-        some = image_stats.measure_pictures(tmp_path, images_table(tmp_path, 1), MAX_PIXELS, one)
+        empty = image_stats.measure_images(tmp_path, pairs.IMAGES.empty_table(), MAX_PIXELS, one)
+        some = image_stats.measure_images(tmp_path, images_table(tmp_path, 1), MAX_PIXELS, one)
     assert len(empty) == 0
     assert empty.columns.tolist() == some.columns.tolist()
     assert {"split", "fault", "mode", "frames", "aspect", "orientation"} <= set(some.columns)

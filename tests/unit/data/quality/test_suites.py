@@ -10,12 +10,12 @@ import pytest
 
 from tests.support.checkout import ROOT
 from tuwen.core.errors import UserError
-from tuwen.core.params import load
+from tuwen.core.params import load_params
 from tuwen.data.quality import expectations
 from tuwen.data.quality import suites as checks
 from tuwen.prediction.predict import CONTEST_K
 
-PARAMS = load(ROOT / "params.yaml").validate_.model_copy(
+PARAMS = load_params(ROOT / "params.yaml").validate_.model_copy(
     update={
         "max_pixels": 1_000_000,
         "max_aspect": 8.0,
@@ -245,8 +245,9 @@ def test_nothing_is_sent_anywhere() -> None:
         "import socket, pandas\n"
         "calls = []\n"
         "socket.socket.connect = lambda self, address: calls.append(address)\n"
-        "from tuwen import checks, gates\n"
-        "gates.run(pandas.DataFrame({'image_id': ['猫.png'], 'pairs': [0]}), checks.paired_suite())\n"
+        "from tuwen.data.quality import expectations, suites\n"
+        "frame = pandas.DataFrame({'image_id': ['猫.png'], 'pairs': [0]})\n"
+        "expectations.run(frame, suites.paired_suite())\n"
         "print(calls)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

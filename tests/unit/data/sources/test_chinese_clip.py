@@ -13,7 +13,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import ChineseClipSource
 from tuwen.data import sources
 from tuwen.data.sources import chinese_clip
-from tuwen.data.sources.records import Caption, Link, Picture
+from tuwen.data.sources.records import ImageRecord, PairRecord, TextRecord
 
 BAG = {"text_id": 8428, "text": "高级感托特包斜挎", "image_ids": [1076345, 517602]}
 SKIRT = {"text_id": "8429", "text": "法式碎花连衣裙，夏季", "image_ids": ["517602"]}
@@ -27,26 +27,26 @@ def write(root: Path, split: str, pictures: dict[Any, bytes], texts: list[Any]) 
     (root / f"{split}_texts.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 
-def read(root: Path) -> dict[str, list[Picture | Caption | Link]]:
+def read(root: Path) -> dict[str, list[ImageRecord | TextRecord | PairRecord]]:
     source = ChineseClipSource(kind="chinese_clip", root=str(root))
-    return {name: list(records) for name, records in sources.read(source).items()}
+    return {name: list(records) for name, records in sources.read_source(source).items()}
 
 
 def splits(root: Path) -> dict[str, str | None]:
-    return {p.image_id: p.split for p in read(root)["labelled"] if isinstance(p, Picture)}
+    return {p.image_id: p.split for p in read(root)["labelled"] if isinstance(p, ImageRecord)}
 
 
 def test_pairs_of_every_split_come_with_their_place(tmp_path: Path) -> None:
     write(tmp_path, "train", {1076345: JPEG, 517602: b"dress"}, [BAG, SKIRT])
     assert read(tmp_path) == {
         "labelled": [
-            Picture("train/1076345", JPEG, "train_imgs.tsv", 1),
-            Picture("train/517602", b"dress", "train_imgs.tsv", 2),
-            Caption("train/8428", "高级感托特包斜挎", "train_texts.jsonl", 1),
-            Link("train/8428:1076345", "train/1076345", "train/8428", "train_texts.jsonl", 1),
-            Link("train/8428:517602", "train/517602", "train/8428", "train_texts.jsonl", 1),
-            Caption("train/8429", "法式碎花连衣裙，夏季", "train_texts.jsonl", 2),
-            Link("train/8429:517602", "train/517602", "train/8429", "train_texts.jsonl", 2),
+            ImageRecord("train/1076345", JPEG, "train_imgs.tsv", 1),
+            ImageRecord("train/517602", b"dress", "train_imgs.tsv", 2),
+            TextRecord("train/8428", "高级感托特包斜挎", "train_texts.jsonl", 1),
+            PairRecord("train/8428:1076345", "train/1076345", "train/8428", "train_texts.jsonl", 1),
+            PairRecord("train/8428:517602", "train/517602", "train/8428", "train_texts.jsonl", 1),
+            TextRecord("train/8429", "法式碎花连衣裙，夏季", "train_texts.jsonl", 2),
+            PairRecord("train/8429:517602", "train/517602", "train/8429", "train_texts.jsonl", 2),
         ]
     }
 
@@ -64,8 +64,8 @@ def test_muge_has_a_task_and_is_measured_on_valid(tmp_path: Path) -> None:
     write(tmp_path, "test", {3: b"3"}, [{"text_id": 3, "text": "高颜值拖鞋女", "image_ids": []}])
     assert splits(tmp_path) == {"train/1": "train", "valid/2": "test"}
     assert read(tmp_path)["t2i"] == [
-        Picture("3", b"3", "test_imgs.tsv", 1),
-        Caption("3", "高颜值拖鞋女", "test_texts.jsonl", 1),
+        ImageRecord("3", b"3", "test_imgs.tsv", 1),
+        TextRecord("3", "高颜值拖鞋女", "test_texts.jsonl", 1),
     ]
 
 
@@ -81,7 +81,7 @@ def test_one_split_alone_is_split_by_the_pipeline(tmp_path: Path) -> None:
 def test_both_alphabets_of_base64_and_all_line_ends(tmp_path: Path, encoded: bytes, end: bytes) -> None:
     write(tmp_path, "train", {}, [BAG])
     (tmp_path / "train_imgs.tsv").write_bytes(b"\xef\xbb\xbf1076345\t" + encoded + end)
-    assert read(tmp_path)["labelled"][0] == Picture("train/1076345", JPEG, "train_imgs.tsv", 1)
+    assert read(tmp_path)["labelled"][0] == ImageRecord("train/1076345", JPEG, "train_imgs.tsv", 1)
 
 
 @pytest.mark.parametrize(
@@ -91,17 +91,17 @@ def test_broken_base64_is_named_and_what_follows_is_read(tmp_path: Path, encoded
     write(tmp_path, "train", {}, [BAG])
     (tmp_path / "train_imgs.tsv").write_bytes(b"1\t" + encoded + b"\n\n517602\t/9j/\n")
     assert read(tmp_path)["labelled"][:2] == [
-        Picture("train/1", None, "train_imgs.tsv", 1, "unreadable_record"),
-        Picture("train/517602", b"\xff\xd8\xff", "train_imgs.tsv", 3),
+        ImageRecord("train/1", None, "train_imgs.tsv", 1, "unreadable_record"),
+        ImageRecord("train/517602", b"\xff\xd8\xff", "train_imgs.tsv", 3),
     ]
 
 
 def test_texts_may_name_pictures_that_no_line_has(tmp_path: Path) -> None:
     write(tmp_path, "train", {}, [BAG | {"image_ids": [5, 5, "5"]}, BAG | {"image_ids": [], "text": None}])
     assert read(tmp_path)["labelled"] == [
-        Caption("train/8428", "高级感托特包斜挎", "train_texts.jsonl", 1),
-        Link("train/8428:5", "train/5", "train/8428", "train_texts.jsonl", 1),
-        Caption("train/8428", "", "train_texts.jsonl", 2),
+        TextRecord("train/8428", "高级感托特包斜挎", "train_texts.jsonl", 1),
+        PairRecord("train/8428:5", "train/5", "train/8428", "train_texts.jsonl", 1),
+        TextRecord("train/8428", "", "train_texts.jsonl", 2),
     ]
 
 
@@ -111,7 +111,7 @@ def test_odd_contents_come_through_as_they_are(tmp_path: Path) -> None:
         file.write("1\tUEs=\n")  # the same id again, for validate to judge
     found = read(tmp_path)["labelled"]
     assert [(p.image_id, p.data) for p in found[:2]] == [("train/1", b"PK\x03\x04 a zip"), ("train/1", b"PK")]
-    assert [c.caption for c in found if isinstance(c, Caption)] == ["斜\0挎" + "包" * 10_000_000, BAG["text"]]
+    assert [c.caption for c in found if isinstance(c, TextRecord)] == ["斜\0挎" + "包" * 10_000_000, BAG["text"]]
 
 
 @pytest.mark.parametrize(
@@ -182,4 +182,4 @@ def test_any_bytes_end_in_records_or_one_error(tmp_path: Path, pictures: bytes, 
         found = read(tmp_path)["labelled"]
     except UserError:
         return
-    assert all((p.data is None) == (p.fault is not None) for p in found if isinstance(p, Picture))
+    assert all((p.data is None) == (p.fault is not None) for p in found if isinstance(p, ImageRecord))

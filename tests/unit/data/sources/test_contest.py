@@ -10,7 +10,7 @@ import pytest
 from tuwen.core.errors import UserError
 from tuwen.core.params import ContestSource
 from tuwen.data import sources
-from tuwen.data.sources.records import Caption, Link, Picture, Record
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, TextRecord
 
 JPEG = b"\xff\xd8\xff\xe0 stands for the bytes of a picture "
 CAPTIONS = ["一只猫, 在沙发上睡觉", '他说:"走吧",\n然后出了门', "《雨后》的街道"]
@@ -49,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path) -> dict[str, list[Record]]:
-    found = sources.read(ContestSource(kind="contest", root=str(root)))
+    found = sources.read_source(ContestSource(kind="contest", root=str(root)))
     return {name: list(records) for name, records in found.items()}
 
 
@@ -59,24 +59,24 @@ def of_kind(records: Sequence[Record], kind: type) -> list:
 
 def test_labelled_pairs_keep_the_order_of_their_table(root) -> None:
     records = read(root)["labelled"]
-    assert [picture.image_id for picture in of_kind(records, Picture)] == ["b.jpg", "a.jpg", "c.jpg"]
-    assert records[0] == Picture("b.jpg", JPEG + b"b.jpg", "附件1/ImageData/b.jpg")
+    assert [picture.image_id for picture in of_kind(records, ImageRecord)] == ["b.jpg", "a.jpg", "c.jpg"]
+    assert records[0] == ImageRecord("b.jpg", JPEG + b"b.jpg", "附件1/ImageData/b.jpg")
     place = ("附件1/ImageWordData.csv", 3)
-    assert Caption("a.jpg#1", CAPTIONS[1], *place) in records
-    assert Link("a.jpg#1", "a.jpg", "a.jpg#1", *place) in records
-    assert of_kind(records, Caption)[2][1:] == (CAPTIONS[2], place[0], 5)  # the caption before holds a newline
+    assert TextRecord("a.jpg#1", CAPTIONS[1], *place) in records
+    assert PairRecord("a.jpg#1", "a.jpg", "a.jpg#1", *place) in records
+    assert of_kind(records, TextRecord)[2][1:] == (CAPTIONS[2], place[0], 5)  # the caption before holds a newline
 
 
 def test_both_tasks_keep_their_ids_and_their_order(root) -> None:
     sets = read(root)
-    assert [record.image_id for record in of_kind(sets["t2i"], Picture)] == ["g3.jpg", "g1.jpg", "g2.jpg"]
-    assert of_kind(sets["t2i"], Caption) == [
-        Caption("Word-2", CAPTIONS[1], "附件2/word_test.csv", 2),
-        Caption("Word-1", "", "附件2/word_test.csv", 4),
+    assert [record.image_id for record in of_kind(sets["t2i"], ImageRecord)] == ["g3.jpg", "g1.jpg", "g2.jpg"]
+    assert of_kind(sets["t2i"], TextRecord) == [
+        TextRecord("Word-2", CAPTIONS[1], "附件2/word_test.csv", 2),
+        TextRecord("Word-1", "", "附件2/word_test.csv", 4),
     ]
-    assert [record.image_id for record in of_kind(sets["i2t"], Picture)] == ["q2.jpg", "q1.jpg"]
-    assert [record.text_id for record in of_kind(sets["i2t"], Caption)] == ["t3", "t1", "t2"]
-    assert of_kind(sets["t2i"] + sets["i2t"], Link) == []
+    assert [record.image_id for record in of_kind(sets["i2t"], ImageRecord)] == ["q2.jpg", "q1.jpg"]
+    assert [record.text_id for record in of_kind(sets["i2t"], TextRecord)] == ["t3", "t1", "t2"]
+    assert of_kind(sets["t2i"] + sets["i2t"], PairRecord) == []
 
 
 def test_a_picture_with_several_captions_comes_once_and_they_are_numbered(root) -> None:
@@ -84,13 +84,13 @@ def test_a_picture_with_several_captions_comes_once_and_they_are_numbered(root) 
     table(root / "附件1/ImageWordData.csv", ["image_id", "caption"], rows)
     (root / "附件1/ImageData/c.jpg").unlink()
     records = read(root)["labelled"]
-    assert [picture.image_id for picture in of_kind(records, Picture)] == ["a.jpg", "b.jpg"]
-    assert [link.text_id for link in of_kind(records, Link)] == ["a.jpg#1", "b.jpg#1", "a.jpg#2", "a.jpg#3"]
+    assert [picture.image_id for picture in of_kind(records, ImageRecord)] == ["a.jpg", "b.jpg"]
+    assert [link.text_id for link in of_kind(records, PairRecord)] == ["a.jpg#1", "b.jpg#1", "a.jpg#2", "a.jpg#3"]
 
 
 def test_ids_that_come_twice_in_a_task_are_kept_for_validate(root) -> None:
     table(root / "附件2/image_data.csv", ["image_id"], [["g1.jpg"], ["g2.jpg"], ["g1.jpg"], ["g3.jpg"]])
-    found = of_kind(read(root)["t2i"], Picture)
+    found = of_kind(read(root)["t2i"], ImageRecord)
     assert [picture.image_id for picture in found] == ["g1.jpg", "g2.jpg", "g1.jpg", "g3.jpg"]
 
 
@@ -100,7 +100,7 @@ def test_pictures_that_cannot_be_had_are_named_with_their_row(root, tmp_path) ->
     names = ["a.jpg", "gone.jpg", "../../../secret.jpg", str(tmp_path / "secret.jpg"), "link.jpg", "", "C:\\x.jpg"]
     names += ["../ImageWordData.csv", "a.jpg\0", "长" * 300 + ".jpg"]
     table(root / "附件1/ImageWordData.csv", ["image_id", "caption"], [[name, "一只猫"] for name in names])
-    found = of_kind(read(root)["labelled"], Picture)[: len(names)]
+    found = of_kind(read(root)["labelled"], ImageRecord)[: len(names)]
     assert [picture.image_id for picture in found] == names
     outside, missing = "outside_source", "missing"
     faults = [None, missing, outside, outside, outside, missing, outside, outside, missing, missing]
@@ -114,8 +114,8 @@ def test_pictures_that_no_row_names_come_without_a_pair_or_are_counted(root, cap
     (root / "附件1/ImageData/子/d.jpg").write_bytes(JPEG)
     pictures(root / "附件2", "g8.jpg", "g9.jpg")
     sets = read(root)
-    assert sets["labelled"][-1] == Picture("子/d.jpg", JPEG, "附件1/ImageData/子/d.jpg")
-    assert len(of_kind(sets["t2i"], Picture)) == 3
+    assert sets["labelled"][-1] == ImageRecord("子/d.jpg", JPEG, "附件1/ImageData/子/d.jpg")
+    assert len(of_kind(sets["t2i"], ImageRecord)) == 3
     said = capsys.readouterr().err
     assert "image_data.csv: 2 files in ImageData are not named here and left alone" in said
     assert "image_test.csv" not in said
@@ -129,7 +129,7 @@ def test_folders_inside_imagedata_are_reached_with_either_slash(root) -> None:
         ["caption", "image_id"],
         [["一只猫", "子\\d.jpg"], ["一条狗", "子/d.jpg"]],
     )
-    found = of_kind(read(root)["labelled"], Picture)
+    found = of_kind(read(root)["labelled"], ImageRecord)
     assert [picture.data for picture in found[:2]] == [JPEG, JPEG]
     assert {picture.file for picture in found[:2]} == {"附件1/ImageData/子/d.jpg"}
     assert "子/d.jpg" not in [picture.image_id for picture in found[2:]]
@@ -141,8 +141,8 @@ def test_columns_are_found_by_name_in_any_encoding(root, encoding, capsys) -> No
     rows = [["1", caption, name] for name, caption in zip(["a.jpg", "b.jpg", "c.jpg"], CAPTIONS, strict=True)]
     table(path, ["number", "caption", "image_id"], rows, encoding)
     records = read(root)["labelled"]
-    assert [caption.caption for caption in of_kind(records, Caption)] == CAPTIONS
-    assert len(of_kind(records, Picture)) == 3
+    assert [caption.caption for caption in of_kind(records, TextRecord)] == CAPTIONS
+    assert len(of_kind(records, ImageRecord)) == 3
     assert ("read as gb18030" in capsys.readouterr().err) == (encoding == "gb18030")
 
 

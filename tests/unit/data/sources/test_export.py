@@ -16,8 +16,8 @@ from tuwen.core.params import ChineseClipSource, WebdatasetSource
 from tuwen.data import sources
 from tuwen.data.formats import pairs, shards
 from tuwen.data.sources import webdataset
-from tuwen.data.sources.export import export
-from tuwen.data.sources.records import Caption, Link, Picture, Record
+from tuwen.data.sources.export import export_sets
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, TextRecord
 
 PANDA, STREET, MASK = "一只大熊猫坐在竹林里吃竹子", "雨后的街道\n行人撑着伞", "\ufeff“<人名>”和他的猫"
 PICTURES = {
@@ -48,7 +48,7 @@ def write_set(
         pa.Table.from_pylist(table, schema)
         for table, schema in ((images, pairs.IMAGES), (captions, pairs.TEXTS), (rows, pairs.PAIRS))
     ]
-    pairs.write(folder, pairs.PairSet(*tables))
+    pairs.write_pair_set(folder, pairs.PairSet(*tables))
     return folder
 
 
@@ -62,14 +62,14 @@ def read(form: str, out: Path) -> dict[str, list[Record]]:
         if form == "chinese_clip"
         else WebdatasetSource(kind="webdataset", root=str(out))
     )
-    return {name: list(records) for name, records in sources.read(source).items()}
+    return {name: list(records) for name, records in sources.read_source(source).items()}
 
 
 def contents(records: list[Record]) -> tuple[list[bytes | None], Counter[str], Counter[tuple[bytes | None, str]]]:
     """The pictures, the captions, and the pairs of both."""
-    pictures = {r.image_id: r.data for r in records if isinstance(r, Picture)}
-    texts = {r.text_id: r.caption for r in records if isinstance(r, Caption)}
-    linked = Counter((pictures[r.image_id], texts[r.text_id]) for r in records if isinstance(r, Link))
+    pictures = {r.image_id: r.data for r in records if isinstance(r, ImageRecord)}
+    texts = {r.text_id: r.caption for r in records if isinstance(r, TextRecord)}
+    linked = Counter((pictures[r.image_id], texts[r.text_id]) for r in records if isinstance(r, PairRecord))
     return list(pictures.values()), Counter(texts.values()), linked
 
 
@@ -78,7 +78,7 @@ FORMATS = pytest.mark.parametrize("form", ["chinese_clip", "webdataset"])
 
 @FORMATS
 def test_pictures_captions_and_pairs_come_back(tmp_path: Path, form: str) -> None:
-    export(form, [train(tmp_path)], tmp_path / "out")
+    export_sets(form, [train(tmp_path)], tmp_path / "out")
     pictures, captions, linked = contents(read(form, tmp_path / "out")["labelled"])
     assert pictures == list(PICTURES.values())
     assert linked == Counter((PICTURES[image], TEXTS[text]) for image, text in TRUE)
@@ -100,7 +100,7 @@ def test_what_cannot_be_written_is_counted(tmp_path: Path, form: str, capsys: py
             ("bare.jpg", "t9"),
         ],
     )
-    export(form, [folder], tmp_path / "out")
+    export_sets(form, [folder], tmp_path / "out")
     pictures, _, linked = contents(read(form, tmp_path / "out")["labelled"])
     assert pictures == [b"\xff\xd8", b"\xff\xd8\xff"]
     assert linked == Counter([(b"\xff\xd8", STREET)])
@@ -112,7 +112,7 @@ def test_what_cannot_be_written_is_counted(tmp_path: Path, form: str, capsys: py
 def test_chinese_clip_gets_numbers_for_ids_over_all_splits(tmp_path: Path) -> None:
     one = write_set(tmp_path / "data/clean/test", {"b": b"2"}, {"t1": STREET}, [("b", "t1")])
     asked = write_set(tmp_path / "data/clean/t2i", {"c": b"3"}, {"t1": PANDA}, [])
-    export("chinese_clip", [train(tmp_path), one, asked], tmp_path / "out")
+    export_sets("chinese_clip", [train(tmp_path), one, asked], tmp_path / "out")
     assert (tmp_path / "out/test_imgs.tsv").read_text() == "5\tMg==\n"
     line = (tmp_path / "out/test_texts.jsonl").read_text(encoding="utf-8")
     assert line == '{"text_id": 6, "text": "雨后的街道\\n行人撑着伞", "image_ids": [5]}\n'
@@ -120,29 +120,29 @@ def test_chinese_clip_gets_numbers_for_ids_over_all_splits(tmp_path: Path) -> No
         known = {(row["split"], row["item"], row["number"]): row["id"] for row in csv.DictReader(file)}
     assert (known["train", "image", "2"], known["test", "text", "6"]) == ("街道.png", "t1")
     back = read("chinese_clip", tmp_path / "out")
-    assert [p.split for p in back["labelled"] if isinstance(p, Picture)] == ["test", *["train"] * 4]
+    assert [p.split for p in back["labelled"] if isinstance(p, ImageRecord)] == ["test", *["train"] * 4]
     assert contents(back["t2i"])[0] == [b"3"]
 
 
 def test_a_task_with_pairs_is_written_as_the_test_split(tmp_path: Path) -> None:
     answered = write_set(tmp_path / "data/clean/t2i", {"a": b"1", "b": b"2"}, {"t1": STREET}, [("b", "t1")])
-    export("chinese_clip", [train(tmp_path), answered], tmp_path / "out")
+    export_sets("chinese_clip", [train(tmp_path), answered], tmp_path / "out")
     back = read("chinese_clip", tmp_path / "out")
     assert list(back) == ["labelled"]
-    tested = [r.image_id for r in back["labelled"] if isinstance(r, Picture) and r.split == "test"]
+    tested = [r.image_id for r in back["labelled"] if isinstance(r, ImageRecord) and r.split == "test"]
     assert tested == ["test/5", "test/6"]
-    assert next(r.image_id for r in back["labelled"] if isinstance(r, Link)) == "test/6"
+    assert next(r.image_id for r in back["labelled"] if isinstance(r, PairRecord)) == "test/6"
 
 
 def test_pictures_that_ask_have_no_place_in_chinese_clip(tmp_path: Path) -> None:
     asks = write_set(tmp_path / "data/clean/i2t", {"a": b"1"}, {"t1": STREET}, [])
     with pytest.raises(UserError, match="i2t: pictures that ask have no place in chinese_clip; leave it out"):
-        export("chinese_clip", [asks], tmp_path / "out")
+        export_sets("chinese_clip", [asks], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_webdataset_has_the_names_that_other_programs_look_for(tmp_path: Path) -> None:
-    export("webdataset", [train(tmp_path)], tmp_path / "out")
+    export_sets("webdataset", [train(tmp_path)], tmp_path / "out")
     with tarfile.open(tmp_path / "out/train/000000.tar") as tar:
         names = defaultdict(list)
         for name in tar.getnames():
@@ -160,9 +160,9 @@ def test_webdataset_has_the_names_that_other_programs_look_for(tmp_path: Path) -
 def test_the_list_of_the_shards_can_be_a_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path)
     monkeypatch.chdir(tmp_path)
-    export("webdataset", [Path("data/clean/train")], Path("out"), shard_bytes=1)
+    export_sets("webdataset", [Path("data/clean/train")], Path("out"), shard_bytes=1)
     source = WebdatasetSource(kind="webdataset", root="out/shards.csv")
-    rows = webdataset.listed_shards(source).to_pylist()
+    rows = webdataset.read_shard_list(source).to_pylist()
     assert [row["address"] for row in rows] == [f"out/train/{n:06d}.tar" for n in range(len(rows))]
     assert len(rows) > 2
     assert contents(read("webdataset", Path("out"))["labelled"])[0] != []
@@ -174,14 +174,14 @@ def test_equal_sets_give_equal_bytes(tmp_path: Path, form: str, monkeypatch: pyt
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        export(form, [train(Path())], Path("out"))
+        export_sets(form, [train(Path())], Path("out"))
         written.append({p.as_posix(): p.read_bytes() for p in sorted(Path("out").rglob("*")) if p.is_file()})
     assert written[0] == written[1] != {}
 
 
 @FORMATS
 def test_an_empty_set_gives_empty_files(tmp_path: Path, form: str) -> None:
-    export(form, [write_set(tmp_path / "data/clean/t2i", {}, {}, [])], tmp_path / "out")
+    export_sets(form, [write_set(tmp_path / "data/clean/t2i", {}, {}, [])], tmp_path / "out")
     assert [p.stat().st_size for p in (tmp_path / "out").glob("t2i_*")] == [0, 0] * (form == "chinese_clip")
 
 
@@ -197,7 +197,7 @@ def test_mistakes_are_named_before_anything_is_written(tmp_path: Path) -> None:
         ("webdataset", [folder.parent / "valid"], "out", r"images\.parquet: this table is missing"),
     ):
         with pytest.raises(UserError, match=message):
-            export(form, sets, tmp_path / out)
+            export_sets(form, sets, tmp_path / out)
     assert not (tmp_path / "out").exists()
 
 
@@ -212,7 +212,7 @@ def test_any_bytes_and_captions_come_back(
     linked = [(text_id.partition("-")[0], text_id) for text_id in texts] or [("0", "all")]
     data = {str(n): picture + b"x" for n, (picture, _) in enumerate(drawn)}
     folder = write_set(root / "data/clean/valid", data, texts or {"all": ""}, linked)
-    export(form, [folder], root / "out")
+    export_sets(form, [folder], root / "out")
     pictures, _, found = contents(read(form, root / "out")["labelled"])
     assert pictures == list(data.values())
     assert found == Counter((data[image], (texts or {"all": ""})[text]) for image, text in linked)

@@ -20,7 +20,7 @@ from tests.support.checkout import ROOT
 from tuwen.core.params import Corpus, Source, TableSource, WebdatasetSource
 from tuwen.data.formats import manifest, pairs, shards
 from tuwen.data.sources import ingest as ingesting
-from tuwen.data.sources.ingest import gather, ingest
+from tuwen.data.sources.ingest import ingest, ingest_corpus
 
 CAT, DOG = b"\x89PNG a cat", b"\x89PNG a dog"
 
@@ -57,7 +57,7 @@ def files_of(folder: Path) -> dict[str, str]:
 
 def test_every_row_is_kept_and_pictures_that_cannot_be_had_have_no_bytes(tmp_path, source, capsys) -> None:
     ingest(source, tmp_path / "data/raw")
-    labelled = pairs.read(tmp_path / "data/raw/labelled")
+    labelled = pairs.read_pair_set(tmp_path / "data/raw/labelled")
     rows = labelled.images.to_pylist()
     assert [(row["image_id"], row["fault"]) for row in rows] == [
         ("1.png", None),
@@ -66,7 +66,7 @@ def test_every_row_is_kept_and_pictures_that_cannot_be_had_have_no_bytes(tmp_pat
         ("4.png", "outside_source"),
     ]
     for row, data in zip(rows, (CAT, DOG), strict=False):
-        assert shards.read(tmp_path / "data", row["shard"], row["offset"], row["size"]) == data
+        assert shards.read_member(tmp_path / "data", row["shard"], row["offset"], row["size"]) == data
         assert row["sha256"] == hashlib.sha256(data).hexdigest()
         assert row["positive_id"] == row["image_id"]
     for row in rows[2:]:
@@ -82,8 +82,8 @@ def test_every_row_is_kept_and_pictures_that_cannot_be_had_have_no_bytes(tmp_pat
 def test_sets_that_the_source_lacks_are_empty_and_every_set_has_its_manifest(tmp_path, source) -> None:
     ingest(source, tmp_path / "data/raw")
     for name in ("t2i", "i2t"):
-        lacking = pairs.read(tmp_path / "data/raw" / name)
-        assert lacking == pairs.empty()
+        lacking = pairs.read_pair_set(tmp_path / "data/raw" / name)
+        assert lacking == pairs.make_empty_set()
         assert lacking.images.schema.equals(pairs.IMAGES)
     for name in pairs.RAW_SETS:
         folder = tmp_path / "data/raw" / name
@@ -132,27 +132,27 @@ def test_members_of_a_shard_have_names_that_stay_in_their_folder(tmp_path) -> No
         "猫" * 196 + ".png",
         "猫.png",
     ]
-    assert pairs.read(folder).images["image_id"].to_pylist() == [name or None for name in ids]
+    assert pairs.read_pair_set(folder).images["image_id"].to_pylist() == [name or None for name in ids]
 
 
 def test_an_empty_id_is_null_in_every_table(tmp_path) -> None:
     ingest(make_source(tmp_path / "mine", [["cat.png", "", "猫"]]), tmp_path / "data/raw")
-    made = pairs.read(tmp_path / "data/raw/labelled")
+    made = pairs.read_pair_set(tmp_path / "data/raw/labelled")
     assert [made.images[name].to_pylist() for name in ("image_id", "positive_id")] == [[None], [None]]
     assert made.pairs["image_id"].to_pylist() == [None]
 
 
 def test_an_id_that_comes_twice_keeps_both_of_its_pictures(tmp_path) -> None:
     ingest(make_source(tmp_path / "mine", [["cat.png", "1", "猫"], ["dog.png", "1", "狗"]]), tmp_path / "data/raw")
-    rows = pairs.read(tmp_path / "data/raw/labelled").images.to_pylist()
+    rows = pairs.read_pair_set(tmp_path / "data/raw/labelled").images.to_pylist()
     assert [row["image_id"] for row in rows] == ["1", "1"]
-    assert [shards.read(tmp_path / "data", r["shard"], r["offset"], r["size"]) for r in rows] == [CAT, DOG]
+    assert [shards.read_member(tmp_path / "data", r["shard"], r["offset"], r["size"]) for r in rows] == [CAT, DOG]
 
 
 def test_a_corpus_source_is_gathered_into_a_folder_of_its_own(tmp_path, source) -> None:
     folder = tmp_path / "data/raw/corpus/mine"
-    gather(source, folder)
-    made = pairs.read(folder)
+    ingest_corpus(source, folder)
+    made = pairs.read_pair_set(folder)
     assert made.images["shard"].to_pylist() == ["raw/corpus/mine/shards/000000.tar"] * 2 + [None] * 2
     assert pairs.read_shards(folder).num_rows == 0
     assert (folder / "manifest.json").is_file()
@@ -167,8 +167,8 @@ def test_listed_shards_stay_where_they_are(tmp_path) -> None:
     listed = tmp_path / "shards.csv"
     listed.write_text(f"address,size,sha256,pairs\n{tar},{tar.stat().st_size},{digest},1\n")
     folder = tmp_path / "data/raw/corpus/big"
-    gather(WebdatasetSource(kind="webdataset", root=str(listed)), folder)
-    assert pairs.read(folder) == pairs.empty()
+    ingest_corpus(WebdatasetSource(kind="webdataset", root=str(listed)), folder)
+    assert pairs.read_pair_set(folder) == pairs.make_empty_set()
     (row,) = pairs.read_shards(folder).to_pylist()
     assert (row["address"], row["sha256"], row["pairs"], row["source"]) == (str(tar), digest, 1, None)
     assert "shards.parquet" in json.loads((folder / "manifest.json").read_text())["files"]
@@ -183,8 +183,8 @@ def test_the_stages_read_params_yaml(tmp_path, source, monkeypatch, capsys) -> N
     ingest_stage.main()
     monkeypatch.setattr(sys, "argv", ["corpus", "mine"])
     corpus_stage.main()
-    assert pairs.read(Path("data/raw/labelled")).images.num_rows == 4
-    assert pairs.read(Path("data/raw/corpus/mine")).pairs.num_rows == 5
+    assert pairs.read_pair_set(Path("data/raw/labelled")).images.num_rows == 4
+    assert pairs.read_pair_set(Path("data/raw/corpus/mine")).pairs.num_rows == 5
     monkeypatch.setattr(sys, "argv", ["corpus", "muge"])
     with pytest.raises(SystemExit):
         corpus_stage.main()

@@ -12,7 +12,7 @@ from PIL import Image
 from tuwen.core.errors import UserError
 from tuwen.core.params import SampleSource
 from tuwen.data.formats import pairs, shards
-from tuwen.data.sources.ingest import gather, ingest
+from tuwen.data.sources.ingest import ingest, ingest_corpus
 
 NAMES = {
     "🐼": ":熊猫:",
@@ -83,9 +83,9 @@ def read(tmp_path: Path, source: SampleSource) -> dict[str, pairs.PairSet]:
     """The raw sets as the presets make them: OpenMoji labelled, the other two a corpus."""
     raw = tmp_path / "data" / "raw"
     ingest(source, raw)
-    gather(source.model_copy(update={"art": ["noto", "twemoji"]}), raw / "corpus" / "art")
-    sets = {name: pairs.read(raw / name) for name in pairs.RAW_SETS}
-    return sets | {"corpus": pairs.read(raw / "corpus" / "art")}
+    ingest_corpus(source.model_copy(update={"art": ["noto", "twemoji"]}), raw / "corpus" / "art")
+    sets = {name: pairs.read_pair_set(raw / name) for name in pairs.RAW_SETS}
+    return sets | {"corpus": pairs.read_pair_set(raw / "corpus" / "art")}
 
 
 def test_the_wheels_become_pairs_without_flags_and_skin_tones(tmp_path, source) -> None:
@@ -126,7 +126,7 @@ def test_original_bytes_are_kept_and_drawings_are_rendered(tmp_path, source) -> 
 
     def picture(name: str, image_id: str) -> bytes:
         row = next(row for row in sets[name].images.to_pylist() if row["image_id"] == image_id)
-        return shards.read(tmp_path / "data", row["shard"], row["offset"], row["size"])
+        return shards.read_member(tmp_path / "data", row["shard"], row["offset"], row["size"])
 
     assert picture("corpus", "twemoji-1f43c.png") == png("gray")
     drawn = Image.open(io.BytesIO(picture("labelled", "openmoji-1f43c.png"))).convert("RGBA")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tuwen.core.errors import UserError
 from tuwen.core.params import ContestSource, TableSource
 from tuwen.data import sources
-from tuwen.data.sources.records import FAULTS, Caption, Link, Picture, Record
+from tuwen.data.sources.records import FAULTS, ImageRecord, PairRecord, Record, TextRecord
 
 PICTURE = b"\x89PNG"
 fuzz = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -37,19 +37,19 @@ def root(tmp_path: Path) -> Path:
 
 
 def contest(root: Path) -> list[Record]:
-    return list(sources.read(ContestSource(kind="contest", root=str(root)))["labelled"])
+    return list(sources.read_source(ContestSource(kind="contest", root=str(root)))["labelled"])
 
 
 def table(root: Path, file: str) -> list[Record]:
     source = TableSource(kind="table", root=str(root), file=file, image="image_id", captions=["caption"])
-    return list(sources.read(source)["labelled"])
+    return list(sources.read_source(source)["labelled"])
 
 
 def check_complete(records: Sequence[Record]) -> int:
     """How many pairs: each with its picture and caption; pictures with bytes or a fault; all of it UTF-8."""
-    images = {record.image_id for record in records if isinstance(record, Picture)}
-    told = {record.text_id for record in records if isinstance(record, Caption)}
-    links = [record for record in records if isinstance(record, Link)]
+    images = {record.image_id for record in records if isinstance(record, ImageRecord)}
+    told = {record.text_id for record in records if isinstance(record, TextRecord)}
+    links = [record for record in records if isinstance(record, PairRecord)]
     assert {link.image_id for link in links} <= images
     assert {link.text_id for link in links} == told
     assert len({link.pair_id for link in links}) == len(links) == len(told)
@@ -57,7 +57,7 @@ def check_complete(records: Sequence[Record]) -> int:
         for value in record:
             if isinstance(value, str):
                 value.encode()
-        if isinstance(record, Picture):
+        if isinstance(record, ImageRecord):
             assert (record.data is None) == (record.fault is not None)
             assert record.fault in (None, *FAULTS)
             assert record.data in (None, PICTURE)
@@ -127,8 +127,8 @@ def test_every_caption_that_was_written_comes_back(root, file, encoding, cells, 
     assume(encoding != "gb18030" or text.isascii() or not valid_utf8(data))  # some GB18030 is also UTF-8
     records = read_or_refused(root, file, data)
     assert records is not None
-    assert [record.caption for record in records if isinstance(record, Caption)] == [text for _, text in cells]
-    links = [record.image_id for record in records if isinstance(record, Link)]
+    assert [record.caption for record in records if isinstance(record, TextRecord)] == [text for _, text in cells]
+    links = [record.image_id for record in records if isinstance(record, PairRecord)]
     assert links == [
         name or (file.startswith("pairs") and link) or "" for (name, _), link in zip(cells, links, strict=True)
     ]
@@ -142,7 +142,7 @@ def test_every_caption_in_json_comes_back(root, cells) -> None:
     records = read_or_refused(root, "pairs.jsonl", "\n".join(lines).encode())
     assert records is not None
     said = [text for _, cell in cells for text in (cell if isinstance(cell, list) else [cell])]
-    assert [record.caption for record in records if isinstance(record, Caption)] == said
+    assert [record.caption for record in records if isinstance(record, TextRecord)] == said
     check_complete(records)
 
 

@@ -16,7 +16,7 @@ from tuwen.core.params import TableSource
 from tuwen.data import sources
 from tuwen.data.formats import pairs, shards
 from tuwen.data.sources.ingest import ingest
-from tuwen.data.sources.records import Caption, Link, Picture, Record
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, TextRecord
 
 CAT, DOG = b"\x89PNG a cat", b"\x89PNG a dog"
 ROWS = [
@@ -61,7 +61,7 @@ def source(root: Path, file: str, **named: Any) -> TableSource:
 
 
 def read(root: Path, file: str, **named: Any) -> list[Record]:
-    return list(sources.read(source(root, file, **named))["labelled"])
+    return list(sources.read_source(source(root, file, **named))["labelled"])
 
 
 def of_kind(records: Sequence[Record], kind: type) -> list:
@@ -72,13 +72,13 @@ def of_kind(records: Sequence[Record], kind: type) -> list:
 def test_every_form_gives_the_same_pairs(root, file) -> None:
     write(root / file, ROWS)
     records = read(root, file, captions=["zh", "more"])
-    captions = {caption.text_id: caption.caption for caption in of_kind(records, Caption)}
-    links = of_kind(records, Link)
+    captions = {caption.text_id: caption.caption for caption in of_kind(records, TextRecord)}
+    links = of_kind(records, PairRecord)
     assert {(link.image_id, captions[link.text_id]) for link in links} == READ
     assert len(links) == len(captions) == len(READ)
-    assert of_kind(records, Picture) == [
-        Picture("pictures/cat.png", CAT, "pictures/cat.png"),
-        Picture("pictures/dog.png", DOG, "pictures/dog.png"),
+    assert of_kind(records, ImageRecord) == [
+        ImageRecord("pictures/cat.png", CAT, "pictures/cat.png"),
+        ImageRecord("pictures/dog.png", DOG, "pictures/dog.png"),
     ]
     first = {"pairs.csv": 2, "pairs.tsv": 2}.get(file, 1)
     assert (links[0].file, links[0].row) == (file, first)
@@ -92,7 +92,7 @@ def test_a_cell_may_hold_a_list_and_one_empty_caption_stays(root) -> None:
         {"path": "pictures/dog.png", "zh": "狗"},
     ]
     write(root / "pairs.jsonl", rows)
-    found = [(caption.text_id, caption.caption) for caption in of_kind(read(root, "pairs.jsonl"), Caption)]
+    found = [(caption.text_id, caption.caption) for caption in of_kind(read(root, "pairs.jsonl"), TextRecord)]
     cat, dog = "pictures/cat.png", "pictures/dog.png"
     assert found == [
         (f"{cat}#1", "一只猫"),
@@ -105,11 +105,11 @@ def test_a_cell_may_hold_a_list_and_one_empty_caption_stays(root) -> None:
 def test_parquet_may_hold_the_bytes(root, cell) -> None:
     write(root / "pairs.parquet", [{"path": cell, "zh": ["一只猫", "橘猫"]}, {"path": cell, "zh": ["猫"]}])
     records = read(root, "pairs.parquet")
-    (picture,) = of_kind(records, Picture)
+    (picture,) = of_kind(records, ImageRecord)
     own = not isinstance(cell, bytes) and cell["path"]
     assert picture.image_id == (own or hashlib.sha256(CAT).hexdigest())
     assert (picture.data, picture.file, picture.row) == (CAT, own or "pairs.parquet", None if own else 1)
-    assert [link.row for link in of_kind(records, Link)] == [1, 1, 2]
+    assert [link.row for link in of_kind(records, PairRecord)] == [1, 1, 2]
 
 
 def test_columns_name_id_group_category_and_split(root) -> None:
@@ -117,9 +117,9 @@ def test_columns_name_id_group_category_and_split(root) -> None:
     write(root / "pairs.csv", [{**ROWS[1], **known}, {**ROWS[0], "id": "8", "album": "", "kind": "", "part": ""}])
     named = {"image_id": "id", "group": "album", "category": "kind", "split": "part"}
     records = read(root, "pairs.csv", **named)
-    assert of_kind(records, Picture) == [
-        Picture("7", DOG, "pictures/dog.png", group="一", category="动物", split="valid"),
-        Picture("8", CAT, "pictures/cat.png"),
+    assert of_kind(records, ImageRecord) == [
+        ImageRecord("7", DOG, "pictures/dog.png", group="一", category="动物", split="valid"),
+        ImageRecord("8", CAT, "pictures/cat.png"),
     ]
     write(root / "pairs.csv", [{**ROWS[1], **known, "part": "验证"}])
     with pytest.raises(UserError, match=r"pairs\.csv:2: the split is '验证', expected train, valid"):
@@ -131,7 +131,7 @@ def test_an_id_of_two_pictures_or_two_splits_is_kept_twice_for_validate(root) ->
         {"path": f"pictures/{name}.png", "zh": "猫", "id": "1", "part": "train"} for name in ("cat", "dog", "dog")
     ]
     write(root / "pairs.csv", [*rows, {**rows[2], "part": "test"}])
-    found = of_kind(read(root, "pairs.csv", image_id="id", split="part"), Picture)
+    found = of_kind(read(root, "pairs.csv", image_id="id", split="part"), ImageRecord)
     assert [(picture.image_id, picture.data, picture.split) for picture in found] == [
         ("1", CAT, "train"),
         ("1", DOG, "train"),
@@ -153,7 +153,7 @@ def test_pictures_that_cannot_be_had_stand_where_their_row_stands(root, tmp_path
         "pictures\\..\\..\\x.png",
     ]
     write(root / "pairs.csv", [{"path": name, "zh": "一只猫"} for name in names])
-    found = of_kind(read(root, "pairs.csv"), Picture)
+    found = of_kind(read(root, "pairs.csv"), ImageRecord)
     faults = ["outside_source"] * 3 + ["missing"] * 4 + ["outside_source"]
     assert [picture.fault for picture in found] == faults
     assert [(picture.file, picture.row) for picture in found] == [("pairs.csv", row) for row in range(2, 10)]
@@ -164,20 +164,20 @@ def test_pictures_that_cannot_be_had_stand_where_their_row_stands(root, tmp_path
 def test_a_path_may_turn_back_inside_root(root) -> None:
     (root / "inside.png").symlink_to("pictures/dog.png")
     write(root / "pairs.csv", [{"path": p, "zh": "狗"} for p in ("pictures/../pictures\\dog.png", "inside.png")])
-    assert [picture.data for picture in of_kind(read(root, "pairs.csv"), Picture)] == [DOG, DOG]
+    assert [picture.data for picture in of_kind(read(root, "pairs.csv"), ImageRecord)] == [DOG, DOG]
 
 
 def test_a_caption_of_10_mb_and_nul_bytes_come_through(root, tmp_path) -> None:
     captions = ["猫\0狗", "图文" * 1_700_000, "\x00"]
     write(root / "pairs.csv", [{"path": "pictures/cat.png", "zh": caption} for caption in captions])
     ingest(source(root, "pairs.csv"), tmp_path / "data/raw")
-    assert pairs.read(tmp_path / "data/raw/labelled").texts["caption"].to_pylist() == captions
+    assert pairs.read_pair_set(tmp_path / "data/raw/labelled").texts["caption"].to_pylist() == captions
 
 
 def test_half_of_a_surrogate_pair_in_json_is_replaced(root) -> None:
     line = r'{"path": "pictures/cat.png", "zh": ["猫\ud83d", "\ude00狗", "\ud83d\ude00", "\\ud83d"]}'
     (root / "pairs.jsonl").write_text(f"\n{line}\r\n", encoding="utf-8-sig")
-    captions = of_kind(read(root, "pairs.jsonl"), Caption)
+    captions = of_kind(read(root, "pairs.jsonl"), TextRecord)
     assert [caption.caption for caption in captions] == ["猫�", "�狗", "😀", r"\ud83d"]
     assert captions[0].row == 2
 
@@ -245,6 +245,6 @@ def test_parquet_of_other_columns_or_types_is_one_clear_error(root) -> None:
 def test_ingest_keeps_the_bytes_of_a_table(root, tmp_path) -> None:
     write(root / "pairs.csv", ROWS)
     ingest(source(root, "pairs.csv"), tmp_path / "data/raw")
-    rows = pairs.read(tmp_path / "data/raw/labelled").images.to_pylist()
-    read_back = [shards.read(tmp_path / "data", row["shard"], row["offset"], row["size"]) for row in rows]
+    rows = pairs.read_pair_set(tmp_path / "data/raw/labelled").images.to_pylist()
+    read_back = [shards.read_member(tmp_path / "data", row["shard"], row["offset"], row["size"]) for row in rows]
     assert read_back == [CAT, DOG]

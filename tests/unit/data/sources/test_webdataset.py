@@ -14,7 +14,7 @@ from tuwen.core.params import WebdatasetSource
 from tuwen.data import sources
 from tuwen.data.formats import pairs
 from tuwen.data.sources import webdataset
-from tuwen.data.sources.records import Caption, Link, Picture
+from tuwen.data.sources.records import ImageRecord, PairRecord, TextRecord
 
 CAPTIONS = ["一只大熊猫坐在竹林里吃竹子", "雨后的街道上，行人撑着伞走过"]
 
@@ -33,8 +33,8 @@ def source(root: Path, caption: str = "caption") -> WebdatasetSource:
     return WebdatasetSource(kind="webdataset", root=str(root), caption=caption)
 
 
-def read(root: Path, caption: str = "caption") -> list[Picture | Caption | Link]:
-    return list(sources.read(source(root, caption))["labelled"])
+def read(root: Path, caption: str = "caption") -> list[ImageRecord | TextRecord | PairRecord]:
+    return list(sources.read_source(source(root, caption))["labelled"])
 
 
 def test_every_tar_below_the_folder_is_read_in_order(tmp_path: Path) -> None:
@@ -42,14 +42,14 @@ def test_every_tar_below_the_folder_is_read_in_order(tmp_path: Path) -> None:
     write_tar(tmp_path / "b/00001.tar", {"7.png": b"png", "7.json": both})
     write_tar(tmp_path / "a.tar", {"7.jpg": b"jpg", "7.txt": CAPTIONS[0].encode()})
     assert read(tmp_path, "zh") == [
-        Picture("a/7", b"jpg", "a.tar", 1),
-        Caption("a/7#1", CAPTIONS[0], "a.tar", 1),
-        Link("a/7#1", "a/7", "a/7#1", "a.tar", 1),
-        Picture("b/00001/7", b"png", "b/00001.tar", 1),
-        Caption("b/00001/7#1", CAPTIONS[0], "b/00001.tar", 1),
-        Link("b/00001/7#1", "b/00001/7", "b/00001/7#1", "b/00001.tar", 1),
-        Caption("b/00001/7#2", CAPTIONS[1], "b/00001.tar", 1),
-        Link("b/00001/7#2", "b/00001/7", "b/00001/7#2", "b/00001.tar", 1),
+        ImageRecord("a/7", b"jpg", "a.tar", 1),
+        TextRecord("a/7#1", CAPTIONS[0], "a.tar", 1),
+        PairRecord("a/7#1", "a/7", "a/7#1", "a.tar", 1),
+        ImageRecord("b/00001/7", b"png", "b/00001.tar", 1),
+        TextRecord("b/00001/7#1", CAPTIONS[0], "b/00001.tar", 1),
+        PairRecord("b/00001/7#1", "b/00001/7", "b/00001/7#1", "b/00001.tar", 1),
+        TextRecord("b/00001/7#2", CAPTIONS[1], "b/00001.tar", 1),
+        PairRecord("b/00001/7#2", "b/00001/7", "b/00001/7#2", "b/00001.tar", 1),
     ]
 
 
@@ -73,13 +73,13 @@ def test_what_is_missing_is_named_in_its_place(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"1.txt": b"x", "../2.jpg": b"", "3.jpg": b"3", "4.jpg": b"4" * 600})
     tar.write_bytes(tar.read_bytes()[:3400])
     found = read(tmp_path)
-    assert [(p.image_id, p.fault, p.row) for p in found if isinstance(p, Picture)] == [
+    assert [(p.image_id, p.fault, p.row) for p in found if isinstance(p, ImageRecord)] == [
         ("a/1", "missing", 1),
         ("a/../2", "outside_source", 2),
         ("a/3", None, 3),
         ("a/4", "unreadable_record", 4),
     ]
-    assert [c.caption for c in found if isinstance(c, Caption)] == ["x"]
+    assert [c.caption for c in found if isinstance(c, TextRecord)] == ["x"]
 
 
 def test_a_folder_without_tars_and_a_tar_that_is_none_are_named(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_list_of_shards_is_written_and_read(tmp_path: Path, monkeypatch: pytes
     tars = [write_tar(Path(name), panda | {"4.cls": name.encode()}) for name in names]
     with open("list.csv", "w", encoding="utf-8", newline="") as file:
         webdataset.list_shards([Path("shards"), Path("more.tar")], file)
-    rows = webdataset.listed_shards(source(Path("list.csv"), "text")).to_pylist()
+    rows = webdataset.read_shard_list(source(Path("list.csv"), "text")).to_pylist()
     digests = [hashlib.sha256(tar.read_bytes()).hexdigest() for tar in tars]
     known = {"size": tars[0].stat().st_size, "pairs": 2, "caption_key": "text", "source": None}
     assert rows == [
@@ -117,7 +117,7 @@ def test_a_tar_whose_name_is_not_utf_8_is_not_listed(tmp_path: Path) -> None:
 def test_a_list_may_name_urls_in_any_order_of_columns(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text(f"pairs,sha256,note,size,address\n5,{'0' * 64},鱼,1,s3://bucket/a.tar\n", encoding="utf-8-sig")
-    table = webdataset.listed_shards(source(path))
+    table = webdataset.read_shard_list(source(path))
     assert table.schema.names == pairs.SHARDS.names
     assert table["address"].to_pylist() == ["s3://bucket/a.tar"]
 
@@ -140,4 +140,4 @@ def test_a_wrong_line_of_a_list_is_named(tmp_path: Path, line: str, message: str
     path = tmp_path / "list.csv"
     path.write_text("address,size,sha256,pairs\n" + line.format("0" * 64, tar) + "\n")
     with pytest.raises(UserError, match=message):
-        webdataset.listed_shards(source(path))
+        webdataset.read_shard_list(source(path))

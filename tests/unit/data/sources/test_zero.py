@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tuwen.core.errors import UserError
 from tuwen.core.params import ZeroSource
 from tuwen.data import sources
-from tuwen.data.sources.records import Caption, Link, Picture
+from tuwen.data.sources.records import ImageRecord, PairRecord, TextRecord
 
 IMAGES = "IQR_IQM_ICR_ICM_images"
 CAT = "一只橘猫趴在窗台上晒太阳"
@@ -31,14 +31,14 @@ def pair(picture: str, text: str = CAT, **label: int) -> dict[str, Any]:
     return {"text": text, "image_path": picture, **label}
 
 
-def read(root: Path) -> list[Picture | Caption | Link]:
-    sets = sources.read(ZeroSource(kind="zero", root=str(root)))
+def read(root: Path) -> list[ImageRecord | TextRecord | PairRecord]:
+    sets = sources.read_source(ZeroSource(kind="zero", root=str(root)))
     assert sets.keys() == {"labelled"}
     return list(sets["labelled"])
 
 
 def pictures(root: Path) -> dict[str, tuple[str | None, str | None]]:
-    return {p.image_id: (p.split, p.fault) for p in read(root) if isinstance(p, Picture)}
+    return {p.image_id: (p.split, p.fault) for p in read(root) if isinstance(p, ImageRecord)}
 
 
 def test_a_retrieval_list_finds_its_pictures_by_the_last_part_of_their_path(tmp_path: Path) -> None:
@@ -46,18 +46,18 @@ def test_a_retrieval_list_finds_its_pictures_by_the_last_part_of_their_path(tmp_
     put(tmp_path, "ICR/train/long_itr_train.json", [pair("pic/0a/cat.jpg"), pair("pic/0a/cat.jpg", POPPY)])
     file = "ICR/train/long_itr_train.json"
     assert read(tmp_path) == [
-        Picture(f"{IMAGES}/cat.jpg", b"cat", f"{IMAGES}/cat.jpg"),
-        Caption(f"{file}:1", CAT, file, 1),
-        Link(f"{file}:1", f"{IMAGES}/cat.jpg", f"{file}:1", file, 1),
-        Caption(f"{file}:2", POPPY, file, 2),
-        Link(f"{file}:2", f"{IMAGES}/cat.jpg", f"{file}:2", file, 2),
+        ImageRecord(f"{IMAGES}/cat.jpg", b"cat", f"{IMAGES}/cat.jpg"),
+        TextRecord(f"{file}:1", CAT, file, 1),
+        PairRecord(f"{file}:1", f"{IMAGES}/cat.jpg", f"{file}:1", file, 1),
+        TextRecord(f"{file}:2", POPPY, file, 2),
+        PairRecord(f"{file}:2", f"{IMAGES}/cat.jpg", f"{file}:2", file, 2),
     ]
 
 
 def test_a_matching_list_says_what_does_not_fit(tmp_path: Path) -> None:
     put(tmp_path, f"{IMAGES}/cat.jpg", b"cat")
     put(tmp_path, "ICM/train/long_itm_train.json", [pair("cat.jpg", label=1), pair("cat.jpg", POPPY, label=0)])
-    assert [link.label for link in read(tmp_path) if isinstance(link, Link)] == [1, 0]
+    assert [link.label for link in read(tmp_path) if isinstance(link, PairRecord)] == [1, 0]
 
 
 def test_icr_is_measured_on_val_and_a_picture_of_two_lists_gets_the_stricter_split(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_flickr30k_cna_with_and_without_the_number_of_the_caption(tmp_path: Path
         "Flickr30k-images/2.jpg": ("valid", None),
         "Flickr30k-images/1.jpg": ("train", None),
     }
-    captions = [text for text in read(tmp_path) if isinstance(text, Caption)]
+    captions = [text for text in read(tmp_path) if isinstance(text, TextRecord)]
     assert [text.caption for text in captions] == [CAT, f"{POPPY}\t再来一句", CAT, CAT, f"{POPPY} "]
     assert captions[-1].text_id == "train/flickr30k_cna_train.txt:2"
 
@@ -97,7 +97,7 @@ def test_a_picture_that_is_not_there_is_named_once_in_its_list(tmp_path: Path) -
     put(tmp_path / "root", f"{IMAGES}/dog.jpg", b"dog")
     put(tmp_path / "root", "train/short_itr_train.json", [pair(name) for name in names])
     found = read(tmp_path / "root")
-    assert [(p.image_id, p.fault, p.row) for p in found if isinstance(p, Picture)] == [
+    assert [(p.image_id, p.fault, p.row) for p in found if isinstance(p, ImageRecord)] == [
         ("../cat.jpg", "outside_source", 1),
         ("gone.jpg", "missing", 2),
         ("/etc/passwd", "outside_source", 4),
@@ -106,7 +106,7 @@ def test_a_picture_that_is_not_there_is_named_once_in_its_list(tmp_path: Path) -
         (names[6], "missing", 7),
         ("", "missing", 8),
     ]
-    assert sum(isinstance(link, Link) for link in found) == len(names)
+    assert sum(isinstance(link, PairRecord) for link in found) == len(names)
 
 
 @pytest.mark.parametrize(
@@ -151,4 +151,4 @@ def test_any_bytes_end_in_records_or_one_error(tmp_path: Path, noise: bytes, tex
         found = read(tmp_path)
     except UserError:
         return
-    assert sum(isinstance(r, Link) for r in found) == sum(isinstance(r, Caption) for r in found)
+    assert sum(isinstance(r, PairRecord) for r in found) == sum(isinstance(r, TextRecord) for r in found)

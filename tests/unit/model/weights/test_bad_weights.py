@@ -50,7 +50,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 def refused(start, said: str, size_px: int = SIZE_PX, max_tokens: int = TOKENS) -> None:
     with pytest.raises(UserError, match=said) as caught:
-        load.load(start, size_px, max_tokens)
+        load.load_weights(start, size_px, max_tokens)
     assert "\n" not in str(caught.value)
 
 
@@ -159,10 +159,10 @@ def test_params_that_the_weights_cannot_take_are_named(folder: Path) -> None:
 
 def test_a_hub_that_cannot_be_reached_names_the_mirror_and_the_local_path(tmp_path) -> None:
     program = f"""
-from tuwen.errors import UserError
-from tuwen.hub import find
+from tuwen.core.errors import UserError
+from tuwen.data.formats.pinned import find_pinned
 try:
-    find("params.yaml: baseline.start.model", "OFA-Sys/some-model", "{COMMIT}", ["model.safetensors"], [])
+    find_pinned("params.yaml: baseline.start.model", "OFA-Sys/some-model", "{COMMIT}", ["model.safetensors"], [])
 except UserError as error:
     print(error)
 """
@@ -192,16 +192,16 @@ def test_a_model_without_a_place_in_a_form_is_not_exported(tmp_path) -> None:
         "text": {"width": 64, "layers": 1, "dropout": 0.0, "max_tokens": 8},
         "vocabulary": 10,
     }
-    dual_encoder.save(dual_encoder.DualEncoder(config), tmp_path / "ours", ["[PAD]"])
+    dual_encoder.save_model(dual_encoder.DualEncoder(config), tmp_path / "ours", ["[PAD]"])
     with pytest.raises(UserError, match="picture tower is no vit of CLIP's form"):
-        load.export("hugging_face", tmp_path / "ours", tmp_path / "out")
+        load.export_model("hugging_face", tmp_path / "ours", tmp_path / "out")
     own = chinese_clip_folder(tmp_path / "theirs")
     assert own.config.vision_config.layer_norm_eps == 1e-4
-    encoder, tokens = load.load(from_folder(tmp_path / "theirs"), SIZE_PX, TOKENS)
-    dual_encoder.save(encoder, tmp_path / "eps", tokens)
+    encoder, tokens = load.load_weights(from_folder(tmp_path / "theirs"), SIZE_PX, TOKENS)
+    dual_encoder.save_model(encoder, tmp_path / "eps", tokens)
     with pytest.raises(UserError, match=r"as cn_clip: heads is 4, and there it is 1; mlp is 160.*eps is 0\.0001"):
-        load.export("cn_clip", tmp_path / "eps", tmp_path / "out.pt")
+        load.export_model("cn_clip", tmp_path / "eps", tmp_path / "out.pt")
     with pytest.raises(UserError, match="expected hugging_face or cn_clip"):
-        load.export("onnx", tmp_path / "ours", tmp_path / "out")
+        load.export_model("onnx", tmp_path / "ours", tmp_path / "out")
     with pytest.raises(UserError, match="is there already"):
-        load.export("cn_clip", tmp_path / "eps", tmp_path / "ours")
+        load.export_model("cn_clip", tmp_path / "eps", tmp_path / "ours")

@@ -22,12 +22,12 @@ from tests.support.weights import (
     sha256,
 )
 from tuwen.core.params import CnClip, Folder, HuggingFace
-from tuwen.data.formats.images import square
+from tuwen.data.formats.images import resize_to_square
 from tuwen.data.formats.text import load_tokenizer, tokenize
 from tuwen.model import dual_encoder
 from tuwen.model.weights import cn_clip as weights_cn_clip
 from tuwen.model.weights import load
-from tuwen.retrieval.embed import embed_captions, embed_pictures
+from tuwen.retrieval.embed import embed_captions, embed_images
 
 NEAR = {"atol": 1e-5, "rtol": 0}
 SHAPES = {"vit": VIT, "resnet": RESNET}
@@ -35,8 +35,8 @@ SHAPES = {"vit": VIT, "resnet": RESNET}
 
 def ours(encoder: dual_encoder.DualEncoder) -> tuple[torch.Tensor, torch.Tensor]:
     """Our vectors of all pictures and captions, by the way that the stages take."""
-    squares = [square(picture, SIZE_PX) for picture in pictures()]
-    images = embed_pictures(encoder, squares, batch_size=3)
+    squares = [resize_to_square(picture, SIZE_PX) for picture in pictures()]
+    images = embed_images(encoder, squares, batch_size=3)
     texts = embed_captions(encoder, load_tokenizer(VOCABULARY), CAPTIONS, batch_size=4)
     return torch.from_numpy(images), torch.from_numpy(texts)
 
@@ -50,12 +50,12 @@ def same_bits(one: torch.nn.Module, other: torch.nn.Module) -> None:
 
 def from_hugging_face(folder: Path) -> tuple[dual_encoder.DualEncoder, list[str]]:
     start = HuggingFace(kind="hugging_face", model=str(folder), revision=sha256(folder / "model.safetensors"))
-    return load.load(start, SIZE_PX, TOKENS)
+    return load.load_weights(start, SIZE_PX, TOKENS)
 
 
 def from_cn_clip(file: Path) -> tuple[dual_encoder.DualEncoder, list[str]]:
     start = CnClip(kind="cn_clip", file=str(file), sha256=sha256(file), vocabulary=str(VOCABULARY))
-    return load.load(start, SIZE_PX, TOKENS)
+    return load.load_weights(start, SIZE_PX, TOKENS)
 
 
 def save_cn_clip(theirs: torch.nn.Module, file: Path, half: bool = False, prefix: str = "module.") -> Path:
@@ -132,9 +132,9 @@ TOKENIZER = load_tokenizer(VOCABULARY)
 def test_cn_clips_weights_go_round_bit_for_bit(tmp_path, kind: str, half: bool) -> None:
     theirs = cn_clip_model(SHAPES[kind])
     encoder, tokens = from_cn_clip(save_cn_clip(theirs, tmp_path / "clip.pt", half))
-    dual_encoder.save(encoder, tmp_path / "ours", tokens)
-    same_bits(dual_encoder.load(tmp_path / "ours"), encoder)
-    load.export("cn_clip", tmp_path / "ours", tmp_path / "again.pt")
+    dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
+    same_bits(dual_encoder.load_model(tmp_path / "ours"), encoder)
+    load.export_model("cn_clip", tmp_path / "ours", tmp_path / "again.pt")
     same_bits(from_cn_clip(tmp_path / "again.pt")[0], encoder)
     again = torch.load(tmp_path / "again.pt", weights_only=True)["state_dict"]
     back = cn_clip_model(SHAPES[kind])
@@ -150,9 +150,9 @@ def test_hugging_faces_weights_go_round_bit_for_bit(tmp_path) -> None:
 
     theirs = chinese_clip_folder(tmp_path / "theirs")
     encoder, tokens = from_hugging_face(tmp_path / "theirs")
-    dual_encoder.save(encoder, tmp_path / "ours", tokens)
-    same_bits(dual_encoder.load(tmp_path / "ours"), encoder)
-    load.export("hugging_face", tmp_path / "ours", tmp_path / "again")
+    dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
+    same_bits(dual_encoder.load_model(tmp_path / "ours"), encoder)
+    load.export_model("hugging_face", tmp_path / "ours", tmp_path / "again")
     same_bits(ChineseCLIPModel.from_pretrained(tmp_path / "again"), theirs)
     again, known = from_hugging_face(tmp_path / "again")
     same_bits(again, encoder)
@@ -167,8 +167,8 @@ def test_hugging_faces_weights_go_round_bit_for_bit(tmp_path) -> None:
 def test_one_form_becomes_the_other_where_the_shape_allows(tmp_path) -> None:
     theirs = cn_clip_model()
     encoder, tokens = from_cn_clip(save_cn_clip(theirs, tmp_path / "clip.pt"))
-    dual_encoder.save(encoder, tmp_path / "ours", tokens)
-    load.export("hugging_face", tmp_path / "ours", tmp_path / "hf")
+    dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
+    load.export_model("hugging_face", tmp_path / "ours", tmp_path / "hf")
     crossed, _ = from_hugging_face(tmp_path / "hf")
     same_bits(crossed, encoder)
     assert np.array_equal(*(ours(one.eval())[0].numpy() for one in (crossed, encoder)))
@@ -184,11 +184,11 @@ def test_bfloat16_weights_become_float32_masters(tmp_path) -> None:
 
 def test_our_own_folder_is_a_start_too(tmp_path) -> None:
     encoder, tokens = from_cn_clip(save_cn_clip(cn_clip_model(), tmp_path / "clip.pt", prefix=""))
-    dual_encoder.save(encoder, tmp_path / "ours", tokens)
+    dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
     start = Folder(
         kind="folder", folder=str(tmp_path / "ours"), sha256=sha256(tmp_path / "ours/model.safetensors")
     )
-    again, known = load.load(start, SIZE_PX, max_tokens=24)
+    again, known = load.load_weights(start, SIZE_PX, max_tokens=24)
     same_bits(again, encoder)
     assert known == tokens
     assert again.config["text"]["max_tokens"] == 24

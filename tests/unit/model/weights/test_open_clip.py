@@ -10,11 +10,11 @@ import torch
 from tests.support.weights import CAPTIONS, VOCABULARY, open_clip, pictures, sha256, stir
 from tuwen.core.errors import UserError
 from tuwen.core.params import Folder, OpenClip
-from tuwen.data.formats.images import square, to_pixels
+from tuwen.data.formats.images import make_pixel_tensor, resize_to_square
 from tuwen.data.formats.text import load_tokenizer, tokenize
 from tuwen.model import dual_encoder
 from tuwen.model.weights import load
-from tuwen.retrieval.embed import embed_captions, embed_pictures
+from tuwen.retrieval.embed import embed_captions, embed_images
 
 TEXT = {"context_length": 8, "vocab_size": 50, "width": 64, "heads": 1, "layers": 1}
 PLAIN = {"image_size": 32, "layers": 2, "width": 128, "patch_size": 16}
@@ -75,9 +75,9 @@ def start(name: str, folder: Path) -> OpenClip:
 def test_both_towers_say_what_they_said_before_their_projections(tmp_path, name: str) -> None:
     clip, bert = published(name, tmp_path / "hub")
     torch.manual_seed(5)
-    encoder, _ = load.load(start(name, tmp_path / "hub"), 32, 52)
+    encoder, _ = load.load_weights(start(name, tmp_path / "hub"), 32, 52)
     encoder.eval()
-    pixels = to_pixels([square(picture, 32) for picture in pictures()])
+    pixels = make_pixel_tensor([resize_to_square(picture, 32) for picture in pictures()])
     if isinstance(getattr(clip.visual, "proj", None), torch.nn.Parameter):
         clip.visual.proj = None
     own = pixels * encoder.pixel_factor + encoder.pixel_shift
@@ -92,25 +92,25 @@ def test_both_towers_say_what_they_said_before_their_projections(tmp_path, name:
     assert encoder.config["image"]["kind"] == ("vit" if name == "small-quickgelu" else "open_clip")
     assert encoder.scale.item() == pytest.approx(1 / 0.07)
     torch.manual_seed(5)
-    again, _ = load.load(start(name, tmp_path / "hub"), 32, 52)
+    again, _ = load.load_weights(start(name, tmp_path / "hub"), 32, 52)
     assert torch.equal(again.text_projection.weight, encoder.text_projection.weight)
 
 
 def test_saved_as_our_own_folder_it_gives_the_same_vectors_bit_for_bit(tmp_path, name: str) -> None:
     published(name, tmp_path / "hub")
-    encoder, tokens = load.load(start(name, tmp_path / "hub"), 32, 52)
-    dual_encoder.save(encoder, tmp_path / "ours", tokens)
+    encoder, tokens = load.load_weights(start(name, tmp_path / "hub"), 32, 52)
+    dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
     again = Folder(
         kind="folder", folder=str(tmp_path / "ours"), sha256=sha256(tmp_path / "ours/model.safetensors")
     )
-    loaded, same_tokens = load.load(again, 32, 52)
+    loaded, same_tokens = load.load_weights(again, 32, 52)
     assert same_tokens == tokens
-    squares = [square(picture, 32) for picture in pictures()]
+    squares = [resize_to_square(picture, 32) for picture in pictures()]
     tokenizer = load_tokenizer(tmp_path / "ours/vocab.txt")
     for one in (encoder, loaded):
         one.eval()
     first, second = (
-        (embed_pictures(one, squares, 3), embed_captions(one, tokenizer, CAPTIONS, 4)) for one in (encoder, loaded)
+        (embed_images(one, squares, 3), embed_captions(one, tokenizer, CAPTIONS, 4)) for one in (encoder, loaded)
     )
     assert all(np.array_equal(*both) for both in zip(first, second, strict=True))
     assert not np.allclose(first[0][0], first[0][1])  # pictures differ
@@ -121,10 +121,10 @@ def test_another_name_or_kind_is_refused(tmp_path, name: str) -> None:
     published(name, tmp_path / "hub")
     right = start(name, tmp_path / "hub")
     with pytest.raises(UserError, match=r"baseline\.start\.image: open_clip knows no 'ViT-L-15', but ViT-L-14"):
-        load.load(right.model_copy(update={"image": "ViT-L-15"}), 32, 52)
+        load.load_weights(right.model_copy(update={"image": "ViT-L-15"}), 32, 52)
     with pytest.raises(UserError, match=r"open_clip_config\.json: is another tower than open_clip's 'ViT-B-32'"):
-        load.load(right.model_copy(update={"image": "ViT-B-32"}), 32, 52)
+        load.load_weights(right.model_copy(update={"image": "ViT-B-32"}), 32, 52)
     config = tmp_path / "hub/bert/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "roberta"}))
     with pytest.raises(UserError, match=r"config\.json: model_type: expected 'bert'.* got 'roberta'"):
-        load.load(right, 32, 52)
+        load.load_weights(right, 32, 52)

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from tuwen.report.html.histogram import BINS, DASHES, histogram
+from tuwen.report.html.histogram import BINS, DASHES, draw_histogram
 
 
 def words(svg):
@@ -13,7 +13,7 @@ def words(svg):
 @pytest.mark.parametrize("scale", ["linear", "whole", "log"])
 @pytest.mark.parametrize("values", [[7.0], [7.0, 7.0, 7.0], [1.0, 2.0, 400.0]])
 def test_every_series_with_a_value_is_drawn(scale, values):
-    svg = histogram("width", "width in pixels", {"t2i": np.array([*values, np.nan])}, scale)
+    svg = draw_histogram("width", "width in pixels", {"t2i": np.array([*values, np.nan])}, scale)
     assert svg.startswith("<svg")
     assert "width in pixels" in words(svg)
     assert "var(--t2i)" in svg
@@ -22,23 +22,23 @@ def test_every_series_with_a_value_is_drawn(scale, values):
 
 @pytest.mark.parametrize("values", [[], [np.nan, np.nan]])
 def test_without_values_there_is_nothing_to_draw(values):
-    assert histogram("width", "width", dict.fromkeys(DASHES, np.array(values))) == ""
+    assert draw_histogram("width", "width", dict.fromkeys(DASHES, np.array(values))) == ""
 
 
 def test_zeros_have_no_place_on_a_logarithmic_axis():
-    assert histogram("size", "bytes", {"labelled": np.zeros(3)}, "log") == ""
+    assert draw_histogram("size", "bytes", {"labelled": np.zeros(3)}, "log") == ""
 
 
 def test_outliers_stand_in_the_last_bar_and_the_axis_says_so():
     usual = np.repeat(np.arange(5.0, 45.0), 100)
     told = "characters (bars at the ends: and beyond)"
-    assert told in words(histogram("chars", "characters", {"labelled": np.append(usual, 1e7)}, "whole"))
-    assert told not in words(histogram("chars", "characters", {"labelled": usual}, "whole"))
+    assert told in words(draw_histogram("chars", "characters", {"labelled": np.append(usual, 1e7)}, "whole"))
+    assert told not in words(draw_histogram("chars", "characters", {"labelled": usual}, "whole"))
 
 
 def test_cosines_are_drawn_to_the_very_lowest():
     cosines = np.append(np.linspace(0.4, 0.9, 5 * BINS), -0.8)
-    svg = histogram("cosines", "cosine", {"labelled": cosines}, mark=0.1)
+    svg = draw_histogram("cosines", "cosine", {"labelled": cosines}, mark=0.1)
     assert "−0.75" in words(svg)
     assert "(bars at the ends" not in svg
-    assert svg == histogram("cosines", "cosine", {"labelled": cosines}, mark=0.1)
+    assert svg == draw_histogram("cosines", "cosine", {"labelled": cosines}, mark=0.1)

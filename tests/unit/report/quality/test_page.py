@@ -157,7 +157,9 @@ def test_every_reason_has_its_share_of_the_pictures_that_are_shown(world, tmp_pa
 
 def test_a_missing_shard_is_named(world, tmp_path):
     data = tmp_path / "data"
-    images = pairs.read(world[0] / "raw/labelled").images
-    pairs.write(data / "raw/labelled", pairs.PairSet(images, pairs.empty().texts, pairs.empty().pairs))
+    images = pairs.read_pair_set(world[0] / "raw/labelled").images
+    pairs.write_pair_set(
+        data / "raw/labelled", pairs.PairSet(images, pairs.make_empty_set().texts, pairs.make_empty_set().pairs)
+    )
     with pytest.raises(UserError, match=r"000000\.tar: this shard is missing"):
         write(world, tmp_path, data=data)
