@@ -13,6 +13,7 @@ unknown. `shard` is a path relative to the data root (the folder that holds `raw
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,23 @@ SHARDS = pa.schema(
 
 RAW_SETS = ("labelled", "t2i", "i2t")  # and corpus/<name> for every corpus source
 CLEAN_SETS = ("train", "valid", "test", "bank", "corpus", "t2i", "i2t")
+
+
+class Direction(NamedTuple):
+    """One way to search: by a text for images, or by an image for texts."""
+
+    name: str  # as in the names of files, columns and metrics
+    title: str  # as people read it
+    queries: str  # the table, and the array of vectors, of what asks ...
+    gallery: str  # ... and of what answers
+    query_id: str  # the id column of the one ...
+    gallery_id: str  # ... and of the other
+
+
+DIRECTIONS = {
+    "t2i": Direction("t2i", "text → image", "texts", "images", "text_id", "image_id"),
+    "i2t": Direction("i2t", "image → text", "images", "texts", "image_id", "text_id"),
+}
 
 
 @dataclass(frozen=True)
