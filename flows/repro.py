@@ -23,7 +23,6 @@ from flows.watch import watch
 from tuwen.core.errors import UserError
 
 GPU_LIMIT = "gpu"
-GPU_STAGES = ("augment", "baseline", "finetune", "refit", "embed")
 LEASE_SECONDS = 60.0  # for so long a flow that was killed still holds the GPU
 # The process died of a signal (out of memory, a machine going down), or another dvc held what this one needs.
 TRANSIENT = re.compile(r"exited with (-\d+|1[34]\d)\b|Unable to acquire lock|is busy, it is being")
@@ -34,12 +33,18 @@ Status = Mapping[str, Sequence[Any]]
 
 
 def stage_graph(folder: Path = HERE) -> Any:
-    """The stages of dvc.yaml as a networkx.DiGraph; an edge leads from a stage to one that needs its outs."""
+    """Return the stages of dvc.yaml as a networkx.DiGraph; an edge leads from a stage to one that needs its outs.
+
+    The attribute `gpu` of a stage says whether it computes on the GPU: in dvc.yaml, `meta: {gpu: true}`.
+    """
     from dvc.repo import Repo
 
     with Repo(folder) as repo:
+        stages = repo.index.graph
         # not `addressing`, which names dvc.yaml too when it lies in another folder
-        return nx.relabel_nodes(repo.index.graph, lambda stage: stage.name).reverse()
+        graph = nx.relabel_nodes(stages, lambda stage: stage.name).reverse()
+        nx.set_node_attributes(graph, {stage.name: bool((stage.meta or {}).get("gpu")) for stage in stages}, "gpu")
+        return graph
 
 
 def dvc_status(folder: Path = HERE) -> Status:
@@ -107,16 +112,18 @@ def is_transient(_task: Any, _run: Any, state: Any) -> bool:
     retry_delay_seconds=2,
     retry_condition_fn=is_transient,
 )
-def bring_up_to_date(stage: str, force: bool = False, folder: Path = HERE) -> State[None] | None:
-    """`dvc repro --single-item STAGE` in a child process; a stage for the GPU waits until it is free.
+def bring_up_to_date(
+    stage: str, force: bool = False, folder: Path = HERE, *, gpu: bool = False
+) -> State[None] | None:
+    """Run `dvc repro --single-item STAGE` in a child process; gpu: hold the GPU meanwhile, once it is free.
 
     A stage that fails gives a failed state that holds its last lines: a traceback of ours would tell nobody more.
     """
     # strict: a missing limit must not pass for a free one. A lost renewal must not end hours of work.
-    gpu = concurrency(
+    hold = concurrency(
         GPU_LIMIT, occupy=1, strict=True, raise_on_lease_renewal_failure=False, lease_duration=LEASE_SECONDS
     )
-    with gpu if stage.partition("@")[0] in GPU_STAGES else contextlib.nullcontext():
+    with hold if gpu else contextlib.nullcontext():
         command = ["--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage]
         code, last_lines = watch([sys.executable, "-m", "dvc", *command], folder, stage)
     return Failed(message=f"stage {stage}: dvc ended with exit code {code}\n{last_lines}") if code else None
@@ -129,7 +136,14 @@ def run_stages(graph: Any, reasons: Mapping[str, str], folder: Path) -> None:
     done: dict[str, State[Any]] = {}
     for stage, reason in reasons.items():
         above = [done[name] for name in graph.predecessors(stage) if name in done]
-        done[stage] = bring_up_to_date(stage, reason == "forced", folder, wait_for=above, return_state=True)
+        done[stage] = bring_up_to_date(
+            stage,
+            reason == "forced",
+            folder,
+            gpu=graph.nodes[stage]["gpu"],
+            wait_for=above,
+            return_state=True,
+        )
         if not done[stage].is_completed():
             raise UserError(done[stage].message or f"stage {stage}: {done[stage].name}")
 

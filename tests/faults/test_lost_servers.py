@@ -98,6 +98,7 @@ STAGES = """\
 stages:
   baseline:
     cmd: echo baseline >> ran.txt && echo here > started && cat gate > model.txt
+    meta: {gpu: true}
     outs: [model.txt]
   judge:
     cmd: echo judge >> ran.txt && cp model.txt judged.txt

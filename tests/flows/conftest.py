@@ -11,7 +11,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
-from tests.support.flows import END_SECONDS, ROOT, make_repository
+from tests.support.checkout import ROOT
+from tests.support.flows import END_SECONDS, make_repository
 
 Start = Callable[..., subprocess.Popen[str]]
 

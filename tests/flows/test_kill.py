@@ -16,17 +16,20 @@ from tests.support.flows import END_SECONDS, ran, read_when_written, wait_for_ev
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
 
 
-def test_a_stage_for_the_gpu_holds_it(server: None, project: Path, start: Start) -> None:
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_stage_holds_the_gpu_where_dvc_yaml_gives_it_one(
+    server: None, project: Path, start: Start, gpu: bool
+) -> None:
     os.mkfifo("started")
     os.mkfifo("gate")
-    write_stages("echo here > started && cat gate > model.txt")
+    write_stages("echo here > started && cat gate > model.txt", gpu=gpu)
     flow = start("flows.pipeline", "baseline")
     assert read_when_written("started") == "here\n"
     with get_client(sync_client=True) as client:
         held = client.read_global_concurrency_limit_by_name(GPU_LIMIT)
     Path("gate").write_text("权重")
     assert flow.wait(60) == 0
-    assert (held.limit, held.active_slots) == (1, 1)
+    assert (held.limit, held.active_slots) == (1, int(gpu))
     with get_client(sync_client=True) as client:
         assert client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots == 0
 

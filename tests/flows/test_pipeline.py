@@ -9,10 +9,12 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.states import Failed
+from ruamel.yaml import YAML
 
 from flows.pipeline import pipeline
-from flows.repro import is_transient, plan
-from tests.support.flows import ALL, ROOT, ran, write_stages
+from flows.repro import is_transient, plan, stage_graph
+from tests.support.checkout import ROOT
+from tests.support.flows import ALL, ran, write_stages
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
 
@@ -150,6 +152,16 @@ def test_the_form_offers_the_presets_and_stages_that_there_are() -> None:
     assert form["force"]["type"] == "boolean"
     assert all(len(field["description"]) > 30 for field in form.values())
     assert pipeline.parameters.required == []
+
+
+def test_the_stages_for_the_gpu_are_those_of_dvc_yaml() -> None:
+    graph = stage_graph(ROOT)
+    on_the_gpu = {stage.partition("@")[0] for stage, gpu in graph.nodes(data="gpu") if gpu}
+    definitions = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+    named = {name for name, stage in definitions.items() if stage.get("do", stage).get("meta") == {"gpu": True}}
+    assert on_the_gpu == named
+    assert {"baseline", "embed"} <= named
+    assert {graph.nodes[stage]["gpu"] for stage in graph if stage.startswith("embed@")} == {True}
 
 
 def test_the_plan_says_why() -> None:

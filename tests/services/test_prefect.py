@@ -16,7 +16,8 @@ from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.repro import LEASE_SECONDS
-from tests.support.flows import END_SECONDS, ROOT
+from tests.support.checkout import ROOT
+from tests.support.flows import END_SECONDS
 from tests.support.ports import free_ports
 from tests.support.serve import EPOCHS, Service, make_checkout, until
 

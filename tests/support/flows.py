@@ -15,6 +15,7 @@ stages:
     outs: [words.txt]
   baseline:
     cmd: echo baseline >> ran.txt && {baseline}
+    meta: {{gpu: {gpu}}}
     deps: [words.txt]
     outs: [model.txt]
   judge:
@@ -51,8 +52,10 @@ def make_repository(folder: Path) -> Path:
     return folder
 
 
-def write_stages(baseline: str, folder: Path = Path()) -> None:
-    (folder / "dvc.yaml").write_text(STAGES.format(baseline=baseline), encoding="utf-8")
+def write_stages(baseline: str, folder: Path = Path(), *, gpu: bool = True) -> None:
+    """Write dvc.yaml; baseline: the command of the stage of that name, gpu: whether it computes on the GPU."""
+    text = STAGES.format(baseline=baseline, gpu=str(gpu).lower())
+    (folder / "dvc.yaml").write_text(text, encoding="utf-8")
 
 
 def ran() -> list[str]:

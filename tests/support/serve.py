@@ -25,7 +25,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from flows.repro import GPU_LIMIT
-from tests.support.flows import ROOT
+from tests.support.checkout import ROOT
 from tests.support.ports import free_ports
 from tests.support.training import settings, write_baseline
 from tuwen.core.params import Params
@@ -35,6 +35,7 @@ STAGE = """\
 stages:
   finetune:
     cmd: python -m stages.finetune
+    meta: {gpu: true}
     params: [augment, finetune]
     deps: [data, models/baseline]
     outs: [models/finetuned]
