@@ -1,4 +1,4 @@
-"""Register what prefect.yaml deploys with the server at PREFECT_API_URL.    python -m flows.deploy"""
+"""Register the deployments of prefect.yaml with the server at PREFECT_API_URL.    python -m flows.deploy"""
 
 import os
 import subprocess
@@ -10,20 +10,21 @@ from prefect.settings import PREFECT_API_URL
 from tuwen.core.errors import UserError, reports_user_errors
 
 POOL = "tuwen"
-CHECKOUT = "TUWEN_CHECKOUT"  # names the folder in which a worker runs the flows
-ANSWER_SECONDS = 10.0
+CHECKOUT_VARIABLE = "TUWEN_CHECKOUT"  # names the folder in which a worker runs the flows
+HEALTH_SECONDS = 10.0  # for the server to answer
 
 
 def deploy(api: str) -> None:
-    """Make or renew the pool and the deployments. Raises UserError when the server or the registration fails."""
+    """Create or renew the pool and the deployments. Raises UserError when the server or the registration fails."""
     try:
-        httpx.get(f"{api}/health", timeout=ANSWER_SECONDS).raise_for_status()
+        httpx.get(f"{api}/health", timeout=HEALTH_SECONDS).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(
             f"PREFECT_API_URL: no Prefect server answers at {api} ({error}); start one with `make serve`"
         ) from error
-    # Unset, so that each worker's own environment fills in the folder when a run starts.
-    environment = {key: value for key, value in os.environ.items() if key != CHECKOUT} | {"PREFECT_API_URL": api}
+    # Without the checkout's variable: each worker's own environment fills in the folder when a run starts.
+    environment = {name: value for name, value in os.environ.items() if name != CHECKOUT_VARIABLE}
+    environment["PREFECT_API_URL"] = api
     pool = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
     for command in (pool, ["--no-prompt", "deploy", "--all"]):
         done = subprocess.run(
@@ -39,14 +40,14 @@ def deploy(api: str) -> None:
 
 @reports_user_errors
 def main() -> None:
-    """Register, and say how a worker is started."""
+    """Register the deployments and print how to start a worker."""
     api = PREFECT_API_URL.value()
     if not api:
         raise UserError(
             "PREFECT_API_URL is not set; it must name a Prefect server, e.g. http://127.0.0.1:4200/api"
         )
     deploy(api)
-    print(f"registered with {api}; a worker: {CHECKOUT}=$PWD prefect worker start --pool {POOL}")
+    print(f"registered with {api}; a worker: {CHECKOUT_VARIABLE}=$PWD prefect worker start --pool {POOL}")
 
 
 if __name__ == "__main__":

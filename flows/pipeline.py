@@ -1,4 +1,4 @@
-"""The whole pipeline as a Prefect flow.    python -m flows.pipeline [STAGE ...] [--preset NAME] [--force]"""
+"""Run the whole pipeline as a Prefect flow.    python -m flows.pipeline [STAGE ...] [--preset NAME] [--force]"""
 
 import contextlib
 import sys
@@ -15,34 +15,33 @@ from prefect.states import Failed
 from pydantic import WithJsonSchema
 
 from flows import guard
-from flows.repro import asked_for, dvc_status, plan, run_stages, stage_graph
+from flows.repro import plan, read_graph, read_status, run_stages, select_stages
 from flows.show import show_mlflow, show_plan, show_results
 from tuwen.core.errors import UserError
 from tuwen.core.presets import make_worktree
-from tuwen.core.signals import exit_on_sigterm
 
 CHECKOUT = Path(__file__).parents[1]
 
 
-def one_of(pattern: str) -> WithJsonSchema:
-    """For forms: a string that is the name of one of this checkout's files."""
+def list_choices(pattern: str) -> WithJsonSchema:
+    """Return the schema of a string that names one of this checkout's files: a form shows them as a list."""
     names = sorted(path.stem for path in CHECKOUT.glob(pattern))
     return WithJsonSchema({"type": "string", **({"enum": names} if names else {})})
 
 
-Preset = Annotated[str, one_of("presets/*.yaml")]
-Stage = Annotated[str, one_of("stages/[!_]*.py")]
+Preset = Annotated[str, list_choices("presets/*.yaml")]
+Stage = Annotated[str, list_choices("stages/[!_]*.py")]
 
 
 @flow(name="pipeline", flow_run_name="{preset}", persist_result=False)
 def pipeline(
     preset: Preset = "sample",
-    stages: list[Stage] = [],  # noqa: B006 - never changed; a form takes a list, not a list or nothing
+    stages: list[Stage] = [],  # noqa: B006 - never changed; a form takes a list, not a list or None
     force: bool = False,
 ) -> State[None] | None:
     """Bring DVC's stages up to date, one task each, then tie MLflow's runs to the outs and show the results.
 
-    The first stage that fails ends the flow; what stands keeps standing, and the next run goes on from there.
+    The first stage that fails ends the flow; finished stages keep their outs, and the next run goes on from there.
 
     Args:
         preset: A file in presets/. "sample" runs this checkout with its params.yaml as it is, every other preset
@@ -53,11 +52,11 @@ def pipeline(
     logger = get_run_logger()
     try:
         folder = make_worktree(preset)
-        graph = stage_graph(folder)
-        _, wanted = asked_for(graph, stages)
-        reasons = plan(graph, dvc_status(folder), stages, force)
-        said = "\n".join(f"  {stage}: {why}" for stage, why in reasons.items()) or "  all up to date"
-        logger.info("plan:\n%s", said)
+        graph = read_graph(folder)
+        _, wanted = select_stages(graph, stages)
+        reasons = plan(graph, read_status(folder), stages, force)
+        lines = "\n".join(f"  {stage}: {why}" for stage, why in reasons.items()) or "  all up to date"
+        logger.info("plan:\n%s", lines)
         show_plan(preset, graph, wanted, reasons)
         run_stages(graph, reasons, folder)
     except UserError as error:
@@ -67,7 +66,7 @@ def pipeline(
 
 
 def finish(preset: str, folder: Path) -> None:
-    """Refill MLflow and show the results; none of it decides whether the flow succeeded."""
+    """Make the runs that MLflow misses, show the results; a failure is a warning: the stages have succeeded."""
     from tuwen.tracking.lineage import sync
 
     for step in (sync, partial(show_results, preset), partial(show_mlflow, preset)):
@@ -84,15 +83,14 @@ def main(
     force: Annotated[bool, typer.Option(help="Run them whether they changed or not.")] = False,
 ) -> None:
     """Run the pipeline as a Prefect flow, on a server of its own unless PREFECT_API_URL names one."""
-    exit_on_sigterm()  # so that a server of its own is ended
     try:
         state = pipeline(preset, stages or [], force, return_state=True)
     except (httpx.TransportError, RuntimeError) as error:
-        if not any(isinstance(one, httpx.TransportError) for one in (error, error.__cause__)):
+        if not any(isinstance(cause, httpx.TransportError) for cause in (error, error.__cause__)):
             raise
         sys.exit(
             f"error: Prefect's server at {PREFECT_API_URL.value()} does not answer ({error}); the stages that "
-            "ended stand: start it and run the flow again"
+            "ended keep their outs: start it and run the flow again"
         )
     if not state.is_completed():
         sys.exit(f"error: {state.message}")

@@ -1,7 +1,8 @@
 """Is this checkout's model worse than a revision's?    python -m flows.reevaluate [--base REV] [--preset NAME]
 
-It evaluates and never trains. Exit codes: 0 not worse, 1 worse, 2 not comparable, 3 the model was not rebuilt,
-4 it could not be found out. runs/reevaluate.md says why: the comment for a pull request.
+The gate of a pull request; it evaluates and never trains. Exit codes: 0 not worse, 1 worse, 2 not comparable,
+3 the model was not rebuilt, 4 the gate itself failed. runs/reevaluate.md gives the reasons, for a comment on the
+pull request.
 """
 
 import contextlib
@@ -21,31 +22,30 @@ from prefect.utilities.slugify import slugify
 
 from flows import guard
 from flows.pipeline import Preset
-from flows.repro import Status, asked_for, dvc_status, plan, run_stages, stage_graph
+from flows.repro import Status, plan, read_graph, read_status, run_stages, select_stages
 from flows.show import plain, table
 from flows.watch import watch
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params, load_params
 from tuwen.core.presets import make_worktree
-from tuwen.core.signals import exit_on_sigterm
 from tuwen.tracking import revision
 
 # What is shipped, models/final, is a copy of this model, or a refit that has seen the test split.
 MODEL = "finetuned"
 EVALUATE = f"evaluate@{MODEL}"
-TRAINING = "finetune"  # what makes the stages before it run makes it run too, and a refit is not judged
+TRAINING = "finetune"  # it is stale whenever a stage above it is; a refit is not measured
 RANKS, TEST = Path("results") / MODEL / "ranks.parquet", Path("data/clean/test")
-TABLES = tuple(TEST / f"{name}.parquet" for name in ("images", "texts", "pairs"))
-BASE = Path("runs/base")  # what is fetched of the base
+TEST_TABLES = tuple(TEST / f"{name}.parquet" for name in ("images", "texts", "pairs"))
+BASE = Path("runs/base")  # the files fetched from the base
 PAGE = Path("runs/reevaluate.md")
 
 NOT_WORSE, WORSE, NOT_COMPARABLE = "Not worse", "Worse", "Not comparable"
 NOT_REBUILT, FAILED = "Model not rebuilt", "Failed"
-CODES = {WORSE: 1, NOT_COMPARABLE: 2, NOT_REBUILT: 3, FAILED: 4}
+EXIT_CODES = {WORSE: 1, NOT_COMPARABLE: 2, NOT_REBUILT: 3, FAILED: 4}
 
 
-class Verdict(NamedTuple):
-    """The name of the flow's state, and why, as Markdown."""
+class GateResult(NamedTuple):
+    """The name of the flow's state, and the reasons as Markdown; the first paragraph is the state's message."""
 
     name: str
     why: str
@@ -59,54 +59,54 @@ def reevaluate(base: str = "origin/main", preset: Preset = "sample") -> State[No
 
     Args:
         base: The git revision to compare with; its ranks must be in DVC's cache or remote.
-        preset: A file in presets/. "sample" judges this checkout with its params.yaml as it is, every other preset
-            its own git worktree.
+        preset: A file in presets/. "sample" compares this checkout with its params.yaml as it is, every other
+            preset its own git worktree.
     """
-    PAGE.unlink(missing_ok=True)  # nobody shall take an older one for this one's
+    PAGE.unlink(missing_ok=True)  # an older one must not pass for this run's
     try:
-        verdict = judge(base, make_worktree(preset))
+        result = run_gate(base, make_worktree(preset))
     except UserError as error:
-        verdict = Verdict(FAILED, str(error))
-    text = f"## Re-evaluation: {verdict.name.lower()}\n\n{verdict.why}\n"
+        result = GateResult(FAILED, str(error))
+    text = f"## Re-evaluation: {result.name.lower()}\n\n{result.why}\n"
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(text, encoding="utf-8")
     create_markdown_artifact(text, key=slugify(f"reevaluate-{preset}"))
-    lead = verdict.why.partition("\n\n")[0]
-    return Completed(message=lead) if verdict.name == NOT_WORSE else Failed(name=verdict.name, message=lead)
+    lead = result.why.partition("\n\n")[0]
+    return Completed(message=lead) if result.name == NOT_WORSE else Failed(name=result.name, message=lead)
 
 
-def judge(base: str, folder: Path) -> Verdict:
-    """The verdict on the model in `folder`. Raises UserError when evaluating it fails."""
+def run_gate(base: str, folder: Path) -> GateResult:
+    """Compare the model in `folder` with the revision `base`. Raises UserError when evaluating it fails."""
     from tuwen.evaluation.compare import compare_ranks, find_regressions, format_changes, require_same_test
 
-    graph = stage_graph(folder)
-    fetch_missing(graph, dvc_status(folder), folder)
-    stale = plan(graph, dvc_status(folder), [EVALUATE], force=False)
+    graph = read_graph(folder)
+    fetch_missing(graph, read_status(folder), folder)
+    stale = plan(graph, read_status(folder), [EVALUATE], force=False)
     if TRAINING in stale:
-        return Verdict(NOT_REBUILT, _not_rebuilt(stale))
+        return GateResult(NOT_REBUILT, _not_rebuilt(stale))
     try:
         fetch_base(base, folder)
         require_same_test(folder / BASE / TEST, folder / TEST)
     except UserError as error:
-        return Verdict(NOT_COMPARABLE, str(error))
+        return GateResult(NOT_COMPARABLE, str(error))
     run_stages(graph, stale, folder)
     params = load_params(folder / "params.yaml")
     try:
         changes = compare_ranks(folder / BASE / RANKS, folder / RANKS, params.evaluate)
     except UserError as error:
-        return Verdict(NOT_COMPARABLE, str(error))
+        return GateResult(NOT_COMPARABLE, str(error))
     faults = find_regressions(changes, params.gate.max_drop_points)
     lead = "\n".join(f"- {fault}" for fault in faults) or f"No R@5 fell, beyond chance or the limit, from {base}."
     why = f"{lead}\n\n{format_changes(changes)}\n\n{_legend(base, folder, params)}"
-    return Verdict(WORSE if faults else NOT_WORSE, why)
+    return GateResult(WORSE if faults else NOT_WORSE, why)
 
 
 def fetch_missing(graph: Any, status: Status, folder: Path) -> None:
-    """Fetch what dvc.lock records up to `EVALUATE` but is not in `folder`, such as everything in a fresh clone.
+    """Fetch what dvc.lock records up to `EVALUATE` but `folder` lacks; in a fresh clone, that is everything.
 
-    What cannot be had stays missing, and the plan will say so.
+    What cannot be fetched stays missing, and the plan will name it.
     """
-    _, wanted = asked_for(graph, [EVALUATE])
+    _, wanted = select_stages(graph, [EVALUATE])
     entries = (entry for stage in sorted(wanted & status.keys()) for entry in status[stage])
     changed = [out for entry in entries if isinstance(entry, Mapping) for out in entry.get("changed outs", {})]
     if missing := [out for out in changed if not (folder / out).exists()]:
@@ -117,7 +117,7 @@ def fetch_missing(graph: Any, status: Status, folder: Path) -> None:
 
 
 def fetch_base(base: str, folder: Path) -> None:
-    """What `dvc get --rev` does, for the base's ranks and test tables, into `BASE`.
+    """Fetch the base's ranks and test tables into `BASE`, as `dvc get --rev` does.
 
     Raises UserError when git does not know the revision, or cache and remote lack its files.
     """
@@ -128,10 +128,10 @@ def fetch_base(base: str, folder: Path) -> None:
     shutil.rmtree(folder / BASE, ignore_errors=True)
     try:
         with contextlib.closing(DVCFileSystem(str(folder.absolute()), rev=base)) as files:
-            for path in (RANKS, *TABLES):
+            for path in (RANKS, *TEST_TABLES):
                 fetched = folder / BASE / path
                 fetched.parent.mkdir(parents=True, exist_ok=True)
-                # Not get_file: it may make a hard link into the cache, and a second call empties what it leads to.
+                # Not get_file: it may hard-link into the cache, and a second call would empty the cached file.
                 fetched.write_bytes(files.read_bytes(str(path)))
     except (DvcException, OSError) as error:
         raise UserError(
@@ -151,7 +151,7 @@ def _not_rebuilt(stale: Mapping[str, str]) -> str:
 
 
 def _legend(base: str, folder: Path, params: Params) -> str:
-    head, before = (_git(folder, "rev-parse", "--short", f"{one}^{{commit}}") for one in ("HEAD", base))
+    head, before = (_git(folder, "rev-parse", "--short", f"{name}^{{commit}}") for name in ("HEAD", base))
     dirty = " with uncommitted code" if _git(folder, "status", "--porcelain", "--", *revision.CODE) else ""
     return (
         f"Head {head}{dirty}, base {before} ({base}): the {MODEL} model on the test split, hit@k in percent. In "
@@ -167,15 +167,14 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def main(
-    base: Annotated[str, typer.Option(help="The git revision to compare_ranks with.")] = "origin/main",
+    base: Annotated[str, typer.Option(help="The git revision to compare with.")] = "origin/main",
     preset: Annotated[str, typer.Option(help="A file in presets/, without .yaml.")] = "sample",
 ) -> None:
     """Compare two models by their recall, on a Prefect server of its own unless PREFECT_API_URL names one."""
-    exit_on_sigterm()  # so that a server of its own is ended
     state = reevaluate(base, preset, return_state=True)
     if PAGE.exists():
         print(PAGE.read_text(encoding="utf-8"))
-    sys.exit(0 if state.is_completed() else CODES.get(state.name or FAILED, CODES[FAILED]))
+    sys.exit(0 if state.is_completed() else EXIT_CODES.get(state.name or FAILED, EXIT_CODES[FAILED]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One DVC stage as a Prefect task, and the plan of which stages get one. DVC alone knows what is up to date."""
+"""Plan which stages of DVC run, and run each as a Prefect task. DVC alone decides what is up to date."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from flows.watch import watch
 from tuwen.core.errors import UserError
 
 GPU_LIMIT = "gpu"
-LEASE_SECONDS = 60.0  # for so long a flow that was killed still holds the GPU
+LEASE_SECONDS = 60.0  # how long a flow that was killed still holds the GPU
 # The process died of a signal (out of memory, a machine going down), or another dvc held what this one needs.
 TRANSIENT = re.compile(r"exited with (-\d+|1[34]\d)\b|Unable to acquire lock|is busy, it is being")
 
@@ -32,7 +32,7 @@ HERE = Path(".")
 Status = Mapping[str, Sequence[Any]]
 
 
-def stage_graph(folder: Path = HERE) -> Any:
+def read_graph(folder: Path = HERE) -> Any:
     """Return the stages of dvc.yaml as a networkx.DiGraph; an edge leads from a stage to one that needs its outs.
 
     The attribute `gpu` of a stage says whether it computes on the GPU: in dvc.yaml, `meta: {gpu: true}`.
@@ -47,8 +47,8 @@ def stage_graph(folder: Path = HERE) -> Any:
         return graph
 
 
-def dvc_status(folder: Path = HERE) -> Status:
-    """What differs from dvc.lock, by stage; that a stage's upstream will change what it reads is not seen."""
+def read_status(folder: Path = HERE) -> Status:
+    """Return what differs from dvc.lock, by stage. Changes that stages above would still make are not foreseen."""
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode != 0:
@@ -58,49 +58,49 @@ def dvc_status(folder: Path = HERE) -> Status:
 
 
 def plan(graph: Any, status: Status, stages: Sequence[str], force: bool) -> dict[str, str]:
-    """Stage -> why it runs, in graph order; empty when all is up to date.
+    """Return stage -> why it runs, in graph order; empty when all is up to date.
 
     stages: the chosen ones, none for all; a name such as `embed` stands for all of `embed@…`. Their ancestors are
     brought up to date too. force: the chosen ones run whether they changed or not.
     Raises UserError for a name that the graph lacks.
     """
-    chosen, wanted = asked_for(graph, stages)
+    chosen, wanted = select_stages(graph, stages)
     reasons: dict[str, str] = {}
     for stage in nx.topological_sort(graph):
-        upstream = [above for above in graph.predecessors(stage) if above in reasons]
+        above = [name for name in graph.predecessors(stage) if name in reasons]
         if stage not in wanted:
             continue
         if force and stage in chosen:
             reasons[stage] = "forced"
         elif stage in status:
             reasons[stage] = "; ".join(_describe(entry) for entry in status[stage])
-        elif upstream:
-            reasons[stage] = f"after {', '.join(upstream)}"
+        elif above:
+            reasons[stage] = f"after {', '.join(above)}"
     return reasons
 
 
-def asked_for(graph: Any, stages: Sequence[str]) -> tuple[set[str], set[str]]:
-    """The chosen stages, and the same with their ancestors."""
-    chosen = {stage for name in stages for stage in _named(graph, name)} or set(graph)
+def select_stages(graph: Any, names: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Return the stages of these names, all for none, and the same with their ancestors. Raises as `plan`."""
+    chosen = {stage for name in names for stage in _match(graph, name)} or set(graph)
     return chosen, chosen.union(*(nx.ancestors(graph, stage) for stage in chosen))
 
 
-def _named(graph: Any, name: str) -> list[str]:
-    found = [stage for stage in graph if stage == name or stage.startswith(f"{name}@")]
-    if not found:
+def _match(graph: Any, name: str) -> list[str]:
+    stages = [stage for stage in graph if stage == name or stage.startswith(f"{name}@")]
+    if not stages:
         raise UserError(f"stages: no stage {name!r}; dvc.yaml has {', '.join(sorted(graph))}")
-    return found
+    return stages
 
 
 def _describe(entry: Any) -> str:
-    """{"changed deps": {"params.yaml": {"fit.lr": "modified"}}} -> changed deps: params.yaml: fit.lr: modified"""
+    """Write {"changed deps": {"params.yaml": {"lr": "modified"}}} as: changed deps: params.yaml: lr: modified."""
     if isinstance(entry, Mapping):
         return ", ".join(f"{key}: {_describe(value)}" for key, value in entry.items())
     return str(entry)
 
 
 def is_transient(_task: Any, _run: Any, state: Any) -> bool:
-    """May the very same stage succeed if it is tried again?"""
+    """Whether the very same stage may succeed when it is tried again."""
     return TRANSIENT.search(state.message or "") is not None
 
 
@@ -117,9 +117,9 @@ def bring_up_to_date(
 ) -> State[None] | None:
     """Run `dvc repro --single-item STAGE` in a child process; gpu: hold the GPU meanwhile, once it is free.
 
-    A stage that fails gives a failed state that holds its last lines: a traceback of ours would tell nobody more.
+    A stage that fails gives a failed state with its last lines; a traceback of this process would add nothing.
     """
-    # strict: a missing limit must not pass for a free one. A lost renewal must not end hours of work.
+    # strict: a missing limit is an error, not a free GPU. A lost renewal must not end hours of work.
     hold = concurrency(
         GPU_LIMIT, occupy=1, strict=True, raise_on_lease_renewal_failure=False, lease_duration=LEASE_SECONDS
     )
@@ -130,9 +130,9 @@ def bring_up_to_date(
 
 
 def run_stages(graph: Any, reasons: Mapping[str, str], folder: Path) -> None:
-    """Bring the stages of a plan up to date, one task each. Raises UserError with the first one's that fails."""
+    """Bring the stages of a plan up to date, one task each. Raises UserError with the first failure's message."""
     if reasons:
-        provide_gpu_limit()
+        ensure_gpu_limit()
     done: dict[str, State[Any]] = {}
     for stage, reason in reasons.items():
         above = [done[name] for name in graph.predecessors(stage) if name in done]
@@ -148,8 +148,8 @@ def run_stages(graph: Any, reasons: Mapping[str, str], folder: Path) -> None:
             raise UserError(done[stage].message or f"stage {stage}: {done[stage].name}")
 
 
-def provide_gpu_limit() -> None:
-    """Make the limit where it is missing. Raises UserError when it lets nobody through."""
+def ensure_gpu_limit() -> None:
+    """Create the limit where it is missing. Raises UserError when it is 0, which no stage would ever pass."""
     with get_client(sync_client=True) as client:
         try:
             limit = client.read_global_concurrency_limit_by_name(GPU_LIMIT)
@@ -161,6 +161,6 @@ def provide_gpu_limit() -> None:
                 f"Prefect: the limit {GPU_LIMIT!r} is 0; run `prefect gcl update {GPU_LIMIT} --limit 1`"
             )
         if limit.active_slots and not PREFECT_API_URL.value():
-            # A server of our own lives as long as one flow and forgets its leases: what its database still holds
-            # belongs to a flow that was killed, and nobody would ever give it back.
+            # A flow's own server lives as long as the flow and keeps leases in memory alone: a slot that is taken
+            # in its database was taken by a flow that was killed, and would never be freed.
             client.update_global_concurrency_limit(GPU_LIMIT, GlobalConcurrencyLimitUpdate(active_slots=0))

@@ -1,4 +1,4 @@
-"""Prefect's server, pool and worker and MLflow's pages on this machine, until Ctrl-C.    python -m flows.serve
+"""Run Prefect's server, pool and worker and MLflow's pages here until Ctrl-C.    python -m flows.serve
 
 PREFECT_SERVER_API_PORT and MLFLOW_PORT choose other ports than 4200 and 5000. All listen on 127.0.0.1 alone. Where
 TUWEN_TRACKING_URI already names an MLflow server, that one is used.
@@ -6,7 +6,6 @@ TUWEN_TRACKING_URI already names an MLflow server, that one is used.
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -21,13 +20,14 @@ from prefect.client.schemas.objects import WorkPoolStatus
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import guard
-from flows.deploy import CHECKOUT, POOL, deploy
+from flows.deploy import CHECKOUT_VARIABLE, POOL, deploy
 from tuwen.core.errors import UserError, reports_user_errors
 from tuwen.tracking.runs import get_address
 
 HOST = "127.0.0.1"
 START_SECONDS, POLL_SECONDS = 120.0, 0.3
-FLOW_SECONDS, STOP_SECONDS = guard.STAGE_SECONDS + 1.0, 3.0
+RUN_SECONDS = guard.STAGE_SECONDS + 1.0  # for a run of the worker to end its stage and report it
+STOP_SECONDS = 3.0
 LOGS, ARTIFACTS = Path("runs/serve"), Path("runs/mlartifacts")
 
 Running = dict[str, subprocess.Popen[bytes]]
@@ -35,56 +35,54 @@ Running = dict[str, subprocess.Popen[bytes]]
 
 @reports_user_errors
 def main() -> None:
-    """Start all, say where they are, and stop all on Ctrl-C, SIGTERM or when one of them ends."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda got, _: sys.exit(128 + got))
-    prefect, store = port("PREFECT_SERVER_API_PORT", "4200"), get_address()
-    mlflow = "" if store.startswith("http") else port("MLFLOW_PORT", "5000")
+    """Start all, print their addresses, and stop all on Ctrl-C, SIGTERM or when one of them ends."""
+    prefect, store = choose_port("PREFECT_SERVER_API_PORT", "4200"), get_address()
+    mlflow = "" if store.startswith("http") else choose_port("MLFLOW_PORT", "5000")
     api, tracking = f"http://{HOST}:{prefect}/api", f"http://{HOST}:{mlflow}" if mlflow else store
     environment = os.environ | {
         "PREFECT_API_URL": api,
         "PREFECT_UI_URL": f"http://{HOST}:{prefect}",
-        # A server that was killed must know, when it is back, who holds the GPU and for how long.
+        # A server that is started again after a kill must know which run holds the GPU and for how long.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",  # who clicks on Run waits for it
-        # Its jobs judge language models, which nobody here does: 2 processes of MLflow instead of 10.
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click on Run waits for it
+        # Jobs evaluate language models, which are not used here: 2 processes of MLflow instead of 10.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        CHECKOUT: str(Path.cwd()),
+        CHECKOUT_VARIABLE: str(Path.cwd()),
         "TUWEN_TRACKING_URI": tracking,
     }
     LOGS.mkdir(parents=True, exist_ok=True)
     print("starting Prefect and MLflow …", flush=True)
-    with everything() as running:
+    with supervise() as running:
         at = ["--host", HOST, "--port"]
         start(running, "prefect", ["server", "start", *at, prefect], environment)
         if mlflow:
             pages = ["--backend-store-uri", store, "--artifacts-destination", str(ARTIFACTS), "--workers", "1"]
             start(running, "mlflow", ["server", *pages, *at, mlflow], environment)
-        wait_for(running, "prefect", lambda: answers(f"{api}/health"))
+        wait_until(running, "prefect", lambda: is_healthy(api))
         deploy(api)
         start(running, "worker", ["worker", "start", "--pool", POOL, "--name", "here"], environment, "prefect")
-        wait_for(running, "mlflow", lambda: answers(f"{tracking}/health"))
-        wait_for(running, "worker", lambda: is_ready(api))
+        wait_until(running, "mlflow", lambda: is_healthy(tracking))
+        wait_until(running, "worker", lambda: is_pool_ready(api))
         shown = tracking.rpartition("@")[2]  # without a password
         print(f"Prefect  http://{HOST}:{prefect}\nMLflow   {shown}\nlogs     {LOGS.absolute()}")
         print("Ctrl-C stops all", flush=True)
-        wait_for(running, "", lambda: False, float("inf"))
+        wait_until(running, "", lambda: False, float("inf"))
 
 
-def port(variable: str, default: str) -> str:
-    """The port that `variable` asks for. Raises UserError when it is no number or somebody listens there."""
-    asked = os.environ.get(variable) or default
+def choose_port(variable: str, default: str) -> str:
+    """Return the port that `variable` names. Raises UserError when it is no number or the port is taken."""
+    port = os.environ.get(variable) or default
     try:
-        with socket.create_server((HOST, int(asked))):
-            return asked
+        with socket.create_server((HOST, int(port))):
+            return port
     except (ValueError, OverflowError, OSError) as error:
-        raise UserError(f"{variable}: cannot listen on {HOST}:{asked} ({error}); set it to a free port") from None
+        raise UserError(f"{variable}: cannot listen on {HOST}:{port} ({error}); set it to a free port") from None
 
 
 def start(
     running: Running, name: str, arguments: list[str], environment: Mapping[str, str], tool: str = ""
 ) -> None:
-    """Start one process, its output in a file of its own; Ctrl-C does not reach it, only we end it."""
+    """Start one process with its output in a file. Ctrl-C does not reach it: the order of the ends matters."""
     with (LOGS / f"{name}.log").open("wb") as log:
         command = [sys.executable, "-m", tool or name, *arguments]
         running[name] = subprocess.Popen(
@@ -92,54 +90,54 @@ def start(
         )
 
 
-def wait_for(running: Running, name: str, is_there: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-    """Return once `is_there`. Raises UserError when that takes too long, or when any of the processes ends."""
+def wait_until(running: Running, name: str, is_there: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+    """Return once `is_there()`. Raises UserError when that takes too long, or when any of the processes ends."""
     deadline = time.monotonic() + seconds
     while not is_there():
-        for one, process in running.items():
+        for ended, process in running.items():
             if process.poll() is not None:
-                last = (LOGS / f"{one}.log").read_text(errors="replace").splitlines()[-15:]
-                raise UserError("\n".join([f"{one} ended with exit code {process.returncode}:", *last]))
+                last = (LOGS / f"{ended}.log").read_text(errors="replace").splitlines()[-15:]
+                raise UserError("\n".join([f"{ended} ended with exit code {process.returncode}:", *last]))
         if time.monotonic() > deadline:
             raise UserError(f"{name} does not answer after {seconds:.0f} s; see {LOGS / name}.log")
-        time.sleep(POLL_SECONDS)  # a server tells nobody when it begins to answer
+        time.sleep(POLL_SECONDS)  # a server does not report when it begins to answer
 
 
-def answers(url: str) -> bool:
-    """Does a server answer there, and well?"""
+def is_healthy(address: str) -> bool:
+    """Whether a server answers at this address and calls itself healthy."""
     try:
-        return httpx.get(url, timeout=5.0).is_success
+        return httpx.get(f"{address}/health", timeout=5.0).is_success
     except httpx.HTTPError:
         return False
 
 
-def is_ready(api: str) -> bool:
-    """Does a worker look after the pool?"""
+def is_pool_ready(api: str) -> bool:
+    """Whether a worker polls the pool."""
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
         return client.read_work_pool(POOL).status == WorkPoolStatus.READY
 
 
 @contextlib.contextmanager
-def everything() -> Iterator[Running]:
-    """Processes by name, which are ended in the order in which they need each other: flows, worker, servers."""
+def supervise() -> Iterator[Running]:
+    """Yield the processes by name; at the end, end them in the order of their needs: flows, worker, servers."""
     running: Running = {}
     try:
         yield running
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        if "worker" in running:  # a flow first ends its stage and tells the server so
+        guard.ignore_signals()
+        if "worker" in running:  # a flow first ends its stage and reports that to the server
             flows = []
             with contextlib.suppress(psutil.NoSuchProcess):
                 flows = psutil.Process(running["worker"].pid).children()
-            end(flows, FLOW_SECONDS)
+            end_processes(flows, RUN_SECONDS)
         for name in ("worker", "mlflow", "prefect"):
             if name in running:
-                end([psutil.Process(running[name].pid)] if running[name].poll() is None else [], STOP_SECONDS)
+                alive = [psutil.Process(running[name].pid)] if running[name].poll() is None else []
+                end_processes(alive, STOP_SECONDS)
 
 
-def end(processes: list[psutil.Process], patience_seconds: float) -> None:
-    """SIGTERM, and a while to act on it; the guard kills what is left."""
+def end_processes(processes: list[psutil.Process], patience_seconds: float) -> None:
+    """Send SIGTERM and wait a while; the guard kills what is left."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()

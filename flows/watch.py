@@ -1,4 +1,4 @@
-"""A child process under a flow: its lines go to the log, its progress to an artifact, and it never outlives us."""
+"""Run a child process that ends with the flow: its output goes to the log, its progress to an artifact."""
 
 import contextlib
 import os
@@ -20,16 +20,16 @@ from prefect.utilities.slugify import slugify
 from flows import guard
 from tuwen.core.progress import parse_progress
 
-END_SECONDS = 12.0  # for the guard to end what it started; its own patience is shorter
+GUARD_SECONDS = 12.0  # for the guard to end what it started; its own patience is shorter
 PROGRESS_EVERY_SECONDS = 5.0
 
 
 def watch(command: list[str], folder: Path, name: str) -> tuple[int, str]:
-    """Run `command` in `folder`, its output line by line to the log; its exit code and last lines.
+    """Run `command` in `folder` and log its output line by line. Returns its exit code and its last 20 lines.
 
-    name: of its progress artifact, which there is once a line tells how far it is.
+    name: of its progress artifact, which is made with the first line that reports progress.
     """
-    logger, last, progress = get_run_logger(), deque[str](maxlen=20), Progress(name)
+    logger, last, progress = get_run_logger(), deque[str](maxlen=20), ProgressArtifact(name)
     with _guarded(command, folder) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -42,42 +42,42 @@ def watch(command: list[str], folder: Path, name: str) -> tuple[int, str]:
     return code, "\n".join(last)
 
 
-class Progress:
+class ProgressArtifact:
     """The progress artifact of one stage; a server that cannot be reached never stops the stage."""
 
     def __init__(self, name: str) -> None:
-        self.name, self._told_at = name, float("-inf")
+        self.name, self._updated_at = name, float("-inf")
         self._id: UUID | None = None
 
     def see(self, line: str) -> None:
-        """Take note of a line of output; most say nothing of progress."""
-        told = parse_progress(line)
-        if told is not None and time.monotonic() - self._told_at >= PROGRESS_EVERY_SECONDS:
-            label, part = told
-            self._tell(100 * part, f"{self.name}: {label}")
-            self._told_at = time.monotonic()
+        """Update the artifact where a line of output reports progress and the last update is long enough ago."""
+        progress = parse_progress(line)
+        if progress is not None and time.monotonic() - self._updated_at >= PROGRESS_EVERY_SECONDS:
+            label, part = progress
+            self._update(100 * part, f"{self.name}: {label}")
+            self._updated_at = time.monotonic()
 
     def finish(self) -> None:
-        """All is done, whatever the last line was; nothing where no line told of progress."""
+        """Set the artifact to 100 %, whatever the last line was; without one, do nothing."""
         if self._id is not None:
-            self._tell(100.0, f"{self.name}: done")
+            self._update(100.0, f"{self.name}: done")
 
-    def _tell(self, percent: float, description: str) -> None:
+    def _update(self, percent: float, description: str) -> None:
         try:
             if self._id is None:
                 key = slugify(f"progress-{self.name}")
-                made = create_progress_artifact(percent, key, description)
-                assert isinstance(made, UUID)
-                self._id = made
+                artifact_id = create_progress_artifact(percent, key, description)
+                assert isinstance(artifact_id, UUID)
+                self._id = artifact_id
             else:
                 update_progress_artifact(self._id, percent, description)
-        except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # the last: no connection at all
-            get_run_logger().warning("no progress to show: %s", error)
+        except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # RuntimeError: no connection at all
+            get_run_logger().warning("progress cannot be shown: %s", error)
 
 
 @contextlib.contextmanager
 def _guarded(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own session that ends, with all it started, when the block or this process does."""
+    """Start a process in a session of its own; it and all it started end with the block or this process."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # dvc.yaml says `python`
         "PYTHONUNBUFFERED": "1",  # lines when they are printed, not when a pipe is full
@@ -99,6 +99,6 @@ def _guarded(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_SECONDS)
+            process.wait(GUARD_SECONDS)
         guard.end_session(process.pid)
         process.wait()

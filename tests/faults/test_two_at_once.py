@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from flows.repro import bring_up_to_date, dvc_status
+from flows.repro import bring_up_to_date, read_status
 from tests.faults.conftest import Whole, dvc, says
 from tests.support import smoke
 from tests.support.smoke import outs, run
@@ -78,7 +78,7 @@ def test_half_an_rwlock_is_refused_by_name_and_without_it_all_goes_on(small: Pat
     assert "Unable to read RWLock-file '.dvc/tmp/rwlock'" in refused.stderr
     assert "Traceback" not in refused.stderr
     with pytest.raises(UserError, match=r"^dvc status: ERROR: Unable to read RWLock-file '.dvc/tmp/rwlock'"):
-        dvc_status(small)  # where a flow begins
+        read_status(small)  # where a flow begins
     assert not (small / "one.txt").exists()
     rwlock.unlink()
     run(small, "dvc", "repro")
@@ -101,7 +101,7 @@ def test_a_flow_waits_as_long_as_dvc_is_busy(small: Path) -> None:
     with ThreadPoolExecutor() as pool, disable_run_logger():
         with open(small / ".dvc/tmp/lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # as DVC takes it
-            begun = [pool.submit(dvc_status, small), pool.submit(bring_up_to_date.fn, "one", folder=small)]
+            begun = [pool.submit(read_status, small), pool.submit(bring_up_to_date.fn, "one", folder=small)]
             assert wait(begun, timeout=LONGER_THAN_DVC_SECONDS).done == set()
         assert [one.exception(timeout=60) for one in begun] == [None, None]
     assert begun[1].result() is None  # not Prefect's state of a failure

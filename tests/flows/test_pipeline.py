@@ -12,7 +12,7 @@ from prefect.states import Failed
 from ruamel.yaml import YAML
 
 from flows.pipeline import pipeline
-from flows.repro import is_transient, plan, stage_graph
+from flows.repro import is_transient, plan, read_graph
 from tests.support.checkout import ROOT
 from tests.support.flows import ALL, ran, write_stages
 
@@ -155,7 +155,7 @@ def test_the_form_offers_the_presets_and_stages_that_there_are() -> None:
 
 
 def test_the_stages_for_the_gpu_are_those_of_dvc_yaml() -> None:
-    graph = stage_graph(ROOT)
+    graph = read_graph(ROOT)
     on_the_gpu = {stage.partition("@")[0] for stage, gpu in graph.nodes(data="gpu") if gpu}
     definitions = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
     named = {name for name, stage in definitions.items() if stage.get("do", stage).get("meta") == {"gpu": True}}
