@@ -1,4 +1,4 @@
-"""The model registry: every registered model is the `challenger`; the `champion` is the best that was measured."""
+"""The model registry: the model registered last is the `challenger`, the best one measured the `champion`."""
 
 import json
 import math
@@ -15,11 +15,9 @@ from tuwen.evaluation import compare, evaluate, figures
 from tuwen.retrieval.search import read_vectors
 from tuwen.tracking import lineage, revision, runs
 
-NAME = "tuwen"
-SETS = ("test", "valid")  # what a champion is judged by
+MODEL_NAME = "tuwen"  # of the registered model
 CLEAN, EMBEDDINGS = Path("data/clean"), Path("embeddings")
-TABLES = ("images", "texts", "pairs")
-MEASURED = "measured"  # the folder of a run that holds what the next challenger is compared with
+MEASURED_FOLDER = "measured"  # artifact folder of a run, with what the next challenger is compared with
 
 
 class Registered(NamedTuple):
@@ -43,23 +41,24 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
             f"{model}: no {manifest.MANIFEST}, so there is no model of the pipeline; name one such as "
             "models/finetuned, which `dvc repro finetune` makes"
         )
-    made = lineage.find_training(model)
+    trained = lineage.find_training(model)
     with tempfile.TemporaryDirectory() as folder:
-        packed, measured = Path(folder) / "gallery", Path(folder) / MEASURED
+        packed, measured = Path(folder) / "gallery", Path(folder) / MEASURED_FOLDER
         pack(model, gallery, packed)
-        is_measured = any((EMBEDDINGS / made.name / name).is_dir() for name in SETS)
+        is_measured = any((EMBEDDINGS / trained.name / name).is_dir() for name in evaluate.MEASURED)
         if is_measured:
-            for name in SETS:
-                _measure(made, name, measured / name, params)
+            for name in evaluate.MEASURED:
+                _measure(trained, name, measured / name, params)
         try:
             client, experiment = runs.connect(patience_seconds=120)
-            run_id = lineage.find_run(client, experiment, made)
+            run_id = lineage.find_run(client, experiment, trained)
             version = _version(client, experiment, run_id, model, packed)
-            client.set_registered_model_alias(NAME, "challenger", version.version)
+            client.set_registered_model_alias(MODEL_NAME, "challenger", version.version)
             if not is_measured:
-                return Registered(str(version.version), False, f"{model} was not measured on {' and '.join(SETS)}")
-            client.log_artifacts(version.run_id, str(measured), MEASURED)
-            return _judge(client, version, measured, params)
+                sets = " and ".join(evaluate.MEASURED)
+                return Registered(str(version.version), False, f"{model} was not measured on {sets}")
+            client.log_artifacts(version.run_id, str(measured), MEASURED_FOLDER)
+            return _choose_champion(client, version, measured, params)
         except runs.list_store_errors() as error:
             raise UserError(
                 f"TUWEN_TRACKING_URI: {runs.explain(error)}; start that server or correct the address, "
@@ -68,11 +67,11 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
 
 
 def pack(model: Path, gallery: str, out: Path) -> None:
-    """Write `images.npy`, `texts.npy` and `ids.json`: the set `gallery` as `model` has embedded it."""
+    """Write `images.npy`, `texts.npy` and `ids.json` to `out`: the set `gallery` as `model` has embedded it."""
     embedded, folder = EMBEDDINGS / model.name / gallery, CLEAN / gallery
     if not embedded.is_dir():
-        there = ", ".join(sorted(path.name for path in embedded.parent.glob("*/"))) or "nothing"
-        raise UserError(f"--gallery {gallery}: {embedded} is missing; {model.name} has embedded {there}")
+        galleries = ", ".join(sorted(path.name for path in embedded.parent.glob("*/"))) or "nothing"
+        raise UserError(f"--gallery {gallery}: {embedded} is missing; {model.name} has embedded {galleries}")
     manifest.require_inputs(embedded, {"model": model, "set": folder})
     tables = pairs.read_pair_set(folder)
     ids = {"images": tables.images["image_id"].to_pylist(), "texts": tables.texts["text_id"].to_pylist()}
@@ -84,51 +83,54 @@ def pack(model: Path, gallery: str, out: Path) -> None:
 
 
 def _measure(model: Path, name: str, out: Path, params: Evaluate) -> None:
-    """Write the ranks of the set's queries into `out`, and the tables that say what was asked."""
+    """Write the ranks of the set's queries into `out`, and copy the tables of the queries and true pairs there."""
     tables, pool = evaluate.read_embedded_set(EMBEDDINGS / model.name / name, CLEAN / name, params, model)
     out.mkdir(parents=True)
     pairs.write_table(out / "ranks.parquet", evaluate.make_ranks_table(tables, figures.ask(pool, params), params))
-    for table in TABLES:
+    for table in compare.DECISIVE:
         shutil.copy(CLEAN / name / f"{table}.parquet", out)
 
 
 def _version(client: Any, experiment: str, run_id: str, model: Path, gallery: Path) -> Any:
-    """The version of this very model with this very gallery, which is registered where there is none."""
+    """Return the version of this very model with this very gallery; register it where there is none."""
     from tuwen.tracking import served_model
 
     tags = {"tuwen.model_sha256": revision.digest_output(model), "tuwen.gallery_sha256": manifest.digest(gallery)}
-    if not client.search_registered_models(f"name = '{NAME}'"):
-        client.create_registered_model(NAME, description="Chinese image-text retrieval: texts or pictures in")
-    wanted = " and ".join([f"name = '{NAME}'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())])
-    if found := client.search_model_versions(wanted, max_results=1):
-        return found[0]
+    if not client.search_registered_models(f"name = '{MODEL_NAME}'"):
+        description = "Chinese image-text retrieval: texts or pictures in"
+        client.create_registered_model(MODEL_NAME, description=description)
+    equal_tags = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+    wanted = " and ".join([f"name = '{MODEL_NAME}'", *equal_tags])
+    if versions := client.search_model_versions(wanted, max_results=1):
+        return versions[0]
     model_id = served_model.log_model(run_id, experiment, model, gallery)
-    return client.create_model_version(NAME, f"models:/{model_id}", run_id, tags=tags, model_id=model_id)
+    return client.create_model_version(MODEL_NAME, f"models:/{model_id}", run_id, tags=tags, model_id=model_id)
 
 
-def _judge(client: Any, version: Any, measured: Path, params: Evaluate) -> Registered:
-    aliases: Mapping[str, str] = client.get_registered_model(NAME).aliases
+def _choose_champion(client: Any, version: Any, measured: Path, params: Evaluate) -> Registered:
+    """Give the version the alias `champion` where it is the first or beats the present one."""
+    aliases: Mapping[str, str] = client.get_registered_model(MODEL_NAME).aliases
     number = str(version.version)
     if str(aliases.get("champion")) == number:
         return Registered(number, True, "it is the champion already")
     why = "it is the first champion"
     if "champion" in aliases:
-        champion = client.get_model_version(NAME, aliases["champion"])
+        champion = client.get_model_version(MODEL_NAME, aliases["champion"])
         with tempfile.TemporaryDirectory() as folder:
-            base = Path(client.download_artifacts(champion.run_id, MEASURED, folder))
-            rises, why = challenge(base, measured, params)
+            base = Path(client.download_artifacts(champion.run_id, MEASURED_FOLDER, folder))
+            rises, why = judge_challenger(base, measured, params)
         if not rises:
             return Registered(number, False, f"version {champion.version} remains the champion: {why}")
-    client.set_registered_model_alias(NAME, "champion", number)
+    client.set_registered_model_alias(MODEL_NAME, "champion", number)
     return Registered(number, True, why)
 
 
-def challenge(champion: Path, challenger: Path, params: Evaluate) -> tuple[bool, str]:
-    """Whether the challenger takes over, and why (not): both folders hold what `register` measured."""
+def judge_challenger(champion: Path, challenger: Path, params: Evaluate) -> tuple[bool, str]:
+    """Return whether the challenger takes over, and why or why not; both folders hold what `register` measured."""
     at_headline = params.model_copy(update={"ks": [compare.HEADLINE_K]})
     falls, points = list[str](), list[float]()
     try:
-        for name in SETS:
+        for name in evaluate.MEASURED:
             compare.require_same_test(champion / name, challenger / name)
             changes = compare.compare_ranks(
                 champion / name / "ranks.parquet", challenger / name / "ranks.parquet", at_headline
@@ -138,5 +140,6 @@ def challenge(champion: Path, challenger: Path, params: Evaluate) -> tuple[bool,
     except UserError as error:
         return False, f"not comparable: {error}"
     mean = sum(points) / len(points)
-    said = f"R@{compare.HEADLINE_K} {mean:+.2f} points in the mean over {', '.join(SETS)} and both directions"
-    return not falls and mean > 0, "; ".join([said, *falls])
+    sets = ", ".join(evaluate.MEASURED)
+    summary = f"R@{compare.HEADLINE_K} {mean:+.2f} points in the mean over {sets} and both directions"
+    return not falls and mean > 0, "; ".join([summary, *falls])

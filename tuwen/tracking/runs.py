@@ -1,6 +1,6 @@
-"""MLflow runs that cannot hurt the work they watch; the one file that imports mlflow.
+"""MLflow runs whose failures never stop the work that they record.
 
-MLflow is a projection of the outs: a run is found again by the sha256 of what it made (tuwen/tracking/lineage.py).
+MLflow is a projection of the outs: a run is found again by the sha256 of what it made (lineage.py).
 """
 
 import contextlib
@@ -25,19 +25,19 @@ OUTPUT_TAG = "tuwen.output_sha256"
 COMMIT_TAG = "mlflow.source.git.commit"  # MLflow's own name: its pages show it
 TAGGED_VARIABLES = {"DVC_STAGE": "tuwen.dvc_stage", "TUWEN_PREFECT_FLOW_RUN": "tuwen.prefect_flow_run"}
 SAMPLE_SECONDS = 30  # between system metrics; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it
-END_SECONDS = 5.0  # for their end
+MONITOR_SECONDS = 5.0  # for the thread that samples them to end
 
 
 @contextlib.contextmanager
 def track_run(
     name: str, kind: str, params: Mapping[str, Any], inputs: Mapping[str, Path], kept: Path
 ) -> Iterator["Run"]:
-    """An MLflow run around a `with` block: FAILED when the block raises, KILLED on Ctrl-C or SIGTERM.
+    """Yield an MLflow run for a `with` block: FAILED when the block raises, KILLED on Ctrl-C or SIGTERM.
 
     kind: "training" or "evaluation". params: nested, logged with dots. inputs: name -> folder or file, tagged by
-    digest. kept: a file that names the run until the block has ended well, so that the same work, begun again
-    after a kill, goes on with it; a new run is made where the store does not know that one. Of torchrun's
-    processes the first alone has a run. MLflow out of reach, at any moment, is one warning and never an exception.
+    digest. kept: a file that names the run until the block has succeeded, so that the same work, begun again
+    after a kill, goes on with it; a new run is made where the store lacks that one. Of torchrun's processes only
+    the first has a run. MLflow out of reach, at any moment, is one warning and never an exception.
     """
     tracked = Run()
     with exiting_on_sigterm():
@@ -52,19 +52,19 @@ def track_run(
             tracked.end("KILLED")
             raise
     tracked.end("FINISHED")
-    with contextlib.suppress(OSError):  # it is gone with the checkpoint, or never was
+    with contextlib.suppress(OSError):  # removed together with the checkpoint, or never written
         kept.unlink()
 
 
 def flatten_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """metrics.json -> flat MLflow names: test_i2t_hit_at_5 …, test's recall@5 as `t2i_recall_at_5`, `i2t_…`."""
+    """Return metrics.json by MLflow's flat names: test_i2t_hit_at_5 …, test's recall@5 also without `test_`."""
     flat = {f"{name}_{key}": value for name, figures in metrics.items() for key, value in figures.items()}
     heads = ("t2i_recall_at_5", "i2t_recall_at_5")
     return flat | {name: flat[f"test_{name}"] for name in heads if f"test_{name}" in flat}
 
 
 class Run:
-    """One MLflow run; its first failure is one warning, what follows is silence."""
+    """One MLflow run; its first failure is one warning, and nothing is logged to it after that."""
 
     def __init__(self) -> None:
         self.id: str | None = None
@@ -79,7 +79,7 @@ class Run:
         def open_run() -> None:
             self._client, experiment = connect()
             self.id = _reopen(self._client, kept) or create_run(self._client, experiment, name, kind)
-            with contextlib.suppress(OSError):  # without it a killed work's second half is a run of its own
+            with contextlib.suppress(OSError):  # without the file, work that is killed goes on in a second run
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_text(self.id)
             tags = {f"tuwen.input.{key}": manifest.digest(path) for key, path in inputs.items()}
@@ -91,23 +91,23 @@ class Run:
         self._attempt(open_run)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log figures at `step` (epochs for a training)."""
+        """Log metrics at `step` (epochs for a training)."""
         if self._client is not None:
             self._attempt(lambda: log_to_run(self._client, self.id, metrics=metrics, step=step))
 
     def finish_output(self, out: Path) -> None:
-        """Tag the run with the digest of what it made: from now on `sync` takes it for the run of `out`."""
+        """Tag the run with the digest of what it made, by which `sync` recognises it as the run of `out`."""
         if self._client is not None:
             self._attempt(lambda: self._client.set_tag(self.id, OUTPUT_TAG, digest_output(out)))
 
     def end(self, status: str) -> None:
-        """End the run; one that lost a part of its record ends as FAILED, and `sync` makes a whole one."""
+        """End the run; one that lost a part of its record ends as FAILED, and `sync` makes a complete one."""
         if self._monitor is not None:
             _end_system_metrics(self._monitor)
         if self._client is not None:
             self._attempt(lambda: self._client.set_terminated(self.id, status))
         elif self.id is not None:
-            with contextlib.suppress(Exception):  # it was warned of; here is one more try, for order's sake
+            with contextlib.suppress(Exception):  # the warning was given; this is one more try to end the run
                 connect()[0].set_terminated(self.id, "FAILED")
 
     def _attempt(self, action: Callable[[], None]) -> None:
@@ -120,13 +120,16 @@ class Run:
 
 
 def get_address() -> str:
-    """MLflow's address."""
+    """Return MLflow's address, which may hold a password."""
     return os.environ.get("TUWEN_TRACKING_URI") or "sqlite:///mlflow.db"
 
 
 def connect(patience_seconds: int = 5) -> tuple[Any, str]:
-    """A client and the id of the experiment, which is made where it is missing; patience: for one answer."""
-    # MLflow's own patience is minutes; a training must not wait for its log. The user's settings win.
+    """Return a client and the id of the experiment, which is created where missing.
+
+    patience_seconds: for one answer. Raises one of `list_store_errors` when MLflow is out of reach.
+    """
+    # By default MLflow retries for minutes; a training must not wait for its log. The user's own settings win.
     for name, value in (("MAX_RETRIES", 1), ("TIMEOUT", patience_seconds), ("BACKOFF_FACTOR", 1)):
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", str(value))
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -136,11 +139,11 @@ def connect(patience_seconds: int = 5) -> tuple[Any, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA schema_version")  # MLflow would retry an unusable file for 100 seconds
-        # beside the database, which all presets share: a worktree is removed some day
+        # beside the database, which all presets share: a preset's worktree may be removed
         artifacts = (path.absolute().parent / "runs/mlartifacts").as_uri()
     from mlflow import MlflowClient
 
-    for noisy in ("mlflow", "urllib3"):  # no lines about tables being made or retries: we warn once ourselves
+    for noisy in ("mlflow", "urllib3"):  # no lines about new tables or retries: one warning is ours
         logging.getLogger(noisy).setLevel(logging.ERROR)
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -150,48 +153,48 @@ def connect(patience_seconds: int = 5) -> tuple[Any, str]:
 
 
 def _system_metrics(run_id: str) -> Any:
-    """A thread that logs the load of this machine; it ends by itself when the store is gone."""
+    """Start a thread that logs the load of this machine; it ends by itself when the store is lost."""
     import psutil
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # a lost store is warned of once
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # one warning for a lost store is enough
     monitor = SystemMetricsMonitor(run_id, SAMPLE_SECONDS, resume_logging=True, tracking_uri=get_address())
-    psutil.cpu_percent()  # it answers each thread with what was since the thread's own last question
+    psutil.cpu_percent()  # it measures since the same thread's last call, so the first sample covers the run
     monitor.start()
     return monitor
 
 
 def _end_system_metrics(monitor: Any) -> None:
-    """End the thread; a run too short for its first sample gets one, with the processor's mean over the run."""
+    """End the thread; a run too short for a sample gets one, with the processor's mean over the run."""
     if is_short := monitor.mlflow_logger.previous_training_timestamp is None:
         for one in monitor.monitors:
             one.clear_metrics()
         monitor.collect_metrics()
-    ending = threading.Thread(target=monitor.finish, daemon=True)  # it waits for a store without end
+    ending = threading.Thread(target=monitor.finish, daemon=True)  # it may wait for a store for ever
     ending.start()
-    ending.join(END_SECONDS)
+    ending.join(MONITOR_SECONDS)
     if is_short and not ending.is_alive():
-        with contextlib.suppress(Exception):  # a lost store is warned of once
+        with contextlib.suppress(Exception):  # one warning for a lost store is enough
             monitor.publish_metrics(monitor.aggregate_metrics())
             monitor.mlflow_logger.flush()
 
 
 def create_run(client: Any, experiment: str, name: str, kind: str) -> str:
-    """The id of a fresh run."""
+    """Create a run and return its id; kind: training or evaluation."""
     return str(client.create_run(experiment, run_name=name, tags={"tuwen.kind": kind}).info.run_id)
 
 
 def _reopen(client: Any, kept: Path) -> str | None:
-    """The run that the file `kept` names, set to running again; None where there is none or the store lost it."""
+    """Set the run that the file `kept` names to running; None where there is no such run or the store lost it."""
     if not kept.is_file() or not (run_id := kept.read_text()):
         return None
     try:
-        found = client.get_run(run_id)
+        run = client.get_run(run_id)
     except list_store_errors() as error:
         if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-    if found.info.lifecycle_stage != "active":
+    if run.info.lifecycle_stage != "active":
         return None
     client.update_run(run_id, status="RUNNING")
     return run_id
@@ -206,26 +209,25 @@ def log_to_run(
     metrics: Mapping[str, float] | None = None,
     step: int = 0,
 ) -> None:
-    """Write params (nested ones with dots, values cut to MLflow's limit), tags and figures of one run."""
+    """Log params (nested ones with dots, values cut to MLflow's limit), tags and metrics of one run."""
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 
     now_ms = int(time.time() * 1000)
-    figures = [Metric(name, float(value), now_ms, step) for name, value in (metrics or {}).items()]
-    client.log_batch(run_id, metrics=figures, tags=[RunTag(*tag) for tag in (tags or {}).items()])
+    points = [Metric(name, float(value), now_ms, step) for name, value in (metrics or {}).items()]
+    client.log_batch(run_id, metrics=points, tags=[RunTag(*tag) for tag in (tags or {}).items()])
     flat = [Param(key, hide_credentials(value)[:MAX_PARAM_VAL_LENGTH]) for key, value in _flatten(params or {})]
     for start in range(0, len(flat), MAX_PARAMS_TAGS_PER_BATCH):
         client.log_batch(run_id, params=flat[start : start + MAX_PARAMS_TAGS_PER_BATCH])
 
 
 def log_inputs(client: Any, run_id: str, inputs: Mapping[str, str], context: str) -> None:
-    """Write what a run read as MLflow's dataset inputs: path -> DVC's md5; context: what it was read for."""
+    """Log what a run read as MLflow's dataset inputs: path -> DVC's md5; context: training or evaluation."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    read = [Dataset(path, md5, "local", json.dumps({"uri": path})) for path, md5 in inputs.items()]
-    client.log_inputs(
-        run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)]) for dataset in read]
-    )
+    datasets = [Dataset(path, md5, "local", json.dumps({"uri": path})) for path, md5 in inputs.items()]
+    tags = [InputTag("mlflow.data.context", context)]
+    client.log_inputs(run_id, [DatasetInput(dataset, tags) for dataset in datasets])
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -237,13 +239,13 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def list_store_errors() -> tuple[type[Exception], ...]:
-    """What the calls above raise when MLflow cannot be reached or refuses."""
+    """Return the exceptions that calls to MLflow raise when it cannot be reached or refuses."""
     from mlflow.exceptions import MlflowException
 
     return MlflowException, OSError, sqlite3.Error
 
 
 def explain(error: BaseException) -> str:
-    """MLflow's address and the start of an error's message, without a password that either may hold."""
+    """Return MLflow's address and the start of an error's message, without the passwords they may hold."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     return f"{hide_credentials(get_address())}: {hide_credentials(first)[:200]}"

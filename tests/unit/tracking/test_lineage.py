@@ -12,33 +12,32 @@ from tests.support.ports import free_ports
 from tests.support.tracking import KEPT, all_runs, artifacts, curve, make_outs, write_json
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
-from tuwen.tracking import artifacts as attachments
-from tuwen.tracking import lineage
-from tuwen.tracking import runs as track
+from tuwen.tracking import lineage, runs
+from tuwen.tracking.artifacts import list_files
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow's, about sqlalchemy
 
 
 def test_a_run_that_lost_part_of_its_record_is_not_taken_for_whole(project: Path) -> None:
     make_outs()
-    with track.track_run("finetuned", "training", {}, {}, KEPT) as run:
+    with runs.track_run("finetuned", "training", {}, {}, KEPT) as run:
         whole = project.read_bytes()
         project.write_bytes(b"out of order" * 100_000)
         run.log_metrics({"loss": 1.0}, 1)
         project.write_bytes(whole)
         run.finish_output(Path("models/finetuned"))
-    runs = lineage.sync()
-    assert runs["models/finetuned"] != run.id
+    run_ids = lineage.sync()
+    assert run_ids["models/finetuned"] != run.id
     status = {found.info.run_id: found.info.status for found in all_runs(project)}
     assert status[str(run.id)] == "FAILED"
-    assert curve(project, runs["models/finetuned"], "loss") == [(1, 2.0), (2, 1.0)]
+    assert curve(project, run_ids["models/finetuned"], "loss") == [(1, 2.0), (2, 1.0)]
 
 
 def test_sync_refills_an_empty_store_and_makes_no_run_twice(project: Path) -> None:
     make_outs()
-    runs = lineage.sync()
-    assert list(runs) == ["models/baseline", "models/finetuned", "results/baseline", "results/finetuned"]
-    assert lineage.sync() == runs
+    run_ids = lineage.sync()
+    assert list(run_ids) == ["models/baseline", "models/finetuned", "results/baseline", "results/finetuned"]
+    assert lineage.sync() == run_ids
     found = {run.info.run_name: run for run in all_runs(project)}
     assert sorted(found) == ["baseline", "evaluate-baseline", "evaluate-finetuned", "finetuned"]
     assert len(all_runs(project)) == 4
@@ -59,8 +58,8 @@ def test_sync_refills_an_empty_store_and_makes_no_run_twice(project: Path) -> No
 def test_two_evaluations_with_equal_figures_are_two_runs(project: Path) -> None:
     make_outs()
     shutil.copy("results/finetuned/metrics.json", "results/baseline/metrics.json")
-    runs = lineage.sync()
-    assert len({runs["results/baseline"], runs["results/finetuned"]}) == 2
+    run_ids = lineage.sync()
+    assert len({run_ids["results/baseline"], run_ids["results/finetuned"]}) == 2
 
 
 def inputs(run: Run) -> dict[str, tuple[str, str]]:
@@ -70,7 +69,7 @@ def inputs(run: Run) -> dict[str, tuple[str, str]]:
 
 def test_sync_names_what_was_read_and_which_model(project: Path) -> None:
     make_outs()
-    with track.track_run("finetuned", "training", {}, {}, KEPT) as live:
+    with runs.track_run("finetuned", "training", {}, {}, KEPT) as live:
         live.finish_output(Path("models/finetuned"))
     lineage.sync()
     lineage.sync()
@@ -86,7 +85,7 @@ def test_sync_names_what_was_read_and_which_model(project: Path) -> None:
 
 
 def attached(run_id: str, folder: str | None = None) -> set[str]:
-    return {found.path for found in MlflowClient(track.get_address()).list_artifacts(run_id, folder)}
+    return {found.path for found in MlflowClient(runs.get_address()).list_artifacts(run_id, folder)}
 
 
 def test_an_evaluation_carries_its_figures_and_the_report_that_tells_of_it(project: Path) -> None:
@@ -94,19 +93,19 @@ def test_an_evaluation_carries_its_figures_and_the_report_that_tells_of_it(proje
     build_evaluation(Path("results/finetuned"))
     for name in ("report.md", "report.html"):
         (Path("results") / name).write_text("报告\n", encoding="utf-8")
-    runs = lineage.sync()
+    run_ids = lineage.sync()
     files = {"metrics.json", "details.json", "figures", "report.md", "report.html"}
-    assert attached(runs["results/finetuned"]) == files
-    assert attached(runs["results/finetuned"], "figures") == {
+    assert attached(run_ids["results/finetuned"]) == files
+    assert attached(run_ids["results/finetuned"], "figures") == {
         f"figures/{name}.svg" for name in ("gallery-i2t", "gallery-t2i", "scores-finetuned")
     }
     # dvc.lock has no evaluation of the baseline, so nobody knows which one the report tells of
-    assert attached(runs["results/baseline"]) == {"metrics.json"}
-    shown = Path(MlflowClient(track.get_address()).download_artifacts(runs["results/finetuned"], "figures"))
+    assert attached(run_ids["results/baseline"]) == {"metrics.json"}
+    shown = Path(MlflowClient(runs.get_address()).download_artifacts(run_ids["results/finetuned"], "figures"))
     drawn = (shown / "gallery-t2i.svg").read_text()
     assert "#0b6bcb" in drawn
     assert "var(--" not in drawn
-    kept = artifacts(runs["results/finetuned"]) / "report.html"
+    kept = artifacts(run_ids["results/finetuned"]) / "report.html"
     before = kept.stat().st_ctime_ns
     lineage.sync()
     assert kept.stat().st_ctime_ns == before
@@ -119,7 +118,7 @@ def test_a_report_of_which_dvc_lock_knows_nothing_is_not_attached(tmp_path: Path
     result = tmp_path / "finetuned"
     write_json(result / "metrics.json", {})
     (tmp_path / "report.md").write_text("报告\n", encoding="utf-8")
-    assert list(attachments.list_files(result, {})) == [result / "metrics.json"]
+    assert list(list_files(result, {})) == [result / "metrics.json"]
 
 
 def build_evaluation(result: Path) -> None:
@@ -133,13 +132,13 @@ def build_evaluation(result: Path) -> None:
 
 def test_sync_takes_the_live_run_and_ties_it_to_the_lock(project: Path) -> None:
     make_outs()
-    with track.track_run("finetuned", "training", {}, {}, KEPT) as run:
+    with runs.track_run("finetuned", "training", {}, {}, KEPT) as run:
         run.finish_output(Path("models/finetuned"))
     (Path("results/finetuned") / ".gitignore").write_text("/ranks.parquet\n")  # DVC may write it after the stage
-    runs = lineage.sync()
-    assert runs["models/finetuned"] == run.id
+    run_ids = lineage.sync()
+    assert run_ids["models/finetuned"] == run.id
     written = json.loads(Path("runs/lineage.json").read_text())
-    assert written["runs"] == runs
+    assert written["runs"] == run_ids
     assert written["outs"]["finetune"] == {"models/finetuned": "0123.dir"}
     assert written["dvc_lock_sha256"] == manifest.hash_file(Path("dvc.lock"))
 

@@ -37,6 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 CAPTION = "一个红色的圆形"
+SETS = ("test", "valid")  # on which models are compared
 # Only what the model says that it needs may be there; the package of the repository is hidden by where it runs.
 CLEAN_PROCESS = """
 import importlib.abc, json, sys
@@ -204,7 +205,7 @@ def ask(address: str, body: Any) -> Any:
 
 def write_measured(folder: Path, ranks: dict[str, list[int]], queries: int = 40) -> Path:
     """A folder as `register` keeps it: `ranks` has 40 ranks for t2i and 40 for i2t, of test and of valid."""
-    for name in registry.SETS:
+    for name in SETS:
         tables = []
         for way in ("t2i", "i2t"):
             names = [f"{way}-{n}" for n in range(queries)]
@@ -246,7 +247,7 @@ def test_a_champion_is_beaten_where_the_mean_rises_and_no_set_falls(
 ) -> None:
     champion = write_measured(tmp_path / "champion", EQUAL)
     challenger = write_measured(tmp_path / "challenger", EQUAL | changed)
-    found, why = registry.challenge(champion, challenger, params.load_params(ROOT / "params.yaml").evaluate)
+    found, why = registry.judge_challenger(champion, challenger, params.load_params(ROOT / "params.yaml").evaluate)
     assert found == rises
     assert said in why
 
@@ -255,14 +256,14 @@ def test_another_test_set_is_not_comparable(tmp_path: Path) -> None:
     champion = write_measured(tmp_path / "champion", EQUAL)
     challenger = write_measured(tmp_path / "challenger", {name: [1] * 39 for name in EQUAL}, queries=39)
     evaluate = params.load_params(ROOT / "params.yaml").evaluate
-    rises, why = registry.challenge(champion, challenger, evaluate)
+    rises, why = registry.judge_challenger(champion, challenger, evaluate)
     assert not rises
     assert why.startswith("not comparable: ")
     better = write_measured(tmp_path / "better", EQUAL | {"test-t2i": ranked(24)})
     texts = pairs.read_table(better / "valid/texts.parquet").to_pylist()
     texts[7]["caption"] = "另一张图"  # the same ids, and another question
     pairs.write_table(better / "valid/texts.parquet", pa.Table.from_pylist(texts, pairs.TEXTS))
-    rises, why = registry.challenge(champion, better, evaluate)
+    rises, why = registry.judge_challenger(champion, better, evaluate)
     assert not rises
     assert re.match(r"not comparable: .*valid/texts\.parquet", why)
 
@@ -288,7 +289,7 @@ def test_what_cannot_be_registered_is_named_and_what_was_not_measured_is_no_cham
     os.rename("models/baseline", "models/final")  # a refit: no embeddings of test and valid
     os.rename("embeddings/final", "embeddings/gone")
     os.rename("embeddings/baseline", "embeddings/final")
-    for name in registry.SETS:
+    for name in SETS:
         os.rename(f"embeddings/final/{name}", f"embeddings/gone/{name}")
     made = registry.register(Path("models/final"), "bank", evaluate)
     assert (made.is_champion, made.why) == (False, "models/final was not measured on test and valid")

@@ -93,7 +93,7 @@ def test_a_run_shorter_than_the_interval_has_one_sample_and_a_longer_one_no_more
 def test_a_monitor_that_hangs_does_not_hold_the_training(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runs, "END_SECONDS", 0.2)
+    monkeypatch.setattr(runs, "MONITOR_SECONDS", 0.2)
     released = threading.Event()
     with runs.track_run("baseline", "training", {}, {}, KEPT) as run:
         run._monitor.finish = lambda: released.wait(60)
