@@ -34,7 +34,7 @@ from tuwen.tracking import revision
 MODEL = "finetuned"
 EVALUATE = f"evaluate@{MODEL}"
 TRAINING = "finetune"  # it is stale whenever a stage above it is; a refit is not measured
-RANKS, TEST = Path("results") / MODEL / "ranks.parquet", Path("data/clean/test")
+RANKS_FILE, TEST = Path("results") / MODEL / "ranks.parquet", Path("data/clean/test")
 TEST_TABLES = tuple(TEST / f"{name}.parquet" for name in ("images", "texts", "pairs"))
 BASE = Path("runs/base")  # the files fetched from the base
 PAGE = Path("runs/reevaluate.md")
@@ -92,7 +92,7 @@ def run_gate(base: str, folder: Path) -> GateResult:
     run_stages(graph, stale, folder)
     params = load_params(folder / "params.yaml")
     try:
-        changes = compare_ranks(folder / BASE / RANKS, folder / RANKS, params.evaluate)
+        changes = compare_ranks(folder / BASE / RANKS_FILE, folder / RANKS_FILE, params.evaluate)
     except UserError as error:
         return GateResult(NOT_COMPARABLE, str(error))
     faults = find_regressions(changes, params.gate.max_drop_points)
@@ -124,11 +124,11 @@ def fetch_base(base: str, folder: Path) -> None:
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
 
-    path = RANKS
+    path = RANKS_FILE
     shutil.rmtree(folder / BASE, ignore_errors=True)
     try:
         with contextlib.closing(DVCFileSystem(str(folder.absolute()), rev=base)) as files:
-            for path in (RANKS, *TEST_TABLES):
+            for path in (RANKS_FILE, *TEST_TABLES):
                 fetched = folder / BASE / path
                 fetched.parent.mkdir(parents=True, exist_ok=True)
                 # Not get_file: it may hard-link into the cache, and a second call would empty the cached file.

@@ -1,5 +1,6 @@
 """The repository's own files, and what its modules import."""
 
+import functools
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def imported_packages(path: str) -> set[str]:
     return {module.partition(".")[0] for module, _ in closure.imports(ROOT / path)}
 
 
+@functools.cache
 def imported_files(path: str) -> set[str]:
     """Files of this repository that the module at `path` imports itself."""
     sources = (closure.source(ROOT, module, name) for module, name in closure.imports(ROOT / path))

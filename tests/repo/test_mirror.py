@@ -1,0 +1,98 @@
+"""Where the tests of a module are: at its mirrored path, or in the file that the table below names."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.repo.files import imported_files, modules
+from tests.support.checkout import ROOT
+
+# Module below tuwen/ -> the file below tests/ that tests it together with the module it serves.
+TESTED_WITH_OTHERS = {
+    "core/params/data.py": "unit/core/params/test_root.py",
+    "core/params/model.py": "unit/core/params/test_root.py",
+    "core/params/training.py": "unit/core/params/test_root.py",
+    "core/presets.py": "flows/test_pipeline.py",
+    "core/signals.py": "unit/tracking/test_runs.py",
+    "data/formats/manifest.py": "unit/data/formats/test_pairs.py",
+    "data/formats/pinned.py": "unit/model/weights/test_load.py",
+    "data/formats/tar_stream.py": "unit/training/test_streaming.py",
+    "data/formats/text_files.py": "unit/data/sources/test_table.py",
+    "data/quality/clean_sets.py": "stages/test_validate.py",
+    "data/quality/expectations.py": "unit/data/quality/test_suites.py",
+    "data/quality/quality_file.py": "unit/report/quality/test_page.py",
+    "data/quality/quarantine.py": "stages/test_validate_rows.py",
+    "data/quality/summary.py": "stages/test_validate.py",
+    "data/quality/validate.py": "stages/test_validate.py",
+    "data/sources/records.py": "unit/data/sources/test_table.py",
+    "data/sources/splits.py": "unit/data/sources/test_chinese_clip.py",
+    "data/sources/wheels.py": "unit/data/sources/test_sample.py",
+    "evaluation/details.py": "stages/test_evaluate_figures.py",
+    "evaluation/evaluate.py": "stages/test_evaluate.py",
+    "evaluation/figures.py": "stages/test_evaluate_figures.py",
+    "evaluation/findings.py": "unit/report/test_curves.py",
+    "evaluation/headline.py": "unit/report/test_report.py",
+    "evaluation/image_folder.py": "unit/evaluation/test_zero_shot.py",
+    "model/architectures.py": "unit/model/test_dual_encoder.py",
+    "model/card.py": "stages/test_training_stages.py",
+    "model/device.py": "unit/training/test_step.py",
+    "model/state_dict.py": "unit/model/weights/test_bad_weights.py",
+    "model/towers.py": "unit/model/test_dual_encoder.py",
+    "model/vit.py": "unit/model/test_dual_encoder.py",
+    "model/weights/cn_clip.py": "unit/model/weights/test_load.py",
+    "model/weights/hugging_face.py": "unit/model/weights/test_load.py",
+    "model/weights/start.py": "unit/training/test_recipes.py",
+    "prediction/correct.py": "stages/test_predict.py",
+    "prediction/result_file.py": "unit/prediction/test_check.py",
+    "report/html/confusion.py": "unit/report/test_report_figures.py",
+    "report/html/page.py": "unit/report/test_report.py",
+    "report/hubs.py": "unit/report/test_report.py",
+    "report/markdown.py": "unit/report/test_report.py",
+    "report/quality/odd_images.py": "unit/report/quality/test_page.py",
+    "tracking/artifacts.py": "unit/tracking/test_lineage.py",
+    "tracking/served_model.py": "unit/tracking/test_registry.py",
+    "training/checkpoint.py": "unit/training/test_trainer.py",
+    "training/no_duplicates.py": "unit/training/test_loader.py",
+    "training/runner.py": "unit/training/test_recipes.py",
+    "training/validation.py": "unit/training/test_recipes.py",
+}
+IMPORT_STEPS = 4  # from a test to the module: test -> stage -> recipe -> encoder -> module
+
+
+def mirrored_test(module: str) -> str:
+    """The path below tests/ of the test file that belongs to a module below tuwen/."""
+    path = Path("unit") / module
+    return str(path.with_name(f"test_{path.name}"))
+
+
+def names_of_modules() -> list[str]:
+    """All modules below tuwen/ but packages, which are tested by their modules, and what lies in no room."""
+    paths = (path.removeprefix("tuwen/") for path in modules("tuwen"))
+    return [path for path in paths if not path.endswith("__init__.py")]
+
+
+def reached_from(test: str) -> set[str]:
+    """What a test file imports in a few steps: files of the repository."""
+    reached, newest = set[str](), {test}
+    for _ in range(IMPORT_STEPS):
+        newest = {file for path in newest for file in imported_files(path)} - reached
+        reached |= newest
+    return reached
+
+
+@pytest.mark.parametrize("module", names_of_modules())
+def test_every_module_has_a_test_of_its_name_or_a_named_one(module: str) -> None:
+    own = (ROOT / "tests" / mirrored_test(module)).is_file()
+    assert own != (module in TESTED_WITH_OTHERS), f"tests/{mirrored_test(module)}, or TESTED_WITH_OTHERS"
+
+
+@pytest.mark.parametrize(("module", "test"), TESTED_WITH_OTHERS.items())
+def test_the_named_test_exists_and_reaches_the_module(module: str, test: str) -> None:
+    assert (ROOT / "tuwen" / module).is_file()
+    assert (ROOT / "tests" / test).is_file()
+    assert f"tuwen/{module}" in reached_from(f"tests/{test}")
+
+
+def test_every_unit_test_lies_in_a_folder_that_mirrors_a_room() -> None:
+    folders = {str(Path(path).parent.relative_to("tests/unit")) for path in modules("tests/unit")} - {"."}
+    assert {folder for folder in folders if not (ROOT / "tuwen" / folder).is_dir()} == set()
