@@ -1,4 +1,4 @@
-"""The unbroken run that every broken one is compared with."""
+"""The undisturbed run with which every disturbed one is compared, and how `dvc` is started."""
 
 import os
 import signal
@@ -18,9 +18,9 @@ RUN_SECONDS = 240  # for one stage or flow to end
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
-    """Starts the smoke preset's run, never disturbed; a call waits for its end and gives its folder.
+    """Start the smoke preset's run, which nothing disturbs; a call waits for its end and returns its folder.
 
-    So another run may go on beside it. Tests copy the folder and leave it as it is.
+    Another run may therefore go on beside it. Tests copy the folder and leave it as it is.
     """
     folder = make(tmp_path_factory.mktemp("whole") / "project")
     with open(folder.parent / "log", "w+") as log:
@@ -37,16 +37,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
 
 
 def make(folder: Path) -> Path:
-    """The smoke preset in which nothing has run, and in which `refit` is a training of its own."""
+    """Make a project of the smoke preset in which no stage has run and `refit` is a training of its own."""
     params = smoke.make(folder) / "params.yaml"
-    asked = params.read_text().replace("refit_all: false", "refit_all: true")
-    params.write_text(asked.replace("splits: [train]", "splits: [train, test]"))
+    text = params.read_text().replace("refit_all: false", "refit_all: true")
+    params.write_text(text.replace("splits: [train]", "splits: [train, test]"))
     return folder
 
 
 @contextmanager
 def dvc(folder: Path, *arguments: str, **environment: str) -> "Iterator[subprocess.Popen[str]]":
-    """`dvc ARGUMENTS` there, all it says in one pipe; SIGKILL for it and its children where they last too long."""
+    """Run `dvc ARGUMENTS` there with its output in one pipe; kill it and its children where they take too long."""
     process = subprocess.Popen(
         ["dvc", *arguments],
         cwd=folder,
@@ -65,14 +65,14 @@ def dvc(folder: Path, *arguments: str, **environment: str) -> "Iterator[subproce
         kill_group(process)
 
 
-def says(process: "subprocess.Popen[str]", start: str) -> str:
-    """Read what a process says up to the first line that begins so, and return that line."""
+def read_until(process: "subprocess.Popen[str]", start: str) -> str:
+    """Read the output of a process up to the first line that begins with `start`, and return that line."""
     assert process.stdout is not None
     return next(line for line in process.stdout if line.startswith(start))
 
 
 def kill_group(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
-    """SIGKILL for a process that leads a group, and for all in it; nothing where it has ended."""
+    """Send SIGKILL to a process that leads a group and to all in the group, unless it has ended."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

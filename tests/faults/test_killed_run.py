@@ -33,11 +33,11 @@ WRITTEN = {
 TRAININGS = ("baseline", "final", "finetuned")  # as MLflow names them
 STAGE_SECONDS = 240  # for a stage and those above it to come so far
 MOST_DELAY_SECONDS = 0.15  # half of what is left of the quickest stage at that moment
-# Both harms at once, for neither may change a byte.
+# Both at once, since neither may change a byte.
 STRANGE = {"LC_ALL": "C", "TZ": "Pacific/Chatham", "TUWEN_CHECKPOINT_SECONDS": "0"}
 
 
-def test_a_run_killed_in_every_stage_in_a_strange_place_has_the_same_outs(whole: Whole, tmp_path: Path) -> None:
+def test_a_run_killed_in_every_stage_in_another_locale_has_the_same_outs(whole: Whole, tmp_path: Path) -> None:
     folder, chance = make(tmp_path / "project"), random.Random(6)
     for stage in WRITTEN:
         kill_in(folder, stage, chance.uniform(0, MOST_DELAY_SECONDS), alone=chance.random() < 0.5)
@@ -45,7 +45,7 @@ def test_a_run_killed_in_every_stage_in_a_strange_place_has_the_same_outs(whole:
     assert outs(folder) == outs(whole())
     assert {name.partition("@")[0] for name in outs(folder)} == {name.partition("@")[0] for name in WRITTEN}
     assert (folder / "runs.log").read_text().count("resumed after step") == len(TRAININGS)
-    assert list((folder / ".cache/train").iterdir()) == []  # what they went on from is gone
+    assert list((folder / ".cache/train").iterdir()) == []  # the checkpoints they resumed from are gone
     run(folder, sys.executable, "-m", "tuwen.cli", "track", "sync", **STRANGE)
     runs = [row for row in mlflow_runs(folder) if row[4]["tuwen.kind"] == "training"]
     assert [(name, status, metrics["epoch"]) for name, status, metrics, *_ in runs] == [
@@ -54,7 +54,7 @@ def test_a_run_killed_in_every_stage_in_a_strange_place_has_the_same_outs(whole:
 
 
 def kill_in(folder: Path, stage: str, delay_seconds: float, *, alone: bool) -> None:
-    """`dvc repro STAGE` until `stage` is writing, then SIGKILL: for its process alone, or for all at once."""
+    """Run `dvc repro STAGE` until `stage` is writing, then kill its process alone, or all processes at once."""
     with open(folder / "runs.log", "a+") as log:
         repro = subprocess.Popen(
             ["dvc", "repro", stage],
@@ -65,7 +65,7 @@ def kill_in(folder: Path, stage: str, delay_seconds: float, *, alone: bool) -> N
             process_group=0,
         )
     try:
-        process = writing(folder, stage, psutil.Process(repro.pid))
+        process = wait_for_writing(folder, stage, psutil.Process(repro.pid))
         started = process.children(recursive=True)
         time.sleep(delay_seconds)  # the moment of the kill is what is drawn
         if alone:
@@ -80,17 +80,17 @@ def kill_in(folder: Path, stage: str, delay_seconds: float, *, alone: bool) -> N
     assert psutil.wait_procs([process, *started], timeout=10)[1] == [], f"{stage} left processes"
 
 
-def writing(folder: Path, stage: str, repro: psutil.Process) -> psutil.Process:
+def wait_for_writing(folder: Path, stage: str, repro: psutil.Process) -> psutil.Process:
     """Wait until the process of `stage` has written, and return that process."""
     name, _, _ = stage.partition("@")
     deadline = time.monotonic() + STAGE_SECONDS
     while time.monotonic() < deadline:
-        found = [child for child in repro.children(recursive=True) if is_stage(child, name)]
-        if found and any(path.stat().st_size for path in folder.glob(WRITTEN[stage])):
-            return found[0]
+        processes = [child for child in repro.children(recursive=True) if is_stage(child, name)]
+        if processes and any(path.stat().st_size for path in folder.glob(WRITTEN[stage])):
+            return processes[0]
         if repro.status() == psutil.STATUS_ZOMBIE:
             break
-        time.sleep(0.005)  # nothing of the stage tells when its first file is there
+        time.sleep(0.005)  # a stage does not report when its first file is there
     pytest.fail(f"{stage} was never in the middle of its work: {(folder / 'runs.log').read_text()}")
 
 

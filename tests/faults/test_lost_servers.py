@@ -1,4 +1,4 @@
-"""MLflow's or Prefect's server killed under a run: the work goes on, or says what is wrong and goes on later."""
+"""MLflow's or Prefect's server killed during a run: the work goes on, or can be resumed later."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -16,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import RUN_SECONDS, Whole, dvc, kill_group, says
+from tests.faults.conftest import RUN_SECONDS, Whole, dvc, kill_group, read_until
 from tests.support import smoke
 from tests.support.checkout import ROOT
-from tests.support.ports import free_ports
+from tests.support.ports import free_ports, is_answering
 from tests.support.smoke import outs
 
 START_SECONDS = 120
@@ -27,7 +26,7 @@ START_SECONDS = 120
 
 @contextmanager
 def serving(health: str, *command: str, log: Path, **environment: str) -> Iterator[None]:
-    """`python -m COMMAND`, a server that answers at `health`; SIGKILL for it and its children at the end."""
+    """Run `python -m COMMAND`, a server that answers at `health`; kill it and its children at the end."""
     with open(log, "a") as file:
         server = subprocess.Popen(
             [sys.executable, "-m", *command],
@@ -38,21 +37,13 @@ def serving(health: str, *command: str, log: Path, **environment: str) -> Iterat
         )
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not answers(health):
+        while not is_answering(health):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)  # a server does not tell when it is up
+            time.sleep(0.2)  # a server does not report when it is up
         yield
     finally:
         kill_group(server)
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def test_mlflow_killed_during_training_costs_a_warning_and_sync_brings_the_metrics(
@@ -70,14 +61,14 @@ def test_mlflow_killed_during_training_costs_a_warning_and_sync_brings_the_metri
         up.enter_context(serving(f"{address}/health", *server, log=tmp_path / "log"))
         arguments = ["repro", "--force", "--single-item", "baseline"]
         training = started.enter_context(dvc(project, *arguments, TUWEN_TRACKING_URI=address))
-        says(training, "epoch 1/2")
+        read_until(training, "epoch 1/2")
         os.killpg(training.pid, signal.SIGSTOP)  # so that the server is gone before the second epoch
         up.close()
         os.killpg(training.pid, signal.SIGCONT)
-        said, _ = training.communicate()  # `dvc` above sets the limit
-    assert training.returncode == 0, said
-    assert "epoch 2/2" in said
-    assert said.count("warning: MLflow failed") == 1
+        output, _ = training.communicate()  # `dvc` above sets the limit
+    assert training.returncode == 0, output
+    assert "epoch 2/2" in output
+    assert output.count("warning: MLflow failed") == 1
     assert outs(project) == outs(whole())
     with serving(f"{address}/health", *server, log=tmp_path / "log"):
         sync = [sys.executable, "-m", "tuwen.cli", "track", "sync"]
@@ -85,10 +76,12 @@ def test_mlflow_killed_during_training_costs_a_warning_and_sync_brings_the_metri
         client = MlflowClient(tracking_uri=address)
         experiment = client.get_experiment_by_name("tuwen").experiment_id
         made = "tags.`tuwen.output_sha256` != '' and attributes.run_name = 'baseline'"
-        (found,) = client.search_runs([experiment], filter_string=made)
-        losses = [(metric.step, metric.value) for metric in client.get_metric_history(found.info.run_id, "loss")]
+        (resynced,) = client.search_runs([experiment], filter_string=made)
+        losses = [
+            (metric.step, metric.value) for metric in client.get_metric_history(resynced.info.run_id, "loss")
+        ]
         others = [run.info.status for run in client.search_runs([experiment], "attributes.run_name = 'baseline'")]
-    assert found.info.status == "FINISHED"
+    assert resynced.info.status == "FINISHED"
     records = json.loads((project / "models/baseline/training.json").read_text())["epochs"]
     assert losses == [(record["epoch"], record["loss"]) for record in records]
     assert sorted(others) == ["FINISHED", "RUNNING"]  # the other is the one whose server went away
@@ -108,7 +101,7 @@ stages:
 
 
 class Flow:
-    """The pipeline's flow in a small repository of its own, whose first stage waits for a word."""
+    """The pipeline's flow in a small repository of its own, whose first stage waits for a write to `gate`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder / "repository", folder / "prefect"
@@ -152,9 +145,9 @@ class Flow:
 
 @pytest.fixture
 def flow(tmp_path: Path) -> Iterator[Flow]:
-    made = Flow(tmp_path)
-    yield made
-    for process in made.processes:
+    flow = Flow(tmp_path)
+    yield flow
+    for process in flow.processes:
         if process.poll() is None:  # the test failed before its end
             process.terminate()  # it takes all that it started with it
             process.wait(60)
@@ -166,39 +159,39 @@ def test_a_flow_goes_on_after_its_server_was_restarted(flow: Flow) -> None:
         flow.wait_for_the_stage()
     with flow.server():
         (flow.folder / "gate").write_text("权重")
-        said, _ = process.communicate(timeout=RUN_SECONDS)
-        assert process.returncode == 0, said
+        output, _ = process.communicate(timeout=RUN_SECONDS)
+        assert process.returncode == 0, output
         assert flow.ran() == ["baseline", "judge"]
-        assert states(flow) == {"pipeline": "Completed", "baseline": "Completed", "judge": "Completed"}
+        assert read_states(flow) == {"pipeline": "Completed", "baseline": "Completed", "judge": "Completed"}
 
 
-def test_a_flow_whose_server_stays_away_says_so_and_the_next_goes_on_after_what_stands(flow: Flow) -> None:
+def test_a_flow_whose_server_stays_away_ends_with_a_message_and_the_next_one_goes_on(flow: Flow) -> None:
     with flow.server():
         process = flow.start(PREFECT_CLIENT_MAX_RETRIES="0")  # with Prefect's own patience it takes four minutes
         flow.wait_for_the_stage()
     (flow.folder / "gate").write_text("权重")
-    said, _ = process.communicate(timeout=RUN_SECONDS)
+    output, _ = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode == 1
-    assert f"\nerror: Prefect's server at {flow.address} does not answer" in said
-    assert "│" not in said  # typer's traceback of what nobody caught
+    assert f"\nerror: Prefect's server at {flow.address} does not answer" in output
+    assert "│" not in output  # typer's traceback of an uncaught exception
     assert flow.ran() == ["baseline"]
     with flow.server():
-        (flow.folder / "gate").unlink()  # who asks for the first stage again waits for a file that is not there
+        (flow.folder / "gate").unlink()  # if the first stage ran again, it would wait for this file for ever
         again = flow.start()
-        said, _ = again.communicate(timeout=RUN_SECONDS)
-        assert again.returncode == 0, said
+        output, _ = again.communicate(timeout=RUN_SECONDS)
+        assert again.returncode == 0, output
     assert flow.ran() == ["baseline", "judge"]
     assert (flow.folder / "judged.txt").read_text() == "权重"
 
 
-def states(flow: Flow) -> dict[str, str]:
-    """Name -> state of the flow's run and of its tasks' runs, as the server has them."""
-    found = {}
+def read_states(flow: Flow) -> dict[str, str]:
+    """Return name -> state of the flow's run and of its tasks' runs, as the server has them."""
+    by_name = {}
     for kind in ("flow_runs", "task_runs"):
-        asked = urllib.request.Request(
+        request = urllib.request.Request(
             f"{flow.address}/{kind}/filter", b"{}", {"Content-Type": "application/json"}, method="POST"
         )
-        with urllib.request.urlopen(asked, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             for run in json.load(answer):
-                found["pipeline" if kind == "flow_runs" else run["name"]] = run["state_name"]
-    return found
+                by_name["pipeline" if kind == "flow_runs" else run["name"]] = run["state_name"]
+    return by_name

@@ -36,14 +36,14 @@ def small_disk(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     ("stage", "left_kb"),
     [("ingest", 100), ("augment", 1000), ("finetune", 1000), ("embed@finetuned-bank", 16)],
 )
-def test_a_stage_says_it_and_leaves_nothing_that_counts(
+def test_a_stage_ends_with_a_message_and_leaves_nothing_that_counts(
     whole: Whole, small_disk: Path, stage: str, left_kb: int
 ) -> None:
-    done = on_a_full_disk(small_disk, stage, left_kb)
+    done = run_on_a_full_disk(small_disk, stage, left_kb)
     assert done.returncode != 0
-    (said,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert "no room to write" in said
-    assert f"0 MB are free in {small_disk}" in said
+    (message,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "no room to write" in message
+    assert f"0 MB are free in {small_disk}" in message
     assert "Traceback" not in done.stderr
     status = json.loads(run(small_disk, "dvc", "status", "--json", stage).stdout)
     assert [list(change) for change in status[stage]] == [["changed outs"]]
@@ -53,13 +53,13 @@ def test_a_stage_says_it_and_leaves_nothing_that_counts(
 
 
 def test_a_training_without_room_for_its_checkpoint_ends_well(whole: Whole, small_disk: Path) -> None:
-    done = on_a_full_disk(small_disk, "finetune", 1500)
+    done = run_on_a_full_disk(small_disk, "finetune", 1500)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("cannot be written") == 1
     assert outs(small_disk) == outs(whole())
 
 
-def on_a_full_disk(folder: Path, stage: str, left_kb: int) -> subprocess.CompletedProcess[str]:
+def run_on_a_full_disk(folder: Path, stage: str, left_kb: int) -> subprocess.CompletedProcess[str]:
     """Run `stage` alone while, without its outs, only `left_kb` are free."""
     for out in outs(folder)[stage]:
         shutil.rmtree(folder / out)

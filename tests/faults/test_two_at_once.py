@@ -1,4 +1,4 @@
-"""Two `dvc repro` in one folder, and files of DVC's own of which a fault left the half."""
+"""Two `dvc repro` in one folder, and DVC's own files of which a fault left half."""
 
 import fcntl
 import json
@@ -13,7 +13,7 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from flows.repro import bring_up_to_date, read_status
-from tests.faults.conftest import Whole, dvc, says
+from tests.faults.conftest import Whole, dvc, read_until
 from tests.support import smoke
 from tests.support.smoke import outs, run
 from tuwen.core.errors import UserError
@@ -24,14 +24,14 @@ def project(whole: Whole, tmp_path: Path) -> Path:
     return shutil.copytree(whole(), tmp_path / "project", symlinks=True)
 
 
-def test_the_second_run_is_told_which_process_holds_the_stage(whole: Whole, project: Path) -> None:
+def test_the_second_run_names_the_process_that_holds_the_stage(whole: Whole, project: Path) -> None:
     with dvc(project, "repro", "--force", "--single-item", "evaluate@finetuned") as first:
-        says(first, "> ")  # the stage's process runs
+        read_until(first, "> ")  # the stage's process runs
         os.killpg(first.pid, signal.SIGSTOP)
         second = repro(project)
         os.killpg(first.pid, signal.SIGCONT)
-        said, _ = first.communicate()  # `dvc` above sets the limit
-    assert first.returncode == 0, said
+        output, _ = first.communicate()  # `dvc` above sets the limit
+    assert first.returncode == 0, output
     assert second.returncode != 0
     assert f"(PID {first.pid}): " in second.stderr
     assert "is busy" in second.stderr
@@ -44,7 +44,7 @@ def test_half_a_dvc_lock_is_refused_and_without_it_the_cache_has_all(whole: Whol
     written = lock.read_text()
     lock.write_text(written[: written.index("md5", len(written) // 2) + 2])
     refused = repro(project)
-    assert refused.returncode != 0, refused.stdout  # in words that need not name the file: docs/reliability.md
+    assert refused.returncode != 0, refused.stdout  # the message need not name the file: docs/reliability.md
     lock.unlink()
     ran = [line for line in run(project, "dvc", "repro").stdout.splitlines() if line.startswith("Running stage")]
     assert ran == ["Running stage 'report':"]  # report.md lies in git, not in the cache
@@ -64,14 +64,14 @@ def small(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def held(folder: Path, pid: int) -> str:
-    """A .dvc/tmp/rwlock in which that process holds the stage's out."""
+def make_rwlock(folder: Path, pid: int) -> str:
+    """Return the text of a .dvc/tmp/rwlock in which that process holds the stage's out."""
     return json.dumps({"write": {str(folder / "one.txt"): {"pid": pid, "cmd": "dvc repro"}}, "read": {}})
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5], ids=["nothing", "half"])
 def test_half_an_rwlock_is_refused_by_name_and_without_it_all_goes_on(small: Path, share: float) -> None:
-    rwlock, whole = small / ".dvc/tmp/rwlock", held(small, os.getpid())
+    rwlock, whole = small / ".dvc/tmp/rwlock", make_rwlock(small, os.getpid())
     rwlock.write_text(whole[: int(share * len(whole))])
     refused = repro(small)
     assert refused.returncode != 0
@@ -85,10 +85,10 @@ def test_half_an_rwlock_is_refused_by_name_and_without_it_all_goes_on(small: Pat
     assert (small / "one.txt").read_text(encoding="utf-8") == "一只橘猫\n"
 
 
-def test_the_locks_of_a_dvc_that_was_killed_hold_nobody_up(small: Path) -> None:
+def test_the_locks_of_a_dvc_that_was_killed_hold_nothing_up(small: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    (small / ".dvc/tmp/rwlock").write_text(held(small, gone.pid))
+    (small / ".dvc/tmp/rwlock").write_text(make_rwlock(small, gone.pid))
     for name in ("lock", "rwlock.lock"):  # the kernel's lock on them died with the process
         (small / ".dvc/tmp" / name).write_text(f" {gone.pid}\n")
     done = run(small, "dvc", "repro")

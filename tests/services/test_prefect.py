@@ -1,4 +1,4 @@
-"""`make serve` with real processes: a training started from its deployment, cancelled, killed, gone on with."""
+"""`make serve` with real processes: a training started from its deployment, cancelled, killed, resumed."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from flows.repro import LEASE_SECONDS
 from tests.support.checkout import ROOT
 from tests.support.flows import END_SECONDS
 from tests.support.ports import free_ports
-from tests.support.serve import EPOCHS, Service, make_checkout, until
+from tests.support.serve import EPOCHS, Service, make_checkout, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -73,7 +73,7 @@ def test_everything_that_prefect_yaml_names_is_registered(service: Service) -> N
 def test_all_listen_on_this_machine_alone(service: Service) -> None:
     listening = [
         connection.laddr
-        for process in service.everything()
+        for process in service.processes()
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     ]
@@ -83,60 +83,60 @@ def test_all_listen_on_this_machine_alone(service: Service) -> None:
 
 
 def test_a_cancelled_training_leaves_nothing_and_the_next_run_goes_on(service: Service) -> None:
-    cancelled = service.training()
-    flow = service.flow_process()
+    cancelled = service.start_training()
+    flow = service.find_flow()
     processes = [flow, *flow.children(recursive=True)]
     assert "stages.finetune" in " ".join(word for one in processes for word in one.cmdline())
     service.cancel(cancelled)
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
-    assert service.ended(cancelled, 30) == StateType.CANCELLED
-    assert service.gpu_holders() == 0
-    assert service.checkpoints()
-    goes_on(service)
+    assert service.wait_for_end(cancelled, 30) == StateType.CANCELLED
+    assert service.count_gpu_holders() == 0
+    assert service.list_checkpoints()
+    check_that_it_goes_on(service)
 
 
-def goes_on(service: Service, seconds: float = 180, **parameters: Any) -> None:
-    """The next run finishes the training that was cut off, from its checkpoint."""
-    following = service.ask(**parameters)
-    assert service.ended(following, seconds) == StateType.COMPLETED
-    until(lambda: "resumed after step" in service.log(following), 30, "the run's log says that it resumed")
-    assert f"epoch {EPOCHS}/{EPOCHS}" in until(lambda: service.log(following), 30, "a log")
+def check_that_it_goes_on(service: Service, seconds: float = 180, **parameters: Any) -> None:
+    """Let the next run finish the interrupted training, from its checkpoint."""
+    following = service.start_run(**parameters)
+    assert service.wait_for_end(following, seconds) == StateType.COMPLETED
+    wait_until(lambda: "resumed after step" in service.read_log(following), 30, "the log reports it")
+    assert f"epoch {EPOCHS}/{EPOCHS}" in wait_until(lambda: service.read_log(following), 30, "a log")
     assert (service.checkout / "models/finetuned/training.json").is_file()
-    assert service.checkpoints() == []
-    shown = service.artifacts(following)
+    assert service.list_checkpoints() == []
+    shown = service.read_artifacts(following)
     assert "| finetune | **runs** |" in shown["plan-sample"]
     assert service.tracking in shown["mlflow-sample"]
     assert float(shown["progress-finetune"]) == 100
 
 
 def test_a_killed_flow_leaves_nothing_and_the_next_run_goes_on(service: Service) -> None:
-    killed = service.training(**ANEW)
-    flow = service.flow_process()
+    killed = service.start_training(**ANEW)
+    flow = service.find_flow()
     processes = [flow, *flow.children(recursive=True)]
     assert "stages.finetune" in " ".join(word for one in processes for word in one.cmdline())
     flow.kill()
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
-    assert service.ended(killed, 60) == StateType.CRASHED
-    goes_on(service, 180 + LEASE_SECONDS, **ANEW)
+    assert service.wait_for_end(killed, 60) == StateType.CRASHED
+    check_that_it_goes_on(service, 180 + LEASE_SECONDS, **ANEW)
 
 
 def test_ctrl_c_ends_all_and_a_later_start_goes_on(service: Service, start: Callable[[], Service]) -> None:
-    interrupted = service.training(**ANEW)
-    processes = service.everything()
+    interrupted = service.start_training(**ANEW)
+    processes = service.processes()
     assert "stages.finetune" in " ".join(word for one in processes for word in one.cmdline())
     service.process.send_signal(signal.SIGINT)
     assert service.process.wait(30) == 128 + signal.SIGINT
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
     later = start()
-    assert later.run(interrupted).state.is_final()
-    goes_on(later, 180 + LEASE_SECONDS, **ANEW)
+    assert later.read_run(interrupted).state.is_final()
+    check_that_it_goes_on(later, 180 + LEASE_SECONDS, **ANEW)
 
-    # one of the processes dies: all end, with a word
-    processes = later.everything()
+    # one of the processes dies: all end, and the reason is printed
+    processes = later.processes()
     (mlflow,) = [one for one in processes if "mlflow" in one.cmdline() and one.parent() == processes[0]]
     mlflow.kill()
     assert later.process.wait(30) == 1
-    assert "mlflow ended with exit code -9" in later.said()
+    assert "mlflow ended with exit code -9" in later.read_output()
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
 
 

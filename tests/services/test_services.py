@@ -28,23 +28,23 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    with compose.everything(tmp_path_factory.mktemp("services")) as found:
-        yield found
+    with compose.start_services(tmp_path_factory.mktemp("services")) as services:
+        yield services
 
 
 @pytest.fixture(scope="module")
 def run(services: Services) -> FlowRun:
-    """The smoke preset, run once from its deployment by the worker, asked for through the API."""
+    """The smoke preset, run once by the worker from its deployment, started through the API."""
     services.run("python", "-m", "flows.deploy")
     api = services.environment("worker-cpu")["PREFECT_API_URL"]
     with temporary_settings({PREFECT_API_URL: api}):
-        found: FlowRun = run_deployment(
+        flow_run: FlowRun = run_deployment(
             "pipeline/pipeline", parameters={"preset": "smoke"}, timeout=RUN_SECONDS, poll_interval=1
         )
     worker = services.log("worker-cpu").read_text(errors="replace")[-5000:]
-    assert found.state is not None
-    assert found.state.is_completed(), f"{found.state}\n{worker}"
-    return found
+    assert flow_run.state is not None
+    assert flow_run.state.is_completed(), f"{flow_run.state}\n{worker}"
+    return flow_run
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def folder(services: Services, run: FlowRun) -> Path:
     return services.project / ".worktrees/smoke"
 
 
-def metrics(folder: Path) -> dict[str, Any]:
+def read_metrics(folder: Path) -> dict[str, Any]:
     return {model: json.loads((folder / "results" / model / "metrics.json").read_text()) for model in MODELS}
 
 
@@ -65,9 +65,9 @@ def test_the_run_and_its_tasks_stand_in_prefects_database(services: Services, ru
 
 
 def test_trainings_and_evaluations_stand_in_mlflows_database(services: Services, run: FlowRun) -> None:
-    found = services.query("mlflow", "select name, status from runs where lifecycle_stage = 'active'")
+    listed = services.query("mlflow", "select name, status from runs where lifecycle_stage = 'active'")
     names = ["baseline", "evaluate-baseline", "evaluate-finetuned", "finetuned"]
-    assert sorted(found) == [f"{name}|FINISHED" for name in names]
+    assert sorted(listed) == [f"{name}|FINISHED" for name in names]
 
 
 def test_mlflow_keeps_artifacts_in_s3_and_its_clients_need_no_keys(services: Services, run: FlowRun) -> None:
@@ -82,18 +82,18 @@ def test_mlflow_keeps_artifacts_in_s3_and_its_clients_need_no_keys(services: Ser
 
 
 def test_a_wiped_workspace_comes_back_from_s3_and_measures_the_same(services: Services, folder: Path) -> None:
-    before = metrics(folder)
+    before = read_metrics(folder)
     services.run("dvc", "push", folder=folder)
     wipe(services, folder)
     assert "deleted" in services.run("dvc", "status", folder=folder)
     services.run("dvc", "pull", folder=folder)
     with pytest.raises(FileNotFoundError):
-        metrics(folder)  # no store holds them: what follows measures them anew
+        read_metrics(folder)  # no store holds them: what follows measures them anew
     again = services.run(
         "dvc", "repro", "--force", "--single-item", *(f"evaluate@{model}" for model in MODELS), folder=folder
     )
     assert again.count("Running stage") == len(MODELS)
-    assert metrics(folder) == before
+    assert read_metrics(folder) == before
     assert services.run("dvc", "status", "--json", folder=folder).strip() == "{}"
 
 
@@ -166,7 +166,7 @@ def test_no_secret_stands_in_a_log_a_file_or_a_database(services: Services, fold
         found += [(path.name, name) for name, value in services.secrets.items() if value.encode() in content]
     assert len(texts) > 100
     for database in ("mlflow", "prefect"):
-        dump = services.ask(database, "pg_dump", "--data-only")
+        dump = services.run_tool(database, "pg_dump", "--data-only")
         assert "finetuned" in dump  # the run's name in MLflow, stages in Prefect's log
         found += [(database, name) for name, value in services.secrets.items() if value in dump]
     assert found == []

@@ -40,7 +40,7 @@ FOREIGN = re.compile(r"AWS_|PREFECT_|MLFLOW_|TUWEN_|DVC_")
 
 @dataclass
 class Services:
-    """What runs, and how to speak to it."""
+    """The running services, and commands against them."""
 
     folder: Path
     project: Path
@@ -52,22 +52,22 @@ class Services:
     def compose(self) -> dict[str, Any]:
         return dict(YAML(typ="safe", pure=True).load(ROOT / "docker/compose.yaml")["services"])
 
-    def here(self, text: str) -> str:
-        """A command, address or value of the compose file as it is on this machine."""
+    def localise(self, text: str) -> str:
+        """Return a command, address or value of the compose file as it is on this machine."""
         text = text.replace("0.0.0.0", "127.0.0.1")
         for port, ours in self.ports.items():
             text = re.sub(rf"\b(postgres|s3|mlflow|prefect):{port}\b", f"127.0.0.1:{ours}", text)
             text = re.sub(rf"\b{port}\b", str(ours), text)
         text = text.replace("/data", str(self.folder / "s3")).replace("/project", str(self.project))
-        return re.sub(r"\$\{(\w+)[^}]*\}", lambda found: self.secrets[found[1]], text)
+        return re.sub(r"\$\{(\w+)[^}]*\}", lambda match: self.secrets[match[1]], text)
 
     def environment(self, service: str) -> dict[str, str]:
-        """What a process of that service sees."""
+        """Return the environment of a process of that service."""
         values = self.compose[service].get("environment", {}).items()
         cleaned = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
         quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
         (self.folder / "no keys").touch()
-        nobody = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), str(self.folder / "no keys"))
+        no_keys = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), str(self.folder / "no keys"))
         own = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PREFECT_HOME": str(self.folder / "home" / service),
@@ -76,7 +76,7 @@ class Services:
             "PREFECT_WORKER_WEBSERVER_PORT": str(self.ports[8080]),
         }
         wheels = {"TUWEN_CACHE": os.environ.get("TUWEN_CACHE") or str(Path.home() / ".cache/tuwen")}
-        return cleaned | quiet | nobody | own | {name: self.here(value) for name, value in values} | wheels
+        return cleaned | quiet | no_keys | own | {name: self.localise(value) for name, value in values} | wheels
 
     def start(self, service: str, command: list[str], healthy: list[str], cwd: Path | None = None) -> None:
         """Start a service under a guard, which ends all of it when the tests end, and wait until it is healthy."""
@@ -94,10 +94,10 @@ class Services:
         self.running.append(process)
         deadline = time.monotonic() + START_SECONDS
         while subprocess.run(healthy, env=environment, capture_output=True, check=False, timeout=30).returncode:
-            said = self.log(service).read_text(errors="replace")[-3000:]
-            assert process.poll() is None, f"{service} ended with {process.returncode}:\n{said}"
-            assert time.monotonic() < deadline, f"{service} is not healthy:\n{said}"
-            time.sleep(0.2)  # a health check is asked again and again, as Compose does
+            output = self.log(service).read_text(errors="replace")[-3000:]
+            assert process.poll() is None, f"{service} ended with {process.returncode}:\n{output}"
+            assert time.monotonic() < deadline, f"{service} is not healthy:\n{output}"
+            time.sleep(0.2)  # a health check is repeated, as Compose does
 
     def log(self, service: str) -> Path:
         return self.folder / f"{service}.log"
@@ -111,7 +111,7 @@ class Services:
             process.wait()
 
     def run(self, *command: str, folder: Path | None = None, **environment: str) -> str:
-        """The output of a command as the worker would run it; an error when it fails."""
+        """Run a command as the worker would and return its output; fail where the command does."""
         done = self.attempt(*command, folder=folder, **environment)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -130,46 +130,48 @@ class Services:
         )
 
     def query(self, database: str, sql: str) -> list[str]:
-        """Rows of a database, asked as its own role."""
-        return self.ask(database, "psql", "-Atc", sql).splitlines()
+        """Return the rows of a query, sent as the database's own role."""
+        return self.run_tool(database, "psql", "-Atc", sql).splitlines()
 
-    def ask(self, database: str, tool: str, *arguments: str) -> str:
-        """What a program of PostgreSQL prints, connected as the database's own role."""
+    def run_tool(self, database: str, tool: str, *arguments: str) -> str:
+        """Return what a program of PostgreSQL prints, connected as the database's own role."""
         address = f"postgresql://{database}@127.0.0.1:{self.ports[5432]}/{database}"
         password = {"PGPASSWORD": self.secrets[f"{database.upper()}_DB_PASSWORD"]}
         return self.run(postgresql(tool), *arguments, address, **password)
 
 
 @contextlib.contextmanager
-def everything(folder: Path) -> Iterator[Services]:
-    """All of docker/compose.yaml, healthy, with a worker in a copy of this working tree."""
-    found = Services(folder, smoke.make(folder / "project"))
+def start_services(folder: Path) -> Iterator[Services]:
+    """Yield all services of docker/compose.yaml, healthy, with a worker in a copy of this working tree."""
+    services = Services(folder, smoke.make(folder / "project"))
     # the one line that a user adds; address and credentials of the store stay in the environment
-    found.run("dvc", "remote", "add", "--default", "store", "s3://dvc/tuwen")
+    services.run("dvc", "remote", "add", "--default", "store", "s3://dvc/tuwen")
     author = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    found.run("git", *author, "commit", "--quiet", "--all", "--message", "remote")
+    services.run("git", *author, "commit", "--quiet", "--all", "--message", "remote")
     with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as ends:
-        ends.callback(found.stop)
-        start_postgres(found, Path(data))
+        ends.callback(services.stop)
+        start_postgres(services, Path(data))
         for name in ("s3", "mlflow", "prefect"):
-            service = found.compose[name]
+            service = services.compose[name]
             command = service.get("entrypoint", [])
             words = service["command"]
             command = [*command, *(words if isinstance(words, list) else shlex.split(words))]
             check = service["healthcheck"]["test"][1:]
             if check[0] == "nc":  # as busybox has it
                 check = ["python", "-c", f"import socket; socket.create_connection(('127.0.0.1', {check[-1]}))"]
-            found.start(name, [found.here(word) for word in command], [found.here(word) for word in check])
+            services.start(
+                name, [services.localise(word) for word in command], [services.localise(word) for word in check]
+            )
         dockerfile = (ROOT / "docker/Dockerfile").read_text()
         health, command = (
             json.loads(words) for words in re.findall(r"^ *CMD (\[.*\])$", dockerfile, re.MULTILINE)
         )
-        found.start("worker-cpu", command, [found.here(word) for word in health])
-        yield found
+        services.start("worker-cpu", command, [services.localise(word) for word in health])
+        yield services
 
 
 def start_postgres(services: Services, data: Path) -> None:
-    """A cluster in which everybody needs a password, with the databases of docker/databases.sql."""
+    """Start a cluster in which every role needs a password, with the databases of docker/databases.sql."""
     password = data / "password"
     password.write_text(services.secrets["POSTGRES_PASSWORD"])
     if AS_POSTGRES:  # not in a folder of pytest's: no other user may enter those
@@ -193,8 +195,8 @@ def start_postgres(services: Services, data: Path) -> None:
 
 
 def postgresql(name: str) -> str:
-    """A program of Debian's newest PostgreSQL, which does not stand on the PATH."""
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
-    if not found:
+    """Return the path of a program of Debian's newest PostgreSQL, which is not on the PATH."""
+    programs = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
+    if not programs:
         pytest.fail("no PostgreSQL: apt-get install postgresql")
-    return str(found[-1])
+    return str(programs[-1])

@@ -1,20 +1,18 @@
-"""What stands before `tuwen track register`, with models that answer; and real MLflow servers."""
+"""A project ready for `tuwen track register`, with real small models; and real MLflow servers."""
 
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from tests.support import retrieval
+from tests.support.ports import free_ports, is_answering
 from tests.support.training import TINY
 from tuwen.core import params
 from tuwen.data.formats import manifest, pairs
@@ -22,12 +20,12 @@ from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
 from tuwen.retrieval.embed import embed_set
 
-NOISE = {"baseline": 3.0, "finetuned": 0.5}  # of the embeddings that both are measured by
+NOISE = {"baseline": 3.0, "finetuned": 0.5}  # of the embeddings by which the models are measured
 ANSWER_SECONDS = 90
 
 
 def build(root: Path) -> Path:
-    """A project whose two models are real and small, and have truly embedded the bank."""
+    """Make a project whose two models are real and small, and have really embedded the bank."""
     retrieval.build(root, noise=NOISE)
     captions = pairs.read_pair_set(root / "data/clean/bank").texts["caption"].to_pylist()
     vocabulary = build_vocabulary(captions)
@@ -48,10 +46,8 @@ def build(root: Path) -> Path:
 
 @contextlib.contextmanager
 def serving(*arguments: str, cwd: Path, health: str = "health", **environment: str) -> Iterator[str]:
-    """`mlflow ARGUMENTS --port P` as a process of its own; its address once it answers. Nothing of it is left."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    """Run `mlflow ARGUMENTS --port P`; yield its address once it answers, and kill its processes at the end."""
+    (port,) = free_ports(1)
     log = cwd / f"server-{port}.log"
     command = [sys.executable, "-m", "mlflow", *arguments, "--host", "127.0.0.1", "--port", str(port)]
     with open(log, "wb") as file:
@@ -60,20 +56,12 @@ def serving(*arguments: str, cwd: Path, health: str = "health", **environment: s
         )
     try:
         address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + ANSWER_SECONDS
-        while not _answers(f"{address}/{health}"):
+        while not is_answering(f"{address}/{health}"):
             assert process.poll() is None, log.read_text(errors="replace")[-3000:]
             assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
-            time.sleep(0.2)  # a server tells nobody when it begins to answer
+            time.sleep(0.2)  # a server does not report when it begins to answer
         yield address
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False

@@ -1,4 +1,4 @@
-"""`make serve` in a small checkout whose one stage is the real fine-tuning, and what a user asks of it."""
+"""`make serve` in a small checkout whose one stage is the real fine-tuning, and what a user does with it."""
 
 import json
 import os
@@ -42,17 +42,17 @@ stages:
 """
 
 
-def until(found: Callable[[], Any], seconds: float, what: str) -> Any:
-    """What `found` returns once it is something."""
+def wait_until(look: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Return what `look` returns as soon as it is something; fail after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (result := found()):
+    while not (result := look()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
         time.sleep(0.2)  # Prefect's API has nothing that waits
     return result
 
 
 class Service:
-    """A running `python -m flows.serve` and what a user asks of it."""
+    """A running `python -m flows.serve`, and what a user does in the browser."""
 
     def __init__(self, checkout: Path) -> None:
         self.checkout = checkout
@@ -76,69 +76,69 @@ class Service:
 
     def wait_until_up(self) -> None:
         def is_up() -> bool:
-            assert self.process.poll() is None, self.said()
-            return "Ctrl-C stops all" in self.said()
+            assert self.process.poll() is None, self.read_output()
+            return "Ctrl-C stops all" in self.read_output()
 
-        until(is_up, 150, "make serve says that all is up")
+        wait_until(is_up, 150, "make serve reports that all is up")
 
-    def said(self) -> str:
+    def read_output(self) -> str:
         return self.output.read_text(errors="replace")
 
-    def everything(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def flow_process(self) -> psutil.Process:
-        """The process that the worker runs the flow in."""
-        (worker,) = [one for one in self.everything() if "worker" in one.cmdline() and "start" in one.cmdline()]
+    def find_flow(self) -> psutil.Process:
+        """Return the process in which the worker runs the flow."""
+        (worker,) = [one for one in self.processes() if {"worker", "start"} <= set(one.cmdline())]
         (flow,) = worker.children()
         return flow
 
-    def ask(self, deployment: str = "pipeline/pipeline", **parameters: Any) -> UUID:
+    def start_run(self, deployment: str = "pipeline/pipeline", **parameters: Any) -> UUID:
         with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
-            found = client.read_deployment_by_name(deployment)
-            return client.create_flow_run_from_deployment(found.id, parameters=parameters).id
+            deployment_id = client.read_deployment_by_name(deployment).id
+            return client.create_flow_run_from_deployment(deployment_id, parameters=parameters).id
 
-    def run(self, run_id: UUID) -> FlowRun:
+    def read_run(self, run_id: UUID) -> FlowRun:
         with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
             return client.read_flow_run(run_id)
 
     def cancel(self, run_id: UUID) -> None:
-        """What the button on the run's page does."""
+        """Do what the button on the run's page does."""
         with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
             client.set_flow_run_state(run_id, Cancelling())
 
-    def ended(self, run_id: UUID, seconds: float) -> StateType:
-        run = until(lambda: (now := self.run(run_id)).state.is_final() and now, seconds, "the run ends")
+    def wait_for_end(self, run_id: UUID, seconds: float) -> StateType:
+        run = wait_until(lambda: (run := self.read_run(run_id)).state.is_final() and run, seconds, "the run ends")
         return run.state.type
 
-    def log(self, run_id: UUID) -> str:
-        """The run's log, which arrives a little later than its state."""
+    def read_log(self, run_id: UUID) -> str:
+        """Return the run's log, which arrives a little later than its state."""
         wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
         with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
             return "\n".join(line.message for line in client.read_logs(wanted, limit=200))
 
-    def artifacts(self, run_id: UUID) -> dict[str, str]:
+    def read_artifacts(self, run_id: UUID) -> dict[str, str]:
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
         with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
             return {str(one.key): str(one.data) for one in client.read_artifacts(artifact_filter=wanted)}
 
-    def gpu_holders(self) -> int:
+    def count_gpu_holders(self) -> int:
         with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
             return client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots
 
-    def checkpoints(self) -> list[Path]:
+    def list_checkpoints(self) -> list[Path]:
         return list(self.checkout.glob(".cache/train/finetuned-*/state.pt"))
 
-    def training(self, **parameters: Any) -> UUID:
-        """A run whose training has written a checkpoint and goes on."""
-        assert self.checkpoints() == []
-        run_id = self.ask(**parameters)
-        until(self.checkpoints, 120, f"a checkpoint; {self.said()}")
+    def start_training(self, **parameters: Any) -> UUID:
+        """Start a run; return once its training has written a checkpoint and goes on."""
+        assert self.list_checkpoints() == []
+        run_id = self.start_run(**parameters)
+        wait_until(self.list_checkpoints, 120, f"a checkpoint; {self.read_output()}")
         return run_id
 
 
 def make_checkout(folder: Path) -> Path:
-    """A project up to the baseline."""
+    """Make a project that has been run up to the baseline."""
     params = read_params()
     shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "prefect.yaml", folder)
