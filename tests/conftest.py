@@ -1,4 +1,4 @@
-"""What every test gets: quiet tools that keep what they note in the tests' own folders."""
+"""For every test: tools send no telemetry and keep their files in folders of the tests."""
 
 import os
 import shutil

@@ -93,10 +93,10 @@ stages:
     cmd: echo baseline >> ran.txt && echo here > started && cat gate > model.txt
     meta: {gpu: true}
     outs: [model.txt]
-  judge:
-    cmd: echo judge >> ran.txt && cp model.txt judged.txt
+  measure:
+    cmd: echo measure >> ran.txt && cp model.txt measured.txt
     deps: [model.txt]
-    outs: [judged.txt]
+    outs: [measured.txt]
 """
 
 
@@ -161,8 +161,8 @@ def test_a_flow_goes_on_after_its_server_was_restarted(flow: Flow) -> None:
         (flow.folder / "gate").write_text("权重")
         output, _ = process.communicate(timeout=RUN_SECONDS)
         assert process.returncode == 0, output
-        assert flow.ran() == ["baseline", "judge"]
-        assert read_states(flow) == {"pipeline": "Completed", "baseline": "Completed", "judge": "Completed"}
+        assert flow.ran() == ["baseline", "measure"]
+        assert read_states(flow) == {"pipeline": "Completed", "baseline": "Completed", "measure": "Completed"}
 
 
 def test_a_flow_whose_server_stays_away_ends_with_a_message_and_the_next_one_goes_on(flow: Flow) -> None:
@@ -180,8 +180,8 @@ def test_a_flow_whose_server_stays_away_ends_with_a_message_and_the_next_one_goe
         again = flow.start()
         output, _ = again.communicate(timeout=RUN_SECONDS)
         assert again.returncode == 0, output
-    assert flow.ran() == ["baseline", "judge"]
-    assert (flow.folder / "judged.txt").read_text() == "权重"
+    assert flow.ran() == ["baseline", "measure"]
+    assert (flow.folder / "measured.txt").read_text() == "权重"
 
 
 def read_states(flow: Flow) -> dict[str, str]:

@@ -51,7 +51,7 @@ def finished(repository_up_to_date: Path, tmp_path: Path, store: Path, monkeypat
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """`python -m COMMAND` as a process of its own, on the tests' server unless `environment` says otherwise."""
+    """Start `python -m COMMAND`, on the tests' server unless `environment` names another."""
     started = []
 
     def start_one(*command: str, **environment: str) -> subprocess.Popen[str]:

@@ -35,9 +35,9 @@ def test_all_stages_run_once_in_graph_order(server: None, project: Path) -> None
     assert state.is_completed()
     done = ran()
     assert sorted(done) == sorted(ALL)
-    assert done.index("words") < done.index("baseline") < done.index("judge left")
+    assert done.index("words") < done.index("baseline") < done.index("measure left")
     assert tasks_of(state) == dict.fromkeys(
-        ["words", "baseline", "judge@left", "judge@right", "other"], "Completed"
+        ["words", "baseline", "measure@left", "measure@right", "other"], "Completed"
     )
     assert subprocess.run(["dvc", "status", "--json"], capture_output=True, check=True).stdout.strip() == b"{}"
     again = run_here()
@@ -47,22 +47,22 @@ def test_all_stages_run_once_in_graph_order(server: None, project: Path) -> None
 
 
 def test_a_chosen_stage_brings_its_ancestors_and_nothing_else(server: None, project: Path) -> None:
-    state = run_here("judge@left")
-    assert list(ran()) == ["words", "baseline", "judge left"]
-    assert sorted(tasks_of(state)) == ["baseline", "judge@left", "words"]
-    assert run_here("judge").is_completed()
-    assert ran() == ["judge right"]
+    state = run_here("measure@left")
+    assert list(ran()) == ["words", "baseline", "measure left"]
+    assert sorted(tasks_of(state)) == ["baseline", "measure@left", "words"]
+    assert run_here("measure").is_completed()
+    assert ran() == ["measure right"]
 
 
 def test_a_changed_param_reruns_its_stage_and_what_follows(server: None, finished: Path) -> None:
     Path("params.yaml").write_text("words: 一只白猫\nunused: 1\n", encoding="utf-8")
-    assert sorted(tasks_of(run_here())) == ["baseline", "judge@left", "judge@right", "words"]
-    assert ran() == ["words", "baseline", "judge left", "judge right"]
+    assert sorted(tasks_of(run_here())) == ["baseline", "measure@left", "measure@right", "words"]
+    assert ran() == ["words", "baseline", "measure left", "measure right"]
 
 
 def test_a_stage_whose_upstream_made_the_same_again_is_left_to_dvc(server: None, finished: Path) -> None:
     write_stages("true && cp words.txt model.txt")
-    assert "judge@left" in tasks_of(run_here())
+    assert "measure@left" in tasks_of(run_here())
     assert ran() == ["baseline"]
 
 
@@ -73,15 +73,15 @@ def test_force_reruns_the_chosen_stages_alone(server: None, finished: Path) -> N
 
 def test_a_failed_stage_ends_the_flow_and_its_descendants_do_not_run(server: None, project: Path) -> None:
     write_stages("echo 显存不足 && exit 3")
-    state = run_here("judge")
+    state = run_here("measure")
     assert state.is_failed()
     assert "baseline" in state.message
     assert "显存不足" in state.message
     assert ran() == ["words", "baseline"]  # a fault of its own is not tried again
     assert tasks_of(state) == {"words": "Completed", "baseline": "Failed"}
     write_stages("cp words.txt model.txt")
-    assert run_here("judge").is_completed()
-    assert ran() == ["baseline", "judge left", "judge right"]
+    assert run_here("measure").is_completed()
+    assert ran() == ["baseline", "measure left", "measure right"]
 
 
 def test_a_stage_whose_process_was_killed_is_tried_once_more(server: None, project: Path) -> None:
@@ -107,7 +107,7 @@ def test_an_unknown_stage_is_named_with_the_known_ones(server: None, project: Pa
     state = run_here("finetnue")
     assert state.is_failed()
     assert "'finetnue'" in state.message
-    assert "judge@left" in state.message
+    assert "measure@left" in state.message
     assert ran() == []
 
 

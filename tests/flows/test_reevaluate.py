@@ -1,4 +1,4 @@
-"""The gate on a real git and DVC repository: a regression, an improvement, and everything it refuses to judge."""
+"""The gate on a real git and DVC repository: a regression, an improvement, and what it refuses to compare."""
 
 import hashlib
 import os
@@ -49,7 +49,7 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def change(folder: Path, branch: str, file: str, text: str, *command: str) -> None:
-    """A commit on `branch` that changes one file and holds what `command` made of it."""
+    """Commit on `branch` a change of one file, and what `command` makes of it."""
     run(folder, "git", "checkout", "--quiet", "-B", branch)
     (folder / file).write_text(text, encoding="utf-8")
     if command:
@@ -80,9 +80,9 @@ def test_an_unchanged_model_passes_and_nothing_runs(project: Path) -> None:
     code, page = gate()
     assert code == 0
     assert page.startswith("## Re-evaluation: not worse\n")
-    found = differences(page)
-    assert len(found) == 6
-    assert set(found.values()) == {0.0}
+    points = differences(page)
+    assert len(points) == 6
+    assert set(points.values()) == {0.0}
     assert ran(project) == []
 
 
@@ -95,9 +95,9 @@ def test_a_regression_ends_the_command_line_with_its_figures(project: Path) -> N
     page = Path("runs/reevaluate.md").read_text(encoding="utf-8")
     assert page in done.stdout
     assert page.startswith("## Re-evaluation: worse\n\n- text → image R@5 fell by ")
-    found = differences(page)
-    assert found["text → image", "R@5"] < -20
-    assert found["image → text", "R@5"] < -20
+    points = differences(page)
+    assert points["text → image", "R@5"] < -20
+    assert points["image → text", "R@5"] < -20
     head, base = (run(project, "git", "rev-parse", "--short", name).strip() for name in ("worse", "base"))
     assert f"Head {head}, base {base} (base)" in page
     artifact = Artifact.get("reevaluate-sample")
@@ -154,8 +154,8 @@ def test_a_limit_decides_where_chance_does_not(project: Path) -> None:
         params = Path("params.yaml").read_text(encoding="utf-8")
         params = re.sub(r"max_drop_points: [\d.]+", f"max_drop_points: {limit}", params)
         Path("params.yaml").write_text(params, encoding="utf-8")
-        found, page = gate("better")
-        assert found == code, page
+        exit_code, page = gate("better")
+        assert exit_code == code, page
         assert differences(page)["text → image", "R@5"] < 0
 
 
@@ -180,7 +180,7 @@ def test_another_test_split_is_not_comparable(project: Path) -> None:
     assert code == 2
     assert page.startswith("## Re-evaluation: not comparable\n")
     assert "texts.parquet: these test texts (28 rows) are not the base's (28 rows)" in page
-    assert ran(project) == []  # found out before the evaluation
+    assert ran(project) == []  # refused before the evaluation
 
 
 def test_a_base_without_ranks_is_not_comparable(project: Path) -> None:
@@ -208,7 +208,7 @@ def test_an_evaluation_that_fails_is_neither_worse_nor_not_worse(project: Path) 
     assert "k = 50 is over the gallery of 12" in page
 
 
-def test_a_preset_is_judged_in_its_own_worktree(project: Path) -> None:
+def test_a_preset_is_compared_in_its_own_worktree(project: Path) -> None:
     Path("presets").mkdir()
     shutil.copy("params.yaml", "presets/other.yaml")
     commit(project, "a preset")

@@ -46,13 +46,13 @@ def rows_of(key: str, flow_run: UUID | None = None) -> dict[str, list[str]]:
 
 def test_the_plan_names_every_stage_and_why_it_runs_or_not(server: None, finished: Path) -> None:
     Path("params.yaml").write_text("words: 一只|白猫\nunused: 0\n", encoding="utf-8")
-    state = pipeline(stages=["judge@left"], return_state=True)
+    state = pipeline(stages=["measure@left"], return_state=True)
     plan = rows_of("plan-sample", state.state_details.flow_run_id)
     assert plan["words"][0] == "**runs**"
     assert plain("params.yaml: words: modified") in plan["words"][1]
-    assert plan["judge@left"] == ["**runs**", plain("after baseline")]
-    assert plan["judge@right"] == plan["other"] == ["—", plain("not asked for")]
-    again = pipeline(stages=["judge@left"], return_state=True)
+    assert plan["measure@left"] == ["**runs**", plain("after baseline")]
+    assert plan["measure@right"] == plan["other"] == ["—", plain("not asked for")]
+    again = pipeline(stages=["measure@left"], return_state=True)
     assert rows_of("plan-sample", again.state_details.flow_run_id)["words"] == ["—", plain("up to date")]
 
 

@@ -1,4 +1,4 @@
-"""What a stage's script imports within this repository, and the params it reads.    python -m tests.repo.closure
+"""Find what a stage's script imports in this repository and the params it reads.    python -m tests.repo.closure
 
 Prints, for every stage script, the packages that belong under `deps` and the groups that belong under `params` in
 dvc.yaml. By syntax alone: imports inside functions count, those under `if TYPE_CHECKING:` do not.
@@ -25,7 +25,7 @@ def parse(path: Path) -> ast.Module:
 
 
 def imports(path: Path) -> Iterator[tuple[str, str | None]]:
-    """(module, name) for every import in the file; name is None for `import module`."""
+    """Yield (module, name) for every import in the file; name is None for `import module`."""
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
@@ -35,26 +35,26 @@ def imports(path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def closure(root: Path, script: str) -> set[str]:
-    """Files under `root` that `script` imports, directly or not, itself included; paths relative to `root`."""
-    found, waiting = set[str](), [script]
+    """Return the files under `root` that `script` imports, directly or not, and itself; relative to `root`."""
+    files, waiting = set[str](), [script]
     while waiting:
         path = waiting.pop()
-        if path in found or path.startswith(WITHOUT_EFFECT):
+        if path in files or path.startswith(WITHOUT_EFFECT):
             continue
-        found.add(path)
+        files.add(path)
         waiting += (file for module, name in imports(root / path) if (file := source(root, module, name)))
-    return {path for path in found if not _only_says(parse(root / path))}
+    return {path for path in files if not _only_describes(parse(root / path))}
 
 
-def _only_says(tree: ast.Module) -> bool:
-    """A docstring and a version decide nothing: most `__init__.py`."""
-    said = [node for node in tree.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
+def _only_describes(tree: ast.Module) -> bool:
+    """Whether a module is a docstring and a version alone, as most `__init__.py`: that decides nothing."""
+    texts = [node for node in tree.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
     version = [node for node in tree.body if ast.unparse(node).startswith("__version__ = ")]
-    return len(said) + len(version) == len(tree.body)
+    return len(texts) + len(version) == len(tree.body)
 
 
 def source(root: Path, module: str, name: str | None) -> str | None:
-    """The file that `from module import name` reads in this repository; None for other packages."""
+    """Return the file that `from module import name` reads in this repository; None for other packages."""
     if module.partition(".")[0] not in PACKAGES:
         return None
     folder = Path(*module.split("."))
@@ -64,27 +64,27 @@ def source(root: Path, module: str, name: str | None) -> str | None:
 
 
 def param_groups(root: Path, script: str) -> set[str]:
-    """Groups of params.yaml that the script reads, in functions to which it gives the whole of them included."""
+    """Return the groups of params.yaml that the script reads, also in functions that get all params from it."""
     return _groups(root, Path(script), parse(root / script), set())
 
 
 def _groups(root: Path, path: Path, tree: ast.AST, whole: set[str]) -> set[str]:
-    """Groups read in `tree`, part of the file `path`; whole: the names that hold all params there."""
+    """Return the groups read in `tree`, part of the file `path`; whole: the names that hold all params there."""
     whole = whole | {name for node in ast.walk(tree) if isinstance(node, ast.Assign) for name in _loaded(node)}
     groups = set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and (_is_whole(node.value, whole)):
             groups.add(node.attr.rstrip("_"))
         elif isinstance(node, ast.Call):
-            given = [index for index, value in enumerate(node.args) if _is_whole(value, whole)]
+            places = [index for index, value in enumerate(node.args) if _is_whole(value, whole)]
             named = [word.arg for word in node.keywords if word.arg and _is_whole(word.value, whole)]
-            if given or named:
-                groups |= _groups_of_callee(root, path, node.func, given, named)
+            if places or named:
+                groups |= _groups_of_callee(root, path, node.func, places, named)
     return groups
 
 
 def _loaded(node: ast.Assign) -> Iterator[str]:
-    """`params = load_params()` and `params, out = load_params(), …` bind names to all params."""
+    """Yield the names that `params = load_params()` and `params, out = load_params(), …` bind to all params."""
     for target in node.targets:
         pairs = [(target, node.value)]
         if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
@@ -98,16 +98,16 @@ def _is_whole(node: ast.expr, whole: set[str]) -> bool:
     return isinstance(node, ast.Name) and node.id in whole
 
 
-def _groups_of_callee(root: Path, path: Path, callee: ast.expr, given: list[int], named: list[str]) -> set[str]:
+def _groups_of_callee(root: Path, path: Path, callee: ast.expr, places: list[int], named: list[str]) -> set[str]:
     place, name = _find_function(root, path, callee)
     functions = (node for node in parse(root / place).body if isinstance(node, ast.FunctionDef))
     function = next(node for node in functions if node.name == name)
     arguments = [argument.arg for argument in [*function.args.posonlyargs, *function.args.args]]
-    return _groups(root, place, function, {arguments[index] for index in given} | set(named))
+    return _groups(root, place, function, {arguments[index] for index in places} | set(named))
 
 
 def _find_function(root: Path, path: Path, callee: ast.expr) -> tuple[Path, str]:
-    """The file and the name of a function called as `name(…)` or `module.name(…)`."""
+    """Return the file and the name of a function called as `name(…)` or `module.name(…)`."""
     imported = {name or module: (module, name) for module, name in imports(root / path)}
     if isinstance(callee, ast.Attribute):
         module, name = imported[ast.unparse(callee.value)]
@@ -121,7 +121,7 @@ def _find_function(root: Path, path: Path, callee: ast.expr) -> tuple[Path, str]
 
 
 def main() -> None:
-    """Print what dvc.yaml should say."""
+    """Print what dvc.yaml should list."""
     for script in sorted(Path("stages").glob("[!_]*.py")):
         print(f"{script.stem}:\n  params: [{', '.join(sorted(param_groups(Path(), str(script))))}]\n  deps:")
         packages = {str(Path(path).parent) for path in closure(Path(), str(script)) if path != str(script)}

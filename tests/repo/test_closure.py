@@ -1,4 +1,4 @@
-"""The tool behind the rule on `deps` and `params`, on a small made-up tree."""
+"""The tool that finds what `deps` and `params` must list, on a small made-up tree."""
 
 from pathlib import Path
 
@@ -59,8 +59,8 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_closure_follows_imports_inside_functions_but_not_those_of_type_checkers(tree: Path) -> None:
-    found = closure.closure(tree, "stages/finetune.py")
-    assert found == {
+    files = closure.closure(tree, "stages/finetune.py")
+    assert files == {
         "stages/finetune.py",
         "tuwen/training/models.py",
         "tuwen/data/text.py",
@@ -69,8 +69,8 @@ def test_closure_follows_imports_inside_functions_but_not_those_of_type_checkers
 
 
 def test_closure_takes_a_package_by_its_init(tree: Path) -> None:
-    found = closure.closure(tree, "stages/embed.py")
-    assert found == {"stages/embed.py", "tuwen/data/sources/__init__.py", "tuwen/data/sources/sample.py"}
+    files = closure.closure(tree, "stages/embed.py")
+    assert files == {"stages/embed.py", "tuwen/data/sources/__init__.py", "tuwen/data/sources/sample.py"}
 
 
 def test_what_stands_in_core_and_tracking_decides_nothing(tree: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from docker.utils.build import exclude_paths
 from ruamel.yaml import YAML
 
+from tests.repo.files import tracked_files
 from tests.support.checkout import ROOT
 
 DOCKERFILE, COMPOSE = ROOT / "docker/Dockerfile", ROOT / "docker/compose.yaml"
@@ -88,14 +89,14 @@ def test_nothing_is_published_beyond_this_machine() -> None:
 
 
 def test_a_service_waits_until_what_it_needs_is_healthy() -> None:
-    found = services()
-    waits = {name: service.get("depends_on", {}) for name, service in found.items()}
+    defined = services()
+    waits = {name: service.get("depends_on", {}) for name, service in defined.items()}
     assert set(waits["worker"]) == set(waits["worker-cpu"]) == {"s3", "mlflow", "prefect"}
     assert set(waits["mlflow"]) == {"postgres", "s3"}
     assert set(waits["prefect"]) == {"postgres"}
     for needed in waits.values():
         assert all(how == {"condition": "service_healthy"} for how in needed.values())
-        assert all("healthcheck" in found[name] for name in needed)
+        assert all("healthcheck" in defined[name] for name in needed)
 
 
 def test_the_gpu_worker_reserves_gpus_and_the_other_does_not() -> None:
@@ -138,11 +139,9 @@ def test_mlflow_answers_to_listed_hosts_alone() -> None:
 def context(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The files of the build context: those of git, with some that must stay out laid beside them."""
     folder = tmp_path_factory.mktemp("context")
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     strangers = [".env", "docker/.env", "inputs/a.jpg", "models/m.pt", ".git/x", "tuwen/__pycache__/a.pyc"]
     strangers += [".dvc/config.local", ".dvc/cache/x"]
-    for name in (*filter(None, names), *strangers):
+    for name in (*map(str, tracked_files()), *strangers):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     lines = (ROOT / ".dockerignore").read_text().splitlines()

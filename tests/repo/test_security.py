@@ -1,4 +1,4 @@
-"""What a file of a stranger may not do, where servers listen, and that no secret lies in the repository."""
+"""No file that is read can run code, servers listen on this machine alone, and the repository holds no secret."""
 
 import ast
 import configparser
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.repo.files import text_of, tracked_files
 from tests.support.checkout import ROOT
 
 RUNS_WHAT_IT_READS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 READERS = {"load", "loads", "Unpickler", "open"}
-# A remote in .dvc/config has an address; who may use it, the environment says.
+# A remote in .dvc/config has an address; the credentials for it stand in the environment.
 DVC_KEYS = {"analytics", "check_update", "autostage", "type", "remote", "url", "endpointurl", "region"}
 SECRET = re.compile(
     r"AKIA[0-9A-Z]{16}|-----BEGIN [A-Z ]*PRIVATE KEY-----|\b(?:ghp|gho|github_pat|hf|xox[bp])_[A-Za-z0-9_]{30,}"
@@ -24,30 +25,27 @@ SECRET = re.compile(
 )
 
 
-def tracked(*suffixes: str) -> list[Path]:
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    paths = [ROOT / name for name in names if name and (ROOT / name).is_file()]
-    return [path for path in paths if not suffixes or path.suffix in suffixes]
+def python_files() -> list[Path]:
+    return [path for path in tracked_files() if path.suffix == ".py"]
 
 
 def unsafe_reads(source: str) -> Iterator[str]:
-    """Calls that would run code which the file that they read brings along."""
+    """Yield the calls that would run code from the file that they read."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module in RUNS_WHAT_IT_READS:
             yield from (f"from {node.module} import {name.name}" for name in node.names if name.name in READERS)
         if not isinstance(node, ast.Call):
             continue
-        called, given = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+        called, options = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
         module, _, name = called.rpartition(".")
-        if called == "torch.load" and given.get("weights_only") != "True":
+        if called == "torch.load" and options.get("weights_only") != "True":
             yield called
-        elif name == "load" and given.get("allow_pickle", "False") != "False":
+        elif name == "load" and options.get("allow_pickle", "False") != "False":
             yield f"{called} with allow_pickle"
         elif (
             name == "read_pickle"
-            or given.get("typ") == "'unsafe'"
+            or options.get("typ") == "'unsafe'"
             or (module in RUNS_WHAT_IT_READS and name in READERS)
         ):
             yield called
@@ -73,10 +71,9 @@ def test_an_unsafe_read_is_found(source: str) -> None:
 
 def test_no_file_that_is_read_can_bring_code_along() -> None:
     # tests are left out: one of them shows what a pickle does to a reader that is not careful
-    paths = [path for path in tracked(".py") if path.relative_to(ROOT).parts[0] != "tests"]
+    paths = [path for path in python_files() if path.parts[0] != "tests"]
     assert len(paths) > 50
-    found = {path.name: calls for path in paths if (calls := list(unsafe_reads(path.read_text(encoding="utf-8"))))}
-    assert found == {}
+    assert {path: calls for path in paths if (calls := list(unsafe_reads(text_of(path))))} == {}
 
 
 def test_safe_reads_pass() -> None:
@@ -89,10 +86,9 @@ def test_servers_listen_on_this_machine_alone() -> None:
     starts = re.findall(r"^\t.*\b(?:mlflow server|prefect server start)\b.*$", makefile, re.MULTILINE)
     assert starts
     assert [line for line in starts if "--host 127.0.0.1" not in line] == []
-    code = [ROOT / "Makefile", ROOT / "prefect.yaml", *tracked(".py")]
+    code = [Path("Makefile"), Path("prefect.yaml"), *python_files()]
     open_to_all = re.compile(r"0\.0\.0\.0|--host[= ]::|host=\"\"")
-    ours = [path for path in code if "tests" not in path.relative_to(ROOT).parts]
-    assert [path.name for path in ours if open_to_all.search(path.read_text(encoding="utf-8"))] == []
+    assert [path for path in code if path.parts[0] != "tests" and open_to_all.search(text_of(path))] == []
 
 
 @pytest.mark.parametrize(
@@ -117,11 +113,7 @@ def test_the_name_of_a_secret_is_none(text: str) -> None:
 
 
 def test_no_secret_lies_in_the_repository() -> None:
-    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in tracked()}
-    found = {
-        str(path.relative_to(ROOT)): match[0] for path, text in texts.items() if (match := SECRET.search(text))
-    }
-    assert found == {}
+    assert {path: match[0] for path in tracked_files() if (match := SECRET.search(text_of(path)))} == {}
 
 
 def test_dvcs_configuration_holds_no_credentials() -> None:
@@ -129,8 +121,7 @@ def test_dvcs_configuration_holds_no_credentials() -> None:
     config.read(ROOT / ".dvc/config")
     assert {key for section in config.sections() for key in config[section]} <= DVC_KEYS
     assert not [value for section in config.sections() for value in config[section].values() if "@" in value]
-    tracked_names = {str(path.relative_to(ROOT)) for path in tracked()}
-    assert not tracked_names & {".dvc/config.local", ".env", "docker/.env"}
+    assert not set(map(str, tracked_files())) & {".dvc/config.local", ".env", "docker/.env"}
 
 
 def test_under_make_nobody_else_may_write_what_dvc_unpickles(tmp_path: Path) -> None:

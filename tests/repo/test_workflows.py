@@ -1,4 +1,4 @@
-"""The workflows: by their schema, by zizmor, and by the rule that no tool knows: where a fork's code may run."""
+"""The workflows: by their schema, by zizmor, and by a rule that no tool checks: where a fork's code may run."""
 
 import re
 import subprocess
@@ -16,8 +16,8 @@ SAME_REPOSITORY = "github.event.pull_request.head.repo.full_name == github.repos
 
 
 def check(*command: str) -> subprocess.CompletedProcess[str]:
-    tool = Path(sys.executable).parent / command[0]
-    return subprocess.run([tool, *command[1:]], capture_output=True, text=True, timeout=120, check=False)
+    program = Path(sys.executable).parent / command[0]
+    return subprocess.run([program, *command[1:]], capture_output=True, text=True, timeout=120, check=False)
 
 
 def schema(*paths: Path) -> subprocess.CompletedProcess[str]:
@@ -51,7 +51,7 @@ def test_zizmor_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("good", "bad", "judge"),
+    ("good", "bad", "tool"),
     [
         ("runs-on:", "run-on:", schema),
         (r"@[0-9a-f]{40} # v6\.0\.2", "@v6", zizmor),
@@ -60,14 +60,14 @@ def test_zizmor_finds_nothing() -> None:
         (r'"\$CACHE"; fi', "${{ github.head_ref }}; fi", zizmor),
     ],
 )
-def test_what_is_wrong_would_be_found(tmp_path: Path, good: str, bad: str, judge: Any) -> None:
+def test_what_is_wrong_would_be_found(tmp_path: Path, good: str, bad: str, tool: Any) -> None:
     text = (ROOT / ".github/workflows/reevaluate.yml").read_text(encoding="utf-8")
     changed, times = re.subn(good, bad, text)
     assert times
     folder = tmp_path / ".github/workflows"
     folder.mkdir(parents=True)
     (folder / "reevaluate.yml").write_text(changed, encoding="utf-8")
-    assert judge(folder / "reevaluate.yml").returncode != 0
+    assert tool(folder / "reevaluate.yml").returncode != 0
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

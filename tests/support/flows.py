@@ -18,19 +18,19 @@ stages:
     meta: {{gpu: {gpu}}}
     deps: [words.txt]
     outs: [model.txt]
-  judge:
+  measure:
     foreach: [left, right]
     do:
-      cmd: echo judge ${{item}} >> ran.txt && cat model.txt > ${{item}}.txt
+      cmd: echo measure ${{item}} >> ran.txt && cat model.txt > ${{item}}.txt
       deps: [model.txt]
       outs: ["${{item}}.txt"]
   other:
     cmd: echo other >> ran.txt && echo 另外 > other.txt
     outs: [other.txt]
 """
-ALL = ["words", "baseline", "judge left", "judge right", "other"]
+ALL = ["words", "baseline", "measure left", "measure right", "other"]
 
-# A stage whose process has a child in a session of its own, says who both are, and then waits for ever.
+# A stage whose process starts a child in a session of its own, writes both pids, and then waits for ever.
 STUBBORN = """\
 import os, pathlib, signal, subprocess, sys
 from tests.support.checkout import ROOT
@@ -59,7 +59,7 @@ def write_stages(baseline: str, folder: Path = Path(), *, gpu: bool = True) -> N
 
 
 def ran() -> list[str]:
-    """What ran since the last call."""
+    """Return the stages that ran since the last call."""
     path = Path("ran.txt")
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
@@ -67,9 +67,9 @@ def ran() -> list[str]:
 
 
 def read_when_written(fifo: str) -> str:
-    """What a stage says of itself; an error when it says nothing for long."""
+    """Return what a stage writes to the fifo; fail when it writes nothing for long."""
     source = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    assert select.select([source], [], [], 120)[0], f"nobody wrote to {fifo}"
+    assert select.select([source], [], [], 120)[0], f"nothing was written to {fifo}"
     return os.read(source, 1000).decode()
 
 

@@ -1,8 +1,8 @@
-"""A git and DVC repository whose stages stand on a dozen drawn pictures: all that `flows.reevaluate` asks of one.
+"""A git and DVC repository with a dozen drawn images and all the stages that `flows.reevaluate` needs.
 
     captions.txt -> validate -> finetune -> embed -> evaluate (the real stage)
 
-noise.txt says how wrong the model is that finetune makes, so that a commit can make it worse or better. Every
+noise.txt sets how wrong the model of finetune is, so that a commit can make it worse or better. Every
 stage but evaluate notes in ran.txt that it really ran.    python -m tests.support.gate STAGE
 """
 

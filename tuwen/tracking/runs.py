@@ -125,10 +125,7 @@ def get_address() -> str:
 
 
 def connect(patience_seconds: int = 5) -> tuple[Any, str]:
-    """Return a client and the id of the experiment, which is created where missing.
-
-    patience_seconds: for one answer. Raises one of `list_store_errors` when MLflow is out of reach.
-    """
+    """Return a client and the id of the experiment, created where missing; patience_seconds: for one answer."""
     # By default MLflow retries for minutes; a training must not wait for its log. The user's own settings win.
     for name, value in (("MAX_RETRIES", 1), ("TIMEOUT", patience_seconds), ("BACKOFF_FACTOR", 1)):
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", str(value))

@@ -1,4 +1,4 @@
-"""`tuwen track sync`: runs refilled from the outs, tied to dvc.lock, with their files; none made twice."""
+"""`tuwen track sync`: it makes missing runs from the outs, once, ties them to dvc.lock and logs their files."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def test_a_run_that_lost_part_of_its_record_is_not_taken_for_whole(project: Path
         run.finish_output(Path("models/finetuned"))
     run_ids = lineage.sync()
     assert run_ids["models/finetuned"] != run.id
-    status = {found.info.run_id: found.info.status for found in all_runs(project)}
+    status = {logged.info.run_id: logged.info.status for logged in all_runs(project)}
     assert status[str(run.id)] == "FAILED"
     assert curve(project, run_ids["models/finetuned"], "loss") == [(1, 2.0), (2, 1.0)]
 
@@ -38,21 +38,21 @@ def test_sync_refills_an_empty_store_and_makes_no_run_twice(project: Path) -> No
     run_ids = lineage.sync()
     assert list(run_ids) == ["models/baseline", "models/finetuned", "results/baseline", "results/finetuned"]
     assert lineage.sync() == run_ids
-    found = {run.info.run_name: run for run in all_runs(project)}
-    assert sorted(found) == ["baseline", "evaluate-baseline", "evaluate-finetuned", "finetuned"]
+    by_name = {run.info.run_name: run for run in all_runs(project)}
+    assert sorted(by_name) == ["baseline", "evaluate-baseline", "evaluate-finetuned", "finetuned"]
     assert len(all_runs(project)) == 4
-    trained, judged = found["finetuned"], found["evaluate-finetuned"]
+    trained, evaluated = by_name["finetuned"], by_name["evaluate-finetuned"]
     assert trained.data.params == {"finetune.fit.lr": "0.0004"}
     assert curve(project, trained.info.run_id, "loss") == [(1, 2.0), (2, 1.0)]
     assert curve(project, trained.info.run_id, "valid_i2t_hit_at_5") == [(1, 0.1), (2, 0.3)]
     assert trained.data.tags["tuwen.dvc_out_md5"] == "0123.dir"
-    assert judged.data.params == {"model": "finetuned", "ks": "[1, 5, 10]"}
-    assert judged.data.metrics["test_i2t_hit_at_5"] == 0.4
-    assert judged.data.metrics["valid_t2i_hit_at_5"] == 0.45
-    assert judged.data.metrics["t2i_recall_at_5"] == judged.data.metrics["test_t2i_recall_at_5"] == 0.35
-    assert judged.data.metrics["i2t_recall_at_5"] == 0.3
-    assert judged.data.tags["tuwen.dvc_out_md5"] == "4567"
-    assert judged.data.tags["tuwen.dvc_lock_sha256"] == manifest.hash_file(Path("dvc.lock"))
+    assert evaluated.data.params == {"model": "finetuned", "ks": "[1, 5, 10]"}
+    assert evaluated.data.metrics["test_i2t_hit_at_5"] == 0.4
+    assert evaluated.data.metrics["valid_t2i_hit_at_5"] == 0.45
+    assert evaluated.data.metrics["t2i_recall_at_5"] == evaluated.data.metrics["test_t2i_recall_at_5"] == 0.35
+    assert evaluated.data.metrics["i2t_recall_at_5"] == 0.3
+    assert evaluated.data.tags["tuwen.dvc_out_md5"] == "4567"
+    assert evaluated.data.tags["tuwen.dvc_lock_sha256"] == manifest.hash_file(Path("dvc.lock"))
 
 
 def test_two_evaluations_with_equal_figures_are_two_runs(project: Path) -> None:
@@ -73,22 +73,22 @@ def test_sync_names_what_was_read_and_which_model(project: Path) -> None:
         live.finish_output(Path("models/finetuned"))
     lineage.sync()
     lineage.sync()
-    found = {run.info.run_name: run for run in all_runs(project)}
-    trained, judged = found["finetuned"], found["evaluate-finetuned"]
+    by_name = {run.info.run_name: run for run in all_runs(project)}
+    trained, evaluated = by_name["finetuned"], by_name["evaluate-finetuned"]
     assert trained.info.run_id == live.id
     assert inputs(trained) == {"data/augmented": ("abcd.dir", "training")}
-    assert inputs(judged) == {"embeddings/finetuned/test": ("ef01.dir", "evaluation")}
+    assert inputs(evaluated) == {"embeddings/finetuned/test": ("ef01.dir", "evaluation")}
     digest = manifest.digest(Path("models/finetuned"))
-    for run in (trained, judged):
+    for run in (trained, evaluated):
         assert run.data.tags["tuwen.model_md5"] == "0123.dir"
         assert run.data.tags["tuwen.model_sha256"] == digest
 
 
 def attached(run_id: str, folder: str | None = None) -> set[str]:
-    return {found.path for found in MlflowClient(runs.get_address()).list_artifacts(run_id, folder)}
+    return {file.path for file in MlflowClient(runs.get_address()).list_artifacts(run_id, folder)}
 
 
-def test_an_evaluation_carries_its_figures_and_the_report_that_tells_of_it(project: Path) -> None:
+def test_an_evaluation_carries_its_charts_and_the_report_that_covers_it(project: Path) -> None:
     make_outs()
     build_evaluation(Path("results/finetuned"))
     for name in ("report.md", "report.html"):
@@ -99,7 +99,7 @@ def test_an_evaluation_carries_its_figures_and_the_report_that_tells_of_it(proje
     assert attached(run_ids["results/finetuned"], "figures") == {
         f"figures/{name}.svg" for name in ("gallery-i2t", "gallery-t2i", "scores-finetuned")
     }
-    # dvc.lock has no evaluation of the baseline, so nobody knows which one the report tells of
+    # dvc.lock has no evaluation of the baseline, so it is not clear that the report covers it
     assert attached(run_ids["results/baseline"]) == {"metrics.json"}
     shown = Path(MlflowClient(runs.get_address()).download_artifacts(run_ids["results/finetuned"], "figures"))
     drawn = (shown / "gallery-t2i.svg").read_text()
@@ -114,7 +114,7 @@ def test_an_evaluation_carries_its_figures_and_the_report_that_tells_of_it(proje
     assert kept.read_text(encoding="utf-8") == "新的报告\n"
 
 
-def test_a_report_of_which_dvc_lock_knows_nothing_is_not_attached(tmp_path: Path) -> None:
+def test_a_report_that_dvc_lock_does_not_list_is_not_attached(tmp_path: Path) -> None:
     result = tmp_path / "finetuned"
     write_json(result / "metrics.json", {})
     (tmp_path / "report.md").write_text("报告\n", encoding="utf-8")

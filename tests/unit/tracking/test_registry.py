@@ -38,7 +38,7 @@ pytestmark = [
 ]
 CAPTION = "一个红色的圆形"
 SETS = ("test", "valid")  # on which models are compared
-# Only what the model says that it needs may be there; the package of the repository is hidden by where it runs.
+# Only the model's own requirements may be importable; the repository's package is out of reach where it runs.
 CLEAN_PROCESS = """
 import importlib.abc, json, sys
 ABSENT = {"albumentations", "dvc", "great_expectations", "matplotlib", "prefect", "typer"}
@@ -49,43 +49,46 @@ class Absent(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Absent())
 import mlflow, pandas as pd
 model = mlflow.pyfunc.load_model(sys.argv[1])
-asked = pd.DataFrame(json.loads(sys.argv[2]))
-answers = model.predict(asked, params={"k": 3, "embeddings": True})
+rows = pd.DataFrame(json.loads(sys.argv[2]))
+answers = model.predict(rows, params={"k": 3, "embeddings": True})
 import tuwen
 print(json.dumps({"tuwen": tuwen.__file__, "answers": answers.to_dict("records")}))
 """
 
 
-def picture() -> bytes:
+def draw_image() -> bytes:
     encoded = io.BytesIO()
     Image.new("RGB", (30, 20), "red").save(encoded, "PNG")
     return encoded.getvalue()
 
 
-def asked() -> list[dict[str, str | None]]:
+def make_rows() -> list[dict[str, str | None]]:
     return [
         {"text": CAPTION, "image": None},
-        {"text": None, "image": base64.b64encode(picture()).decode()},
+        {"text": None, "image": base64.b64encode(draw_image()).decode()},
         {"text": "三角形、黄色、几何图形", "image": None},
     ]
 
 
-def expected(root: Path) -> list[dict[str, Any]]:
-    """What `asked` must be answered by, by a plain product over the model's own embeddings of the bank."""
+def compute_answers(root: Path) -> list[dict[str, Any]]:
+    """Return the answers due to `make_rows`, by a plain product over the model's own embeddings of the bank."""
     folder = root / "models/finetuned"
     encoder, tokenizer = dual_encoder.load_model(folder), load_tokenizer(folder / "vocab.txt")
     bank = pairs.read_pair_set(root / "data/clean/bank")
     ids = {"images": bank.images["image_id"].to_pylist(), "texts": bank.texts["text_id"].to_pylist()}
-    made = []
-    for row in asked():
+    answers = []
+    for row in make_rows():
         if row["text"]:
             vector, side = embed_captions(encoder, tokenizer, [row["text"]], 1)[0], "images"
         else:
-            vector, side = embed_images(encoder, [resize_to_square(decode_pixels(picture()), 16)], 1)[0], "texts"
+            vector, side = (
+                embed_images(encoder, [resize_to_square(decode_pixels(draw_image()), 16)], 1)[0],
+                "texts",
+            )
         cosines = np.load(root / f"embeddings/finetuned/bank/{side}.npy") @ vector
         best = np.argsort(-cosines, kind="stable")[:3]
-        made.append({"ids": [ids[side][n] for n in best], "scores": cosines[best], "embedding": vector})
-    return made
+        answers.append({"ids": [ids[side][n] for n in best], "scores": cosines[best], "embedding": vector})
+    return answers
 
 
 @pytest.fixture(params=["sqlite", "server"])
@@ -134,34 +137,34 @@ def test_a_registered_model_answers_in_a_clean_process_and_the_better_one_is_cha
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment |= {"MLFLOW_TRACKING_URI": runs.get_address(), "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(
-        [sys.executable, "-c", CLEAN_PROCESS, "models:/tuwen@champion", json.dumps(asked())],
+        [sys.executable, "-c", CLEAN_PROCESS, "models:/tuwen@champion", json.dumps(make_rows())],
         **{"cwd": elsewhere, "env": environment, "capture_output": True, "text": True, "timeout": 120},
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert not Path(found["tuwen"]).is_relative_to(ROOT)
-    assert Path(found["tuwen"]).parent.parent.name == "code"
-    for answer, due in zip(found["answers"], expected(project), strict=True):
+    output = json.loads(done.stdout.splitlines()[-1])
+    assert not Path(output["tuwen"]).is_relative_to(ROOT)
+    assert Path(output["tuwen"]).parent.parent.name == "code"
+    for answer, due in zip(output["answers"], compute_answers(project), strict=True):
         assert answer["ids"] == due["ids"]
         np.testing.assert_allclose(answer["scores"], due["scores"], atol=1e-5)
         np.testing.assert_allclose(answer["embedding"], due["embedding"], atol=1e-5)
 
 
 @pytest.mark.parametrize("project", ["sqlite"], indirect=True)
-def test_the_command_says_what_became_of_the_model_and_nothing_else(project: Path) -> None:
+def test_the_command_prints_what_became_of_the_model_and_nothing_else(project: Path) -> None:
     def call(**environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tuwen.cli", "track", "register"]
-        found = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-        return subprocess.run(command, env=found, capture_output=True, text=True, timeout=120)
+        variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
 
     done = call()
     assert (done.stdout, done.stderr) == (
         "models:/tuwen/1 is challenger and champion: it is the first champion\n",
         "",
     )
-    with socket.socket() as nobody:  # bound, but it does not listen
-        nobody.bind(("127.0.0.1", 0))
-        lost = call(TUWEN_TRACKING_URI=f"http://127.0.0.1:{nobody.getsockname()[1]}")
+    with socket.socket() as bound:  # bound, but it does not listen
+        bound.bind(("127.0.0.1", 0))
+        lost = call(TUWEN_TRACKING_URI=f"http://127.0.0.1:{bound.getsockname()[1]}")
     assert lost.returncode == 1
     assert lost.stderr.startswith("error: TUWEN_TRACKING_URI: http://127.0.0.1:")
     assert lost.stderr.endswith("then run `tuwen track register` again\n")
@@ -172,27 +175,27 @@ def test_the_command_says_what_became_of_the_model_and_nothing_else(project: Pat
 def test_mlflow_serves_it_and_a_path_is_never_opened(project: Path) -> None:
     registry.register(Path("models/finetuned"), "bank", params.load_params().evaluate)
     secret = project / "secret.png"
-    secret.write_bytes(picture())
+    secret.write_bytes(draw_image())
     command = ("models", "serve", "-m", "models:/tuwen@champion", "--env-manager", "local")
     with registry_project.serving(*command, cwd=project, MLFLOW_TRACKING_URI=runs.get_address()) as address:
-        answers = ask(address, {"dataframe_records": asked(), "params": {"k": 3}})["predictions"]
-        assert [answer["ids"] for answer in answers] == [due["ids"] for due in expected(project)]
+        answers = post(address, {"dataframe_records": make_rows(), "params": {"k": 3}})["predictions"]
+        assert [answer["ids"] for answer in answers] == [due["ids"] for due in compute_answers(project)]
         assert all("embedding" not in answer for answer in answers)
         (path,) = Path("runs/mlartifacts").rglob("serving_input_example.json")
-        text_row, picture_row = ask(address, json.loads(path.read_text()))["predictions"]
+        text_row, image_row = post(address, json.loads(path.read_text()))["predictions"]
         assert set(text_row["ids"]) <= set(
             pairs.read_pair_set(project / "data/clean/bank").images["image_id"].to_pylist()
         )
-        assert set(picture_row["ids"]) <= set(
+        assert set(image_row["ids"]) <= set(
             pairs.read_pair_set(project / "data/clean/bank").texts["text_id"].to_pylist()
         )
         with pytest.raises(urllib.error.HTTPError) as refused:
-            ask(address, {"dataframe_records": [{"text": None, "image": str(secret)}]})
+            post(address, {"dataframe_records": [{"text": None, "image": str(secret)}]})
         assert refused.value.code == 400
         assert "picture file in base64" in refused.value.read().decode()
 
 
-def ask(address: str, body: Any) -> Any:
+def post(address: str, body: Any) -> Any:
     request = urllib.request.Request(
         f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -231,7 +234,7 @@ EQUAL = {f"{name}-{way}": ranked(20) for name in ("test", "valid") for way in ("
 
 
 @pytest.mark.parametrize(
-    ("changed", "rises", "said"),
+    ("changed", "rises", "reason"),
     [
         ({"test-t2i": ranked(24)}, True, "+2.50 points"),
         ({}, False, "+0.00 points"),  # nothing rises
@@ -243,13 +246,15 @@ EQUAL = {f"{name}-{way}": ranked(20) for name in ("test", "valid") for way in ("
     ],
 )
 def test_a_champion_is_beaten_where_the_mean_rises_and_no_set_falls(
-    tmp_path: Path, changed: dict[str, list[int]], rises: bool, said: str
+    tmp_path: Path, changed: dict[str, list[int]], rises: bool, reason: str
 ) -> None:
     champion = write_measured(tmp_path / "champion", EQUAL)
     challenger = write_measured(tmp_path / "challenger", EQUAL | changed)
-    found, why = registry.judge_challenger(champion, challenger, params.load_params(ROOT / "params.yaml").evaluate)
-    assert found == rises
-    assert said in why
+    takes_over, why = registry.judge_challenger(
+        champion, challenger, params.load_params(ROOT / "params.yaml").evaluate
+    )
+    assert takes_over == rises
+    assert reason in why
 
 
 def test_another_test_set_is_not_comparable(tmp_path: Path) -> None:
@@ -291,6 +296,6 @@ def test_what_cannot_be_registered_is_named_and_what_was_not_measured_is_no_cham
     os.rename("embeddings/baseline", "embeddings/final")
     for name in SETS:
         os.rename(f"embeddings/final/{name}", f"embeddings/gone/{name}")
-    made = registry.register(Path("models/final"), "bank", evaluate)
-    assert (made.is_champion, made.why) == (False, "models/final was not measured on test and valid")
-    assert aliases() == {"challenger": made.version}
+    refit = registry.register(Path("models/final"), "bank", evaluate)
+    assert (refit.is_champion, refit.why) == (False, "models/final was not measured on test and valid")
+    assert aliases() == {"challenger": refit.version}

@@ -33,17 +33,17 @@ def test_a_run_holds_params_curves_inputs_and_output(project: Path, monkeypatch:
         write_json(Path("models/baseline/training.json"), {})
         manifest.write_manifest(Path("models/baseline"), {}, {})
         run.finish_output(Path("models/baseline"))
-    (found,) = all_runs(project)
-    assert found.info.run_id == run.id
-    assert (found.info.run_name, found.info.status) == ("baseline", "FINISHED")
-    assert found.data.params["baseline.fit.lr"] == "0.001"
-    assert found.data.params["baseline.policy.text"] == "['shuffle_list']"
-    assert set(found.data.params["long"]) == {"猫"}
-    assert found.data.tags["tuwen.kind"] == "training"
-    assert found.data.tags["tuwen.dvc_stage"] == "baseline"
-    assert found.data.tags["tuwen.input.captions"] == manifest.hash_file(Path("captions.txt"))
-    assert found.data.tags[runs.OUTPUT_TAG] == manifest.digest(Path("models/baseline"))
-    assert curve(project, found.info.run_id, "loss") == [(1, 5.5), (2, 4.5)]
+    (logged,) = all_runs(project)
+    assert logged.info.run_id == run.id
+    assert (logged.info.run_name, logged.info.status) == ("baseline", "FINISHED")
+    assert logged.data.params["baseline.fit.lr"] == "0.001"
+    assert logged.data.params["baseline.policy.text"] == "['shuffle_list']"
+    assert set(logged.data.params["long"]) == {"猫"}
+    assert logged.data.tags["tuwen.kind"] == "training"
+    assert logged.data.tags["tuwen.dvc_stage"] == "baseline"
+    assert logged.data.tags["tuwen.input.captions"] == manifest.hash_file(Path("captions.txt"))
+    assert logged.data.tags[runs.OUTPUT_TAG] == manifest.digest(Path("models/baseline"))
+    assert curve(project, logged.info.run_id, "loss") == [(1, 5.5), (2, 4.5)]
 
 
 CPU = "system/cpu_utilization_percentage"
@@ -57,7 +57,7 @@ def test_a_run_logs_the_load_of_the_machine_and_never_waits_for_it(
     with contextlib.suppress(KeyboardInterrupt), runs.track_run("baseline", "training", {}, {}, KEPT) as run:
         while not curve(project, str(run.id), CPU):  # live, not at the end alone
             assert time.monotonic() < deadline
-            time.sleep(0.05)  # MLflow's thread tells nobody what it has logged
+            time.sleep(0.05)  # MLflow's thread does not report what it has logged
         raise KeyboardInterrupt
     assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
     assert all_runs(project)[0].data.metrics["system/system_memory_usage_megabytes"] > 0
@@ -65,7 +65,7 @@ def test_a_run_logs_the_load_of_the_machine_and_never_waits_for_it(
     with runs.track_run("baseline", "training", {}, {}, KEPT):
         while len(points := curve(project, str(run.id), CPU)) <= first:
             assert time.monotonic() < deadline
-            time.sleep(0.05)  # MLflow's thread tells nobody what it has logged
+            time.sleep(0.05)  # MLflow's thread does not report what it has logged
     assert [step for step, _ in points] == list(range(len(points)))  # a resumed run goes on counting
 
 
@@ -86,7 +86,7 @@ def test_a_run_shorter_than_the_interval_has_one_sample_and_a_longer_one_no_more
     with runs.track_run("longer", "evaluation", {}, {}, KEPT) as longer:
         while not curve(project, str(longer.id), CPU):
             assert time.monotonic() < began + 30
-            time.sleep(0.05)  # MLflow's thread tells nobody what it has logged
+            time.sleep(0.05)  # MLflow's thread does not report what it has logged
     assert len(curve(project, str(longer.id), CPU)) <= time.monotonic() - began  # one a second
 
 
@@ -120,13 +120,13 @@ def test_no_secret_reaches_the_store(project: Path, monkeypatch: pytest.MonkeyPa
     with runs.track_run("baseline", "training", params, {}, KEPT) as run:
         run.log_metrics({"loss": 1.0}, 1)
     lineage.sync()
-    shown = {name: found.data.params for found in all_runs(project) if (name := found.info.run_name)}
+    shown = {name: logged.data.params for logged in all_runs(project) if (name := logged.info.run_name)}
     assert shown["finetuned"]["source.root"] == "https://***@example.org/pairs"
     assert shown["finetuned"]["source.mail"] == "a@example.org"
-    assert [found.data.params for found in all_runs(project) if found.info.run_id == run.id] == [
+    assert [logged.data.params for logged in all_runs(project) if logged.info.run_id == run.id] == [
         {"source.root": "s3://***@example.org/pairs"}
     ]
-    folders = [Path("runs"), *(artifacts(found.info.run_id) for found in all_runs(project))]
+    folders = [Path("runs"), *(artifacts(logged.info.run_id) for logged in all_runs(project))]
     kept = [project, *(path for folder in folders for path in folder.rglob("*") if path.is_file())]
     assert {"metrics.json", "lineage.json"} <= {path.name for path in kept}
     words = (b"geheim", b"geh@eim", b"eim-3")
@@ -136,8 +136,8 @@ def test_no_secret_reaches_the_store(project: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_message_is_cut_after_its_password_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUWEN_TRACKING_URI", "postgresql://user:ge@heim@db.example.org/mlflow")
-    said = runs.explain(OSError("x" * 180 + " https://user:geheim-geheim-geheim@example.org refused"))
-    assert "heim" not in said
+    message = runs.explain(OSError("x" * 180 + " https://user:geheim-geheim-geheim@example.org refused"))
+    assert "heim" not in message
 
 
 def test_more_params_than_one_request_takes(project: Path) -> None:
@@ -190,10 +190,10 @@ def test_a_resumed_training_goes_on_with_its_run(project: Path) -> None:
         raise KeyboardInterrupt
     with runs.track_run("baseline", "training", {"lr": 1}, {}, KEPT) as second:
         second.log_metrics({"loss": 4.0}, 2)
-    (found,) = all_runs(project)
-    assert found.info.run_id == first.id == second.id
-    assert found.info.status == "FINISHED"
-    assert curve(project, found.info.run_id, "loss") == [(1, 5.0), (2, 4.0)]
+    (logged,) = all_runs(project)
+    assert logged.info.run_id == first.id == second.id
+    assert logged.info.status == "FINISHED"
+    assert curve(project, logged.info.run_id, "loss") == [(1, 5.0), (2, 4.0)]
 
 
 def test_a_run_that_the_store_lost_is_made_anew(project: Path) -> None:
@@ -202,20 +202,20 @@ def test_a_run_that_the_store_lost_is_made_anew(project: Path) -> None:
         KEPT.write_text(kept)
         with runs.track_run("baseline", "training", {}, {}, KEPT) as run:
             pass
-        assert run.id in {found.info.run_id for found in all_runs(project)}
+        assert run.id in {logged.info.run_id for logged in all_runs(project)}
     assert len(all_runs(project)) == 2
 
 
-def test_a_run_that_its_user_deleted_is_not_gone_on_with(project: Path) -> None:
+def test_a_run_that_its_user_deleted_is_not_resumed(project: Path) -> None:
     with contextlib.suppress(KeyboardInterrupt), runs.track_run("baseline", "training", {}, {}, KEPT) as deleted:
         raise KeyboardInterrupt
     MlflowClient(f"sqlite:///{project}").delete_run(str(deleted.id))
     with runs.track_run("baseline", "training", {}, {}, KEPT) as run:
         pass
-    assert [found.info.run_id for found in all_runs(project)] == [run.id]
+    assert [logged.info.run_id for logged in all_runs(project)] == [run.id]
 
 
-def test_what_ended_well_is_not_gone_on_with(project: Path) -> None:
+def test_work_that_succeeded_is_not_resumed(project: Path) -> None:
     for _ in range(2):
         with runs.track_run("baseline", "training", {}, {}, KEPT) as run:
             assert KEPT.read_text() == run.id
