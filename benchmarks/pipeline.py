@@ -1,4 +1,4 @@
-"""Force the whole pipeline once more: seconds per stage, peak memory, are the outs the same?
+"""Run all stages anew: seconds per stage, peak memory, and whether the outs are the same.
 
     .venv/bin/python benchmarks/pipeline.py
 
@@ -23,7 +23,7 @@ LOCK = Path("dvc.lock")
 
 
 def main() -> None:
-    """Run, watch, print."""
+    """Run the pipeline twice and print what was measured."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     if not LOCK.is_file():
         sys.exit(f"{LOCK} is missing; `make run` comes first")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def repro(*options: str) -> dict[str, float]:
-    """`dvc repro` -> seconds per stage, from its own lines; what is before the first stage counts as `dvc`."""
+    """Run `dvc repro`; return seconds per stage, from its own lines. What precedes the first counts as `dvc`."""
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
     command = [str(BIN / "dvc"), "repro", *options]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -78,7 +78,7 @@ def watch(peak: list[int], done: threading.Event) -> None:
 
 
 def outs() -> dict[str, str]:
-    """Path -> hash of every out in dvc.lock."""
+    """Return path -> hash of every out in dvc.lock."""
     stages = YAML(typ="safe").load(LOCK)["stages"]
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
 

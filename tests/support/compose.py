@@ -159,9 +159,8 @@ def start_services(folder: Path) -> Iterator[Services]:
             check = service["healthcheck"]["test"][1:]
             if check[0] == "nc":  # as busybox has it
                 check = ["python", "-c", f"import socket; socket.create_connection(('127.0.0.1', {check[-1]}))"]
-            services.start(
-                name, [services.localise(word) for word in command], [services.localise(word) for word in check]
-            )
+            command, check = ([services.localise(word) for word in words] for words in (command, check))
+            services.start(name, command, check)
         dockerfile = (ROOT / "docker/Dockerfile").read_text()
         health, command = (
             json.loads(words) for words in re.findall(r"^ *CMD (\[.*\])$", dockerfile, re.MULTILINE)

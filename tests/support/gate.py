@@ -58,7 +58,7 @@ IGNORED = """\
 
 
 def run(folder: Path, *command: str) -> str:
-    """Run a command in the repository; its stdout. Raises where it fails."""
+    """Run a command in the repository and return its stdout; fail where it does."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -67,7 +67,7 @@ def run(folder: Path, *command: str) -> str:
 
 
 def build(folder: Path, noise: float) -> Path:
-    """A repository with one commit, `base`, in which all is up to date."""
+    """Make a repository with one commit, tagged `base`, in which all is up to date."""
     (folder / ".dvc").mkdir(parents=True)
     (folder / ".dvc/.gitignore").write_text("/config.local\n/cache\n/tmp\n")
     shutil.copy(ROOT / ".dvc/config", folder / ".dvc")  # its outs are links into the cache
@@ -94,7 +94,7 @@ def commit(folder: Path, message: str) -> None:
 
 
 def ran(folder: Path) -> list[str]:
-    """The stages that ran since the last call."""
+    """Return the stages that ran since the last call."""
     path = folder / "ran.txt"
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
@@ -102,7 +102,7 @@ def ran(folder: Path) -> list[str]:
 
 
 def main() -> None:
-    """One stage, in the current directory."""
+    """Run one stage in the current directory."""
     root, stage = Path(), sys.argv[1]
     with open("ran.txt", "a") as file:
         file.write(f"{stage}\n")

@@ -17,7 +17,7 @@ RUN_SECONDS = 600
 
 
 def make(folder: Path) -> Path:
-    """A copy of the working tree in `folder`, committed, in which no stage has run."""
+    """Make a committed copy of the working tree in `folder`, in which no stage has run."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):
@@ -32,14 +32,14 @@ def make(folder: Path) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What a command in such a folder needs: this Python, and an MLflow store of its own."""
+    """Return the variables of a command in such a folder: this Python, and an MLflow store of its own."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     ours = {"PATH": path, "TUWEN_TRACKING_URI": "sqlite:///mlflow.db", "TERM": "dumb"}
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ours | more
 
 
 def run(folder: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run a command there to its good end; `more` is environment."""
+    """Run a command there and fail where it does; `more`: environment variables."""
     done = subprocess.run(
         command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=RUN_SECONDS
     )
@@ -48,14 +48,14 @@ def run(folder: Path, *command: str, **more: str) -> subprocess.CompletedProcess
 
 
 def outs(folder: Path) -> dict[str, dict[str, str]]:
-    """Stage -> path of each out -> its hash, as dvc.lock has them; empty before the first stage has run."""
+    """Return stage -> path of each out -> its hash, as in dvc.lock; empty before the first stage has run."""
     lock = folder / "dvc.lock"
     stages = YAML(typ="safe", pure=True).load(lock)["stages"] if lock.is_file() else {}
     return {name: {out["path"]: out["md5"] for out in stage.get("outs", [])} for name, stage in stages.items()}
 
 
 def mlflow_runs(folder: Path) -> list[list[Any]]:
-    """Name, status, metrics, params and tags of every run in its store, sorted by name."""
+    """Return name, status, metrics, params and tags of every run in its store, sorted by name."""
     query = (
         "import json, mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db'); "
         "runs = mlflow.search_runs(experiment_names=['tuwen'], output_format='list'); "

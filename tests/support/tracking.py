@@ -1,4 +1,4 @@
-"""A working folder with models and evaluations as the stages leave them, and questions to its MLflow store."""
+"""Models and evaluations as the stages leave them, and what the MLflow store of a test holds."""
 
 import json
 import textwrap
@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from tuwen.data.formats import manifest
 from tuwen.tracking import runs
 
-KEPT = Path(".cache/kept")  # of a run, in the test's folder
+KEPT = Path(".cache/kept")  # names a run, in the test's folder
 
 
 def all_runs(store: Path) -> list[Run]:
@@ -32,7 +32,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def make_outs(params: Mapping[str, Any] | None = None) -> None:
-    """Two models and their evaluations, as the stages leave them."""
+    """Write two models and their evaluations, as the stages leave them."""
     for model, loss in (("baseline", 4.0), ("finetuned", 2.0)):
         folder = Path("models") / model
         epochs = [
@@ -76,6 +76,6 @@ def make_outs(params: Mapping[str, Any] | None = None) -> None:
 
 
 def artifacts(run_id: str) -> Path:
-    """The folder of a run in the local store."""
+    """Return the artifact folder of a run in the local store."""
     uri = MlflowClient(runs.get_address()).get_run(run_id).info.artifact_uri
     return Path(uri.removeprefix("file://"))

@@ -81,10 +81,8 @@ def compute_answers(root: Path) -> list[dict[str, Any]]:
         if row["text"]:
             vector, side = embed_captions(encoder, tokenizer, [row["text"]], 1)[0], "images"
         else:
-            vector, side = (
-                embed_images(encoder, [resize_to_square(decode_pixels(draw_image()), 16)], 1)[0],
-                "texts",
-            )
+            square = resize_to_square(decode_pixels(draw_image()), 16)
+            vector, side = embed_images(encoder, [square], 1)[0], "texts"
         cosines = np.load(root / f"embeddings/finetuned/bank/{side}.npy") @ vector
         best = np.argsort(-cosines, kind="stable")[:3]
         answers.append({"ids": [ids[side][n] for n in best], "scores": cosines[best], "embedding": vector})
@@ -250,9 +248,8 @@ def test_a_champion_is_beaten_where_the_mean_rises_and_no_set_falls(
 ) -> None:
     champion = write_measured(tmp_path / "champion", EQUAL)
     challenger = write_measured(tmp_path / "challenger", EQUAL | changed)
-    takes_over, why = registry.judge_challenger(
-        champion, challenger, params.load_params(ROOT / "params.yaml").evaluate
-    )
+    evaluate = params.load_params(ROOT / "params.yaml").evaluate
+    takes_over, why = registry.judge_challenger(champion, challenger, evaluate)
     assert takes_over == rises
     assert reason in why
 
