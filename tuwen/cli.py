@@ -174,7 +174,7 @@ def register(
 @app.command()
 def worktree(preset: Annotated[str, typer.Argument(help="A file in presets/, without .yaml.")] = "") -> None:
     """Make the folder in which a preset runs, and print it."""
-    from tuwen.core.presets import make_worktree
+    from tuwen.core.worktree import make_worktree
 
     print(make_worktree(preset))
 

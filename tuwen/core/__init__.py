@@ -1,4 +1,4 @@
 """What every room uses and what uses none of them.
 
-Read params first, then errors.py, progress.py, executor.py, signals.py, presets.py and compat.py.
+Read params first, then errors.py, progress.py, executor.py, signals.py, worktree.py and compat.py.
 """
