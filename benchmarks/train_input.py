@@ -19,12 +19,13 @@ def stored_views(data: Path, pairs_of: int, size_px: int) -> Any:
     import cv2
     import pyarrow as pa
 
-    from tuwen.core.params import load_params
+    from tuwen.core.presets import check_preset, compose_preset
     from tuwen.data.augment.views import VIEWS
     from tuwen.data.formats import pairs, shards
     from tuwen.training.dataset import StoredViews
 
-    quality = load_params(Path(__file__).parents[1] / "presets/contest.yaml").augment.jpeg_quality
+    contest = compose_preset("contest", Path(__file__).parents[1] / "presets")
+    quality = check_preset(contest).augment.jpeg_quality
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR]
     draw, encoded = np.random.default_rng(0), []
     for _ in range(64):

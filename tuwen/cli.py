@@ -34,11 +34,19 @@ def results() -> None:
 
 
 @app.command()
-def params() -> None:
+def params(
+    preset: Annotated[str | None, typer.Option(help="Print this one of presets/, and check it instead.")] = None,
+) -> None:
     """Check params.yaml whole, before DVC removes the outs of a stage that would refuse it."""
     from tuwen.core.params import load_params
+    from tuwen.core.presets import check_preset, compose_preset, format_preset
 
-    load_params()
+    if preset is None:
+        load_params()
+        return
+    composed = compose_preset(preset)
+    check_preset(composed)
+    print(format_preset(composed), end="")
 
 
 @app.command()

@@ -1,34 +1,31 @@
-"""A folder of its own for every preset, so that `params.yaml` is never overwritten."""
+"""Git worktrees in which presets run, so that the user's `params.yaml` is never overwritten."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from tuwen.core.errors import UserError
+from tuwen.core.presets import compose_preset, format_preset
 
-FOLDER = Path(".worktrees")
+WORKTREES = Path(".worktrees")
 INPUTS = "inputs"  # where presets expect a user's own data, ignored by git
 
 
 def make_worktree(preset: str) -> Path:
-    """The folder to run `preset` in: here for "" and "sample", else a git worktree under .worktrees/.
+    """Return the folder to run `preset` in: this one for "" and "sample", else a git worktree under .worktrees/.
 
-    It is made, or brought to the commit that is checked out here; it shares DVC's cache, its params.yaml is
-    presets/<preset>.yaml, its inputs/ leads to ours, and its dvc.lock stays its own. Nothing else in it is kept:
-    work here, not there.
-    Raises UserError when the preset or git's first commit is missing.
+    The worktree is created, or brought to the commit that is checked out here. It shares DVC's cache; its
+    params.yaml is the whole that presets/<preset>.yaml composes to; its inputs/ is a link to ours; its dvc.lock
+    stays its own. Nothing else in it is kept: work here, not there.
+    Raises UserError when the preset is missing or does not compose, and before git's first commit.
     """
     if preset in ("", "sample"):
         return Path(".")
-    source = Path("presets") / f"{preset}.yaml"
-    if not source.is_file():
-        there = ", ".join(sorted(path.stem for path in source.parent.glob("*.yaml"))) or "none"
-        raise UserError(f"{source}: no such preset; presets/ has {there}")
-    commit, folder = _git("rev-parse", "--verify", "HEAD"), FOLDER / preset
+    composed = compose_preset(preset)
+    commit, folder = _git("rev-parse", "--verify", "HEAD"), WORKTREES / preset
     if (folder / ".git").exists():
-        _move(folder, commit)
+        _check_out(folder, commit)
     else:
         _git("worktree", "add", "--quiet", "--force", "--detach", str(folder), commit)
     local = folder / ".dvc" / "config.local"
@@ -37,19 +34,20 @@ def make_worktree(preset: str) -> Path:
         local.write_text(f"[cache]\n    dir = {Path('.dvc/cache').absolute()}\n")
     if not os.path.lexists(folder / INPUTS):
         (folder / INPUTS).symlink_to(Path(INPUTS).absolute())
-    shutil.copyfile(source, folder / "params.yaml")
-    print(f"{folder}: {source} on commit {commit[:12]}; uncommitted code is not used", file=sys.stderr)
+    (folder / "params.yaml").write_text(format_preset(composed), encoding="utf-8")
+    print(f"{folder}: {composed.path} on commit {commit[:12]}; uncommitted code is not used", file=sys.stderr)
     return folder
 
 
-def _move(folder: Path, commit: str) -> None:
+def _check_out(folder: Path, commit: str) -> None:
+    """Bring an existing worktree to `commit`; it keeps its dvc.lock."""
     if _git("-C", str(folder), "rev-parse", "HEAD") == commit:
         return
     lock = folder / "dvc.lock"
-    kept = lock.read_bytes() if lock.exists() else None
+    lock_bytes = lock.read_bytes() if lock.exists() else None
     _git("-C", str(folder), "checkout", "--quiet", "--force", "--detach", commit)
-    if kept is not None:
-        lock.write_bytes(kept)  # the record of what ran here; the commit's own is the sample's
+    if lock_bytes is not None:
+        lock.write_bytes(lock_bytes)  # the record of what ran here; the commit's own is the sample's
 
 
 def _git(*arguments: str) -> str:

@@ -132,23 +132,32 @@ KINDS_STAND_BELOW = (("source",), ("corpus", "*"), ("augment", "paraphrase"), ("
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read and check `path`. Raises UserError that names the key, the value and what it must be."""
+    """Read and check `path`, a whole file. Raises UserError that names the key, the value and what it must be."""
+    return check_params(read_settings(path), str(path))
+
+
+def read_settings(path: Path) -> Any:
+    """Return what the YAML file `path` holds. Raises UserError where it is missing or not valid YAML."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
-        values: Any = YAML(typ="safe", pure=True).load(path)  # YAML 1.2, as DVC reads it: 1e-5 is a number
+        return YAML(typ="safe", pure=True).load(path)  # YAML 1.2, as DVC reads it: 1e-5 is a number
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the repository's root") from None
     except YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
+
+
+def check_params(values: Any, file: str) -> Params:
+    """Return `values` as strict models. Raises UserError with a line for each mistake, each after `file`."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(path, e) for e in error.errors())) from None
+        raise UserError("\n".join(_explain(file, e) for e in error.errors())) from None
 
 
-def _explain(path: Path, error: Any) -> str:
+def _explain(path: str, error: Any) -> str:
     loc = list(error["loc"])
     for above in KINDS_STAND_BELOW:  # pydantic names the chosen kind as a step of the place
         if len(loc) > len(above) and all(part in ("*", loc[step]) for step, part in enumerate(above)):
@@ -163,5 +172,5 @@ def _explain(path: Path, error: Any) -> str:
     if error["type"] == "value_error":
         return f"{path}: {place}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"[:500]
     if error["type"] == "missing":
-        return f"{path}: {place} is missing; add it (presets/ show whole files)"
+        return f"{path}: {place} is missing; add it (presets/sample.yaml is a whole file)"
     return f"{path}: {place}: {error['msg'].lower()}, got {error['input']!r}"
