@@ -105,11 +105,11 @@ def from_shards(scale: Scale, tiny_run: bool) -> None:
         run(iter([next(made)]))  # workers start
         pace = Pace()
         began = time.perf_counter()
-        run(pace.timed(made))
+        run(pace.time_batches(made))
         finish()
         rate = scale.batch_size * scale.steps * scale.rounds / (time.perf_counter() - began)
     peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else peak_of_process()
-    wait = pace.figures(1)["data_wait_share"]
+    wait = pace.compute_speeds(1)["data_wait_share"]
     show([Row(f"tuwen from shards, {count_loading_workers()} workers", rate, rate / at_full, peak, wait)])
     if scale.config == large().config:
         print(f"the paper's fine-tuning, {PAPER_PAIRS:,} pairs, input included: {PAPER_PAIRS / rate / 60:.0f} min")

@@ -48,7 +48,7 @@ def test_an_address_that_is_none_is_named(monkeypatch, asked: str) -> None:
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch) -> None:
-    monkeypatch.setattr(executor, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(executor, "SCHEDULER_SECONDS", 1)
     monkeypatch.setenv("TUWEN_EXECUTOR", "tcp://127.0.0.1:1")  # nobody may listen there
     with (
         pytest.raises(UserError, match=r"no dask scheduler answers at tcp://127.0.0.1:1; start"),
@@ -58,7 +58,7 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch) -> None:
 
 
 def test_a_scheduler_without_workers_is_named(monkeypatch) -> None:
-    monkeypatch.setattr(executor, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(executor, "SCHEDULER_SECONDS", 1)
     with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as idle:
         monkeypatch.setenv("TUWEN_EXECUTOR", idle.scheduler_address)
         with pytest.raises(UserError, match=r"has no worker; start `dask worker tcp://"), executor.make_executor():
