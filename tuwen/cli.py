@@ -35,7 +35,7 @@ def results() -> None:
 
 @app.command()
 def params(
-    preset: Annotated[str | None, typer.Option(help="Print this one of presets/, and check it instead.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Check and print this preset, composed, instead.")] = None,
 ) -> None:
     """Check params.yaml whole, before DVC removes the outs of a stage that would refuse it."""
     from tuwen.core.params import load_params
