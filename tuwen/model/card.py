@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FIGURES = {"valid_t2i_hit_at_5": "text → image", "valid_i2t_hit_at_5": "image → text"}
+HITS = {"valid_t2i_hit_at_5": "text → image", "valid_i2t_hit_at_5": "image → text"}
 USE = """\
 ```python
-from pathlib import Path
-from tuwen.embed import embed_captions
-from tuwen.model import load
-from tuwen.text import load_tokenizer
+import tuwen
 
-model = load(folder := Path("."))
-vectors = embed_captions(model, load_tokenizer(folder / "vocab.txt"), ["一只大熊猫坐在竹林里吃竹子"], batch_size=1)
+retriever = tuwen.load(".")  # the folder of this card
+texts = retriever.encode_texts(["一只大熊猫坐在竹林里吃竹子", "一只橘猫趴在窗台上"])  # [2, dimensions]
+images = retriever.encode_images(["panda.jpg", "cat.jpg"])  # paths, bytes or PIL images
+rows, cosines = tuwen.top_k(texts, images, k=2)  # of each text: the images' numbers, best first
 ```
 """
 
@@ -27,7 +26,7 @@ def write_card(folder: Path, config: Mapping[str, Any], origin: str, training: M
     records = [dict(record) for record in training["epochs"]]
     if "valid" in training:
         records.insert(0, {"epoch": 0, **training["valid"]})
-    records = [record for record in records if FIGURES.keys() <= record.keys()]
+    records = [record for record in records if HITS.keys() <= record.keys()]
     lines = [
         *("---", "language: zh", "pipeline_tag: zero-shot-image-classification", "tags: [clip, retrieval]", "---"),
         *("", "# Chinese image–text retrieval model", ""),
@@ -59,8 +58,8 @@ def _parts(config: Mapping[str, Any], origin: str, training: Mapping[str, Any]) 
 def _table(records: list[dict[str, Any]]) -> list[str]:
     if not records:
         return ["It was not measured on valid, which it may have seen."]
-    head = " | ".join(f"{name} hit@5" for name in FIGURES.values())
-    rows = [f"| {r['epoch']} | {' | '.join(f'{r[key]:.4f}' for key in FIGURES)} |" for r in records]
+    head = " | ".join(f"{name} hit@5" for name in HITS.values())
+    rows = [f"| {r['epoch']} | {' | '.join(f'{r[key]:.4f}' for key in HITS)} |" for r in records]
     return [
         "Recall on valid, each query over the whole gallery:",
         "",
