@@ -1,10 +1,13 @@
-"""The README.md of a model folder: what the model is made of, where it comes from, and its recall on valid."""
+"""The README.md of a model folder: what the model is, where it comes from, how to use it, its recall on valid."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-HITS = {"valid_t2i_hit_at_5": "text → image", "valid_i2t_hit_at_5": "image → text"}
+HITS = {  # metrics of training.json -> titles
+    "valid_t2i_hit_at_5": "text → image",
+    "valid_i2t_hit_at_5": "image → text",
+}
 USE = """\
 ```python
 import tuwen
@@ -20,8 +23,8 @@ rows, cosines = tuwen.top_k(texts, images, k=2)  # of each text: the images' num
 def write_card(folder: Path, config: Mapping[str, Any], origin: str, training: Mapping[str, Any]) -> None:
     """Write `folder/README.md`; equal arguments give equal bytes.
 
-    origin: where the first weights came from, in words. training: what training.json holds; `valid`, figures of a
-    model that was not trained, or those of its `epochs`, all of which are shown.
+    origin: where the first weights came from, in words. training: the content of training.json; its `valid`, the
+    metrics of a model that was not trained, is shown as epoch 0, and each of its `epochs` that was measured.
     """
     records = [dict(record) for record in training["epochs"]]
     if "valid" in training:
@@ -41,10 +44,10 @@ def write_card(folder: Path, config: Mapping[str, Any], origin: str, training: M
 
 def _parts(config: Mapping[str, Any], origin: str, training: Mapping[str, Any]) -> list[tuple[str, str]]:
     image, text = config["image"], config["text"]
-    picture = [image.get("kind", "transformer of averaged patches")]
-    picture += [f"{name} {image[name]}" for name in ("width", "layers", "patch_px") if name in image]
+    image_tower = [image.get("kind", "transformer of averaged patches")]
+    image_tower += [f"{name} {image[name]}" for name in ("width", "layers", "patch_px") if name in image]
     return [
-        ("picture tower", f"{', '.join(picture)}, for squares of {image['size_px']} px"),
+        ("picture tower", f"{', '.join(image_tower)}, for squares of {image['size_px']} px"),
         (
             "text tower",
             f"BERT, width {text['width']}, layers {text['layers']}, {text['max_tokens']} tokens at most",

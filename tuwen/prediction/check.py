@@ -1,20 +1,17 @@
 """`tuwen check`: anybody's result file against the query and gallery tables that it was made for."""
 
-import os
 from collections import Counter
 from pathlib import Path
-from typing import TypeAlias
 
 from tuwen.core.errors import UserError
 from tuwen.prediction.result_file import find_faults
 
 ID_COLUMNS = ("text_id", "image_id")
 DIRECTIONS = {("text_id", "image_id"): "t2i", ("image_id", "text_id"): "i2t"}
-AnyPath: TypeAlias = str | os.PathLike[str]
 SHOWN = 20  # faults of one kind
 
 
-def check_result_file(path: AnyPath, queries: AnyPath, gallery: AnyPath, k: int = 5) -> bool:
+def check_result_file(path: Path | str, queries: Path | str, gallery: Path | str, k: int = 5) -> bool:
     """Print every fault of the result file `path`, and the warning if there is one; whether it is sound.
 
     queries, gallery: the contest's CSVs, others with a column text_id or image_id, or our Parquet tables; which of

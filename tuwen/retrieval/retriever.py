@@ -4,7 +4,6 @@ It needs torch, numpy, pillow, transformers and safetensors alone.
 Shapes: T texts, I images, D dimensions, Q queries, G gallery items.
 """
 
-import os
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +19,7 @@ from tuwen.model.dual_encoder import DualEncoder, choose_device, load_model
 from tuwen.retrieval.encode import encode_captions, join_vectors, stream_vectors
 from tuwen.retrieval.search import Vectors, top_k
 
-ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
+ImageInput: TypeAlias = str | Path | bytes | Image.Image
 ENCODE_BATCH = 64
 
 
@@ -57,7 +56,7 @@ class Retriever:
         names: what an error calls each image; by default its position, and its path where it has one.
         Raises UserError, naming the image, for one that is missing or cannot be decoded.
         """
-        if isinstance(images, str | os.PathLike | bytes | Image.Image):
+        if isinstance(images, str | Path | bytes | Image.Image):
             raise UserError("images: a list expected, got one image; write [image]")
         names = names or [_name_image(number, image) for number, image in enumerate(images)]
         read = partial(_read_square, size_px=self.model.config["image"]["size_px"])
@@ -81,17 +80,17 @@ class Gallery(NamedTuple):
         return [[self.ids[row] for row in rows_k] for rows_k in rows.tolist()], cosines
 
 
-def load_retriever(folder: str | os.PathLike[str]) -> Retriever:
+def load_retriever(folder: Path | str) -> Retriever:
     """Load the model in `folder`, such as models/finetuned, with its tokenizer.
 
     Raises UserError when files are missing or do not fit each other.
     """
-    model = load_model(Path(folder)).to(choose_device())
-    return Retriever(model, load_tokenizer(Path(folder) / "vocab.txt"))
+    folder = Path(folder)
+    return Retriever(load_model(folder).to(choose_device()), load_tokenizer(folder / "vocab.txt"))
 
 
 def _name_image(number: int, image: ImageInput) -> str:
-    return f"images[{number}], {os.fspath(image)}" if isinstance(image, str | os.PathLike) else f"images[{number}]"
+    return f"images[{number}], {image}" if isinstance(image, str | Path) else f"images[{number}]"
 
 
 def _read_square(named: tuple[str, ImageInput], size_px: int) -> Pixels:
@@ -100,7 +99,7 @@ def _read_square(named: tuple[str, ImageInput], size_px: int) -> Pixels:
     try:
         if isinstance(image, Image.Image):
             return resize_to_square(make_upright(image), size_px)
-        if isinstance(image, str | os.PathLike):
+        if isinstance(image, str | Path):
             image = Path(image).read_bytes()
         if isinstance(image, bytes):
             return resize_to_square(decode_pixels(image), size_px)
