@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from PIL import Image
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats.images import Pixels, decode_pixels, make_upright, resize_to_square
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.dual_encoder import DualEncoder, choose_device, load_model
-from tuwen.retrieval.encode import encode_captions, join_vectors, stream_vectors
+from tuwen.retrieval.encode import embed_captions, stream_vectors
 from tuwen.retrieval.search import Vectors, top_k
 
 ImageInput: TypeAlias = str | Path | bytes | Image.Image
@@ -45,7 +46,7 @@ class Retriever:
             if not isinstance(text, str):
                 raise UserError(f"texts[{number}]: a string expected, got {type(text).__name__}")
         with self._turn:
-            return encode_captions(self.model, self.tokenizer, list(texts), ENCODE_BATCH)
+            return embed_captions(self.model, self.tokenizer, list(texts), ENCODE_BATCH)
 
     def encode_images(self, images: Sequence[ImageInput], names: Sequence[str] | None = None) -> Vectors:
         """Return a unit vector per image, [I, D] float32.
@@ -59,10 +60,11 @@ class Retriever:
         if isinstance(images, str | Path | bytes | Image.Image):
             raise UserError("images: a list expected, got one image; write [image]")
         names = names or [_name_image(number, image) for number, image in enumerate(images)]
+        named = list(zip(names, images, strict=True))
         read = partial(_read_square, size_px=self.model.config["image"]["size_px"])
+        none = np.empty((0, self.model.config["dim"]), np.float32)
         with self._turn:
-            named = list(zip(names, images, strict=True))
-            return join_vectors(self.model, stream_vectors(self.model, named, read, ENCODE_BATCH))
+            return np.concatenate([none, *stream_vectors(self.model, named, read, ENCODE_BATCH)])
 
 
 class Gallery(NamedTuple):
