@@ -23,6 +23,8 @@ from tuwen.retrieval.search import Vectors, top_k
 ImageInput: TypeAlias = str | Path | bytes | Image.Image
 ENCODE_BATCH = 64
 
+_LOADING = threading.Lock()  # two items may be one PIL image, whose pixels and EXIF are read when first needed
+
 
 class Retriever:
     """A dual encoder with its tokenizer, on the GPU where there is one.
@@ -100,7 +102,9 @@ def _read_square(named: tuple[str, ImageInput], size_px: int) -> Pixels:
     name, image = named
     try:
         if isinstance(image, Image.Image):
-            return resize_to_square(make_upright(image), size_px)
+            with _LOADING:
+                upright = make_upright(image)
+            return resize_to_square(upright, size_px)
         if isinstance(image, str | Path):
             image = Path(image).read_bytes()
         if isinstance(image, bytes):

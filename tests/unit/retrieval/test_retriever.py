@@ -70,6 +70,15 @@ def test_more_than_a_batch_keeps_its_order_and_nothing_is_no_row(retriever: Retr
         assert empty.shape == (0, CONFIG["dim"])
 
 
+def test_one_pil_image_may_stand_in_many_rows(retriever: Retriever, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[broken.ORIENTATION] = 6
+    (tmp_path / "a.jpg").write_bytes(encode(landscape(640, 480), "JPEG", exif=exif))
+    with Image.open(tmp_path / "a.jpg") as opened:
+        vectors = retriever.encode_images([opened] * 100)
+    np.testing.assert_allclose(vectors, retriever.encode_images([tmp_path / "a.jpg"]).repeat(100, 0), atol=1e-6)
+
+
 def test_threads_share_one_retriever(retriever: Retriever) -> None:
     due = retriever.encode_texts(CAPTIONS)
     with ThreadPoolExecutor(4) as threads:
