@@ -18,7 +18,7 @@ from flows import guard
 from flows.repro import plan, read_graph, read_status, run_stages, select_stages
 from flows.show import show_mlflow, show_plan, show_results
 from tuwen.core.errors import UserError
-from tuwen.core.presets import make_worktree
+from tuwen.core.worktree import make_worktree
 
 CHECKOUT = Path(__file__).parents[1]
 
