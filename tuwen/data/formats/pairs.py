@@ -67,6 +67,10 @@ SHARDS = pa.schema(
 RAW_SETS = ("labelled", "t2i", "i2t")  # and corpus/<name> for every corpus source
 CLEAN_SETS = ("train", "valid", "test", "bank", "corpus", "t2i", "i2t")
 
+# Why a source could not give an image's bytes: no such file; a path that leaves the source's root; bytes that
+# cannot be taken out of their record, such as broken base64 or a cut tar member.
+FAULTS = ("missing", "outside_source", "unreadable_record")
+
 
 class Direction(NamedTuple):
     """One way to search: by a text for images, or by an image for texts."""

@@ -16,8 +16,15 @@ from typing import Any
 from tuwen.core.errors import UserError
 from tuwen.core.params import ChineseClipSource
 from tuwen.data.formats.text_files import read_json_rows
-from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
-from tuwen.data.sources.splits import SPLIT_NAMES, map_official_splits
+from tuwen.data.sources.records import (
+    SPLIT_NAMES,
+    ImageRecord,
+    PairRecord,
+    Record,
+    SourceSets,
+    TextRecord,
+    map_official_splits,
+)
 
 PICTURES, TEXTS = "_imgs.tsv", "_texts.jsonl"
 KEYS = ("text_id", "text", "image_ids")

@@ -19,7 +19,7 @@ from tuwen.core.progress import follow
 from tuwen.data import sources
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.shards import ShardWriter
-from tuwen.data.sources.records import FAULTS, ImageRecord, PairRecord, Record, TextRecord
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, TextRecord
 
 GROUP_ROWS = 1 << 16  # rows of a Parquet row group ...
 GROUP_CHARS = 1 << 26  # ... and its most characters, so that long captions cannot fill the memory
@@ -82,7 +82,7 @@ def _image_row(picture: ImageRecord, shards: ShardWriter) -> tuple[Any, ...]:
     """The row of `images`; the picture's bytes go into a shard."""
     values = picture._asdict() | {"positive_id": picture.positive_id or picture.image_id}
     if picture.data is None:
-        assert picture.fault in FAULTS, picture.fault
+        assert picture.fault in pairs.FAULTS, picture.fault
     else:
         assert picture.fault is None, picture.fault
         values |= shards.add(picture.image_id, picture.data)._asdict()

@@ -16,8 +16,15 @@ from typing import Any, NamedTuple
 from tuwen.core.errors import UserError
 from tuwen.core.params import ZeroSource
 from tuwen.data.formats.text_files import make_relative, open_text, read_image_file, read_json_rows
-from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
-from tuwen.data.sources.splits import SPLIT_NAMES, map_official_splits
+from tuwen.data.sources.records import (
+    SPLIT_NAMES,
+    ImageRecord,
+    PairRecord,
+    Record,
+    SourceSets,
+    TextRecord,
+    map_official_splits,
+)
 
 LIST = re.compile(rf".+_({'|'.join(SPLIT_NAMES)})\.(json|txt)")
 PICTURE_FOLDER = re.compile(r".*images?", re.IGNORECASE)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tuwen.core.errors import UserError
 from tuwen.core.params import ContestSource, TableSource
 from tuwen.data import sources
-from tuwen.data.sources.records import FAULTS, ImageRecord, PairRecord, Record, TextRecord
+from tuwen.data.formats.pairs import FAULTS
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, TextRecord
 
 PICTURE = b"\x89PNG"
 fuzz = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
