@@ -7,12 +7,12 @@ yields its samples and checks its size and sha256.
 import hashlib
 import io
 import itertools
-import json
 import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.text_files import parse_json
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
 CAPTION_EXTENSIONS = frozenset({"txt", "json"})
@@ -125,13 +125,12 @@ def _captions(part: _Part, caption_key: str) -> list[str]:
     text = _decoded(part.data)
     if part.field == "txt":
         return [text.rstrip("\r\n")]
-    body = json.loads(text)
+    body = parse_json(text)
     captions = body.get(caption_key) or [] if isinstance(body, dict) else None
     captions = [captions] if isinstance(captions, str) else captions
     if not (isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)):
         raise ValueError("no texts")
-    # half of a surrogate pair can stand in json, but in no table
-    return [caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for caption in captions]
+    return captions
 
 
 def _decoded(data: bytes, errors: str = "strict") -> str:

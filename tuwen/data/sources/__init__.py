@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tuwen.core.params import Source
-from tuwen.data.formats.text_files import check_names
+from tuwen.data.sources.files import check_names
 from tuwen.data.sources.records import SourceSets
 
 

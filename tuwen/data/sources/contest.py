@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ContestSource
-from tuwen.data.formats.text_files import make_relative, read_csv_rows, read_image_file
+from tuwen.data.formats.text_files import read_csv_rows
+from tuwen.data.sources.files import make_relative, read_image_file
 from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
 
 LABELLED = "ImageWordData.csv"

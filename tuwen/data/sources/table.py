@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import TableSource
-from tuwen.data.formats.text_files import TextRow, read_csv_rows, read_image_file, read_json_rows
+from tuwen.data.formats.text_files import TextRow, read_csv_rows, read_json_rows
+from tuwen.data.sources.files import read_image_file
 from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Record, SourceSets, TextRecord
 
 BATCH_ROWS = 64  # of a Parquet file, which may hold the pictures' bytes

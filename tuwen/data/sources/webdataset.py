@@ -13,7 +13,8 @@ from tuwen.core.executor import make_executor
 from tuwen.core.params import WebdatasetSource
 from tuwen.data.formats import tar_stream
 from tuwen.data.formats.manifest import hash_file
-from tuwen.data.formats.text_files import check_name, make_relative, read_csv_rows
+from tuwen.data.formats.text_files import read_csv_rows
+from tuwen.data.sources.files import check_name, make_relative
 from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ZeroSource
-from tuwen.data.formats.text_files import make_relative, open_text, read_image_file, read_json_rows
+from tuwen.data.formats.text_files import open_text, read_json_rows
+from tuwen.data.sources.files import make_relative, read_image_file
 from tuwen.data.sources.records import (
     SPLIT_NAMES,
     ImageRecord,
