@@ -8,16 +8,24 @@ from pathlib import Path
 from typing import Any
 
 LIST_MARK = "、"  # joins the items of an enumeration in Chinese
-# the words before the last two mean both sides, or "about"
-SIDES = re.compile("左右|左顾右盼|左邻右舍|左思右想|左拥右抱|左膀右臂|左|右")
+# The words before the last two mean both sides, or "about".
+SIDE_WORDS = re.compile("左右|左顾右盼|左邻右舍|左思右想|左拥右抱|左膀右臂|左|右")
 CHINESE = re.compile(r"[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
-MASK = re.compile("<[^<>]*>")  # stands in a caption for what was taken out, as <人名> for a name
-PLAIN = {full: chr(full - 0xFEE0) for full in range(0xFF01, 0xFF5F)}  # full-width to half-width, control to blank
-PLAIN |= {ord("　"): " ", ord("。"): "."} | dict.fromkeys((*range(32), *range(127, 160)), " ")
+# A mask stands in a caption for what was taken out of it, as <人名> does for a name. MASK is any text in half-width
+# brackets, as translation may change the word in it; HAN_MASK counts only what is surely one: one to six Chinese
+# characters, in brackets of either width. It is RE2, for Arrow.
+MASK = re.compile("<[^<>]*>")
+HAN_MASK = r"[<＜]\p{Han}{1,6}[>＞]"
+# CONTROL is Unicode's Cc, Zl and Zp, all of them blanks to `normalise`. STRAY_CONTROL is what should not be in a
+# caption: Cc without tab and line ends, which captions of the contest hold.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+STRAY_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# Full-width characters to half-width ones, control characters to blanks.
+HALF_WIDTH = {full: chr(full - 0xFEE0) for full in range(0xFF01, 0xFF5F)}
+HALF_WIDTH |= {ord("　"): " ", ord("。"): "."} | dict.fromkeys((*range(32), *range(127, 160)), " ")
 FULL_MARKS, HALF_MARKS = "，。！？：；（）", ",.!?:;()"
 CHINESE_MARK = re.compile(rf"(?<![0-9A-Za-z])[{HALF_MARKS}]|[{HALF_MARKS}](?![ /0-9A-Za-z])")  # not in 3.5, 10:30
 OPEN_BLANK = re.compile(r"(?<=[^\x00-\x7f]) | (?=[^\x00-\x7f])")  # beside a character that is not ASCII
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # Unicode's Cc, Zl and Zp
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -34,7 +42,7 @@ def has_side_word(caption: str) -> bool:
 
 def swap_sides(caption: str) -> str:
     """The caption of the mirrored picture: 左 and 右 change places, but not in words that mean both sides."""
-    return SIDES.sub(lambda found: {"左": "右", "右": "左"}.get(found[0], found[0]), caption)
+    return SIDE_WORDS.sub(lambda found: {"左": "右", "右": "左"}.get(found[0], found[0]), caption)
 
 
 def measure_chinese_share(caption: str) -> float:
@@ -50,7 +58,7 @@ def match_caption_form(paraphrase: str, like: str) -> str:
     and a full stop at the end go where `like` has none. Where all masks of `like` are one and the same, any mask
     becomes that one, as translation changes the word in it.
     """
-    said = " ".join(paraphrase.translate(PLAIN).split())
+    said = " ".join(paraphrase.translate(HALF_WIDTH).split())
     if like == like.lower():
         said = said.lower()
     if len(masks := set(MASK.findall(like))) == 1:
