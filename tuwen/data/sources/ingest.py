@@ -33,7 +33,7 @@ def ingest(source: Source, raw: Path) -> None:
     sets = sources.read_source(source)
     for name in pairs.RAW_SETS:
         _write(sets.get(name, iter(())), raw.parent, raw / name)
-    digest = manifest.digest(Path(source.root))  # once: it reads every picture
+    digest = manifest.hash_path(Path(source.root))  # once: it reads every picture
     for name in pairs.RAW_SETS:
         manifest.write_manifest(raw / name, {"source": digest}, source.model_dump())
 

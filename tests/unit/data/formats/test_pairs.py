@@ -66,4 +66,4 @@ def test_a_manifest_changes_with_files_inputs_and_params_and_with_nothing_else(t
     assert one != made("four", "甲", {"seed": 1})
     source.write_text("二")
     assert one != made("five", "甲", {"seed": 0})
-    assert manifest.digest(tmp_path / "one") == one
+    assert manifest.hash_path(tmp_path / "one") == one

@@ -89,7 +89,7 @@ def test_sets_that_the_source_lacks_are_empty_and_every_set_has_its_manifest(tmp
         folder = tmp_path / "data/raw" / name
         told = json.loads((folder / "manifest.json").read_text())
         assert told["params"] == source.model_dump()
-        assert told["inputs"] == {"source": manifest.digest(Path(source.root))}
+        assert told["inputs"] == {"source": manifest.hash_path(Path(source.root))}
         assert set(told["files"]) == set(files_of(folder)) - {"manifest.json"}
 
 
