@@ -20,7 +20,7 @@ MAX_MEMBER_BYTES = 1 << 28  # above any image or caption; a header may promise m
 STREAM_BYTES = 1 << 16  # tarfile copies what is left of this much with every header
 # what tarfile raises on bytes that are no tar: its own errors, and those of the numbers and texts in a header
 BROKEN = (tarfile.TarError, ValueError, ArithmeticError, LookupError, EOFError, OSError, RecursionError, TypeError)
-LIST_REMEDY = "get it again, or list it anew with `tuwen shards`"
+SHARD_REMEDY = "get it again, or list it anew with `tuwen shards`"
 
 
 class Sample(NamedTuple):
@@ -46,17 +46,17 @@ def read_shard(row: dict[str, Any]) -> Iterator[Sample]:
         size = files.size(path)
         file = files.open(path, "rb")
     except Exception as error:  # each kind of storage has its own
-        raise UserError(f"{address}: this shard cannot be opened: {error!r:.200}; {LIST_REMEDY}") from None
+        raise UserError(f"{address}: this shard cannot be opened: {error!r:.200}; {SHARD_REMEDY}") from None
     with file:
         if size is not None and size != row["size"]:
-            raise UserError(f"{address}: {size} bytes found, {row['size']} expected; {LIST_REMEDY}")
+            raise UserError(f"{address}: {size} bytes found, {row['size']} expected; {SHARD_REMEDY}")
         hashed = _HashedFile(file, address)
         yield from read_samples(cast(BinaryIO, hashed), row["caption_key"])
         while hashed.read(1 << 20):
             pass
     sha256 = hashed.sha256.hexdigest()
     if sha256 != row["sha256"]:
-        raise UserError(f"{address}: sha256 {sha256} found, {row['sha256']} expected; {LIST_REMEDY}")
+        raise UserError(f"{address}: sha256 {sha256} found, {row['sha256']} expected; {SHARD_REMEDY}")
 
 
 class _HashedFile:

@@ -1,8 +1,8 @@
-"""What a source yields: pictures, captions and the pairs of them, in any order, one record at a time.
+"""What a source yields: images, texts and the pairs of them, in any order, one record at a time.
 
-A source module has one function, `read(source) -> Sets`. It streams: nothing of the source is held whole but ids.
-It judges nothing: what it cannot give it names (`Picture.fault`), and only a file whose form cannot be read at all
-is a UserError that names file, line and fix.
+A source module has one public function, `read(source) -> SourceSets`. It streams: of the whole source it holds
+only ids. It judges nothing: an image that it cannot give has a fault (`ImageRecord.fault`), and only a file that
+is not of its form at all is a UserError, which names file, line and fix.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 
 class ImageRecord(NamedTuple):
-    """One picture; without `data` it could not be had, and `fault` says why (`pairs.FAULTS`)."""
+    """One image. Where its bytes could not be had, `data` is None and `fault` is the reason (`pairs.FAULTS`)."""
 
     image_id: str
     data: bytes | None  # as encoded in the source
-    file: str  # where it stood: a path relative to the source's root, with / between folders
-    row: int | None = None  # line or record in `file`, counted from 1; None where the file is the picture
+    file: str  # where the source has it: a path relative to its root, with / between folders
+    row: int | None = None  # line or record in `file`, counted from 1; None where the file is the image
     fault: str | None = None
-    positive_id: str | None = None  # the original picture; None: image_id
+    positive_id: str | None = None  # the original image; None: image_id
     group: str | None = None
     category: str | None = None
     split: str | None = None

@@ -134,9 +134,9 @@ def test_a_task_with_pairs_is_written_as_the_test_split(tmp_path: Path) -> None:
     assert next(r.image_id for r in back["labelled"] if isinstance(r, PairRecord)) == "test/6"
 
 
-def test_pictures_that_ask_have_no_place_in_chinese_clip(tmp_path: Path) -> None:
+def test_a_task_of_image_queries_has_no_form_in_chinese_clip(tmp_path: Path) -> None:
     asks = write_set(tmp_path / "data/clean/i2t", {"a": b"1"}, {"t1": STREET}, [])
-    with pytest.raises(UserError, match="i2t: pictures that ask have no place in chinese_clip; leave it out"):
+    with pytest.raises(UserError, match="i2t: chinese_clip has no form for a task whose queries are images"):
         export_sets("chinese_clip", [asks], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
