@@ -77,10 +77,10 @@ class Direction(NamedTuple):
 
     name: str  # as in the names of files, columns and metrics
     title: str  # as people read it
-    queries: str  # the table, and the array of vectors, of what asks ...
-    gallery: str  # ... and of what answers
-    query_id: str  # the id column of the one ...
-    gallery_id: str  # ... and of the other
+    queries: str  # the table, and the array of vectors, of the queries ...
+    gallery: str  # ... and of the gallery
+    query_id: str  # the id column of the queries ...
+    gallery_id: str  # ... and of the gallery
 
 
 DIRECTIONS = {

@@ -27,7 +27,7 @@ from tuwen.data.sources.records import (
 )
 
 IMAGE_SUFFIX, TEXT_SUFFIX = "_imgs.tsv", "_texts.jsonl"
-TEXT_KEYS = ("text_id", "text", "image_ids")
+TEXT_FIELDS = ("text_id", "text", "image_ids")
 MAX_LINE_BYTES = 1 << 28  # above any image: a file without line ends must not fill the memory
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
@@ -84,7 +84,7 @@ def _splits(root: Path, names: list[str]) -> dict[str, str | None]:
 def _is_task(texts: Path) -> bool:
     """Whether there are texts and none names an image."""
     row = 0
-    for row, values in read_json_rows(texts, TEXT_KEYS):
+    for row, values in read_json_rows(texts, TEXT_FIELDS):
         if _image_ids(values, f"{texts}:{row}"):
             return False
     return row > 0
@@ -96,7 +96,7 @@ def _records(root: Path, name: str, prefix: str, split: str | None) -> Iterator[
         data = _decoded(encoded)
         fault = None if data else "unreadable_record"
         yield ImageRecord(f"{prefix}{image_id}", data or None, images.name, row, fault, split=split)
-    for row, values in read_json_rows(texts, TEXT_KEYS):
+    for row, values in read_json_rows(texts, TEXT_FIELDS):
         place = f"{texts}:{row}"
         text_id = f"{prefix}{_id(values['text_id'], place)}"
         text = values["text"] if values["text"] is not None else ""

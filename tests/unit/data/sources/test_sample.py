@@ -1,4 +1,4 @@
-"""The sample source on wheels of the true layout, made here."""
+"""The sample source, read from wheels of the true layout that are made here."""
 
 import hashlib
 import io
@@ -61,7 +61,7 @@ MEMBERS: dict[str, dict[str, str | bytes]] = {
 
 @pytest.fixture
 def source(tmp_path, monkeypatch) -> SampleSource:
-    """Wheels in a cache folder of the test's own, pinned by their true hashes."""
+    """Put wheels into a cache folder of the test's own, pinned by their true hashes."""
     cache = tmp_path / "cache" / "wheels"
     cache.mkdir(parents=True)
     lines = []
@@ -79,7 +79,7 @@ def source(tmp_path, monkeypatch) -> SampleSource:
 
 
 def read(tmp_path: Path, source: SampleSource) -> dict[str, pairs.PairSet]:
-    """The raw sets as the presets make them: OpenMoji labelled, the other two a corpus."""
+    """Ingest the raw sets as the presets do: OpenMoji labelled, the other two as a corpus."""
     raw = tmp_path / "data" / "raw"
     ingest(source, raw)
     ingest_corpus(source.model_copy(update={"art": ["noto", "twemoji"]}), raw / "corpus" / "art")
