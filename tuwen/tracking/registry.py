@@ -95,7 +95,10 @@ def _version(client: Any, experiment: str, run_id: str, model: Path, gallery: Pa
     """Return the version of this very model with this very gallery; register it where there is none."""
     from tuwen.tracking import served_model
 
-    tags = {"tuwen.model_sha256": revision.digest_output(model), "tuwen.gallery_sha256": manifest.digest(gallery)}
+    tags = {
+        "tuwen.model_sha256": revision.digest_output(model),
+        "tuwen.gallery_sha256": manifest.hash_path(gallery),
+    }
     if not client.search_registered_models(f"name = '{MODEL_NAME}'"):
         description = "Chinese image-text retrieval: texts or pictures in"
         client.create_registered_model(MODEL_NAME, description=description)

@@ -42,7 +42,7 @@ def test_a_run_holds_params_curves_inputs_and_output(project: Path, monkeypatch:
     assert logged.data.tags["tuwen.kind"] == "training"
     assert logged.data.tags["tuwen.dvc_stage"] == "baseline"
     assert logged.data.tags["tuwen.input.captions"] == manifest.hash_file(Path("captions.txt"))
-    assert logged.data.tags[runs.OUTPUT_TAG] == manifest.digest(Path("models/baseline"))
+    assert logged.data.tags[runs.OUTPUT_TAG] == manifest.hash_path(Path("models/baseline"))
     assert curve(project, logged.info.run_id, "loss") == [(1, 5.5), (2, 4.5)]
 
 
