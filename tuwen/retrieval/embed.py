@@ -26,7 +26,8 @@ from tuwen.core.progress import follow
 from tuwen.data.formats import manifest, pairs, shards
 from tuwen.data.formats.images import Pixels, decode_pixels, make_pixel_tensor, resize_to_square
 from tuwen.data.formats.text import load_tokenizer, tokenize
-from tuwen.model.dual_encoder import DualEncoder, choose_device, load_model
+from tuwen.model.device import choose_device
+from tuwen.model.dual_encoder import DualEncoder, load_model
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Row = TypeVar("Row")
