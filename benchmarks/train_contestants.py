@@ -47,7 +47,7 @@ def small() -> Scale:
         "image": architectures.make_vit_config(64, 8, 192, 4),
         "text": architectures.make_bert_config(192, 2, PADDED_TOKENS),
     }
-    return Scale({"dim": 192, "vocabulary": architectures.VOCABULARY, **towers}, 128, 4, 7)
+    return Scale({"dim": 192, "vocabulary": architectures.VOCABULARY_SIZE, **towers}, 128, 4, 7)
 
 
 def tiny() -> Scale:
@@ -56,7 +56,7 @@ def tiny() -> Scale:
         "image": architectures.make_vit_config(16, 8, 64, 1),
         "text": architectures.make_bert_config(64, 1, PADDED_TOKENS),
     }
-    return Scale({"dim": 32, "vocabulary": architectures.VOCABULARY, **towers}, 8, 1, 1)
+    return Scale({"dim": 32, "vocabulary": architectures.VOCABULARY_SIZE, **towers}, 8, 1, 1)
 
 
 def large() -> Scale:

@@ -49,9 +49,11 @@ def stored_views(data: Path, pairs_of: int, size_px: int) -> Any:
 def tokenizer_in(data: Path) -> Any:
     """Over the basic characters; its vocabulary is written into the folder."""
     from tuwen.data.formats.text import build_vocabulary, load_tokenizer
-    from tuwen.training.streaming import basic_characters
+    from tuwen.training.streaming import list_basic_characters
 
-    (data / "vocab.txt").write_text("\n".join(build_vocabulary([basic_characters()])) + "\n", encoding="utf-8")
+    (data / "vocab.txt").write_text(
+        "\n".join(build_vocabulary([list_basic_characters()])) + "\n", encoding="utf-8"
+    )
     return load_tokenizer(data / "vocab.txt")
 
 

@@ -57,7 +57,7 @@ def prepared(settings: Fit) -> DualEncoder:
 def gradients(settings: Fit) -> tuple[float, Gradients]:
     """The loss, and the gradient of every parameter that is trained."""
     model = prepared(settings)
-    loss = step.backward(model, share(global_batch(1)), settings)
+    loss = step.compute_gradients(model, share(global_batch(1)), settings)
     return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -66,7 +66,7 @@ def descended(settings: Fit) -> Gradients:
     model = prepared(settings)
     descent = torch.optim.SGD(model.parameters(), lr=0.05)
     for number in range(SGD_STEPS):
-        step.backward(model, share(global_batch(number)), settings)
+        step.compute_gradients(model, share(global_batch(number)), settings)
         descent.step()
         descent.zero_grad()
     return model.state_dict()
@@ -93,10 +93,10 @@ def main() -> None:
     with distributed.join_group():
         found = results()
         told = {
-            "collected": distributed.collect(distributed.get_rank()),
-            "from_first": distributed.from_first(distributed.get_rank()),
-            "any_of": distributed.is_any([distributed.get_rank() == 1, False]),
-            "mean": distributed.average(torch.tensor(float(distributed.get_rank()))).item(),
+            "collected": distributed.gather_objects(distributed.get_rank()),
+            "from_first": distributed.broadcast_first(distributed.get_rank()),
+            "any_of": distributed.combine_flags([distributed.get_rank() == 1, False]),
+            "mean": distributed.average_over_ranks(torch.tensor(float(distributed.get_rank()))).item(),
         }
         out = Path(sys.argv[1])
         torch.save(found | told, out / f"{distributed.get_rank()}.pt")

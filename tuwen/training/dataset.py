@@ -1,7 +1,7 @@
 """What a training is fed with: views of pairs in an order that (seed, epoch) decides alone.
 
 An epoch is told first and made later: `Views.asked` says which views it shows, without decoding a picture, and a
-`Maker` makes each one in whatever process (loader.py).
+`Decoder` makes each one in whatever process (loader.py).
 """
 
 import random
@@ -24,11 +24,11 @@ from tuwen.data.formats.images import Pixels, decode_pixels, decode_reduced
 
 Place = tuple[str, int, int]  # shard, offset, size
 ROWS_AT_ONCE = 1024  # of a table, turned into Python's objects
-KEPT_BYTES = 1 << 30  # decoded pictures kept in memory; the rest is decoded each time
+IMAGE_CACHE_BYTES = 1 << 30  # decoded pictures kept in memory; the rest is decoded each time
 EPOCHS_APART = 1_000_003  # between the generators of two seeds
 
 
-class Ask(NamedTuple):
+class ViewSpec(NamedTuple):
     """A view that an epoch shows, told but not made yet."""
 
     pair_id: str
@@ -39,7 +39,7 @@ class Ask(NamedTuple):
     skipped: Counter[str] | None = None  # where it is counted should its picture prove broken
 
 
-class Maker(Protocol):
+class Decoder(Protocol):
     """Makes the pixels of views, in any process: it pickles and is small."""
 
     def __call__(self, source: Any) -> Pixels | None:
@@ -49,12 +49,12 @@ class Maker(Protocol):
 class Views(Protocol):
     """Pairs to train on, asked for epoch by epoch."""
 
-    makers: list[Maker]
+    makers: list[Decoder]
 
     def __len__(self) -> int:
         """Pairs of an epoch; where a weight makes epochs differ by one, of the shorter ones."""
 
-    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
+    def asked(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
         """At least `len` views in shuffled order; seed and epoch, counted from 1, decide all of it."""
 
 
@@ -62,7 +62,7 @@ class StoredViews:
     """The views that `augment` wrote for `splits`: each row is one view, the same in every epoch."""
 
     def __init__(self, augmented: Path, splits: Collection[str]) -> None:
-        self.makers: list[Maker] = [_Stored(augmented.parent)]
+        self.makers: list[Decoder] = [_Stored(augmented.parent)]
         table = pairs.read_table(augmented / "views.parquet", VIEWS)
         asked = pc.is_in(table["split"], value_set=pa.array(sorted(splits)))
         kept = ["pair_id", "positive_id", "caption", "shard", "offset", "size"]
@@ -71,20 +71,20 @@ class StoredViews:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
+    def asked(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
         """Every stored view once."""
         order = _shuffled(len(self), seed, epoch)
         for start in range(0, len(order), ROWS_AT_ONCE):
             for row in self._rows.take(pa.array(order[start : start + ROWS_AT_ONCE])).to_pylist():
                 place = (row["shard"], row["offset"], row["size"])
-                yield Ask(row["pair_id"], row["positive_id"], row["caption"], 0, place)
+                yield ViewSpec(row["pair_id"], row["positive_id"], row["caption"], 0, place)
 
 
 class OnlineViews:
     """Fresh views of the true pairs of some sets in each epoch; nothing is stored.
 
     paraphrases: caption -> its paraphrase. weights: source of a picture -> how often an epoch shows its pairs (1
-    where not named), see `window`.
+    where not named), see `compute_window`.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class OnlineViews:
         paraphrases: Mapping[str, str] | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.makers: list[Maker] = [_Online(pair_sets[0].parent.parent, viewer)]
+        self.makers: list[Decoder] = [_Online(pair_sets[0].parent.parent, viewer)]
         self._viewer = viewer
         read = [pairs.read_pair_set(folder) for folder in pair_sets]
         self._rows = pa.concat_tables([list_rows(one, paraphrases or {}) for one in read])
@@ -109,9 +109,9 @@ class OnlineViews:
         ]
 
     def __len__(self) -> int:
-        return sum(len(window(len(rows), weight, 1)) for rows, weight in self._parts)
+        return sum(len(compute_window(len(rows), weight, 1)) for rows, weight in self._parts)
 
-    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
+    def asked(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
         """The views of the epoch's window of every source; a pair that stands twice in it has two views."""
         rows, views = self._shown(seed, epoch)
         order = _shuffled(len(rows), seed, epoch)
@@ -120,13 +120,13 @@ class OnlineViews:
             asked = zip(self._rows.take(pa.array(rows[chosen])).to_pylist(), views[chosen].tolist(), strict=True)
             for row, view in asked:
                 caption, flipped = self._viewer.told(row, view)
-                yield Ask(row["pair_id"], find_positive(row, flipped), caption, 0, (row, view))
+                yield ViewSpec(row["pair_id"], find_positive(row, flipped), caption, 0, (row, view))
 
     def _shown(self, seed: int, epoch: int) -> tuple[pairs.RowNumbers, pairs.RowNumbers]:
         """Row and view number, counted from 1, of all that the epoch shows; in the order of the rows."""
         rows, views = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for part, weight in self._parts:
-            places = window(len(part), weight, epoch)
+            places = compute_window(len(part), weight, epoch)
             lap, place = np.divmod(np.arange(places.start, places.stop), len(part))
             around = torch.randperm(len(part), generator=_generator(seed, 0)).numpy()
             rows.append(part[around[place]])
@@ -136,17 +136,17 @@ class OnlineViews:
         return row[order], view[order]
 
 
-class Mixed:
+class MixedViews:
     """Several views as one: each pair comes from one of them by chance, in proportion to what they have left."""
 
     def __init__(self, parts: Sequence[Views]) -> None:
         self._parts = parts
-        self.makers: list[Maker] = [maker for part in parts for maker in part.makers]
+        self.makers: list[Decoder] = [maker for part in parts for maker in part.makers]
 
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
 
-    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
+    def asked(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
         """`len` views of each part, in the part's own order."""
         draw, left = random.Random(f"mixed:{seed}:{epoch}"), [len(part) for part in self._parts]
         streams = [part.asked(seed, epoch) for part in self._parts]
@@ -199,7 +199,7 @@ class _Pictures:
         found = self._kept.get(place)
         if found is None:
             found = self._decoded(place)
-            if self._bytes < KEPT_BYTES:
+            if self._bytes < IMAGE_CACHE_BYTES:
                 self._kept[place] = found
                 self._bytes += found[0].nbytes
         return found
@@ -218,7 +218,7 @@ class _Pictures:
             ) from None
 
 
-def window(rows: int, weight: float, epoch: int) -> range:
+def compute_window(rows: int, weight: float, epoch: int) -> range:
     """The places that `epoch`, counted from 1, takes on an endless walk around `rows` pairs.
 
     Place p is pair p % rows in lap p // rows. Weight 1: every pair once; 0.5: one half, and in the next epoch the

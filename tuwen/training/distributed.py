@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tuwen.core.errors import UserError
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 BUCKET_BYTES = 64 << 20  # of gradients sent at once
 PATIENCE = timedelta(hours=2)  # the others wait while the first process measures on valid
 
@@ -74,7 +74,7 @@ def is_first() -> bool:
     return get_rank() == 0
 
 
-def gather(rows_bD: Tensor) -> Tensor:
+def gather_rows(rows_bD: Tensor) -> Tensor:
     """[b, …] of each process -> [B, …] in all of them; a gradient flows back to the process that gave the row."""
     if count_ranks() == 1:
         return rows_bD
@@ -125,7 +125,7 @@ def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def average(value: Tensor) -> Tensor:
+def average_over_ranks(value: Tensor) -> Tensor:
     """The mean over the processes."""
     if count_ranks() == 1:
         return value
@@ -134,7 +134,7 @@ def average(value: Tensor) -> Tensor:
     return total / count_ranks()
 
 
-def is_any(flags: list[bool]) -> list[bool]:
+def combine_flags(flags: list[bool]) -> list[bool]:
     """Of each flag, whether any process raised it: all see a signal after the same step."""
     if count_ranks() == 1:
         return flags
@@ -143,7 +143,7 @@ def is_any(flags: list[bool]) -> list[bool]:
     return [bool(flag) for flag in raised.tolist()]
 
 
-def collect(value: T) -> list[T]:
+def gather_objects(value: Value) -> list[Value]:
     """The values of all processes, in their order."""
     values: list[Any] = [value] * count_ranks()
     if count_ranks() > 1:
@@ -151,7 +151,7 @@ def collect(value: T) -> list[T]:
     return values
 
 
-def from_first(value: T) -> T:
+def broadcast_first(value: Value) -> Value:
     """What the first process has."""
     values = [value]
     if count_ranks() > 1:

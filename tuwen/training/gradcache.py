@@ -23,19 +23,19 @@ class RandomState(NamedTuple):
     cuda: Tensor | None
 
 
-def first_pass(pieces: Sequence[Piece]) -> tuple[Tensor, list[RandomState]]:
+def compute_features(pieces: Sequence[Piece]) -> tuple[Tensor, list[RandomState]]:
     """Features [B, D] of all pieces, a leaf that will hold their gradient, and the state before each piece."""
     parts, states = [], []
     with torch.no_grad():
         for piece in pieces:
-            states.append(random_state())
+            states.append(get_random_state())
             parts.append(piece())
     return torch.cat(parts).requires_grad_(), states
 
 
-def second_pass(pieces: Sequence[Piece], gradient_BD: Tensor, states: Sequence[RandomState]) -> None:
+def propagate_gradient(pieces: Sequence[Piece], gradient_BD: Tensor, states: Sequence[RandomState]) -> None:
     """Add to the parameters what `gradient_BD`, the loss's with respect to the features, means for them."""
-    here, start = random_state(), 0
+    here, start = get_random_state(), 0
     for piece, state in zip(pieces, states, strict=True):
         set_random_state(state)
         features = piece()
@@ -44,13 +44,13 @@ def second_pass(pieces: Sequence[Piece], gradient_BD: Tensor, states: Sequence[R
     set_random_state(here)
 
 
-def random_state() -> RandomState:
+def get_random_state() -> RandomState:
     """Where the generators stand."""
     return RandomState(torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
 
 
 def set_random_state(state: RandomState) -> None:
-    """Draw again from where `random_state` was called."""
+    """Draw again from where `get_random_state` was called."""
     torch.set_rng_state(state.cpu)
     if state.cuda is not None:
         torch.cuda.set_rng_state(state.cuda)

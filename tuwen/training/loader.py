@@ -23,8 +23,8 @@ from tuwen.core.errors import UserError
 from tuwen.core.executor import count_workers as data_workers
 from tuwen.data.formats import text
 from tuwen.data.formats.images import MEAN, STD, Pixels, make_pixel_tensor
-from tuwen.training.dataset import Ask, Maker, Views
-from tuwen.training.no_duplicates import without_siblings
+from tuwen.training.dataset import Decoder, Views, ViewSpec
+from tuwen.training.no_duplicates import keep_siblings_apart
 
 TASK_ROWS = 64  # large enough that handing it over costs little, small enough that 16 workers share a batch
 AHEAD_BATCHES = 2  # made while the GPU steps, at the most; a worker always has two tasks
@@ -68,12 +68,12 @@ def load_batches(
     """
     share, steps = batch_size // ranks, len(views) // batch_size
     asked = partial(views.asked, seed, epoch)
-    rows = without_siblings(asked, batch_size, steps, tell=rank == 0) if apart else asked()
+    rows = keep_siblings_apart(asked, batch_size, steps, tell=rank == 0) if apart else asked()
     planned = (list(islice(rows, batch_size)) for _ in range(steps))
     make = _Make(views.makers, tokenizer, max_tokens)
-    waiting: deque[list[Ask]] = deque()
+    waiting: deque[list[ViewSpec]] = deque()
 
-    def tasks() -> Iterator[list[Ask]]:
+    def tasks() -> Iterator[list[ViewSpec]]:
         for batch in islice(planned, first_step, None):
             waiting.append(batch)
             for start in range(rank * share, (rank + 1) * share, TASK_ROWS):
@@ -113,12 +113,12 @@ class _Made(NamedTuple):
 class _Make(Dataset[_Made | UserError]):
     """Makes the views of a task, here or in a worker."""
 
-    def __init__(self, makers: list[Maker], tokenizer: Any, max_tokens: int) -> None:
+    def __init__(self, makers: list[Decoder], tokenizer: Any, max_tokens: int) -> None:
         self._makers, self._tokenizer, self._max_tokens = makers, tokenizer, max_tokens
         self.padding: int = tokenizer.pad_token_id
         self.tokenizer_module = type(tokenizer).__module__
 
-    def __getitem__(self, task: list[Ask]) -> _Made | UserError:
+    def __getitem__(self, task: list[ViewSpec]) -> _Made | UserError:
         try:
             found = [self.picture(ask) for ask in task]
         except UserError as error:  # DataLoader would wrap its message into a worker's traceback
@@ -128,15 +128,17 @@ class _Make(Dataset[_Made | UserError]):
         broken = [row for row, one in enumerate(found) if one is None]
         return _Made(torch.from_numpy(pixels), *self.tokens(task), broken)
 
-    def picture(self, ask: Ask) -> Pixels | None:
+    def picture(self, ask: ViewSpec) -> Pixels | None:
         return self._makers[ask.maker](ask.source)
 
-    def tokens(self, task: list[Ask]) -> tuple[Tensor, Tensor]:
+    def tokens(self, task: list[ViewSpec]) -> tuple[Tensor, Tensor]:
         ids, mask = text.tokenize(self._tokenizer, [ask.caption for ask in task], self._max_tokens)
         return ids, mask
 
 
-def _in_workers(make: _Make, tasks: Iterator[list[Ask]], count: int, share: int) -> Iterator[_Made | UserError]:
+def _in_workers(
+    make: _Make, tasks: Iterator[list[ViewSpec]], count: int, share: int
+) -> Iterator[_Made | UserError]:
     """`make` of each task, in order, by `count` processes."""
     # forked from a process without threads, which has imported what they need: they start at once in every epoch
     context = multiprocessing.get_context("forkserver")
@@ -160,9 +162,9 @@ def _begin(worker: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
 
 
-def _assembled(batch: list[Ask], first: int, parts: Sequence[_Made | UserError], make: _Make) -> Batch:
+def _assembled(batch: list[ViewSpec], first: int, parts: Sequence[_Made | UserError], make: _Make) -> Batch:
     """The rows from `first` on of a batch, made of the parts of their tasks."""
-    rows: list[Ask] = []
+    rows: list[ViewSpec] = []
     sound: list[_Made] = []
     for part in parts:
         if isinstance(part, UserError):
@@ -180,7 +182,7 @@ def _assembled(batch: list[Ask], first: int, parts: Sequence[_Made | UserError],
     caption_id = _numbers(text.normalise(ask.caption) for ask in rows)
     names = tuple(ask.pair_id for ask in rows)
     if torch.cuda.is_available():
-        pixels = normalised(torch.cat([_sent(part.pixels) for part in sound]))
+        pixels = normalise_pixels(torch.cat([_sent(part.pixels) for part in sound]))
         return Batch(pixels, _sent(ids), _sent(mask), _sent(positive_id), _sent(caption_id), names)
     pixels = make_pixel_tensor([one for part in sound for one in part.pixels.numpy()])
     return Batch(pixels, ids, mask, positive_id, caption_id, names)
@@ -191,7 +193,7 @@ def _sent(column: Tensor) -> Tensor:
     return column.pin_memory().to("cuda", non_blocking=True)  # what is pinned already is not copied
 
 
-def _mended(batch: list[Ask], start: int, part: _Made, make: _Make) -> tuple[list[Ask], _Made]:
+def _mended(batch: list[ViewSpec], start: int, part: _Made, make: _Make) -> tuple[list[ViewSpec], _Made]:
     """The task from `start` on with the sound row before it in the place of each broken one."""
     task, pictures = batch[start : start + len(part.pixels)], list(part.pixels.numpy())
     for row in part.broken:
@@ -208,7 +210,7 @@ def _mended(batch: list[Ask], start: int, part: _Made, make: _Make) -> tuple[lis
     return task, _Made(torch.from_numpy(np.stack(pictures)), *make.tokens(task), [])
 
 
-def normalised(pixels: Tensor) -> Tensor:
+def normalise_pixels(pixels: Tensor) -> Tensor:
     """uint8 [B, S, S, 3] -> what `images.to_pixels` gives, bit for bit, without a copy from the host."""
     mean, std = (torch.stack([pixels.new_full((), v, dtype=torch.float32) for v in vs]) for vs in (MEAN, STD))
     return ((pixels.float() - mean) / std).permute(0, 3, 1, 2).contiguous()

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 
-def same_id(left: Tensor, right: Tensor) -> Tensor:
+def compare_ids(left: Tensor, right: Tensor) -> Tensor:
     """[B] and [C] integer ids -> [B, C] bool, true where they are equal."""
     return left[:, None] == right[None, :]
 
 
-def contrastive_loss(
+def compute_contrastive_loss(
     image_BD: Tensor,
     text_BD: Tensor,
     scale: Tensor,

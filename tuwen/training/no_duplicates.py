@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import text
-from tuwen.training.dataset import Ask
+from tuwen.training.dataset import ViewSpec
 
-LOOK_AHEAD = 1024  # rows that wait at once where siblings are kept apart; streamed ones hold their bytes
+MAX_ROWS_WAITING = 1024  # rows that wait at once where siblings are kept apart; streamed ones hold their bytes
 
 
-def without_siblings(
-    asked: Callable[[], Iterator[Ask]], batch_size: int, steps: int, *, tell: bool = True
-) -> Iterator[Ask]:
+def keep_siblings_apart(
+    asked: Callable[[], Iterator[ViewSpec]], batch_size: int, steps: int, *, tell: bool = True
+) -> Iterator[ViewSpec]:
     """The rows of `steps` batches in none of which a positive_id or a normalised caption stands twice.
 
     A row that would meet a sibling waits for the first batch that has none; at most LOOK_AHEAD rows wait. What
@@ -21,9 +21,9 @@ def without_siblings(
     UserError where all rows of an epoch do not fill one batch.
     """
     stream, again, left_out = map(_with_names, asked()), False, 0
-    held: deque[tuple[Ask, set[str]]] = deque()
+    held: deque[tuple[ViewSpec, set[str]]] = deque()
     for step in range(steps):
-        batch: list[Ask] = []
+        batch: list[ViewSpec] = []
         inside: set[str] = set()
         waiting, held, before = held, deque(), -1
         while len(batch) < batch_size:
@@ -36,7 +36,7 @@ def without_siblings(
             elif inside.isdisjoint(row[1]):
                 batch.append(row[0])
                 inside |= row[1]
-            elif not fresh or (len(held) < LOOK_AHEAD and not again):
+            elif not fresh or (len(held) < MAX_ROWS_WAITING and not again):
                 held.append(row)
             else:
                 left_out += not again
@@ -46,7 +46,7 @@ def without_siblings(
         yield from batch
 
 
-def _with_names(ask: Ask) -> tuple[Ask, set[str]]:
+def _with_names(ask: ViewSpec) -> tuple[ViewSpec, set[str]]:
     return ask, {f"picture {ask.positive_id}", f"caption {text.normalise(ask.caption)}"}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:  # pydantic is not needed to step on tensors
     from tuwen.core.params import Fit
 
-BLOCK = re.compile(r"\.\d+\.")  # a parameter of one of a tower's numbered layers
+IN_BLOCK = re.compile(r"\.\d+\.")  # a parameter of one of a tower's numbered layers
 
 
 def make_optimizers(model: nn.Module, fit: "Fit") -> list[torch.optim.Optimizer]:
@@ -27,7 +27,7 @@ def make_optimizers(model: nn.Module, fit: "Fit") -> list[torch.optim.Optimizer]
             continue
         if parameter.ndim < 2 or ("embed" in name and "patch_embed" not in name):
             plain.append(parameter)
-        elif fit.muon_lr is not None and parameter.ndim == 2 and BLOCK.search(name):
+        elif fit.muon_lr is not None and parameter.ndim == 2 and IN_BLOCK.search(name):
             hidden.append(parameter)
         else:
             decayed.append(parameter)
@@ -42,7 +42,7 @@ def make_optimizers(model: nn.Module, fit: "Fit") -> list[torch.optim.Optimizer]
     return optimizers
 
 
-def schedule(done: int, steps: int, warmup_steps: int) -> float:
+def compute_lr_factor(done: int, steps: int, warmup_steps: int) -> float:
     """Factor of the learning rate after `done` of `steps`: linear warm-up, then a cosine to zero."""
     return min(1.0, (done + 1) / max(1, warmup_steps)) * (0.5 + 0.5 * math.cos(math.pi * done / steps))
 

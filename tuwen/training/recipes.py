@@ -17,15 +17,15 @@ from tuwen.core.params import Params
 from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
 from tuwen.model import dual_encoder
-from tuwen.model.weights.start import make_start
+from tuwen.model.weights.load import make_start
 from tuwen.training.checkpoint import remove_checkpoint
-from tuwen.training.dataset import Mixed, OnlineViews, StoredViews, Views
-from tuwen.training.runner import Job, Log, keep, run_training
+from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, Views
+from tuwen.training.runner import Job, Log, run_training, write_untrained
 from tuwen.training.selection import Choice, Measured
-from tuwen.training.streaming import StreamedViews, basic_characters
-from tuwen.training.validation import on_set
+from tuwen.training.streaming import StreamedViews, list_basic_characters
+from tuwen.training.validation import make_validator
 
-VALID_BATCH = 64  # of a model that is measured and not trained
+VALID_BATCH_SIZE = 64  # of a model that is measured and not trained
 
 
 def list_baseline_inputs(clean: Path) -> dict[str, Path]:
@@ -49,17 +49,17 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
     fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.said()
     stored, streamed = _corpus_views(clean, params) if fit else (None, [])
     encoder, vocabulary = make_start(params, lambda: _spelt(clean, bool(streamed)))
-    on_valid = on_set(clean / "valid", params.image.size_px, fit.batch_size if fit else VALID_BATCH)
+    on_valid = make_validator(clean / "valid", params.image.size_px, fit.batch_size if fit else VALID_BATCH_SIZE)
 
     def figures(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
         measured = on_valid(encoder, tokenizer)
         return measured._replace(figures=measured.figures | _skipped(streamed))
 
     if fit and stored is not None:
-        job = Job(encoder, vocabulary, Mixed([stored, *streamed]), fit, seed, origin=origin)
+        job = Job(encoder, vocabulary, MixedViews([stored, *streamed]), fit, seed, origin=origin)
         made = run_training(job, out, checkpoint, figures, log)
     else:
-        made = keep(encoder, vocabulary, origin, out, figures)
+        made = write_untrained(encoder, vocabulary, origin, out, figures)
     if made:
         manifest.write_manifest(out, list_baseline_inputs(clean), list_baseline_settings(params))
         remove_checkpoint(checkpoint)
@@ -95,7 +95,7 @@ def _spelt(clean: Path, streamed: bool) -> Iterable[str]:
     for name in ("corpus", "train"):
         yield from pairs.read_pair_set(clean / name).texts["caption"].to_pylist()
     if streamed:
-        yield basic_characters()
+        yield list_basic_characters()
 
 
 def _skipped(streamed: list[StreamedViews]) -> dict[str, float]:
@@ -121,7 +121,7 @@ def make_finetuned(
     size_px = encoder.config["image"]["size_px"]
     views = _labelled_views(clean, augmented, ["train"], params, size_px)
     vocabulary = dual_encoder.read_vocabulary(baseline)
-    on_valid, seed = on_set(clean / "valid", size_px, fit.batch_size), params.finetune.seed
+    on_valid, seed = make_validator(clean / "valid", size_px, fit.batch_size), params.finetune.seed
     job = Job(encoder, vocabulary, views, fit, seed, baseline)
     if run_training(job, out, checkpoint, on_valid, log):
         manifest.write_manifest(

@@ -15,7 +15,7 @@ from tuwen.training.loader import load_batches
 from tuwen.training.selection import Choice, Measured
 
 Log = Callable[[trainer.EpochRecord, int], None]
-Figures = Callable[[dual_encoder.DualEncoder, Any], Measured]  # of a model and its tokenizer, after an epoch
+Validator = Callable[[dual_encoder.DualEncoder, Any], Measured]  # of a model and its tokenizer, after an epoch
 
 
 class Job(NamedTuple):
@@ -36,13 +36,13 @@ class Job(NamedTuple):
     said: Mapping[str, Any] = {}
 
 
-def run_training(job: Job, out: Path, checkpoint: Path, figures: Figures, log: Log) -> bool:
+def run_training(job: Job, out: Path, checkpoint: Path, figures: Validator, log: Log) -> bool:
     """Train `job.start` and write it to `out` with training.json; whether this process wrote it, the first one."""
     if distributed.is_first():
         dual_encoder.save_model(
             job.start, out, job.vocabulary
         )  # the tokenizer is read from the file it will be used with
-    distributed.from_first(None)  # nobody reads before that
+    distributed.broadcast_first(None)  # nobody reads before that
     tokenizer = load_tokenizer(out / "vocab.txt")
     fit, steps = job.fit, len(job.views) // job.fit.batch_size
     training = trainer.train(
@@ -71,7 +71,9 @@ def run_training(job: Job, out: Path, checkpoint: Path, figures: Figures, log: L
     return True
 
 
-def keep(start: dual_encoder.DualEncoder, vocabulary: list[str], origin: str, out: Path, figures: Figures) -> bool:
+def write_untrained(
+    start: dual_encoder.DualEncoder, vocabulary: list[str], origin: str, out: Path, figures: Validator
+) -> bool:
     """Write `start` to `out` as it is, measured once as epoch 0; whether this process wrote it, the first one."""
     if not distributed.is_first():
         return False

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-Floats = npt.NDArray[np.float64]
-State = Mapping[str, Tensor]
+Shares = npt.NDArray[np.float64]
+Weights = Mapping[str, Tensor]
 
 
 class Measured(NamedTuple):
     """A model on valid: figures for people, and what each picture with its texts adds to the criterion, [G]."""
 
     figures: dict[str, float]
-    shares: Floats
+    shares: Shares
 
     @property
     def criterion(self) -> float:
@@ -35,19 +35,19 @@ class Choice(NamedTuple):
     wise_ft: float
 
 
-class Candidate(NamedTuple):
+class MeasuredState(NamedTuple):
     """A state that was measured."""
 
     choice: Choice
     measured: Measured
 
 
-def standard_error(first: Floats, second: Floats) -> float:
+def compute_standard_error(first: Shares, second: Shares) -> float:
     """Of the difference between two criteria on the same pictures: paired, a picture and its texts as one draw."""
     return math.sqrt(len(first) * float(np.var(first - second, ddof=1))) if len(first) > 1 else math.inf
 
 
-def choose(candidates: Sequence[Candidate]) -> Candidate:
+def choose_state(candidates: Sequence[MeasuredState]) -> MeasuredState:
     """The best, or of those within one standard error of it the plainest: alpha 1, the last epoch, no average."""
     best = max(candidates, key=lambda candidate: candidate.measured.criterion)
     tied = [one for one in candidates if _is_tied(one.measured, best.measured)]
@@ -56,10 +56,10 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 
 def _is_tied(one: Measured, best: Measured) -> bool:
     # a lead of one picture is one standard error exactly, whatever the last bit says
-    return best.criterion - one.criterion <= standard_error(one.shares, best.shares) * (1 + 1e-9)
+    return best.criterion - one.criterion <= compute_standard_error(one.shares, best.shares) * (1 + 1e-9)
 
 
-def mixed(tuned: State, baseline: State | None, alpha: float) -> State:
+def mix_weights(tuned: Weights, baseline: Weights | None, alpha: float) -> Weights:
     """alpha x tuned + (1 - alpha) x baseline, weight by weight (WiSE-FT, Wortsman et al. 2022)."""
     if alpha == 1 or baseline is None:
         return tuned
@@ -69,10 +69,10 @@ def mixed(tuned: State, baseline: State | None, alpha: float) -> State:
     }
 
 
-def select(
+def select_state(
     model: nn.Module,
-    states: Mapping[tuple[int, bool], Callable[[], State]],
-    baseline: State | None,
+    states: Mapping[tuple[int, bool], Callable[[], Weights]],
+    baseline: Weights | None,
     alphas: Sequence[float],
     measure: Callable[[], Measured],
 ) -> tuple[Choice, list[dict[str, Any]]]:
@@ -85,14 +85,14 @@ def select(
     for (epoch, ema), give in states.items():
         state = give()
         for alpha in sorted({1.0, *alphas}, reverse=True):
-            model.load_state_dict(mixed(state, baseline, alpha))
-            candidates.append(Candidate(Choice(epoch, ema, alpha), measure()))
-    chosen = choose(candidates).choice
-    model.load_state_dict(mixed(states[chosen.epoch, chosen.ema](), baseline, chosen.wise_ft))
-    return chosen, [record(*candidate) for candidate in candidates]
+            model.load_state_dict(mix_weights(state, baseline, alpha))
+            candidates.append(MeasuredState(Choice(epoch, ema, alpha), measure()))
+    chosen = choose_state(candidates).choice
+    model.load_state_dict(mix_weights(states[chosen.epoch, chosen.ema](), baseline, chosen.wise_ft))
+    return chosen, [make_record(*candidate) for candidate in candidates]
 
 
-def record(choice: Choice, measured: Measured) -> dict[str, Any]:
+def make_record(choice: Choice, measured: Measured) -> dict[str, Any]:
     """A measured state as training.json has it."""
     figures = measured.figures | {"criterion": measured.criterion}
     return choice._asdict() | {name: round(value, 6) for name, value in figures.items()}

@@ -18,7 +18,7 @@ from tuwen.core.progress import say
 from tuwen.model.device import choose_device, has_bf16
 from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder
 from tuwen.training import distributed, gradcache, optim
-from tuwen.training.loss import contrastive_loss, same_id
+from tuwen.training.loss import compare_ids, compute_contrastive_loss
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit
@@ -61,7 +61,7 @@ def step(
     batch: this process's share of the step's pairs. Where the loss or its gradient is not finite, the weights stay
     as they are and the loss comes back as NaN.
     """
-    loss = backward(model, batch, fit)
+    loss = compute_gradients(model, batch, fit)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), fit.max_grad_norm)
     value, length = torch.stack([loss, norm]).tolist()
     if math.isfinite(value) and math.isfinite(length):
@@ -78,7 +78,7 @@ def step(
     return float(value)
 
 
-def backward(model: DualEncoder, batch: "Batch", fit: "Fit") -> Tensor:
+def compute_gradients(model: DualEncoder, batch: "Batch", fit: "Fit") -> Tensor:
     """Give every parameter the gradient of the whole batch's mean loss, in all processes; returns that loss."""
     optim.set_modes(model, fit.freeze)
     where = choose_device()
@@ -96,7 +96,7 @@ def backward(model: DualEncoder, batch: "Batch", fit: "Fit") -> Tensor:
         else:
             loss = _backward_cached(model, pictures, captions, back, positive_bB, fit)
     distributed.average_gradients(model.parameters())
-    return distributed.average(loss.detach())
+    return distributed.average_over_ranks(loss.detach())
 
 
 def _backward_cached(
@@ -107,25 +107,25 @@ def _backward_cached(
     positive_bB: Tensor,
     fit: "Fit",
 ) -> Tensor:
-    image_bD, image_states = gradcache.first_pass(pictures)
-    text_bD, text_states = gradcache.first_pass(captions)
+    image_bD, image_states = gradcache.compute_features(pictures)
+    text_bD, text_states = gradcache.compute_features(captions)
     loss = _loss(model, image_bD, text_bD[back], positive_bB)
     torch.autograd.backward(loss)
     assert image_bD.grad is not None
     assert text_bD.grad is not None
     if fit.freeze != "image":
-        gradcache.second_pass(pictures, image_bD.grad, image_states)
+        gradcache.propagate_gradient(pictures, image_bD.grad, image_states)
     if fit.freeze != "text":
-        gradcache.second_pass(captions, text_bD.grad, text_states)
+        gradcache.propagate_gradient(captions, text_bD.grad, text_states)
     return loss
 
 
 def _loss(model: DualEncoder, image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor) -> Tensor:
     """The mean over this process's rows, each told apart from the rows of all processes."""
     if distributed.count_ranks() == 1:
-        return contrastive_loss(image_bD, text_bD, model.scale, positive_bB)
-    image_BD, text_BD = distributed.gather(image_bD), distributed.gather(text_bD)
-    return contrastive_loss(image_bD, text_bD, model.scale, positive_bB, image_BD, text_BD)
+        return compute_contrastive_loss(image_bD, text_bD, model.scale, positive_bB)
+    image_BD, text_BD = distributed.gather_rows(image_bD), distributed.gather_rows(text_bD)
+    return compute_contrastive_loss(image_bD, text_bD, model.scale, positive_bB, image_BD, text_BD)
 
 
 def _positives(ids_b2: Tensor, fit: "Fit") -> Tensor:
@@ -135,9 +135,9 @@ def _positives(ids_b2: Tensor, fit: "Fit") -> Tensor:
         own = torch.arange(
             distributed.get_rank() * rows, (distributed.get_rank() + 1) * rows, device=ids_b2.device
         )
-        return same_id(own, torch.arange(distributed.count_ranks() * rows, device=ids_b2.device))
-    all_B2 = distributed.gather(ids_b2)
-    return same_id(ids_b2[:, 0], all_B2[:, 0]) | same_id(ids_b2[:, 1], all_B2[:, 1])
+        return compare_ids(own, torch.arange(distributed.count_ranks() * rows, device=ids_b2.device))
+    all_B2 = distributed.gather_rows(ids_b2)
+    return compare_ids(ids_b2[:, 0], all_B2[:, 0]) | compare_ids(ids_b2[:, 1], all_B2[:, 1])
 
 
 def _picture_pieces(model: DualEncoder, pixels: Tensor, fit: "Fit") -> list[gradcache.Piece]:
@@ -170,7 +170,7 @@ def _caption_pieces(
         here, longest = rows.to(ids.device), int(lengths[rows[-1]])
         given.append((ids[here, :longest], mask[here, :longest]))
     if fit.chunk is None:  # looked up together: each look-up has a gradient as large as the whole table
-        words = model.words(torch.cat([ids_bL.flatten() for ids_bL, _ in given]))
+        words = model.embed_tokens(torch.cat([ids_bL.flatten() for ids_bL, _ in given]))
         split = torch.split(words, [ids_bL.numel() for ids_bL, _ in given])
         given = [(*one, word.view(*one[0].shape, -1)) for one, word in zip(given, split, strict=True)]
     return [encode(*one) for one in given], order.argsort().to(ids.device)

@@ -13,12 +13,12 @@ from tuwen.data.augment.views import Viewer, find_positive
 from tuwen.data.formats import shards, text
 from tuwen.data.formats.images import Pixels, decode_reduced, open_image
 from tuwen.data.formats.tar_stream import read_shard
-from tuwen.training.dataset import Ask, Maker, window
+from tuwen.training.dataset import Decoder, ViewSpec, compute_window
 
-BUFFER_BYTES = 256 << 20  # of encoded pictures; about 3,000 of 85 kB
+SHUFFLE_BUFFER_BYTES = 256 << 20  # of encoded pictures; about 3,000 of 85 kB
 
 
-class Candidate(NamedTuple):
+class StreamedPair(NamedTuple):
     """A pair as it stands in a shard: not decoded yet."""
 
     pair_id: str
@@ -46,26 +46,26 @@ class StreamedViews:
     def __init__(
         self, listed: list[dict[str, Any]], viewer: Viewer, limits: Validate, *, weight: float, banned: Set[str]
     ) -> None:
-        self.makers: list[Maker] = [_Streamed(viewer)]
+        self.makers: list[Decoder] = [_Streamed(viewer)]
         self._listed, self._viewer, self._limits = listed, viewer, limits
         self._weight, self._banned = weight, banned
         self._pairs: int = sum(row["pairs"] for row in listed)
         self.skipped: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(window(self._pairs, self._weight, 1))
+        return len(compute_window(self._pairs, self._weight, 1))
 
-    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
+    def asked(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
         """The views of the epoch's window on a walk around the shards; those that are skipped make it go on.
 
         Raises UserError where a shard cannot be read, is not the listed one, or all shards hold no pair.
         """
         self.skipped.clear()
-        places = window(self._pairs, self._weight, epoch)
+        places = compute_window(self._pairs, self._weight, epoch)
         walk, draw = self._walk(seed, places.start), random.Random(f"buffer:{seed}:{epoch}")
         missing, barren = len(places), 0
         while missing:
-            for found in shuffled(islice(walk, missing), draw):
+            for found in shuffle_in_buffer(islice(walk, missing), draw):
                 fit = self._fits(found.picture)
                 barren = 0 if fit else barren + 1
                 if barren > self._pairs:
@@ -74,7 +74,7 @@ class StreamedViews:
                     missing -= 1
                     yield self._ask(found)
 
-    def _walk(self, seed: int, start: int) -> Iterator[Candidate]:
+    def _walk(self, seed: int, start: int) -> Iterator[StreamedPair]:
         """The pairs from place `start` on, without end; each lap takes the shards in another order."""
         lap, passed = divmod(start, self._pairs)
         while True:
@@ -93,7 +93,7 @@ class StreamedViews:
                 raise self._hold_nothing()
             lap += 1
 
-    def _candidate(self, row: dict[str, Any], sample: shards.Sample, lap: int) -> Candidate | None:
+    def _candidate(self, row: dict[str, Any], sample: shards.Sample, lap: int) -> StreamedPair | None:
         short = [caption for caption in sample.captions if len(caption.strip()) <= self._limits.max_chars]
         captions = [caption for caption in short if text.normalise(caption)]
         reason = sample.fault
@@ -106,15 +106,15 @@ class StreamedViews:
         else:
             pair_id = f"{row['sha256']}/{sample.key}"  # not the address: equal shards give equal views anywhere
             sided = any(map(text.has_side_word, captions))
-            return Candidate(pair_id, sample.picture, captions[lap % len(captions)], sided, digest, lap)
+            return StreamedPair(pair_id, sample.picture, captions[lap % len(captions)], sided, digest, lap)
         self.skipped[reason] += 1
         return None
 
-    def _ask(self, found: Candidate) -> Ask:
+    def _ask(self, found: StreamedPair) -> ViewSpec:
         row, view = found.row(), found.lap + 1
         caption, flipped = self._viewer.told(row, view)
         source = (found.picture, row, view)
-        return Ask(found.pair_id, find_positive(row, flipped), caption, 0, source, self.skipped)
+        return ViewSpec(found.pair_id, find_positive(row, flipped), caption, 0, source, self.skipped)
 
     def _fits(self, encoded: bytes) -> bool:
         """By the header alone: the rest is read by the process that makes the view."""
@@ -155,12 +155,12 @@ class _Streamed:
         return self._viewer.view(pixels, row, view, reduced).pixels
 
 
-def shuffled(candidates: Iterable[Candidate], draw: random.Random) -> Iterator[Candidate]:
+def shuffle_in_buffer(candidates: Iterable[StreamedPair], draw: random.Random) -> Iterator[StreamedPair]:
     """The candidates in another order, drawn from a buffer of at most BUFFER_BYTES and one picture more."""
-    held: list[Candidate] = []
+    held: list[StreamedPair] = []
     size = 0
 
-    def take() -> Candidate:
+    def take() -> StreamedPair:
         index = draw.randrange(len(held))
         held[index], held[-1] = held[-1], held[index]
         return held.pop()
@@ -168,7 +168,7 @@ def shuffled(candidates: Iterable[Candidate], draw: random.Random) -> Iterator[C
     for candidate in candidates:
         held.append(candidate)
         size += len(candidate.picture)
-        while size > BUFFER_BYTES:
+        while size > SHUFFLE_BUFFER_BYTES:
             taken = take()
             size -= len(taken.picture)
             yield taken
@@ -176,7 +176,7 @@ def shuffled(candidates: Iterable[Candidate], draw: random.Random) -> Iterator[C
         yield take()
 
 
-def basic_characters() -> str:
+def list_basic_characters() -> str:
     """The 6,763 Chinese characters and 682 signs of GB 2312, and ASCII: what nearly every caption is spelt with.
 
     For a vocabulary where captions cannot be read beforehand: those of streamed shards would cost a pass over all

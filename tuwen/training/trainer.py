@@ -14,8 +14,8 @@ from tuwen.core.signals import SIGTERM_STATUS, sigterm
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, optim
-from tuwen.training.checkpoint import Checkpoint, every_seconds
-from tuwen.training.selection import Choice, Measured, State, mixed, select
+from tuwen.training.checkpoint import Checkpoint, read_interval_seconds
+from tuwen.training.selection import Choice, Measured, Weights, mix_weights, select_state
 from tuwen.training.step import prepare_model, step
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
 EpochRecord = dict[str, float]
 Measure = Callable[[DualEncoder], Measured]
 Batches = Callable[[int, int], Iterator["Batch"]]  # epoch, steps of it to leave out -> the others
-BEST, RECORDS = "best.pt", "records.pt"
-NAMED = 20  # pair ids that a message holds; the kept batch has all
+BEST_FILE, RECORDS_FILE = "best.pt", "records.pt"
+MAX_PAIRS_NAMED = 20  # pair ids that a message holds; the kept batch has all
 
 
 def train(
@@ -80,7 +80,7 @@ class Training:
         self.records: list[EpochRecord] = []
         self.best: dict[str, Any] | None = None
         self._pace = Pace()
-        self._every_seconds, self._saved_at = every_seconds(), time.monotonic()
+        self._every_seconds, self._saved_at = read_interval_seconds(), time.monotonic()
 
     @property
     def epochs(self) -> int:
@@ -97,7 +97,7 @@ class Training:
         for batch in follow(timed, label, left) if distributed.is_first() else timed:
             self._step(batch)
             due = time.monotonic() - self._saved_at >= self._every_seconds
-            stop, due = distributed.is_any([bool(stopped), due])
+            stop, due = distributed.combine_flags([bool(stopped), due])
             if stop or due or self.done % steps == 0:
                 self.save()
             if stop:
@@ -105,7 +105,7 @@ class Training:
         assert self.done == epoch * steps, f"epoch {epoch} had fewer than {steps} batches"
 
     def _step(self, batch: "Batch") -> None:
-        factor = optim.schedule(self.done, self.fit.epochs * self.steps_per_epoch, self.fit.warmup_steps)
+        factor = optim.compute_lr_factor(self.done, self.fit.epochs * self.steps_per_epoch, self.fit.warmup_steps)
         loss = step(self.model, self.optimizers, batch, factor, self.fit)
         if not math.isfinite(loss):
             raise self._not_finite(batch, loss)
@@ -118,12 +118,12 @@ class Training:
     def _not_finite(self, batch: "Batch", loss: float) -> UserError:
         name = f"not_finite-{distributed.get_rank()}.pt"
         self.checkpoint.write(name, lambda part: torch.save(batch._asdict(), part))
-        names = [name for share in distributed.collect(batch.pair_ids) for name in share]
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        names = [name for share in distributed.gather_objects(batch.pair_ids) for name in share]
+        more = f" and {len(names) - MAX_PAIRS_NAMED} more" if len(names) > MAX_PAIRS_NAMED else ""
         epoch, number = self.epochs + 1, len(self.losses) + 1
         return UserError(
             f"epoch {epoch}, step {number}: the loss is {loss}; lower lr in this stage's fit, or look at its "
-            f"pairs: {', '.join(names[:NAMED])}{more}; the batch is kept in {self.checkpoint.folder / name}"
+            f"pairs: {', '.join(names[:MAX_PAIRS_NAMED])}{more}; the batch is kept in {self.checkpoint.folder / name}"
         )
 
     def close_epoch(self, evaluate: Measure, log: Callable[[EpochRecord, int], None]) -> None:
@@ -133,12 +133,12 @@ class Training:
         record |= {"temperature": 1 / self.model.scale.item()}
         if distributed.is_first():
             record |= self._measure(evaluate, epoch)
-        record = distributed.from_first(record)
+        record = distributed.broadcast_first(record)
         self.records.append({"epoch": epoch, **{name: round(value, 6) for name, value in record.items()}})
         self.losses = []
         if not distributed.is_first():
             return
-        self.checkpoint.write(RECORDS, lambda part: torch.save(self.records, part))
+        self.checkpoint.write(RECORDS_FILE, lambda part: torch.save(self.records, part))
         speeds = self._pace.figures(self.fit.batch_size)
         say(_line(self.records[-1] | speeds, self.fit.epochs))
         log(self.records[-1] | speeds, epoch)
@@ -160,7 +160,7 @@ class Training:
             return
         kept = {"epoch": epoch, "ema": ema, "criterion": measured.criterion}
         state = self.model.state_dict()
-        on_disk = self.checkpoint.write(BEST, lambda part: torch.save({**kept, "model": state}, part))
+        on_disk = self.checkpoint.write(BEST_FILE, lambda part: torch.save({**kept, "model": state}, part))
         self.best = kept if on_disk else {**kept, "model": {name: value.clone() for name, value in state.items()}}
 
     def save(self) -> None:
@@ -189,11 +189,11 @@ class Training:
         if self.ema is not None:
             self.ema.weights = {name: value.to(choose_device()) for name, value in state["ema"].items()}
         self.done, self.lr, self.losses, self.records = (state[key] for key in ("done", "lr", "losses", "records"))
-        measured, closed = self._kept(RECORDS) or [], self.done // self.steps_per_epoch
+        measured, closed = self._kept(RECORDS_FILE) or [], self.done // self.steps_per_epoch
         if len(measured) > len(self.records) and self.done == closed * self.steps_per_epoch:
             self.records, self.losses = measured[:closed], []  # that epoch was measured before the kill
         if self.fit.select.epochs:
-            self.best = self._kept(BEST)
+            self.best = self._kept(BEST_FILE)
         if distributed.is_first():
             say(f"resumed after step {self.done} (epoch {closed}) from {self.checkpoint.folder}")
 
@@ -207,10 +207,10 @@ class Training:
             say(f"SIGTERM: step {self.done} is kept in {self.checkpoint.folder}; the same command goes on there")
         return SystemExit(SIGTERM_STATUS)
 
-    def select(self, baseline: State | None, evaluate: Measure) -> tuple[Choice, list[dict[str, Any]]]:
+    def select(self, baseline: Weights | None, evaluate: Measure) -> tuple[Choice, list[dict[str, Any]]]:
         """Give the model the state that does best on valid; returns the choice, and the figures of all states."""
         last = {name: value.clone() for name, value in self.model.state_dict().items()}
-        states: dict[tuple[int, bool], Callable[[], State]] = {(self.epochs, False): lambda: last}
+        states: dict[tuple[int, bool], Callable[[], Weights]] = {(self.epochs, False): lambda: last}
         if self.ema is not None:
             averaged = self.ema.weights
             states[self.epochs, True] = lambda: averaged
@@ -219,17 +219,17 @@ class Training:
         alphas = self.fit.select.wise_ft
         if len(states) == 1 and not alphas:
             return Choice(self.epochs, False, 1.0), []
-        return select(self.model, states, baseline, alphas, lambda: evaluate(self.model))
+        return select_state(self.model, states, baseline, alphas, lambda: evaluate(self.model))
 
-    def _best_state(self) -> State:
+    def _best_state(self) -> Weights:
         assert self.best is not None
-        state: State = self.best.get("model") or self._kept(BEST)["model"]
+        state: Weights = self.best.get("model") or self._kept(BEST_FILE)["model"]
         return state
 
-    def take(self, choice: Choice, baseline: State | None) -> None:
+    def take(self, choice: Choice, baseline: Weights | None) -> None:
         """Give the model a state of the last epoch that was chosen elsewhere."""
         state = self.ema.weights if choice.ema and self.ema is not None else self.model.state_dict()
-        self.model.load_state_dict(mixed(state, baseline, choice.wise_ft))
+        self.model.load_state_dict(mix_weights(state, baseline, choice.wise_ft))
 
 
 def _line(record: EpochRecord, epochs: int) -> str:

@@ -12,10 +12,10 @@ from tuwen.retrieval.embed import embed_captions, embed_images, read_images
 from tuwen.retrieval.metrics import compute_hits, judge_queries
 from tuwen.training.selection import Measured
 
-K = 5
+HIT_K = 5
 
 
-def on_set(folder: Path, size_px: int, batch_size: int) -> Callable[[DualEncoder, Any], Measured]:
+def make_validator(folder: Path, size_px: int, batch_size: int) -> Callable[[DualEncoder, Any], Measured]:
     """What measures a model with its tokenizer on the set in `folder`; the pictures are decoded once."""
     pair_set = pairs.read_pair_set(folder)
     pictures = read_images(folder.parent.parent, pair_set, size_px)
@@ -27,13 +27,13 @@ def on_set(folder: Path, size_px: int, batch_size: int) -> Callable[[DualEncoder
     def measure(model: DualEncoder, tokenizer: Any) -> Measured:
         images = embed_images(model, pictures, batch_size)
         texts = embed_captions(model, tokenizer, captions, batch_size)
-        i2t = judge_queries(images, texts, image_row, text_row, (K,))
-        t2i = judge_queries(texts, images, text_row, image_row, (K,))
+        i2t = judge_queries(images, texts, image_row, text_row, (HIT_K,))
+        t2i = judge_queries(texts, images, text_row, image_row, (HIT_K,))
         shares, figures = np.zeros(len(pictures)), {}
         asked = (("i2t", i2t, i2t.query), ("t2i", t2i, picture_of_text[t2i.query]))
         for direction, judged, picture in asked:
-            hit = compute_hits(judged.best_rank, (K,))[:, 0]
-            figures[f"valid_{direction}_hit_at_{K}"] = hit.mean().item()
+            hit = compute_hits(judged.best_rank, (HIT_K,))[:, 0]
+            figures[f"valid_{direction}_hit_at_{HIT_K}"] = hit.mean().item()
             np.add.at(shares, picture, hit / len(hit) / len(asked))
         return Measured(figures, shares)
 

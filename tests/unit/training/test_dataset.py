@@ -9,7 +9,7 @@ from tuwen.data.augment.stored_views import augment
 from tuwen.data.augment.views import Viewer, list_rows
 from tuwen.data.formats import pairs, text
 from tuwen.data.formats.images import decode_image
-from tuwen.training.dataset import Mixed, OnlineViews, StoredViews, window
+from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, compute_window
 from tuwen.training.loader import load_batches
 
 POLICY = settings().baseline.policy
@@ -113,10 +113,12 @@ def test_rows_of_one_picture_and_equal_captions_share_their_ids(data) -> None:
 
 def test_a_window_takes_every_place_of_the_walk_once() -> None:
     for rows, weight in ((10, 0.1), (7, 0.5), (3, 2.0), (5, 1.0), (11, 1.3), (4, 0.05)):
-        taken = [place for n in range(1, 41) for place in window(rows, weight, n)]
+        taken = [place for n in range(1, 41) for place in compute_window(rows, weight, n)]
         assert taken == list(range(round(rows * weight * 40)))
-        assert min(len(window(rows, weight, n)) for n in range(1, 41)) == len(window(rows, weight, 1))
-    assert [len(window(10, 0.1, n)) for n in range(1, 30)] == [1] * 29  # 0.1 is a tenth, not a float
+        assert min(len(compute_window(rows, weight, n)) for n in range(1, 41)) == len(
+            compute_window(rows, weight, 1)
+        )
+    assert [len(compute_window(10, 0.1, n)) for n in range(1, 30)] == [1] * 29  # 0.1 is a tenth, not a float
 
 
 def test_weights_say_how_often_each_pair_of_a_source_is_shown(data) -> None:
@@ -157,7 +159,7 @@ def test_an_uneven_weight_never_shortens_an_epoch(data) -> None:
 
 def test_a_mixture_takes_from_each_part_what_it_has(data) -> None:
     stored, online = StoredViews(data / "augmented", ["train"]), OnlineViews([data / "clean/corpus"], viewer())
-    mixed = Mixed([stored, online])
+    mixed = MixedViews([stored, online])
     assert len(mixed) == 14 + 17
     seen = names(mixed, 1)
     assert [name for name in seen if "/" in name] == names(online, 1)

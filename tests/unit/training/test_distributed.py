@@ -80,9 +80,9 @@ def test_both_processes_see_the_same_losses_and_agree(both: list[dict], alone: d
 def test_alone_a_process_is_a_group_of_one() -> None:
     with distributed.join_group():
         assert (distributed.get_rank(), distributed.count_ranks(), distributed.is_first()) == (0, 1, True)
-        assert distributed.collect("图") == ["图"]
+        assert distributed.gather_objects("图") == ["图"]
         rows = torch.ones(2, 3)
-        assert distributed.gather(rows) is rows
+        assert distributed.gather_rows(rows) is rows
 
 
 @pytest.mark.parametrize("asked", ["two", "0", "-1", "1.5", ""])

@@ -30,7 +30,7 @@ def gradients(config: dict, chunk: int | None, **changes) -> tuple[float, dict[s
     settings = fit(chunk=chunk, **changes)
     step.prepare_model(model, settings)
     torch.manual_seed(1)
-    loss = step.backward(model, make_batch(), settings)
+    loss = step.compute_gradients(model, make_batch(), settings)
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     return loss.item(), found, torch.get_rng_state()
 

@@ -16,8 +16,8 @@ from tuwen.data.augment.views import Viewer
 from tuwen.data.formats import text
 from tuwen.data.formats.images import decode_pixels, make_pixel_tensor
 from tuwen.training import loader, no_duplicates
-from tuwen.training.dataset import Ask, Mixed, OnlineViews, StoredViews
-from tuwen.training.loader import count_loading_workers, load_batches, normalised
+from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, ViewSpec
+from tuwen.training.loader import count_loading_workers, load_batches, normalise_pixels
 from tuwen.training.streaming import StreamedViews
 
 PARAMS = settings(augment={"views": 2}, validate={"min_side_px": 8, "max_pixels": 1_000_000, "max_chars": 200})
@@ -42,11 +42,11 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def mixed(data) -> Mixed:
+def mixed(data) -> MixedViews:
     cut = [("cut.png", drawn(220)[:-60]), ("cut.txt", caption(220).encode())]
     listed = [write_shard(data / "far.tar", [*cut, *members(range(200, 210))], 11)]
     streamed = StreamedViews(listed, viewer(), PARAMS.validate_, weight=1.0, banned=frozenset())
-    return Mixed(
+    return MixedViews(
         [StoredViews(data / "augmented", ["train"]), OnlineViews([data / "clean/corpus"], viewer()), streamed]
     )
 
@@ -82,7 +82,7 @@ def test_an_epoch_that_is_entered_midway_goes_on_as_the_whole_one_and_decodes_no
     whole = written(epoch(mixed, data))
     assert len(whole) == (40 + 40 + 11) // 18
     calls: list[int] = []
-    counted = Mixed([mixed])
+    counted = MixedViews([mixed])
     counted.makers = [lambda source, make=make: (calls.append(1), make(source))[1] for make in mixed.makers]
     assert written(epoch(counted, data, first_step=3)) == whole[3:]
     assert len(calls) <= 2 * 18 + 4  # a broken picture's neighbours are made once more
@@ -163,11 +163,11 @@ class Told:
     def asked(self):
         self.times += 1
         assert self.times < 9, "told again without end"
-        return iter([Ask(str(n), positive, said, 0, None) for n, (positive, said) in enumerate(self.rows)])
+        return iter([ViewSpec(str(n), positive, said, 0, None) for n, (positive, said) in enumerate(self.rows)])
 
 
 def apart(told: Told, batch_size: int, steps: int) -> list[list[str]]:
-    rows = no_duplicates.without_siblings(told.asked, batch_size, steps)
+    rows = no_duplicates.keep_siblings_apart(told.asked, batch_size, steps)
     return [[ask.pair_id for ask in islice(rows, batch_size)] for _ in range(steps)]
 
 
@@ -194,10 +194,10 @@ def test_what_finds_no_place_is_left_out_and_said_and_the_first_rows_stand_in(ca
     said = "siblings kept apart: {} rows found no batch in this epoch\n"
     assert apart(told, 2, 5) == [["0", "6"], ["1", "7"], ["2", "8"], ["3", "6"], ["4", "7"]]
     assert capsys.readouterr().out == said.format(1)  # row 5
-    monkeypatch.setattr(no_duplicates, "LOOK_AHEAD", 1)
+    monkeypatch.setattr(no_duplicates, "MAX_ROWS_WAITING", 1)
     assert apart(told, 2, 5) == [["0", "6"], ["1", "7"], ["8", "0"], ["1", "6"], ["7", "8"]]
     assert capsys.readouterr().out == said.format(4)  # rows 2 to 5
-    assert len(list(no_duplicates.without_siblings(told.asked, 2, 5, tell=False))) == 10
+    assert len(list(no_duplicates.keep_siblings_apart(told.asked, 2, 5, tell=False))) == 10
     assert capsys.readouterr().out == ""
 
 
@@ -235,7 +235,7 @@ def test_a_training_that_ends_early_leaves_no_process(data, monkeypatch) -> None
 
 def test_normalising_where_the_step_is_gives_the_same_bits() -> None:
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3).repeat(2, axis=0)
-    assert torch.equal(normalised(torch.from_numpy(pixels)), make_pixel_tensor(list(pixels)))
+    assert torch.equal(normalise_pixels(torch.from_numpy(pixels)), make_pixel_tensor(list(pixels)))
 
 
 def test_a_viewer_makes_the_same_views_after_it_was_sent(data) -> None:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tuwen.training.loss import contrastive_loss, same_id
+from tuwen.training.loss import compare_ids, compute_contrastive_loss
 
 
 def unit(rows: int, seed: int) -> torch.Tensor:
@@ -26,8 +26,8 @@ def naive(image, text, scale: float, positive) -> float:
 @pytest.mark.parametrize("groups", [[0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 2, 2], [3, 3, 3, 3, 3, 3]])
 def test_equals_the_definition_with_and_without_siblings(groups) -> None:
     image, text = unit(6, 1), unit(6, 2)
-    positive = same_id(torch.tensor(groups), torch.tensor(groups))
-    loss = contrastive_loss(image, text, torch.tensor(14.0), positive)
+    positive = compare_ids(torch.tensor(groups), torch.tensor(groups))
+    loss = compute_contrastive_loss(image, text, torch.tensor(14.0), positive)
     assert loss.item() == pytest.approx(naive(image, text, 14.0, positive), rel=1e-5)
 
 
@@ -38,14 +38,14 @@ def test_without_siblings_it_is_clips_loss() -> None:
     clip = (
         torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
     ) / 2
-    loss = contrastive_loss(image, text, torch.tensor(14.0), torch.eye(6, dtype=torch.bool))
+    loss = compute_contrastive_loss(image, text, torch.tensor(14.0), torch.eye(6, dtype=torch.bool))
     assert loss.item() == pytest.approx(clip.item(), rel=1e-5)
 
 
 def test_positives_are_pairwise_never_transitive() -> None:
     # 0 and 1 share a picture, 1 and 2 share a caption; 0 and 2 share nothing
     positive_id, caption_id = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
-    positive = same_id(positive_id, positive_id) | same_id(caption_id, caption_id)
+    positive = compare_ids(positive_id, positive_id) | compare_ids(caption_id, caption_id)
     assert positive.tolist() == [[True, True, False], [True, True, True], [False, True, True]]
 
 
@@ -54,8 +54,8 @@ def test_a_sibling_taken_for_a_negative_would_be_pushed_away() -> None:
     text = image.clone()
     image[1], text[1] = image[0], text[0]  # two views of one original
     text = text.requires_grad_()
-    aware = contrastive_loss(image, text, torch.tensor(14.0), torch.ones(2, 2, dtype=torch.bool))
-    blind = contrastive_loss(image, text, torch.tensor(14.0), torch.eye(2, dtype=torch.bool))
+    aware = compute_contrastive_loss(image, text, torch.tensor(14.0), torch.ones(2, 2, dtype=torch.bool))
+    blind = compute_contrastive_loss(image, text, torch.tensor(14.0), torch.eye(2, dtype=torch.bool))
     (gradient,) = torch.autograd.grad(aware, text)
     assert gradient.abs().max() < 1e-6
     (gradient,) = torch.autograd.grad(blind, text)
@@ -74,7 +74,7 @@ def test_the_equation_that_the_source_prints_has_no_lowest_value() -> None:
     axes = torch.eye(4, 8, dtype=torch.float64)  # every picture on its text, as far from the others as can be
     positive = torch.eye(4, dtype=torch.bool)
     scales = [1.0, 10.0, 100.0, 1000.0]
-    ours = [contrastive_loss(axes, axes, torch.tensor(scale), positive).item() for scale in scales]
+    ours = [compute_contrastive_loss(axes, axes, torch.tensor(scale), positive).item() for scale in scales]
     theirs = [printed_in_the_source(axes, axes, scale).item() for scale in scales]
     assert min(ours) >= 0
     assert theirs == pytest.approx([math.log(3) - scale for scale in scales])  # falls with the scale without end
@@ -82,16 +82,18 @@ def test_the_equation_that_the_source_prints_has_no_lowest_value() -> None:
     (pull,) = torch.autograd.grad(printed_in_the_source(axes, axes, scale), scale)
     assert pull.item() == pytest.approx(-1.0)  # a solved batch still asks for a larger scale, as strongly as ever
     scale = torch.tensor(10.0, requires_grad=True)
-    (pull,) = torch.autograd.grad(contrastive_loss(axes, axes, scale, positive), scale)
+    (pull,) = torch.autograd.grad(compute_contrastive_loss(axes, axes, scale, positive), scale)
     assert -2e-4 < pull.item() <= 0
 
 
 def test_shares_of_a_batch_add_up_to_the_loss_of_the_whole() -> None:
     image, text = unit(6, 7), unit(6, 8)
     groups = torch.tensor([0, 1, 2, 1, 0, 3])  # siblings stand in both shares
-    whole = contrastive_loss(image, text, torch.tensor(14.0), same_id(groups, groups))
+    whole = compute_contrastive_loss(image, text, torch.tensor(14.0), compare_ids(groups, groups))
     shares = [
-        contrastive_loss(image[part], text[part], torch.tensor(14.0), same_id(groups[part], groups), image, text)
+        compute_contrastive_loss(
+            image[part], text[part], torch.tensor(14.0), compare_ids(groups[part], groups), image, text
+        )
         for part in (slice(3), slice(3, 6))
     ]
     assert sum(shares).item() / 2 == pytest.approx(whole.item(), rel=1e-6)
@@ -101,7 +103,9 @@ def test_half_precision_vectors_meet_in_single_precision() -> None:
     image, text = unit(6, 9).bfloat16(), unit(6, 10).bfloat16()
     scale, positive = torch.tensor(14.0), torch.eye(6, dtype=torch.bool)
     for others in ((), (image, text)):
-        found = contrastive_loss(image, text, scale, positive, *others)
-        exact = contrastive_loss(image.double(), text.double(), scale, positive, *(one.double() for one in others))
+        found = compute_contrastive_loss(image, text, scale, positive, *others)
+        exact = compute_contrastive_loss(
+            image.double(), text.double(), scale, positive, *(one.double() for one in others)
+        )
         assert found.dtype == torch.float32
         assert torch.equal(found, exact)

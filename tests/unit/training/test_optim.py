@@ -46,7 +46,7 @@ def test_a_frozen_tower_has_no_optimizer_and_draws_no_dropout() -> None:
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
-    factors = [optim.schedule(done, 100, 10) for done in range(101)]
+    factors = [optim.compute_lr_factor(done, 100, 10) for done in range(101)]
     assert factors[0] == pytest.approx(0.1, abs=1e-3)
     assert max(factors) == pytest.approx(factors[9], abs=0.03)
     assert factors[100] == pytest.approx(0.0, abs=1e-9)

@@ -10,7 +10,7 @@ from tests.support.distributed_process import STILL
 from tests.support.training import TINY, epoch_batches, fit
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import optim, trainer
-from tuwen.training.step import backward
+from tuwen.training.step import compute_gradients
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
@@ -48,7 +48,7 @@ def test_a_step_leaves_torchs_switch_for_attention_as_it_was(before: bool) -> No
     kept_one = switches.fp16_bf16_reduction_math_sdp_allowed()
     try:
         switches.allow_fp16_bf16_reduction_math_sdp(before)
-        backward(model, next(epoch_batches(1)), fit(precision="bf16"))
+        compute_gradients(model, next(epoch_batches(1)), fit(precision="bf16"))
         assert switches.fp16_bf16_reduction_math_sdp_allowed() == before
     finally:
         switches.allow_fp16_bf16_reduction_math_sdp(kept_one)
@@ -63,7 +63,7 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
         settings = fit(gradient_checkpointing=on)
         trainer.prepare(model, settings)
         torch.manual_seed(1)
-        backward(model, batch, settings)
+        compute_gradients(model, batch, settings)
         gradients.append([parameter.grad for parameter in model.parameters()])
     for one, two in zip(*gradients, strict=True):
         assert torch.equal(one, two)

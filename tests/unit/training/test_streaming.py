@@ -18,7 +18,7 @@ from tuwen.data.formats.images import decode_image
 from tuwen.data.formats.tar_stream import read_shard
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.training import streaming
-from tuwen.training.streaming import StreamedViews, basic_characters
+from tuwen.training.streaming import StreamedViews, list_basic_characters
 
 POLICY = settings().baseline.policy
 LIMITS = settings(validate={"min_side_px": 8, "max_pixels": 1_000_000, "max_chars": 200}).validate_
@@ -174,7 +174,7 @@ def test_a_shard_is_read_from_a_web_server(three, tmp_path) -> None:
 
 def test_the_buffer_never_holds_more_than_its_bytes_and_one_picture(tmp_path, monkeypatch) -> None:
     sizes = [len(drawn(n)) for n in range(60)]
-    monkeypatch.setattr(streaming, "BUFFER_BYTES", 4 * max(sizes))
+    monkeypatch.setattr(streaming, "SHUFFLE_BUFFER_BYTES", 4 * max(sizes))
     row = write_shard(tmp_path / "0.tar", members(range(60)), 60)
     taken: list[int] = []
     held: list[int] = []
@@ -182,10 +182,10 @@ def test_the_buffer_never_holds_more_than_its_bytes_and_one_picture(tmp_path, mo
     def candidates():
         for n, sample in enumerate(read_shard(row)):
             taken.append(n)
-            yield streaming.Candidate(str(n), sample.picture, caption(n), False, digest(n), 0)
+            yield streaming.StreamedPair(str(n), sample.picture, caption(n), False, digest(n), 0)
 
     order = []
-    for candidate in streaming.shuffled(candidates(), streaming.random.Random(0)):
+    for candidate in streaming.shuffle_in_buffer(candidates(), streaming.random.Random(0)):
         order.append(int(candidate.pair_id))
         held.append(sum(sizes[n] for n in taken) - sum(sizes[n] for n in order))
     assert sorted(order) == list(range(60))
@@ -209,7 +209,7 @@ def test_each_pass_shows_another_caption_of_a_picture_and_none_is_mirrored_again
 
 
 def test_the_basic_characters_spell_common_captions() -> None:
-    found = basic_characters()
+    found = list_basic_characters()
     assert len(found) == len(set(found)) == 6763 + 682 + 94
     known = set(build_vocabulary([found]))
     assert set("一只大熊猫坐在竹林里吃竹子,旁边写着《国宝》「2024」。a") <= known

@@ -68,7 +68,7 @@ def test_two_trainings_end_with_the_same_weights(tmp_path) -> None:
 def test_a_killed_training_goes_on_with_the_next_step_and_ends_as_the_unbroken_one(
     step, tmp_path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setenv(kept.EVERY_SECONDS, "0")
+    monkeypatch.setenv(kept.INTERVAL_VARIABLE, "0")
     settings = fit(ema=0.9)
     whole, training = run(tmp_path / "whole", settings)
     with pytest.raises(Killed):
@@ -158,7 +158,7 @@ def test_an_empty_epoch_and_settings_that_cannot_be_are_named(tmp_path, monkeypa
     settings = {"seed": 0, "checkpoint": tmp_path, "evaluate": unmeasured, "log": print}
     with pytest.raises(UserError, match="batch_size: 8 is more than the training rows"):
         trainer.train(DualEncoder(TINY), epoch_batches, 0, fit(), **settings)
-    monkeypatch.setenv(kept.EVERY_SECONDS, "often")
+    monkeypatch.setenv(kept.INTERVAL_VARIABLE, "often")
     with pytest.raises(UserError, match="TUWEN_CHECKPOINT_SECONDS must be a number of seconds, got 'often'"):
         trainer.train(DualEncoder(TINY), epoch_batches, STEPS, fit(), **settings)
 
@@ -203,8 +203,8 @@ def test_speeds_are_logged_and_no_part_of_the_records(tmp_path) -> None:
 
 def test_the_checkpoint_is_keyed_by_inputs_and_params(tmp_path) -> None:
     (tmp_path / "views.parquet").write_bytes(b"one")
-    one = kept.checkpoint_folder("finetuned", {"augmented": tmp_path}, {"lr": 1})
-    assert one == kept.checkpoint_folder("finetuned", {"augmented": tmp_path}, {"lr": 1})
-    assert one != kept.checkpoint_folder("finetuned", {"augmented": tmp_path}, {"lr": 2})
+    one = kept.locate_checkpoint("finetuned", {"augmented": tmp_path}, {"lr": 1})
+    assert one == kept.locate_checkpoint("finetuned", {"augmented": tmp_path}, {"lr": 1})
+    assert one != kept.locate_checkpoint("finetuned", {"augmented": tmp_path}, {"lr": 2})
     (tmp_path / "views.parquet").write_bytes(b"two")
-    assert one != kept.checkpoint_folder("finetuned", {"augmented": tmp_path}, {"lr": 1})
+    assert one != kept.locate_checkpoint("finetuned", {"augmented": tmp_path}, {"lr": 1})
