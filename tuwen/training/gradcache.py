@@ -2,7 +2,8 @@
 
 The features are computed piece by piece without a graph, the loss gives each feature its gradient, and every piece
 is computed once more to carry its part back. Each piece draws the same dropout both times: its random state is
-restored, without which the gradients would belong to features that never met the loss.
+restored, or the gradients would belong to features that the loss never saw.
+Shapes: n rows of a piece, B rows of all pieces, D dimensions.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ class RandomState(NamedTuple):
 
 
 def compute_features(pieces: Sequence[Piece]) -> tuple[Tensor, list[RandomState]]:
-    """Features [B, D] of all pieces, a leaf that will hold their gradient, and the state before each piece."""
+    """Return the features [B, D] of all pieces, a leaf that can hold their gradient, and the state before each."""
     parts, states = [], []
     with torch.no_grad():
         for piece in pieces:
@@ -34,18 +35,21 @@ def compute_features(pieces: Sequence[Piece]) -> tuple[Tensor, list[RandomState]
 
 
 def propagate_gradient(pieces: Sequence[Piece], gradient_BD: Tensor, states: Sequence[RandomState]) -> None:
-    """Add to the parameters what `gradient_BD`, the loss's with respect to the features, means for them."""
-    here, start = get_random_state(), 0
+    """Add to the parameters' gradients what `gradient_BD`, the loss's by the features, is for them.
+
+    states: of `compute_features`. The generators stand afterwards where they stood before.
+    """
+    current, start = get_random_state(), 0
     for piece, state in zip(pieces, states, strict=True):
         set_random_state(state)
-        features = piece()
-        torch.autograd.backward(features, gradient_BD[start : start + len(features)])
-        start += len(features)
-    set_random_state(here)
+        features_nD = piece()
+        torch.autograd.backward(features_nD, gradient_BD[start : start + len(features_nD)])
+        start += len(features_nD)
+    set_random_state(current)
 
 
 def get_random_state() -> RandomState:
-    """Where the generators stand."""
+    """Return where the generators stand."""
     return RandomState(torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
 
 
@@ -56,12 +60,15 @@ def set_random_state(state: RandomState) -> None:
         torch.cuda.set_rng_state(state.cuda)
 
 
-def refuse_batch_norm(towers: nn.Module, what: str) -> None:
-    """Raise UserError where a layer's output for one row depends on the other rows that go through with it."""
+def refuse_batch_norm(towers: nn.Module, setting: str) -> None:
+    """Raise UserError where a layer's output for one row depends on the other rows that go through with it.
+
+    setting: what splits the batch, for the message.
+    """
     for name, layer in towers.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and any(p.requires_grad for p in layer.parameters()):
             raise UserError(
-                f"{what}: {name} is a BatchNorm: it would normalise each part of the batch by that part's own "
+                f"{setting}: {name} is a BatchNorm: it would normalise each part of the batch by that part's own "
                 "mean, so the gradients would not be those of the batch; take a tower without it, freeze this "
                 "one, or train whole batches in one process"
             )

@@ -1,4 +1,4 @@
-"""Weights that are missing, cut, foreign or dangerous: one message with the file, what was expected, what to do."""
+"""Weights that are missing, cut, foreign or dangerous: one message with file, expectation and remedy."""
 
 import json
 import re
