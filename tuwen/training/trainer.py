@@ -13,7 +13,7 @@ import torch
 
 from tuwen.core.errors import UserError
 from tuwen.core.progress import Pace, follow, say
-from tuwen.core.signals import SIGTERM_STATUS, sigterm
+from tuwen.core.signals import SIGTERM_STATUS, watch_sigterm
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.state_dict import State
@@ -62,7 +62,7 @@ def train(
     prepare_model(model, fit)
     training = Training(model, fit, steps_per_epoch, Checkpoint(checkpoint))
     training.resume()
-    with sigterm() as stopped:
+    with watch_sigterm() as stopped:
         while training.epochs < (until or fit.epochs):
             if training.done < (training.epochs + 1) * steps_per_epoch:
                 training.run_epoch(epoch_batches, stopped)
@@ -96,7 +96,7 @@ class Training:
         """Take the steps that the epoch under way still has, with checkpoints between them and at the end."""
         epoch, steps = self.epochs + 1, self.steps_per_epoch
         self._pace = Pace()
-        timed = self._pace.timed(epoch_batches(epoch, self.done % steps))
+        timed = self._pace.time_batches(epoch_batches(epoch, self.done % steps))
         label = f"epoch {epoch}/{self.fit.epochs}"
         left = steps - self.done % steps
         for batch in follow(timed, label, left) if distributed.is_first() else timed:
@@ -145,7 +145,7 @@ class Training:
         if not distributed.is_first():
             return
         self.checkpoint.write(RECORDS_FILE, lambda part: torch.save(self.records, part))
-        speeds = self._pace.figures(self.fit.batch_size)
+        speeds = self._pace.compute_speeds(self.fit.batch_size)
         say(_format_record(self.records[-1] | speeds, self.fit.epochs))
         log(self.records[-1] | speeds, epoch)
 
