@@ -69,7 +69,7 @@ def measure_input(scale: Scale, tiny_run: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         views, tokenizer = write_stored_views(data, count, size_px), write_tokenizer(data)
-        encoded = [shards.read_member(data, *spec.source) for spec in views.plan(0, 1)]
+        encoded = [shards.read_member(data, spec.source) for spec in views.plan(0, 1)]
         began = time.perf_counter()
         for one in encoded:
             simplejpeg.decode_jpeg(one, "RGB")

@@ -4,7 +4,6 @@ Each writes a model folder (dual_encoder.py) with `training.json`, which has a r
 `manifest.json`.
 """
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Params
 from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.json_file import read_json
 from tuwen.model import dual_encoder
 from tuwen.model.weights.load import make_start
 from tuwen.training.checkpoint import remove_checkpoint
@@ -171,7 +171,7 @@ def make_refitted(
 
 
 def _read_choice(tuned: Path) -> Choice:
-    return Choice(**json.loads((tuned / "training.json").read_text())["selected"])
+    return Choice(**read_json(tuned / "training.json")["selected"])
 
 
 def _skip_measuring(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:

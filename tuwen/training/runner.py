@@ -1,12 +1,12 @@
 """One training from views to a model folder: batches, loop, selection, and training.json about all of them."""
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuwen.core.params import Fit
+from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model import card, device, dual_encoder
 from tuwen.training import distributed, trainer
@@ -89,7 +89,7 @@ def write_untrained(
 
 
 def _write_facts(encoder: dual_encoder.DualEncoder, origin: str, out: Path, facts: Mapping[str, Any]) -> None:
-    (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write_json(out / "training.json", facts)
     card.write_card(out, encoder.config, origin, facts)
 
 

@@ -185,7 +185,7 @@ def test_the_buffer_never_holds_more_than_its_bytes_and_one_image(tmp_path, monk
     def stream():
         for n, sample in enumerate(read_shard(row)):
             taken.append(n)
-            yield streaming.StreamedPair(str(n), sample.picture, caption(n), False, digest(n), 0)
+            yield streaming.StreamedPair(str(n), sample.image, caption(n), False, digest(n), 0)
 
     order = []
     for pair in streaming.shuffle_in_buffer(stream(), random.Random(0)):

@@ -1,6 +1,5 @@
 """Folders of Hugging Face's ChineseCLIPModel, in and out: config, tensors, vocabulary and preprocessor."""
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
 from tuwen.data.formats import images, pinned
+from tuwen.data.formats.json_file import read_json_object, write_json
 from tuwen.model import dual_encoder, state_dict
 from tuwen.model.state_dict import Counterpart
 from tuwen.model.weights.published import START_PLACE, Published
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
 PREPROCESSOR_FILE = "preprocessor_config.json"
+REFETCH = "fetch the whole folder again"
 HUB_FILES = (
     "config.json",
     PREPROCESSOR_FILE,
@@ -98,7 +99,7 @@ def read_config(folder: Path, max_tokens: int) -> dict[str, Any]:
     declare_torchvision_ops()
     from transformers import ChineseCLIPConfig
 
-    kind = read_json(folder / "config.json").get("model_type")
+    kind = read_json_object(folder / "config.json", REFETCH).get("model_type")
     if kind != "chinese_clip":
         raise UserError(f"{folder / 'config.json'}: model_type: expected 'chinese_clip', got {kind!r}")
     try:
@@ -129,8 +130,8 @@ def _read_pixel_config(folder: Path, size_px: int) -> dict[str, Any]:
     """Return mean and deviation where they are not CLIP's; print it where they crop and we squash."""
     path, content = folder / PREPROCESSOR_FILE, None
     if not path.is_file() and (whole := folder / "processor_config.json").is_file():  # as transformers 5 writes it
-        path, content = whole, read_json(whole).get("image_processor")
-    content = content or read_json(path)
+        path, content = whole, read_json_object(whole, REFETCH).get("image_processor")
+    content = content or read_json_object(path, REFETCH)
     size = content.get("size", size_px)
     if isinstance(size, dict):
         size = size.get("height", size.get("shortest_edge"))
@@ -156,30 +157,15 @@ def read_tokens(folder: Path) -> list[str]:
     Raises UserError where neither is there, or the tokenizer keeps capitals apart.
     """
     settings = folder / "tokenizer_config.json"
-    if settings.is_file() and read_json(settings).get("do_lower_case") is False:
+    if settings.is_file() and read_json_object(settings, REFETCH).get("do_lower_case") is False:
         raise UserError(f"{settings}: do_lower_case: expected true, got false; texts are lower-cased here")
     if (plain := folder / "vocab.txt").is_file():
         return plain.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     if (packed := folder / "tokenizer.json").is_file():
-        ids: dict[str, int] = read_json(packed).get("model", {}).get("vocab", {})
+        ids: dict[str, int] = read_json_object(packed, REFETCH).get("model", {}).get("vocab", {})
         if ids and sorted(ids.values()) == list(range(len(ids))):
             return sorted(ids, key=ids.__getitem__)
     raise UserError(f"{plain}: missing; expected the tokens of the model, one a line, beside its weights")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file. Raises UserError where it is missing or none."""
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; fetch the whole folder again") from None
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON ({error}); fetch the whole folder again") from None
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{path}: expected a JSON object, got {type(found).__name__}; fetch the whole folder again"
-        )
-    return found
 
 
 def write_folder(config: dict[str, Any], state: state_dict.State, vocabulary: list[str], out: Path) -> None:
@@ -194,7 +180,7 @@ def write_folder(config: dict[str, Any], state: state_dict.State, vocabulary: li
     tokenizer |= {"model_max_length": config["text"]["max_tokens"]}
     files = {PREPROCESSOR_FILE: _make_preprocessor(config["image"]), "tokenizer_config.json": tokenizer}
     for name, body in files.items():
-        (out / name).write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+        write_json(out / name, body, sort_keys=True)
     (out / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     tensors = state_dict.convert_to_theirs(state, {name: find_counterpart(name) for name in state})
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pinned
+from tuwen.data.formats.json_file import read_json_object
 from tuwen.model import architectures, dual_encoder, state_dict
 from tuwen.model.weights import cn_clip, hugging_face
 from tuwen.model.weights.published import START_PLACE, Published
@@ -51,7 +52,7 @@ def _make_image_config(name: str, path: Path) -> dict[str, Any]:
     """Return the config of open_clip's tower `name`, whose weights are `path`."""
     shape = _find_shape(name)
     vision, beside = shape["vision_cfg"], path.parent / IMAGE_CONFIG
-    stored = hugging_face.read_json(beside) if beside.is_file() else {}
+    stored = read_json_object(beside, hugging_face.REFETCH) if beside.is_file() else {}
     if stored.get("model_cfg", shape)["vision_cfg"] != vision:
         raise UserError(
             f"{beside}: is another tower than open_clip's {name!r}, which params.yaml: baseline.start.image "
@@ -101,7 +102,7 @@ def _read_bert_config(folder: Path, max_tokens: int) -> tuple[dict[str, Any], in
     """Return the config of the text tower, and its number of tokens."""
     from transformers import BertConfig
 
-    kind = hugging_face.read_json(folder / "config.json").get("model_type")
+    kind = read_json_object(folder / "config.json", hugging_face.REFETCH).get("model_type")
     if kind != "bert":
         raise UserError(
             f"{folder / 'config.json'}: model_type: expected 'bert', which Chinese RoBERTa is too, got {kind!r}"
