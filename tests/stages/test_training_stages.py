@@ -123,8 +123,8 @@ def test_stopped_then_killed_on_a_full_log_disk_it_ends_as_the_unbroken_training
     assert "SIGTERM: step 6 is kept in .cache/train/finetuned-" in stopped.stdout
     assert read_state()["done"] == 6  # in the second epoch
     client, experiment = runs.connect()
-    (found,) = client.search_runs([experiment])
-    assert found.info.status == "KILLED"
+    (killed_run,) = client.search_runs([experiment])
+    assert killed_run.info.status == "KILLED"
 
     killed = run("-c", SIGNALLED, "4", str(int(signal.SIGKILL)), log="/dev/full", TUWEN_CHECKPOINT_SECONDS="0")
     assert killed.returncode == -signal.SIGKILL
@@ -136,7 +136,7 @@ def test_stopped_then_killed_on_a_full_log_disk_it_ends_as_the_unbroken_training
         assert Path("models/finetuned", name).read_bytes() == Path("models/whole", name).read_bytes(), name
     assert not list(Path(".cache/train").iterdir())
     (resumed,) = client.search_runs([experiment])
-    assert (resumed.info.run_id, resumed.info.status) == (found.info.run_id, "FINISHED")
+    assert (resumed.info.run_id, resumed.info.status) == (killed_run.info.run_id, "FINISHED")
     history = client.get_metric_history(resumed.info.run_id, "loss")
     assert [point.step for point in history] == [1, 2, 3]
     assert client.get_metric_history(resumed.info.run_id, "pairs_per_second")

@@ -105,9 +105,9 @@ def test_half_precision_vectors_meet_in_single_precision() -> None:
     image, text = draw_unit(6, 9).bfloat16(), draw_unit(6, 10).bfloat16()
     scale, positive = torch.tensor(14.0), torch.eye(6, dtype=torch.bool)
     for others in ((), (image, text)):
-        found = compute_contrastive_loss(image, text, scale, positive, *others)
+        loss = compute_contrastive_loss(image, text, scale, positive, *others)
         exact = compute_contrastive_loss(
             image.double(), text.double(), scale, positive, *(one.double() for one in others)
         )
-        assert found.dtype == torch.float32
-        assert torch.equal(found, exact)
+        assert loss.dtype == torch.float32
+        assert torch.equal(loss, exact)

@@ -21,7 +21,7 @@ from tuwen.model.weights.published import START_PLACE, Published
 if TYPE_CHECKING:
     from tuwen.core.params import Folder, Fresh, Params, Start
 
-EXPORT_FORMS = ("hugging_face", "cn_clip")
+MODEL_FORMS = ("hugging_face", "cn_clip")
 READERS: dict[str, Callable[[Any, int], Published]] = {
     "hugging_face": hugging_face.read_weights,
     "cn_clip": cn_clip.read_weights,
@@ -113,8 +113,8 @@ def export_model(form: str, folder: Path, out: Path) -> None:
 
     Raises UserError for an unknown form, an `out` that exists, and a model that the form has no place for.
     """
-    if form not in EXPORT_FORMS:
-        raise UserError(f"no such form {form!r}; expected {' or '.join(EXPORT_FORMS)}")
+    if form not in MODEL_FORMS:
+        raise UserError(f"no such form {form!r}; expected {' or '.join(MODEL_FORMS)}")
     if out.exists():
         raise UserError(f"{out}: is there already; name another, or remove it")
     encoder = dual_encoder.load_model(folder)

@@ -1,4 +1,4 @@
-"""What cn_clip's tensors tell of their model; test_load.py compares what it computes."""
+"""What is inferred from cn_clip's tensors; test_load.py compares what it computes."""
 
 from pathlib import Path
 
