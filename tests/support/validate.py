@@ -11,6 +11,7 @@ from PIL import Image
 from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
 from tuwen.data.quality.validate import validate
+from tuwen.report.quality.page import write_page
 
 PARAMS = Validate(
     min_side_px=16,
@@ -29,8 +30,11 @@ MAX_TOKENS = 32
 
 
 def run(data: Path, params: Validate = PARAMS, sources: tuple[str, ...] = ("art",), **more: Any) -> Path:
-    validate(data / "raw", data / "clean", params, SPLIT, sources, MAX_TOKENS, **more)
-    return data / "clean"
+    """Write `data/clean` from `data/raw` as the stage does, the page included; return `data/clean`."""
+    clean = data / "clean"
+    validated = validate(data / "raw", clean, params, SPLIT, sources, MAX_TOKENS, **more)
+    write_page(clean / "quality.html", data, validated.summary, validated.frames, validated.quarantine)
+    return clean
 
 
 def change(data: Path, name: str, table: str, row: int | None, **values: Any) -> None:

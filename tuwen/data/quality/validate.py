@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -28,10 +28,17 @@ from tuwen.data.quality.split import (
     subset,
     with_groups,
 )
-from tuwen.report.quality import page
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class Validated(NamedTuple):
+    """What the page of data quality shows, besides the images in the raw shards."""
+
+    summary: dict[str, Any]  # the content of quality.json
+    frames: "summary.Frames"
+    quarantine: pa.Table  # the content of quarantine.parquet
 
 
 def validate(
@@ -42,8 +49,8 @@ def validate(
     sources: Sequence[str],
     max_tokens: int,
     docs: Path | None = None,
-) -> None:
-    """Write every clean set, `quarantine.*` and `quality.*` into `clean` from the sets in `raw`.
+) -> Validated:
+    """Write every clean set, `quarantine.*` and `quality.json` into `clean` from the sets in `raw`.
 
     sources: the names under raw/corpus; max_tokens: what a model reads of a caption; docs: where Great
     Expectations' own pages go. Raises UserError, with place, value and fix, on a critical fault; the quarantine is
@@ -80,9 +87,11 @@ def validate(
     body = summary.body(judged, in_place, made, further)
     for name, part in (("valid", "valid"), ("test", "test"), ("bank", "train")):
         body["clean"][name]["merged_captions"] = len(parts[part].texts) - len(made[name].texts)
-    _write_quality(clean, body, summary.frames(judged, in_place), _write_quarantine(clean, judged))
+    text = json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+    (clean / "quality.json").write_text(text, encoding="utf-8")
     if docs is not None:
         _write_docs(docs, summary.verdicts(judged, in_place))
+    return Validated(body, summary.frames(judged, in_place), _write_quarantine(clean, judged))
 
 
 def _refuse_leftovers(corpus_folder: Path, sources: Sequence[str]) -> None:
@@ -220,12 +229,6 @@ def judge_positives(folder: Path, pair_set: pairs.PairSet) -> None:
         denied = frame[key].isin(pair_set.pairs[key].to_pandas()) & (frame["positives"] == 0)
         verdicts = expectations.run(frame[~denied], suites.positives_suite())
         expectations.stop_on_critical(folder / f"{table}.parquet", frame[~denied], verdicts)
-
-
-def _write_quality(clean: Path, body: dict[str, Any], frames: "summary.Frames", listed: pa.Table) -> None:
-    text = json.dumps(body, indent=1, ensure_ascii=False) + "\n"
-    (clean / "quality.json").write_text(text, encoding="utf-8")
-    page.write_page(clean / "quality.html", clean.parent, body, frames, listed)
 
 
 def _write_docs(folder: Path, verdicts: Mapping[str, Mapping[str, list[expectations.Verdict]]]) -> None:
