@@ -139,7 +139,7 @@ def bench_doctor(work: Path) -> None:
     photos = [photo(n) for n in range(PICTURES)]
     folder = make_set(work / "data", "raw/labelled", MEASURED_PICTURES, photos)
     params = load_params()
-    expectations.great_expectations()  # the import, which takes seconds, is no part of the rate
+    expectations.import_great_expectations()  # the import, which takes seconds, is no part of the rate
     parts = [photos] * (MEASURED_PICTURES // PICTURES)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         list(pool.map(bare_decode, [photos[:1]] * 2))
@@ -155,9 +155,9 @@ def bench_doctor(work: Path) -> None:
     show("doctor and gates, two workers", f"{ours:.0f} pictures/s, {ours / bare:.2f} of it", "≥ 0.8")
 
 
-def judge(folder: Path, params: Params, executor: Executor) -> quarantine.Judged:
+def judge(folder: Path, params: Params, executor: Executor) -> quarantine.ExaminedSet:
     """Doctor and gates over one raw set."""
-    return quarantine.judge(folder, "labelled", params.validate_, params.text.max_tokens, executor)
+    return quarantine.examine_set(folder, "labelled", params.validate_, params.text.max_tokens, executor)
 
 
 def bench_gates(work: Path) -> None:
@@ -174,7 +174,7 @@ def bench_gates(work: Path) -> None:
             patch.object(image_stats, "measure_captions", lambda *_: captions),
             patch.object(image_stats, "measure_pairs", lambda *_: links),
         ):
-            expectations.great_expectations()  # the import, which takes seconds
+            expectations.import_great_expectations()  # the import, which takes seconds
             spent = seconds(
                 lambda: consistency.find_inconsistencies([judge(folder, params, executor)], params.validate_)
             )
