@@ -34,11 +34,19 @@ def results() -> None:
 
 
 @app.command()
-def params() -> None:
+def params(
+    preset: Annotated[str | None, typer.Option(help="Check and print this preset, composed, instead.")] = None,
+) -> None:
     """Check params.yaml whole, before DVC removes the outs of a stage that would refuse it."""
     from tuwen.core.params import load_params
+    from tuwen.core.presets import check_preset, compose_preset, format_preset
 
-    load_params()
+    if preset is None:
+        load_params()
+        return
+    composed = compose_preset(preset)
+    check_preset(composed)
+    print(format_preset(composed), end="")
 
 
 @app.command()
@@ -174,7 +182,7 @@ def register(
 @app.command()
 def worktree(preset: Annotated[str, typer.Argument(help="A file in presets/, without .yaml.")] = "") -> None:
     """Make the folder in which a preset runs, and print it."""
-    from tuwen.core.presets import make_worktree
+    from tuwen.core.worktree import make_worktree
 
     print(make_worktree(preset))
 

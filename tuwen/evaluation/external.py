@@ -38,34 +38,82 @@ class Side(NamedTuple):
     note: str  # what was found, and done to it
 
 
+def evaluate_vectors(
+    images: Any, texts: Any, pairs: Any, ks: Sequence[int] = (1, 5, 10), *, unfit: Any = ()
+) -> dict[str, float]:
+    """Return the metrics of embeddings in memory by name, such as `t2i_hit_at_5`: what `tuwen evaluate` measures.
+
+    images [I, D], texts [T, D]: floats, rows of any length. pairs [P, 2]: the image row and the text row of every
+    true pair. unfit [N, 2]: pairs known not to fit; with them there is an `auc`.
+    Raises UserError for NaN and zero vectors, different dimensions, a k over a gallery and unknown rows.
+    """
+    sides = _make_side("image", Path("images"), images), _make_side("text", Path("texts"), texts)
+    _check_sides(*sides, ks, "ks")
+    labels: dict[tuple[int, int], str] = {}
+    for name, rows, label in (("pairs", pairs, "1"), ("unfit", unfit, "0")):
+        for pair in _check_rows(name, rows, sides):
+            if labels.setdefault(pair, label) != label:
+                raise UserError(f"unfit: {pair} is one of pairs too; keep one of them")
+    if "1" not in labels.values():
+        raise UserError("pairs: no true pair, so there is no truth to measure by; give one at least")
+    return _figures(*_ask(*sides, _split_labels(labels), ks))
+
+
+def _check_rows(name: str, rows: Any, sides: Sequence[Side]) -> list[tuple[int, int]]:
+    rows_P2 = np.asarray(rows)
+    if not rows_P2.size:
+        return []
+    if rows_P2.ndim != 2 or rows_P2.shape[1] != 2 or not np.issubdtype(rows_P2.dtype, np.integer):
+        raise UserError(f"{name}: (image row, text row) per pair expected, got {rows_P2.dtype} {rows_P2.shape}")
+    for column, side in zip(rows_P2.T, sides, strict=True):
+        low, high, last = column.min(), column.max(), len(side.vectors) - 1
+        if low < 0 or high > last:
+            raise UserError(f"{name}: {side.path} has the rows 0 to {last}, got {low} to {high}")
+    return [(image, text) for image, text in rows_P2.tolist()]
+
+
 def evaluate_arrays(images: Side, texts: Side, relevance: Path, ks: Sequence[int]) -> dict[str, Any]:
     """All figures, and what `details.json` holds, of foreign embeddings.
 
     Raises UserError for different dimensions, a k over a gallery, a bad relevance table and one without a true
     pair.
     """
+    _check_sides(images, texts, ks, "-k")
+    labelled = _read_relevance(relevance, images, texts)
+    if not labelled[2].any():
+        raise UserError(f"{relevance}: no true pair, so there is no truth to measure by; add a line of label 1")
+    pool, answers, params = _ask(images, texts, labelled, ks)
+    names = {"t2i": images.names, "i2t": texts.names}
+    return {"figures": _figures(pool, answers, params)} | make_details(pool, answers, names, {}, params)
+
+
+def _check_sides(images: Side, texts: Side, ks: Sequence[int], option: str) -> None:
     dimensions = [len(one.vectors[0]) for one in (images, texts)]
     if dimensions[0] != dimensions[1]:
         raise UserError(
             f"{images.path} has {dimensions[0]} dimensions, {texts.path} has {dimensions[1]}; "
             "both must come from the same model"
         )
-    if min(ks) < 1 or len(set(ks)) != len(ks):
-        raise UserError(f"-k: {list(ks)} must be different numbers from 1 on")
+    if not ks or min(ks) < 1 or len(set(ks)) != len(ks):
+        raise UserError(f"{option}: {list(ks)} must be different numbers from 1 on")
     for one in (images, texts):
-        metrics.check_ks(ks, len(one.vectors), f"-k, {one.path}")
-    image, text, fits = _read_relevance(relevance, images, texts)
-    if not fits.any():
-        raise UserError(f"{relevance}: no true pair, so there is no truth to measure by; add a line of label 1")
+        metrics.check_ks(ks, len(one.vectors), f"{option}, {one.path}")
+
+
+def _ask(
+    images: Side, texts: Side, labelled: tuple[Rows, Rows, Any], ks: Sequence[int]
+) -> tuple[Pool, dict[str, measure.Answers], Evaluate]:
+    """Both directions of labelled (image row, text row, fits), judged."""
+    image, text, fits = labelled
     group, unfit = np.arange(len(images.vectors)), (image[~fits], text[~fits])
     pool = Pool(images.vectors, texts.vectors, image[fits], text[fits], group, unfit)
     params = Evaluate.model_construct(ks=sorted(ks), bootstrap_samples=SAMPLES, seed=SEED)
-    answers = measure.ask(pool, params)
-    counts = {"images": len(images.vectors), "texts": len(texts.vectors), "pairs": int(fits.sum())}
-    names = {"t2i": images.names, "i2t": texts.names}
-    return {"figures": counts | measure.measure_figures(pool, answers, params)} | make_details(
-        pool, answers, names, {}, params
-    )
+    return pool, measure.ask(pool, params), params
+
+
+def _figures(pool: Pool, answers: dict[str, measure.Answers], params: Evaluate) -> measure.Figures:
+    counts = {"images": len(pool.images), "texts": len(pool.texts), "pairs": len(pool.image)}
+    return counts | measure.measure_figures(pool, answers, params)
 
 
 def read_array(kind: str, path: Path, ids: Path | None) -> Side:
@@ -82,6 +130,11 @@ def read_array(kind: str, path: Path, ids: Path | None) -> Side:
         raise UserError(f"{path}: not a NumPy array ({error}); write it with numpy.save") from None
     if not isinstance(found, np.ndarray):
         raise UserError(f"{path}: an archive of arrays; give one array, written with numpy.save")
+    return _make_side(kind, path, found, ids)
+
+
+def _make_side(kind: str, path: Path, vectors: Any, ids: Path | None = None) -> Side:
+    found = np.asarray(vectors)
     check_vectors(found, str(path))
     if not len(found):
         raise UserError(f"{path}: no rows, so this gallery is empty; embed something")
@@ -120,6 +173,10 @@ def _read_relevance(path: Path, images: Side, texts: Side) -> tuple[Rows, Rows, 
             found.append(known[name])
         if labels.setdefault((found[0], found[1]), label) != label:
             raise UserError(f"{path}: line {line}: {names} has label 0 and 1; keep one of them")
+    return _split_labels(labels)
+
+
+def _split_labels(labels: dict[tuple[int, int], str]) -> tuple[Rows, Rows, Any]:
     pairs = np.array(list(labels), np.int64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1], np.array([label == "1" for label in labels.values()], bool)
 

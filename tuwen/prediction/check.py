@@ -11,13 +11,14 @@ DIRECTIONS = {("text_id", "image_id"): "t2i", ("image_id", "text_id"): "i2t"}
 SHOWN = 20  # faults of one kind
 
 
-def check_result_file(path: Path, queries: Path, gallery: Path, k: int) -> bool:
+def check_result_file(path: Path | str, queries: Path | str, gallery: Path | str, k: int = 5) -> bool:
     """Print every fault of the result file `path`, and the warning if there is one; whether it is sound.
 
     queries, gallery: the contest's CSVs, others with a column text_id or image_id, or our Parquet tables; which of
     them holds texts decides the direction. Of one kind, SHOWN faults are printed and the rest is counted. Raises
     UserError where a table cannot be read, repeats an id or is empty, and where both hold texts or both pictures.
     """
+    path, queries, gallery = Path(path), Path(queries), Path(gallery)
     query_column, query_ids = read_ids(queries)
     gallery_column, gallery_ids = read_ids(gallery)
     direction = DIRECTIONS.get((query_column, gallery_column))
@@ -71,8 +72,10 @@ def _csv_ids(path: Path) -> tuple[str, list[str], list[int]]:
 
 
 def _parquet_ids(path: Path) -> tuple[str, list[str], list[int]]:
-    from tuwen.data.formats import pairs
-
+    try:
+        from tuwen.data.formats import pairs
+    except ModuleNotFoundError as error:
+        raise UserError(f"{path}: a Parquet table needs {error.name}: pip install 'tuwen[data]'") from None
     table = pairs.read_table(path)
     column = _id_column(path, table.schema.names)
     return column, table[column].to_pylist(), list(range(1, table.num_rows + 1))

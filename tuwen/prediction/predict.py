@@ -19,9 +19,9 @@ CONTEST_K = 5
 
 
 def predict(
-    embeddings: Path,
-    clean: Path,
-    results: Path,
+    embeddings: Path | str,
+    clean: Path | str,
+    results: Path | str,
     k: int,
     *,
     model: Path | None = None,
@@ -34,6 +34,7 @@ def predict(
     with the temperature of QB-Norm, where it corrects the scores. Raises UserError for missing or unsound
     embeddings, those of another model or set, and a gallery of fewer than five or k items.
     """
+    embeddings, clean, results = Path(embeddings), Path(clean), Path(results)
     if model is not None:
         for name in ("t2i", "i2t") if chosen is None else ("t2i", "i2t", "bank"):
             manifest.require_inputs(embeddings / name, {"model": model, "set": clean / name})

@@ -18,6 +18,7 @@ from stages import corpus as corpus_stage
 from stages import ingest as ingest_stage
 from tests.support.checkout import ROOT
 from tuwen.core.params import Corpus, Source, TableSource, WebdatasetSource
+from tuwen.core.presets import compose_preset, get_values
 from tuwen.data.formats import manifest, pairs, shards
 from tuwen.data.sources import ingest as ingesting
 from tuwen.data.sources.ingest import ingest, ingest_corpus
@@ -176,7 +177,7 @@ def test_listed_shards_stay_where_they_are(tmp_path) -> None:
 
 def test_the_stages_read_params_yaml(tmp_path, source, monkeypatch, capsys) -> None:
     yaml = YAML(typ="safe", pure=True)
-    values = yaml.load(ROOT / "presets/smoke.yaml")
+    values = get_values(compose_preset("smoke", ROOT / "presets"))
     values |= {"source": source.model_dump(), "corpus": {"mine": source.model_dump()}}
     yaml.dump(values, tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
