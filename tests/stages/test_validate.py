@@ -75,7 +75,7 @@ def test_sets_that_are_embedded_have_shards_of_their_own_the_others_point_into_r
     for name in pairs.CLEAN_SETS:
         for row in pairs.read_pair_set(sound / name).images.to_pylist():
             assert row["shard"].startswith(folders[name] + "/shards/")
-            encoded = shards.read_member(sound.parent, row["shard"], row["offset"], row["size"])
+            encoded = shards.read_member(sound.parent, shards.Place.of(row))
             assert hashlib.sha256(encoded).hexdigest() == row["sha256"]
     assert list((sound / "train").glob("**/*.tar")) == []
 
@@ -107,7 +107,7 @@ def test_the_manifests_tie_the_sets_to_what_they_were_made_from(sound: Path) -> 
     for name in pairs.CLEAN_SETS:
         body = json.loads((sound / name / "manifest.json").read_text(encoding="utf-8"))
         origins = ["labelled", "corpus/art"] if name == "corpus" else ["labelled"]
-        assert body["inputs"] == {origin: manifest.digest(raw / origin) for origin in origins}
+        assert body["inputs"] == {origin: manifest.hash_path(raw / origin) for origin in origins}
         assert set(body["params"]) == {"validate", "split"}
         assert set(body["files"]) == {
             str(path.relative_to(sound / name)) for path in (sound / name).rglob("*.[ptc]*") if path.is_file()

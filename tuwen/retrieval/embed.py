@@ -138,7 +138,7 @@ def _picture_rows(pair_set: pairs.PairSet) -> list[dict[str, Any]]:
 def _picture(data: Path, size_px: int, row: dict[str, Any]) -> Pixels:
     if row["shard"] is None:
         return np.full((size_px, size_px, 3), 255, np.uint8)
-    encoded = shards.read_member(data, row["shard"], row["offset"], row["size"])
+    encoded = shards.read_member(data, shards.Place.of(row))
     try:
         return resize_to_square(decode_pixels(encoded), size_px)
     except OSError as error:

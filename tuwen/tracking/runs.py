@@ -82,7 +82,7 @@ class Run:
             with contextlib.suppress(OSError):  # without it a killed work's second half is a run of its own
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_text(self.id)
-            tags = {f"tuwen.input.{key}": manifest.digest(path) for key, path in inputs.items()}
+            tags = {f"tuwen.input.{key}": manifest.hash_path(path) for key, path in inputs.items()}
             tags |= {COMMIT_TAG: get_commit() or "", "tuwen.git_dirty": str(is_dirty()).lower()}
             tags |= {tag: os.environ[name] for name, tag in TAGGED_VARIABLES.items() if os.environ.get(name)}
             log_to_run(self._client, self.id, params=params, tags=tags)

@@ -39,7 +39,7 @@ class Translator:
         import torch
 
         self._model, self._tokenizer = _load(folder)
-        self._device, self._batch_size = choose_device(), params.batch_size
+        self._device, self._batch_size = choose_translation_device(), params.batch_size
         kind = torch.float32
         if self._device == "cuda":
             kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
@@ -81,7 +81,7 @@ class Translator:
         return sentences, (tokens["attention_mask"].sum(dim=1) < self._max_tokens).tolist()
 
 
-def choose_device() -> str:
+def choose_translation_device() -> str:
     """Return where to translate. Not by `model.device`: views would then depend on the dual encoder's code."""
     import torch
 
@@ -103,7 +103,7 @@ def back_translate(captions: Sequence[str], params: Marian, cache: Path) -> dict
     ordered = sorted(captions, key=lambda caption: (-len(caption), caption))
     size = params.batch_size * BATCHES_PER_CHUNK
     chunks = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    made_by = [transformers.__version__, hash_file(Path(__file__)), choose_device()]
+    made_by = [transformers.__version__, hash_file(Path(__file__)), choose_translation_device()]
     decisive = [made_by, params.batch_size, params.beams, [model.fingerprint for model in models], ordered]
     folder = cache / f"marian-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def find_model(place: str, where: str, revision: str) -> PinnedModel:
         if not (folder / name).is_file():
             raise UserError(
                 f"{folder / name}: missing; {place} needs {', '.join(REQUIRED_FILES)} and the weights; "
-                f"{pinned.WAYS}"
+                f"{pinned.REMEDY}"
             )
     present = [name for name in (*REQUIRED_FILES, *OPTIONAL_FILES) if (folder / name).is_file()]
     # a changed vocabulary must not meet an old cache
@@ -164,7 +164,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
         if (last := max(tokenizer.get_vocab().values())) >= model.config.vocab_size:
             raise ValueError(f"vocab.json goes to id {last}, the model has {model.config.vocab_size} tokens")
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(f"{folder}: this is no MarianMT model: {error}; {pinned.WAYS}") from None
+        raise UserError(f"{folder}: this is no MarianMT model: {error}; {pinned.REMEDY}") from None
     return model.eval(), tokenizer
 
 

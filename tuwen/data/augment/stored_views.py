@@ -150,7 +150,7 @@ def _write_views(
     data: Path, viewer: Viewer, params: Augment, row: dict[str, Any], writer: shards.ShardWriter
 ) -> Iterator[dict[str, Any]]:
     """Write all views of a pair and yield a row of VIEWS for each."""
-    image = decode_pixels(shards.read_member(data, row["shard"], row["offset"], row["size"]))
+    image = decode_pixels(shards.read_member(data, shards.Place.of(row)))
     for number in range(params.views):
         view, view_id = viewer.render(image, row, number), f"{row['pair_id']}.{number}"
         member = writer.add(f"{view_id}.jpg", _encode_jpeg(view.pixels, params.jpeg_quality))

@@ -29,8 +29,6 @@ BLANK_SPAN = 8  # an image is blank when no channel spans more levels than JPEG 
 # libjpeg's warnings of lost data; its other ones, such as bytes that belong to nothing, are harmless
 LOST_DATA = ("premature end of data segment", "bad Huffman code")
 
-Place = tuple[str | None, int | None, int | None]  # shard, offset, size
-
 
 class ImageStats(NamedTuple):
     """What was measured of one image; None where an earlier fault kept it from being measured."""
@@ -61,9 +59,8 @@ def measure_images(data: Path, images: "pa.Table", max_pixels: int, executor: Ex
     import pandas as pd
     import pyarrow as pa
 
-    places: list[Place] = list(
-        zip(*(images[name].to_pylist() for name in ("shard", "offset", "size")), strict=True)
-    )
+    columns = (images[name].to_pylist() for name in shards.Place._fields)
+    places = [None if place[0] is None else shards.Place(*place) for place in zip(*columns, strict=True)]
     tasks = [places[start : start + IMAGES_PER_TASK] for start in range(0, len(places), IMAGES_PER_TASK)]
     results = executor.map(partial(_measure_places, data.resolve(), max_pixels), tasks)
     schema = _make_schema()
@@ -87,12 +84,12 @@ def _make_table(stats: Iterable[ImageStats], schema: "pa.Schema") -> "pa.Table":
     return pa.table([list(column) for column in zip(*stats, strict=True)], schema=schema)
 
 
-def _measure_places(data: Path, max_pixels: int, places: list[Place]) -> list[ImageStats]:
+def _measure_places(data: Path, max_pixels: int, places: list[shards.Place | None]) -> list[ImageStats]:
     return [
         ImageStats(readable=False)  # the source names an image that it does not hold
-        if shard is None or offset is None or size is None
-        else measure_image(shards.read_member(data, shard, offset, size), max_pixels)
-        for shard, offset, size in places
+        if place is None
+        else measure_image(shards.read_member(data, place), max_pixels)
+        for place in places
     ]
 
 

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from tuwen.core.params import Validate
 from tuwen.data.formats import pairs
 from tuwen.data.quality import expectations, image_stats, pair_stats, suites, text_stats
-from tuwen.data.sources.records import FAULTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +32,7 @@ QUARANTINE_SCHEMA = pa.schema(
     ]
 )
 CSV_COLUMNS = ("set", "file", "row", "id", "reason", "severity", "outcome")
-UNSEEN = (*FAULTS, "unreadable", "too_large")
+UNSEEN = (*pairs.FAULTS, "unreadable", "too_large")
 TORN = ("picture_missing", "caption_missing", "picture_left_out", "caption_left_out")
 # role -> what becomes of a row with a fault, and with which faults; with any other it stays and is only counted
 OUTCOMES = {

@@ -6,8 +6,8 @@ The name of a row fault is the reason that stands in quarantine.csv; all names a
 from typing import Any
 
 from tuwen.core.params import Validate
+from tuwen.data.formats.pairs import FAULTS
 from tuwen.data.quality.expectations import import_great_expectations
-from tuwen.data.sources.records import FAULTS
 
 MIN_IMAGES_FOR_GROUP_SHARE = 1000  # in a smaller set a group may hold any share
 COMMON_FORMATS = ("GIF", "JPEG", "PNG", "WEBP")

@@ -1,6 +1,5 @@
 """From raw sets to clean ones: measured, examined, cleaned, split and written."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
 from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
+from tuwen.data.formats.json_file import write_json
 from tuwen.data.quality import clean_sets, consistency, corpus, expectations, quarantine, suites, summary
 from tuwen.data.quality.dealing import Dealt, deal_labelled
 from tuwen.data.quality.groups import join_copies
@@ -65,7 +65,7 @@ def validate(
     body = summary.make_summary(examined, in_place, written, further)
     for name, part in (("valid", "valid"), ("test", "test"), ("bank", "train")):
         body["clean"][name]["merged_captions"] = len(dealt.parts[part].texts) - len(written[name].texts)
-    (clean / "quality.json").write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(clean / "quality.json", body)
     if docs is not None:
         _write_data_docs(docs, summary.group_findings(examined, in_place))
     return Validated(body, summary.collect_frames(examined, in_place), _write_quarantine(clean, examined))

@@ -90,18 +90,16 @@ def _make_thumbnails(data: Path, rows: "pd.DataFrame") -> list[OddImage]:
         places = _read_places(data / "raw" / str(name) / "images.parquet", of_set["id"].tolist())
         for row in to_records(of_set):
             place = places.get(row["id"])
-            uri = thumbnail(shards.read_member(data, *place)) if place else ""
+            uri = thumbnail(shards.read_member(data, place)) if place else ""
             odd_images.append(_make_odd_image(row, uri))
     return odd_images
 
 
-def _read_places(path: Path, ids: list[str]) -> dict[str, tuple[str, int, int]]:
-    """Return image -> shard, offset, size, of those that the raw table at `path` has bytes of."""
-    columns = ["image_id", "shard", "offset", "size"]
+def _read_places(path: Path, ids: list[str]) -> dict[str, shards.Place]:
+    """Return image -> where its bytes lie, of those that the raw table at `path` has bytes of."""
+    columns = ["image_id", *shards.Place._fields]
     rows = pq.read_table(path, columns=columns, filters=[("image_id", "in", ids)]).to_pylist()
-    return {
-        row["image_id"]: (row["shard"], row["offset"], row["size"]) for row in rows if row["shard"] is not None
-    }
+    return {row["image_id"]: shards.Place.of(row) for row in rows if row["shard"] is not None}
 
 
 def to_records(rows: "pd.DataFrame") -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Raw sets out of a source: what stands in the tables and shards, after a kill, twice, and from the stages."""
+"""Raw sets of a source: their tables and shards, also after a killed run, in two runs, and by the stages."""
 
 import csv
 import hashlib
@@ -27,7 +27,7 @@ CAT, DOG = b"\x89PNG a cat", b"\x89PNG a dog"
 
 
 def make_source(root: Path, rows: Sequence[Sequence[str]]) -> TableSource:
-    """A table with the columns path, id, zh, and two pictures."""
+    """Write a table with the columns path, id, zh, and two images."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "cat.png").write_bytes(CAT)
     (root / "dog.png").write_bytes(DOG)
@@ -51,7 +51,7 @@ def source(tmp_path: Path) -> TableSource:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """Path -> sha256 of every file below `folder`."""
+    """Return path -> sha256 of every file below `folder`."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
@@ -67,7 +67,7 @@ def test_every_row_is_kept_and_pictures_that_cannot_be_had_have_no_bytes(tmp_pat
         ("4.png", "outside_source"),
     ]
     for row, data in zip(rows, (CAT, DOG), strict=False):
-        assert shards.read_member(tmp_path / "data", row["shard"], row["offset"], row["size"]) == data
+        assert shards.read_member(tmp_path / "data", shards.Place.of(row)) == data
         assert row["sha256"] == hashlib.sha256(data).hexdigest()
         assert row["positive_id"] == row["image_id"]
     for row in rows[2:]:
@@ -76,8 +76,8 @@ def test_every_row_is_kept_and_pictures_that_cannot_be_had_have_no_bytes(tmp_pat
     assert [row["row"] for row in rows] == [None, None, 4, 5]
     assert labelled.texts["row"].to_pylist() == [2, 3, 4, 5, 6]
     assert set(labelled.pairs["label"].to_pylist()) == {1}
-    said = capsys.readouterr().err
-    assert "labelled: pairs 5, pictures 2, pictures missing 1, pictures outside_source 1, texts 5" in said
+    log = capsys.readouterr().err
+    assert "labelled: pairs 5, pictures 2, pictures missing 1, pictures outside_source 1, texts 5" in log
 
 
 def test_sets_that_the_source_lacks_are_empty_and_every_set_has_its_manifest(tmp_path, source) -> None:
@@ -88,10 +88,10 @@ def test_sets_that_the_source_lacks_are_empty_and_every_set_has_its_manifest(tmp
         assert lacking.images.schema.equals(pairs.IMAGES)
     for name in pairs.RAW_SETS:
         folder = tmp_path / "data/raw" / name
-        told = json.loads((folder / "manifest.json").read_text())
-        assert told["params"] == source.model_dump()
-        assert told["inputs"] == {"source": manifest.digest(Path(source.root))}
-        assert set(told["files"]) == set(files_of(folder)) - {"manifest.json"}
+        body = json.loads((folder / "manifest.json").read_text())
+        assert body["params"] == source.model_dump()
+        assert body["inputs"] == {"source": manifest.hash_path(Path(source.root))}
+        assert set(body["files"]) == set(files_of(folder)) - {"manifest.json"}
 
 
 def test_two_runs_give_the_same_bytes_and_leave_nothing_of_a_killed_one(tmp_path, source) -> None:
@@ -147,7 +147,7 @@ def test_an_id_that_comes_twice_keeps_both_of_its_pictures(tmp_path) -> None:
     ingest(make_source(tmp_path / "mine", [["cat.png", "1", "猫"], ["dog.png", "1", "狗"]]), tmp_path / "data/raw")
     rows = pairs.read_pair_set(tmp_path / "data/raw/labelled").images.to_pylist()
     assert [row["image_id"] for row in rows] == ["1", "1"]
-    assert [shards.read_member(tmp_path / "data", r["shard"], r["offset"], r["size"]) for r in rows] == [CAT, DOG]
+    assert [shards.read_member(tmp_path / "data", shards.Place.of(r)) for r in rows] == [CAT, DOG]
 
 
 def test_a_corpus_source_is_gathered_into_a_folder_of_its_own(tmp_path, source) -> None:

@@ -1,4 +1,4 @@
-"""Tables of every kind, made here, and broken in the ways that users' tables are."""
+"""Tables of every form, made here, and with the faults that users' tables have."""
 
 import csv
 import hashlib
@@ -24,7 +24,7 @@ ROWS = [
     {"path": "pictures/dog.png", "zh": "草地上的狗", "more": ""},
     {"path": "pictures/cat.png", "zh": "橘猫", "more": "猫"},
 ]
-READ = {  # what any form of ROWS says: (image, caption)
+READ = {  # (image, caption), in any form of ROWS
     ("pictures/cat.png", "一只猫, 在沙发上睡觉"),
     ("pictures/cat.png", '"咪咪"\n睡着了'),
     ("pictures/dog.png", "草地上的狗"),
@@ -43,7 +43,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `rows` in the form that the suffix names."""
+    """Write `rows` in the form of the suffix."""
     match path.suffix:
         case ".parquet":
             pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
@@ -246,5 +246,5 @@ def test_ingest_keeps_the_bytes_of_a_table(root, tmp_path) -> None:
     write(root / "pairs.csv", ROWS)
     ingest(source(root, "pairs.csv"), tmp_path / "data/raw")
     rows = pairs.read_pair_set(tmp_path / "data/raw/labelled").images.to_pylist()
-    read_back = [shards.read_member(tmp_path / "data", row["shard"], row["offset"], row["size"]) for row in rows]
+    read_back = [shards.read_member(tmp_path / "data", shards.Place.of(row)) for row in rows]
     assert read_back == [CAT, DOG]
