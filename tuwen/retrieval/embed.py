@@ -14,19 +14,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 from tuwen.core.errors import UserError
 from tuwen.core.executor import count_workers
-from tuwen.core.params import Embed
 from tuwen.core.progress import follow
-from tuwen.data.formats import manifest, pairs, shards
+from tuwen.data.formats import manifest, shards
 from tuwen.data.formats.images import Pixels, decode_pixels, make_pixel_tensor, resize_to_square
 from tuwen.data.formats.text import load_tokenizer, tokenize
 from tuwen.model.dual_encoder import DualEncoder, choose_device, load_model
+
+if TYPE_CHECKING:  # pydantic and pyarrow are not needed to encode what the caller gives
+    from tuwen.core.params import Embed
+    from tuwen.data.formats.pairs import PairSet
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Row = TypeVar("Row")
@@ -39,12 +42,14 @@ WORK = Path(".cache/embed")
 DECIDING_CODE = ("data/formats", "model", "retrieval/embed.py")
 
 
-def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed) -> None:
+def embed_set(model_folder: Path, set_folder: Path, out: Path, params: "Embed") -> None:
     """Write `images.npy` [I, D] and `texts.npy` [T, D], float32 unit rows, for the set in `set_folder`.
 
     Memory holds a part of the vectors and the pictures being decoded, whatever the size of the set; the bytes
     depend neither on the workers nor on a kill between. Raises UserError where a picture cannot be decoded.
     """
+    from tuwen.data.formats import pairs
+
     inputs, settings = {"model": model_folder, "set": set_folder}, params.model_dump()
     work = WORK / manifest.make_work_key(inputs, settings, DECIDING_CODE)
     model = load_model(model_folder).to(choose_device())
@@ -116,12 +121,12 @@ def _parts(blocks: Iterable[Vectors]) -> Iterator[Vectors]:
         yield np.concatenate(held)
 
 
-def read_images(data: Path, pair_set: pairs.PairSet, size_px: int) -> list[Pixels]:
+def read_images(data: Path, pair_set: "PairSet", size_px: int) -> list[Pixels]:
     """`stream_images` all at once, for those who go through them more than once."""
     return list(stream_images(data, pair_set, size_px))
 
 
-def stream_images(data: Path, pair_set: pairs.PairSet, size_px: int) -> Iterator[Pixels]:
+def stream_images(data: Path, pair_set: "PairSet", size_px: int) -> Iterator[Pixels]:
     """The set's pictures by the picture rule, uint8 [size_px, size_px, 3] each; `data` is the data root.
 
     At most AHEAD of them are held. One that the source could not give, or that is broken and asks all the same, is
@@ -131,7 +136,7 @@ def stream_images(data: Path, pair_set: pairs.PairSet, size_px: int) -> Iterator
     yield from follow(_in_order(partial(_picture, data, size_px), rows, AHEAD), "decode", len(rows))
 
 
-def _picture_rows(pair_set: pairs.PairSet) -> list[dict[str, Any]]:
+def _picture_rows(pair_set: "PairSet") -> list[dict[str, Any]]:
     return list(pair_set.images.select(["image_id", "shard", "offset", "size"]).to_pylist())
 
 

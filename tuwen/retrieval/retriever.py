@@ -17,7 +17,7 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats.images import Pixels, decode_pixels, make_upright, resize_to_square
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.dual_encoder import DualEncoder, choose_device, load_model
-from tuwen.retrieval.encode import embed_captions, stream_vectors
+from tuwen.retrieval.embed import embed_captions, stream_vectors
 from tuwen.retrieval.search import Vectors, top_k
 
 ImageInput: TypeAlias = str | Path | bytes | Image.Image
