@@ -243,5 +243,7 @@ def test_a_viewer_makes_the_same_views_after_it_was_sent(data) -> None:
     picture = decode_pixels(drawn(7))
     for number in range(4):
         view = viewer().render(picture, row, number)
-        assert np.array_equal(pickle.loads(pickle.dumps(viewer())).view(picture, row, number).pixels, view.pixels)
+        assert np.array_equal(
+            pickle.loads(pickle.dumps(viewer())).render(picture, row, number).pixels, view.pixels
+        )
         assert viewer().plan(row, number) == (view.caption, view.flipped)
