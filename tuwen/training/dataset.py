@@ -119,7 +119,7 @@ class OnlineViews:
             chosen = order[start : start + ROWS_AT_ONCE]
             asked = zip(self._rows.take(pa.array(rows[chosen])).to_pylist(), views[chosen].tolist(), strict=True)
             for row, view in asked:
-                caption, flipped = self._viewer.told(row, view)
+                caption, flipped = self._viewer.plan(row, view)
                 yield Ask(row["pair_id"], find_positive(row, flipped), caption, 0, (row, view))
 
     def _shown(self, seed: int, epoch: int) -> tuple[pairs.RowNumbers, pairs.RowNumbers]:
@@ -177,7 +177,7 @@ class _Online:
     def __call__(self, source: tuple[dict[str, Any], int]) -> Pixels:
         row, view = source
         pixels, reduced = self._pictures.get(Place.of(row))
-        return self._viewer.view(pixels, row, view, reduced).pixels
+        return self._viewer.render(pixels, row, view, reduced).pixels
 
 
 class _Pictures:

@@ -112,7 +112,7 @@ class StreamedViews:
 
     def _ask(self, found: Candidate) -> Ask:
         row, view = found.row(), found.lap + 1
-        caption, flipped = self._viewer.told(row, view)
+        caption, flipped = self._viewer.plan(row, view)
         source = (found.picture, row, view)
         return Ask(found.pair_id, find_positive(row, flipped), caption, 0, source, self.skipped)
 
@@ -152,7 +152,7 @@ class _Streamed:
             pixels, reduced = decode_reduced(encoded, self._viewer.enough_px)
         except OSError:
             return None
-        return self._viewer.view(pixels, row, view, reduced).pixels
+        return self._viewer.render(pixels, row, view, reduced).pixels
 
 
 def shuffled(candidates: Iterable[Candidate], draw: random.Random) -> Iterator[Candidate]:

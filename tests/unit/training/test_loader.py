@@ -242,6 +242,8 @@ def test_a_viewer_makes_the_same_views_after_it_was_sent(data) -> None:
     row = {"pair_id": "7", "positive_id": "7", "caption": caption(7), "paraphrase": None, "sided": False}
     picture = decode_pixels(drawn(7))
     for number in range(4):
-        view = viewer().view(picture, row, number)
-        assert np.array_equal(pickle.loads(pickle.dumps(viewer())).view(picture, row, number).pixels, view.pixels)
-        assert viewer().told(row, number) == (view.caption, view.flipped)
+        view = viewer().render(picture, row, number)
+        assert np.array_equal(
+            pickle.loads(pickle.dumps(viewer())).render(picture, row, number).pixels, view.pixels
+        )
+        assert viewer().plan(row, number) == (view.caption, view.flipped)
