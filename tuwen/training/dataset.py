@@ -115,7 +115,7 @@ class OnlineViews:
             block = order[start : start + ROWS_AT_ONCE]
             block_rows = self._rows.take(pa.array(rows[block])).to_pylist()
             for row, view in zip(block_rows, views[block].tolist(), strict=True):
-                caption, flipped = self._viewer.told(row, view)
+                caption, flipped = self._viewer.plan(row, view)
                 yield ViewSpec(row["pair_id"], find_positive(row, flipped), caption, 0, (row, view))
 
     def _select_views(self, seed: int, epoch: int) -> tuple[pairs.RowNumbers, pairs.RowNumbers]:
@@ -173,7 +173,7 @@ class _OnlineDecoder:
     def __call__(self, source: tuple[dict[str, Any], int]) -> Pixels:
         row, view = source
         pixels, reduced = self._images.get(Place.of(row))
-        return self._viewer.view(pixels, row, view, reduced).pixels
+        return self._viewer.render(pixels, row, view, reduced).pixels
 
 
 class _ImageCache:

@@ -112,7 +112,7 @@ class StreamedViews:
 
     def _make_spec(self, pair: StreamedPair) -> ViewSpec:
         row, view = pair.make_row(), pair.lap + 1
-        caption, flipped = self._viewer.told(row, view)
+        caption, flipped = self._viewer.plan(row, view)
         source = (pair.image, row, view)
         return ViewSpec(pair.pair_id, find_positive(row, flipped), caption, 0, source, self.skipped)
 
@@ -152,7 +152,7 @@ class _StreamedDecoder:
             pixels, reduced = decode_reduced(encoded, self._viewer.enough_px)
         except OSError:
             return None
-        return self._viewer.view(pixels, row, view, reduced).pixels
+        return self._viewer.render(pixels, row, view, reduced).pixels
 
 
 def shuffle_in_buffer(stream: Iterable[StreamedPair], draw: random.Random) -> Iterator[StreamedPair]:

@@ -81,7 +81,7 @@ def test_view_number_and_order_of_an_unweighted_set_are_those_of_the_epoch(data)
     rows = {row["pair_id"]: row for row in list_rows(pairs.read_pair_set(data / "clean/train"), {}).to_pylist()}
     shown = decode_all(views, 5, 4)[0]
     picture = decode_image(drawn(int(shown.positive_id)))
-    assert np.array_equal(shown.pixels, make_viewer().view(picture, rows[shown.positive_id], 4).pixels)
+    assert np.array_equal(shown.pixels, make_viewer().render(picture, rows[shown.positive_id], 4).pixels)
 
 
 def test_stored_views_are_what_augment_wrote_for_the_named_splits(data) -> None:

@@ -193,8 +193,8 @@ def test_a_viewer_makes_the_same_views_after_it_was_sent(data) -> None:
     row = {"pair_id": "7", "positive_id": "7", "caption": caption(7), "paraphrase": None, "sided": False}
     picture = decode_pixels(drawn(7))
     for number in range(4):
-        view = make_viewer().view(picture, row, number)
+        view = make_viewer().render(picture, row, number)
         assert np.array_equal(
-            pickle.loads(pickle.dumps(make_viewer())).view(picture, row, number).pixels, view.pixels
+            pickle.loads(pickle.dumps(make_viewer())).render(picture, row, number).pixels, view.pixels
         )
-        assert make_viewer().told(row, number) == (view.caption, view.flipped)
+        assert make_viewer().plan(row, number) == (view.caption, view.flipped)
