@@ -49,12 +49,12 @@ SETTINGS = '''class SidecarSource(Strict):
 Source = Annotated[
     SidecarSource
     | '''
-CASE = """        case "sidecar":
+CASE = '''        case "sidecar":
             from tuwen.data.sources import sidecar
 
             return sidecar.read(source)
         case "sample":
-"""
+'''
 
 
 class Copy:
