@@ -25,7 +25,8 @@ from tuwen.core.progress import follow
 from tuwen.data.formats import manifest, shards
 from tuwen.data.formats.images import Pixels, decode_pixels, make_pixel_tensor, resize_to_square
 from tuwen.data.formats.text import load_tokenizer, tokenize
-from tuwen.model.dual_encoder import DualEncoder, choose_device, load_model
+from tuwen.model.device import choose_device
+from tuwen.model.dual_encoder import DualEncoder, load_model
 
 if TYPE_CHECKING:  # pydantic and pyarrow are not needed to encode what the caller gives
     from tuwen.core.params import Embed

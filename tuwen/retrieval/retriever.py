@@ -16,7 +16,8 @@ from PIL import Image
 from tuwen.core.errors import UserError
 from tuwen.data.formats.images import Pixels, decode_pixels, make_upright, resize_to_square
 from tuwen.data.formats.text import load_tokenizer
-from tuwen.model.dual_encoder import DualEncoder, choose_device, load_model
+from tuwen.model.device import choose_device
+from tuwen.model.dual_encoder import DualEncoder, load_model
 from tuwen.retrieval.embed import embed_captions, stream_vectors
 from tuwen.retrieval.search import Vectors, top_k
 
