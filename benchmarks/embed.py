@@ -78,7 +78,7 @@ def measure(
     forward(encoder, squares, batch_size)  # the first pass finds its memory
     rates: dict[str, list[float]] = {"forward": [], "decode": [], "embed": []}
     for _ in range(ROUNDS):
-        rates["forward"] += [pictures / forward(encoder, squares, size) for size in (embed.PIECE, batch_size)]
+        rates["forward"] += [pictures / forward(encoder, squares, size) for size in (encode.PIECE, batch_size)]
         rates["decode"].append(rate(pictures, decode))
         rates["embed"].append(rate(pictures, lambda: whole(batch_size)))
     best = {part: max(found) for part, found in rates.items()}

@@ -37,7 +37,7 @@ def show_results(preset: str) -> None:
     from tuwen.core.params import load_params
     from tuwen.data.formats import pairs
     from tuwen.evaluation import headline
-    from tuwen.evaluation.evaluate import read_set_vectors
+    from tuwen.retrieval.vectors import read_set_vectors
     from tuwen.report import examples
 
     params, results, clean = load_params(), Path("results"), Path("data/clean/test")

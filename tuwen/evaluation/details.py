@@ -8,7 +8,7 @@ import numpy as np
 from tuwen.core.params import Evaluate
 from tuwen.evaluation.figures import DIGITS, DIRECTIONS, Answers, Pool, cosines, side
 from tuwen.retrieval import metrics, qb_norm
-from tuwen.retrieval.search import Rows
+from tuwen.retrieval.vectors import Rows
 
 HUBS = 10  # named
 SCORE_EDGES = np.linspace(-1, 1, 201).round(2)  # the same for every model, so that histograms compare

@@ -17,7 +17,7 @@ from tuwen.evaluation.figures import DIGITS, DIRECTIONS, Answers, Pool, side
 from tuwen.retrieval import metrics as recall
 from tuwen.retrieval import qb_norm
 from tuwen.retrieval.qb_norm import Correction
-from tuwen.retrieval.search import Vectors, read_vectors
+from tuwen.retrieval.vectors import Vectors, read_vectors
 
 MEASURED = ("test", "valid")
 SETS = (*MEASURED, "bank")

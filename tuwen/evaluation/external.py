@@ -21,7 +21,7 @@ from tuwen.evaluation import figures as measure
 from tuwen.evaluation.details import make_details
 from tuwen.evaluation.figures import Pool
 from tuwen.retrieval import metrics
-from tuwen.retrieval.search import Rows, Vectors, check_vectors
+from tuwen.retrieval.vectors import Rows, Vectors, check_vectors
 
 SAMPLES, SEED = 2000, 0
 UNIT = 1e-6  # rows as near to length 1 as single precision stores them are taken as they are

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tuwen.core.params import Evaluate
 from tuwen.retrieval import metrics, qb_norm
 from tuwen.retrieval.qb_norm import Correction
-from tuwen.retrieval.search import Rows, Vectors
+from tuwen.retrieval.vectors import Rows, Vectors
 
 Groups = npt.NDArray[Any]
 Figures = dict[str, float]
@@ -87,7 +87,7 @@ def measure_figures(pool: Pool, answers: Mapping[str, Answers], params: Evaluate
     as cn_clip prints it. `qbnorm_gain` is corrected less uncorrected hit@k.
     """
     made: Figures = {}
-    columns: dict[str, metrics.Floats] = {}  # figure -> its values [rows of both directions], NaN in the other's
+    columns: dict[str, vectors.Floats] = {}  # figure -> its values [rows of both directions], NaN in the other's
     sizes = [len(answers[direction].judged.query) for direction in DIRECTIONS]
     for direction, start in zip(DIRECTIONS, (0, sizes[0]), strict=True):
         made |= _of_direction(pool, direction, answers[direction], params.ks)
@@ -116,7 +116,7 @@ def _of_direction(pool: Pool, direction: str, found: Answers, ks: list[int]) -> 
     return made | {f"{direction}_recall_at_{k}": share for k, share in zip(ks, share_K, strict=True)}
 
 
-def _per_query(pool: Pool, direction: str, found: Answers, ks: list[int]) -> dict[str, metrics.Floats]:
+def _per_query(pool: Pool, direction: str, found: Answers, ks: list[int]) -> dict[str, vectors.Floats]:
     """hit@k of each query, and by QB-Norm where there is a bank."""
     hit_NK = metrics.compute_hits(found.judged.best_rank, ks)
     blocks = {"hit": hit_NK}
@@ -131,7 +131,7 @@ def _per_query(pool: Pool, direction: str, found: Answers, ks: list[int]) -> dic
     }
 
 
-def _with_intervals(columns: Mapping[str, metrics.Floats], groups: Groups, params: Evaluate) -> Figures:
+def _with_intervals(columns: Mapping[str, vectors.Floats], groups: Groups, params: Evaluate) -> Figures:
     values, names = np.stack(list(columns.values()), axis=1), list(columns)
     means, drawn = (
         np.nanmean(values, axis=0),

@@ -14,7 +14,7 @@ from tuwen.data.formats.text_files import open_text, read_csv_rows
 from tuwen.evaluation import zero_shot
 from tuwen.model.dual_encoder import choose_device, load_model
 from tuwen.report.html.confusion import draw_confusion
-from tuwen.retrieval.embed import stream_vectors
+from tuwen.retrieval.encode import stream_vectors
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 

@@ -15,8 +15,9 @@ import numpy as np
 from tuwen.data.formats import pairs
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.dual_encoder import DualEncoder, choose_device, load_model
-from tuwen.retrieval.embed import embed_captions
-from tuwen.retrieval.search import Vectors, read_vectors, top_k
+from tuwen.retrieval.encode import embed_captions
+from tuwen.retrieval.search import top_k
+from tuwen.retrieval.vectors import Vectors, read_vectors
 
 ONE_PROMPT = "这是一张{}图片"
 ENSEMBLE = (

@@ -6,7 +6,7 @@ from pathlib import Path
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
 from tuwen.retrieval import qb_norm
-from tuwen.retrieval.search import Vectors, read_vectors
+from tuwen.retrieval.vectors import Vectors, read_vectors
 
 ASKING = {"t2i": "texts", "i2t": "images"}
 

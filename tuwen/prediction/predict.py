@@ -13,7 +13,8 @@ from tuwen.data.formats import manifest, pairs
 from tuwen.prediction.correct import read_correction
 from tuwen.prediction.result_file import HEADERS, find_faults
 from tuwen.retrieval.qb_norm import answer_corrected
-from tuwen.retrieval.search import Rows, read_vectors, top_k
+from tuwen.retrieval.search import top_k
+from tuwen.retrieval.vectors import Rows, read_vectors
 
 CONTEST_K = 5
 

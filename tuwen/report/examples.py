@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs, shards
 from tuwen.report.html.page import thumbnail
-from tuwen.retrieval.search import Rows, Vectors, rank_items, top_k
+from tuwen.retrieval.search import rank_items, top_k
+from tuwen.retrieval.vectors import Rows, Vectors
 
 SHOWN = 5  # answers shown per query and model
 

@@ -13,7 +13,7 @@ from tuwen.core.params import Params
 from tuwen.data.formats import pairs
 from tuwen.data.quality import quality_file
 from tuwen.evaluation import headline
-from tuwen.evaluation.evaluate import read_set_vectors
+from tuwen.retrieval.vectors import read_set_vectors
 from tuwen.evaluation.findings import Details, ZeroShot, read_checked, read_json
 from tuwen.evaluation.headline import DIRECTIONS, MODELS
 from tuwen.report import curves, doubtful_pairs, examples, hubs, slices

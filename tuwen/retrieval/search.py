@@ -10,63 +10,19 @@ Shapes: Q queries, G gallery items, D dimensions, P pairs.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tuwen.core.errors import UserError
 from tuwen.model.device import has_bf16
-from tuwen.retrieval.shortlist import Found, Side, shortlists, side, single_slack
-
-Vectors = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
+from tuwen.retrieval.shortlist import Found, Rounded, compute_single_slack, find_shortlists, round_vectors
+from tuwen.retrieval.vectors import Floats, Rows, Vectors, check_vectors
 
 BLOCK_SCORES = 1 << 22  # float32 scores held at once by `rank_items` (16 MB): they stay in the cache
 BLOCK_ITEMS = 1 << 13
 EXACT_PAIRS = 1 << 9  # pairs computed in float64 at once: their numbers stay in the cache
-UNIT_TOLERANCE = 1e-3
-
-
-def read_vectors(path: Path, rows: int, table: Path) -> Vectors:
-    """Read unit vectors [rows, D] from a `.npy` file; `table` is the Parquet table whose rows they stand for.
-
-    Raises UserError when the file is missing or not a float matrix, when it has another number of rows than
-    the table, and for NaN, infinity, zero vectors and vectors that are not of length 1.
-    """
-    try:
-        vectors = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: these embeddings are missing; run `dvc repro`") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a NumPy array ({error}); remove it and run `dvc repro`") from None
-    if vectors.ndim == 2 and len(vectors) != rows:
-        raise UserError(
-            f"{path}: {len(vectors)} rows found, {rows} expected, one per row of {table}; embed again: `dvc repro`"
-        )
-    check_vectors(vectors, str(path))
-    lengths = np.linalg.norm(vectors, axis=1)
-    wrong = np.flatnonzero(np.abs(lengths - 1) > UNIT_TOLERANCE)
-    if len(wrong):
-        raise UserError(
-            f"{path}: row {wrong[0]} has length {lengths[wrong[0]]:.4g}, not 1; divide each row by its length"
-        )
-    return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
-def check_vectors(vectors: npt.NDArray[Any], place: str) -> None:
-    """Raise UserError, naming `place`, unless `vectors` is a float matrix [N, D], all finite, no row zero."""
-    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
-        raise UserError(f"{place}: float array [rows, dimensions] expected, got {vectors.dtype} {vectors.shape}")
-    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(broken):
-        raise UserError(f"{place}: row {broken[0]} holds NaN or infinity; embed again from a sound model")
-    zero = np.flatnonzero(~vectors.any(axis=1))
-    if len(zero):
-        raise UserError(f"{place}: row {zero[0]} is a zero vector, which has no cosine; embed again")
 
 
 def top_k(queries: Vectors, gallery: Vectors, k: int) -> tuple[Rows, Vectors]:
@@ -81,7 +37,7 @@ def top_k(queries: Vectors, gallery: Vectors, k: int) -> tuple[Rows, Vectors]:
     if not len(queries):
         return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
     asked, searched = _sides(queries, gallery)
-    return _best(queries, gallery, shortlists(asked, searched, k, both=False)[0], single_slack(asked, searched), k)
+    return _best(queries, gallery, find_shortlists(asked, searched, k, both=False)[0], compute_single_slack(asked, searched), k)
 
 
 def top_k_both(images: Vectors, texts: Vectors, k: int) -> tuple[tuple[Rows, Vectors], tuple[Rows, Vectors]]:
@@ -101,19 +57,19 @@ def top_k_both(images: Vectors, texts: Vectors, k: int) -> tuple[tuple[Rows, Vec
     _check_k(k, "texts", texts)
     _check_k(k, "images", images)
     image_side, text_side = _sides(images, texts)
-    by_image, by_text = shortlists(image_side, text_side, k, both=True)
+    by_image, by_text = find_shortlists(image_side, text_side, k, both=True)
     return (
-        _best(images, texts, by_image, single_slack(image_side, text_side), k),
-        _best(texts, images, by_text, single_slack(text_side, image_side), k),
+        _best(images, texts, by_image, compute_single_slack(image_side, text_side), k),
+        _best(texts, images, by_text, compute_single_slack(text_side, image_side), k),
     )
 
 
-def _sides(queries: Vectors, gallery: Vectors, low: torch.dtype | None = None) -> tuple[Side, Side]:
+def _sides(queries: Vectors, gallery: Vectors, low: torch.dtype | None = None) -> tuple[Rounded, Rounded]:
     """Both on the machine's device; low: the precision of the pass, or else bfloat16 where that is faster."""
     assert torch.get_float32_matmul_precision() == "highest"  # else the error bound does not hold
     where = "cuda" if torch.cuda.is_available() else "cpu"
     low = low or (torch.bfloat16 if has_bf16(where) else torch.float32)
-    return side(torch.from_numpy(queries).to(where), low), side(torch.from_numpy(gallery).to(where), low)
+    return round_vectors(torch.from_numpy(queries).to(where), low), round_vectors(torch.from_numpy(gallery).to(where), low)
 
 
 def _best(
@@ -165,9 +121,9 @@ def rank_items(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> R
     return result
 
 
-def _edges(own: npt.NDArray[np.float64], asked: Side, searched: Side, query: Rows) -> tuple[Tensor, Tensor]:
+def _edges(own: Floats, asked: Rounded, searched: Rounded, query: Rows) -> tuple[Tensor, Tensor]:
     """From one to the other, [P] each, a float32 product does not tell whether it beats the pair's own score."""
-    slack = single_slack(asked, searched).cpu().numpy()[query]
+    slack = compute_single_slack(asked, searched).cpu().numpy()[query]
     own = own * 2.0 ** -(asked.exponent + searched.exponent)
     above, below = (torch.from_numpy(edge.astype(np.float32)) for edge in (own + slack, own - slack))
     return above.to(asked.full.device), below.to(asked.full.device)
@@ -230,7 +186,7 @@ def _key(query: Rows, product: Vectors) -> Rows:
     return (query << 32) - ordered
 
 
-def _exact(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> npt.NDArray[np.float64]:
+def _exact(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Floats:
     """The float64 score [P] of each pair; the same two vectors give the same bits wherever they stand."""
     scores = np.empty(len(query), np.float64)
 

@@ -41,7 +41,7 @@ STORED = 2.0**-8  # c
 SPAN = 16  # vectors whose largest value lies within 2^-SPAN and 2^SPAN are multiplied as they are
 
 
-class Side(NamedTuple):
+class Rounded(NamedTuple):
     """The images or the texts: vectors, and what rounding takes from them."""
 
     full: Tensor  # [N, D] float32, the vectors times 2^-exponent
@@ -60,7 +60,7 @@ class Found(NamedTuple):
     groups: int  # pairs of a query and a group that were multiplied again
 
 
-def side(vectors: Tensor, low: torch.dtype) -> Side:
+def round_vectors(vectors: Tensor, low: torch.dtype) -> Rounded:
     """Round vectors [N, D] float32 to `low`, and measure what is lost."""
     exponent = int(torch.frexp(vectors.abs().max()).exponent) if len(vectors) else 0
     if abs(exponent) <= SPAN:
@@ -69,24 +69,24 @@ def side(vectors: Tensor, low: torch.dtype) -> Side:
         vectors = (vectors.double() * 2.0**-exponent).float()
     length = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
     if low == vectors.dtype:
-        return Side(vectors, vectors, length, torch.zeros_like(length), exponent)
+        return Rounded(vectors, vectors, length, torch.zeros_like(length), exponent)
     rounded = vectors.to(low)
     rounded[rounded.abs() < torch.finfo(low).tiny] = 0
     lost = [
         torch.linalg.vector_norm(a - b.float(), dim=1, dtype=torch.float64)
         for a, b in zip(torch.split(vectors, 4096), torch.split(rounded, 4096), strict=True)
     ]
-    return Side(vectors, rounded, length, torch.cat(lost), exponent)
+    return Rounded(vectors, rounded, length, torch.cat(lost), exponent)
 
 
-def single_slack(queries: Side, gallery: Side) -> Tensor:
+def compute_single_slack(queries: Rounded, gallery: Rounded) -> Tensor:
     """Per query [Q] float32, more than a float32 product with any gallery item can be wrong by."""
     dimensions = queries.full.shape[1]
     slack = (dimensions + 16) * 2.0**-23 * queries.length * gallery.length.max()
     return (slack + (dimensions + 16) * 2.0**-100).float()
 
 
-def low_slack(queries: Side, gallery: Side) -> Tensor:
+def compute_low_slack(queries: Rounded, gallery: Rounded) -> Tensor:
     """Per query [Q] float32, e of the module's docstring."""
     dimensions = queries.full.shape[1]
     longest, lost = gallery.length.max(), gallery.lost.max()
@@ -95,7 +95,7 @@ def low_slack(queries: Side, gallery: Side) -> Tensor:
     return (queries.lost * longest + own * lost + summed + (dimensions + 16) * 2.0**-100).float()
 
 
-def shortlists(images: Side, texts: Side, k: int, both: bool) -> tuple[Iterator[Found], Iterator[Found]]:
+def find_shortlists(images: Rounded, texts: Rounded, k: int, both: bool) -> tuple[Iterator[Found], Iterator[Found]]:
     """Two iterators: texts that can be among an image's first k and, where `both`, images among a text's."""
     low_T = _padded(texts.low)
     image, text = (torch.arange(len(low) + -len(low) % GROUP, device=low.device) for low in (images.low, low_T))
@@ -162,8 +162,8 @@ def _chunks(maxima_QN: Tensor, query: Tensor, queries: int) -> Iterator[tuple[Te
         yield query[start : start + step][real], maxima_QN[start : start + step].index_select(0, real).float()
 
 
-def _found(queries: Side, gallery: Side, chunks: Iterator[tuple[Tensor, Tensor]], k: int) -> Iterator[Found]:
-    slack_Q, stored = low_slack(queries, gallery), STORED if gallery.low.dtype == torch.bfloat16 else 0.0
+def _found(queries: Rounded, gallery: Rounded, chunks: Iterator[tuple[Tensor, Tensor]], k: int) -> Iterator[Found]:
+    slack_Q, stored = compute_low_slack(queries, gallery), STORED if gallery.low.dtype == torch.bfloat16 else 0.0
     least_Q = torch.full_like(slack_Q, -torch.inf)  # L
     waiting: list[tuple[Tensor, Tensor]] = []
     held = 0
@@ -193,10 +193,10 @@ def _parts(query_B: Tensor, above_BN: Tensor) -> Iterator[tuple[Tensor, Tensor]]
         yield query_B[row], group
 
 
-def _multiplied(queries: Side, gallery: Side, pairs: list[tuple[Tensor, Tensor]], least_Q: Tensor) -> Found:
+def _multiplied(queries: Rounded, gallery: Rounded, pairs: list[tuple[Tensor, Tensor]], least_Q: Tensor) -> Found:
     """The float32 products of queries and groups, group by group, as far as they can belong to the first k."""
     query, group = (torch.cat(column) for column in zip(*pairs, strict=True))
-    floor_Q = least_Q - single_slack(queries, gallery)
+    floor_Q = least_Q - compute_single_slack(queries, gallery)
     group, order = group.sort(stable=True)
     query = query[order]
     names, sizes = torch.unique_consecutive(group, return_counts=True)

@@ -12,7 +12,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import manifest, pairs
 from tuwen.evaluation import compare, evaluate, figures
-from tuwen.retrieval.search import read_vectors
+from tuwen.retrieval.vectors import read_vectors
 from tuwen.tracking import lineage, revision, runs
 
 NAME = "tuwen"

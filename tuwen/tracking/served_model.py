@@ -75,7 +75,7 @@ class Retriever(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so its
         return pd.DataFrame(answers, index=model_input.index)
 
     def _embed(self, kind: str, given: Mapping[int, str]) -> Any:
-        from tuwen.retrieval.embed import embed_captions, embed_images
+        from tuwen.retrieval.encode import embed_captions, embed_images
 
         if kind == "text":
             return embed_captions(self.model, self.tokenizer, list(given.values()), BATCH_SIZE)

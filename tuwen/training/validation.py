@@ -8,7 +8,7 @@ import numpy as np
 
 from tuwen.data.formats import pairs
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.retrieval.embed import embed_captions, embed_images, read_images
+from tuwen.retrieval.encode import embed_captions, embed_images, read_images
 from tuwen.retrieval.metrics import compute_hits, judge_queries
 from tuwen.training.selection import Measured
 

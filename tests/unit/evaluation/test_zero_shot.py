@@ -61,7 +61,7 @@ def test_a_class_vector_is_the_mean_of_its_prompts_brought_to_length_one(folder:
     found = zero_shot.make_class_vectors(loaded, tokenizer, LABELS, ENSEMBLE)
     for label, vector in zip(LABELS, found, strict=True):
         prompts = [template.replace("{}", label) for template in ENSEMBLE]
-        mean = embed.embed_captions(loaded, tokenizer, prompts, 1).astype(np.float64).mean(axis=0)
+        mean = encode.embed_captions(loaded, tokenizer, prompts, 1).astype(np.float64).mean(axis=0)
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
 
 

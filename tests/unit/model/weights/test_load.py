@@ -27,7 +27,7 @@ from tuwen.data.formats.text import load_tokenizer, tokenize
 from tuwen.model import dual_encoder
 from tuwen.model.weights import cn_clip as weights_cn_clip
 from tuwen.model.weights import load
-from tuwen.retrieval.embed import embed_captions, embed_images
+from tuwen.retrieval.encode import embed_captions, embed_images
 
 NEAR = {"atol": 1e-5, "rtol": 0}
 SHAPES = {"vit": VIT, "resnet": RESNET}
