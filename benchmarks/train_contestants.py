@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from tuwen.core.compat import declare_torchvision_ops
-from tuwen.model import architectures, dual_encoder
+from tuwen.model import architectures, device, dual_encoder
 from tuwen.training import optim, step
 
 PADDED_TOKENS = 52  # Chinese-CLIP's context
 CLS, SEP, FIRST_WORD = 101, 102, 670  # of its vocabulary
 LR, WEIGHT_DECAY, CLIP = 5e-5, 1e-3, 1.0
 PAPER_PAIRS = 4_000_000  # eight views of 50,000 pairs, ten epochs
-DEVICE = dual_encoder.choose_device()
+DEVICE = device.choose_device()
 
 
 class Batch(NamedTuple):

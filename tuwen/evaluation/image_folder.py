@@ -12,7 +12,8 @@ from tuwen.core.progress import follow
 from tuwen.data.formats.images import Pixels, decode_pixels, resize_to_square
 from tuwen.data.formats.text_files import open_text, read_csv_rows
 from tuwen.evaluation import zero_shot
-from tuwen.model.dual_encoder import choose_device, load_model
+from tuwen.model.device import choose_device
+from tuwen.model.dual_encoder import load_model
 from tuwen.report.html.confusion import draw_confusion
 from tuwen.retrieval.encode import stream_vectors
 

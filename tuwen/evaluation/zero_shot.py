@@ -14,7 +14,8 @@ import numpy as np
 
 from tuwen.data.formats import pairs
 from tuwen.data.formats.text import load_tokenizer
-from tuwen.model.dual_encoder import DualEncoder, choose_device, load_model
+from tuwen.model.device import choose_device
+from tuwen.model.dual_encoder import DualEncoder, load_model
 from tuwen.retrieval.encode import embed_captions
 from tuwen.retrieval.search import top_k
 from tuwen.retrieval.vectors import Vectors, read_vectors

@@ -1,11 +1,19 @@
-"""What the machine computes well."""
+"""Where to compute, and which number format that device computes fast in. Needs torch alone."""
 
 import torch
 
 
-def has_bf16(where: str) -> bool:
-    """Whether the hardware computes in bf16; emulated, it takes twice the time of fp32 (docs/log.md)."""
-    if where == "cuda":
+def choose_device() -> str:
+    """Return "cuda" where there is a GPU, else "cpu". It decides where a model computes, never what."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_bf16(device: str) -> bool:
+    """Return whether `device`, one of `choose_device`, has bf16 units.
+
+    Emulated bf16 takes twice the time of fp32 (docs/log.md).
+    """
+    if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     units = torch.cpu.get_capabilities()
     return any(units.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))

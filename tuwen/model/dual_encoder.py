@@ -90,11 +90,6 @@ def _own_normal(image: dict[str, Any]) -> dict[str, Tensor]:
     return {"pixel_factor": (std / own_std).float(), "pixel_shift": ((mean - own_mean) / own_std).float()}
 
 
-def choose_device() -> str:
-    """Where to compute: the GPU when there is one. Never decides what is computed."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def compute_cosines(image_ID: Tensor, text_TD: Tensor) -> Tensor:
     """Unit vectors of images [I, D] and texts [T, D] -> cosine in [-1, 1], shape [I, T].
 

@@ -15,7 +15,8 @@ from tuwen.core.params import Embed
 from tuwen.core.progress import follow
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.text import load_tokenizer
-from tuwen.model.dual_encoder import choose_device, load_model
+from tuwen.model.device import choose_device
+from tuwen.model.dual_encoder import load_model
 from tuwen.retrieval.encode import decode_row, list_image_rows, stream_caption_vectors, stream_vectors
 from tuwen.retrieval.vectors import Vectors
 

@@ -22,7 +22,8 @@ from tuwen.core.progress import follow
 from tuwen.data.formats import pairs, shards
 from tuwen.data.formats.images import Pixels, decode_pixels, make_pixel_tensor, resize_to_square
 from tuwen.data.formats.text import tokenize
-from tuwen.model.dual_encoder import DualEncoder, choose_device
+from tuwen.model.device import choose_device
+from tuwen.model.dual_encoder import DualEncoder
 from tuwen.retrieval.vectors import Vectors
 
 Item = TypeVar("Item")

@@ -39,7 +39,8 @@ class Retriever(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so its
     def load_context(self, context: Any) -> None:
         """Read the model and the vectors."""
         from tuwen.data.formats.text import load_tokenizer
-        from tuwen.model.dual_encoder import choose_device, load_model
+        from tuwen.model.device import choose_device
+        from tuwen.model.dual_encoder import load_model
 
         model, gallery = (Path(context.artifacts[name]) for name in ("model", "gallery"))
         self.model = load_model(model).to(choose_device())

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tuwen.core.params import Fit
 from tuwen.data.formats.text import load_tokenizer
-from tuwen.model import card, dual_encoder
+from tuwen.model import card, device, dual_encoder
 from tuwen.training import distributed, trainer
 from tuwen.training.dataset import Views
 from tuwen.training.loader import load_batches
@@ -76,7 +76,7 @@ def keep(start: dual_encoder.DualEncoder, vocabulary: list[str], origin: str, ou
     if not distributed.is_first():
         return False
     dual_encoder.save_model(start, out, vocabulary)
-    measured = figures(start.to(dual_encoder.choose_device()), load_tokenizer(out / "vocab.txt")).figures
+    measured = figures(start.to(device.choose_device()), load_tokenizer(out / "vocab.txt")).figures
     valid = {name: round(value, 6) for name, value in measured.items()}
     _describe(start, origin, out, {"pairs": 0, "steps": 0, "valid": valid, "epochs": []})
     return True

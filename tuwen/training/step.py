@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tuwen.core.errors import UserError
 from tuwen.core.progress import say
-from tuwen.model.device import has_bf16
-from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder, choose_device
+from tuwen.model.device import choose_device, has_bf16
+from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder
 from tuwen.training import distributed, gradcache, optim
 from tuwen.training.loss import contrastive_loss, same_id
 

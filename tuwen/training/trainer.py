@@ -11,7 +11,8 @@ import torch
 from tuwen.core.errors import UserError
 from tuwen.core.progress import Pace, follow, say
 from tuwen.core.signals import SIGTERM_STATUS, sigterm
-from tuwen.model.dual_encoder import DualEncoder, choose_device
+from tuwen.model.device import choose_device
+from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, optim
 from tuwen.training.checkpoint import Checkpoint, every_seconds
 from tuwen.training.selection import Choice, Measured, State, mixed, select
