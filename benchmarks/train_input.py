@@ -66,7 +66,7 @@ def input_rate(scale: Scale, tiny_run: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         views, tokenizer = stored_views(data, count, size_px), tokenizer_in(data)
-        encoded = [shards.read_member(data, *ask.source) for ask in views.asked(0, 1)]
+        encoded = [shards.read_member(data, ask.source) for ask in views.asked(0, 1)]
         began = time.perf_counter()
         for one in encoded:
             simplejpeg.decode_jpeg(one, "RGB")

@@ -67,7 +67,7 @@ def test_what_is_embedded_alone_carries_its_pictures_the_others_point_into_raw(s
     for name in pairs.CLEAN_SETS:
         for row in pairs.read_pair_set(sound / name).images.to_pylist():
             assert row["shard"].startswith(folders[name] + "/shards/")
-            encoded = shards.read_member(sound.parent, row["shard"], row["offset"], row["size"])
+            encoded = shards.read_member(sound.parent, shards.Place.of(row))
             assert hashlib.sha256(encoded).hexdigest() == row["sha256"]
     assert list((sound / "train").glob("**/*.tar")) == []
 

@@ -57,4 +57,5 @@ def _take(table: pa.Table, key: str, rows: pa.Table, place: Path) -> list[dict[s
 
 
 def _picture(data: Path, image: dict[str, str]) -> str:
-    return thumbnail(shards.read_member(data, image["shard"], int(image["offset"]), int(image["size"])))
+    place = shards.Place(image["shard"], int(image["offset"]), int(image["size"]))
+    return thumbnail(shards.read_member(data, place))

@@ -134,5 +134,6 @@ def names(pair_set: pairs.PairSet) -> dict[int, str]:
 def thumbnails(data: Path, images: pa.Table, rows: Iterable[int]) -> dict[int, str]:
     """Row of the images table -> `data:` URI of its thumbnail; `data` is the data root."""
     wanted = sorted(rows)
-    places = images.select(["shard", "offset", "size"]).take(pa.array(wanted, pa.int64())).to_pylist()
-    return {row: thumbnail(shards.read_member(data, **place)) for row, place in zip(wanted, places, strict=True)}
+    taken = images.select(shards.Place._fields).take(pa.array(wanted, pa.int64()))
+    places = map(shards.Place.of, taken.to_pylist())
+    return {row: thumbnail(shards.read_member(data, place)) for row, place in zip(wanted, places, strict=True)}

@@ -57,7 +57,7 @@ def decode_row(data: Path, size_px: int, row: dict[str, Any]) -> Pixels:
     """Decode the image of one row as a square, white where it has no bytes; `data` is the data root."""
     if row["shard"] is None:
         return np.full((size_px, size_px, 3), 255, np.uint8)
-    encoded = shards.read_member(data, row["shard"], row["offset"], row["size"])
+    encoded = shards.read_member(data, shards.Place.of(row))
     try:
         return resize_to_square(decode_pixels(encoded), size_px)
     except OSError as error:

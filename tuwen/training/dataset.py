@@ -21,8 +21,8 @@ from tuwen.core.errors import UserError
 from tuwen.data.augment.views import VIEWS, Viewer, find_positive, list_rows
 from tuwen.data.formats import pairs, shards
 from tuwen.data.formats.images import Pixels, decode_pixels, decode_reduced
+from tuwen.data.formats.shards import Place
 
-Place = tuple[str, int, int]  # shard, offset, size
 ROWS_AT_ONCE = 1024  # of a table, turned into Python's objects
 KEPT_BYTES = 1 << 30  # decoded pictures kept in memory; the rest is decoded each time
 EPOCHS_APART = 1_000_003  # between the generators of two seeds
@@ -76,7 +76,7 @@ class StoredViews:
         order = _shuffled(len(self), seed, epoch)
         for start in range(0, len(order), ROWS_AT_ONCE):
             for row in self._rows.take(pa.array(order[start : start + ROWS_AT_ONCE])).to_pylist():
-                place = (row["shard"], row["offset"], row["size"])
+                place = Place.of(row)
                 yield Ask(row["pair_id"], row["positive_id"], row["caption"], 0, place)
 
 
@@ -176,7 +176,7 @@ class _Online:
 
     def __call__(self, source: tuple[dict[str, Any], int]) -> Pixels:
         row, view = source
-        pixels, reduced = self._pictures.get((row["shard"], row["offset"], row["size"]))
+        pixels, reduced = self._pictures.get(Place.of(row))
         return self._viewer.view(pixels, row, view, reduced).pixels
 
 
@@ -205,15 +205,14 @@ class _Pictures:
         return found
 
     def _decoded(self, place: Place) -> tuple[Pixels, int]:
-        encoded = shards.read_member(self._data, *place)
+        encoded = shards.read_member(self._data, place)
         try:
             if self._enough_px is None:
                 return decode_pixels(encoded), 1
             return decode_reduced(encoded, self._enough_px)
         except OSError as error:
-            shard, offset, _ = place
             raise UserError(
-                f"{self._data / shard}: the picture at byte {offset} cannot be decoded ({error}); "
+                f"{self._data / place.shard}: the picture at byte {place.offset} cannot be decoded ({error}); "
                 "remove this shard and run `dvc repro`"
             ) from None
 

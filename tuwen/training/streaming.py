@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from tuwen.core.errors import UserError
 from tuwen.core.params import Validate
 from tuwen.data.augment.views import Viewer, find_positive
-from tuwen.data.formats import shards, text
+from tuwen.data.formats import text
 from tuwen.data.formats.images import Pixels, decode_reduced, open_image
-from tuwen.data.formats.tar_stream import read_shard
+from tuwen.data.formats.tar_stream import Sample, read_shard
 from tuwen.training.dataset import Ask, Maker, window
 
 BUFFER_BYTES = 256 << 20  # of encoded pictures; about 3,000 of 85 kB
@@ -93,20 +93,20 @@ class StreamedViews:
                 raise self._hold_nothing()
             lap += 1
 
-    def _candidate(self, row: dict[str, Any], sample: shards.Sample, lap: int) -> Candidate | None:
+    def _candidate(self, row: dict[str, Any], sample: Sample, lap: int) -> Candidate | None:
         short = [caption for caption in sample.captions if len(caption.strip()) <= self._limits.max_chars]
         captions = [caption for caption in short if text.normalise(caption)]
         reason = sample.fault
-        if sample.picture is None:
+        if sample.image is None:
             reason = reason or "missing"
         elif not captions:
             reason = "empty" if len(short) == len(sample.captions) else "too_long"
-        elif (digest := hashlib.sha256(sample.picture).hexdigest()) in self._banned:
+        elif (digest := hashlib.sha256(sample.image).hexdigest()) in self._banned:
             reason = "in_valid_or_test"
         else:
             pair_id = f"{row['sha256']}/{sample.key}"  # not the address: equal shards give equal views anywhere
             sided = any(map(text.has_side_word, captions))
-            return Candidate(pair_id, sample.picture, captions[lap % len(captions)], sided, digest, lap)
+            return Candidate(pair_id, sample.image, captions[lap % len(captions)], sided, digest, lap)
         self.skipped[reason] += 1
         return None
 

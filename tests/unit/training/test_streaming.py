@@ -182,7 +182,7 @@ def test_the_buffer_never_holds_more_than_its_bytes_and_one_picture(tmp_path, mo
     def candidates():
         for n, sample in enumerate(read_shard(row)):
             taken.append(n)
-            yield streaming.Candidate(str(n), sample.picture, caption(n), False, digest(n), 0)
+            yield streaming.Candidate(str(n), sample.image, caption(n), False, digest(n), 0)
 
     order = []
     for candidate in streaming.shuffled(candidates(), streaming.random.Random(0)):

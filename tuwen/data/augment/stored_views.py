@@ -138,7 +138,7 @@ def _make_shard(data: Path, work: Path, folder: str, params: Augment, size_px: i
 def _views_of(
     data: Path, viewer: Viewer, params: Augment, row: dict[str, Any], writer: shards.ShardWriter
 ) -> Iterator[dict[str, Any]]:
-    picture = decode_pixels(shards.read_member(data, row["shard"], row["offset"], row["size"]))
+    picture = decode_pixels(shards.read_member(data, shards.Place.of(row)))
     for number in range(params.views):
         view, view_id = viewer.view(picture, row, number), f"{row['pair_id']}.{number}"
         member = writer.add(f"{view_id}.jpg", _encoded(view.pixels, params.jpeg_quality))

@@ -1,21 +1,42 @@
-"""Shards that stay where they are (`pairs.SHARDS`): opened by fsspec, from a disk or an address, and checked."""
+"""WebDataset tars from anywhere, read as a stream; also listed shards that stay where they are, on disk or remote.
+
+`read_samples` yields the samples of a tar. `read_shard` opens one shard of a list (`pairs.SHARDS`) with fsspec,
+yields its samples and checks its size and sha256.
+"""
 
 import hashlib
 import io
+import itertools
+import json
+import tarfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats import shards
 
-AGAIN = "get it again, or list it anew with `tuwen shards`"
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
+CAPTION_EXTENSIONS = frozenset({"txt", "json"})
+MAX_MEMBER_BYTES = 1 << 28  # above any image or caption; a header may promise more than memory holds
+STREAM_BYTES = 1 << 16  # tarfile copies what is left of this much with every header
+# what tarfile raises on bytes that are no tar: its own errors, and those of the numbers and texts in a header
+BROKEN = (tarfile.TarError, ValueError, ArithmeticError, LookupError, EOFError, OSError, RecursionError, TypeError)
+LIST_REMEDY = "get it again, or list it anew with `tuwen shards`"
 
 
-def read_shard(row: dict[str, Any]) -> Iterator[shards.Sample]:
-    """The samples of one listed shard (`pairs.SHARDS`), read once from end to end, from a disk or by fsspec.
+class Sample(NamedTuple):
+    """One key of a WebDataset tar. With a `fault` (one of `pairs.FAULTS`) it is no pair."""
 
-    Raises UserError where it cannot be opened or read, and where its size, or its sha256 once it was read to the
-    end, is not the listed one.
+    key: str  # the member's name up to the first dot of its last part
+    image: bytes | None
+    captions: list[str]  # empty where the key has no caption, which is no fault
+    fault: str | None = None
+
+
+def read_shard(row: dict[str, Any]) -> Iterator[Sample]:
+    """Yield the samples of one listed shard (`pairs.SHARDS`), read once from end to end, from disk or by fsspec.
+
+    Raises UserError where it cannot be opened or read, and where its size, or after the last sample its sha256, is
+    not the listed one.
     """
     import fsspec
 
@@ -25,19 +46,20 @@ def read_shard(row: dict[str, Any]) -> Iterator[shards.Sample]:
         size = files.size(path)
         file = files.open(path, "rb")
     except Exception as error:  # each kind of storage has its own
-        raise UserError(f"{address}: this shard cannot be opened: {error!r:.200}; {AGAIN}") from None
+        raise UserError(f"{address}: this shard cannot be opened: {error!r:.200}; {LIST_REMEDY}") from None
     with file:
         if size is not None and size != row["size"]:
-            raise UserError(f"{address}: {size} bytes found, {row['size']} expected; {AGAIN}")
-        hashed = _Hashed(file, address)
-        yield from shards.read_samples(cast(BinaryIO, hashed), row["caption_key"])
+            raise UserError(f"{address}: {size} bytes found, {row['size']} expected; {LIST_REMEDY}")
+        hashed = _HashedFile(file, address)
+        yield from read_samples(cast(BinaryIO, hashed), row["caption_key"])
         while hashed.read(1 << 20):
             pass
-    if hashed.sha256.hexdigest() != row["sha256"]:
-        raise UserError(f"{address}: sha256 {hashed.sha256.hexdigest()} found, {row['sha256']} expected; {AGAIN}")
+    sha256 = hashed.sha256.hexdigest()
+    if sha256 != row["sha256"]:
+        raise UserError(f"{address}: sha256 {sha256} found, {row['sha256']} expected; {LIST_REMEDY}")
 
 
-class _Hashed:
+class _HashedFile:
     """A file that is hashed as it is read."""
 
     def __init__(self, file: io.BufferedIOBase, name: str) -> None:
@@ -47,3 +69,156 @@ class _Hashed:
         data = self._file.read(size)
         self.sha256.update(data)
         return data
+
+
+def read_samples(file: BinaryIO, caption_key: str) -> Iterator[Sample]:
+    """Yield the keys of a tar from anywhere, one at a time, in order; `file` need not be seekable.
+
+    Members of one key are adjacent (https://github.com/webdataset/webdataset). A key has an image, captions from
+    its txt (whole, but for line ends at its end) and from `caption_key` of its json (a string or a list of them);
+    other members are ignored, as are hidden files and names without a dot. A second image starts a new sample.
+    Faults: "missing" (no image), "unreadable_record" (a caption that cannot be read, a member that is cut or too
+    large, a tar without its end), "outside_source" (a link, a device, an absolute name or one with ..).
+    Raises UserError that names the tar and the byte from which on it is no tar.
+    """
+    for key, parts in itertools.groupby(_parts(file), lambda part: part.key):
+        sample: list[_Part] = []
+        for part in parts:
+            if any(part.field == other.field for other in sample):
+                yield _sample(key, sample, caption_key)
+                sample = []
+            sample.append(part)
+        yield _sample(key, sample, caption_key)
+
+
+def count_pairs(file: BinaryIO) -> int:
+    """Return how many keys of a tar have both an image and a caption, by the names of its members."""
+    groups = itertools.groupby(_parts(file, load=False), lambda part: part.key)
+    fields_by_key = ({part.field for part in parts if part.fault is None} for _, parts in groups)
+    return sum("image" in fields and not CAPTION_EXTENSIONS.isdisjoint(fields) for fields in fields_by_key)
+
+
+class _Part(NamedTuple):
+    """One member of a sample."""
+
+    key: str
+    field: str  # "image", or the extension
+    data: bytes = b""
+    fault: str | None = None
+
+
+def _sample(key: str, parts: list[_Part], caption_key: str) -> Sample:
+    if faults := [part.fault for part in parts if part.fault]:
+        return Sample(key, None, [], faults[0])
+    image = next((part.data for part in parts if part.field == "image"), None)
+    try:
+        read = {part.field: _captions(part, caption_key) for part in parts if part.field in CAPTION_EXTENSIONS}
+    except (ValueError, RecursionError):
+        return Sample(key, None, [], "unreadable_record")
+    captions = read.get("json", [])
+    captions += [text for text in read.get("txt", []) if text.strip() not in map(str.strip, captions)]
+    return Sample(key, image, captions, "missing" if image is None else None)
+
+
+def _captions(part: _Part, caption_key: str) -> list[str]:
+    """Raises ValueError where the bytes are no text or no json object, or the captions are no strings."""
+    text = _decoded(part.data)
+    if part.field == "txt":
+        return [text.rstrip("\r\n")]
+    body = json.loads(text)
+    captions = body.get(caption_key) or [] if isinstance(body, dict) else None
+    captions = [captions] if isinstance(captions, str) else captions
+    if not (isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)):
+        raise ValueError("no texts")
+    # half of a surrogate pair can stand in json, but in no table
+    return [caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for caption in captions]
+
+
+def _decoded(data: bytes, errors: str = "strict") -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("gb18030", errors)
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is read with more care than tarfile takes."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_Header":
+        info = super().frombuf(buf, encoding, errors)
+        if info.size < 0 or (info.size > MAX_MEMBER_BYTES and info.type in b"LKxgX"):  # long names, pax records
+            raise tarfile.HeaderError(f"a header of {info.size} bytes")
+        return info
+
+    @classmethod
+    def fromtarfile(cls, archive: Any) -> "_Header":
+        archive.whole = False  # `TarFile.next` takes a broken header for the end
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            archive.whole = True
+            raise
+
+
+class _Archive(tarfile.TarFile):
+    tarinfo = _Header
+    whole = False  # whether what was read last is the end mark
+
+
+def _parts(file: BinaryIO, load: bool = True) -> Iterator[_Part]:
+    """Yield the members that can belong to a sample; without `load` their bytes are not read."""
+    archive: Any = None
+    error, reported = None, False  # reported: the last part's fault already says that the tar is cut
+    try:
+        archive = _Archive.open(fileobj=file, mode="r|*", encoding="utf-8", bufsize=STREAM_BYTES)
+        while (info := archive.next()) is not None:
+            archive.members.clear()  # a kilobyte for each member
+            part = _part(archive, info, load)
+            if part is not None:
+                yield part
+            reported = part is not None and part.fault == "unreadable_record"
+            _skip(archive)
+    except BROKEN as broken:
+        error = broken
+    if archive is None or not _is_at_end(archive, error):
+        name, offset = getattr(file, "name", "this tar"), archive.offset if archive else 0
+        raise UserError(f"{name}: no tar from byte {offset} on ({error or 'bad header'}); get or write it again")
+    if not (archive.whole or reported):
+        yield _Part(f"byte {archive.offset}", "", fault="unreadable_record")
+
+
+def _is_at_end(archive: Any, error: Exception | None) -> bool:
+    """Whether the stream ends here; after an end mark zeros may follow."""
+    archive.whole = archive.whole and error is None
+    try:
+        rest = iter(lambda: archive.fileobj.read(STREAM_BYTES), b"")
+        return not any(chunk.strip(b"\0") or not archive.whole for chunk in rest)
+    except BROKEN:
+        return False
+
+
+def _skip(archive: Any) -> None:
+    """Go to the next header; by reading, since `TarFile` would seek in the steps of a size that may be a lie."""
+    while (left := archive.offset - archive.fileobj.tell()) > 0:
+        if not archive.fileobj.read(min(left, STREAM_BYTES)):
+            raise tarfile.ReadError("unexpected end of data")
+
+
+def _part(archive: Any, info: tarfile.TarInfo, load: bool) -> _Part | None:
+    name = _decoded(info.name.encode("utf-8", "surrogateescape"), "replace")
+    folder, _, base = name.removeprefix("./").rpartition("/")
+    stem, _, extension = base.partition(".")
+    key = f"{folder}/{stem}" if folder else stem
+    if name.startswith("/") or ".." in name.split("/") or not (info.isreg() or info.isdir()):
+        return _Part(key, extension, fault="outside_source")
+    if info.isdir() or not stem or not extension:
+        return None
+    field = "image" if extension.lower() in IMAGE_EXTENSIONS else extension.lower()
+    if not load or (field != "image" and field not in CAPTION_EXTENSIONS):
+        return _Part(key, field)
+    try:
+        data = archive.extractfile(info).read() if info.size <= MAX_MEMBER_BYTES else None
+    except tarfile.ReadError:  # the tar ends here
+        data = None
+    return _Part(key, field, data or b"", "unreadable_record" if data is None else None)

@@ -60,7 +60,7 @@ def _repack(folder: Path, images: pa.Table) -> pa.Table:
     rows = images.to_pylist()
     with shards.ShardWriter(data, f"{folder.relative_to(data)}/shards") as writer:
         for row in rows:
-            encoded = shards.read_member(data, row["shard"], row["offset"], row["size"])
+            encoded = shards.read_member(data, shards.Place.of(row))
             row |= writer.add(row["image_id"], encoded)._asdict()
     return pa.Table.from_pylist(rows, pairs.IMAGES)
 

@@ -169,8 +169,8 @@ def _measure_shard(
     for sample in tar_stream.read_shard(row):
         found = (
             image_stats.ImageStats()
-            if sample.picture is None
-            else image_stats.measure_image(sample.picture, max_pixels)
+            if sample.image is None
+            else image_stats.measure_image(sample.image, max_pixels)
         )
         pictures.append((sample.fault, found))
         captions += sample.captions or ([] if sample.fault else [""])

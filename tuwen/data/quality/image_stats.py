@@ -34,8 +34,6 @@ BLANK_SPAN = 8  # a picture is blank when no channel spans more levels than JPEG
 # libjpeg's words for it; its other warnings, such as bytes that belong to nothing, are about harmless things
 LOST_DATA = ("premature end of data segment", "bad Huffman code")
 
-Place = tuple[str | None, int | None, int | None]  # shard, offset, size
-
 
 class ImageStats(NamedTuple):
     """What is known of one picture; None where a fault before it hid the answer."""
@@ -66,9 +64,8 @@ def measure_images(data: Path, images: "pa.Table", max_pixels: int, executor: Ex
     import pandas as pd
     import pyarrow as pa
 
-    places: list[Place] = list(
-        zip(*(images[name].to_pylist() for name in ("shard", "offset", "size")), strict=True)
-    )
+    columns = (images[name].to_pylist() for name in shards.Place._fields)
+    places = [None if place[0] is None else shards.Place(*place) for place in zip(*columns, strict=True)]
     tasks = [places[start : start + PICTURES_PER_TASK] for start in range(0, len(places), PICTURES_PER_TASK)]
     done = executor.map(partial(_measure_places, data.resolve(), max_pixels), tasks)
     schema = _schema()
@@ -92,12 +89,12 @@ def _table(pictures: Iterable[ImageStats], schema: "pa.Schema") -> "pa.Table":
     return pa.table([list(column) for column in zip(*pictures, strict=True)], schema=schema)
 
 
-def _measure_places(data: Path, max_pixels: int, places: list[Place]) -> list[ImageStats]:
+def _measure_places(data: Path, max_pixels: int, places: list[shards.Place | None]) -> list[ImageStats]:
     return [
         ImageStats(readable=False)  # the source names a picture that it does not hold
-        if shard is None or offset is None or size is None
-        else measure_image(shards.read_member(data, shard, offset, size), max_pixels)
-        for shard, offset, size in places
+        if place is None
+        else measure_image(shards.read_member(data, place), max_pixels)
+        for place in places
     ]
 
 

@@ -67,9 +67,10 @@ class _Set(NamedTuple):
 
     def pictures(self) -> Iterator[tuple[str, bytes | None]]:
         """(image_id, bytes) of every row; None where there are no bytes."""
-        for batch in self.images.select(["image_id", "shard", "offset", "size"]).to_batches(1 << 14):
-            for image_id, *place in zip(*batch.to_pydict().values(), strict=True):
-                yield image_id, shards.read_member(self.data, *place) if place[0] is not None else None
+        for batch in self.images.select(["image_id", *shards.Place._fields]).to_batches(1 << 14):
+            for row in batch.to_pylist():
+                whole = row["shard"] is not None
+                yield row["image_id"], shards.read_member(self.data, shards.Place.of(row)) if whole else None
 
 
 def _open(folder: Path) -> _Set:

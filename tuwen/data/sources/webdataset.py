@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
 from tuwen.core.params import WebdatasetSource
-from tuwen.data.formats import shards
+from tuwen.data.formats import tar_stream
 from tuwen.data.formats.manifest import hash_file
 from tuwen.data.formats.text_files import check_name, make_relative, read_csv_rows
 from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
@@ -26,7 +26,7 @@ def read(source: WebdatasetSource) -> SourceSets:
     """The pairs of all *.tar below `root`, in the order of their paths.
 
     An id is the tar's path from `root` without .tar, then the key: other tars may come without changing it.
-    Raises UserError where there is no tar, and where a tar cannot be read (see `shards.read_samples`).
+    Raises UserError where there is no tar, and where a tar cannot be read (see `tar_stream.read_samples`).
     """
     root = Path(source.root)
     if root.suffix == ".csv":
@@ -64,7 +64,7 @@ def write_shard_list(file: TextIO, tars: Iterable[Path], measured: Iterable[tupl
 def measure_shard(tar: Path) -> tuple[int, str, int]:
     """(bytes, sha256, pairs) of a tar, read twice: for its sha256, and for the names of its members."""
     with open(tar, "rb") as file:
-        pairs = shards.count_pairs(file)
+        pairs = tar_stream.count_pairs(file)
     return tar.stat().st_size, hash_file(tar), pairs
 
 
@@ -124,12 +124,12 @@ def _records(path: Path, root: Path, caption_key: str) -> Iterator[Record]:
     file = make_relative(path, root)
     prefix, seen = os.path.splitext(file)[0], set[str]()
     with open(path, "rb") as tar:
-        for row, sample in enumerate(shards.read_samples(tar, caption_key), 1):
+        for row, sample in enumerate(tar_stream.read_samples(tar, caption_key), 1):
             image_id = f"{prefix}/{sample.key}"
             if image_id in seen:  # a key that stands twice in a tar
                 image_id = f"{image_id}@{row}"
             seen.add(image_id)
-            yield ImageRecord(image_id, sample.picture, file, row, sample.fault)
+            yield ImageRecord(image_id, sample.image, file, row, sample.fault)
             for number, caption in enumerate(sample.captions, 1):
                 text_id = f"{image_id}#{number}"
                 yield TextRecord(text_id, caption, file, row)

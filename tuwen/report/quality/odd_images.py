@@ -87,17 +87,15 @@ def _show(data: Path, rows: "pd.DataFrame") -> list[Odd]:
         places = _places(data / "raw" / str(name) / "images.parquet", some["id"].tolist())
         for row in records(some):
             found = places.get(row["id"])
-            shown.append(_odd(row, thumbnail(shards.read_member(data, *found)) if found else ""))
+            shown.append(_odd(row, thumbnail(shards.read_member(data, found)) if found else ""))
     return shown
 
 
-def _places(path: Path, ids: list[str]) -> dict[str, tuple[str, int, int]]:
+def _places(path: Path, ids: list[str]) -> dict[str, shards.Place]:
     """Picture -> shard, offset, size, of those that the raw table at `path` has bytes of."""
     columns = ["image_id", "shard", "offset", "size"]
     found = pq.read_table(path, columns=columns, filters=[("image_id", "in", ids)]).to_pylist()
-    return {
-        row["image_id"]: (row["shard"], row["offset"], row["size"]) for row in found if row["shard"] is not None
-    }
+    return {row["image_id"]: shards.Place.of(row) for row in found if row["shard"] is not None}
 
 
 def records(rows: "pd.DataFrame") -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ def test_every_pair_has_eight_views_in_shards_that_a_webdataset_reader_understan
     for row, (name, encoded), (text_name, said) in zip(rows, members[::2], members[1::2], strict=True):
         assert (name, text_name) == (f"{row['view_id']}.jpg", f"{row['view_id']}.txt")
         assert said.decode() == row["caption"]
-        assert encoded == shards.read_member(data, row["shard"], row["offset"], row["size"])
+        assert encoded == shards.read_member(data, shards.Place.of(row))
         with Image.open(io.BytesIO(encoded)) as picture:
             assert (picture.format, picture.size, picture.mode) == ("JPEG", (32, 32), "RGB")
 
@@ -86,7 +86,7 @@ def test_view_0_is_stored_as_the_picture_rule_with_all_its_colours(data) -> None
     assert (row["view_id"], row["caption"], row["flipped"], row["reworded"]) == (
         *("ptrain1.0", CAPTIONS["train"][1], False, None),
     )
-    encoded = shards.read_member(data, row["shard"], row["offset"], row["size"])
+    encoded = shards.read_member(data, shards.Place.of(row))
     difference = np.asarray(decode_image(encoded), int) - resize_to_square(drawing().rotate(7), 32)
     assert np.abs(difference).mean() < 4
     with Image.open(io.BytesIO(encoded)) as picture:

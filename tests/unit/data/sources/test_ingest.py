@@ -66,7 +66,7 @@ def test_every_row_is_kept_and_pictures_that_cannot_be_had_have_no_bytes(tmp_pat
         ("4.png", "outside_source"),
     ]
     for row, data in zip(rows, (CAT, DOG), strict=False):
-        assert shards.read_member(tmp_path / "data", row["shard"], row["offset"], row["size"]) == data
+        assert shards.read_member(tmp_path / "data", shards.Place.of(row)) == data
         assert row["sha256"] == hashlib.sha256(data).hexdigest()
         assert row["positive_id"] == row["image_id"]
     for row in rows[2:]:
@@ -146,7 +146,7 @@ def test_an_id_that_comes_twice_keeps_both_of_its_pictures(tmp_path) -> None:
     ingest(make_source(tmp_path / "mine", [["cat.png", "1", "猫"], ["dog.png", "1", "狗"]]), tmp_path / "data/raw")
     rows = pairs.read_pair_set(tmp_path / "data/raw/labelled").images.to_pylist()
     assert [row["image_id"] for row in rows] == ["1", "1"]
-    assert [shards.read_member(tmp_path / "data", r["shard"], r["offset"], r["size"]) for r in rows] == [CAT, DOG]
+    assert [shards.read_member(tmp_path / "data", shards.Place.of(r)) for r in rows] == [CAT, DOG]
 
 
 def test_a_corpus_source_is_gathered_into_a_folder_of_its_own(tmp_path, source) -> None:

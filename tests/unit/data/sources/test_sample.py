@@ -126,7 +126,7 @@ def test_original_bytes_are_kept_and_drawings_are_rendered(tmp_path, source) -> 
 
     def picture(name: str, image_id: str) -> bytes:
         row = next(row for row in sets[name].images.to_pylist() if row["image_id"] == image_id)
-        return shards.read_member(tmp_path / "data", row["shard"], row["offset"], row["size"])
+        return shards.read_member(tmp_path / "data", shards.Place.of(row))
 
     assert picture("corpus", "twemoji-1f43c.png") == png("gray")
     drawn = Image.open(io.BytesIO(picture("labelled", "openmoji-1f43c.png"))).convert("RGBA")

@@ -246,5 +246,5 @@ def test_ingest_keeps_the_bytes_of_a_table(root, tmp_path) -> None:
     write(root / "pairs.csv", ROWS)
     ingest(source(root, "pairs.csv"), tmp_path / "data/raw")
     rows = pairs.read_pair_set(tmp_path / "data/raw/labelled").images.to_pylist()
-    read_back = [shards.read_member(tmp_path / "data", row["shard"], row["offset"], row["size"]) for row in rows]
+    read_back = [shards.read_member(tmp_path / "data", shards.Place.of(row)) for row in rows]
     assert read_back == [CAT, DOG]
