@@ -52,8 +52,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Also write every figure there, as JSON.")] = None,
 ) -> None:
     """Measure anybody's embeddings: hit@k, recall@k, intervals, gallery curves, hubs, AUC."""
-    import json
-
+    from tuwen.data.formats.json_file import write_json
     from tuwen.evaluation import external
 
     sides = external.read_array("image", images, image_ids), external.read_array("text", texts, text_ids)
@@ -62,7 +61,7 @@ def evaluate(
     found = external.evaluate_arrays(*sides, relevance, k)
     print(external.format_figures(found))
     if out is not None:
-        out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(out, found)
 
 
 Sets = Annotated[list[Path], typer.Argument(metavar="SET...", help="Folders such as data/clean/train.")]

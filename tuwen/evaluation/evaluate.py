@@ -1,9 +1,8 @@
 """One model's embeddings and the true pairs -> its figures, ranks and pair cosines."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate, Pairs
 from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.json_file import write_json
 from tuwen.evaluation import figures
 from tuwen.evaluation.details import make_details
 from tuwen.evaluation.figures import DIGITS, DIRECTIONS, Answers, Pool, side
@@ -55,15 +55,11 @@ def evaluate_model(
     test, ids = sets["test"], _query_ids(sets["test"].tables)
     gallery_ids = {"t2i": ids["i2t"].to_pylist(), "i2t": ids["t2i"].to_pylist()}
     results.mkdir(parents=True, exist_ok=True)
-    _write_json(results / "metrics.json", metrics)
-    _write_json(results / "details.json", make_details(test.pool, answers["test"], gallery_ids, betas, params))
+    write_json(results / "metrics.json", metrics)
+    write_json(results / "details.json", make_details(test.pool, answers["test"], gallery_ids, betas, params))
     pairs.write_table(results / "ranks.parquet", make_ranks_table(test.tables, answers["test"], params))
     pairs.write_table(results / "pair_cosines.parquet", cosines)
     return metrics
-
-
-def _write_json(path: Path, body: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_embedded_set(embedded: Path, folder: Path, params: Evaluate, model: Path | None) -> Set:

@@ -3,13 +3,13 @@
 Both are checked as they are read, so that a file of another version is refused by its place and not by a template.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.json_file import read_json
 
 T = TypeVar("T")
 
@@ -113,16 +113,6 @@ class ZeroShot(Read):
 
 
 Model = TypeVar("Model", bound=Read)
-
-
-def read_json(path: Path) -> Any:
-    """The file's content. Raises UserError when it is missing or no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; run `dvc repro`") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); remove it and run `dvc repro`") from None
 
 
 def read_checked(path: Path, kind: type[Model]) -> Model:

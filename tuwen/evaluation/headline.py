@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
-from tuwen.evaluation.findings import read_json
+from tuwen.data.formats.json_file import read_json
 from tuwen.retrieval.metrics import compute_hits, compute_paired_intervals
 
 MODELS = {"baseline": "baseline", "finetuned": "fine-tuned"}

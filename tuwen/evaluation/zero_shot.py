@@ -4,7 +4,6 @@ A class vector is the mean of the unit vectors of its prompts, brought back to l
 Radford et al. 2021 (CLIP), section 3.1.4. Shapes: N pictures, C classes, P prompts of a class, D dimensions.
 """
 
-import json
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tuwen.data.formats import pairs
+from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder, load_model
@@ -127,7 +127,7 @@ def format_report(report: ZeroShotReport) -> str:
 def write_report(out: Path, report: ZeroShotReport) -> None:
     """The report as JSON."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(out, report)
 
 
 def _share(right: Any) -> float:

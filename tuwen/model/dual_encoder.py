@@ -5,7 +5,6 @@ a picture and of a text before the layers).
 Shapes: B items, S pixels a side, L tokens, D dimensions of the common space, I images, T texts.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import images
+from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.model import state_dict, towers
 
 START_SCALE = 1 / 0.07  # CLIP's first temperature
@@ -104,7 +104,7 @@ def save_model(model: DualEncoder, folder: Path, vocabulary: list[str]) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, body in (("config.json", model.config), ("preprocessor.json", _preprocessor(model.config))):
-        (folder / name).write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+        write_json(folder / name, body, sort_keys=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
 
@@ -126,7 +126,7 @@ def load_model(folder: Path) -> DualEncoder:
 
     Raises UserError when files or weights do not fit.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json", REMAKE)
     if not (folder / "vocab.txt").is_file():
         raise UserError(f"{folder / 'vocab.txt'}: missing; expected the model's tokens, one a line; {REMAKE}")
     try:
@@ -134,7 +134,7 @@ def load_model(folder: Path) -> DualEncoder:
         expected = _preprocessor(config)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder / 'config.json'}: no layers can be built by it ({error!r}); {REMAKE}") from None
-    if _read_json(folder / "preprocessor.json") != expected:
+    if read_json(folder / "preprocessor.json", REMAKE) != expected:
         raise UserError(f"{folder / 'preprocessor.json'}: is not what config.json says; {REMAKE}")
     if (tokens := len(read_vocabulary(folder))) > config["vocabulary"]:
         raise UserError(
@@ -143,15 +143,6 @@ def load_model(folder: Path) -> DualEncoder:
         )
     state_dict.fill(model, state_dict.read(folder / "model.safetensors"), str(folder / "model.safetensors"))
     return model.eval()
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; {REMAKE}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON ({error}); {REMAKE}") from None
 
 
 def read_vocabulary(folder: Path) -> list[str]:

@@ -11,10 +11,11 @@ from typing import Any
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params
 from tuwen.data.formats import pairs
+from tuwen.data.formats.json_file import read_json
 from tuwen.data.quality import quality_file
 from tuwen.evaluation import headline
 from tuwen.retrieval.vectors import read_set_vectors
-from tuwen.evaluation.findings import Details, ZeroShot, read_checked, read_json
+from tuwen.evaluation.findings import Details, ZeroShot, read_checked
 from tuwen.evaluation.headline import DIRECTIONS, MODELS
 from tuwen.report import curves, doubtful_pairs, examples, hubs, slices
 from tuwen.report.html.confusion import draw_confusion

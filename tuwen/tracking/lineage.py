@@ -12,6 +12,7 @@ from typing import Any
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
+from tuwen.data.formats.json_file import write_json
 from tuwen.tracking import artifacts, revision
 from tuwen.tracking import runs as track
 
@@ -53,7 +54,7 @@ def sync() -> dict[str, str]:
         ) from error
     finally:
         LINEAGE.parent.mkdir(parents=True, exist_ok=True)
-        LINEAGE.write_text(json.dumps(ties, indent=1, ensure_ascii=False) + "\n")
+        write_json(LINEAGE, ties)
     return runs
 
 

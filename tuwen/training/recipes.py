@@ -3,7 +3,6 @@
 Each writes a model folder (dual_encoder.py) with `training.json`, one record per epoch, and `manifest.json`.
 """
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Params
 from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.json_file import read_json
 from tuwen.model import dual_encoder
 from tuwen.model.weights.start import make_start
 from tuwen.training.checkpoint import remove_checkpoint
@@ -170,7 +170,7 @@ def make_refitted(
 
 
 def _selected(tuned: Path) -> Choice:
-    return Choice(**json.loads((tuned / "training.json").read_text())["selected"])
+    return Choice(**read_json(tuned / "training.json")["selected"])
 
 
 def _unmeasured(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:

@@ -1,12 +1,12 @@
 """One training from views to a model folder: feed, loop, selection, and what training.json says of them."""
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuwen.core.params import Fit
+from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model import card, device, dual_encoder
 from tuwen.training import distributed, trainer
@@ -83,7 +83,7 @@ def keep(start: dual_encoder.DualEncoder, vocabulary: list[str], origin: str, ou
 
 
 def _describe(encoder: dual_encoder.DualEncoder, origin: str, out: Path, facts: Mapping[str, Any]) -> None:
-    (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write_json(out / "training.json", facts)
     card.write_card(out, encoder.config, origin, facts)
 
 

@@ -198,7 +198,7 @@ def test_online_fine_tuning_needs_no_stored_view_and_hears_the_paraphrases(here:
     said = Path("said.csv")
     lines = [f'"{caption(n)}","图里是{caption(n)[2:5]}, 编号{n}"' for n in (*range(8), *range(20, 24))]
     said.write_text("\n".join(["caption,paraphrase", *lines]) + "\n", encoding="utf-8")
-    digest = recipes.manifest.file_sha256(said)
+    digest = recipes.manifest.hash_file(said)
     online = {"mode": "online", "splits": ["train", "valid"]}
     ready = settings(augment=online | {"paraphrase": {"kind": "file", "path": str(said), "sha256": digest}})
     augment(Path("data/clean"), Path("data/augmented"), ready.augment, ready.image)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.json_file import write_json
 
 MANIFEST = "manifest.json"
 PACKAGE = Path(__file__).parents[2]
@@ -31,9 +32,7 @@ def write_manifest(
         "inputs": {n: given if isinstance(given, str) else digest(given) for n, given in sorted(inputs.items())},
         "params": params,
     }
-    (folder / MANIFEST).write_text(
-        json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    write_json(folder / MANIFEST, body, sort_keys=True)
     return hash_file(folder / MANIFEST)
 
 

@@ -1,7 +1,6 @@
 """The raw sets judged, cleaned, split and written: doctor.py measures, checks.py judges, split.py deals out."""
 
 import csv
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
 from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
+from tuwen.data.formats.json_file import write_json
 from tuwen.data.quality import clean_sets, consistency, corpus, expectations, quarantine, suites, summary
 from tuwen.data.quality.quarantine import TASKS, Judged
 from tuwen.data.quality.split import (
@@ -223,8 +223,7 @@ def judge_positives(folder: Path, pair_set: pairs.PairSet) -> None:
 
 
 def _write_quality(clean: Path, body: dict[str, Any], frames: "summary.Frames", listed: pa.Table) -> None:
-    text = json.dumps(body, indent=1, ensure_ascii=False) + "\n"
-    (clean / "quality.json").write_text(text, encoding="utf-8")
+    write_json(clean / "quality.json", body)
     page.write_page(clean / "quality.html", clean.parent, body, frames, listed)
 
 

@@ -1,6 +1,5 @@
 """Hugging Face's ChineseCLIPModel folders: config, keys, vocabulary and preprocessor, in and out."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,13 @@ from typing import Any
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
 from tuwen.data.formats import images
+from tuwen.data.formats.json_file import read_json_object, write_json
 from tuwen.model import state_dict
 from tuwen.model.state_dict import Link
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 PREPROCESSOR = "preprocessor_config.json"
+REFETCH = "fetch the whole folder again"
 FILES = (
     "config.json",
     PREPROCESSOR,
@@ -72,7 +73,7 @@ def config(folder: Path, max_tokens: int) -> dict[str, Any]:
     declare_torchvision_ops()
     from transformers import ChineseCLIPConfig
 
-    kind = read_json(folder / "config.json").get("model_type")
+    kind = read_json_object(folder / "config.json", REFETCH).get("model_type")
     if kind != "chinese_clip":
         raise UserError(f"{folder / 'config.json'}: model_type: expected 'chinese_clip', got {kind!r}")
     try:
@@ -103,8 +104,8 @@ def _pixels(folder: Path, size_px: int) -> dict[str, Any]:
     """Mean and deviation where they are not CLIP's; a way to crop that is not ours is said."""
     path, found = folder / PREPROCESSOR, None
     if not path.is_file() and (whole := folder / "processor_config.json").is_file():  # as transformers 5 writes it
-        path, found = whole, read_json(whole).get("image_processor")
-    found = found or read_json(path)
+        path, found = whole, read_json_object(whole, REFETCH).get("image_processor")
+    found = found or read_json_object(path, REFETCH)
     size = found.get("size", size_px)
     if isinstance(size, dict):
         size = size.get("height", size.get("shortest_edge"))
@@ -130,30 +131,15 @@ def vocabulary(folder: Path) -> list[str]:
     Raises UserError where neither is there, or the tokenizer keeps capitals apart.
     """
     told = folder / "tokenizer_config.json"
-    if told.is_file() and read_json(told).get("do_lower_case") is False:
+    if told.is_file() and read_json_object(told, REFETCH).get("do_lower_case") is False:
         raise UserError(f"{told}: do_lower_case: expected true, got false; texts are lower-cased here")
     if (plain := folder / "vocab.txt").is_file():
         return plain.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     if (packed := folder / "tokenizer.json").is_file():
-        ids: dict[str, int] = read_json(packed).get("model", {}).get("vocab", {})
+        ids: dict[str, int] = read_json_object(packed, REFETCH).get("model", {}).get("vocab", {})
         if ids and sorted(ids.values()) == list(range(len(ids))):
             return sorted(ids, key=ids.__getitem__)
     raise UserError(f"{plain}: missing; expected the tokens of the model, one a line, beside its weights")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file. Raises UserError where it is missing or none."""
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; fetch the whole folder again") from None
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON ({error}); fetch the whole folder again") from None
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{path}: expected a JSON object, got {type(found).__name__}; fetch the whole folder again"
-        )
-    return found
 
 
 def load(weights: Path, names: list[str]) -> state_dict.State:
@@ -173,7 +159,7 @@ def write(config: dict[str, Any], state: state_dict.State, tokens: list[str], ou
     whole.save_pretrained(out)
     told = {"do_lower_case": True, "tokenizer_class": "BertTokenizer", "model_max_length": text["max_tokens"]}
     for name, body in ((PREPROCESSOR, _preprocessor(image)), ("tokenizer_config.json", told)):
-        (out / name).write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+        write_json(out / name, body, sort_keys=True)
     (out / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     theirs = state_dict.to_theirs(state, {name: link(name) for name in state})
     save_file(theirs, out / "model.safetensors", metadata={"format": "pt"})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pinned
+from tuwen.data.formats.json_file import read_json_object
 from tuwen.model import architectures, state_dict
 from tuwen.model.weights import cn_clip, hugging_face
 
@@ -46,7 +47,7 @@ def _picture(name: str, weights: Path) -> tuple[state_dict.State, dict[str, Any]
     shape = _shape(name)
     vision = shape["vision_cfg"]
     beside = weights.parent / PICTURE_CONFIG
-    told = hugging_face.read_json(beside) if beside.is_file() else {}
+    told = read_json_object(beside, hugging_face.REFETCH) if beside.is_file() else {}
     if told.get("model_cfg", shape)["vision_cfg"] != vision:
         raise UserError(
             f"{beside}: is another tower than open_clip's {name!r}, which params.yaml: baseline.start.image "
@@ -104,7 +105,7 @@ def _shape(name: str) -> dict[str, Any]:
 def _bert(folder: Path, max_tokens: int) -> tuple[dict[str, Any], int]:
     from transformers import BertConfig
 
-    found = hugging_face.read_json(folder / "config.json")
+    found = read_json_object(folder / "config.json", hugging_face.REFETCH)
     if found.get("model_type") != "bert":
         raise UserError(
             f"{folder / 'config.json'}: model_type: expected 'bert', which Chinese RoBERTa is too, got "
