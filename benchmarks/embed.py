@@ -31,7 +31,7 @@ from tuwen.data.formats.images import decode_pixels, make_pixel_tensor, resize_t
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
-from tuwen.retrieval import embed
+from tuwen.retrieval import embed, encode
 
 TARGET = 0.95
 ROUNDS = 2

@@ -131,17 +131,24 @@ def classify(
     """Zero-shot classification of pictures that are sorted already: how well a model knows their classes."""
     from tuwen.core.errors import UserError
     from tuwen.evaluation.image_folder import (
-        classify_pictures,
+        classify_labelled_images,
         read_labelled_csv,
         read_labelled_tree,
         read_templates,
     )
     from tuwen.evaluation.zero_shot import ENSEMBLE
+    from tuwen.evaluation.zero_shot_file import format_report, write_report
+    from tuwen.report.html.confusion import draw_confusion
 
     if (folder is None) == (csv is None):
         raise UserError("tuwen classify: give either --folder or --csv")
-    pictures = read_labelled_csv(csv) if csv else read_labelled_tree(folder or Path())
-    classify_pictures(model, pictures, read_templates(templates) if templates else ENSEMBLE, out)
+    labelled = read_labelled_csv(csv) if csv else read_labelled_tree(folder or Path())
+    report = classify_labelled_images(model, labelled, read_templates(templates) if templates else ENSEMBLE)
+    print(format_report(report))
+    if out is not None:
+        write_report(out, report)
+        drawing = draw_confusion(report["classes"], report["confusion"])
+        out.with_suffix(".svg").write_text(drawing, encoding="utf-8")
 
 
 @track_app.command()

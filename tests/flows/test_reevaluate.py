@@ -14,7 +14,8 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.reevaluate import main
 from tests.support import gate as gate_world
-from tests.support.gate import REPOSITORY, commit, ran, run
+from tests.support.checkout import ROOT
+from tests.support.gate import commit, ran, run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # dvc's, mlflow's and prefect's own
@@ -44,7 +45,7 @@ def project(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 def change(folder: Path, branch: str, file: str, text: str, *command: str) -> None:

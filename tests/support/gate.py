@@ -13,7 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.retrieval import REPOSITORY, embed, make_set, sign
+from tests.support.checkout import ROOT
+from tests.support.retrieval import embed, make_set, sign
 from tuwen.data.formats import manifest, pairs
 
 SETS = ("test", "valid", "bank")
@@ -58,7 +59,7 @@ IGNORED = """\
 def run(folder: Path, *command: str) -> str:
     """Run a command in the repository; its stdout. Raises where it fails."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -68,10 +69,10 @@ def build(folder: Path, noise: float) -> Path:
     """A repository with one commit, `base`, in which all is up to date."""
     (folder / ".dvc").mkdir(parents=True)
     (folder / ".dvc/.gitignore").write_text("/config.local\n/cache\n/tmp\n")
-    shutil.copy(REPOSITORY / ".dvc/config", folder / ".dvc")  # its outs are links into the cache
+    shutil.copy(ROOT / ".dvc/config", folder / ".dvc")  # its outs are links into the cache
     (folder / "dvc.yaml").write_text(STAGES)
     (folder / ".gitignore").write_text(IGNORED)
-    shutil.copy(REPOSITORY / "params.yaml", folder)
+    shutil.copy(ROOT / "params.yaml", folder)
     (folder / "data/clean").mkdir(parents=True)
     (folder / "data/clean/kept.txt").touch()  # git keeps a part of this dep, so in a fresh clone it is not missing
     (folder / "captions.txt").write_text("一个红色的圆形\n", encoding="utf-8")

@@ -56,9 +56,7 @@ def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed) ->
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _write(
-    out: Path, work: Path, shape: tuple[int, int], stream_from: Callable[[int], Iterator[Vectors]]
-) -> None:
+def _write(out: Path, work: Path, shape: tuple[int, int], stream_from: Callable[[int], Iterator[Vectors]]) -> None:
     """Write what `stream_from(first row)` yields as `out`, an array [rows, D]; finished parts are kept."""
     work.mkdir(parents=True, exist_ok=True)
     parts = _list_whole_parts(work, out.stem, shape)

@@ -80,11 +80,9 @@ def embed_captions(model: DualEncoder, tokenizer: Any, captions: list[str], batc
 def stream_vectors(
     model: DualEncoder, rows: Sequence[Item], decode: Callable[[Item], Pixels], batch_size: int
 ) -> Iterator[Vectors]:
-    """Yield unit vectors [B, D] float32 of the images that `decode` makes of the rows, in order, block by block."""
+    """Yield unit vectors [B, D] float32 of the images that `decode` makes of the rows, in order, in blocks."""
     if choose_device() == "cpu":
-        yield from _stream(
-            model, rows, lambda block: _encode_images(model, list(map(decode, block))), batch_size
-        )
+        yield from _stream(model, rows, lambda block: _encode_images(model, list(map(decode, block))), batch_size)
     else:
         yield from _stream(model, _map_in_order(decode, rows, AHEAD), partial(_encode_images, model), batch_size)
 
@@ -92,7 +90,7 @@ def stream_vectors(
 def stream_caption_vectors(
     model: DualEncoder, tokenizer: Any, captions: Sequence[str], batch_size: int
 ) -> Iterator[Vectors]:
-    """Yield unit vectors [B, D] float32 of the captions, in order, block by block."""
+    """Yield unit vectors [B, D] float32 of the captions, in order, in blocks."""
     size, max_tokens = _count_block_rows(batch_size), model.config["text"]["max_tokens"]
     # here and not in the threads, since a tokenizer serves one caller at a time
     tokens = (tokenize(tokenizer, block, max_tokens) for block in _batch(captions, size))

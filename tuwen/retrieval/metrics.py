@@ -109,17 +109,16 @@ def compute_gallery_curve(judged: Judged, gallery: int, sizes: Sequence[int], ks
 
 
 def compute_auc(score: Floats, fits: Flags) -> float:
-    """Return the area under the ROC curve: the chance that a fitting pair scores above an unfitting one; a tie counts half.
+    """Return the area under the ROC curve: the chance that a fitting pair scores above an unfitting one.
 
-    score and fits [P], both kinds among them. Mann and Whitney, 1947; what Zero reports for ICM and IQM.
+    A tie counts half. score and fits [P], both kinds among them. Mann and Whitney, 1947; what Zero reports for
+    ICM and IQM.
     """
     return float(_aucs(np.ones((1, len(score))), score, fits)[0])
 
 
-def compute_auc_interval(
-    score: Floats, fits: Flags, groups: npt.NDArray[Any], samples: int, seed: int
-) -> Floats:
-    """Return the 95 % bootstrap interval [2] of `compute_auc`; whole groups [P] are drawn as in `compute_intervals`."""
+def compute_auc_interval(score: Floats, fits: Flags, groups: npt.NDArray[Any], samples: int, seed: int) -> Floats:
+    """Return the 95 % bootstrap interval [2] of `compute_auc`; groups [P] are drawn as in `compute_intervals`."""
     names, group_P = np.unique(groups, return_inverse=True)
     drawn = _draws(len(names), samples, seed, max(1, DRAWS_AT_ONCE // len(score)))
     return _quantiles(np.concatenate([_aucs(times[:, group_P], score, fits) for times in drawn]))
@@ -154,7 +153,7 @@ def bootstrap(values: Floats, groups: npt.NDArray[Any], samples: int, seed: int)
 
 
 def compute_intervals(values: Floats, groups: npt.NDArray[Any], samples: int, seed: int) -> Floats:
-    """Return 95 % bootstrap intervals [M, 2] (low, high) of the column means of `values` [N, M]; as `bootstrap`."""
+    """Return 95 % bootstrap intervals [M, 2] (low, high) of the column means of `values` [N, M]."""
     return _quantiles(bootstrap(values, groups, samples, seed))
 
 

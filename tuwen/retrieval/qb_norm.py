@@ -78,7 +78,7 @@ def find_active(bank: Vectors, gallery: Vectors) -> Flags:
 
 
 def extend_vectors(queries: Vectors, gallery: Vectors, bias: Vectors) -> tuple[Vectors, Vectors]:
-    """Return vectors of one dimension more, whose dot products are those of `queries` and `gallery` less `bias` [G]."""
+    """Return vectors of one dimension more, whose dot products are those of the given ones less `bias` [G]."""
     return (
         np.column_stack([queries, np.ones(len(queries), np.float32)]),
         np.column_stack([gallery, -bias]),
@@ -91,7 +91,7 @@ def choose_dynamic(plain: Rows, corrected: Rows, active: Flags) -> Rows:
 
 
 def answer_corrected(queries: Vectors, gallery: Vectors, plain: Rows, correction: Correction) -> Rows:
-    """Return the first k gallery rows per query by QB-Norm, [Q, k]; plain [Q, k]: those by the uncorrected score."""
+    """Return the first k gallery rows per query by QB-Norm, [Q, k]; plain [Q, k]: by the uncorrected score."""
     corrected, _ = top_k(*extend_vectors(queries, gallery, correction.bias), plain.shape[1])
     return choose_dynamic(plain, corrected, correction.active)
 

@@ -95,7 +95,9 @@ def compute_low_slack(queries: Rounded, gallery: Rounded) -> Tensor:
     return (queries.lost * longest + own * lost + summed + (dimensions + 16) * 2.0**-100).float()
 
 
-def find_shortlists(images: Rounded, texts: Rounded, k: int, both: bool) -> tuple[Iterator[Found], Iterator[Found]]:
+def find_shortlists(
+    images: Rounded, texts: Rounded, k: int, both: bool
+) -> tuple[Iterator[Found], Iterator[Found]]:
     """Two iterators: texts that can be among an image's first k and, where `both`, images among a text's."""
     low_T = _padded(texts.low)
     image, text = (torch.arange(len(low) + -len(low) % GROUP, device=low.device) for low in (images.low, low_T))

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import manifest, pairs
-from tuwen.evaluation import compare, evaluate, figures
+from tuwen.evaluation import compare
+from tuwen.evaluation.answers import answer_set
+from tuwen.evaluation.embedded_set import read_embedded_set
+from tuwen.evaluation.ranks import make_ranks_table
 from tuwen.retrieval.vectors import read_vectors
 from tuwen.tracking import lineage, revision, runs
 
@@ -85,9 +88,10 @@ def pack(model: Path, gallery: str, out: Path) -> None:
 
 def _measure(model: Path, name: str, out: Path, params: Evaluate) -> None:
     """Write the ranks of the set's queries into `out`, and the tables that say what was asked."""
-    tables, pool = evaluate.read_embedded_set(EMBEDDINGS / model.name / name, CLEAN / name, params, model)
+    embedded = read_embedded_set(EMBEDDINGS / model.name / name, CLEAN / name, model, params.ks)
     out.mkdir(parents=True)
-    pairs.write_table(out / "ranks.parquet", evaluate.make_ranks_table(tables, figures.ask(pool, params), params))
+    ranks = make_ranks_table(embedded, answer_set(embedded, params), params.ks)
+    pairs.write_table(out / "ranks.parquet", ranks)
     for table in TABLES:
         shutil.copy(CLEAN / name / f"{table}.parquet", out)
 

@@ -19,7 +19,7 @@ from tuwen.evaluation import image_folder, zero_shot
 from tuwen.evaluation.zero_shot import ENSEMBLE, ONE_PROMPT
 from tuwen.model import dual_encoder
 from tuwen.report.html.confusion import draw_confusion
-from tuwen.retrieval import embed
+from tuwen.retrieval import encode
 
 LABELS = ["动物和自然", "食物和饮料", "旅行和地点"]
 CONFIG = {
@@ -75,7 +75,7 @@ def test_shares_classes_and_confusion_equal_a_count_by_hand(folder: Path) -> Non
     first, second, third = near(folder, sorted(LABELS))
     images = np.stack([first, second, second, third, third])
     a, b, c = sorted(LABELS)
-    report = zero_shot.classify(dual_encoder.load_model(folder), folder, images, [a, b, a, c, b], ENSEMBLE)
+    report = zero_shot.classify_images(dual_encoder.load_model(folder), folder, images, [a, b, a, c, b], ENSEMBLE)
     assert report["classes"] == [a, b, c]
     assert report["ensemble"] == {"top_1": 0.6, "top_5": 1.0}  # three classes: all of them are among five
     assert report["confusion"] == [[1, 1, 0], [0, 1, 1], [0, 0, 1]]
@@ -94,7 +94,9 @@ def test_shares_classes_and_confusion_equal_a_count_by_hand(folder: Path) -> Non
 def test_five_of_many_classes(folder: Path) -> None:
     names = sorted(COLOURS)
     vectors = near(folder, names)
-    report = zero_shot.classify(dual_encoder.load_model(folder), folder, vectors, [*names[1:], names[0]], ENSEMBLE)
+    report = zero_shot.classify_images(
+        dual_encoder.load_model(folder), folder, vectors, [*names[1:], names[0]], ENSEMBLE
+    )
     order = np.argsort(-(vectors.astype(np.float64) @ vectors.T.astype(np.float64)), axis=1)[:, :5]
     hits = [(n + 1) % len(names) in row for n, row in enumerate(order)]
     assert report["ensemble"] == {"top_1": 0.0, "top_5": round(sum(hits) / len(hits), 6)}
@@ -196,7 +198,7 @@ def test_files_that_are_no_pictures_are_counted(tree: Path, capsys: pytest.Captu
 def test_mistakes_in_a_csv_name_the_line(folder: Path, tree: Path, lines: str, message: str) -> None:
     (tree / "图.csv").write_text(lines, encoding="utf-8")
     with pytest.raises(UserError, match=message):
-        image_folder.classify_pictures(folder, image_folder.read_labelled_csv(tree / "图.csv"), ENSEMBLE, None)
+        image_folder.classify_labelled_images(folder, image_folder.read_labelled_csv(tree / "图.csv"), ENSEMBLE)
 
 
 def test_other_mistakes_name_place_and_fix(tree: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_clip_benchmarks_retrieval_in_both_directions(seed, captions):
     for judged, score, true in ((t2i, scores, positive), (i2t, scores.T, positive.T)):
         hit, share = (
             metrics.compute_hits(judged, KS),
-            metrics.compute_recalls(judged.found, judged.true_items),
+            metrics.compute_recalls(judged, KS),
         )
         for column, k in enumerate(KS):
             expected = clip_benchmark_recall(score, true, k)

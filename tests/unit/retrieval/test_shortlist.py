@@ -12,7 +12,9 @@ BELOW_HALF = np.float32(1 + 2**-8 * 0.9999)  # bf16 takes it for 1
 
 
 def both_sides(queries, gallery, low=torch.bfloat16):
-    return shortlist.round_vectors(torch.from_numpy(queries), low), shortlist.round_vectors(torch.from_numpy(gallery), low)
+    return shortlist.round_vectors(torch.from_numpy(queries), low), shortlist.round_vectors(
+        torch.from_numpy(gallery), low
+    )
 
 
 def answer(queries, gallery, **sizes):
@@ -54,7 +56,10 @@ def test_the_slack_is_no_larger_than_rounding_can_be():
     row = np.full((1, 64), BELOW_HALF)
     asked, searched = both_sides(row, row)
     exact = (asked.full.double() @ searched.full.double().T).item()
-    assert abs(exact - (asked.low @ searched.low.T).item()) > 0.9 * shortlist.compute_low_slack(asked, searched).item()
+    assert (
+        abs(exact - (asked.low @ searched.low.T).item())
+        > 0.9 * shortlist.compute_low_slack(asked, searched).item()
+    )
 
 
 def test_independent_vectors_need_few_items():
@@ -99,7 +104,10 @@ def test_a_slack_of_the_low_pass_that_is_too_small_would_be_seen():
     expected = (queries.astype(np.float64) @ gallery.astype(np.float64).T).argmax(axis=1).tolist()
     assert answer(queries, gallery) == expected
     whole = shortlist.compute_low_slack
-    small = {"compute_low_slack": lambda asked, searched: whole(asked, searched) / 16, "STORED": shortlist.STORED / 16}
+    small = {
+        "compute_low_slack": lambda asked, searched: whole(asked, searched) / 16,
+        "STORED": shortlist.STORED / 16,
+    }
     assert spoilt_answer(queries, gallery, **small) != expected
 
 

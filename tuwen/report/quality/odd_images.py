@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from tuwen.data.formats import shards
 from tuwen.data.formats.images import MAX_ASPECT
-from tuwen.report.html.page import thumbnail
+from tuwen.report.html.page import make_thumbnail
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +87,7 @@ def _show(data: Path, rows: "pd.DataFrame") -> list[Odd]:
         places = _places(data / "raw" / str(name) / "images.parquet", some["id"].tolist())
         for row in records(some):
             found = places.get(row["id"])
-            shown.append(_odd(row, thumbnail(shards.read_member(data, found)) if found else ""))
+            shown.append(_odd(row, make_thumbnail(shards.read_member(data, found)) if found else ""))
     return shown
 
 
