@@ -29,6 +29,7 @@ from PIL import Image as Pillow
 
 from tuwen.core.executor import make_executor
 from tuwen.core.params import Augment, Image, Params, TableSource, load_params
+from tuwen.core.presets import check_preset, compose_preset
 from tuwen.data.augment.stored_views import augment
 from tuwen.data.formats import manifest, pairs, shards
 from tuwen.data.quality import consistency, expectations, image_stats, quarantine
@@ -106,7 +107,7 @@ def bench_augment(work: Path) -> None:
     """Eight stored views of a picture against the bare loop, and two workers against one."""
     cv2.setNumThreads(0)
     photos = [photo(n) for n in range(PICTURES)]
-    params = load_params(Path("presets/contest.yaml")).augment.model_copy(
+    params = check_preset(compose_preset("contest")).augment.model_copy(
         update={"splits": ["train"], "paraphrase": load_params().augment.paraphrase}
     )
     data = work / "data"
@@ -245,7 +246,7 @@ def bench_scale(work: Path) -> None:
     raw = size_of(work / "data/raw")
     show(f"`ingest`, {SCALED_PAIRS:,} photographs", f"{SCALED_PAIRS / spent:.0f} pairs/s", "")
     show("raw, beside the pictures' own bytes", f"{raw / size_of(work / 'pictures'):.3f}", "")
-    params = load_params(Path("presets/contest.yaml")).augment.model_copy(
+    params = check_preset(compose_preset("contest")).augment.model_copy(
         update={"splits": ["train"], "paraphrase": load_params().augment.paraphrase}
     )
     make_set(work / "data", "clean/train", 512, photos)

@@ -19,12 +19,13 @@ def stored_views(data: Path, pairs_of: int, size_px: int) -> Any:
     import cv2
     import pyarrow as pa
 
-    from tuwen.core.params import load_params
+    from tuwen.core.presets import check_preset, compose_preset
     from tuwen.data.augment.views import VIEWS
     from tuwen.data.formats import pairs, shards
     from tuwen.training.dataset import StoredViews
 
-    quality = load_params(Path(__file__).parents[1] / "presets/contest.yaml").augment.jpeg_quality
+    contest = compose_preset("contest", Path(__file__).parents[1] / "presets")
+    quality = check_preset(contest).augment.jpeg_quality
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR]
     draw, encoded = np.random.default_rng(0), []
     for _ in range(64):
@@ -104,11 +105,11 @@ def from_shards(scale: Scale, tiny_run: bool) -> None:
         run(iter([next(made)]))  # workers start
         pace = Pace()
         began = time.perf_counter()
-        run(pace.timed(made))
+        run(pace.time_batches(made))
         finish()
         rate = scale.batch_size * scale.steps * scale.rounds / (time.perf_counter() - began)
     peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else peak_of_process()
-    wait = pace.figures(1)["data_wait_share"]
+    wait = pace.compute_speeds(1)["data_wait_share"]
     show([Row(f"tuwen from shards, {count_loading_workers()} workers", rate, rate / at_full, peak, wait)])
     if scale.config == large().config:
         print(f"the paper's fine-tuning, {PAPER_PAIRS:,} pairs, input included: {PAPER_PAIRS / rate / 60:.0f} min")

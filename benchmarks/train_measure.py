@@ -25,9 +25,9 @@ def timed(run: Run, batches: list[Any]) -> tuple[float, float]:
     pace = Pace()
     finish()
     began = time.perf_counter()
-    run(pace.timed(iter(batches)))
+    run(pace.time_batches(iter(batches)))
     finish()
-    return time.perf_counter() - began, pace.figures(1)["data_wait_share"]
+    return time.perf_counter() - began, pace.compute_speeds(1)["data_wait_share"]
 
 
 def finish() -> None:

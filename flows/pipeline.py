@@ -18,8 +18,8 @@ from flows import guard
 from flows.repro import asked_for, dvc_status, plan, run_stages, stage_graph
 from flows.show import show_mlflow, show_plan, show_results
 from tuwen.core.errors import UserError
-from tuwen.core.presets import make_worktree
 from tuwen.core.signals import exit_on_sigterm
+from tuwen.core.worktree import make_worktree
 
 CHECKOUT = Path(__file__).parents[1]
 

@@ -26,8 +26,8 @@ from flows.show import plain, table
 from flows.watch import watch
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params, load_params
-from tuwen.core.presets import make_worktree
 from tuwen.core.signals import exit_on_sigterm
+from tuwen.core.worktree import make_worktree
 from tuwen.tracking import revision
 
 # What is shipped, models/final, is a copy of this model, or a refit that has seen the test split.

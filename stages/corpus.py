@@ -1,4 +1,4 @@
-"""Bring one corpus source in, every row kept, nothing judged.    python -m stages.corpus NAME"""
+"""Read one corpus source into a raw set: every row is kept, nothing is judged.    python -m stages.corpus NAME"""
 
 import sys
 from pathlib import Path

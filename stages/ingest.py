@@ -1,4 +1,4 @@
-"""Bring the source's pairs in, every row kept, nothing judged.    python -m stages.ingest"""
+"""Read the source's pairs into raw sets: every row is kept, nothing is judged.    python -m stages.ingest"""
 
 from pathlib import Path
 

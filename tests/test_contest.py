@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
 from tests.support.checkout import ROOT
+from tuwen.core.presets import compose_preset, get_values
 from tuwen.data.formats import pairs
 
 COLOURS = {
@@ -118,7 +119,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_params(root: Path) -> None:
     yaml = YAML(typ="safe", pure=True)
-    values = yaml.load(ROOT / "presets/smoke.yaml")
+    values = get_values(compose_preset("smoke", ROOT / "presets"))
     values["source"] = {"kind": "contest", "root": "inputs/contest"}
     values["corpus"] = {"more": {"kind": "contest", "root": "inputs/more"}}
     values["augment"]["splits"] = ["train", "valid", "test"]

@@ -34,11 +34,19 @@ def results() -> None:
 
 
 @app.command()
-def params() -> None:
+def params(
+    preset: Annotated[str | None, typer.Option(help="Check and print this preset, composed, instead.")] = None,
+) -> None:
     """Check params.yaml whole, before DVC removes the outs of a stage that would refuse it."""
     from tuwen.core.params import load_params
+    from tuwen.core.presets import check_preset, compose_preset, format_preset
 
-    load_params()
+    if preset is None:
+        load_params()
+        return
+    composed = compose_preset(preset)
+    check_preset(composed)
+    print(format_preset(composed), end="")
 
 
 @app.command()
@@ -53,15 +61,16 @@ def evaluate(
 ) -> None:
     """Measure anybody's embeddings: hit@k, recall@k, intervals, gallery curves, hubs, AUC."""
     from tuwen.data.formats.json_file import write_json
-    from tuwen.evaluation import external
+    from tuwen.evaluation.external import evaluate_arrays, read_array
+    from tuwen.evaluation.headline import format_figures
 
-    sides = external.read_array("image", images, image_ids), external.read_array("text", texts, text_ids)
-    for side in sides:
-        print(side.note)
-    found = external.evaluate_arrays(*sides, relevance, k)
-    print(external.format_figures(found))
+    arrays = read_array("image", images, image_ids), read_array("text", texts, text_ids)
+    for array in arrays:
+        print(array.note)
+    measured = evaluate_arrays(*arrays, relevance, k)
+    print(format_figures(measured))
     if out is not None:
-        write_json(out, found)
+        write_json(out, measured)
 
 
 Sets = Annotated[list[Path], typer.Argument(metavar="SET...", help="Folders such as data/clean/train.")]
@@ -180,7 +189,7 @@ def register(
 @app.command()
 def worktree(preset: Annotated[str, typer.Argument(help="A file in presets/, without .yaml.")] = "") -> None:
     """Make the folder in which a preset runs, and print it."""
-    from tuwen.core.presets import make_worktree
+    from tuwen.core.worktree import make_worktree
 
     print(make_worktree(preset))
 

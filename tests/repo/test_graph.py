@@ -12,11 +12,20 @@ from tests.repo import closure
 from tests.repo.files import modules, tracked_files
 from tests.support.checkout import ROOT
 from tuwen.core import params
+from tuwen.core.presets import check_preset, compose_preset, get_values
 from tuwen.data.augment import stored_views
 from tuwen.retrieval import embed
 from tuwen.training import checkpoint
 
 MAX_LINES = 260
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+
+
+def load_preset(name: str) -> params.Params:
+    return check_preset(compose_preset(name, ROOT / "presets"))
 
 
 def stages() -> dict[str, dict[str, Any]]:
@@ -117,18 +126,15 @@ def test_every_value_of_a_foreach_is_used() -> None:
 
 def source_roots() -> set[str]:
     """What the sources of all presets are read from."""
-    loaded = [params.load_params(path) for path in presets()]
+    loaded = [params.load_params(ROOT / "params.yaml"), *map(load_preset, preset_names())]
     return {source.root for one in loaded for source in (one.source, *one.corpus.values())}
 
 
-def presets() -> list[Path]:
-    return [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
-
-
-@pytest.mark.parametrize("path", presets(), ids=lambda path: path.name)
-def test_every_preset_is_valid(path: Path) -> None:
-    params.load_params(path)
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid(name: str) -> None:
+    load_preset(name)
 
 
 def test_params_yaml_ships_as_the_sample() -> None:
-    assert params.load_params(ROOT / "params.yaml") == params.load_params(ROOT / "presets/sample.yaml")
+    values = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+    assert values == get_values(compose_preset("sample", ROOT / "presets"))

@@ -16,7 +16,7 @@ from tuwen.tracking import runs
 
 def test_embeddings_of_another_model_or_set_are_refused_with_both_hashes(world):
     run(world, "baseline", named="baseline")
-    made, due = (manifest.digest(world / "models" / name) for name in ("baseline", "finetuned"))
+    made, due = (manifest.hash_path(world / "models" / name) for name in ("baseline", "finetuned"))
     assert made != due
     message = (
         rf"baseline/test/manifest\.json: made from another model: it names {made}, but .*finetuned is {due}; "
@@ -24,14 +24,14 @@ def test_embeddings_of_another_model_or_set_are_refused_with_both_hashes(world):
     with pytest.raises(UserError, match=message):
         run(world, "baseline", named="finetuned")
     test = pairs.read_pair_set(world / "data/clean/valid")
-    made = manifest.digest(world / "data/clean/valid")
+    made = manifest.hash_path(world / "data/clean/valid")
     pairs.write_pair_set(world / "data/clean/valid", pairs.PairSet(test.images, test.texts, test.pairs.slice(1)))
-    due = manifest.digest(world / "data/clean/valid")
+    due = manifest.hash_path(world / "data/clean/valid")
     with pytest.raises(UserError, match=rf"made from another set: it names {made}, but .*clean/valid is {due}; "):
         run(world, "baseline", named="baseline")
     (world / "embeddings/baseline/bank/manifest.json").unlink()
     sign(world, "baseline", "valid")
-    with pytest.raises(UserError, match=r"bank/manifest\.json: missing, so nobody knows what these"):
+    with pytest.raises(UserError, match=r"bank/manifest\.json: missing, so it is unknown what these"):
         run(world, "baseline", named="baseline")
     (world / "embeddings/baseline/bank/manifest.json").write_text("[]")
     with pytest.raises(UserError, match=r"bank/manifest\.json: not a manifest "):

@@ -1,4 +1,4 @@
-"""Pictures as they come in from the world: broken, misnamed, lying about their size, or merely unusual."""
+"""Encoded images as they occur in the wild: broken, misnamed, with a false size, or merely unusual."""
 
 import io
 import random
@@ -14,23 +14,23 @@ ORIENTATION = 0x0112  # the EXIF tag
 
 
 def landscape(width: int = 64, height: int = 48, hills: str = "darkgreen") -> Image.Image:
-    """A drawing whose four corners and halves all differ."""
-    picture = Image.new("RGB", (width, height), "skyblue")
-    pen = ImageDraw.Draw(picture)
+    """Return a drawing whose corners and halves all differ."""
+    image = Image.new("RGB", (width, height), "skyblue")
+    pen = ImageDraw.Draw(image)
     pen.polygon([(0, height), (width // 3, height // 3), (width, height)], fill=hills)
     pen.ellipse((width * 3 // 4, 2, max(width - 2, width * 3 // 4), max(height // 3, 2)), fill="gold")
-    return picture
+    return image
 
 
-def encode(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """The file that Pillow writes of `picture`."""
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Return the file that Pillow writes of `image`."""
     with io.BytesIO() as file:
-        picture.save(file, kind, **options)
+        image.save(file, kind, **options)
         return file.getvalue()
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
-    """One chunk of a PNG."""
+    """Return one chunk of a PNG."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
@@ -38,23 +38,23 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def truncated_jpeg() -> bytes:
-    """The last fifth is gone, the end mark with it."""
+    """The last fifth is missing, with the end mark."""
     whole = encode(landscape(), "JPEG")
     return whole[: len(whole) * 4 // 5]
 
 
 def closed_jpeg() -> bytes:
-    """The same, closed with a new end mark, as some proxies and editors do: viewers show grey below."""
+    """The same with a new end mark, as some proxies and editors write: viewers show grey below."""
     return truncated_jpeg() + b"\xff\xd9"
 
 
 def truncated_png() -> bytes:
-    """As a download that stopped."""
+    """As of a download that stopped."""
     return encode(landscape())[:-80]
 
 
 def bomb_header_png(width: int = 60_000, height: int = 60_000) -> bytes:
-    """A PNG that claims a size and holds not one pixel of it."""
+    """A PNG that claims a size and has no pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
@@ -73,7 +73,7 @@ def bomb_header_webp() -> bytes:
 
 
 def bomb_header_gif(screen: int = 65_535, frame: int = 65_535) -> bytes:
-    """A screen and a first frame of these sides, to be filled with the ground, and no pixels."""
+    """A screen and a first frame of these sides, to be filled with the background, and no pixels."""
     descriptor = struct.pack("<BHHHHB", 0x2C, 0, 0, frame, frame, 0)
     disposal = b"\x21\xf9\x04" + bytes([2 << 2, 0, 0, 0, 0])
     palette = bytes(6)
@@ -125,11 +125,11 @@ def random_bytes() -> bytes:
 
 
 def text() -> bytes:
-    """The page that a server sends in place of a picture."""
+    """The page that a server sends in place of an image."""
     return "<html><body>抱歉，您访问的图片不存在</body></html>".encode()
 
 
-# Whole, and not what one expects
+# Whole, but unusual
 
 
 def gif_named_jpg() -> bytes:
@@ -172,17 +172,17 @@ def blank(width: int = 320, height: int = 240) -> bytes:
 
 def alpha_png() -> bytes:
     """The left half is invisible red, the right half opaque blue."""
-    picture = Image.new("RGBA", (64, 48), (255, 0, 0, 0))
-    picture.paste((0, 0, 255, 255), (32, 0, 64, 48))
-    return encode(picture)
+    image = Image.new("RGBA", (64, 48), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (32, 0, 64, 48))
+    return encode(image)
 
 
 def palette_png() -> bytes:
     """The same in palette colours, of which one is transparent."""
-    picture = Image.new("P", (64, 48), 0)
-    picture.putpalette([255, 0, 0, 0, 0, 255])
-    picture.paste(1, (32, 0, 64, 48))
-    return encode(picture, transparency=0)
+    image = Image.new("P", (64, 48), 0)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(1, (32, 0, 64, 48))
+    return encode(image, transparency=0)
 
 
 def grey16_png() -> bytes:
@@ -197,13 +197,13 @@ def cmyk_jpeg() -> bytes:
 
 
 def rotated_jpeg(orientation: int, width: int = 64, height: int = 48) -> bytes:
-    """`landscape` as a camera stores it that was held so that EXIF says `orientation` (1 to 8)."""
-    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose: what the turn must undo
-    picture, exif = landscape(width, height), Image.Exif()
+    """`landscape` as stored by a camera that was held in the position of EXIF `orientation` (1 to 8)."""
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose, which the reader must undo
+    image, exif = landscape(width, height), Image.Exif()
     exif[ORIENTATION] = orientation
     if orientation != 1:
-        picture = picture.transpose(Image.Transpose(back[orientation]))
-    return encode(picture, "JPEG", quality=95, subsampling=0, exif=exif)
+        image = image.transpose(Image.Transpose(back[orientation]))
+    return encode(image, "JPEG", quality=95, subsampling=0, exif=exif)
 
 
 def broken_exif_jpeg() -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from tests.support.checkout import ROOT
+from tuwen.core.presets import compose_preset, format_preset
 
 STAGES = 20  # eight single ones, one corpus source, nine of embed, two of evaluate
 RUN_SECONDS = 600
@@ -24,7 +25,8 @@ def make(folder: Path) -> Path:
         if (ROOT / name).is_file() and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    shutil.copy(folder / "presets" / "smoke.yaml", folder / "params.yaml")
+    whole = format_preset(compose_preset("smoke", folder / "presets"))
+    (folder / "params.yaml").write_text(whole, encoding="utf-8")
     run(folder, "git", "init", "--quiet")
     run(folder, "git", "add", "--all")
     run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "start")

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 from PIL import Image, ImageDraw
-from ruamel.yaml import YAML
 
 from tests.support.checkout import ROOT
 from tuwen.core import params
+from tuwen.core.presets import compose_preset, get_values
 from tuwen.data.augment.stored_views import augment
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.images import Pixels
@@ -134,7 +134,7 @@ def fit(**changes: Any) -> params.Fit:
 
 def settings(**changes: Mapping[str, Any] | None) -> params.Params:
     """The smoke preset with a tiny model, 16 px and batches of four; changes: group -> keys to set."""
-    values = YAML(typ="safe", pure=True).load(ROOT / "presets/smoke.yaml")
+    values = get_values(compose_preset("smoke", ROOT / "presets"))
     values |= {"model": SMALL, "image": {"size_px": SIZE_PX}}
     for group in ("baseline", "finetune"):
         values[group]["fit"] |= {"batch_size": 4, "epochs": 2, "precision": "fp32", "freeze": "none"}

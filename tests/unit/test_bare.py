@@ -1,7 +1,13 @@
-"""On a bare GPU machine torch, numpy, pillow, transformers and safetensors are enough to step on tensors."""
+"""Torch, numpy, pillow, transformers and safetensors are enough to use a model, and to step on tensors."""
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.broken import encode, landscape
+from tests.support.small_model import write_small_model
 
 BLOCK = """
 import sys
@@ -25,13 +31,59 @@ sys.meta_path[:] = [Bare(finder) for finder in sys.meta_path]
 """
 
 
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, timeout=300)
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", BLOCK + code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def test_model_loss_and_step_are_imported_without_the_extras() -> None:
-    done = python("import tuwen.model, tuwen.loss, tuwen.train, tuwen.images, tuwen.text; print('all there')")
+    done = python("""
+import tuwen.data.formats.images, tuwen.data.formats.text, tuwen.model.dual_encoder
+import tuwen.training.loss, tuwen.training.step
+print("all there")
+""")
     assert done.stdout == "all there\n", done.stderr
+
+
+def test_a_model_is_loaded_encodes_and_is_searched_without_the_extras(tmp_path: Path) -> None:
+    folder = write_small_model(tmp_path / "finetuned")
+    (tmp_path / "cat.jpg").write_bytes(encode(landscape(), "JPEG"))
+    code = """
+import sys
+
+import tuwen
+from PIL import Image
+
+retriever = tuwen.load(sys.argv[1])
+texts = retriever.encode_texts(["一只橘猫趴在窗台上", "海边的日落"])
+path = sys.argv[2]
+images = retriever.encode_images([path, open(path, "rb").read(), Image.open(path)])
+rows, cosines = tuwen.top_k(texts, images, k=3)
+print(texts.shape, images.shape, rows.tolist(), cosines.dtype)
+"""
+    done = python(code, str(folder), str(tmp_path / "cat.jpg"))
+    assert done.stdout == "(2, 16) (3, 16) [[0, 1, 2], [0, 1, 2]] float32\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("evaluate", "pydantic"), ("predict", "pyarrow"), ("Params", "pydantic")]
+)
+def test_what_needs_an_extra_names_it(name: str, package: str) -> None:
+    done = python(f"import tuwen\ntuwen.{name}")
+    due = f"ImportError: tuwen.{name} needs {package}, which is not installed: pip install 'tuwen[data]'"
+    assert done.stderr.splitlines()[-1] == due
+
+
+def test_a_result_file_is_checked_against_csv_tables_without_the_extras(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("text_id\n甲\n", encoding="utf-8")
+    (tmp_path / "g.csv").write_text("image_id\n一.jpg\n二.jpg\n", encoding="utf-8")
+    rows = "甲,1,二.jpg\n甲,2,一.jpg\n"
+    (tmp_path / "r.csv").write_text(f"text_id,similarity_ranking,result_image_id\n{rows}", encoding="utf-8")
+    files = [str(tmp_path / name) for name in ("r.csv", "q.csv", "g.csv")]
+    done = python("import sys, tuwen\nprint(tuwen.check(*sys.argv[1:], k=2))", *files)
+    assert done.stdout.splitlines()[-1] == "True", done.stderr
+    done = python("import sys, tuwen\ntuwen.check(sys.argv[1], 'q.parquet', sys.argv[3])", *files)
+    assert done.stderr.splitlines()[-1].endswith("needs pyarrow: pip install 'tuwen[data]'")
 
 
 def test_an_open_clip_tower_names_the_extra() -> None:
@@ -56,7 +108,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from tuwen.training import optim, trainer
+from tuwen.training import optim, step
 
 class Batch(NamedTuple):
     pixels: torch.Tensor
@@ -85,9 +137,9 @@ batch = Batch(torch.randn(6, 3, 4, 4), rows[:, None] * 3 + torch.arange(3), torc
 fit = SimpleNamespace(batch_size=6, chunk=4, precision="bf16", freeze="none", siblings="positives", compile=False,
                       gradient_checkpointing=False, max_grad_norm=1.0, lr=0.05, muon_lr=None, weight_decay=0.0)
 model = Encoder()
-trainer.prepare(model, fit)
+step.prepare_model(model, fit)
 optimizers = optim.make_optimizers(model, fit)
-losses = [trainer.step(model, optimizers, batch, 1.0, fit) for _ in range(40)]
+losses = [step.step(model, optimizers, batch, 1.0, fit) for _ in range(40)]
 print(losses[0] > 1, losses[-1] < 0.2)
 """)
     assert done.stdout.splitlines()[-1] == "True True", done.stderr

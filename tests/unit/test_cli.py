@@ -1,4 +1,4 @@
-"""The command line as its user meets it: real processes, and real git worktrees with DVC."""
+"""The command line as its user meets it, in real processes."""
 
 import os
 import shutil
@@ -7,25 +7,18 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
-import pytest
 import torch
 
-from tests.support.training import REPOSITORY, TINY
+from tests.support.checkout import ROOT
+from tests.support.training import TINY
 from tests.support.weights import SIZE_PX, TOKENS, VOCABULARY, cn_clip_model, sha256
-from tuwen.core.params import CnClip, HuggingFace
+from tuwen.core.params import CnClip, HuggingFace, load_params
 from tuwen.data.formats import pairs
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.model import dual_encoder
 from tuwen.model.weights import load
 
 SCRIPTS = Path(sys.executable).parent
-PIPELINE = """\
-stages:
-  greet:
-    cmd: mkdir -p out && cp params.yaml out/greeting.txt
-    params: [greeting]
-    outs: [out]
-"""
 
 
 def call(*command: str, cwd: Path, fails: bool = False) -> subprocess.CompletedProcess[str]:
@@ -35,42 +28,13 @@ def call(*command: str, cwd: Path, fails: bool = False) -> subprocess.CompletedP
     return done
 
 
-def commit(root: Path, message: str) -> str:
-    call("git", "add", "--all", cwd=root)
-    call("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message, cwd=root)
-    return call("git", "rev-parse", "HEAD", cwd=root).stdout.strip()
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A git and DVC repository with two presets, committed."""
-    root = tmp_path / "repository"
-    files = {
-        ".dvc/config": "[core]\n    analytics = false\n    autostage = true\n",
-        ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
-        ".gitignore": ".worktrees/\n/out/\n",
-        ".dvcignore": ".worktrees/\n",
-        "params.yaml": "greeting: 你好\n",
-        "presets/sample.yaml": "greeting: 你好\n",
-        "presets/contest.yaml": "greeting: 您好\n",
-        "dvc.yaml": PIPELINE,
-        "code.py": "first = 1\n",
-    }
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text, encoding="utf-8")
-    call("git", "init", "-q", cwd=root)
-    commit(root, "first")
-    return root
-
-
 def test_help_names_the_commands_and_imports_nothing_heavy(tmp_path: Path) -> None:
     program = "import sys; sys.argv[1:] = ['--help']; import atexit; from tuwen.cli import main\n"
     program += (
         "atexit.register(lambda: print(sorted({'torch', 'mlflow', 'pandas', 'pyarrow'} & set(sys.modules))))\n"
     )
     printed = call(sys.executable, "-c", program + "main()", cwd=tmp_path).stdout
-    assert all(command in printed for command in ("export", "results", "shards", "track", "worktree"))
+    assert all(command in printed for command in ("export", "params", "results", "shards", "track", "worktree"))
     assert printed.rstrip().endswith("[]")
 
 
@@ -85,7 +49,7 @@ def test_results_of_a_clone_say_which_files_are_not_there(tmp_path: Path) -> Non
     measured = ["report.md", *(f"{dual_encoder}/metrics.json" for dual_encoder in ("baseline", "finetuned"))]
     for name in measured:
         (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPOSITORY / "results" / name, tmp_path / "results" / name)
+        shutil.copy(ROOT / "results" / name, tmp_path / "results" / name)
     (tmp_path / "results/result1.csv").touch()
     here, *missing = call("tuwen", "results", cwd=tmp_path).stdout.splitlines()[-3:]
     assert here == str(tmp_path / "results/result1.csv")
@@ -147,60 +111,46 @@ def test_a_model_is_exported_in_both_forms_and_one_without_a_place_there_is_refu
         assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("preset", ["", "sample"])
-def test_the_active_preset_runs_here(project: Path, preset: str) -> None:
-    assert call("tuwen", "worktree", preset, cwd=project).stdout == ".\n"
-    assert not (project / ".worktrees").exists()
+def test_params_checks_the_file_that_is_here(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    assert call("tuwen", "params", cwd=tmp_path).stdout == ""
+    text = (tmp_path / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("size_px: 64", "size_px: wide"), encoding="utf-8")
+    done = call("tuwen", "params", cwd=tmp_path, fails=True)
+    assert done.stderr == "error: params.yaml: image.size_px: input should be a valid integer, got 'wide'\n"
 
 
-def test_an_unknown_preset_lists_the_known_ones(project: Path) -> None:
-    done = call("tuwen", "worktree", "muge", cwd=project, fails=True)
-    assert done.stderr == "error: presets/muge.yaml: no such preset; presets/ has contest, sample\n"
+def test_params_prints_a_preset_whole_with_the_origin_of_each_value(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    printed = call("tuwen", "params", "--preset", "flickr30k-cn", cwd=tmp_path).stdout
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    assert "root: inputs/flickr30k-cn # flickr30k-cn" in lines
+    assert "kind: chinese_clip # muge" in lines
+    assert "lr: 3.5e-05 # contest" in lines
+    assert "max_drift: 0.2 # sample" in lines
+    (tmp_path / "params.yaml").write_text(printed, encoding="utf-8")
+    assert load_params(tmp_path / "params.yaml").source.root == "inputs/flickr30k-cn"
 
 
-def test_a_preset_before_the_first_commit_says_what_is_missing(tmp_path: Path) -> None:
+def test_params_refuses_a_preset_that_is_not_valid(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    (tmp_path / "presets/wide.yaml").write_text("extends: smoke\nimage: {size_px: wide}\n", encoding="utf-8")
+    done = call("tuwen", "params", "--preset", "wide", cwd=tmp_path, fails=True)
+    fault = "image.size_px: input should be a valid integer, got 'wide'"
+    assert done.stderr == f"error: presets/wide.yaml (extends smoke, sample): {fault}\n"
+    assert done.stdout == ""
+
+
+def test_worktree_prints_the_folder_and_refuses_an_unknown_preset(tmp_path: Path) -> None:
+    assert call("tuwen", "worktree", "sample", cwd=tmp_path).stdout == ".\n"
     (tmp_path / "presets").mkdir()
     (tmp_path / "presets/contest.yaml").write_text("greeting: 您好\n", encoding="utf-8")
     call("git", "init", "-q", cwd=tmp_path)
-    done = call("tuwen", "worktree", "contest", cwd=tmp_path, fails=True)
-    assert done.returncode == 1
-    assert "commit" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_preset_runs_in_a_worktree_with_the_shared_cache(project: Path) -> None:
-    call("dvc", "repro", "-q", cwd=project)
-    folder = call("tuwen", "worktree", "contest", cwd=project).stdout.strip()
-    assert folder == ".worktrees/contest"
-    call("dvc", "repro", "-q", cwd=project / folder)
-    assert (project / folder / "out/greeting.txt").read_text(encoding="utf-8") == "greeting: 您好\n"
-    assert (project / "params.yaml").read_text(encoding="utf-8") == "greeting: 你好\n"
-    assert call("dvc", "status", "--json", cwd=project).stdout.strip() == "{}"
-    assert not (project / folder / ".dvc/cache").exists()
-    made = {
-        path.parent.name + path.name for path in (project / ".dvc/cache/files/md5").rglob("*") if path.is_file()
-    }
-    assert len(made) == 4  # two outs, a listing and a file each
-
-
-def test_a_worktree_follows_the_commit_and_keeps_its_lock(project: Path) -> None:
-    folder = project / call("tuwen", "worktree", "contest", cwd=project).stdout.strip()
-    call("dvc", "repro", "-q", cwd=folder)
-    lock = (folder / "dvc.lock").read_bytes()
-    (project / "code.py").write_text("second = 2\n")
-    (project / "presets/contest.yaml").write_text("greeting: 各位好\n", encoding="utf-8")
-    second = commit(project, "second")
-    call("tuwen", "worktree", "contest", cwd=project)
-    assert call("git", "rev-parse", "HEAD", cwd=folder).stdout.strip() == second
-    assert (folder / "code.py").read_text() == "second = 2\n"
-    assert (folder / "params.yaml").read_text(encoding="utf-8") == "greeting: 各位好\n"
-    assert (folder / "dvc.lock").read_bytes() == lock
-    call("tuwen", "worktree", "contest", cwd=project)
-    assert (folder / "dvc.lock").read_bytes() == lock
-
-
-def test_a_worktree_removed_by_hand_is_made_again(project: Path) -> None:
-    folder = project / call("tuwen", "worktree", "contest", cwd=project).stdout.strip()
-    call("rm", "-r", str(folder), cwd=project)
-    call("tuwen", "worktree", "contest", cwd=project)
-    assert (folder / "dvc.yaml").is_file()
+    call("git", "add", "--all", cwd=tmp_path)
+    call("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "first", cwd=tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    done = call("tuwen", "worktree", "contest", cwd=tmp_path)
+    assert done.stdout == ".worktrees/contest\n"
+    assert "presets/contest.yaml on commit" in done.stderr
+    refused = call("tuwen", "worktree", "muge", cwd=tmp_path, fails=True)
+    assert refused.stderr == "error: presets/muge.yaml: no such preset; presets/ has contest\n"

@@ -1,4 +1,4 @@
-"""What every room uses and what uses none of them.
+"""What every room uses, and what uses no room: settings, errors, progress, processes.
 
-Read params first, then errors.py, progress.py, executor.py, signals.py, presets.py and compat.py.
+Read params/ first, then presets.py, worktree.py, errors.py, progress.py, executor.py, signals.py and compat.py.
 """

@@ -1,4 +1,4 @@
-"""Progress of a long step: a bar on a terminal, plain lines elsewhere; never a reason to stop the work."""
+"""Progress of a long step: a bar on a terminal, plain lines elsewhere. It never stops the work."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 LINE_EVERY_SECONDS = 15.0
 OF_TOTAL = r"(?P<done>\d+)/(?P<total>[1-9]\d*)"
 COUNT = re.compile(rf"(?P<label>.+): {OF_TOTAL}")
@@ -17,17 +17,17 @@ EPOCH = re.compile(
 
 
 def say(line: str, *, error: bool = False) -> None:
-    """Print a line at once, on stderr for an `error`; a full disk swallows it and all later ones."""
+    """Print a line at once, on stderr for an `error`; on a full disk it is lost, and so are all later ones."""
     stream = sys.stderr if error else sys.stdout
     try:
         print(line, file=stream, flush=True)
     except OSError:
-        # what stays in the buffer would fail once more as Python ends, and turn its exit status into an error
+        # the rest of the buffer would fail once more as Python ends, and turn its exit status into an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def follow(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
-    """Yield `items` while showing how many of `total` are done; total: None where nobody knows."""
+def follow(items: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
+    """Yield `items` and show how many of `total` are done; total: None where it is unknown."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track
@@ -44,38 +44,39 @@ def follow(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
 
 
 def parse_progress(line: str) -> tuple[str, float] | None:
-    """The label of a printed line of progress, and which share of the work is done, 0 to 1; None for other lines.
+    """Return the label of a printed line of progress and the share of the work that is done, from 0 to 1.
 
-    `decode: 30/60` is half; `epoch 3/4: 30/60`, in an epoch, and `epoch 3/4: loss 0.5`, after it, count epochs.
+    `decode: 30/60` is half. In a training the share is of all epochs: `epoch 3/4: 30/60` is printed within an
+    epoch, `epoch 3/4: loss 0.5` after it. Any other line gives None.
     """
-    if found := EPOCH.fullmatch(line):
-        ended = int(found["epoch"]) - (found["done"] is not None)
-        part = int(found["done"]) / int(found["total"]) if found["done"] else 0.0
-        return found["label"], min((ended + part) / int(found["epochs"]), 1.0)
-    if found := COUNT.fullmatch(line):
-        return found["label"], min(int(found["done"]) / int(found["total"]), 1.0)
+    if match := EPOCH.fullmatch(line):
+        whole_epochs = int(match["epoch"]) - (match["done"] is not None)
+        part = int(match["done"]) / int(match["total"]) if match["done"] else 0.0
+        return match["label"], min((whole_epochs + part) / int(match["epochs"]), 1.0)
+    if match := COUNT.fullmatch(line):
+        return match["label"], min(int(match["done"]) / int(match["total"]), 1.0)
     return None
 
 
 class Pace:
-    """How fast a loop over batches goes, and what share of its time it waits for them."""
+    """A stopwatch for a loop over batches: how fast it goes, and what share of its time it waits for data."""
 
     def __init__(self) -> None:
         self._began, self._waited_seconds, self._batches = time.perf_counter(), 0.0, 0
 
-    def timed(self, batches: Iterator[T]) -> Iterator[T]:
-        """The same batches."""
+    def time_batches(self, batches: Iterator[Item]) -> Iterator[Item]:
+        """Yield the same batches, and measure how long the loop waits for each."""
         while True:
-            asked = time.perf_counter()
+            started = time.perf_counter()
             batch = next(batches, None)
-            self._waited_seconds += time.perf_counter() - asked
+            self._waited_seconds += time.perf_counter() - started
             if batch is None:
                 return
             self._batches += 1
             yield batch
 
-    def figures(self, batch_size: int) -> dict[str, float]:
-        """`pairs_per_second` and `data_wait_share` up to now; nothing where no batch was seen."""
+    def compute_speeds(self, batch_size: int) -> dict[str, float]:
+        """Return `pairs_per_second` and `data_wait_share` up to now; nothing before the first batch."""
         if not self._batches:
             return {}
         seconds = time.perf_counter() - self._began

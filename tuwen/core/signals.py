@@ -1,4 +1,4 @@
-"""SIGTERM leaves time to put things in order; while steps are made, the one under way ends first."""
+"""SIGTERM leaves time to clean up: it becomes a SystemExit, or ends a training after the step under way."""
 
 import contextlib
 import signal
@@ -6,19 +6,22 @@ import sys
 import threading
 from collections.abc import Iterator
 
-SIGTERM_STATUS = 128 + signal.SIGTERM
+SIGTERM_STATUS = 128 + signal.SIGTERM  # the exit status that shells give to what SIGTERM ended
 
 
 def exit_on_sigterm() -> None:
-    """From now on SIGTERM is a SystemExit, so that every `finally` has its turn."""
+    """Raise SystemExit in the main thread whenever SIGTERM arrives, so that every `finally` runs."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(SIGTERM_STATUS))
 
 
 @contextlib.contextmanager
-def exiting_on_sigterm() -> Iterator[None]:
-    """The same inside the block, unless somebody else listens or this is not the main thread."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+def turn_sigterm_into_exit() -> Iterator[None]:
+    """Do as exit_on_sigterm does, inside the block alone.
+
+    Outside the main thread, where Python takes no signals, and where a handler is set already, nothing is done.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
     exit_on_sigterm()
@@ -29,20 +32,23 @@ def exiting_on_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sigterm() -> Iterator[list[bool]]:
-    """A list that holds something once SIGTERM came; a second one ends the process at once."""
-    came: list[bool] = []
+def watch_sigterm() -> Iterator[list[bool]]:
+    """Yield a list that is empty until SIGTERM arrives, so that a loop can stop between two steps.
 
-    def stop(*_: object) -> None:
-        if came:
+    A second SIGTERM raises SystemExit at once. Outside the main thread the list stays empty.
+    """
+    arrived: list[bool] = []
+
+    def handle(*_: object) -> None:
+        if arrived:
             sys.exit(SIGTERM_STATUS)
-        came.append(True)
+        arrived.append(True)
 
     if threading.current_thread() is not threading.main_thread():
-        yield came
+        yield arrived
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, handle)
     try:
-        yield came
+        yield arrived
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

@@ -1,1 +1,1 @@
-"""From foreign files to clean pairs and their views: formats, sources, quality, augment."""
+"""From foreign files to clean pairs and their views: formats, sources, quality and augment, in this order."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tuwen.core.params import Evaluate
-from tuwen.data.formats.pairs import DIRECTIONS
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.evaluation.embedded_set import EmbeddedSet, Groups
 from tuwen.retrieval import qb_norm
 from tuwen.retrieval.metrics import Judged, judge_answers, judge_queries

@@ -9,7 +9,7 @@ import pyarrow as pa
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
-from tuwen.data.formats.pairs import DIRECTIONS, Direction
+from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.evaluation.figures import FIGURES
 from tuwen.evaluation.headline import format_gain
 from tuwen.evaluation.metric import Estimate, Metric, OfQueries

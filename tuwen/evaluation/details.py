@@ -10,7 +10,7 @@ from pydantic import model_validator
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats.checked_json import CheckedJson, read_checked
-from tuwen.data.formats.pairs import DIRECTIONS
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.evaluation.answers import Answers
 from tuwen.evaluation.embedded_set import EmbeddedSet, compute_cosines
 from tuwen.evaluation.figures import DIGITS

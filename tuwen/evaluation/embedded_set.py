@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
-from tuwen.data.formats.pairs import Direction
+from tuwen.data.formats.directions import Direction
 from tuwen.retrieval.metrics import check_ks
 from tuwen.retrieval.vectors import Floats, RetrievalTask, Rows, Vectors, read_set_vectors
 

@@ -9,8 +9,7 @@ row numbers from 0, or ids where a file names them, one a line in the order of t
 
 import csv
 import io
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,17 +17,14 @@ import numpy as np
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
-from tuwen.data.formats.pairs import DIRECTIONS
-from tuwen.evaluation.answers import answer_set
+from tuwen.evaluation.answers import Answers, answer_set
 from tuwen.evaluation.details import make_details
 from tuwen.evaluation.embedded_set import EmbeddedSet
-from tuwen.evaluation.figures import FIGURES, measure_figures
-from tuwen.evaluation.headline import format_interval, get_estimate
+from tuwen.evaluation.figures import MetricValues, measure_figures
 from tuwen.retrieval import metrics
-from tuwen.retrieval.vectors import Rows, Vectors, check_vectors
+from tuwen.retrieval.vectors import Flags, Rows, Vectors, check_vectors
 
 SAMPLES, SEED = 2000, 0
-TITLE_COLUMNS = 42
 UNIT = 1e-6  # rows as near to length 1 as single precision stores them are taken as they are
 
 
@@ -42,6 +38,36 @@ class ForeignArray(NamedTuple):
     note: str  # what it holds, and what was done to it
 
 
+class Labelled(NamedTuple):
+    """Pairs of an image and a text, [P] each."""
+
+    image: Rows  # row
+    text: Rows  # row
+    fits: Flags
+
+
+def evaluate_vectors(
+    images: Any, texts: Any, pairs: Any, ks: Sequence[int] = (1, 5, 10), *, unfit: Any = ()
+) -> MetricValues:
+    """Return the metrics of embeddings in memory by name, such as `t2i_hit_at_5`: what `tuwen evaluate` measures.
+
+    images [I, D], texts [T, D]: floats, rows of any length. pairs [P, 2]: the image row and the text row of every
+    true pair. unfit [N, 2]: pairs known not to fit; with them there is an `auc`.
+    Raises UserError for NaN and zero vectors, different dimensions, a k over a gallery and unknown rows.
+    """
+    arrays = _make_array("image", Path("images"), images), _make_array("text", Path("texts"), texts)
+    _check_arrays(*arrays, ks, "ks")
+    labels: dict[tuple[int, int], str] = {}
+    for name, rows, label in (("pairs", pairs, "1"), ("unfit", unfit, "0")):
+        for pair in _list_pairs(name, rows, arrays):
+            if labels.setdefault(pair, label) != label:
+                raise UserError(f"unfit: {pair} is one of pairs too; keep one of them")
+    if "1" not in labels.values():
+        raise UserError("pairs: no true pair, so there is no truth to measure by; give one at least")
+    embedded, params = _join_set(*arrays, _split_labels(labels)), _make_params(ks)
+    return _measure(embedded, answer_set(embedded, params), params)
+
+
 def evaluate_arrays(
     images: ForeignArray, texts: ForeignArray, relevance: Path, ks: Sequence[int]
 ) -> dict[str, Any]:
@@ -50,20 +76,48 @@ def evaluate_arrays(
     Raises UserError for different dimensions, a k over a gallery, a bad relevance table and one without a true
     pair.
     """
+    _check_arrays(images, texts, ks, "-k")
+    labelled = _read_relevance(relevance, images, texts)
+    if not labelled.fits.any():
+        raise UserError(f"{relevance}: no true pair, so there is no truth to measure by; add a line of label 1")
+    embedded, params = _join_set(images, texts, labelled), _make_params(ks)
+    answers = answer_set(embedded, params)
+    return {"figures": _measure(embedded, answers, params)} | make_details(embedded, answers, {}, params)
+
+
+def _list_pairs(name: str, rows: Any, arrays: Sequence[ForeignArray]) -> list[tuple[int, int]]:
+    rows_P2 = np.asarray(rows)
+    if not rows_P2.size:
+        return []
+    if rows_P2.ndim != 2 or rows_P2.shape[1] != 2 or not np.issubdtype(rows_P2.dtype, np.integer):
+        raise UserError(f"{name}: (image row, text row) per pair expected, got {rows_P2.dtype} {rows_P2.shape}")
+    for column, array in zip(rows_P2.T, arrays, strict=True):
+        low, high, last = column.min(), column.max(), len(array.vectors) - 1
+        if low < 0 or high > last:
+            raise UserError(f"{name}: {array.path} has the rows 0 to {last}, got {low} to {high}")
+    return [(image, text) for image, text in rows_P2.tolist()]
+
+
+def _check_arrays(images: ForeignArray, texts: ForeignArray, ks: Sequence[int], option: str) -> None:
     dimensions = [len(one.vectors[0]) for one in (images, texts)]
     if dimensions[0] != dimensions[1]:
         raise UserError(
             f"{images.path} has {dimensions[0]} dimensions, {texts.path} has {dimensions[1]}; "
             "both must come from the same model"
         )
-    if min(ks) < 1 or len(set(ks)) != len(ks):
-        raise UserError(f"-k: {list(ks)} must be different numbers from 1 on")
+    if not ks or min(ks) < 1 or len(set(ks)) != len(ks):
+        raise UserError(f"{option}: {list(ks)} must be different numbers from 1 on")
     for one in (images, texts):
-        metrics.check_ks(ks, len(one.vectors), f"-k, {one.path}")
-    image, text, fits = _read_relevance(relevance, images, texts)
-    if not fits.any():
-        raise UserError(f"{relevance}: no true pair, so there is no truth to measure by; add a line of label 1")
-    embedded = EmbeddedSet(
+        metrics.check_ks(ks, len(one.vectors), f"{option}, {one.path}")
+
+
+def _make_params(ks: Sequence[int]) -> Evaluate:
+    return Evaluate.model_construct(ks=sorted(ks), bootstrap_samples=SAMPLES, seed=SEED)
+
+
+def _join_set(images: ForeignArray, texts: ForeignArray, labelled: Labelled) -> EmbeddedSet:
+    image, text, fits = labelled
+    return EmbeddedSet(
         images=images.vectors,
         texts=texts.vectors,
         image=image[fits],
@@ -72,11 +126,11 @@ def evaluate_arrays(
         unfit=(image[~fits], text[~fits]),
         ids={"images": images.names, "texts": texts.names},
     )
-    params = Evaluate.model_construct(ks=sorted(ks), bootstrap_samples=SAMPLES, seed=SEED)
-    answers = answer_set(embedded, params)
-    counts = {"images": len(images.vectors), "texts": len(texts.vectors), "pairs": int(fits.sum())}
-    values = counts | measure_figures(embedded, answers, params)
-    return {"figures": values} | make_details(embedded, answers, {}, params)
+
+
+def _measure(embedded: EmbeddedSet, answers: Mapping[str, Answers], params: Evaluate) -> MetricValues:
+    counts = {"images": len(embedded.images), "texts": len(embedded.texts), "pairs": len(embedded.image)}
+    return counts | measure_figures(embedded, answers, params)
 
 
 def read_array(kind: str, path: Path, ids: Path | None) -> ForeignArray:
@@ -93,6 +147,11 @@ def read_array(kind: str, path: Path, ids: Path | None) -> ForeignArray:
         raise UserError(f"{path}: not a NumPy array ({error}); write it with numpy.save") from None
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path}: an archive of arrays; give one array, written with numpy.save")
+    return _make_array(kind, path, array, ids)
+
+
+def _make_array(kind: str, path: Path, vectors: Any, ids: Path | None = None) -> ForeignArray:
+    array = np.asarray(vectors)
     check_vectors(array, str(path))
     if not len(array):
         raise UserError(f"{path}: no rows, so this gallery is empty; embed something")
@@ -119,8 +178,8 @@ def _read_ids(path: Path, vectors: Path, rows: int) -> list[str]:
     return ids
 
 
-def _read_relevance(path: Path, images: ForeignArray, texts: ForeignArray) -> tuple[Rows, Rows, Any]:
-    """Return (image row, text row, does it fit?) of every line."""
+def _read_relevance(path: Path, images: ForeignArray, texts: ForeignArray) -> Labelled:
+    """Read the pairs of a relevance table."""
     rows_of = [{name: row for row, name in enumerate(one.names)} for one in (images, texts)]
     labels: dict[tuple[int, int], str] = {}
     for line, *names, label in _read_lines(path):
@@ -133,8 +192,12 @@ def _read_relevance(path: Path, images: ForeignArray, texts: ForeignArray) -> tu
             pair.append(rows[name])
         if labels.setdefault((pair[0], pair[1]), label) != label:
             raise UserError(f"{path}: line {line}: {names} has label 0 and 1; keep one of them")
+    return _split_labels(labels)
+
+
+def _split_labels(labels: Mapping[tuple[int, int], str]) -> Labelled:
     pairs = np.array(list(labels), np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1], np.array([label == "1" for label in labels.values()], bool)
+    return Labelled(pairs[:, 0], pairs[:, 1], np.array([label == "1" for label in labels.values()], bool))
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, str, str, str]]:
@@ -165,26 +228,3 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save as UTF-8") from None
-
-
-def format_figures(measured: dict[str, Any]) -> str:
-    """Format what `evaluate_arrays` returns for a terminal: every metric of FIGURES, then the gallery curves."""
-    values = measured["figures"]
-    ks = sorted(int(found[1]) for name in values if (found := re.fullmatch(r"t2i_hit_at_(\d+)", name)))
-    lines = [f"{'R@k is hit@k; shares in %':<{TITLE_COLUMNS}}{'':>7}  95 % interval"]
-    for direction in (*DIRECTIONS.values(), None):
-        for metric in FIGURES.values():
-            for name, way, k in metric.list_values(ks):
-                if way == direction and name in values:
-                    title = f"{way.title}  {metric.make_title(k)}" if way else metric.make_title(k)
-                    estimate, form = get_estimate(values, metric, name), metric.unit.form
-                    line = f"{title:<{TITLE_COLUMNS}}{f'{estimate.value:{form}}':>7}"
-                    lines.append(f"{line}  {format_interval(estimate, form)}".rstrip())
-    for direction in DIRECTIONS.values():
-        title = f"{direction.title}  in a gallery of"
-        lines += ["", f"{title:<{TITLE_COLUMNS}}" + "".join(f"{f'R@{k}':>8}" for k in ks)]
-        lines += [
-            f"{point['gallery']:>{TITLE_COLUMNS}}" + "".join(f"{100 * point[f'hit_at_{k}']:>8.1f}" for k in ks)
-            for point in measured["gallery_curve"][direction.name]
-        ]
-    return "\n".join(lines)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tuwen.core.params import Evaluate
-from tuwen.data.formats.pairs import DIRECTIONS, Direction
+from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.evaluation.answers import Answers
 from tuwen.evaluation.embedded_set import EmbeddedSet, compute_cosines
 from tuwen.evaluation.hubness import compute_skewness, count_occurrences

@@ -1,14 +1,17 @@
 """Values of all ranked models beside each other, with what lies between them and the first."""
 
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 from tuwen.core.params import Evaluate
-from tuwen.data.formats.pairs import DIRECTIONS, Direction
+from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.evaluation.figures import ENDS, FIGURES, MetricValues
 from tuwen.evaluation.metric import Estimate, Metric, OfQueries
 from tuwen.evaluation.models import MODELS, get_base, list_rivals
 from tuwen.evaluation.results import Results
 from tuwen.retrieval.metrics import compute_paired_intervals
+
+TITLE_COLUMNS = 42  # on a terminal
 
 
 class Line(NamedTuple):
@@ -112,3 +115,26 @@ def format_interval(estimate: Estimate, form: str) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
     return f"[{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def format_figures(measured: dict[str, Any]) -> str:
+    """Format what `external.evaluate_arrays` returns for a terminal: every metric of FIGURES, then the gallery curves."""
+    values = measured["figures"]
+    ks = sorted(int(found[1]) for name in values if (found := re.fullmatch(r"t2i_hit_at_(\d+)", name)))
+    lines = [f"{'R@k is hit@k; shares in %':<{TITLE_COLUMNS}}{'':>7}  95 % interval"]
+    for direction in (*DIRECTIONS.values(), None):
+        for metric in FIGURES.values():
+            for name, way, k in metric.list_values(ks):
+                if way == direction and name in values:
+                    title = f"{way.title}  {metric.make_title(k)}" if way else metric.make_title(k)
+                    estimate, form = get_estimate(values, metric, name), metric.unit.form
+                    line = f"{title:<{TITLE_COLUMNS}}{f'{estimate.value:{form}}':>7}"
+                    lines.append(f"{line}  {format_interval(estimate, form)}".rstrip())
+    for direction in DIRECTIONS.values():
+        title = f"{direction.title}  in a gallery of"
+        lines += ["", f"{title:<{TITLE_COLUMNS}}" + "".join(f"{f'R@{k}':>8}" for k in ks)]
+        lines += [
+            f"{point['gallery']:>{TITLE_COLUMNS}}" + "".join(f"{100 * point[f'hit_at_{k}']:>8.1f}" for k in ks)
+            for point in measured["gallery_curve"][direction.name]
+        ]
+    return "\n".join(lines)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from tuwen.core.params import Evaluate
-from tuwen.data.formats.pairs import DIRECTIONS, Direction
+from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.evaluation.answers import Answers
 from tuwen.evaluation.embedded_set import EmbeddedSet
 from tuwen.retrieval.metrics import Judged

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tuwen.data.formats import pairs
-from tuwen.data.formats.pairs import DIRECTIONS
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.evaluation.answers import Answers
 from tuwen.evaluation.embedded_set import EmbeddedSet, Groups
 from tuwen.retrieval.metrics import Judged

@@ -8,8 +8,8 @@ import numpy as np
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats.checked_json import read_checked
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
-from tuwen.data.formats.pairs import DIRECTIONS
 from tuwen.evaluation.details import Details, read_details
 from tuwen.evaluation.figures import ENDS, FIGURES, MetricValues
 from tuwen.evaluation.metric import OfSet

@@ -1,19 +1,21 @@
-"""The README.md of a model folder: what the model is made of, where it comes from, and its recall on valid."""
+"""The README.md of a model folder: what the model is, where it comes from, how to use it, its recall on valid."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FIGURES = {"valid_t2i_hit_at_5": "text → image", "valid_i2t_hit_at_5": "image → text"}
+HITS = {  # metrics of training.json -> titles
+    "valid_t2i_hit_at_5": "text → image",
+    "valid_i2t_hit_at_5": "image → text",
+}
 USE = """\
 ```python
-from pathlib import Path
-from tuwen.embed import embed_captions
-from tuwen.model import load
-from tuwen.text import load_tokenizer
+import tuwen
 
-model = load(folder := Path("."))
-vectors = embed_captions(model, load_tokenizer(folder / "vocab.txt"), ["一只大熊猫坐在竹林里吃竹子"], batch_size=1)
+retriever = tuwen.load(".")  # the folder of this card
+texts = retriever.encode_texts(["一只大熊猫坐在竹林里吃竹子", "一只橘猫趴在窗台上"])  # [2, dimensions]
+images = retriever.encode_images(["panda.jpg", "cat.jpg"])  # paths, bytes or PIL images
+rows, cosines = tuwen.top_k(texts, images, k=2)  # of each text: the images' numbers, best first
 ```
 """
 
@@ -21,13 +23,13 @@ vectors = embed_captions(model, load_tokenizer(folder / "vocab.txt"), ["一只�
 def write_card(folder: Path, config: Mapping[str, Any], origin: str, training: Mapping[str, Any]) -> None:
     """Write `folder/README.md`; equal arguments give equal bytes.
 
-    origin: where the first weights came from, in words. training: what training.json holds; `valid`, figures of a
-    model that was not trained, or those of its `epochs`, all of which are shown.
+    origin: where the first weights came from, in words. training: the content of training.json; its `valid`, the
+    metrics of a model that was not trained, is shown as epoch 0, and each of its `epochs` that was measured.
     """
     records = [dict(record) for record in training["epochs"]]
     if "valid" in training:
         records.insert(0, {"epoch": 0, **training["valid"]})
-    records = [record for record in records if FIGURES.keys() <= record.keys()]
+    records = [record for record in records if HITS.keys() <= record.keys()]
     lines = [
         *("---", "language: zh", "pipeline_tag: zero-shot-image-classification", "tags: [clip, retrieval]", "---"),
         *("", "# Chinese image–text retrieval model", ""),
@@ -42,10 +44,10 @@ def write_card(folder: Path, config: Mapping[str, Any], origin: str, training: M
 
 def _parts(config: Mapping[str, Any], origin: str, training: Mapping[str, Any]) -> list[tuple[str, str]]:
     image, text = config["image"], config["text"]
-    picture = [image.get("kind", "transformer of averaged patches")]
-    picture += [f"{name} {image[name]}" for name in ("width", "layers", "patch_px") if name in image]
+    image_tower = [image.get("kind", "transformer of averaged patches")]
+    image_tower += [f"{name} {image[name]}" for name in ("width", "layers", "patch_px") if name in image]
     return [
-        ("picture tower", f"{', '.join(picture)}, for squares of {image['size_px']} px"),
+        ("picture tower", f"{', '.join(image_tower)}, for squares of {image['size_px']} px"),
         (
             "text tower",
             f"BERT, width {text['width']}, layers {text['layers']}, {text['max_tokens']} tokens at most",
@@ -59,8 +61,8 @@ def _parts(config: Mapping[str, Any], origin: str, training: Mapping[str, Any]) 
 def _table(records: list[dict[str, Any]]) -> list[str]:
     if not records:
         return ["It was not measured on valid, which it may have seen."]
-    head = " | ".join(f"{name} hit@5" for name in FIGURES.values())
-    rows = [f"| {r['epoch']} | {' | '.join(f'{r[key]:.4f}' for key in FIGURES)} |" for r in records]
+    head = " | ".join(f"{name} hit@5" for name in HITS.values())
+    rows = [f"| {r['epoch']} | {' | '.join(f'{r[key]:.4f}' for key in HITS)} |" for r in records]
     return [
         "Recall on valid, each query over the whole gallery:",
         "",

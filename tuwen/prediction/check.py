@@ -4,8 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats import pairs
-from tuwen.data.formats.pairs import DIRECTIONS
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.text_files import read_csv_rows
 from tuwen.prediction.result_file import find_faults
 
@@ -13,7 +12,7 @@ ID_COLUMNS = ("text_id", "image_id")
 MAX_FAULTS_SHOWN = 20  # of one kind
 
 
-def check_result_file(path: Path, queries: Path, gallery: Path, k: int) -> bool:
+def check_result_file(path: Path | str, queries: Path | str, gallery: Path | str, k: int = 5) -> bool:
     """Print every fault of the result file `path`, and the warning if there is one; return whether it is sound.
 
     queries, gallery: the contest's CSVs, others with a column text_id or image_id, or our Parquet tables; which of
@@ -21,6 +20,7 @@ def check_result_file(path: Path, queries: Path, gallery: Path, k: int) -> bool:
     counted. Raises UserError where a table cannot be read, repeats an id or is empty, and where both hold texts or
     both images.
     """
+    path, queries, gallery = Path(path), Path(queries), Path(gallery)
     query_column, query_ids = read_ids(queries)
     gallery_column, gallery_ids = read_ids(gallery)
     columns = {(direction.query_id, direction.gallery_id): name for name, direction in DIRECTIONS.items()}
@@ -72,6 +72,10 @@ def _read_csv_ids(path: Path) -> tuple[str, list[str], list[int]]:
 
 
 def _read_parquet_ids(path: Path) -> tuple[str, list[str], list[int]]:
+    try:
+        from tuwen.data.formats import pairs
+    except ModuleNotFoundError as error:
+        raise UserError(f"{path}: a Parquet table needs {error.name}: pip install 'tuwen[data]'") from None
     table = pairs.read_table(path)
     column = _find_id_column(path, table.schema.names)
     return column, table[column].to_pylist(), list(range(1, table.num_rows + 1))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.data.formats.json_file import read_json
-from tuwen.data.formats.pairs import DIRECTIONS, Direction
 from tuwen.prediction.result_file import HEADERS, find_faults
 from tuwen.retrieval.qb_norm import Correction, answer_corrected, compute_correction
 from tuwen.retrieval.search import top_k
@@ -22,9 +22,9 @@ CONTEST_FILES = {"t2i": "result1.csv", "i2t": "result2.csv"}
 
 
 def predict(
-    embeddings: Path,
-    clean: Path,
-    results: Path,
+    embeddings: Path | str,
+    clean: Path | str,
+    results: Path | str,
     k: int,
     *,
     model: Path | None = None,
@@ -37,6 +37,7 @@ def predict(
     with the temperature of QB-Norm, where it corrects the scores. Raises UserError for missing or unsound
     embeddings, those of another model or set, and a gallery of fewer than five or k items.
     """
+    embeddings, clean, results = Path(embeddings), Path(clean), Path(results)
     if model is not None:
         for name in (*DIRECTIONS, *(["bank"] if chosen else [])):
             manifest.require_inputs(embeddings / name, {"model": model, "set": clean / name})

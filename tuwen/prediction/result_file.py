@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats.pairs import DIRECTIONS
+from tuwen.data.formats.directions import DIRECTIONS
 
 HEADERS = {
     name: [direction.query_id, "similarity_ranking", f"result_{direction.gallery_id}"]

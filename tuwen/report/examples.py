@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs, shards
-from tuwen.data.formats.pairs import DIRECTIONS
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.evaluation.embedded_set import make_task
 from tuwen.evaluation.models import SHIPPED, get_base
 from tuwen.evaluation.ranks import RankedQueries

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
-from tuwen.data.formats.pairs import DIRECTIONS
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.evaluation.details import Details, Hub
 from tuwen.report import examples
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tuwen.data.formats.pairs import DIRECTIONS
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.evaluation.headline import format_estimate, format_gain, tabulate_line, tabulate_models
 from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles, list_titles
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from tuwen.core.params import Params
 from tuwen.data.formats import pairs
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
-from tuwen.data.formats.pairs import DIRECTIONS
 from tuwen.data.quality import quality_file
 from tuwen.evaluation.details import Details
 from tuwen.evaluation.figures import FIGURES

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
-from tuwen.data.formats.pairs import DIRECTIONS
-from tuwen.data.quality.text_stats import MASK
+from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.data.formats.text import HAN_MASK
 from tuwen.evaluation.metric import Estimate
 from tuwen.evaluation.ranks import RankedQueries
 from tuwen.retrieval.metrics import compute_hits, compute_intervals
@@ -22,7 +22,7 @@ NOTE = (
     f"than {LEAST} queries are left out. Each interval stands for itself: of twenty, one may mislead by chance."
 )
 LENGTHS = {"up to 5 characters": (1, 5), "6 to 15 characters": (6, 15), "over 15 characters": (16, 1 << 31)}
-HOLDS = {"digits": "[0-9０-９]", "Latin letters": r"\p{Latin}", "a mask": MASK}  # RE2
+HOLDS = {"digits": "[0-9０-９]", "Latin letters": r"\p{Latin}", "a mask": HAN_MASK}  # RE2
 
 
 class Slice(NamedTuple):

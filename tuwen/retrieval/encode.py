@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +19,15 @@ import torch
 from tuwen.core.errors import UserError
 from tuwen.core.executor import count_workers
 from tuwen.core.progress import follow
-from tuwen.data.formats import pairs, shards
+from tuwen.data.formats import shards
 from tuwen.data.formats.images import Pixels, decode_pixels, make_pixel_tensor, resize_to_square
 from tuwen.data.formats.text import tokenize
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.retrieval.vectors import Vectors
+
+if TYPE_CHECKING:  # pyarrow is not needed to encode what the caller gives
+    from tuwen.data.formats.pairs import PairSet
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,12 +36,12 @@ AHEAD = 256  # images decoded while earlier ones are encoded
 PIECE = 16  # rows that one thread encodes at once on CPU; more are slower there (docs/log.md)
 
 
-def read_images(data: Path, pair_set: pairs.PairSet, size_px: int) -> list[Pixels]:
+def read_images(data: Path, pair_set: "PairSet", size_px: int) -> list[Pixels]:
     """Return what `stream_images` yields as a list, for who goes through it more than once."""
     return list(stream_images(data, pair_set, size_px))
 
 
-def stream_images(data: Path, pair_set: pairs.PairSet, size_px: int) -> Iterator[Pixels]:
+def stream_images(data: Path, pair_set: "PairSet", size_px: int) -> Iterator[Pixels]:
     """Yield the set's images as squares, uint8 [size_px, size_px, 3] each; `data` is the data root.
 
     At most AHEAD of them are held. One that the source could not give, or a query that is broken, is white. Raises
@@ -48,7 +51,7 @@ def stream_images(data: Path, pair_set: pairs.PairSet, size_px: int) -> Iterator
     yield from follow(_map_in_order(partial(decode_row, data, size_px), rows, AHEAD), "decode", len(rows))
 
 
-def list_image_rows(pair_set: pairs.PairSet) -> list[dict[str, Any]]:
+def list_image_rows(pair_set: "PairSet") -> list[dict[str, Any]]:
     """List what `decode_row` needs of each image: its id and where its bytes lie."""
     return list(pair_set.images.select(["image_id", "shard", "offset", "size"]).to_pylist())
 

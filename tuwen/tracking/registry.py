@@ -100,7 +100,10 @@ def _version(client: Any, experiment: str, run_id: str, model: Path, gallery: Pa
     """The version of this very model with this very gallery, which is registered where there is none."""
     from tuwen.tracking import served_model
 
-    tags = {"tuwen.model_sha256": revision.digest_output(model), "tuwen.gallery_sha256": manifest.digest(gallery)}
+    tags = {
+        "tuwen.model_sha256": revision.digest_output(model),
+        "tuwen.gallery_sha256": manifest.hash_path(gallery),
+    }
     if not client.search_registered_models(f"name = '{NAME}'"):
         client.create_registered_model(NAME, description="Chinese image-text retrieval: texts or pictures in")
     wanted = " and ".join([f"name = '{NAME}'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())])

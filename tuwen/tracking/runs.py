@@ -16,7 +16,7 @@ from typing import Any
 
 from tuwen.core.errors import hide_credentials
 from tuwen.core.progress import say
-from tuwen.core.signals import exiting_on_sigterm
+from tuwen.core.signals import turn_sigterm_into_exit
 from tuwen.data.formats import manifest
 from tuwen.tracking.revision import digest_output, get_commit, is_dirty
 
@@ -40,7 +40,7 @@ def track_run(
     processes the first alone has a run. MLflow out of reach, at any moment, is one warning and never an exception.
     """
     tracked = Run()
-    with exiting_on_sigterm():
+    with turn_sigterm_into_exit():
         try:
             if os.environ.get("RANK", "0") == "0":
                 tracked.start(name, kind, params, inputs, kept)
@@ -82,7 +82,7 @@ class Run:
             with contextlib.suppress(OSError):  # without it a killed work's second half is a run of its own
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_text(self.id)
-            tags = {f"tuwen.input.{key}": manifest.digest(path) for key, path in inputs.items()}
+            tags = {f"tuwen.input.{key}": manifest.hash_path(path) for key, path in inputs.items()}
             tags |= {COMMIT_TAG: get_commit() or "", "tuwen.git_dirty": str(is_dirty()).lower()}
             tags |= {tag: os.environ[name] for name, tag in TAGGED_VARIABLES.items() if os.environ.get(name)}
             log_to_run(self._client, self.id, params=params, tags=tags)

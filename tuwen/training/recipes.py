@@ -46,7 +46,7 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
     Each epoch shows a new view of each pair. The records count the pairs of streamed shards that could not be
     shown, as `skipped_<reason>`. Raises UserError where the corpus has no pair, or as load.py does.
     """
-    fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.said()
+    fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.describe()
     stored, streamed = _corpus_views(clean, params) if fit else (None, [])
     encoder, vocabulary = make_start(params, lambda: _spelt(clean, bool(streamed)))
     on_valid = on_set(clean / "valid", params.image.size_px, fit.batch_size if fit else VALID_BATCH)

@@ -10,7 +10,7 @@ import torch
 
 from tuwen.core.errors import UserError
 from tuwen.core.progress import Pace, follow, say
-from tuwen.core.signals import SIGTERM_STATUS, sigterm
+from tuwen.core.signals import SIGTERM_STATUS, watch_sigterm
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, optim
@@ -57,7 +57,7 @@ def train(
     prepare_model(model, fit)
     training = Training(model, fit, steps_per_epoch, Checkpoint(checkpoint))
     training.resume()
-    with sigterm() as stopped:
+    with watch_sigterm() as stopped:
         while training.epochs < (until or fit.epochs):
             if training.done < (training.epochs + 1) * steps_per_epoch:
                 training.run_epoch(epoch_batches, stopped)
@@ -91,7 +91,7 @@ class Training:
         """The steps that the epoch under way still has, and a checkpoint after them and in between."""
         epoch, steps = self.epochs + 1, self.steps_per_epoch
         self._pace = Pace()
-        timed = self._pace.timed(epoch_batches(epoch, self.done % steps))
+        timed = self._pace.time_batches(epoch_batches(epoch, self.done % steps))
         label = f"epoch {epoch}/{self.fit.epochs}"
         left = steps - self.done % steps
         for batch in follow(timed, label, left) if distributed.is_first() else timed:
@@ -139,7 +139,7 @@ class Training:
         if not distributed.is_first():
             return
         self.checkpoint.write(RECORDS, lambda part: torch.save(self.records, part))
-        speeds = self._pace.figures(self.fit.batch_size)
+        speeds = self._pace.compute_speeds(self.fit.batch_size)
         say(_line(self.records[-1] | speeds, self.fit.epochs))
         log(self.records[-1] | speeds, epoch)
 

@@ -1,4 +1,4 @@
-"""What a script tells when its disk is full, and that other faults keep their traceback."""
+"""A full disk is one message; other faults keep their traceback."""
 
 import os
 import resource
@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tuwen.core.errors import reports_user_errors
+from tuwen.core.errors import UserError, hide_credentials, reports_user_errors
 from tuwen.data.formats.shards import ShardWriter
 
 LIMIT_BYTES = 1 << 16
@@ -50,11 +50,29 @@ def test_no_room_to_write_is_one_message(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert ended.value.code == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: no room to write (")
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: no room to write (")
+    assert message.count("\n") == 1
 
 
 def test_another_fault_keeps_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         reports_user_errors(lambda: tmp_path.write_text("") and None)()
+
+
+def test_a_users_mistake_is_one_message_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    @reports_user_errors
+    def main() -> None:
+        raise UserError("params.yaml: finetune.lr must be a number, got 'fast'")
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: params.yaml: finetune.lr must be a number, got 'fast'\n"
+
+
+def test_credentials_of_an_address_are_hidden() -> None:
+    assert (
+        hide_credentials("no answer at http://li:geheim@mlflow:5000/a@b")
+        == "no answer at http://***@mlflow:5000/a@b"
+    )

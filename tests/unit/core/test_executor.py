@@ -1,3 +1,5 @@
+"""A pool of processes, or a Dask cluster: the same bytes, and mistakes that are named."""
+
 import os
 import signal
 import subprocess
@@ -33,22 +35,22 @@ def cluster() -> Iterator[LocalCluster]:
         yield started
 
 
-@pytest.mark.parametrize("asked", ["0", "many", "-1"])
-def test_a_number_of_workers_that_is_none_is_named(monkeypatch, asked: str) -> None:
-    monkeypatch.setenv("TUWEN_WORKERS", asked)
-    with pytest.raises(UserError, match=f"TUWEN_WORKERS: .* got '{asked}'"):
+@pytest.mark.parametrize("workers", ["0", "many", "-1"])
+def test_a_number_of_workers_that_is_none_is_named(monkeypatch, workers: str) -> None:
+    monkeypatch.setenv("TUWEN_WORKERS", workers)
+    with pytest.raises(UserError, match=f"TUWEN_WORKERS: .* got '{workers}'"):
         executor.make_executor()
 
 
-@pytest.mark.parametrize("asked", ["127.0.0.1:8786", "http://127.0.0.1:8786", "tcp://127.0.0.1", "dask"])
-def test_an_address_that_is_none_is_named(monkeypatch, asked: str) -> None:
-    monkeypatch.setenv("TUWEN_EXECUTOR", asked)
-    with pytest.raises(UserError, match=f"TUWEN_EXECUTOR: tcp://host:port .* got '{asked}'"):
+@pytest.mark.parametrize("address", ["127.0.0.1:8786", "http://127.0.0.1:8786", "tcp://127.0.0.1", "dask"])
+def test_an_address_that_is_none_is_named(monkeypatch, address: str) -> None:
+    monkeypatch.setenv("TUWEN_EXECUTOR", address)
+    with pytest.raises(UserError, match=f"TUWEN_EXECUTOR: tcp://host:port .* got '{address}'"):
         executor.make_executor()
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch) -> None:
-    monkeypatch.setattr(executor, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(executor, "SCHEDULER_SECONDS", 1)
     monkeypatch.setenv("TUWEN_EXECUTOR", "tcp://127.0.0.1:1")  # nobody may listen there
     with (
         pytest.raises(UserError, match=r"no dask scheduler answers at tcp://127.0.0.1:1; start"),
@@ -58,7 +60,7 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch) -> None:
 
 
 def test_a_scheduler_without_workers_is_named(monkeypatch) -> None:
-    monkeypatch.setattr(executor, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(executor, "SCHEDULER_SECONDS", 1)
     with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as idle:
         monkeypatch.setenv("TUWEN_EXECUTOR", idle.scheduler_address)
         with pytest.raises(UserError, match=r"has no worker; start `dask worker tcp://"), executor.make_executor():
@@ -67,7 +69,7 @@ def test_a_scheduler_without_workers_is_named(monkeypatch) -> None:
 
 def test_a_cluster_makes_the_bytes_that_a_pool_makes(tmp_path, monkeypatch, cluster: LocalCluster) -> None:
     monkeypatch.setattr("tuwen.data.augment.stored_views.PAIRS_PER_SHARD", 1)
-    made = {}
+    written = {}
     for name, setting in (
         ("pool", ("TUWEN_WORKERS", "1")),
         ("cluster", ("TUWEN_EXECUTOR", cluster.scheduler_address)),
@@ -78,20 +80,20 @@ def test_a_cluster_makes_the_bytes_that_a_pool_makes(tmp_path, monkeypatch, clus
         with monkeypatch.context() as patch:
             patch.setenv(*setting)
             augment(clean, Path("data/augmented"), AUGMENT, Image(size_px=32))
-        made[name] = contents(Path("data/augmented"))
-    assert len(made["pool"]) == 6 + 3
-    assert made["cluster"] == made["pool"]
+        written[name] = contents(Path("data/augmented"))
+    assert len(written["pool"]) == 6 + 3
+    assert written["cluster"] == written["pool"]
 
 
 def test_work_goes_to_the_cluster_and_its_errors_come_back(monkeypatch, cluster: LocalCluster) -> None:
     monkeypatch.setenv("TUWEN_EXECUTOR", cluster.scheduler_address)
-    with executor.make_executor() as used:
-        assert {used.submit(os.getpid).result() for _ in range(3)}.isdisjoint({os.getpid(), os.getppid()})
-        assert list(used.map(abs, [])) == []
+    with executor.make_executor() as pool:
+        assert {pool.submit(os.getpid).result() for _ in range(3)}.isdisjoint({os.getpid(), os.getppid()})
+        assert list(pool.map(abs, [])) == []
         with pytest.raises(UserError, match="TUWEN_WORKERS"):
-            list(used.map(_fail, range(3)))
+            list(pool.map(_fail, range(3)))
     with pytest.raises(RuntimeError):
-        used.submit(abs, 1)  # it is closed
+        pool.submit(abs, 1)  # it is closed
 
 
 def _fail(_: int) -> None:

@@ -79,7 +79,7 @@ def test_sync_names_what_was_read_and_which_model(project: Path) -> None:
     assert trained.info.run_id == live.id
     assert inputs(trained) == {"data/augmented": ("abcd.dir", "training")}
     assert inputs(judged) == {"embeddings/finetuned/test": ("ef01.dir", "evaluation")}
-    digest = manifest.digest(Path("models/finetuned"))
+    digest = manifest.hash_path(Path("models/finetuned"))
     for run in (trained, judged):
         assert run.data.tags["tuwen.model_md5"] == "0123.dir"
         assert run.data.tags["tuwen.model_sha256"] == digest

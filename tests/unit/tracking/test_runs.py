@@ -42,7 +42,7 @@ def test_a_run_holds_params_curves_inputs_and_output(project: Path, monkeypatch:
     assert found.data.tags["tuwen.kind"] == "training"
     assert found.data.tags["tuwen.dvc_stage"] == "baseline"
     assert found.data.tags["tuwen.input.captions"] == manifest.hash_file(Path("captions.txt"))
-    assert found.data.tags[runs.OUTPUT_TAG] == manifest.digest(Path("models/baseline"))
+    assert found.data.tags[runs.OUTPUT_TAG] == manifest.hash_path(Path("models/baseline"))
     assert curve(project, found.info.run_id, "loss") == [(1, 5.5), (2, 4.5)]
 
 

@@ -1,4 +1,4 @@
-"""Settings: params.yaml as strict models. Read root.py first, then data.py, model.py and training.py."""
+"""The settings, params.yaml, as strict models. Read root.py first, then data.py, model.py and training.py."""
 
 from tuwen.core.params.data import (
     Augment,

@@ -1,4 +1,4 @@
-"""The groups of params.yaml that are about data: sources, gates, split, views. root.py joins them."""
+"""The groups of params.yaml about data: sources, thresholds of its quality, split, views. root.py joins them."""
 
 from typing import Annotated, Literal
 
@@ -11,46 +11,46 @@ SplitShare = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def _ordered(bounds: list[float]) -> list[float]:
+def _check_order(bounds: list[float]) -> list[float]:
     if bounds[0] > bounds[1]:
         raise ValueError("the first number must not be above the second")
     return bounds
 
 
-Pair = Field(min_length=2, max_length=2)
-Range = Annotated[list[Positive], Pair, AfterValidator(_ordered)]
-ShareRange = Annotated[list[Annotated[Positive, Field(le=1)]], Pair, AfterValidator(_ordered)]
+TwoItems = Field(min_length=2, max_length=2)
+Range = Annotated[list[Positive], TwoItems, AfterValidator(_check_order)]
+ShareRange = Annotated[list[Annotated[Positive, Field(le=1)]], TwoItems, AfterValidator(_check_order)]
 
 
 class Strict(BaseModel):
-    """No unknown keys, no coercion of strings to numbers, no change after loading."""
+    """The base of all groups: no unknown keys, no coercion of strings to numbers, no change after loading."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class SampleSource(Strict):
-    """Emoji art with Chinese names and keywords, out of pinned wheels."""
+    """Emoji art with Chinese names and keywords, from pinned wheels of PyPI."""
 
     kind: Literal["sample"]
-    root: str  # the list of wheel hashes
+    root: str  # file that lists the wheels and their hashes
     art: Annotated[list[Literal["openmoji", "noto", "twemoji"]], Field(min_length=1)]
     concepts: Count | None = None  # how many concepts to take, null for all
     picture_px: Count = 144  # side at which SVG drawings are rendered
 
 
 class ContestSource(Strict):
-    """The contest's attachments 1 to 3: labelled pairs and both tasks."""
+    """The contest's attachments 1 to 3: labelled pairs, and the queries and galleries of both tasks."""
 
     kind: Literal["contest"]
-    root: str  # the folder that holds them, at any depth
+    root: str  # folder that holds them, at any depth
 
 
 class TableSource(Strict):
     """Any CSV, TSV, JSONL or Parquet file with a picture column and caption columns."""
 
     kind: Literal["table"]
-    root: str  # the folder that the picture paths start from
-    file: str  # the table, relative to `root`
+    root: str  # folder that the picture paths start from
+    file: str  # path of the table, relative to `root`
     image: str  # column with a path relative to `root`, or with the encoded bytes (Parquet)
     captions: Annotated[list[str], Field(min_length=1)]  # columns; in Parquet and JSONL a cell may hold a list
     image_id: str | None = None  # column; null: the path, or the sha256 of the bytes
@@ -60,24 +60,24 @@ class TableSource(Strict):
 
 
 class ChineseClipSource(Strict):
-    """Chinese-CLIP's form: {split}_imgs.tsv (base64) and {split}_texts.jsonl. MUGE, Flickr30k-CN, COCO-CN."""
+    """Chinese-CLIP's form: {split}_imgs.tsv (base64), {split}_texts.jsonl, as of MUGE, Flickr30k-CN, COCO-CN."""
 
     kind: Literal["chinese_clip"]
     root: str
 
 
 class ZeroSource(Strict):
-    """R2D2's form: json lists of pictures and captions. Zero's ICR, IQR, ICM, IQM, Flickr30k-CNA."""
+    """R2D2's form: JSON lists of pictures and captions, as of Zero's ICR, IQR, ICM, IQM and Flickr30k-CNA."""
 
     kind: Literal["zero"]
     root: str
 
 
 class WebdatasetSource(Strict):
-    """Tars with jpg, png or webp beside txt or json of the same key."""
+    """WebDataset's form: tars with a jpg, png or webp beside a txt or json of the same key."""
 
     kind: Literal["webdataset"]
-    root: str  # a folder of tars, or a CSV list of shards: address,size,sha256,pairs
+    root: str  # folder of tars, or a CSV list of shards: address,size,sha256,pairs
     caption: str = "caption"  # key of the caption in json members
 
 
@@ -89,22 +89,22 @@ Corpus = dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Source]
 
 
 class Validate(Strict):
-    """Thresholds of the data-quality gates."""
+    """Expectations of the data: what breaks one is quarantined, or is a warning, or stops the stage (critical)."""
 
     min_side_px: Count  # smaller pictures are quarantined
     max_pixels: Count  # larger pictures are quarantined before they are decoded
     max_aspect: Annotated[float, Field(ge=1)]  # long side / short side; more is a warning
     max_chars: Count  # longer captions are quarantined
     max_pictures_per_caption: Count  # a caption on more pictures is a warning
-    max_quarantined_share: Share  # critical: more bad rows than this stops the stage
-    max_group_share: Share  # critical: a split group with more of the labelled pictures
+    max_quarantined_share: Share  # critical: a larger share of the rows is quarantined
+    max_group_share: Share  # critical: a group of the split holds more of the labelled pictures
     max_drift: Share  # Kolmogorov-Smirnov distance between labelled and task sets; more is a warning
-    full_doctor_pairs: Count  # of a corpus that stays where it is: of more pairs, a sample is measured
-    doctor_share: Annotated[float, Field(gt=0, le=1)]  # of the pairs of such a corpus
+    full_doctor_pairs: Count  # a corpus that stays where it is and has more pairs is measured by a sample
+    doctor_share: Annotated[float, Field(gt=0, le=1)]  # share of its pairs in that sample
 
 
 class Split(Strict):
-    """Shares of the labelled groups; the rest is train."""
+    """The split of the labelled pairs, by groups: shares of valid and test; the rest is train."""
 
     seed: int
     valid: SplitShare
@@ -113,29 +113,29 @@ class Split(Strict):
 
 
 class Pairs(Strict):
-    """What the baseline thinks of the labelled pairs."""
+    """Labelled pairs that do not seem to belong together: the baseline gives them a low cosine."""
 
     min_cosine: Annotated[float, Field(ge=-1, le=1)]  # a pair below it is doubtful
-    lowest: Count  # doubtful pairs that the report shows
+    lowest: Count  # how many of the doubtful pairs the report shows
 
 
 class Policy(Strict):
-    """How a view differs from its original."""
+    """How a view is drawn at random from its pair."""
 
     crop_scale: ShareRange  # share of the area that a crop keeps
     crop_ratio: Range  # width / height of a crop, relative to the picture's own
     flip: bool  # mirror half of the views
-    flip_captions: Literal["keep", "swap"]  # where a caption says 左 or 右: no flip, or both swapped
+    flip_captions: Literal["keep", "swap"]  # a caption with 左 or 右: no flip, or a flip that swaps the two words
     rotate_degrees: Annotated[float, Field(ge=0, le=180)]  # largest turn either way
-    zoom: Range  # scale of the picture on its white ground before the crop
+    zoom: Range  # scale of the picture on its white ground, before the crop
     colour: Share  # strength of the change in brightness, contrast and saturation
     grey: Share  # share of views without colour
     outline: Share  # share of views whose edges are drawn over in black, as in a comic
-    text: list[Literal["shuffle_list", "drop_from_list"]]  # on captions that are lists joined by 、
+    text: list[Literal["shuffle_list", "drop_from_list"]]  # for captions that are lists joined by 、
 
 
 class NoParaphrase(Strict):
-    """Captions as they are."""
+    """No paraphrases."""
 
     kind: Literal["none"]
 
@@ -153,24 +153,24 @@ class Marian(Strict):
 
 
 class ParaphraseFile(Strict):
-    """Ready paraphrases: a CSV with the columns caption, paraphrase."""
+    """Paraphrases from a file: a CSV with the columns caption, paraphrase."""
 
     kind: Literal["file"]
     path: str
-    sha256: Sha256  # of the file, so that a change of it is seen
+    sha256: Sha256  # of the file, so that a changed file makes the stage stale
 
 
 class OpenccParaphrase(Strict):
-    """Words of Taiwan in simplified characters, by OpenCC."""
+    """Taiwan's words for things, in simplified characters, by OpenCC."""
 
     kind: Literal["opencc"]
 
 
 class Synonyms(Strict):
-    """Words replaced by synonyms."""
+    """Synonyms in place of words."""
 
     kind: Literal["synonyms"]
-    share: Share  # of the words that have one
+    share: Share  # of the words that have a synonym
 
 
 Paraphrase = Annotated[
@@ -179,12 +179,12 @@ Paraphrase = Annotated[
 
 
 class Augment(Strict):
-    """Views for fine-tuning."""
+    """The augmented views that fine-tuning trains on."""
 
     seed: int
     mode: Literal["stored", "online"]  # views on disk, the same in every epoch, or fresh ones in each
-    splits: Annotated[list[Literal["train", "valid", "test"]], Field(min_length=1)]  # selection uses train alone
-    views: Count  # per pair; view 0 is the picture rule alone
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    splits: Annotated[list[Literal["train", "valid", "test"]], Field(min_length=1)]  # fine-tuning uses train alone
+    views: Count  # per pair; view 0 is the pair itself, at the model's size
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]  # of stored views
     policy: Policy
-    paraphrase: Paraphrase  # of half of the views but view 0
+    paraphrase: Paraphrase  # for half of the views, never for view 0

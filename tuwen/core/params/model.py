@@ -1,4 +1,4 @@
-"""The groups of params.yaml that say what the dual encoder is and where its first weights come from."""
+"""The groups of params.yaml about the dual encoder: its shape, and where its first weights come from."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ Revision = Annotated[
 
 
 class ImageTower(Strict):
-    """The vision transformer."""
+    """The shape of the vision transformer that encodes pictures."""
 
     patch_px: Count  # a divisor of image.size_px
     width: Width
@@ -22,7 +22,7 @@ class ImageTower(Strict):
 
 
 class TextTower(Strict):
-    """The BERT-like text encoder."""
+    """The shape of the BERT-like encoder of captions."""
 
     width: Width
     layers: Count
@@ -30,7 +30,7 @@ class TextTower(Strict):
 
 
 class Model(Strict):
-    """The shape of a fresh dual encoder."""
+    """The shape of a dual encoder with fresh weights."""
 
     dim: Count  # dimensions of the common space
     image: ImageTower
@@ -38,55 +38,55 @@ class Model(Strict):
 
 
 class Fresh(Strict):
-    """Nobody's weights yet; the vocabulary is built from corpus and train captions."""
+    """Weights drawn at random; the vocabulary is built from the captions of corpus and train."""
 
     kind: Literal["fresh"]
-    # a published shape in place of `model`
+    # a published shape, in place of `model`
     shape: Literal["ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14", "RN50"] | None = None
 
-    def said(self) -> str:
-        """The origin in words."""
+    def describe(self) -> str:
+        """Return the origin of the weights in words, for the model card."""
         return "drawn by chance"
 
 
 class HuggingFace(Strict):
-    """A ChineseCLIPModel of transformers, vocabulary and preprocessor included."""
+    """A ChineseCLIPModel of transformers, with its vocabulary and preprocessor."""
 
     kind: Literal["hugging_face"]
     model: str  # local folder or hub id
     revision: Revision  # commit of the hub id, or sha256 of the folder's weights file
 
-    def said(self) -> str:
-        """The origin in words."""
+    def describe(self) -> str:
+        """Return the origin of the weights in words, for the model card."""
         return f"{self.model} at {self.revision}"
 
 
 class CnClip(Strict):
-    """A `.pt` of the package cn_clip, published or trained with it."""
+    """A `.pt` of the package cn_clip, published by it or trained with it."""
 
     kind: Literal["cn_clip"]
     file: str
     sha256: Sha256  # of the file
     vocabulary: str  # cn_clip's clip/vocab.txt
 
-    def said(self) -> str:
-        """The origin in words."""
+    def describe(self) -> str:
+        """Return the origin of the weights in words, for the model card."""
         return f"{self.file} of cn_clip, sha256 {self.sha256}"
 
 
 class OpenClip(Strict):
-    """A picture tower of open_clip and a Chinese BERT under fresh projections."""
+    """A picture tower of open_clip and a Chinese BERT, each under a fresh projection."""
 
     kind: Literal["open_clip"]
-    image: str  # name in open_clip; OpenAI's weights want one that ends in -quickgelu
+    image: str  # name in open_clip; OpenAI's weights need one that ends in -quickgelu
     image_weights: str  # local file or folder, or hub id
     image_revision: Revision
     text: str  # local folder or hub id
     text_revision: Revision
     dim: Count  # dimensions of the common space
 
-    def said(self) -> str:
-        """The origin in words."""
+    def describe(self) -> str:
+        """Return the origin of the weights in words, for the model card."""
         pictures = f"open_clip's {self.image} from {self.image_weights} at {self.image_revision}"
         return f"{pictures}, {self.text} at {self.text_revision}, fresh projections"
 
@@ -98,8 +98,8 @@ class Folder(Strict):
     folder: str
     sha256: Sha256  # of its model.safetensors
 
-    def said(self) -> str:
-        """The origin in words."""
+    def describe(self) -> str:
+        """Return the origin of the weights in words, for the model card."""
         return f"{self.folder}, sha256 {self.sha256}"
 
 

@@ -1,6 +1,7 @@
-"""params.yaml -> strict models, one per group; an unknown key or a wrong type is an error that names its place.
+"""params.yaml as strict models, one per group; an unknown key or a wrong type is an error that names its place.
 
-Only what decides the outs stands here. How to run (workers, device, tracking address) is a TUWEN_* variable.
+Params holds only what decides the outs. How to run (workers, device, tracking address) is a TUWEN_* variable.
+params.yaml is whole: but for some keys of groups with a `kind`, there are no defaults in code.
 """
 
 from pathlib import Path
@@ -14,59 +15,60 @@ from tuwen.core.params.model import Model
 from tuwen.core.params.training import Baseline, Finetune
 
 
-def _with_headline(ks: list[int]) -> list[int]:
+def _check_ks(ks: list[int]) -> list[int]:
     if 5 not in ks or len(set(ks)) != len(ks):
         raise ValueError("must hold 5, the headline, and no number twice")
     return ks
 
 
 class Image(Strict):
-    """The picture rule's one number."""
+    """How a picture becomes the model's input."""
 
     size_px: Count  # side of the square that the model sees
 
 
 class Text(Strict):
-    """How captions become tokens."""
+    """How a caption becomes the model's input."""
 
     max_tokens: Annotated[int, Field(ge=3)]  # counts [CLS] and [SEP]
 
 
 class Embed(Strict):
-    """Pairs -> embeddings."""
+    """How sets are embedded."""
 
     batch_size: Count
 
 
 class Evaluate(Strict):
-    """Recall and its intervals."""
+    """How the models are measured: recall and its intervals."""
 
-    ks: Annotated[list[Count], Field(min_length=1), AfterValidator(_with_headline)]
-    bootstrap_samples: Count
+    # the k of hit@k and recall@k
+    ks: Annotated[list[Count], Field(min_length=1), AfterValidator(_check_ks)]
+    bootstrap_samples: Count  # resamples behind each interval
     seed: int
 
 
 class Predict(Strict):
-    """The result files."""
+    """How the result files are filled."""
 
     k: Count  # ranks per query; the contest's files have five, another number is written beside them
     correction: Literal["none", "qbnorm"]  # of scores: QB-Norm by the bank of train, at valid's temperature
 
 
 class Report(Strict):
-    """The report."""
+    """What the report shows."""
 
     examples: Count  # queries shown per kind and direction
 
 
 class Gate(Strict):
-    """What a change may cost: no stage reads it, `python -m flows.reevaluate` does."""
+    """What a pull request may cost. No stage reads it; `python -m flows.reevaluate` does."""
 
     max_drop_points: Annotated[float, Field(ge=0)]  # of R@5 on test, in either direction
 
 
 class Params(Strict):
-    """The whole of params.yaml."""
+    """All settings: the whole of params.yaml."""
 
     source: Source
     corpus: Corpus
@@ -86,12 +88,12 @@ class Params(Strict):
     gate: Gate
 
     @model_validator(mode="after")
-    def _one_place_says_the_shape(self) -> "Params":
+    def _check_shape(self) -> "Params":
         start = self.baseline.start
-        named = start.kind != "fresh" or start.shape is not None
-        if named and self.model:
+        start_has_shape = start.kind != "fresh" or start.shape is not None
+        if start_has_shape and self.model:
             raise ValueError("model must be null: baseline.start brings the shape")
-        if not named and not self.model:
+        if not start_has_shape and not self.model:
             raise ValueError("model must say the shape of the fresh weights, or baseline.start.shape name one")
         if self.model and self.image.size_px % self.model.image.patch_px:
             raise ValueError(
@@ -100,13 +102,13 @@ class Params(Strict):
         return self
 
     @model_validator(mode="after")
-    def _the_baseline_has_no_baseline(self) -> "Params":
+    def _check_wise_ft(self) -> "Params":
         if self.baseline.fit and self.baseline.fit.select.wise_ft:
             raise ValueError("baseline.fit.select.wise_ft must be []: there are no earlier weights to mix with")
         return self
 
     @model_validator(mode="after")
-    def _what_is_pre_trained_has_a_corpus(self) -> "Params":
+    def _check_pre_training(self) -> "Params":
         if (self.baseline.fit is None) != (self.baseline.policy is None):
             raise ValueError("baseline.fit and baseline.policy go together: both, or null for both")
         if self.baseline.fit is None and self.baseline.start.kind == "fresh":
@@ -118,7 +120,7 @@ class Params(Strict):
         return self
 
     @model_validator(mode="after")
-    def _selection_has_its_views(self) -> "Params":
+    def _check_splits(self) -> "Params":
         if "train" not in self.augment.splits:
             raise ValueError("augment.splits must hold train: selection trains on its views")
         if self.finetune.refit_all and len(self.augment.splits) == 1:
@@ -128,40 +130,51 @@ class Params(Strict):
         return self
 
 
-KINDS_STAND_BELOW = (("source",), ("corpus", "*"), ("augment", "paraphrase"), ("baseline", "start"))
+# Groups that differ by `kind`: pydantic names the chosen kind as one more step of a place below them.
+GROUPS_WITH_KIND = (("source",), ("corpus", "*"), ("augment", "paraphrase"), ("baseline", "start"))
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read and check `path`. Raises UserError that names the key, the value and what it must be."""
+    """Read and check `path`, a whole file. Raises UserError that names the key, the value and what it must be."""
+    return check_params(read_settings(path), str(path))
+
+
+def read_settings(path: Path) -> Any:
+    """Return what the YAML file `path` holds. Raises UserError where it is missing or not valid YAML."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
-        values: Any = YAML(typ="safe", pure=True).load(path)  # YAML 1.2, as DVC reads it: 1e-5 is a number
+        return YAML(typ="safe", pure=True).load(path)  # YAML 1.2, as DVC reads it: 1e-5 is a number
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the repository's root") from None
     except YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
+
+
+def check_params(values: Any, file: str) -> Params:
+    """Return `values` as strict models. Raises UserError with a line for each mistake, each after `file`."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(path, e) for e in error.errors())) from None
+        raise UserError("\n".join(_explain(file, e) for e in error.errors())) from None
 
 
-def _explain(path: Path, error: Any) -> str:
+def _explain(file: str, error: Any) -> str:
+    """Return one of pydantic's errors as a line that names the place, the value and what is expected."""
     loc = list(error["loc"])
-    for above in KINDS_STAND_BELOW:  # pydantic names the chosen kind as a step of the place
-        if len(loc) > len(above) and all(part in ("*", loc[step]) for step, part in enumerate(above)):
-            del loc[len(above)]
+    for group in GROUPS_WITH_KIND:
+        if len(loc) > len(group) and all(part in ("*", loc[step]) for step, part in enumerate(group)):
+            del loc[len(group)]
     place = ".".join(str(part) for part in loc) or "the file"
     if error["type"].startswith("union_tag"):
-        found = error["input"].get("kind") if isinstance(error["input"], dict) else error["input"]
+        kind = error["input"].get("kind") if isinstance(error["input"], dict) else error["input"]
         kinds = error["ctx"].get("expected_tags", "a kind (docs/data.md)")
-        return f"{path}: {place}.kind: input should be one of {kinds}, got {found!r}"
+        return f"{file}: {place}.kind: input should be one of {kinds}, got {kind!r}"
     if error["type"] == "extra_forbidden":
-        return f"{path}: {place} is not a known key; remove it or correct its spelling"
+        return f"{file}: {place} is not a known key; remove it or correct its spelling"
     if error["type"] == "value_error":
-        return f"{path}: {place}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"[:500]
+        return f"{file}: {place}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"[:500]
     if error["type"] == "missing":
-        return f"{path}: {place} is missing; add it (presets/ show whole files)"
-    return f"{path}: {place}: {error['msg'].lower()}, got {error['input']!r}"
+        return f"{file}: {place} is missing; add it (presets/sample.yaml is a whole file)"
+    return f"{file}: {place}: {error['msg'].lower()}, got {error['input']!r}"

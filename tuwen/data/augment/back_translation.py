@@ -121,7 +121,7 @@ def find(place: str, where: str, revision: str) -> Model:
     for name in FILES:
         if not (folder / name).is_file():
             raise UserError(
-                f"{folder / name}: missing; {place} needs {', '.join(FILES)} and the weights; {hub.WAYS}"
+                f"{folder / name}: missing; {place} needs {', '.join(FILES)} and the weights; {hub.REMEDY}"
             )
     present = [name for name in (*FILES, *OPTIONAL_FILES) if (folder / name).is_file()]
     # a changed vocabulary must not meet an old cache
@@ -156,7 +156,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
         if (last := max(tokenizer.get_vocab().values())) >= model.config.vocab_size:
             raise ValueError(f"vocab.json goes to id {last}, the model has {model.config.vocab_size} tokens")
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(f"{folder}: this is no MarianMT model: {error}; {hub.WAYS}") from None
+        raise UserError(f"{folder}: this is no MarianMT model: {error}; {hub.REMEDY}") from None
     return model.eval(), tokenizer
 
 

@@ -17,19 +17,22 @@ def write_manifest(
     folder: Path,
     inputs: Mapping[str, Path | str],
     params: Mapping[str, Any],
-    known: Mapping[str, str] | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> str:
     """Write `folder/manifest.json` and return its sha256.
 
-    inputs: name -> folder or file that the outs were made from; a folder that carries a manifest of its
-    own is named by that manifest's sha256, any other by the sha256 over its files; a str is such a digest. known:
-    sha256 of files by their path in `folder`, from whoever wrote them; only the others are read.
+    inputs: name -> folder or file that the outs were made from, or its digest as a str. A folder with a manifest
+    of its own is named by that manifest's sha256, any other by the sha256 over its files. hashes: path in `folder`
+    -> sha256 of files that the caller has hashed already; only the others are read.
     """
-    names = {str(path.relative_to(folder)): path for path in _files(folder) if path.name != MANIFEST}
-    known = known or {}
+    paths = {str(path.relative_to(folder)): path for path in _files(folder) if path.name != MANIFEST}
+    hashes = hashes or {}
     body = {
-        "files": {name: known.get(name) or hash_file(path) for name, path in names.items()},
-        "inputs": {n: given if isinstance(given, str) else digest(given) for n, given in sorted(inputs.items())},
+        "files": {name: hashes.get(name) or hash_file(path) for name, path in paths.items()},
+        "inputs": {
+            name: hash_path(source) if isinstance(source, Path) else source
+            for name, source in sorted(inputs.items())
+        },
         "params": params,
     }
     write_json(folder / MANIFEST, body, sort_keys=True)
@@ -37,12 +40,12 @@ def write_manifest(
 
 
 def make_work_key(inputs: Mapping[str, Path], params: Mapping[str, Any], code: Iterable[str]) -> str:
-    """What names this very work, so that only it goes on from what it left: 16 hex digits.
+    """Return 16 hex digits that name one piece of work, so that nothing else resumes from what it left.
 
-    inputs as in `write_manifest`; code: the packages and modules whose bytes decide the result, as paths below
+    inputs: as in `write_manifest`. code: the packages and modules whose bytes decide the result, as paths below
     the folder of tuwen.
     """
-    digests = {name: digest(path) for name, path in sorted(inputs.items())}
+    digests = {name: hash_path(path) for name, path in sorted(inputs.items())}
     digests |= {f"{path.relative_to(PACKAGE)}": hash_file(path) for part in code for path in _modules(part)}
     return hashlib.sha256(json.dumps([digests, params], sort_keys=True).encode()).hexdigest()[:16]
 
@@ -53,8 +56,8 @@ def _modules(part: str) -> list[Path]:
     return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
-def digest(path: Path) -> str:
-    """sha256 that names a file, or a folder through its manifest or else through all of its files."""
+def hash_path(path: Path) -> str:
+    """Return the sha256 that names a file, or a folder by its manifest, or else by all of its files."""
     if path.is_file():
         return hash_file(path)
     if (path / MANIFEST).is_file():
@@ -67,22 +70,22 @@ def require_inputs(folder: Path, inputs: Mapping[str, Path]) -> None:
     """Raise UserError, naming both digests, unless the manifest of `folder` names these very `inputs`."""
     place = folder / MANIFEST
     try:
-        made_from = json.loads(place.read_text(encoding="utf-8"))["inputs"]
+        recorded = json.loads(place.read_text(encoding="utf-8"))["inputs"]
     except FileNotFoundError:
-        raise UserError(f"{place}: missing, so nobody knows what these were made from; run `dvc repro`") from None
+        raise UserError(f"{place}: missing, so it is unknown what these were made from; run `dvc repro`") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place}: not a manifest ({error!r}); remove the folder and run `dvc repro`") from None
     for name, path in inputs.items():
-        found, due = made_from.get(name), digest(path)
-        if found != due:
+        actual = hash_path(path)
+        if recorded.get(name) != actual:
             raise UserError(
-                f"{place}: made from another {name}: it names {found}, but {path} is {due}; "
+                f"{place}: made from another {name}: it names {recorded.get(name)}, but {path} is {actual}; "
                 "make these anew from it: `dvc repro`"
             )
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of one file as hex."""
+    """Return the sha256 of one file as hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

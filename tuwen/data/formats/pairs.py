@@ -6,14 +6,13 @@
     <set>/shards/*.tar     the original bytes (raw sets, valid, test); other sets point into those
     <set>/shards.parquet   corpus alone: shards that stay where they are
 
-In a task set (t2i, i2t) `images` and `texts` are query and gallery; `pairs` is empty where the truth is
-unknown. `shard` is a path relative to the data root (the folder that holds `raw/` and `clean/`). A picture without
-`shard` could not be had (`fault` says why) and is shown to a model as a blank.
+In a task set (t2i, i2t) `images` and `texts` are queries and gallery; `pairs` is empty where the truth is unknown.
+`shard` is a path relative to the data root (the folder that holds `raw/` and `clean/`). The bytes of an image
+without `shard` could not be had (`fault` names the reason); a model is shown a blank image in its place.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +27,7 @@ RowNumbers = npt.NDArray[np.int64]
 IMAGES = pa.schema(
     [
         ("image_id", pa.string()),
-        ("positive_id", pa.string()),  # the original picture: rows that share it are siblings
+        ("positive_id", pa.string()),  # the original image: rows that share it are siblings
         ("group", pa.string()),  # what must not be split; null where the source does not know
         ("category", pa.string()),  # null where the source has none
         ("split", pa.string()),  # the source's own train, valid or test; null where it has none
@@ -38,7 +37,7 @@ IMAGES = pa.schema(
         ("sha256", pa.string()),
         ("source", pa.string()),  # clean/corpus: the name in params.yaml's corpus; null elsewhere
         ("fault", pa.string()),  # why the source could not give the bytes; null where it gave them
-        ("file", pa.string()),  # where the row stood: file relative to the source's root ...
+        ("file", pa.string()),  # where the source has the row: file relative to the source's root ...
         ("row", pa.int64()),  # ... and its line or record, counted from 1; null where the file is the row
     ]
 )
@@ -67,22 +66,9 @@ SHARDS = pa.schema(
 RAW_SETS = ("labelled", "t2i", "i2t")  # and corpus/<name> for every corpus source
 CLEAN_SETS = ("train", "valid", "test", "bank", "corpus", "t2i", "i2t")
 
-
-class Direction(NamedTuple):
-    """One way to search: by a text for images, or by an image for texts."""
-
-    name: str  # as in the names of files, columns and metrics
-    title: str  # as people read it
-    queries: str  # the table, and the array of vectors, of what asks ...
-    gallery: str  # ... and of what answers
-    query_id: str  # the id column of the one ...
-    gallery_id: str  # ... and of the other
-
-
-DIRECTIONS = {
-    "t2i": Direction("t2i", "text → image", "texts", "images", "text_id", "image_id"),
-    "i2t": Direction("i2t", "image → text", "images", "texts", "image_id", "text_id"),
-}
+# Why a source could not give an image's bytes: no such file; a path that leaves the source's root; bytes that
+# cannot be taken out of their record, such as broken base64 or a cut tar member.
+FAULTS = ("missing", "outside_source", "unreadable_record")
 
 
 @dataclass(frozen=True)
@@ -95,7 +81,7 @@ class PairSet:
 
 
 def make_empty_set() -> PairSet:
-    """A set without rows: what a source writes for a set that it lacks."""
+    """Return a set without rows, which stands for a set that a source lacks."""
     return PairSet(IMAGES.empty_table(), TEXTS.empty_table(), PAIRS.empty_table())
 
 
@@ -133,17 +119,17 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
 
 
 def select_true_pairs(pair_set: PairSet) -> pa.Table:
-    """The pairs whose caption fits the picture: those of a matching set with label 0 are left out."""
+    """Return the pairs whose caption fits the image: those of a matching set with label 0 are left out."""
     return pair_set.pairs.filter(pc.not_equal(pc.fill_null(pair_set.pairs["label"], 1), 0))
 
 
 def find_true_rows(pair_set: PairSet) -> tuple[RowNumbers, RowNumbers]:
-    """(image row, text row) of every true pair, int64 [P] each: the truth in terms of the tables' rows."""
+    """Return (image row, text row) of the P true pairs, int64 [P] each."""
     return _both_rows(pair_set, select_true_pairs(pair_set))
 
 
 def find_unfit_rows(pair_set: PairSet) -> tuple[RowNumbers, RowNumbers]:
-    """(image row, text row) of every pair with label 0, int64 [F] each; empty but in a matching set."""
+    """Return (image row, text row) of the F pairs with label 0, int64 [F] each; only a matching set has any."""
     return _both_rows(pair_set, pair_set.pairs.filter(pc.equal(pair_set.pairs["label"], 0)))
 
 
@@ -152,11 +138,11 @@ def _both_rows(pair_set: PairSet, pairs: pa.Table) -> tuple[RowNumbers, RowNumbe
 
 
 def _rows(pairs: pa.Table, table: pa.Table, key: str) -> RowNumbers:
-    known = {name: row for row, name in enumerate(table[key].to_pylist())}
-    return np.array([known[name] for name in pairs[key].to_pylist()], dtype=np.int64)
+    row_of = {id_: row for row, id_ in enumerate(table[key].to_pylist())}
+    return np.array([row_of[id_] for id_ in pairs[key].to_pylist()], dtype=np.int64)
 
 
 def read_shards(folder: Path) -> pa.Table:
-    """The corpus shards of the set in `folder` that stay where they are; without rows where it has none."""
+    """Read the list of corpus shards that stay where they are; no rows where the set in `folder` has none."""
     path = folder / "shards.parquet"
     return read_table(path, SHARDS) if path.is_file() else SHARDS.empty_table()

@@ -7,14 +7,14 @@ from pathlib import Path
 from tuwen.core.errors import UserError
 from tuwen.data.formats.manifest import hash_file
 
-WAYS = (
+REMEDY = (
     "give a local path and the sha256 of its weights file, or a hub id and a commit; HF_ENDPOINT names a mirror "
     "of the hub, HF_HUB_OFFLINE=1 uses what was fetched before"
 )
 
 
 def find_pinned(place: str, where: str, revision: str, weights: Sequence[str], files: Sequence[str]) -> Path:
-    """The weights file in a folder that holds `files` beside it, as far as the source has them.
+    """Return the weights file, in a folder that holds `files` beside it as far as the origin has them.
 
     place: the param that names it. where: a folder, a file, or a hub id, which is fetched once. revision: 64 hex
     digits are the sha256 of the local weights file, 40 the commit of a hub id. weights: names of weights files,
@@ -28,14 +28,14 @@ def find_pinned(place: str, where: str, revision: str, weights: Sequence[str], f
         )
     if local.exists():
         path = local if local.is_file() else _first(place, local, weights)
-        if (found := hash_file(path)) != revision:
+        if (sha256 := hash_file(path)) != revision:
             raise UserError(
-                f"{path}: expected the sha256 {revision} that {place} names, got {found}; fetch the file again, "
-                "or write what was found into params.yaml"
+                f"{path}: expected the sha256 {revision} that {place} names, got {sha256}; fetch the file again, "
+                "or write its sha256 into params.yaml"
             )
         return path
     if len(revision) == 64:
-        raise UserError(f"{place}: {where} is not there, but the revision is the sha256 of a local file; {WAYS}")
+        raise UserError(f"{place}: {where} is not there, but the revision is the sha256 of a local file; {REMEDY}")
     return _first(place, _fetch(place, where, revision, weights, files), weights)
 
 
@@ -43,11 +43,11 @@ def _first(place: str, folder: Path, weights: Sequence[str]) -> Path:
     for name in weights:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"{folder}: {place} expected one of {', '.join(weights)} in it; {WAYS}")
+    raise UserError(f"{folder}: {place} expected one of {', '.join(weights)} in it; {REMEDY}")
 
 
 def _fetch(place: str, name: str, commit: str, weights: Sequence[str], files: Sequence[str]) -> Path:
-    """Folder of the hub's files at `commit`; kept where HF_HOME says, so it is fetched once."""
+    """Return the folder of the hub's files at `commit`; kept under HF_HOME, so it is fetched once."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -55,7 +55,7 @@ def _fetch(place: str, name: str, commit: str, weights: Sequence[str], files: Se
             folder = Path(snapshot_download(name, revision=commit, allow_patterns=[*files, weight]))
             if (folder / weight).exists():
                 break
-    except Exception as error:  # network, proxy, disk: each layer under it has exceptions of its own
+    except Exception as error:  # network, proxy, disk: each layer below has exceptions of its own
         reason = str(error).strip().partition("\n")[0][:300]
-        raise UserError(f"{place}: {name} at {commit} cannot be fetched: {reason}; {WAYS}") from None
+        raise UserError(f"{place}: {name} at {commit} cannot be fetched: {reason}; {REMEDY}") from None
     return folder

@@ -7,12 +7,12 @@ yields its samples and checks its size and sha256.
 import hashlib
 import io
 import itertools
-import json
 import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.text_files import parse_json
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
 CAPTION_EXTENSIONS = frozenset({"txt", "json"})
@@ -20,7 +20,7 @@ MAX_MEMBER_BYTES = 1 << 28  # above any image or caption; a header may promise m
 STREAM_BYTES = 1 << 16  # tarfile copies what is left of this much with every header
 # what tarfile raises on bytes that are no tar: its own errors, and those of the numbers and texts in a header
 BROKEN = (tarfile.TarError, ValueError, ArithmeticError, LookupError, EOFError, OSError, RecursionError, TypeError)
-LIST_REMEDY = "get it again, or list it anew with `tuwen shards`"
+SHARD_REMEDY = "get it again, or list it anew with `tuwen shards`"
 
 
 class Sample(NamedTuple):
@@ -46,17 +46,17 @@ def read_shard(row: dict[str, Any]) -> Iterator[Sample]:
         size = files.size(path)
         file = files.open(path, "rb")
     except Exception as error:  # each kind of storage has its own
-        raise UserError(f"{address}: this shard cannot be opened: {error!r:.200}; {LIST_REMEDY}") from None
+        raise UserError(f"{address}: this shard cannot be opened: {error!r:.200}; {SHARD_REMEDY}") from None
     with file:
         if size is not None and size != row["size"]:
-            raise UserError(f"{address}: {size} bytes found, {row['size']} expected; {LIST_REMEDY}")
+            raise UserError(f"{address}: {size} bytes found, {row['size']} expected; {SHARD_REMEDY}")
         hashed = _HashedFile(file, address)
         yield from read_samples(cast(BinaryIO, hashed), row["caption_key"])
         while hashed.read(1 << 20):
             pass
     sha256 = hashed.sha256.hexdigest()
     if sha256 != row["sha256"]:
-        raise UserError(f"{address}: sha256 {sha256} found, {row['sha256']} expected; {LIST_REMEDY}")
+        raise UserError(f"{address}: sha256 {sha256} found, {row['sha256']} expected; {SHARD_REMEDY}")
 
 
 class _HashedFile:
@@ -125,13 +125,12 @@ def _captions(part: _Part, caption_key: str) -> list[str]:
     text = _decoded(part.data)
     if part.field == "txt":
         return [text.rstrip("\r\n")]
-    body = json.loads(text)
+    body = parse_json(text)
     captions = body.get(caption_key) or [] if isinstance(body, dict) else None
     captions = [captions] if isinstance(captions, str) else captions
     if not (isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)):
         raise ValueError("no texts")
-    # half of a surrogate pair can stand in json, but in no table
-    return [caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for caption in captions]
+    return captions
 
 
 def _decoded(data: bytes, errors: str = "strict") -> str:

@@ -1,9 +1,8 @@
-"""How a source's text tables are opened and read, and the picture files that they name."""
+"""Text tables of unknown encoding: CSV and JSONL, row by row, with errors that name file, line and fix."""
 
 import codecs
 import csv
 import json
-import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -18,7 +17,6 @@ ENCODINGS = ("utf-8", "gb18030")
 CHUNK_BYTES = 1 << 20
 MAX_CHARS = 1 << 26  # of a field or a line, above any caption: a quote never closed must not fill the memory
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-DRIVE = re.compile(r"[A-Za-z]:/")
 
 TextRow = tuple[int, dict[str, Any]]  # line on which the record starts, counted from 1; column -> value
 
@@ -27,22 +25,22 @@ TextRow = tuple[int, dict[str, Any]]  # line on which the record starts, counted
 def open_text(path: Path, newline: str = "") -> Iterator[TextIO]:
     """Open a text file of unknown encoding: UTF-8, else GB18030, each with or without a byte order mark.
 
-    The whole file decides (streamed, never held). newline: as in `open`. Raises UserError when the file is missing
-    or in neither encoding.
+    The whole file decides; it is streamed, never held in memory. newline: as in `open`. Raises UserError when the
+    file is missing or in neither encoding.
     """
     if not path.is_file():
         raise UserError(f"{path}: not found, or not a file; check `source` or `corpus` in params.yaml")
-    wrong = {}
+    wrong_offsets = {}
     for encoding in ENCODINGS:
         offset = _first_wrong_byte(path, encoding)
         if offset is None:
             break
-        wrong[encoding] = offset
+        wrong_offsets[encoding] = offset
     else:
-        places = " nor ".join(f"{encoding} (byte {offset})" for encoding, offset in wrong.items())
+        places = " nor ".join(f"{encoding} (byte {offset})" for encoding, offset in wrong_offsets.items())
         raise UserError(f"{path}: neither {places}, counted from 0; save the file as UTF-8")
-    if wrong:
-        print(f"{path}: not utf-8 (byte {wrong['utf-8']}), read as {encoding}", file=sys.stderr)
+    if wrong_offsets:
+        print(f"{path}: not utf-8 (byte {wrong_offsets['utf-8']}), read as {encoding}", file=sys.stderr)
     with open(path, encoding=encoding, newline=newline) as file:
         if file.read(1) != "\ufeff":
             file.seek(0)
@@ -50,7 +48,7 @@ def open_text(path: Path, newline: str = "") -> Iterator[TextIO]:
 
 
 def _first_wrong_byte(path: Path, encoding: str) -> int | None:
-    """Offset of the first byte that is not `encoding`, None when all are."""
+    """Return the offset of the first byte that is not `encoding`, None when all are."""
     decoder, done = codecs.getincrementaldecoder(encoding)(), 0
     with open(path, "rb") as file:
         while True:
@@ -75,10 +73,10 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
 
 
 def read_csv_rows(path: Path, columns: Collection[str], delimiter: str = ",") -> Iterator[TextRow]:
-    """The records of a CSV with a header, in order; quoted fields may hold delimiters and newlines.
+    """Yield the records of a CSV with a header, in order; quoted fields may hold delimiters and newlines.
 
-    columns: what the header must name, in any order and beside others. Lines without any character are no records.
-    Raises UserError for a header without them or with a name twice, and for a record of another number of fields.
+    columns: what the header must name, in any order and beside others. Empty lines are skipped. Raises UserError
+    for a header that lacks one of them or has a name twice, and for a record of another number of fields.
     """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CHARS))  # of the process; raised, never lowered
     with open_text(path) as file:
@@ -125,7 +123,7 @@ def _check_header(path: Path, header: Sequence[str], columns: Collection[str]) -
 
 
 def read_json_rows(path: Path, keys: Collection[str]) -> Iterator[TextRow]:
-    """The objects of a JSONL file, in order. Half of a surrogate pair becomes U+FFFD; blank lines are no records.
+    """Yield the objects of a JSONL file, in order, each as `parse_json` reads it; blank lines are skipped.
 
     keys: what each object must hold, if only as null. Raises UserError for a line that is no such object.
     """
@@ -150,55 +148,8 @@ def read_json_rows(path: Path, keys: Collection[str]) -> Iterator[TextRow]:
 
 
 def parse_json(text: str) -> Any:
-    """`json.loads`, with U+FFFD for half of a surrogate pair, which no table can hold. Raises ValueError."""
+    """Parse JSON, with U+FFFD for half of a surrogate pair, which no table can hold. Raises ValueError."""
     if SURROGATE.search(text):
         whole = json.dumps(json.loads(text), ensure_ascii=False)
         text = whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return json.loads(text)
-
-
-def make_relative(path: Path, root: Path) -> str:
-    """`path` from `root` with / between folders."""
-    return path.relative_to(root).as_posix()
-
-
-def check_names(root: Path) -> None:
-    """Raise UserError where a file or folder below `root` has a name that is not UTF-8."""
-    for folder, folders, files in os.walk(root):
-        for name in sorted(folders) + sorted(files):
-            check_name(Path(folder) / name)
-
-
-def check_name(path: Path) -> None:
-    """Raise UserError where `path` is not UTF-8: no table, manifest or DVC file could name it."""
-    try:
-        path.as_posix().encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{str(path)!r}: the name is not UTF-8; rename it, and all like it, for names in GBK with "
-            "`convmv -r -f gbk -t utf-8 --notest` and the folder"
-        ) from None
-
-
-def read_image_file(root: Path, name: str) -> tuple[bytes | None, str | None]:
-    """(bytes, None) of the file `name` under `root`, or (None, fault) where it cannot be had.
-
-    name: relative to `root`, with / or \\ between folders. One that is absolute, or leaves `root` by .. or by a
-    link, is "outside_source"; one that is no file is "missing". Raises UserError when a file cannot be read.
-    """
-    slashed = name.replace("\\", "/")
-    if slashed.startswith("/") or DRIVE.match(slashed):
-        return None, "outside_source"
-    if "\0" in slashed:
-        return None, "missing"
-    base = os.path.realpath(root)
-    path = os.path.realpath(os.path.join(base, slashed))
-    if os.path.commonpath((base, path)) != base:
-        return None, "outside_source"
-    if not os.path.isfile(path):
-        return None, "missing"
-    try:
-        with open(path, "rb") as file:
-            return file.read(), None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; mend the file or its permissions") from None

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tuwen.core.params import Validate
+from tuwen.data.formats.text import CHINESE
 from tuwen.data.quality import quarantine, suites
 from tuwen.data.quality.split import SPLITS
-from tuwen.data.quality.text_stats import CHINESE
 
 if TYPE_CHECKING:
     import pandas as pd

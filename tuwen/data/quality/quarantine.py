@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from tuwen.core.params import Validate
 from tuwen.data.formats import pairs
 from tuwen.data.quality import expectations, image_stats, suites
-from tuwen.data.sources.records import FAULTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +30,7 @@ SCHEMA = pa.schema(
     ]
 )
 CSV_COLUMNS = ("set", "file", "row", "id", "reason", "severity", "outcome")
-UNSEEN = (*FAULTS, "unreadable", "too_large")
+UNSEEN = (*pairs.FAULTS, "unreadable", "too_large")
 TORN = ("picture_missing", "caption_missing", "picture_left_out", "caption_left_out")
 # role -> what becomes of a row with a fault, and with which faults; with any other it stays and is only counted
 OUTCOMES = {

@@ -3,8 +3,8 @@
 from typing import Any
 
 from tuwen.core.params import Validate
+from tuwen.data.formats.pairs import FAULTS
 from tuwen.data.quality.expectations import great_expectations
-from tuwen.data.sources.records import FAULTS
 
 MIN_PICTURES_FOR_GROUP_SHARE = 1000  # in a smaller set a group may hold any share
 COMMON_FORMATS = ("GIF", "JPEG", "PNG", "WEBP")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tuwen.data.formats.text import has_side_word, normalise
+from tuwen.data.formats.text import CHINESE, HAN_MASK, STRAY_CONTROL, has_side_word, normalise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,9 +17,6 @@ Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 CAPTIONS_PER_PART = 100_000  # a part of usual captions takes 100 MB while it is measured
 END_TOKENS = 2  # [CLS] and [SEP]
-CHINESE = re.compile(r"[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
-# without tab and line ends, which captions of the contest hold
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 NEWLINE = re.compile(r"[\r\n]")
 INVISIBLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]")
 
@@ -34,7 +31,6 @@ BOILERPLATE = "|".join(
         r"https?://|www\.|网址",
     )
 )
-MASK = r"[<＜]\p{Han}{1,6}[>＞]"  # what was taken out of a caption: <人名>
 
 # One bit for each trait of a character; BERT drops a character that has none of the last three
 (
@@ -78,7 +74,7 @@ def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
     frame["private_use_chars"] = count["private"]
     frame["newline"] = count["newline"] > 0
     frame["boilerplate"] = pc.match_substring_regex(column, BOILERPLATE, ignore_case=True).to_numpy()
-    frame["masks"] = pc.count_substring_regex(column, MASK).to_numpy().astype(np.int64)
+    frame["masks"] = pc.count_substring_regex(column, HAN_MASK).to_numpy().astype(np.int64)
     frame["side_word"] = np.fromiter(map(has_side_word, captions), bool, len(captions))
     frame["duplicates"] = frame.groupby("normalised")["normalised"].transform("size").astype(np.int64)
     return frame
@@ -127,7 +123,7 @@ def _traits_of(character: str) -> int:
         VISIBLE * (not INVISIBLE.match(character))
         | IS_CHINESE * bool(CHINESE.match(character))
         | IS_LATIN * latin
-        | IS_CONTROL * bool(CONTROL.match(character))
+        | IS_CONTROL * bool(STRAY_CONTROL.match(character))
         | IS_PRIVATE * (unicodedata.category(character) == "Co")
         | IS_NEWLINE * bool(NEWLINE.match(character))
         | _part_in_tokens(character)

@@ -1,20 +1,25 @@
-"""One file per format in. A source is read as a stream of records: every row kept, nothing judged."""
+"""Foreign forms, in and out. A source is read as a stream of records: every row is kept, nothing is judged.
+
+In reading order: records.py (what a source yields), files.py (its files and folders); then a module for each form,
+sample.py (with wheels.py), contest.py, table.py, chinese_clip.py, zero.py and webdataset.py; then ingest.py, which
+turns records into raw sets, and export.py, which writes sets in the forms of other programs.
+"""
 
 from pathlib import Path
 
 from tuwen.core.params import Source
-from tuwen.data.formats.text_files import check_names
+from tuwen.data.sources.files import check_names
 from tuwen.data.sources.records import SourceSets
 
 
 def read_source(source: Source) -> SourceSets:
-    """The record streams of `source`: "labelled", and "t2i" and "i2t" where it has task files.
+    """Return the record streams of `source`: "labelled", and "t2i" and "i2t" where it has task files.
 
-    Raises UserError, here or while a stream is read, where the form of a file cannot be read, and here where
-    the name of a file below the root is not UTF-8.
+    Raises UserError, here or while a stream is read, where a file is not of its form, and here where the name of a
+    file below the root is not UTF-8.
     """
     check_names(Path(source.root))
-    match source.kind:  # imports in here: a source needs its own packages alone
+    match source.kind:  # imported here: each source needs only its own packages
         case "sample":
             from tuwen.data.sources import sample
 

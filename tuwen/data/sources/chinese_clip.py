@@ -1,4 +1,4 @@
-"""Chinese-CLIP's form: pictures in base64, one a line, and texts with the ids of their pictures.
+"""Chinese-CLIP's form: images in base64, one a line, and texts with the ids of their images.
 
 {split}_imgs.tsv     image_id <tab> base64, plain or URL-safe
 {split}_texts.jsonl  {"text_id": 8428, "text": "高级感托特包斜挎", "image_ids": [1076345, 517602]}
@@ -16,24 +16,31 @@ from typing import Any
 from tuwen.core.errors import UserError
 from tuwen.core.params import ChineseClipSource
 from tuwen.data.formats.text_files import read_json_rows
-from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
-from tuwen.data.sources.splits import SPLIT_NAMES, map_official_splits
+from tuwen.data.sources.records import (
+    SPLIT_NAMES,
+    ImageRecord,
+    PairRecord,
+    Record,
+    SourceSets,
+    TextRecord,
+    map_official_splits,
+)
 
-PICTURES, TEXTS = "_imgs.tsv", "_texts.jsonl"
-KEYS = ("text_id", "text", "image_ids")
-MAX_LINE_BYTES = 1 << 28  # above any picture: a file without line ends must not fill the memory
+IMAGE_SUFFIX, TEXT_SUFFIX = "_imgs.tsv", "_texts.jsonl"
+TEXT_FIELDS = ("text_id", "text", "image_ids")
+MAX_LINE_BYTES = 1 << 28  # above any image: a file without line ends must not fill the memory
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 def read(source: ChineseClipSource) -> SourceSets:
-    """The pairs of every split, and as task t2i the split whose texts name no picture at all.
+    """Return the pairs of every split, and as task t2i the split whose texts name no image at all.
 
-    Ids of labelled pairs begin with their split, since some data sets count anew in each; ids of the task are as
-    in the files. Raises UserError where a file is missing, misnamed, or a line of it is not of this form.
+    Ids of labelled pairs begin with their split, since some data sets number each split from the start; ids of the
+    task are as in the files. Raises UserError where a file is missing, misnamed, or has a line of another form.
     """
     root = Path(source.root)
     names = _names(root)
-    tasks = [name for name in names if _asks(root / f"{name}{TEXTS}")]
+    tasks = [name for name in names if _is_task(root / f"{name}{TEXT_SUFFIX}")]
     if len(tasks) > 1:
         raise UserError(f"{root}: the texts of {tasks} name no pictures; there can be one task, move the others")
     splits = _splits(root, [name for name in names if name not in tasks])
@@ -46,22 +53,25 @@ def read(source: ChineseClipSource) -> SourceSets:
 
 def _names(root: Path) -> list[str]:
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; `root` in params.yaml names the one with train{PICTURES}")
-    found = {end: {path.name.removesuffix(end) for path in root.glob(f"*{end}")} for end in (PICTURES, TEXTS)}
-    if not found[PICTURES]:
-        raise UserError(f"{root}: no file named like train{PICTURES}; `root` must name the folder that has them")
-    for name in sorted(found[PICTURES] ^ found[TEXTS]):
-        missing = f"{name}{TEXTS if name in found[PICTURES] else PICTURES}"
+        raise UserError(f"{root}: no such folder; `root` in params.yaml names the one with train{IMAGE_SUFFIX}")
+    suffixes = (IMAGE_SUFFIX, TEXT_SUFFIX)
+    names = {end: {path.name.removesuffix(end) for path in root.glob(f"*{end}")} for end in suffixes}
+    if not names[IMAGE_SUFFIX]:
+        raise UserError(
+            f"{root}: no file named like train{IMAGE_SUFFIX}; `root` must name the folder that has them"
+        )
+    for name in sorted(names[IMAGE_SUFFIX] ^ names[TEXT_SUFFIX]):
+        missing = f"{name}{TEXT_SUFFIX if name in names[IMAGE_SUFFIX] else IMAGE_SUFFIX}"
         raise UserError(f"{root}: {missing} not found, half of the split {name}; add it, or take out the other")
-    return sorted(found[PICTURES])
+    return sorted(names[IMAGE_SUFFIX])
 
 
 def _splits(root: Path, names: list[str]) -> dict[str, str | None]:
-    """Name in the files -> the split of its pictures, null where there is only one."""
+    """Return name in the files -> the split of its images, None where there is only one."""
     for name in names:
         if name not in SPLIT_NAMES:
             raise UserError(
-                f"{root}: {name}{TEXTS}: unknown split {name!r}, expected {', '.join(SPLIT_NAMES)}; rename"
+                f"{root}: {name}{TEXT_SUFFIX}: unknown split {name!r}, expected {', '.join(SPLIT_NAMES)}; rename"
             )
     split_of = {name: SPLIT_NAMES[name] for name in names}
     if len(set(split_of.values())) < len(names):
@@ -71,22 +81,22 @@ def _splits(root: Path, names: list[str]) -> dict[str, str | None]:
     return {name: map_official_splits(split_of.values())[split] for name, split in split_of.items()}
 
 
-def _asks(texts: Path) -> bool:
-    """Whether there are texts and none names a picture."""
+def _is_task(texts: Path) -> bool:
+    """Whether there are texts and none names an image."""
     row = 0
-    for row, values in read_json_rows(texts, KEYS):
+    for row, values in read_json_rows(texts, TEXT_FIELDS):
         if _image_ids(values, f"{texts}:{row}"):
             return False
     return row > 0
 
 
 def _records(root: Path, name: str, prefix: str, split: str | None) -> Iterator[Record]:
-    pictures, texts = root / f"{name}{PICTURES}", root / f"{name}{TEXTS}"
-    for row, image_id, encoded in _lines(pictures):
+    images, texts = root / f"{name}{IMAGE_SUFFIX}", root / f"{name}{TEXT_SUFFIX}"
+    for row, image_id, encoded in _lines(images):
         data = _decoded(encoded)
         fault = None if data else "unreadable_record"
-        yield ImageRecord(f"{prefix}{image_id}", data or None, pictures.name, row, fault, split=split)
-    for row, values in read_json_rows(texts, KEYS):
+        yield ImageRecord(f"{prefix}{image_id}", data or None, images.name, row, fault, split=split)
+    for row, values in read_json_rows(texts, TEXT_FIELDS):
         place = f"{texts}:{row}"
         text_id = f"{prefix}{_id(values['text_id'], place)}"
         text = values["text"] if values["text"] is not None else ""
@@ -98,7 +108,7 @@ def _records(root: Path, name: str, prefix: str, split: str | None) -> Iterator[
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, bytes]]:
-    """(line counted from 1, image id, base64); empty lines are none."""
+    """Yield (line counted from 1, image id, base64); empty lines are skipped."""
     with open(path, "rb") as file:
         for row, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), 1):
             if len(line) == MAX_LINE_BYTES:
@@ -132,10 +142,10 @@ def _decoded(encoded: bytes) -> bytes | None:
 
 
 def _image_ids(values: dict[str, Any], place: str) -> list[str]:
-    found = values["image_ids"] if values["image_ids"] is not None else []
-    if not isinstance(found, list):
-        raise UserError(f"{place}: image_ids is {found!r:.80}, expected a list; write [] where there is none")
-    return [_id(value, place) for value in found]
+    ids = values["image_ids"] if values["image_ids"] is not None else []
+    if not isinstance(ids, list):
+        raise UserError(f"{place}: image_ids is {ids!r:.80}, expected a list; write [] where there is none")
+    return [_id(value, place) for value in ids]
 
 
 def _id(value: Any, place: str) -> str:

@@ -1,11 +1,11 @@
 """The contest's attachments: labelled pairs and both tasks, found by the names of their files.
 
 ImageWordData.csv  image_id,caption   labelled pairs
-word_test.csv      text_id,caption    t2i: the texts that ask ...
-image_data.csv     image_id           ... and the gallery
-image_test.csv     image_id           i2t: the pictures that ask ...
-word_data.csv      text_id,caption    ... and the gallery
-Pictures lie in the folder `ImageData` beside the table that names them.
+word_test.csv      text_id,caption    t2i: the queries, texts ...
+image_data.csv     image_id           ... and the gallery, images
+image_test.csv     image_id           i2t: the queries, images ...
+word_data.csv      text_id,caption    ... and the gallery, texts
+Images lie in the folder `ImageData` beside the table that names them.
 """
 
 import os
@@ -16,97 +16,101 @@ from pathlib import Path
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ContestSource
-from tuwen.data.formats.text_files import make_relative, read_csv_rows, read_image_file
+from tuwen.data.formats.text_files import read_csv_rows
+from tuwen.data.sources.files import make_relative, read_image_file
 from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
 
 LABELLED = "ImageWordData.csv"
-TASKS = {"t2i": ("word_test.csv", "image_data.csv"), "i2t": ("word_data.csv", "image_test.csv")}  # texts, pictures
-PICTURED = (LABELLED, *(pictures for _, pictures in TASKS.values()))
-FOLDER = "ImageData"
+TASK_TABLES = {  # task -> texts, images
+    "t2i": ("word_test.csv", "image_data.csv"),
+    "i2t": ("word_data.csv", "image_test.csv"),
+}
+IMAGE_TABLES = (LABELLED, *(images for _, images in TASK_TABLES.values()))
+IMAGE_DATA = "ImageData"
 
 
 def read(source: ContestSource) -> SourceSets:
-    """The labelled pairs, and each task whose two files are there; pictures in the order of their table.
+    """Return the labelled pairs, and each task whose two files are there; images in the order of their table.
 
-    Raises UserError where a file is missing, is found twice, or has another header.
+    Raises UserError where a file is missing, stands in two folders, or has another header.
     """
     root = Path(source.root)
-    found = _find(root)
-    sets: dict[str, Iterator[Record]] = {"labelled": _labelled(root, found[LABELLED])}
-    for name, (texts, pictures) in TASKS.items():
-        missing = [file for file in (texts, pictures) if file not in found]
+    tables = _find_tables(root)
+    sets: dict[str, Iterator[Record]] = {"labelled": _labelled(root, tables[LABELLED])}
+    for name, (texts, images) in TASK_TABLES.items():
+        missing = [file for file in (texts, images) if file not in tables]
         if len(missing) == 1:
             raise UserError(
                 f"{root}: {missing[0]} not found, half of the task {name}; add it, or take out the other"
             )
         if not missing:
-            sets[name] = _task(root, found[texts], found[pictures])
+            sets[name] = _task(root, tables[texts], tables[images])
     return sets
 
 
-def _find(root: Path) -> dict[str, Path]:
-    """File name -> where it lies under `root`. Folders that are links are not followed: DVC does not see them."""
+def _find_tables(root: Path) -> dict[str, Path]:
+    """Return file name -> path under `root`. Links to folders are not followed, as DVC sees nothing of them."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; `root` in params.yaml must name the contest's attachments")
-    names = {LABELLED, *(name for files in TASKS.values() for name in files)}
-    found: dict[str, Path] = {}
+    names = {LABELLED, *(name for files in TASK_TABLES.values() for name in files)}
+    tables: dict[str, Path] = {}
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if name != FOLDER)
+        folders[:] = sorted(name for name in folders if name != IMAGE_DATA)
         for name in names.intersection(files):
-            if name in found:
-                raise UserError(f"{root}: {name} found twice, in {found[name].parent} and {folder}; remove one")
-            found[name] = Path(folder) / name
-    if LABELLED not in found:
+            if name in tables:
+                raise UserError(f"{root}: {name} found twice, in {tables[name].parent} and {folder}; remove one")
+            tables[name] = Path(folder) / name
+    if LABELLED not in tables:
         raise UserError(f"{root}: {LABELLED} (attachment 1) not found at any depth; unpack it there")
-    _check_picture_folders(root, [found[name] for name in PICTURED if name in found])
-    return found
+    _check_image_folders(root, [tables[name] for name in IMAGE_TABLES if name in tables])
+    return tables
 
 
-def _check_picture_folders(root: Path, tables: list[Path]) -> None:
+def _check_image_folders(root: Path, tables: list[Path]) -> None:
     owners: dict[Path, Path] = {}
     for table in tables:
-        folder = table.parent / FOLDER
+        folder = table.parent / IMAGE_DATA
         if folder.is_symlink() or not folder.is_dir():
             raise UserError(f"{folder}: not found, or a link; the pictures of {table.name} must lie in it")
         if folder in owners:
             raise UserError(
-                f"{root}: {owners[folder].name} and {table.name} lie in one folder and would share its {FOLDER}; "
-                "keep each attachment in a folder of its own"
+                f"{root}: {owners[folder].name} and {table.name} lie in one folder and would share its "
+                f"{IMAGE_DATA}; keep each attachment in a folder of its own"
             )
         owners[folder] = table
 
 
 def _labelled(root: Path, table: Path) -> Iterator[Record]:
-    """Captions of one picture are numbered; pictures that no row names come last and have no pair."""
+    """Yield the records: captions of one image are numbered; images without a row come last and have no pair."""
     file = make_relative(table, root)
     captions: Counter[str] = Counter()
     for row, cells in read_csv_rows(table, ("image_id", "caption")):
         image_id = cells["image_id"]
         if image_id not in captions:
-            yield _picture(root, table, image_id, row)
+            yield _image(root, table, image_id, row)
         captions[image_id] += 1
         text_id = f"{image_id}#{captions[image_id]}"
         yield TextRecord(text_id, cells["caption"], file, row)
         yield PairRecord(text_id, image_id, text_id, file, row)
-    folder = table.parent / FOLDER
+    folder = table.parent / IMAGE_DATA
     for path in _unnamed(folder, captions):
         data, fault = read_image_file(folder, path.relative_to(folder).as_posix())
         yield ImageRecord(make_relative(path, folder), data, make_relative(path, root), fault=fault)
 
 
-def _task(root: Path, texts: Path, pictures: Path) -> Iterator[Record]:
+def _task(root: Path, texts: Path, images: Path) -> Iterator[Record]:
     for row, cells in read_csv_rows(texts, ("text_id", "caption")):
         yield TextRecord(cells["text_id"], cells["caption"], make_relative(texts, root), row)
     named = set[str]()
-    for row, cells in read_csv_rows(pictures, ("image_id",)):
+    for row, cells in read_csv_rows(images, ("image_id",)):
         named.add(cells["image_id"])
-        yield _picture(root, pictures, cells["image_id"], row)
-    if more := len(_unnamed(pictures.parent / FOLDER, named)):
-        print(f"{pictures}: {more} files in {FOLDER} are not named here and left alone", file=sys.stderr)
+        yield _image(root, images, cells["image_id"], row)
+    if more := len(_unnamed(images.parent / IMAGE_DATA, named)):
+        print(f"{images}: {more} files in {IMAGE_DATA} are not named here and left alone", file=sys.stderr)
 
 
-def _picture(root: Path, table: Path, image_id: str, row: int) -> ImageRecord:
-    folder = table.parent / FOLDER
+def _image(root: Path, table: Path, image_id: str, row: int) -> ImageRecord:
+    folder = table.parent / IMAGE_DATA
     data, fault = read_image_file(folder, image_id)
     if fault:
         return ImageRecord(image_id, None, make_relative(table, root), row, fault)
@@ -114,7 +118,7 @@ def _picture(root: Path, table: Path, image_id: str, row: int) -> ImageRecord:
 
 
 def _unnamed(folder: Path, named: Collection[str]) -> list[Path]:
-    """The files under `folder` that no id names, in the order of their paths."""
-    known = {name.replace("\\", "/") for name in named}
-    there = (Path(place) / file for place, _, files in os.walk(folder) for file in files)
-    return sorted(path for path in there if path.relative_to(folder).as_posix() not in known)
+    """Return the files under `folder` that no id in `named` names, in the order of their paths."""
+    slashed = {name.replace("\\", "/") for name in named}
+    paths = (Path(place) / file for place, _, files in os.walk(folder) for file in files)
+    return sorted(path for path in paths if path.relative_to(folder).as_posix() not in slashed)

@@ -1,6 +1,6 @@
-"""Records of a source -> raw sets: tables in row groups, pictures in tar shards, in bounded memory.
+"""Records of a source -> raw sets: tables in row groups, images in tar shards, in bounded memory.
 
-Every row is kept and nothing is judged here; `validate` does that.
+Every row is kept and nothing is judged here, which is the work of `validate`.
 """
 
 import shutil
@@ -19,7 +19,7 @@ from tuwen.core.progress import follow
 from tuwen.data import sources
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.shards import ShardWriter
-from tuwen.data.sources.records import FAULTS, ImageRecord, PairRecord, Record, TextRecord
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, TextRecord
 
 GROUP_ROWS = 1 << 16  # rows of a Parquet row group ...
 GROUP_CHARS = 1 << 26  # ... and its most characters, so that long captions cannot fill the memory
@@ -28,12 +28,12 @@ GROUP_CHARS = 1 << 26  # ... and its most characters, so that long captions cann
 def ingest(source: Source, raw: Path) -> None:
     """Write `raw/labelled`, `raw/t2i` and `raw/i2t`; a set that the source lacks has empty tables.
 
-    What an earlier run left there is removed. Raises UserError where the form of a source file cannot be read.
+    What an earlier run left there is removed. Raises UserError where a file of the source is not of its form.
     """
     sets = sources.read_source(source)
     for name in pairs.RAW_SETS:
         _write(sets.get(name, iter(())), raw.parent, raw / name)
-    digest = manifest.digest(Path(source.root))  # once: it reads every picture
+    digest = manifest.hash_path(Path(source.root))  # once: it reads every image
     for name in pairs.RAW_SETS:
         manifest.write_manifest(raw / name, {"source": digest}, source.model_dump())
 
@@ -55,7 +55,7 @@ def ingest_corpus(source: Source, folder: Path) -> None:
 def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
     """Write the tables and shards of one raw set; `data` is what the shards' paths start from."""
     if folder.exists():
-        shutil.rmtree(folder)  # of an interrupted run: shards that no table names
+        shutil.rmtree(folder)  # may hold shards of an interrupted run that no table names
     folder.mkdir(parents=True)
     counts: Counter[str] = Counter()
     with ExitStack() as open_files:
@@ -74,18 +74,18 @@ def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
                 case PairRecord():
                     counts["pairs"] += 1
                     links.add(record)
-    said = ", ".join(f"{what} {n}" for what, n in sorted(counts.items()))
-    print(f"{folder}: {said or 'empty'}", file=sys.stderr)
+    summary = ", ".join(f"{what} {n}" for what, n in sorted(counts.items()))
+    print(f"{folder}: {summary or 'empty'}", file=sys.stderr)
 
 
-def _image_row(picture: ImageRecord, shards: ShardWriter) -> tuple[Any, ...]:
-    """The row of `images`; the picture's bytes go into a shard."""
-    values = picture._asdict() | {"positive_id": picture.positive_id or picture.image_id}
-    if picture.data is None:
-        assert picture.fault in FAULTS, picture.fault
+def _image_row(record: ImageRecord, shards: ShardWriter) -> tuple[Any, ...]:
+    """Return the row of `images`; the image's bytes go into a shard."""
+    values = record._asdict() | {"positive_id": record.positive_id or record.image_id}
+    if record.data is None:
+        assert record.fault in pairs.FAULTS, record.fault
     else:
-        assert picture.fault is None, picture.fault
-        values |= shards.add(picture.image_id, picture.data)._asdict()
+        assert record.fault is None, record.fault
+        values |= shards.add(record.image_id, record.data)._asdict()
     return tuple(values.get(name) for name in pairs.IMAGES.names)
 
 
@@ -108,7 +108,7 @@ class _Table:
         self._writer.close()
 
     def add(self, row: tuple[Any, ...], chars: int = 0) -> None:
-        """Append one row; chars: how long its text is."""
+        """Append one row; chars: the length of its text."""
         self._rows.append(row)
         self._chars += chars
         if len(self._rows) >= GROUP_ROWS or self._chars >= GROUP_CHARS:
@@ -118,6 +118,8 @@ class _Table:
         if self._rows:
             columns: dict[str, Sequence[Any]] = dict(zip(self._fields, zip(*self._rows, strict=True), strict=True))
             for name in (name for name in columns if name.endswith("_id")):
-                columns[name] = [value or None for value in columns[name]]  # an empty id is none: validate says so
+                columns[name] = [
+                    value or None for value in columns[name]
+                ]  # an empty id is none, which validate reports
             self._writer.write_table(pa.table({name: columns[name] for name in self._schema.names}, self._schema))
         self._rows, self._chars = [], 0

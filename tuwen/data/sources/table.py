@@ -1,4 +1,4 @@
-"""Any CSV, TSV, JSONL or Parquet file with a picture column and caption columns."""
+"""Any CSV, TSV, JSONL or Parquet file with an image column and caption columns."""
 
 import hashlib
 from collections.abc import Iterator
@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import TableSource
-from tuwen.data.formats.text_files import TextRow, read_csv_rows, read_image_file, read_json_rows
-from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
-from tuwen.data.sources.splits import SPLIT_NAMES
+from tuwen.data.formats.text_files import TextRow, read_csv_rows, read_json_rows
+from tuwen.data.sources.files import read_image_file
+from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Record, SourceSets, TextRecord
 
-BATCH_ROWS = 64  # of a Parquet file, which may hold the pictures' bytes
-BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are
+BATCH_ROWS = 64  # of a Parquet file, which may hold the images' bytes
+PARQUET_BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are
 
 
 def read(source: TableSource) -> SourceSets:
-    """The pairs of the table; a picture that several rows name alike is one picture with several captions.
+    """Return the pairs of the table; an image that several rows name alike is one image with several captions.
 
     Raises UserError where the table is missing, of another form, or lacks a column that params.yaml names.
     """
@@ -53,7 +53,7 @@ def _parquet_rows(path: Path, columns: list[str]) -> Iterator[TextRow]:
 
     row = 0
     try:
-        with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+        with pq.ParquetFile(path, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False) as file:
             names = file.schema_arrow.names
             if missing := [name for name in columns if names.count(name) != 1]:
                 raise UserError(f"{path}: {missing} not found once, found {names}; add or rename columns")
@@ -67,24 +67,24 @@ def _parquet_rows(path: Path, columns: list[str]) -> Iterator[TextRow]:
 
 def _records(source: TableSource, path: Path, rows: Iterator[TextRow]) -> Iterator[Record]:
     file = PurePosixPath(source.file).as_posix()
-    shown: dict[str, str] = {}  # image_id -> what was said of the picture when it was last yielded
+    described: dict[str, str] = {}  # image_id -> description of the image that was yielded last
     captions: dict[str, int] = {}  # image_id -> how many so far
     for row, cells in rows:
         place = f"{path}:{row}"
-        shot = _shot(cells[source.image], place)
+        image = _read_cell(cells[source.image], place)
         group, category, split = (
-            _known(cells, name, place) for name in (source.group, source.category, source.split)
+            _optional_text(cells, name, place) for name in (source.group, source.category, source.split)
         )
         if split and split not in SPLIT_NAMES:
             raise UserError(f"{place}: the split is {split!r:.80}, expected {', '.join(SPLIT_NAMES)}, or nothing")
         split = SPLIT_NAMES[split] if split else None
-        image_id = _text(cells[source.image_id], place) if source.image_id else shot.key or f"{file}:{row}"
-        # another picture, or the same of another group or split, is a row of its own: validate names the id
-        said = "\0".join((shot.key, group or "", category or "", split or "")).rstrip("\0")
-        if shown.get(image_id) != said:
-            shown[image_id] = image_id if said == image_id else said
-            picture = ImageRecord(image_id, shot.data, file, row, group=group, category=category, split=split)
-            yield picture if shot.data is not None else _from_file(Path(source.root), shot.key, picture)
+        image_id = _text(cells[source.image_id], place) if source.image_id else image.key or f"{file}:{row}"
+        # another image of this id, or the same in another group or split, is a row of its own: validate reports it
+        description = "\0".join((image.key, group or "", category or "", split or "")).rstrip("\0")
+        if described.get(image_id) != description:
+            described[image_id] = image_id if description == image_id else description  # one object for equal ones
+            record = ImageRecord(image_id, image.data, file, row, group=group, category=category, split=split)
+            yield record if image.data is not None else _from_file(Path(source.root), image.key, record)
         for caption in _captions(source, cells, place):
             captions[image_id] = captions.get(image_id, 0) + 1
             text_id = f"{image_id}#{captions[image_id]}"
@@ -92,44 +92,44 @@ def _records(source: TableSource, path: Path, rows: Iterator[TextRow]) -> Iterat
             yield PairRecord(text_id, image_id, text_id, file, row)
 
 
-class _Shot(NamedTuple):
-    """What the picture cell holds: bytes, else a path; `key` tells pictures apart and is "" for an empty cell."""
+class _ImageCell(NamedTuple):
+    """What an image cell holds: bytes, else a path; `key` tells images apart and is "" for an empty cell."""
 
     data: bytes | None
     key: str
 
 
-def _shot(cell: Any, place: str) -> _Shot:
+def _read_cell(cell: Any, place: str) -> _ImageCell:
     if isinstance(cell, dict):  # as Hugging Face's datasets write it: {"bytes": …, "path": …}
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes):
-        return _Shot(cell, hashlib.sha256(cell).hexdigest())
+        return _ImageCell(cell, hashlib.sha256(cell).hexdigest())
     if cell is None or isinstance(cell, str):
-        return _Shot(None, cell or "")
+        return _ImageCell(None, cell or "")
     raise UserError(f"{place}: the picture is {cell!r:.80}, expected a path or bytes; name another column")
 
 
-def _from_file(root: Path, name: str, picture: ImageRecord) -> ImageRecord:
-    """`picture` with the bytes of its file, which is where it stands; without them it stands in the table."""
+def _from_file(root: Path, name: str, record: ImageRecord) -> ImageRecord:
+    """Return `record` with the bytes of its file, and the file as its place; else with the fault."""
     data, fault = read_image_file(root, name)
     if fault:
-        return picture._replace(fault=fault)
-    return picture._replace(data=data, file=PurePosixPath(name.replace("\\", "/")).as_posix(), row=None)
+        return record._replace(fault=fault)
+    return record._replace(data=data, file=PurePosixPath(name.replace("\\", "/")).as_posix(), row=None)
 
 
-def _known(cells: dict[str, Any], column: str | None, place: str) -> str | None:
+def _optional_text(cells: dict[str, Any], column: str | None, place: str) -> str | None:
     return (_text(cells[column], place) or None) if column else None
 
 
 def _captions(source: TableSource, cells: dict[str, Any], place: str) -> list[str]:
-    """The row's captions. Empty cells among several columns are none; a row without any has one that is empty."""
-    found: list[str] = []
+    """Return the row's captions; of several columns only those that are not empty, and one empty where all are."""
+    captions: list[str] = []
     for column in source.captions:
         cell = cells[column]
-        found += [_text(value, place) for value in cell] if isinstance(cell, list) else [_text(cell, place)]
+        captions += [_text(value, place) for value in cell] if isinstance(cell, list) else [_text(cell, place)]
     if len(source.captions) > 1:
-        found = [caption for caption in found if caption]
-    return found or [""]
+        captions = [caption for caption in captions if caption]
+    return captions or [""]
 
 
 def _text(value: Any, place: str) -> str:

@@ -1,4 +1,4 @@
-"""WebDataset tars: pictures beside txt or json of the same key; or a list of tars that stay where they are."""
+"""WebDataset tars: images beside txt or json of the same key; or a list of tars that stay where they are."""
 
 import csv
 import os
@@ -13,19 +13,21 @@ from tuwen.core.executor import make_executor
 from tuwen.core.params import WebdatasetSource
 from tuwen.data.formats import tar_stream
 from tuwen.data.formats.manifest import hash_file
-from tuwen.data.formats.text_files import check_name, make_relative, read_csv_rows
+from tuwen.data.formats.text_files import read_csv_rows
+from tuwen.data.sources.files import check_name, make_relative
 from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS = ("address", "size", "sha256", "pairs")
+LIST_COLUMNS = ("address", "size", "sha256", "pairs")
+LIST_REMEDY = "write the list anew with `tuwen shards`"
 
 
 def read(source: WebdatasetSource) -> SourceSets:
-    """The pairs of all *.tar below `root`, in the order of their paths.
+    """Return the pairs of all *.tar below `root`, in the order of their paths.
 
-    An id is the tar's path from `root` without .tar, then the key: other tars may come without changing it.
+    An id is the tar's path from `root` without .tar, then the key, so that another tar does not change it.
     Raises UserError where there is no tar, and where a tar cannot be read (see `tar_stream.read_samples`).
     """
     root = Path(source.root)
@@ -35,18 +37,18 @@ def read(source: WebdatasetSource) -> SourceSets:
 
 
 def find_shards(places: Iterable[Path]) -> list[Path]:
-    """The tars that `places` are, or hold at any depth, there by path. Raises UserError where one has none."""
-    found: list[Path] = []
+    """Return the tars among `places`, and those in its folders, by path. Raises UserError where one has none."""
+    tars: list[Path] = []
     for place in places:
         here = [place] if place.is_file() else sorted(path for path in place.rglob("*.tar") if path.is_file())
         if not here:
             raise UserError(f"{place}: no such folder, or no .tar in it; name the folder that holds the shards")
-        found += here
-    return found
+        tars += here
+    return tars
 
 
 def list_shards(places: Iterable[Path], file: TextIO) -> None:
-    """Write the list of the tars of `places`, which `read_shard_list` reads; their paths as they are given."""
+    """Write the list of the tars in `places` that `read_shard_list` reads; with their paths as they are given."""
     tars = find_shards(places)
     for tar in tars:
         check_name(tar)
@@ -55,25 +57,25 @@ def list_shards(places: Iterable[Path], file: TextIO) -> None:
 
 
 def write_shard_list(file: TextIO, tars: Iterable[Path], measured: Iterable[tuple[int, str, int]]) -> None:
-    """Write a CSV with the header address,size,sha256,pairs; `measured` by `measure_shard`, one for each tar."""
+    """Write a CSV with the header address,size,sha256,pairs; measured: `measure_shard` of each tar."""
     rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(COLUMNS)
-    rows.writerows((tar.as_posix(), *found) for tar, found in zip(tars, measured, strict=True))
+    rows.writerow(LIST_COLUMNS)
+    rows.writerows((tar.as_posix(), *measures) for tar, measures in zip(tars, measured, strict=True))
 
 
 def measure_shard(tar: Path) -> tuple[int, str, int]:
-    """(bytes, sha256, pairs) of a tar, read twice: for its sha256, and for the names of its members."""
+    """Return (bytes, sha256, pairs) of a tar, which is read twice: for its sha256 and its members' names."""
     with open(tar, "rb") as file:
         pairs = tar_stream.count_pairs(file)
     return tar.stat().st_size, hash_file(tar), pairs
 
 
 def read_shard_list(source: WebdatasetSource) -> "pa.Table":
-    """The list of shards `root`, a CSV with the header address,size,sha256,pairs, as a table (`pairs.SHARDS`).
+    """Read the list of shards `root`, a CSV with the header address,size,sha256,pairs, as a `pairs.SHARDS` table.
 
-    address: a URL, or a path, relative ones from the working directory, the repository's root; it is kept as it is
-    written. Raises UserError that names the line where a value is wrong, an address or a sha256 stands again, or a
-    file is missing or of another size.
+    address: a URL or a path, kept as it is written; a relative path starts from the working directory, which is
+    the repository's root. Raises UserError that names the line where a value is wrong, an address or a sha256
+    comes again, or a file is missing or of another size.
     """
     import pyarrow as pa
 
@@ -81,7 +83,7 @@ def read_shard_list(source: WebdatasetSource) -> "pa.Table":
 
     path, rows, seen = Path(source.root), [], set[str]()
     lines: dict[str, int] = {}  # sha256 -> its line
-    for line, cells in read_csv_rows(path, COLUMNS):
+    for line, cells in read_csv_rows(path, LIST_COLUMNS):
         place, address = f"{path}:{line}", cells["address"]
         row = {
             "address": address,
@@ -91,7 +93,9 @@ def read_shard_list(source: WebdatasetSource) -> "pa.Table":
             "caption_key": source.caption,
         }
         if not re.fullmatch("[0-9a-f]{64}", cells["sha256"]):
-            raise UserError(f"{place}: sha256 is {cells['sha256']!r:.80}, expected 64 hexadecimal digits; {AGAIN}")
+            raise UserError(
+                f"{place}: sha256 is {cells['sha256']!r:.80}, expected 64 hexadecimal digits; {LIST_REMEDY}"
+            )
         if address in seen:
             raise UserError(f"{place}: {address} is listed twice; take one line out")
         if (first := lines.setdefault(cells["sha256"], line)) != line:
@@ -103,20 +107,17 @@ def read_shard_list(source: WebdatasetSource) -> "pa.Table":
     return pa.Table.from_pylist(rows, pairs.SHARDS)
 
 
-AGAIN = "write the list anew with `tuwen shards`"
-
-
 def _check_file(path: Path, size: int, place: str) -> None:
-    found = path.stat().st_size if path.is_file() else None
-    if found is None:
+    actual = path.stat().st_size if path.is_file() else None
+    if actual is None:
         raise UserError(f"{place}: {path} not found; a path starts from the repository's root, or is absolute")
-    if found != size:
-        raise UserError(f"{place}: {path} has {found} bytes, expected {size}; copy it again, or {AGAIN}")
+    if actual != size:
+        raise UserError(f"{place}: {path} has {actual} bytes, expected {size}; copy it again, or {LIST_REMEDY}")
 
 
 def _number(cells: dict[str, str], column: str, place: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", cells[column]):
-        raise UserError(f"{place}: {column} is {cells[column]!r:.80}, expected a whole number; {AGAIN}")
+        raise UserError(f"{place}: {column} is {cells[column]!r:.80}, expected a whole number; {LIST_REMEDY}")
     return int(cells[column])
 
 
@@ -126,7 +127,7 @@ def _records(path: Path, root: Path, caption_key: str) -> Iterator[Record]:
     with open(path, "rb") as tar:
         for row, sample in enumerate(tar_stream.read_samples(tar, caption_key), 1):
             image_id = f"{prefix}/{sample.key}"
-            if image_id in seen:  # a key that stands twice in a tar
+            if image_id in seen:  # a key that comes twice in a tar
                 image_id = f"{image_id}@{row}"
             seen.add(image_id)
             yield ImageRecord(image_id, sample.image, file, row, sample.fault)

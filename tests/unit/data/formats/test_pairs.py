@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats import pairs
 
 IMAGE = {"positive_id": "a", "group": None, "category": None, "shard": "s", "offset": 0, "size": 1, "sha256": "0"}
 
@@ -48,22 +48,3 @@ def test_a_missing_table_and_foreign_columns_are_named(pair_set, tmp_path) -> No
     pairs.write_table(tmp_path / "texts.parquet", pa.table({"text_id": ["t1"], "标题": ["猫"]}))
     with pytest.raises(UserError, match=r"texts\.parquet: columns \['text_id', '标题'\] found"):
         pairs.read_pair_set(tmp_path)
-
-
-def test_a_manifest_changes_with_files_inputs_and_params_and_with_nothing_else(tmp_path) -> None:
-    source = tmp_path / "source.txt"
-    source.write_text("一")
-
-    def made(name: str, content: str, params: dict) -> str:
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "a.txt").write_text(content)
-        return manifest.write_manifest(folder, {"source": source}, params)
-
-    one = made("one", "甲", {"seed": 0})
-    assert one == made("two", "甲", {"seed": 0})
-    assert one != made("three", "乙", {"seed": 0})
-    assert one != made("four", "甲", {"seed": 1})
-    source.write_text("二")
-    assert one != made("five", "甲", {"seed": 0})
-    assert manifest.digest(tmp_path / "one") == one

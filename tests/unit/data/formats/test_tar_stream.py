@@ -46,16 +46,18 @@ def test_members_of_one_key_are_one_sample() -> None:
     assert tar_stream.count_pairs(io.BytesIO(tar)) == 2
 
 
-def test_txt_and_json_that_say_the_same_say_it_once_and_repeats_in_json_stay() -> None:
-    said = {"text": ["竹子", "熊猫", "竹子"]}
-    tar = tar_of({"a.jpg": b"1", "a.txt": "熊猫".encode(), "a.json": json.dumps(said).encode()})
+def test_a_caption_in_both_txt_and_json_comes_once_and_repeats_in_json_stay() -> None:
+    body = {"text": ["竹子", "熊猫", "竹子"]}
+    tar = tar_of({"a.jpg": b"1", "a.txt": "熊猫".encode(), "a.json": json.dumps(body).encode()})
     assert samples(tar, "text") == [Sample("a", b"1", ["竹子", "熊猫", "竹子"])]
     assert samples(tar, "caption") == [Sample("a", b"1", ["熊猫"])]
     tar = tar_of({"a.jpg": b"1", "a.txt": " 雨\r\n\n".encode()})
     assert samples(tar) == [Sample("a", b"1", [" 雨"])]
-    for first in ("雨", "雨 \n"):
-        tar = tar_of({"a.jpg": b"1", "a.txt": "雨\n".encode(), "a.json": json.dumps({"caption": first}).encode()})
-        assert samples(tar) == [Sample("a", b"1", [first])]
+    for caption in ("雨", "雨 \n"):
+        tar = tar_of(
+            {"a.jpg": b"1", "a.txt": "雨\n".encode(), "a.json": json.dumps({"caption": caption}).encode()}
+        )
+        assert samples(tar) == [Sample("a", b"1", [caption])]
 
 
 def test_a_key_that_comes_twice_gives_two_samples() -> None:

@@ -1,4 +1,4 @@
-"""The contest's attachments, made here as they are handed out, and broken in the ways that are known."""
+"""The contest's attachments, made here as they are handed out, and with the faults that occur."""
 
 import csv
 import os
@@ -30,7 +30,7 @@ def pictures(folder: Path, *names: str) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three attachments: three labelled pairs; two texts ask three pictures; two pictures ask three texts."""
+    """Three attachments: three labelled pairs; two query texts, three images; two query images, three texts."""
     root = tmp_path / "contest"
     first, second, third = root / "附件1", root / "附件2", root / "附件3"
     pictures(first, "b.jpg", "a.jpg", "c.jpg")
@@ -94,7 +94,7 @@ def test_ids_that_come_twice_in_a_task_are_kept_for_validate(root) -> None:
     assert [picture.image_id for picture in found] == ["g1.jpg", "g2.jpg", "g1.jpg", "g3.jpg"]
 
 
-def test_pictures_that_cannot_be_had_are_named_with_their_row(root, tmp_path) -> None:
+def test_images_that_cannot_be_had_are_named_with_their_row(root, tmp_path) -> None:
     (tmp_path / "secret.jpg").write_bytes(JPEG)
     (root / "附件1/ImageData/link.jpg").symlink_to(tmp_path / "secret.jpg")
     names = ["a.jpg", "gone.jpg", "../../../secret.jpg", str(tmp_path / "secret.jpg"), "link.jpg", "", "C:\\x.jpg"]
@@ -116,9 +116,9 @@ def test_pictures_that_no_row_names_come_without_a_pair_or_are_counted(root, cap
     sets = read(root)
     assert sets["labelled"][-1] == ImageRecord("子/d.jpg", JPEG, "附件1/ImageData/子/d.jpg")
     assert len(of_kind(sets["t2i"], ImageRecord)) == 3
-    said = capsys.readouterr().err
-    assert "image_data.csv: 2 files in ImageData are not named here and left alone" in said
-    assert "image_test.csv" not in said
+    log = capsys.readouterr().err
+    assert "image_data.csv: 2 files in ImageData are not named here and left alone" in log
+    assert "image_test.csv" not in log
 
 
 def test_folders_inside_imagedata_are_reached_with_either_slash(root) -> None:

@@ -1,4 +1,4 @@
-"""What is written for other programs is what the two readers read back."""
+"""Sets that are written for other programs are read back by the two readers as they were."""
 
 import csv
 import tarfile
@@ -33,7 +33,7 @@ TRUE = [("panda.jpg", "t1"), ("panda.jpg", "t2"), ("街道.png", "t2"), ("cat.gi
 def write_set(
     folder: Path, pictures: dict[str, bytes | None], texts: dict[str, str], linked: list[tuple[Any, ...]]
 ) -> Path:
-    """A set of the pipeline in `folder`; linked: image_id, text_id, and the label where there is one."""
+    """Write a set of the pipeline to `folder`; linked: image_id, text_id, and the label where there is one."""
     images = []
     with shards.ShardWriter(folder.parents[1], f"{folder.parent.name}/{folder.name}/shards") as writer:
         for image_id, data in pictures.items():
@@ -66,7 +66,7 @@ def read(form: str, out: Path) -> dict[str, list[Record]]:
 
 
 def contents(records: list[Record]) -> tuple[list[bytes | None], Counter[str], Counter[tuple[bytes | None, str]]]:
-    """The pictures, the captions, and the pairs of both."""
+    """Return the images, the captions, and the pairs of both."""
     pictures = {r.image_id: r.data for r in records if isinstance(r, ImageRecord)}
     texts = {r.text_id: r.caption for r in records if isinstance(r, TextRecord)}
     linked = Counter((pictures[r.image_id], texts[r.text_id]) for r in records if isinstance(r, PairRecord))
@@ -111,8 +111,8 @@ def test_what_cannot_be_written_is_counted(tmp_path: Path, form: str, capsys: py
 
 def test_chinese_clip_gets_numbers_for_ids_over_all_splits(tmp_path: Path) -> None:
     one = write_set(tmp_path / "data/clean/test", {"b": b"2"}, {"t1": STREET}, [("b", "t1")])
-    asked = write_set(tmp_path / "data/clean/t2i", {"c": b"3"}, {"t1": PANDA}, [])
-    export_sets("chinese_clip", [train(tmp_path), one, asked], tmp_path / "out")
+    task = write_set(tmp_path / "data/clean/t2i", {"c": b"3"}, {"t1": PANDA}, [])
+    export_sets("chinese_clip", [train(tmp_path), one, task], tmp_path / "out")
     assert (tmp_path / "out/test_imgs.tsv").read_text() == "5\tMg==\n"
     line = (tmp_path / "out/test_texts.jsonl").read_text(encoding="utf-8")
     assert line == '{"text_id": 6, "text": "雨后的街道\\n行人撑着伞", "image_ids": [5]}\n'
@@ -134,10 +134,10 @@ def test_a_task_with_pairs_is_written_as_the_test_split(tmp_path: Path) -> None:
     assert next(r.image_id for r in back["labelled"] if isinstance(r, PairRecord)) == "test/6"
 
 
-def test_pictures_that_ask_have_no_place_in_chinese_clip(tmp_path: Path) -> None:
-    asks = write_set(tmp_path / "data/clean/i2t", {"a": b"1"}, {"t1": STREET}, [])
-    with pytest.raises(UserError, match="i2t: pictures that ask have no place in chinese_clip; leave it out"):
-        export_sets("chinese_clip", [asks], tmp_path / "out")
+def test_a_task_of_image_queries_has_no_form_in_chinese_clip(tmp_path: Path) -> None:
+    task = write_set(tmp_path / "data/clean/i2t", {"a": b"1"}, {"t1": STREET}, [])
+    with pytest.raises(UserError, match="i2t: chinese_clip has no form for a task whose queries are images"):
+        export_sets("chinese_clip", [task], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Raw sets out of a source: what stands in the tables and shards, after a kill, twice, and from the stages."""
+"""Raw sets of a source: their tables and shards, also after a killed run, in two runs, and by the stages."""
 
 import csv
 import hashlib
@@ -18,6 +18,7 @@ from stages import corpus as corpus_stage
 from stages import ingest as ingest_stage
 from tests.support.checkout import ROOT
 from tuwen.core.params import Corpus, Source, TableSource, WebdatasetSource
+from tuwen.core.presets import compose_preset, get_values
 from tuwen.data.formats import manifest, pairs, shards
 from tuwen.data.sources import ingest as ingesting
 from tuwen.data.sources.ingest import ingest, ingest_corpus
@@ -26,7 +27,7 @@ CAT, DOG = b"\x89PNG a cat", b"\x89PNG a dog"
 
 
 def make_source(root: Path, rows: Sequence[Sequence[str]]) -> TableSource:
-    """A table with the columns path, id, zh, and two pictures."""
+    """Write a table with the columns path, id, zh, and two images."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "cat.png").write_bytes(CAT)
     (root / "dog.png").write_bytes(DOG)
@@ -50,7 +51,7 @@ def source(tmp_path: Path) -> TableSource:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """Path -> sha256 of every file below `folder`."""
+    """Return path -> sha256 of every file below `folder`."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
@@ -75,8 +76,8 @@ def test_every_row_is_kept_and_pictures_that_cannot_be_had_have_no_bytes(tmp_pat
     assert [row["row"] for row in rows] == [None, None, 4, 5]
     assert labelled.texts["row"].to_pylist() == [2, 3, 4, 5, 6]
     assert set(labelled.pairs["label"].to_pylist()) == {1}
-    said = capsys.readouterr().err
-    assert "labelled: pairs 5, pictures 2, pictures missing 1, pictures outside_source 1, texts 5" in said
+    log = capsys.readouterr().err
+    assert "labelled: pairs 5, pictures 2, pictures missing 1, pictures outside_source 1, texts 5" in log
 
 
 def test_sets_that_the_source_lacks_are_empty_and_every_set_has_its_manifest(tmp_path, source) -> None:
@@ -87,10 +88,10 @@ def test_sets_that_the_source_lacks_are_empty_and_every_set_has_its_manifest(tmp
         assert lacking.images.schema.equals(pairs.IMAGES)
     for name in pairs.RAW_SETS:
         folder = tmp_path / "data/raw" / name
-        told = json.loads((folder / "manifest.json").read_text())
-        assert told["params"] == source.model_dump()
-        assert told["inputs"] == {"source": manifest.digest(Path(source.root))}
-        assert set(told["files"]) == set(files_of(folder)) - {"manifest.json"}
+        body = json.loads((folder / "manifest.json").read_text())
+        assert body["params"] == source.model_dump()
+        assert body["inputs"] == {"source": manifest.hash_path(Path(source.root))}
+        assert set(body["files"]) == set(files_of(folder)) - {"manifest.json"}
 
 
 def test_two_runs_give_the_same_bytes_and_leave_nothing_of_a_killed_one(tmp_path, source) -> None:
@@ -176,7 +177,7 @@ def test_listed_shards_stay_where_they_are(tmp_path) -> None:
 
 def test_the_stages_read_params_yaml(tmp_path, source, monkeypatch, capsys) -> None:
     yaml = YAML(typ="safe", pure=True)
-    values = yaml.load(ROOT / "presets/smoke.yaml")
+    values = get_values(compose_preset("smoke", ROOT / "presets"))
     values |= {"source": source.model_dump(), "corpus": {"mine": source.model_dump()}}
     yaml.dump(values, tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)

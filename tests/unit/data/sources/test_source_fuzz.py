@@ -1,4 +1,4 @@
-"""Readers on anything: a UserError, or records of every row; and what csv.writer wrote comes back as it was."""
+"""Readers on any bytes: a UserError, or records of every row; and what csv.writer wrote is read back as it was."""
 
 import csv
 import io
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tuwen.core.errors import UserError
 from tuwen.core.params import ContestSource, TableSource
 from tuwen.data import sources
-from tuwen.data.sources.records import FAULTS, ImageRecord, PairRecord, Record, TextRecord
+from tuwen.data.formats.pairs import FAULTS
+from tuwen.data.sources.records import ImageRecord, PairRecord, Record, TextRecord
 
 PICTURE = b"\x89PNG"
 fuzz = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -46,13 +47,13 @@ def table(root: Path, file: str) -> list[Record]:
 
 
 def check_complete(records: Sequence[Record]) -> int:
-    """How many pairs: each with its picture and caption; pictures with bytes or a fault; all of it UTF-8."""
+    """Check that each pair has image and caption, each image bytes or a fault; return the number of pairs."""
     images = {record.image_id for record in records if isinstance(record, ImageRecord)}
-    told = {record.text_id for record in records if isinstance(record, TextRecord)}
+    text_ids = {record.text_id for record in records if isinstance(record, TextRecord)}
     links = [record for record in records if isinstance(record, PairRecord)]
     assert {link.image_id for link in links} <= images
-    assert {link.text_id for link in links} == told
-    assert len({link.pair_id for link in links}) == len(links) == len(told)
+    assert {link.text_id for link in links} == text_ids
+    assert len({link.pair_id for link in links}) == len(links) == len(text_ids)
     for record in records:
         for value in record:
             if isinstance(value, str):
@@ -65,7 +66,7 @@ def check_complete(records: Sequence[Record]) -> int:
 
 
 def read_or_refused(root: Path, file: str, data: bytes) -> list[Record] | None:
-    """What the reader that `file` belongs to makes of `data`; None where it says that it cannot be read."""
+    """Return what the reader of `file` makes of `data`; None where it refuses it by name."""
     (root / "ImageWordData.csv").unlink(missing_ok=True)
     (root / file).write_bytes(data)
     try:
@@ -141,8 +142,8 @@ def test_every_caption_in_json_comes_back(root, cells) -> None:
     lines = [json.dumps({"image_id": name, "caption": caption}, ensure_ascii=False) for name, caption in cells]
     records = read_or_refused(root, "pairs.jsonl", "\n".join(lines).encode())
     assert records is not None
-    said = [text for _, cell in cells for text in (cell if isinstance(cell, list) else [cell])]
-    assert [record.caption for record in records if isinstance(record, TextRecord)] == said
+    expected = [text for _, cell in cells for text in (cell if isinstance(cell, list) else [cell])]
+    assert [record.caption for record in records if isinstance(record, TextRecord)] == expected
     check_complete(records)
 
 

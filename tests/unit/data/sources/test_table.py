@@ -1,4 +1,4 @@
-"""Tables of every kind, made here, and broken in the ways that users' tables are."""
+"""Tables of every form, made here, and with the faults that users' tables have."""
 
 import csv
 import hashlib
@@ -24,7 +24,7 @@ ROWS = [
     {"path": "pictures/dog.png", "zh": "草地上的狗", "more": ""},
     {"path": "pictures/cat.png", "zh": "橘猫", "more": "猫"},
 ]
-READ = {  # what any form of ROWS says: (image, caption)
+READ = {  # (image, caption), in any form of ROWS
     ("pictures/cat.png", "一只猫, 在沙发上睡觉"),
     ("pictures/cat.png", '"咪咪"\n睡着了'),
     ("pictures/dog.png", "草地上的狗"),
@@ -43,7 +43,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `rows` in the form that the suffix names."""
+    """Write `rows` in the form of the suffix."""
     match path.suffix:
         case ".parquet":
             pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+
+from tuwen.core.errors import UserError
+from tuwen.data.formats.text_files import open_text, parse_json, read_csv_rows, read_json_rows
+
+CAPTION = "雨后的街道，行人撑着伞"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
+def test_a_text_is_read_in_the_encoding_that_fits_all_of_it(
+    tmp_path: Path, encoding: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes(CAPTION.encode(encoding))
+    with open_text(path) as file:
+        assert file.read() == CAPTION
+    assert (f"{path}: not utf-8 (byte 0), read as gb18030" in capsys.readouterr().err) == (encoding == "gb18030")
+
+
+def test_a_missing_text_and_one_of_no_encoding_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    with pytest.raises(UserError, match=r"texts\.txt: not found"), open_text(path):
+        pass
+    path.write_bytes(b"ab\xff\xff")
+    message = r"neither utf-8 \(byte 2\) nor gb18030 \(byte 2\), counted from 0; save the file as UTF-8"
+    with pytest.raises(UserError, match=message), open_text(path):
+        pass
+
+
+def test_records_of_a_csv_name_the_line_on_which_they_start(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text('id,caption,more\n1,"一只猫,\n睡着了",x\n\n2,"他说:""走""",y\n', encoding="utf-8")
+    assert list(read_csv_rows(path, ["caption", "id"])) == [
+        (2, {"id": "1", "caption": "一只猫,\n睡着了", "more": "x"}),
+        (5, {"id": "2", "caption": '他说:"走"', "more": "y"}),
+    ]
+    with pytest.raises(UserError, match=r"pairs\.csv: the header lacks \['image'\]"):
+        next(read_csv_rows(path, ["image"]))
+    with pytest.raises(UserError, match=r"pairs\.csv: the header lacks \['id'\], found \['id,caption,more'\]"):
+        next(read_csv_rows(path, ["id"], "\t"))
+
+
+def test_objects_of_a_jsonl_may_have_more_keys_and_blank_lines_between_them(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"id": 1, "caption": null, "x": []}\n \n{"caption": "猫", "id": 2}', encoding="utf-8")
+    assert list(read_json_rows(path, ["id", "caption"])) == [
+        (1, {"id": 1, "caption": None, "x": []}),
+        (3, {"caption": "猫", "id": 2}),
+    ]
+    with pytest.raises(UserError, match=r"pairs\.jsonl:3: the object lacks \['x'\], found the keys"):
+        list(read_json_rows(path, ["x"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r'"\ud83d\udc3c"', "🐼"),
+        (r'"熊猫\ud83d"', "熊猫\ufffd"),
+        (r'["\udc3c\ud83d"]', ["\ufffd\ufffd"]),
+        (r'"\\ud83d"', r"\ud83d"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_replaced(text: str, value: object) -> None:
+    assert parse_json(text) == value

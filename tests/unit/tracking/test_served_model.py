@@ -1,0 +1,110 @@
+"""The served model without a server; test_registry.py has it answer from MLflow's registry."""
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.support.broken import encode, landscape
+from tests.support.small_model import write_small_model
+from tuwen.retrieval.retriever import load_retriever
+from tuwen.tracking.served_model import ServedModel
+
+CAPTIONS = ["一只橘猫趴在窗台上", "大熊猫", "海边的日落"]
+HILLS = ["darkgreen", "crimson", "navy", "orange"]
+PICTURES = [encode(landscape(hills=hills)) for hills in HILLS]
+# The packages that MLflow brings along are hidden once it is there.
+ANSWER_ALONE = """
+import sys
+from types import SimpleNamespace
+import mlflow.pyfunc, pandas
+for name in ("pyarrow", "pydantic", "rich", "ruamel", "albumentations", "great_expectations", "typer"):
+    for loaded in [module for module in sys.modules if module.partition(".")[0] == name]:
+        del sys.modules[loaded]
+    sys.modules[name] = None
+from tuwen.tracking.served_model import ServedModel
+model = ServedModel()
+model.load_context(SimpleNamespace(artifacts={"model": sys.argv[1], "gallery": sys.argv[2]}))
+print(*model.predict(None, pandas.DataFrame([{"text": "大熊猫"}]), {"k": 1})["ids"][0])
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A model, and a gallery that it has embedded: the artifacts of a registered model."""
+    root = tmp_path_factory.mktemp("registered")
+    retriever = load_retriever(write_small_model(root / "model"))
+    (root / "gallery").mkdir()
+    np.save(root / "gallery/images.npy", retriever.encode_images(PICTURES))
+    np.save(root / "gallery/texts.npy", retriever.encode_texts(CAPTIONS))
+    ids = {"images": [f"{hills}.png" for hills in HILLS], "texts": CAPTIONS}
+    (root / "gallery/ids.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    return {name: str(root / name) for name in ("model", "gallery")}
+
+
+@pytest.fixture(scope="module")
+def served(folders: dict[str, str]) -> ServedModel:
+    model = ServedModel()
+    model.load_context(SimpleNamespace(artifacts=folders))
+    return model
+
+
+def in_base64(number: int) -> str:
+    return base64.b64encode(PICTURES[number]).decode()
+
+
+def ask(served: ServedModel, rows: list[dict[str, Any]], **params: Any) -> pd.DataFrame:
+    return served.predict(None, pd.DataFrame(rows, index=[f"r{n}" for n in range(len(rows))]), params)
+
+
+def test_texts_get_images_and_images_get_texts_in_the_order_of_the_rows(
+    served: ServedModel, folders: dict[str, str]
+) -> None:
+    images, texts = (np.load(Path(folders["gallery"]) / f"{kind}.npy") for kind in ("images", "texts"))
+    rows = [{"image": in_base64(3)}, {"text": CAPTIONS[1]}, {"image": in_base64(0)}]
+    answers = ask(served, rows, k=2)
+    assert list(answers.index) == ["r0", "r1", "r2"]
+    assert list(answers.columns) == ["ids", "scores"]
+    queries = [(images[3], texts, CAPTIONS), (texts[1], images, [f"{hills}.png" for hills in HILLS])]
+    queries.append((images[0], texts, CAPTIONS))
+    for answer, (vector, gallery, ids) in zip(answers.itertuples(), queries, strict=True):
+        cosines = gallery @ vector
+        best = np.argsort(-cosines, kind="stable")[:2]
+        assert answer.ids == [ids[row] for row in best]
+        np.testing.assert_allclose(answer.scores, cosines[best], atol=1e-5)
+
+
+def test_embeddings_come_with_the_answers_where_they_are_wanted(
+    served: ServedModel, folders: dict[str, str]
+) -> None:
+    answers = ask(served, [{"text": CAPTIONS[2]}], k=1, embeddings=True)
+    texts = np.load(Path(folders["gallery"]) / "texts.npy")
+    np.testing.assert_allclose(answers["embedding"].iloc[0], texts[2], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "大熊猫", "image": "aGk="}, "row 1: either text or image expected, got both"),
+        ({"text": None, "image": None}, "row 1: either text or image expected, got neither"),
+        ({"image": "/etc/passwd.png"}, r"row 1: image must be a picture file in base64 \("),
+        ({"image": "图"}, r"row 1: image must be a picture file in base64 \("),
+        ({"image": "aGk="}, r"row 1: image: cannot be read as an image \("),
+    ],
+)
+def test_a_row_that_cannot_be_answered_is_named(served: ServedModel, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        ask(served, [{"text": "大熊猫"}, row], k=1)
+
+
+def test_answering_needs_only_what_the_registered_model_requires(folders: dict[str, str]) -> None:
+    command = [sys.executable, "-c", ANSWER_ALONE, folders["model"], folders["gallery"]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout.removesuffix(".png\n") in HILLS, done.stderr
