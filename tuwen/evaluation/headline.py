@@ -118,7 +118,7 @@ def format_interval(estimate: Estimate, form: str) -> str:
 
 
 def format_figures(measured: dict[str, Any]) -> str:
-    """Format what `external.evaluate_arrays` returns for a terminal: every metric of FIGURES, then the gallery curves."""
+    """Format what `external.evaluate_arrays` returns for a terminal: every metric, then the gallery curves."""
     values = measured["figures"]
     ks = sorted(int(found[1]) for name in values if (found := re.fullmatch(r"t2i_hit_at_(\d+)", name)))
     lines = [f"{'R@k is hit@k; shares in %':<{TITLE_COLUMNS}}{'':>7}  95 % interval"]
