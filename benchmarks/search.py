@@ -172,9 +172,8 @@ def bench_cn_clip(folder: Path) -> None:
     images, texts = independent(1), independent(2)
     names = [str(n) for n in range(ROWS)]
     answers: list[list[str]] = []
-    theirs = (
-        seconds(lambda: answers.extend(per_query(texts[:QUERIES_TIMED], images, names))) / QUERIES_TIMED * 2 * ROWS
-    )
+    timed = seconds(lambda: answers.extend(per_query(texts[:QUERIES_TIMED], images, names)))
+    theirs = timed / QUERIES_TIMED * 2 * ROWS
     ids: list[np.ndarray] = []
     ours = seconds(lambda: ids.append(search.top_k_both(images, texts, K)[1][0]))
     same = sum(
