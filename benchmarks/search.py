@@ -93,7 +93,7 @@ def search_alone(folder: Path) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     find_shortlists, exact = search.find_shortlists, search._compute_exact
 
-    def counted(shortlists: Iterator[shortlist.Found]) -> Iterator[shortlist.Found]:
+    def counted(shortlists: Iterator[shortlist.Candidates]) -> Iterator[shortlist.Candidates]:
         for part in shortlists:
             redone["groups"] += part.groups
             redone["over_64"] += int((np.unique(part.query.numpy(), return_counts=True)[1] > 64).sum())

@@ -12,7 +12,7 @@ from tuwen.core.params import Evaluate
 from tuwen.data.formats.checked_json import CheckedJson, read_checked
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.evaluation.answers import Answers
-from tuwen.evaluation.embedded_set import EmbeddedSet, compute_cosines
+from tuwen.evaluation.embedded_set import EmbeddedSet, score_pairs
 from tuwen.evaluation.figures import DIGITS
 from tuwen.evaluation.hubness import count_occurrences, find_hubs
 from tuwen.retrieval import metrics
@@ -121,7 +121,7 @@ def count_scores(embedded: EmbeddedSet, seed: int) -> dict[str, list[Any]]:
     rows = {"true": (embedded.image, embedded.text), "false": _draw_false_pairs(embedded, seed)}
     counts = {"edges": SCORE_EDGES.tolist()}
     for name, (image, text) in rows.items():
-        cosines = compute_cosines(embedded.images, embedded.texts, image, text)
+        cosines = score_pairs(embedded.images, embedded.texts, image, text)
         counts[name] = np.histogram(cosines.clip(-1, 1), SCORE_EDGES)[0].tolist()
     return counts
 

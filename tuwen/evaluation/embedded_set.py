@@ -75,7 +75,7 @@ def make_task(direction: Direction, images: Vectors, texts: Vectors, image: Rows
     return RetrievalTask(queries, gallery, query, item)
 
 
-def compute_cosines(images: Vectors, texts: Vectors, image: Rows, text: Rows) -> Floats:
+def score_pairs(images: Vectors, texts: Vectors, image: Rows, text: Rows) -> Floats:
     """Return the float64 cosine [P] of image image[p] and text text[p]; images [I, D], texts [T, D]: unit."""
     cosine = np.empty(len(image))
     for start in range(0, len(image), PAIRS_AT_ONCE):

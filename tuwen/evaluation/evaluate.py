@@ -9,7 +9,7 @@ from tuwen.data.formats import pairs
 from tuwen.data.formats.json_file import write_json
 from tuwen.evaluation.answers import answer_set, choose_betas, compute_corrections
 from tuwen.evaluation.details import make_details
-from tuwen.evaluation.embedded_set import compute_cosines, read_embedded_set
+from tuwen.evaluation.embedded_set import read_embedded_set, score_pairs
 from tuwen.evaluation.figures import DIGITS, MetricValues, measure_figures
 from tuwen.evaluation.ranks import make_ranks_table
 from tuwen.retrieval.vectors import Vectors
@@ -57,7 +57,7 @@ def compute_pair_cosines(pair_set: pairs.PairSet, images: Vectors, texts: Vector
     images [I, D] and texts [T, D]: unit vectors in the row order of the tables; equal cosines by pair_id.
     """
     image, text = pairs.find_true_rows(pair_set)
-    cosine = compute_cosines(images, texts, image, text)
+    cosine = score_pairs(images, texts, image, text)
     named = pairs.select_true_pairs(pair_set).select(["pair_id", "image_id", "text_id"])
     table = named.append_column("cosine", pa.array(cosine.round(DIGITS)))
     return table.sort_by([("cosine", "ascending"), ("pair_id", "ascending")]).combine_chunks()

@@ -12,13 +12,13 @@ import numpy as np
 from tuwen.core.params import Evaluate
 from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.evaluation.answers import Answers
-from tuwen.evaluation.embedded_set import EmbeddedSet, compute_cosines
+from tuwen.evaluation.embedded_set import EmbeddedSet, score_pairs
 from tuwen.evaluation.hubness import compute_skewness, count_occurrences
 from tuwen.evaluation.metric import (
-    COUNT,
-    NUMBER,
+    DECIMAL,
     PERCENT,
     RANK,
+    WHOLE_NUMBER,
     Estimate,
     MeanOverKs,
     Metric,
@@ -64,7 +64,7 @@ def measure_auc(embedded: EmbeddedSet, params: Evaluate) -> Estimate | None:
     image = np.concatenate([embedded.image, embedded.unfit[0]])
     text = np.concatenate([embedded.text, embedded.unfit[1]])
     fits = np.arange(len(image)) < len(embedded.image)
-    score = compute_cosines(embedded.images, embedded.texts, image, text)
+    score = score_pairs(embedded.images, embedded.texts, image, text)
     groups = embedded.image_groups[image]
     low, high = metrics.compute_auc_interval(score, fits, groups, params.bootstrap_samples, params.seed)
     return Estimate(metrics.compute_auc(score, fits), float(low), float(high))
@@ -118,7 +118,7 @@ FIGURES = {
     "queries": Metric(
         name="{direction}_queries",
         title="queries",
-        unit=COUNT,
+        unit=WHOLE_NUMBER,
         source=OfAnswers(lambda answers: len(answers.judged.query)),
         in_table=False,
     ),
@@ -132,14 +132,14 @@ FIGURES = {
     "hub_skewness": Metric(
         name="{direction}_hub_skewness",
         title="hubs, skewness",
-        unit=NUMBER,
+        unit=DECIMAL,
         source=OfAnswers(compute_hub_skewness),
         in_table=False,
     ),
     "qbnorm_hub_skewness": Metric(
         name="{direction}_qbnorm_hub_skewness",
         title="hubs, skewness, QB-Norm",
-        unit=NUMBER,
+        unit=DECIMAL,
         source=OfAnswers(compute_corrected_hub_skewness),
         needs_bank=True,
         in_table=False,
@@ -152,7 +152,11 @@ FIGURES = {
         in_table=False,
     ),
     "unfit_pairs": Metric(
-        name="unfit_pairs", title="unfitting pairs", unit=COUNT, source=OfSet(count_unfit_pairs), in_table=False
+        name="unfit_pairs",
+        title="unfitting pairs",
+        unit=WHOLE_NUMBER,
+        source=OfSet(count_unfit_pairs),
+        in_table=False,
     ),
     "auc": Metric(
         name="auc", title="AUC", unit=PERCENT, source=OfSet(measure_auc), has_interval=True, in_table=False

@@ -23,9 +23,9 @@ class Unit(NamedTuple):
 
 
 PERCENT = Unit(100, ".1f", " %")
-NUMBER = Unit(1, ".2f")
+DECIMAL = Unit(1, ".2f")
 RANK = Unit(1, "g")
-COUNT = Unit(1, ",.0f")
+WHOLE_NUMBER = Unit(1, ",.0f")
 
 
 class Estimate(NamedTuple):

@@ -29,7 +29,7 @@ from tuwen.retrieval.vectors import Vectors
 if TYPE_CHECKING:  # pyarrow is not needed to encode what the caller gives
     from tuwen.data.formats.pairs import PairSet
 
-Item = TypeVar("Item")
+Element = TypeVar("Element")
 Result = TypeVar("Result")
 
 AHEAD = 256  # images decoded while earlier ones are encoded
@@ -81,7 +81,7 @@ def embed_captions(model: DualEncoder, tokenizer: Any, captions: list[str], batc
 
 
 def stream_vectors(
-    model: DualEncoder, rows: Sequence[Item], decode: Callable[[Item], Pixels], batch_size: int
+    model: DualEncoder, rows: Sequence[Element], decode: Callable[[Element], Pixels], batch_size: int
 ) -> Iterator[Vectors]:
     """Yield unit vectors [B, D] float32 of the images that `decode` makes of the rows, in order, in blocks."""
     if choose_device() == "cpu":
@@ -113,7 +113,7 @@ def _encode_text(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> V
 
 
 def _stream(
-    model: DualEncoder, items: Iterable[Item], encode: Callable[[list[Item]], Vectors], batch_size: int
+    model: DualEncoder, items: Iterable[Element], encode: Callable[[list[Element]], Vectors], batch_size: int
 ) -> Iterator[Vectors]:
     """Yield what `encode` makes of the items, block by block, in order."""
     model.eval()
@@ -129,7 +129,7 @@ def _count_block_rows(batch_size: int) -> int:
     return min(batch_size, PIECE) if choose_device() == "cpu" else batch_size
 
 
-def _batch(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def _batch(items: Iterable[Element], size: int) -> Iterator[list[Element]]:
     stream = iter(items)
     while block := list(itertools.islice(stream, size)):
         yield block
@@ -139,7 +139,7 @@ def _join(model: DualEncoder, blocks: Iterable[Vectors]) -> Vectors:
     return np.concatenate([np.empty((0, model.config["dim"]), np.float32), *blocks])
 
 
-def _map_in_order(work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+def _map_in_order(work: Callable[[Element], Result], items: Iterable[Element], ahead: int) -> Iterator[Result]:
     """Map by threads, since decoding and torch release Python's lock; at most `ahead` items are begun or held."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(count_workers()) as pool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tuwen.core.errors import UserError
 from tuwen.model.device import has_bf16
-from tuwen.retrieval.shortlist import Found, Rounded, compute_single_slack, find_shortlists, round_vectors
+from tuwen.retrieval.shortlist import Candidates, Rounded, compute_single_slack, find_shortlists, round_vectors
 from tuwen.retrieval.vectors import Floats, Rows, Vectors, check_vectors
 
 BLOCK_SCORES = 1 << 22  # float32 scores held at once by `rank_items` (16 MB): they stay in the cache
@@ -77,14 +77,14 @@ def _round_both(queries: Vectors, gallery: Vectors, low: torch.dtype | None = No
 
 
 def _choose_best(
-    queries: Vectors, gallery: Vectors, shortlist: Iterator[Found], slack: Tensor, k: int
+    queries: Vectors, gallery: Vectors, shortlist: Iterator[Candidates], slack: Tensor, k: int
 ) -> tuple[Rows, Vectors]:
     """Order each query's items in question by their float64 scores, but those a float32 product rules out."""
     ids = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k), np.float32)
     slack_Q, answered = slack.cpu().numpy(), 0
-    for found in shortlist:
-        query, item, product = (column.cpu().numpy() for column in found[:3])
+    for candidates in shortlist:
+        query, item, product = (column.cpu().numpy() for column in candidates[:3])
         order = np.argsort(_make_key(query, product))
         query, item, product = query[order], item[order], product[order]
         query_B, first_B, count_B = np.unique(query, return_index=True, return_counts=True)
@@ -158,8 +158,8 @@ def _compare(product_PG: Tensor, above_P: Tensor, below_P: Tensor) -> tuple[Rows
     over_PG, near_PG = (torch.nn.functional.pad(mask, (0, -mask.shape[1] % 64)) for mask in (over_PG, near_PG))
     higher = over_PG.view(torch.int8).view(len(over_PG), 64, -1).sum(dim=1, dtype=torch.int8)  # 64 at most
     row, word = near_PG.view(torch.int64).nonzero(as_tuple=True)
-    found, byte = near_PG.view(len(near_PG), -1, 8)[row, word].nonzero(as_tuple=True)
-    places = row[found], word[found] * 8 + byte
+    hit, byte = near_PG.view(len(near_PG), -1, 8)[row, word].nonzero(as_tuple=True)
+    places = row[hit], word[hit] * 8 + byte
     return higher.sum(dim=1, dtype=torch.int64).cpu().numpy(), places[0].cpu().numpy(), places[1].cpu().numpy()
 
 

@@ -1,4 +1,4 @@
-"""Arrays of unit vectors: their names, how they are read and checked, and a search whose answers are known.
+"""Arrays of unit vectors: their types, how they are read and checked, and a retrieval task, whose truth is known.
 
 Needs NumPy alone, so that what ranks and measures can be used on a bare machine.
 """

@@ -17,7 +17,7 @@ from tuwen.evaluation.compare import compare_ranks, format_changes
 from tuwen.evaluation.external import evaluate_vectors
 from tuwen.evaluation.figures import FIGURES
 from tuwen.evaluation.headline import format_figures
-from tuwen.evaluation.metric import NUMBER, Metric, OfAnswers, OfQueries
+from tuwen.evaluation.metric import DECIMAL, Metric, OfAnswers, OfQueries
 from tuwen.evaluation.models import MODELS, RankedModel
 from tuwen.evaluation.results import read_results
 from tuwen.report.report import format_headline
@@ -27,7 +27,7 @@ from tuwen.tracking.runs import flatten_metrics
 RECIPROCAL_RANK = Metric(
     name="{direction}_reciprocal_rank",
     title="reciprocal rank",
-    unit=NUMBER,
+    unit=DECIMAL,
     source=OfQueries(lambda judged, ks: 1 / judged.best_rank[:, None]),
     has_interval=True,
     in_gate=True,
@@ -35,7 +35,7 @@ RECIPROCAL_RANK = Metric(
 WORST_RANK = Metric(
     name="{direction}_worst_rank",
     title="worst rank",
-    unit=NUMBER,
+    unit=DECIMAL,
     source=OfAnswers(lambda answers: float(answers.judged.best_rank.max())),
 )
 
