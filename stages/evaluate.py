@@ -1,4 +1,4 @@
-"""Measure one model on valid and test, and its doubts about the bank.    python -m stages.evaluate MODEL"""
+"""Measure one model on valid and test, and how well the bank's pairs fit.    python -m stages.evaluate MODEL"""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from tuwen.tracking import runs
 
 @reports_user_errors
 def main() -> None:
-    """Run the stage, then log its figures to MLflow."""
+    """Run the stage, then log its metrics to MLflow."""
     if len(sys.argv) != 2:
         raise UserError(f"one model expected, got {sys.argv[1:]}; call it as: python -m stages.evaluate MODEL")
     model = sys.argv[1]
