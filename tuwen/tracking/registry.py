@@ -141,7 +141,7 @@ def challenge(champion: Path, challenger: Path, params: Evaluate) -> tuple[bool,
                 champion / name / "ranks.parquet", challenger / name / "ranks.parquet", at_headline
             )
             falls += [f"{name}: {reason}" for reason in compare.find_regressions(changes, math.inf)]
-            points += [change.points.value for change in changes]
+            points += [change.points.value for change in changes if change.decides]
     except UserError as error:
         return False, f"not comparable: {error}"
     mean = sum(points) / len(points)
