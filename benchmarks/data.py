@@ -1,8 +1,8 @@
 """The data side against bare loops, in one run: ratios, seconds, memory.
 
-    .venv/bin/python benchmarks/data.py [augment] [doctor] [gates] [status] [ingest] [scale]
+    .venv/bin/python benchmarks/data.py [augment] [measure] [expectations] [status] [ingest] [scale]
 
-Run it alone on the machine. Pictures are made here: 640 x 480, like photographs in size and detail (about 130 kB).
+Run it alone on the machine. Images are made here: 640 x 480, like photographs in size and detail (about 130 kB).
 """
 
 import csv
@@ -32,13 +32,13 @@ from tuwen.core.params import Augment, Image, Params, TableSource, load_params
 from tuwen.core.presets import check_preset, compose_preset
 from tuwen.data.augment.stored_views import augment
 from tuwen.data.formats import manifest, pairs, shards
-from tuwen.data.quality import consistency, expectations, image_stats, quarantine
+from tuwen.data.quality import consistency, expectations, image_stats, pair_stats, quarantine, text_stats
 from tuwen.data.sources.ingest import ingest
 
-PICTURES = 200
+PHOTOS = 200
 AUGMENTED_PAIRS = 6144  # twelve shards
-MEASURED_PICTURES = 12_000
-JUDGED_ROWS = 400_000
+MEASURED_IMAGES = 12_000
+EXAMINED_ROWS = 400_000
 VIEWS = 400_000
 TABLE_ROWS = 1_000_000
 SCALED_PAIRS = 10_000
@@ -51,20 +51,20 @@ CAPTIONS = [
 ]
 
 
-def photo(seed: int) -> bytes:
-    """A JPEG of 640 x 480 with detail at every scale, as photographs have."""
+def draw_photo(seed: int) -> bytes:
+    """Return a JPEG of 640 x 480 with detail at every scale, as photographs have."""
     draw = np.random.default_rng(seed)
-    picture = np.zeros((480, 640, 3), np.float32)
+    pixels = np.zeros((480, 640, 3), np.float32)
     for side in (4, 16, 64, 256, 640):
         layer = draw.normal(size=(side * 3 // 4, side, 3)).astype(np.float32)
-        picture += cv2.resize(layer, (640, 480), interpolation=cv2.INTER_CUBIC) * 160 / side**0.33
+        pixels += cv2.resize(layer, (640, 480), interpolation=cv2.INTER_CUBIC) * 160 / side**0.33
     encoded = io.BytesIO()
-    Pillow.fromarray(np.clip(picture * 0.6 + 128, 0, 255).astype(np.uint8)).save(encoded, "JPEG", quality=88)
+    Pillow.fromarray(np.clip(pixels * 0.6 + 128, 0, 255).astype(np.uint8)).save(encoded, "JPEG", quality=88)
     return encoded.getvalue()
 
 
 def make_set(data: Path, name: str, rows: int, photos: list[bytes]) -> Path:
-    """`data/<name>` with `rows` pictures and pairs over the bytes of `photos`."""
+    """Write `data/<name>` with `rows` images and pairs over the bytes of `photos`."""
     with shards.ShardWriter(data, f"{name}/shards") as writer:
         members = [writer.add(f"{n}.jpg", encoded)._asdict() for n, encoded in enumerate(photos)]
     ids = [f"{n:07d}" for n in range(rows)]
@@ -77,113 +77,113 @@ def make_set(data: Path, name: str, rows: int, photos: list[bytes]) -> Path:
     return data / name
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
+def time_call(work: Callable[[], object]) -> float:
+    """Return the wall time of one call in seconds."""
     start = time.monotonic()
     work()
     return time.monotonic() - start
 
 
-def show(name: str, value: str, asked: str) -> None:
-    """One line of the table."""
-    print(f"| {name} | {value} | {asked} |", flush=True)
+def print_row(name: str, value: str, target: str) -> None:
+    """Print one line of the table."""
+    print(f"| {name} | {value} | {target} |", flush=True)
 
 
-def bare_views(photos: list[bytes], pairs_: int, params: Augment) -> None:
-    """What cannot be spared: 1 decode + 8 x (crop, resize, encode), by the fastest codec on PyPI, nothing else."""
+def make_bare_views(photos: list[bytes], pairs_: int, params: Augment) -> None:
+    """Do what cannot be spared: 1 decode + 8 x (crop, resize, encode), by the fastest codec on PyPI."""
     draw = np.random.default_rng(0)
     for n in range(pairs_):
-        picture = simplejpeg.decode_jpeg(photos[n % len(photos)], "RGB")
+        pixels = simplejpeg.decode_jpeg(photos[n % len(photos)], "RGB")
         for _ in range(params.views):
             share = draw.uniform(*params.policy.crop_scale) ** 0.5
             height, width = int(480 * share), int(640 * share)
             top, left = draw.integers(0, 481 - height), draw.integers(0, 641 - width)
-            crop = picture[top : top + height, left : left + width]
+            crop = pixels[top : top + height, left : left + width]
             view = cv2.resize(crop, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_AREA)
             simplejpeg.encode_jpeg(view, quality=params.jpeg_quality, colorspace="RGB", colorsubsampling="444")
 
 
 def bench_augment(work: Path) -> None:
-    """Eight stored views of a picture against the bare loop, and two workers against one."""
+    """Eight stored views of an image against the bare loop, and two workers against one."""
     cv2.setNumThreads(0)
-    photos = [photo(n) for n in range(PICTURES)]
+    photos = [draw_photo(n) for n in range(PHOTOS)]
     params = check_preset(compose_preset("contest")).augment.model_copy(
         update={"splits": ["train"], "paraphrase": load_params().augment.paraphrase}
     )
     data = work / "data"
     make_set(data, "clean/train", AUGMENTED_PAIRS, photos)
     bare = AUGMENTED_PAIRS / statistics.median(
-        seconds(lambda: bare_views(photos, AUGMENTED_PAIRS // 3, params)) * 3 for _ in range(3)
+        time_call(lambda: make_bare_views(photos, AUGMENTED_PAIRS // 3, params)) * 3 for _ in range(3)
     )
-    spent: dict[int, list[float]] = {1: [], 2: []}
+    times: dict[int, list[float]] = {1: [], 2: []}
     for workers in (1, 2, 2, 1):  # in turn, since 1.3 GB of views a time make the disk uneven
         os.environ["TUWEN_WORKERS"] = str(workers)
         shutil.rmtree(data / "augmented", ignore_errors=True)
-        spent[workers].append(
-            seconds(lambda: augment(data / "clean", data / "augmented", params, Image(size_px=SIZE_PX)))
+        times[workers].append(
+            time_call(lambda: augment(data / "clean", data / "augmented", params, Image(size_px=SIZE_PX)))
         )
-    rate = {workers: AUGMENTED_PAIRS / statistics.mean(times) for workers, times in spent.items()}
+    rate = {workers: AUGMENTED_PAIRS / statistics.mean(spent) for workers, spent in times.items()}
     size = statistics.mean(map(len, photos)) / 1000
-    show("bare loop, one process", f"{bare:.0f} pairs/s ({size:.0f} kB a picture)", "")
-    show("`augment`, one worker", f"{rate[1]:.0f} pairs/s, {rate[1] / bare:.2f} of the bare loop", "≥ 0.8")
-    show("`augment`, two workers", f"{rate[2]:.0f} pairs/s, {rate[2] / rate[1]:.2f} times one", "≥ 1.8")
+    print_row("bare loop, one process", f"{bare:.0f} pairs/s ({size:.0f} kB a picture)", "")
+    print_row("`augment`, one worker", f"{rate[1]:.0f} pairs/s, {rate[1] / bare:.2f} of the bare loop", "≥ 0.8")
+    print_row("`augment`, two workers", f"{rate[2]:.0f} pairs/s, {rate[2] / rate[1]:.2f} times one", "≥ 1.8")
 
 
-def bare_decode(photos: list[bytes]) -> int:
-    """Decode whole, keep nothing."""
+def decode_whole(photos: list[bytes]) -> int:
+    """Decode every photo and keep nothing."""
     return sum(simplejpeg.decode_jpeg(encoded, "RGB").size > 0 for encoded in photos)
 
 
-def bench_doctor(work: Path) -> None:
-    """Measuring and judging every picture against decoding it, two processes each."""
+def bench_measure(work: Path) -> None:
+    """Measuring and examining every image against decoding it, two processes each."""
     os.environ["TUWEN_WORKERS"] = "2"
-    photos = [photo(n) for n in range(PICTURES)]
-    folder = make_set(work / "data", "raw/labelled", MEASURED_PICTURES, photos)
+    photos = [draw_photo(n) for n in range(PHOTOS)]
+    folder = make_set(work / "data", "raw/labelled", MEASURED_IMAGES, photos)
     params = load_params()
-    expectations.great_expectations()  # the import, which takes seconds, is no part of the rate
-    parts = [photos] * (MEASURED_PICTURES // PICTURES)
+    expectations.import_great_expectations()  # the import, which takes seconds, is no part of the rate
+    parts = [photos] * (MEASURED_IMAGES // PHOTOS)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        list(pool.map(bare_decode, [photos[:1]] * 2))
-        bare = MEASURED_PICTURES / statistics.median(
-            seconds(lambda: list(pool.map(bare_decode, parts))) for _ in range(3)
+        list(pool.map(decode_whole, [photos[:1]] * 2))
+        bare = MEASURED_IMAGES / statistics.median(
+            time_call(lambda: list(pool.map(decode_whole, parts))) for _ in range(3)
         )
     with make_executor() as executor:
-        judge(folder, params, executor)
-        ours = MEASURED_PICTURES / statistics.median(
-            seconds(lambda: judge(folder, params, executor)) for _ in range(3)
+        examine(folder, params, executor)
+        ours = MEASURED_IMAGES / statistics.median(
+            time_call(lambda: examine(folder, params, executor)) for _ in range(3)
         )
-    show("full decode, two processes", f"{bare:.0f} pictures/s", "")
-    show("doctor and gates, two workers", f"{ours:.0f} pictures/s, {ours / bare:.2f} of it", "≥ 0.8")
+    print_row("full decode, two processes", f"{bare:.0f} pictures/s", "")
+    print_row("measured and examined, two workers", f"{ours:.0f} pictures/s, {ours / bare:.2f} of it", "≥ 0.8")
 
 
-def judge(folder: Path, params: Params, executor: Executor) -> quarantine.Judged:
-    """Doctor and gates over one raw set."""
-    return quarantine.judge(folder, "labelled", params.validate_, params.text.max_tokens, executor)
+def examine(folder: Path, params: Params, executor: Executor) -> quarantine.ExaminedSet:
+    """Measure and examine one raw set."""
+    return quarantine.examine_set(folder, "labelled", params.validate_, params.text.max_tokens, executor)
 
 
-def bench_gates(work: Path) -> None:
-    """Judging alone: the columns of 400,000 pictures, captions and pairs, measured before."""
-    encoded = [small(n) for n in range(256)]
-    folder = make_set(work / "data", "raw/labelled", JUDGED_ROWS, encoded)
+def bench_expectations(work: Path) -> None:
+    """Expectations alone: over the columns of 400,000 images, captions and pairs, measured before."""
+    encoded = [draw_small(n) for n in range(256)]
+    folder = make_set(work / "data", "raw/labelled", EXAMINED_ROWS, encoded)
     params = load_params()
     with make_executor() as executor:
         raw, limit = pairs.read_pair_set(folder), params.validate_.max_pixels
-        pictures = image_stats.measure_images(work / "data", raw.images, limit, executor)
-        captions, links = image_stats.measure_captions(raw.texts), image_stats.measure_pairs(raw)
+        images = image_stats.measure_images(work / "data", raw.images, limit, executor)
+        captions, links = text_stats.measure_captions(raw.texts), pair_stats.measure_pairs(raw)
         with (
-            patch.object(image_stats, "measure_pictures", lambda *_: pictures),
-            patch.object(image_stats, "measure_captions", lambda *_: captions),
-            patch.object(image_stats, "measure_pairs", lambda *_: links),
+            patch.object(image_stats, "measure_images", lambda *_: images),
+            patch.object(text_stats, "measure_captions", lambda *_: captions),
+            patch.object(pair_stats, "measure_pairs", lambda *_: links),
         ):
-            expectations.great_expectations()  # the import, which takes seconds
-            spent = seconds(
-                lambda: consistency.find_inconsistencies([judge(folder, params, executor)], params.validate_)
+            expectations.import_great_expectations()  # the import, which takes seconds
+            spent = time_call(
+                lambda: consistency.find_inconsistencies([examine(folder, params, executor)], params.validate_)
             )
-    show(f"gates, {JUDGED_ROWS:,} pictures, captions and pairs", f"{spent:.1f} s", "< 10 s")
+    print_row(f"expectations, {EXAMINED_ROWS:,} pictures, captions and pairs", f"{spent:.1f} s", "< 10 s")
 
 
-def small(shade: int) -> bytes:
-    """A JPEG of 32 x 32."""
+def draw_small(shade: int) -> bytes:
+    """Return a JPEG of 32 x 32."""
     encoded = io.BytesIO()
     Pillow.fromarray(np.arange(3072, dtype=np.uint8).reshape(32, 32, 3) + np.uint8(shade)).save(encoded, "JPEG")
     return encoded.getvalue()
@@ -191,7 +191,7 @@ def small(shade: int) -> bytes:
 
 def bench_status(work: Path) -> None:
     """`dvc status` over 400,000 small views."""
-    encoded = small(0)
+    encoded = draw_small(0)
     out = work / "data" / "augmented"
     with shards.ShardWriter(work / "data", "augmented/shards") as writer:
         for n in range(VIEWS):
@@ -204,11 +204,11 @@ def bench_status(work: Path) -> None:
     for command in (["git", "init", "-q"], [*dvc, "init", "-q"], [*dvc, "commit", "-q", "-f", "augment"]):
         subprocess.run(command, cwd=work, check=True, stdout=subprocess.DEVNULL)
     spent = [
-        seconds(lambda: subprocess.run([*dvc, "status"], cwd=work, check=True, stdout=subprocess.DEVNULL))
+        time_call(lambda: subprocess.run([*dvc, "status"], cwd=work, check=True, stdout=subprocess.DEVNULL))
         for _ in range(5)
     ]
     files = sum(path.is_file() for path in out.rglob("*"))
-    show(f"`dvc status`, {VIEWS:,} views in {files} files", f"{statistics.median(spent):.1f} s", "< 3 s")
+    print_row(f"`dvc status`, {VIEWS:,} views in {files} files", f"{statistics.median(spent):.1f} s", "< 3 s")
 
 
 def bench_ingest(work: Path) -> None:
@@ -221,20 +221,20 @@ def bench_ingest(work: Path) -> None:
         rows.writerow(["id", "picture", "caption"])
         rows.writerows([n, f"pictures/{n % 1000}.png", f"{CAPTIONS[n % 4]}，第{n}张"] for n in range(TABLE_ROWS))
     here = {"PYTHONPATH": str(Path.cwd())}
-    spent = seconds(
+    spent = time_call(
         lambda: subprocess.run(
             [sys.executable, __file__, "--ingest", str(work)], env=os.environ | here, check=True
         )
     )
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-    show(f"`ingest`, a table of {TABLE_ROWS:,} rows", f"{peak:.2f} GB peak, {spent:.0f} s", "< 2 GB")
+    print_row(f"`ingest`, a table of {TABLE_ROWS:,} rows", f"{peak:.2f} GB peak, {spent:.0f} s", "< 2 GB")
 
 
 def bench_scale(work: Path) -> None:
     """The rates and sizes that docs/scale.md multiplies: photographs through `ingest`, one worker's views, DVC."""
     os.environ["TUWEN_WORKERS"] = "1"
     cv2.setNumThreads(0)
-    photos = [photo(n) for n in range(PICTURES)]
+    photos = [draw_photo(n) for n in range(PHOTOS)]
     (work / "pictures").mkdir()
     for n in range(SCALED_PAIRS):
         (work / "pictures" / f"{n}.jpg").write_bytes(photos[n % len(photos)])
@@ -242,33 +242,33 @@ def bench_scale(work: Path) -> None:
         rows = csv.writer(file)
         rows.writerow(["id", "picture", "caption"])
         rows.writerows([n, f"pictures/{n}.jpg", CAPTIONS[n % 4]] for n in range(SCALED_PAIRS))
-    spent = seconds(lambda: ingest_table(work))
-    raw = size_of(work / "data/raw")
-    show(f"`ingest`, {SCALED_PAIRS:,} photographs", f"{SCALED_PAIRS / spent:.0f} pairs/s", "")
-    show("raw, beside the pictures' own bytes", f"{raw / size_of(work / 'pictures'):.3f}", "")
+    spent = time_call(lambda: ingest_table(work))
+    raw = measure_size(work / "data/raw")
+    print_row(f"`ingest`, {SCALED_PAIRS:,} photographs", f"{SCALED_PAIRS / spent:.0f} pairs/s", "")
+    print_row("raw, beside the pictures' own bytes", f"{raw / measure_size(work / 'pictures'):.3f}", "")
     params = check_preset(compose_preset("contest")).augment.model_copy(
         update={"splits": ["train"], "paraphrase": load_params().augment.paraphrase}
     )
     make_set(work / "data", "clean/train", 512, photos)
     augment(work / "data/clean", work / "data/augmented", params, Image(size_px=SIZE_PX))
-    view = size_of(work / "data/augmented") / (512 * params.views) / 1000
-    show(f"a stored view of {SIZE_PX} px, quality {params.jpeg_quality}", f"{view:.1f} kB", "")
+    view = measure_size(work / "data/augmented") / (512 * params.views) / 1000
+    print_row(f"a stored view of {SIZE_PX} px, quality {params.jpeg_quality}", f"{view:.1f} kB", "")
     (work / "dvc.yaml").write_text("stages:\n  ingest:\n    cmd: 'true'\n    outs: [data/raw]\n")
     dvc = [sys.executable, "-m", "dvc"]
     for command in (["git", "init", "-q"], [*dvc, "init", "-q"]):
         subprocess.run(command, cwd=work, check=True, stdout=subprocess.DEVNULL)
     commit = [*dvc, "commit", "-q", "-f", "ingest"]
-    spent = seconds(lambda: subprocess.run(commit, cwd=work, check=True, stdout=subprocess.DEVNULL))
-    show("`dvc commit` of the raw shards, hash and copy", f"{raw / spent / 1e6:.0f} MB/s", "")
+    spent = time_call(lambda: subprocess.run(commit, cwd=work, check=True, stdout=subprocess.DEVNULL))
+    print_row("`dvc commit` of the raw shards, hash and copy", f"{raw / spent / 1e6:.0f} MB/s", "")
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files below."""
+def measure_size(folder: Path) -> int:
+    """Return the bytes of all files below."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def ingest_table(work: Path) -> None:
-    """A table with an id each -> raw sets; the child of `bench_ingest`."""
+    """Ingest a table whose rows have an id each; the child process of `bench_ingest` runs this."""
     source = TableSource(
         kind="table", root=str(work), file="pairs.csv", image="picture", captions=["caption"], image_id="id"
     )

@@ -26,79 +26,79 @@ from train_contestants import (
     PAPER_PAIRS,
     Run,
     Scale,
-    batch_of,
-    checkpointed,
-    hugging_face,
-    large,
-    open_clip_step,
-    ours,
-    small,
-    tiny,
+    make_batch,
+    make_checkpointed_run,
+    make_hugging_face_run,
+    make_large_scale,
+    make_open_clip_run,
+    make_own_run,
+    make_small_scale,
+    make_tiny_scale,
 )
-from train_input import from_shards, input_rate
-from train_measure import Row, peak_of_process, rate_of, show, timed
+from train_input import measure_from_shards, measure_input
+from train_measure import Row, measure_full_rate, print_rows, read_peak_bytes, time_run
 
 
-def peak_of(name: str, tiny_run: bool) -> int:
-    """Peak memory of a process of its own that takes two steps."""
+def measure_peak_bytes(name: str, tiny_run: bool) -> int:
+    """Return the peak memory of a process of its own that takes two steps."""
     if tiny_run:
-        return peak_of_process()
+        return read_peak_bytes()
     command = [sys.executable, __file__, "cpu", "--memory-of", name]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def cpu(scale: Scale, tiny_run: bool) -> None:
-    """Rounds of all contestants in turn, each beginning with another one: the medians of the paired ratios."""
-    at_full = rate_of(scale, tiny_run)
+def compare_on_cpu(scale: Scale, tiny_run: bool) -> None:
+    """Run rounds of all contestants, each beginning with another one; print the medians of the paired ratios."""
+    at_full = measure_full_rate(scale, tiny_run)
     runs = {name: contestant(scale) for name, contestant in CONTESTANTS.items()}
-    batches = [batch_of(scale, seed) for seed in range(scale.steps)]
+    batches = [make_batch(scale, seed) for seed in range(scale.steps)]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     waits: dict[str, float] = {}
     for run in runs.values():
-        timed(run, batches[:2])  # warm
+        time_run(run, batches[:2])  # warm
     names = list(runs)
     for number in range(scale.rounds):
         for name in names[number % 3 :] + names[: number % 3]:
-            took, waits[name] = timed(runs[name], batches)
+            took, waits[name] = time_run(runs[name], batches)
             seconds[name].append(took)
     rows = []
     for name in names:
         rate = scale.batch_size * scale.steps / statistics.median(seconds[name])
-        rows.append(Row(name, rate, rate / at_full, peak_of(name, tiny_run), waits[name]))
-    show(rows)
+        rows.append(Row(name, rate, rate / at_full, measure_peak_bytes(name, tiny_run), waits[name]))
+    print_rows(rows)
     for name in names[1:]:
         ratios = sorted(peer / own for peer, own in zip(seconds[name], seconds["tuwen"], strict=True))
         print(f"tuwen / {name}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
-def gpu(scale: Scale, tiny_run: bool) -> None:
-    """Every way to take the step that fits into memory, ours and the peers', then the two figures of memory."""
-    at_full = rate_of(scale, tiny_run)
+def compare_on_gpu(scale: Scale, tiny_run: bool) -> None:
+    """Measure every way to take the step that fits into memory, ours and the peers', and two that save memory."""
+    at_full = measure_full_rate(scale, tiny_run)
     quarter = scale.batch_size // 4
     ways: dict[str, Callable[[], Run]] = {
-        "tuwen": lambda: ours(scale),
-        "tuwen, compiled": lambda: ours(scale, compile=True),
-        "tuwen, checkpointing": lambda: ours(scale, gradient_checkpointing=True),
-        "tuwen, compiled, checkpointing": lambda: ours(scale, compile=True, gradient_checkpointing=True),
-        f"tuwen, GradCache in {quarter}s": lambda: ours(scale, chunk=quarter),
-        f"tuwen, compiled, GradCache in {quarter}s": lambda: ours(scale, compile=True, chunk=quarter),
-        "Hugging Face": lambda: hugging_face(scale),
-        "Hugging Face, checkpointing": lambda: checkpointed(scale),
-        "open_clip_train": lambda: open_clip_step(scale),
+        "tuwen": lambda: make_own_run(scale),
+        "tuwen, compiled": lambda: make_own_run(scale, compile=True),
+        "tuwen, checkpointing": lambda: make_own_run(scale, gradient_checkpointing=True),
+        "tuwen, compiled, checkpointing": lambda: make_own_run(scale, compile=True, gradient_checkpointing=True),
+        f"tuwen, GradCache in {quarter}s": lambda: make_own_run(scale, chunk=quarter),
+        f"tuwen, compiled, GradCache in {quarter}s": lambda: make_own_run(scale, compile=True, chunk=quarter),
+        "Hugging Face": lambda: make_hugging_face_run(scale),
+        "Hugging Face, checkpointing": lambda: make_checkpointed_run(scale),
+        "open_clip_train": lambda: make_open_clip_run(scale),
     }
     if tiny_run:
         ways = {name: make for name, make in ways.items() if "compiled" not in name}  # that takes a minute
-    rows = [row for name, make in ways.items() if (row := measured(name, make, scale, at_full))]
+    rows = [row for name, make in ways.items() if (row := measure_best(name, make, scale, at_full))]
     own = max((row.pairs_per_second for row in rows if row.name.startswith("tuwen")), default=0.0)
     big = scale._replace(batch_size=8 * scale.batch_size, steps=1, rounds=1)
     few = scale._replace(batch_size=max(1, scale.batch_size // 8))
-    for name, made, size in (
-        (f"tuwen, GradCache in {quarter}s", lambda: ours(big, chunk=quarter), big),
-        ("tuwen, checkpointing", lambda: ours(few, gradient_checkpointing=True), few),
+    for name, make, size in (
+        (f"tuwen, GradCache in {quarter}s", lambda: make_own_run(big, chunk=quarter), big),
+        ("tuwen, checkpointing", lambda: make_own_run(few, gradient_checkpointing=True), few),
     ):
-        if row := measured(f"{name}, batch {size.batch_size}", made, size, at_full):
+        if row := measure_best(f"{name}, batch {size.batch_size}", make, size, at_full):
             rows.append(row)
-    show(rows)
+    print_rows(rows)
     for row in rows:
         if not row.name.startswith("tuwen"):
             print(f"the fastest of tuwen / {row.name}: {own / row.pairs_per_second:.2f}")
@@ -108,16 +108,16 @@ def gpu(scale: Scale, tiny_run: bool) -> None:
         )
 
 
-def measured(name: str, make: Callable[[], Run], scale: Scale, at_full: float) -> Row | None:
-    """The best round of one contestant; None, and a word why, where it does not run here."""
+def measure_best(name: str, make: Callable[[], Run], scale: Scale, at_full: float) -> Row | None:
+    """Return the best round of one contestant; print why and return None where it does not run here."""
     if DEVICE == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
-        run, batches = make(), [batch_of(scale, seed) for seed in range(min(scale.steps, 2))]
+        run, batches = make(), [make_batch(scale, seed) for seed in range(min(scale.steps, 2))]
         batches = (batches * scale.steps)[: scale.steps]
-        timed(run, batches[:1] * 2)
-        found = min(timed(run, batches) for _ in range(scale.rounds))
+        time_run(run, batches[:1] * 2)
+        seconds, wait_share = min(time_run(run, batches) for _ in range(scale.rounds))
     except ImportError as error:
         if name != "open_clip_train":
             raise
@@ -126,15 +126,15 @@ def measured(name: str, make: Callable[[], Run], scale: Scale, at_full: float) -
     except torch.cuda.OutOfMemoryError:
         print(f"{name}: more memory than this card has")
         return None
-    rate = scale.batch_size * scale.steps / found[0]
-    peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else peak_of_process()
-    row = Row(name, rate, rate / at_full, peak, found[1])
-    show([row])
+    rate = scale.batch_size * scale.steps / seconds
+    peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else read_peak_bytes()
+    row = Row(name, rate, rate / at_full, peak, wait_share)
+    print_rows([row])
     return row
 
 
-def switches(scale: Scale, tiny_run: bool) -> None:
-    """A step with one setting changed, all in turn: medians, in ms and of the step as it is."""
+def compare_switches(scale: Scale, tiny_run: bool) -> None:
+    """Time a step with one setting changed, all in turn; print medians, in ms and of the step as it is."""
     changes: dict[str, dict[str, Any]] = {
         "as it is": {},
         f"chunk: {scale.batch_size // 4}": {"chunk": scale.batch_size // 4},
@@ -146,40 +146,47 @@ def switches(scale: Scale, tiny_run: bool) -> None:
     }
     if tiny_run:
         del changes["compile: true"]  # that takes a minute
-    runs = {name: ours(scale, **change) for name, change in changes.items()}
-    batches = [batch_of(scale, 0)]
+    runs = {name: make_own_run(scale, **change) for name, change in changes.items()}
+    batches = [make_batch(scale, 0)]
     for run in runs.values():
-        timed(run, batches * 2)  # warm
-    rounds = [{name: timed(run, batches)[0] for name, run in runs.items()} for _ in range(2 * scale.rounds)]
+        time_run(run, batches * 2)  # warm
+    rounds = [{name: time_run(run, batches)[0] for name, run in runs.items()} for _ in range(2 * scale.rounds)]
     for name in runs:
         seconds = statistics.median(one[name] for one in rounds)
         share = statistics.median(one[name] / one["as it is"] for one in rounds)
         print(f"{name:30}{1000 * seconds:8.1f} ms{share:8.2f}")
 
 
-PARTS = {"cpu": cpu, "gpu": gpu, "switches": switches, "input": input_rate, "shards": from_shards}
+PARTS = {
+    "cpu": compare_on_cpu,
+    "gpu": compare_on_gpu,
+    "switches": compare_switches,
+    "input": measure_input,
+    "shards": measure_from_shards,
+}
 
 
 def main() -> None:
-    """The parts asked for, one after the other."""
+    """Run the parts that are named, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--memory-of", choices=CONTESTANTS, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.manual_seed(0)
-    if asked.memory_of:
-        scale = small()._replace(steps=2)
-        CONTESTANTS[asked.memory_of](scale)(batch_of(scale, seed) for seed in range(2))
-        print(peak_of_process())
+    if options.memory_of:
+        scale = make_small_scale()._replace(steps=2)
+        CONTESTANTS[options.memory_of](scale)(make_batch(scale, seed) for seed in range(2))
+        print(read_peak_bytes())
         return
-    for part in asked.parts:
-        scale = (
-            tiny() if asked.tiny else large() if part == "gpu" or (part != "cpu" and DEVICE == "cuda") else small()
+    for part in options.parts:
+        make_scale = (
+            make_large_scale if part == "gpu" or (part != "cpu" and DEVICE == "cuda") else make_small_scale
         )
-        said = f"batch {scale.batch_size}, bf16, torch {torch.__version__}"
-        print(f"\n{part}: {DEVICE}, {torch.get_num_threads()} threads, {said}", flush=True)
-        PARTS[part](scale, asked.tiny)
+        scale = make_tiny_scale() if options.tiny else make_scale()
+        setting = f"batch {scale.batch_size}, bf16, torch {torch.__version__}"
+        print(f"\n{part}: {DEVICE}, {torch.get_num_threads()} threads, {setting}", flush=True)
+        PARTS[part](scale, options.tiny)
 
 
 if __name__ == "__main__":

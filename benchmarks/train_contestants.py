@@ -1,4 +1,4 @@
-"""Who takes the step in benchmarks/train.py, and on what: ours and two public ones, the same tensors for all.
+"""The training steps that benchmarks/train.py compares, ours and two public ones, and the tensors they share.
 
 Pixels, and captions padded to 52 tokens, as cn_clip pads them. A bare machine is enough (see there).
 """
@@ -23,7 +23,7 @@ DEVICE = device.choose_device()
 
 
 class Batch(NamedTuple):
-    """What a step takes; tuwen/training/loader.py has it with the pairs' names, but needs tables."""
+    """The input of a step: loader.Batch without the pairs' names, since tuwen/training/loader.py needs tables."""
 
     pixels: Tensor
     ids: Tensor
@@ -41,38 +41,38 @@ class Scale(NamedTuple):
     rounds: int
 
 
-def small() -> Scale:
-    """What the ratios on a CPU are measured with."""
+def make_small_scale() -> Scale:
+    """Return what the ratios on a CPU are measured with."""
     towers = {
         "image": architectures.make_vit_config(64, 8, 192, 4),
         "text": architectures.make_bert_config(192, 2, PADDED_TOKENS),
     }
-    return Scale({"dim": 192, "vocabulary": architectures.VOCABULARY, **towers}, 128, 4, 7)
+    return Scale({"dim": 192, "vocabulary": architectures.VOCABULARY_SIZE, **towers}, 128, 4, 7)
 
 
-def tiny() -> Scale:
-    """Enough to see that everything runs."""
+def make_tiny_scale() -> Scale:
+    """Return what shows in seconds that everything runs."""
     towers = {
         "image": architectures.make_vit_config(16, 8, 64, 1),
         "text": architectures.make_bert_config(64, 1, PADDED_TOKENS),
     }
-    return Scale({"dim": 32, "vocabulary": architectures.VOCABULARY, **towers}, 8, 1, 1)
+    return Scale({"dim": 32, "vocabulary": architectures.VOCABULARY_SIZE, **towers}, 8, 1, 1)
 
 
-def large() -> Scale:
-    """The paper's model."""
+def make_large_scale() -> Scale:
+    """Return the paper's model."""
     return Scale(architectures.make_chinese_clip_config("ViT-L-14", PADDED_TOKENS), 512, 4, 3)
 
 
-def settings(**changes: Any) -> Any:
-    """`params.Fit` without pydantic."""
-    told = {"chunk": None, "lr": LR, "muon_lr": None, "weight_decay": WEIGHT_DECAY, "warmup_steps": 1}
-    told |= {"max_grad_norm": CLIP, "precision": "bf16", "gradient_checkpointing": False, "compile": False}
-    return SimpleNamespace(**told | {"freeze": "none", "siblings": "positives", "ema": None} | changes)
+def make_settings(**changes: Any) -> Any:
+    """Return the fields of `params.Fit` without pydantic."""
+    fields = {"chunk": None, "lr": LR, "muon_lr": None, "weight_decay": WEIGHT_DECAY, "warmup_steps": 1}
+    fields |= {"max_grad_norm": CLIP, "precision": "bf16", "gradient_checkpointing": False, "compile": False}
+    return SimpleNamespace(**fields | {"freeze": "none", "siblings": "positives", "ema": None} | changes)
 
 
-def captions(rows: int, words: int, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Random words, as many as the contest's captions have characters: mean 23, most 37."""
+def draw_captions(rows: int, words: int, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Draw ids and mask [rows, 52]: as many words as the contest's captions have characters, mean 23, most 37."""
     ids = np.zeros((rows, PADDED_TOKENS), np.int64)
     lengths = np.clip(draw.normal(23, 7, rows).round().astype(int), 4, 37)
     for row, length in zip(ids, lengths, strict=True):
@@ -80,10 +80,10 @@ def captions(rows: int, words: int, draw: np.random.Generator) -> tuple[Tensor, 
     return torch.from_numpy(ids), torch.from_numpy((ids > 0).astype(np.int64))
 
 
-def batch_of(scale: Scale, seed: int) -> Batch:
-    """Random pixels and captions, on the device."""
+def make_batch(scale: Scale, seed: int) -> Batch:
+    """Draw pixels and captions, on the device."""
     draw, rows, side = np.random.default_rng(seed), scale.batch_size, scale.config["image"]["size_px"]
-    ids, mask = captions(rows, scale.config["vocabulary"], draw)
+    ids, mask = draw_captions(rows, scale.config["vocabulary"], draw)
     pixels = torch.from_numpy(draw.standard_normal((rows, 3, side, side), np.float32))
     names = torch.arange(rows)
     return Batch(*(column.to(DEVICE) for column in (pixels, ids, mask, names, names)))
@@ -92,16 +92,16 @@ def batch_of(scale: Scale, seed: int) -> Batch:
 Run = Callable[[Iterator[Any]], None]
 
 
-def ours(scale: Scale, **changes: Any) -> Run:
-    """tuwen/training/step.py, as `stages/finetune.py` runs it."""
-    fit = settings(batch_size=scale.batch_size, **changes)
+def make_own_run(scale: Scale, **changes: Any) -> Run:
+    """Return tuwen/training/step.py, as `stages/finetune.py` runs it."""
+    fit = make_settings(batch_size=scale.batch_size, **changes)
     encoder = dual_encoder.DualEncoder(scale.config)
     step.prepare_model(encoder, fit)
     optimizers = optim.make_optimizers(encoder, fit)
     ema = None if fit.ema is None else optim.Ema(encoder, fit.ema)
 
     def run(batches: Iterator[Any]) -> None:
-        torch.use_deterministic_algorithms(True)  # as step.prepare has it; the others need not pay for it
+        torch.use_deterministic_algorithms(True)  # as step.prepare_model sets it; the others need not pay for it
         for done, batch in enumerate(batches, 1):
             step.step(encoder, optimizers, batch, 1.0, fit)
             if ema is not None:
@@ -111,8 +111,8 @@ def ours(scale: Scale, **changes: Any) -> Run:
     return run
 
 
-def hugging_face(scale: Scale) -> Run:
-    """The loop of a public script: the whole model under autocast, its own loss, AdamW as it comes."""
+def make_hugging_face_run(scale: Scale) -> Run:
+    """Return the loop of a public script: the whole model under autocast, its own loss, AdamW as it comes."""
     declare_torchvision_ops()
     from transformers import ChineseCLIPConfig, ChineseCLIPModel
 
@@ -152,25 +152,25 @@ def hugging_face(scale: Scale) -> Run:
     return run
 
 
-def checkpointed(scale: Scale) -> Run:
-    """The loop of `hugging_face` with its own switch for memory, for cards that the plain one does not fit."""
+def make_checkpointed_run(scale: Scale) -> Run:
+    """Return the loop of `make_hugging_face_run` with its own switch for memory, for smaller cards."""
     from transformers import ChineseCLIPModel
 
-    made = ChineseCLIPModel.__init__
+    original = ChineseCLIPModel.__init__
 
     def init(self: Any, config: Any) -> None:
-        made(self, config)
+        original(self, config)
         self.gradient_checkpointing_enable({"use_reentrant": False})
 
     ChineseCLIPModel.__init__ = init
     try:
-        return hugging_face(scale)
+        return make_hugging_face_run(scale)
     finally:
-        ChineseCLIPModel.__init__ = made
+        ChineseCLIPModel.__init__ = original
 
 
 class OpenClipForm(torch.nn.Module):
-    """Our towers as open_clip_train asks for a model; it tells padding by the token, as open_clip does."""
+    """Our towers in the form that open_clip_train wants; it knows padding by the token, as open_clip does."""
 
     def __init__(self, encoder: dual_encoder.DualEncoder) -> None:
         super().__init__()
@@ -178,28 +178,34 @@ class OpenClipForm(torch.nn.Module):
         self.logit_scale = encoder.log_scale
 
     def forward(self, pixels: Tensor, ids: Tensor) -> dict[str, Tensor]:
-        """What ClipLoss takes."""
+        """Return what ClipLoss takes."""
         image, text = self.encoder.encode_image(pixels), self.encoder.encode_text(ids, (ids != 0).long())
         return {"image_features": image, "text_features": text, "logit_scale": self.logit_scale.exp()}
 
 
-def open_clip_step(scale: Scale) -> Run:
-    """open_clip_train.train.train_one_epoch and ClipLoss on our towers; AdamW as its main.py makes it."""
+def make_open_clip_run(scale: Scale) -> Run:
+    """Return open_clip_train.train.train_one_epoch and ClipLoss on our towers; AdamW as its main.py makes it."""
     declare_torchvision_ops()
     from open_clip.loss import ClipLoss
     from open_clip_train.train import train_one_epoch
 
     form = OpenClipForm(dual_encoder.DualEncoder(scale.config)).to(DEVICE)
-    told = {"device": DEVICE, "precision": "amp_bf16", "distill": False, "accum_freq": 1, "skip_scheduler": True}
-    told |= {"horovod": False, "grad_clip_norm": CLIP, "rank": 0, "local_rank": 0, "distributed": False}
-    told |= {"world_size": 1, "wandb": False}
-    args = SimpleNamespace(**told, log_every_n_steps=100, batch_size=scale.batch_size)
+    options = {
+        "device": DEVICE,
+        "precision": "amp_bf16",
+        "distill": False,
+        "accum_freq": 1,
+        "skip_scheduler": True,
+    }
+    options |= {"horovod": False, "grad_clip_norm": CLIP, "rank": 0, "local_rank": 0, "distributed": False}
+    options |= {"world_size": 1, "wandb": False}
+    args = SimpleNamespace(**options, log_every_n_steps=100, batch_size=scale.batch_size)
     named = list(form.named_parameters())
     excluded = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n]
-    known = set(map(id, excluded))
+    excluded_ids = set(map(id, excluded))
     groups = [
         {"params": excluded, "weight_decay": 0.0},
-        {"params": [p for _, p in named if id(p) not in known], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for _, p in named if id(p) not in excluded_ids], "weight_decay": WEIGHT_DECAY},
     ]
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.98), eps=1e-6)
 
@@ -217,4 +223,8 @@ def open_clip_step(scale: Scale) -> Run:
     return run
 
 
-CONTESTANTS = {"tuwen": ours, "Hugging Face": hugging_face, "open_clip_train": open_clip_step}
+CONTESTANTS = {
+    "tuwen": make_own_run,
+    "Hugging Face": make_hugging_face_run,
+    "open_clip_train": make_open_clip_run,
+}

@@ -1,4 +1,4 @@
-"""The input in benchmarks/train.py: stored views made here, batches of them, and steps on those."""
+"""The input in benchmarks/train.py: stored views written here, batches of them, and steps on those."""
 
 import os
 import tempfile
@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from train_contestants import DEVICE, PADDED_TOKENS, PAPER_PAIRS, Scale, batch_of, large, ours
-from train_measure import Row, finish, peak_of_process, rate_of, show, timed
+from train_contestants import DEVICE, PADDED_TOKENS, PAPER_PAIRS, Scale, make_batch, make_large_scale, make_own_run
+from train_measure import Row, measure_full_rate, print_rows, read_peak_bytes, time_run, wait_for_gpu
 
 from tuwen.core.progress import Pace
 
 
-def stored_views(data: Path, pairs_of: int, size_px: int) -> Any:
-    """Views as `augment` stores them, of pictures made here: `pairs_of` of them, 4:4:4 JPEGs of quality 95."""
+def write_stored_views(data: Path, count: int, size_px: int) -> Any:
+    """Write `count` views of drawn images as `augment` stores them, 4:4:4 JPEGs of quality 95, and return them."""
     import cv2
     import pyarrow as pa
 
@@ -35,29 +35,31 @@ def stored_views(data: Path, pairs_of: int, size_px: int) -> Any:
         )
         pixels = np.clip(picture * 0.6 + 128, 0, 255).astype(np.uint8)
         encoded.append(bytes(cv2.imencode(".jpg", pixels, [*flags, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])[1]))
-    said = "雨后的街道上停着一辆红色的公交车,旁边有人撑着伞等车"
+    caption = "雨后的街道上停着一辆红色的公交车,旁边有人撑着伞等车"
     rows = []
     with shards.ShardWriter(data, "augmented/shards") as writer:
-        for n in range(pairs_of):
+        for n in range(count):
             member = writer.add(f"{n}.jpg", encoded[n % 64])._asdict()
-            told = {"view_id": f"{n}.0", "pair_id": str(n), "view": 0, "split": "train", "positive_id": str(n)}
-            rows.append(told | {"caption": said[: 8 + n % 18], "flipped": False, "recipe": "{}"} | member)
+            row = {"view_id": f"{n}.0", "pair_id": str(n), "view": 0, "split": "train", "positive_id": str(n)}
+            rows.append(row | {"caption": caption[: 8 + n % 18], "flipped": False, "recipe": "{}"} | member)
     pairs.write_table(data / "augmented/views.parquet", pa.Table.from_pylist(rows, VIEWS))
-    print(f"{pairs_of} stored views of {size_px} px, {sum(map(len, encoded)) / 64e3:.0f} kB each")
+    print(f"{count} stored views of {size_px} px, {sum(map(len, encoded)) / 64e3:.0f} kB each")
     return StoredViews(data / "augmented", ["train"])
 
 
-def tokenizer_in(data: Path) -> Any:
-    """Over the basic characters; its vocabulary is written into the folder."""
+def write_tokenizer(data: Path) -> Any:
+    """Write a vocabulary of the basic characters into the folder, and return its tokenizer."""
     from tuwen.data.formats.text import build_vocabulary, load_tokenizer
-    from tuwen.training.streaming import basic_characters
+    from tuwen.training.streaming import list_basic_characters
 
-    (data / "vocab.txt").write_text("\n".join(build_vocabulary([basic_characters()])) + "\n", encoding="utf-8")
+    (data / "vocab.txt").write_text(
+        "\n".join(build_vocabulary([list_basic_characters()])) + "\n", encoding="utf-8"
+    )
     return load_tokenizer(data / "vocab.txt")
 
 
-def input_rate(scale: Scale, tiny_run: bool) -> None:
-    """Pairs/s of the batches alone beside simplejpeg's bare decoding of the same bytes in one process."""
+def measure_input(scale: Scale, tiny_run: bool) -> None:
+    """Print the pairs/s of the batches alone, beside simplejpeg's decoding of the same bytes in one process."""
     import simplejpeg
 
     from tuwen.data.formats import shards
@@ -66,50 +68,52 @@ def input_rate(scale: Scale, tiny_run: bool) -> None:
     size_px, count = (16, 64) if tiny_run else (224, 8192)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        views, tokenizer = stored_views(data, count, size_px), tokenizer_in(data)
-        encoded = [shards.read_member(data, ask.source) for ask in views.asked(0, 1)]
+        views, tokenizer = write_stored_views(data, count, size_px), write_tokenizer(data)
+        encoded = [shards.read_member(data, spec.source) for spec in views.plan(0, 1)]
         began = time.perf_counter()
         for one in encoded:
             simplejpeg.decode_jpeg(one, "RGB")
         bare = count / (time.perf_counter() - began)
         print(f"bare simplejpeg, one process: {bare:.0f} pictures/s")
-        for asked in ("1",) if tiny_run else ("1", "2", "4"):
-            os.environ["TUWEN_WORKERS"] = asked
-            made = load_batches(views, tokenizer, max_tokens=PADDED_TOKENS, batch_size=count // 8, seed=0, epoch=1)
-            next(made)  # workers start
+        for workers in ("1",) if tiny_run else ("1", "2", "4"):
+            os.environ["TUWEN_WORKERS"] = workers
+            batches = load_batches(
+                views, tokenizer, max_tokens=PADDED_TOKENS, batch_size=count // 8, seed=0, epoch=1
+            )
+            next(batches)  # workers start
             began, seen = time.perf_counter(), 0
-            for batch in made:
+            for batch in batches:
                 seen += len(batch.pair_ids)
             rate = seen / (time.perf_counter() - began)
-            told = f"batches, {count_loading_workers()} workers: {rate:.0f} pairs/s"
-            print(f"{told}, {rate / bare:.2f} of the bare rate", flush=True)
+            line = f"batches, {count_loading_workers()} workers: {rate:.0f} pairs/s"
+            print(f"{line}, {rate / bare:.2f} of the bare rate", flush=True)
         del os.environ["TUWEN_WORKERS"]
 
 
-def from_shards(scale: Scale, tiny_run: bool) -> None:
-    """Our step fed from stored views by the loader."""
+def measure_from_shards(scale: Scale, tiny_run: bool) -> None:
+    """Measure our step on batches that the loader makes of stored views."""
     from tuwen.training.loader import count_loading_workers, load_batches
 
-    at_full = rate_of(scale, tiny_run)
+    at_full = measure_full_rate(scale, tiny_run)
     changes = {"compile": True, "gradient_checkpointing": True} if DEVICE == "cuda" else {}
-    run = ours(scale, **changes)
-    timed(run, [batch_of(scale, 0)] * 2)
+    run = make_own_run(scale, **changes)
+    time_run(run, [make_batch(scale, 0)] * 2)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        views = stored_views(
+        views = write_stored_views(
             data, scale.batch_size * (scale.steps * scale.rounds + 1), scale.config["image"]["size_px"]
         )
-        made = load_batches(
-            views, tokenizer_in(data), max_tokens=PADDED_TOKENS, batch_size=scale.batch_size, seed=0, epoch=1
+        batches = load_batches(
+            views, write_tokenizer(data), max_tokens=PADDED_TOKENS, batch_size=scale.batch_size, seed=0, epoch=1
         )
-        run(iter([next(made)]))  # workers start
+        run(iter([next(batches)]))  # workers start
         pace = Pace()
         began = time.perf_counter()
-        run(pace.time_batches(made))
-        finish()
+        run(pace.time_batches(batches))
+        wait_for_gpu()
         rate = scale.batch_size * scale.steps * scale.rounds / (time.perf_counter() - began)
-    peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else peak_of_process()
+    peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else read_peak_bytes()
     wait = pace.compute_speeds(1)["data_wait_share"]
-    show([Row(f"tuwen from shards, {count_loading_workers()} workers", rate, rate / at_full, peak, wait)])
-    if scale.config == large().config:
+    print_rows([Row(f"tuwen from shards, {count_loading_workers()} workers", rate, rate / at_full, peak, wait)])
+    if scale.config == make_large_scale().config:
         print(f"the paper's fine-tuning, {PAPER_PAIRS:,} pairs, input included: {PAPER_PAIRS / rate / 60:.0f} min")

@@ -1,25 +1,27 @@
-"""Judge the raw sets, quarantine bad rows, split without a leak.    python -m stages.validate"""
+"""Examine the raw sets, quarantine bad rows, split without a leak.    python -m stages.validate"""
 
 from pathlib import Path
 
 from tuwen.core.errors import reports_user_errors
 from tuwen.core.params import load_params
 from tuwen.data.quality.validate import validate
+from tuwen.report.quality.page import write_page
 
 
 @reports_user_errors
 def main() -> None:
     """Run the stage."""
-    params = load_params()
-    validate(
-        Path("data/raw"),
-        Path("data/clean"),
+    params, data = load_params(), Path("data")
+    validated = validate(
+        data / "raw",
+        data / "clean",
         params.validate_,
         params.split,
         list(params.corpus),
         params.text.max_tokens,
         docs=Path("runs/data-docs"),
     )
+    write_page(data / "clean/quality.html", data, validated.summary, validated.frames, validated.quarantine)
 
 
 if __name__ == "__main__":

@@ -58,8 +58,7 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def quality_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quality")
-    data, body, frames, quarantine = quality_inputs.build(folder / "data")
-    write_page(folder / "quality.html", data=data, body=body, frames=frames, quarantine=quarantine)
+    write_page(folder / "quality.html", **quality_inputs.make_inputs(folder / "data"))
     return folder / "quality.html"
 
 

@@ -14,17 +14,17 @@ from tests.unit.test_bare import python
 SCRIPT = ROOT / "benchmarks/train.py"
 
 
-def rows_of(printed: str) -> dict[str, list[float]]:
-    """Name -> pairs/s, MFU in percent, peak in GB, data wait in percent, of every line of the tables."""
-    found = re.findall(r"^(\S.*?) {2,}([\d.]+) +([\d.]+)% +([\d.]+) +([\d.]+)%$", printed, re.MULTILINE)
-    return {name: [float(figure) for figure in figures] for name, *figures in found}
+def parse_rows(printed: str) -> dict[str, list[float]]:
+    """Return, by name, pairs/s, MFU in percent, peak in GB, data wait in percent of every line of the tables."""
+    lines = re.findall(r"^(\S.*?) {2,}([\d.]+) +([\d.]+)% +([\d.]+) +([\d.]+)%$", printed, re.MULTILINE)
+    return {name: [float(figure) for figure in figures] for name, *figures in lines}
 
 
 def test_the_part_for_a_gpu_runs_on_a_bare_machine() -> None:
     start = f"sys.argv = ['', 'gpu', '--tiny']; sys.path.insert(0, {str(SCRIPT.parent)!r})"
     done = python(f"{start}; import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')")
     assert done.returncode == 0, done.stderr
-    rows = rows_of(done.stdout)
+    rows = parse_rows(done.stdout)
     own = {"tuwen", "tuwen, checkpointing", "tuwen, GradCache in 2s"}
     assert {*own, "tuwen, GradCache in 2s, batch 64", "Hugging Face", "Hugging Face, checkpointing"} <= set(rows)
     assert "open_clip_train: not here" in done.stdout
@@ -37,7 +37,7 @@ def test_the_other_parts_run_beside_all_peers() -> None:
     command = [sys.executable, str(SCRIPT), "cpu", "switches", "input", "shards", "--tiny"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
-    rows = rows_of(done.stdout)
+    rows = parse_rows(done.stdout)
     assert {"tuwen", "Hugging Face", "open_clip_train", "tuwen from shards, 0 workers"} <= set(rows)
     assert rows["tuwen from shards, 0 workers"][3] > rows["tuwen"][3]  # that one has its batches at hand
     assert re.search(r"tuwen / open_clip_train: \d\.\d\d", done.stdout)
@@ -52,4 +52,4 @@ def test_the_flops_of_a_pair_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.syspath_prepend(SCRIPT.parent)
     measure = runpy.run_path(str(SCRIPT.with_name("train_measure.py")))
     script = runpy.run_path(str(SCRIPT))
-    assert measure["flops_of_pair"](script["large"]().config, 52) == pytest.approx(0.51e12, rel=0.01)
+    assert measure["count_flops"](script["make_large_scale"]().config, 52) == pytest.approx(0.51e12, rel=0.01)

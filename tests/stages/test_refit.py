@@ -1,4 +1,4 @@
-"""The stage that makes the model for the tasks: a copy, or a training of its own with its MLflow run."""
+"""The stage that makes the model for the tasks: a copy, or a training with an MLflow run of its own."""
 
 import json
 import shutil
@@ -10,22 +10,21 @@ from stages import refit
 from tests.support.training import settings, write_set
 from tuwen.core.params import Params
 from tuwen.data.augment.stored_views import augment
-from tuwen.tracking import lineage
-from tuwen.tracking import runs as track
+from tuwen.tracking import lineage, runs
 from tuwen.training import recipes
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project up to the fine-tuned model."""
-    root = tmp_path_factory.mktemp("made")
+    root = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        make()
+        make_project()
     return root
 
 
-def make() -> None:
+def make_project() -> None:
     for name, numbers in (("train", range(8)), ("valid", range(20, 24)), ("test", range(30, 34))):
         write_set(Path("data"), name, {"": numbers})
     write_set(Path("data"), "corpus", {"art": range(100, 108)})
@@ -39,9 +38,9 @@ def make() -> None:
 
 
 @pytest.fixture
-def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Path) -> Path:
+def root(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Path) -> Path:
     """A copy of it for one test, which runs in it."""
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(project, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -55,8 +54,8 @@ def write_params(root: Path, refit_all: bool) -> None:
     (root / "params.yaml").write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
 
 
-def runs() -> dict[str, tuple[str, dict[str, float]]]:
-    client, experiment = track.connect()
+def list_runs() -> dict[str, tuple[str, dict[str, float]]]:
+    client, experiment = runs.connect()
     return {
         run.info.run_name: (run.info.status, client.get_run(run.info.run_id).data.metrics)
         for run in client.search_runs([experiment])
@@ -70,7 +69,7 @@ def test_without_a_refit_the_final_model_is_the_fine_tuned_one_and_has_no_run(ro
     assert {path.name: path.read_bytes() for path in final.iterdir()} == {
         path.name: path.read_bytes() for path in tuned.iterdir()
     }
-    assert runs() == {}
+    assert list_runs() == {}
     assert set(lineage.sync()) == {"models/baseline", "models/finetuned"}
 
 
@@ -81,7 +80,7 @@ def test_a_refit_is_a_training_over_all_splits_with_a_run_of_its_own(root: Path)
     assert training["refit"] == ["train", "valid", "test"]
     assert training["pairs"] == 32
     assert not [key for record in training["epochs"] for key in record if key.startswith("valid")]
-    status, metrics = runs()["final"]
+    status, metrics = list_runs()["final"]
     assert status == "FINISHED"
     assert metrics["loss"] == pytest.approx(training["epochs"][-1]["loss"])
     assert not (root / ".cache/train").exists() or not list((root / ".cache/train").iterdir())

@@ -1,4 +1,4 @@
-"""Trainings as processes: two at once, stopped, killed, on a full log disk; they end as the undisturbed one."""
+"""Training stages as processes: several, stopped, killed, on a full log disk; they end as the undisturbed one."""
 
 import contextlib
 import json
@@ -50,9 +50,9 @@ def read_params(**fit: object) -> Params:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project up to the baseline, and the fine-tuned model that nothing happened to."""
-    root = tmp_path_factory.mktemp("made")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project up to the baseline, and the fine-tuned model of an undisturbed training, models/whole."""
+    root = tmp_path_factory.mktemp("project")
     params = read_params()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -63,9 +63,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Path) -> Path:
+def root(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Path) -> Path:
     """A copy of it for one test, which runs in it, with its params."""
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(project, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     write_params(read_params())
     return tmp_path
@@ -75,16 +75,16 @@ def write_params(params: Params) -> None:
     Path("params.yaml").write_text(json.dumps(params.model_dump(by_alias=True), ensure_ascii=False), "utf-8")
 
 
-def told(variables: Mapping[str, str]) -> dict[str, str]:
+def make_environment(variables: Mapping[str, str]) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
 
 
 @contextlib.contextmanager
 def start(*arguments: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """A process whose lines are read as they come; it and all below it are killed if they last too long."""
+    """Start a process whose lines are read as they come; kill it and all below it after three minutes."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     command = [sys.executable, "-u", *arguments]
-    with subprocess.Popen(command, env=told(variables), **streams) as process:
+    with subprocess.Popen(command, env=make_environment(variables), **streams) as process:
         guard = threading.Timer(180, kill, (process.pid,))
         guard.start()
         try:
@@ -96,7 +96,7 @@ def start(*arguments: str, **variables: str) -> Iterator["subprocess.Popen[str]"
 
 
 def kill(pid: int) -> None:
-    """A process and all below it: torchrun gives each of its processes a session of its own."""
+    """Kill a process and all below it: torchrun gives each of its processes a session of its own."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         for one in [*process.children(recursive=True), process]:
@@ -105,30 +105,30 @@ def kill(pid: int) -> None:
 
 
 def run(*arguments: str, log: str | None = None, **variables: str) -> "subprocess.CompletedProcess[str]":
-    environment = told(variables)
+    environment = make_environment(variables)
     with open(log or os.devnull, "w") as written:
         streams = {"stdout": written, "stderr": written} if log else {"capture_output": True}
         return subprocess.run([sys.executable, *arguments], env=environment, text=True, timeout=180, **streams)
 
 
-def state() -> Mapping[str, object]:
+def read_state() -> Mapping[str, object]:
     (path,) = Path(".cache/train").glob("finetuned-*/state.pt")
-    found: Mapping[str, object] = torch.load(path, weights_only=True)
-    return found
+    state: Mapping[str, object] = torch.load(path, weights_only=True)
+    return state
 
 
 def test_stopped_then_killed_on_a_full_log_disk_it_ends_as_the_unbroken_training(root: Path) -> None:
     stopped = run("-c", SIGNALLED, "6", str(int(signal.SIGTERM)))
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
     assert "SIGTERM: step 6 is kept in .cache/train/finetuned-" in stopped.stdout
-    assert state()["done"] == 6  # in the second epoch
+    assert read_state()["done"] == 6  # in the second epoch
     client, experiment = runs.connect()
-    (found,) = client.search_runs([experiment])
-    assert found.info.status == "KILLED"
+    (killed_run,) = client.search_runs([experiment])
+    assert killed_run.info.status == "KILLED"
 
     killed = run("-c", SIGNALLED, "4", str(int(signal.SIGKILL)), log="/dev/full", TUWEN_CHECKPOINT_SECONDS="0")
     assert killed.returncode == -signal.SIGKILL
-    assert state()["done"] == 9  # in the third: three steps after the sixth, and not the one it was killed in
+    assert read_state()["done"] == 9  # in the third: three steps after the sixth, and not the one it was killed in
     assert not Path("models/finetuned/training.json").exists()
 
     finetune.main()
@@ -136,7 +136,7 @@ def test_stopped_then_killed_on_a_full_log_disk_it_ends_as_the_unbroken_training
         assert Path("models/finetuned", name).read_bytes() == Path("models/whole", name).read_bytes(), name
     assert not list(Path(".cache/train").iterdir())
     (resumed,) = client.search_runs([experiment])
-    assert (resumed.info.run_id, resumed.info.status) == (found.info.run_id, "FINISHED")
+    assert (resumed.info.run_id, resumed.info.status) == (killed_run.info.run_id, "FINISHED")
     history = client.get_metric_history(resumed.info.run_id, "loss")
     assert [point.step for point in history] == [1, 2, 3]
     assert client.get_metric_history(resumed.info.run_id, "pairs_per_second")
@@ -183,7 +183,7 @@ def test_sigterm_to_two_processes_keeps_the_step_and_the_next_run_ends_as_the_un
         rest = stopped.stdout.read()
     assert seen, rest
     assert stopped.returncode != 0
-    done = state()["done"]
+    done = read_state()["done"]
     assert f"SIGTERM: step {done} is kept in .cache/train/finetuned-" in rest
     assert not Path("models/finetuned/training.json").exists()
     (killed,) = (one for one in client.search_runs([experiment]) if one.info.run_id != first.info.run_id)

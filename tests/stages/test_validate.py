@@ -10,58 +10,66 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.support.validate import add_up, change, ids, listed, quality, run
+from tests.support.validate import (
+    assert_rows_add_up,
+    change_row,
+    read_ids,
+    read_quality,
+    read_quarantine,
+    run_validate,
+)
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs, shards
-from tuwen.data.quality.split import with_groups
-from tuwen.data.quality.validate import assert_whole, judge_positives
+from tuwen.data.quality.dealing import assert_nothing_lost
+from tuwen.data.quality.groups import replace_groups
+from tuwen.data.quality.validate import require_positives
 
 MakeRaw = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Path:
-    """The clean sets of a dozen faultless pictures; "水果" and " 水果" stand on two pictures each."""
+    """The clean sets of a dozen faultless images; "水果" and " 水果" stand on six images each."""
     names = {f"labelled-name-{n:02d}": caption for n, caption in enumerate(["水果", " 水果"] * 6)}
     data = make_raw(tmp_path_factory.mktemp("sound"), captions=names)
-    return run(data, docs=data / "docs")
+    return run_validate(data, docs=data / "docs")
 
 
 def test_every_row_comes_through(sound: Path) -> None:
-    found = quality(sound)
+    summary = read_quality(sound)
     for name in ("labelled", "corpus/art"):
         for table, count in (("images", 12), ("texts", 24), ("pairs", 24)):
             none = dict.fromkeys(("quarantined", "left_out", "blank"), 0)
-            assert found["raw"][name][table] == {"in": count, "clean": count, "faults": {}} | none
-    add_up(sound)
-    dealt = [image for name in ("train", "valid", "test") for image in ids(sound, name, "images")]
+            assert summary["raw"][name][table] == {"in": count, "clean": count, "faults": {}} | none
+    assert_rows_add_up(sound)
+    dealt = [image for name in ("train", "valid", "test") for image in read_ids(sound, name, "images")]
     assert sorted(dealt) == [f"labelled-{n:02d}.png" for n in range(12)]
-    assert [len(ids(sound, name, "images")) for name in ("train", "valid", "test", "corpus")] == [7, 2, 3, 12]
-    assert listed(sound) == []
+    assert [len(read_ids(sound, name, "images")) for name in ("train", "valid", "test", "corpus")] == [7, 2, 3, 12]
+    assert read_quarantine(sound) == []
     assert (sound / "quarantine.csv").read_text() == "set,file,row,id,reason,severity,outcome\n"
-    assert found["raw"]["labelled"]["formats"] == {"PNG": 12}
-    assert found["raw"]["labelled"]["side_words"] == 1  # 小女孩左手举着一只橙色的气球
-    assert found["groups"]["groups"] == 12
-    assert list(found) == ["raw", "clean", "groups", "leaks", "drift", "corpus", "checks"]
-    verdict = found["checks"]["labelled"]["texts"]["on_too_many_pictures"]  # 水果 on twelve, stays
-    assert verdict == {"severity": "warning", "success": False, "unexpected": 12}
+    assert summary["raw"]["labelled"]["formats"] == {"PNG": 12}
+    assert summary["raw"]["labelled"]["side_words"] == 1  # 小女孩左手举着一只橙色的气球
+    assert summary["groups"]["groups"] == 12
+    assert list(summary) == ["raw", "clean", "groups", "leaks", "drift", "corpus", "checks"]
+    finding = summary["checks"]["labelled"]["texts"]["on_too_many_pictures"]  # 水果 on twelve, stays
+    assert finding == {"severity": "warning", "success": False, "unexpected": 12}
 
 
 def test_train_keeps_its_texts_and_the_others_merge_equal_captions(sound: Path) -> None:
-    assert len(ids(sound, "train", "texts")) == len(ids(sound, "train", "pairs")) == 14
-    for name, pictures in (("bank", 7), ("valid", 2), ("test", 3)):
+    assert len(read_ids(sound, "train", "texts")) == len(read_ids(sound, "train", "pairs")) == 14
+    for name, images in (("bank", 7), ("valid", 2), ("test", 3)):
         merged = pairs.read_pair_set(sound / name)
         captions = [caption.strip() for caption in merged.texts["caption"].to_pylist()]
-        assert len(captions) == len(set(captions)) == pictures + 1
+        assert len(captions) == len(set(captions)) == images + 1
         fruit = merged.texts["text_id"].to_pylist()[captions.index("水果")]
-        found = merged.pairs["text_id"].to_pylist().count(fruit)
-        assert found == pictures, "true for every picture that carries it"
-        assert len(merged.pairs) == 2 * pictures
-    assert quality(sound)["clean"]["test"] == {"images": 3, "texts": 4, "pairs": 6, "merged_captions": 2}
-    assert ids(sound, "bank", "images") == ids(sound, "train", "images")
+        carriers = merged.pairs["text_id"].to_pylist().count(fruit)
+        assert carriers == images, "true for every image that carries it"
+        assert len(merged.pairs) == 2 * images
+    assert read_quality(sound)["clean"]["test"] == {"images": 3, "texts": 4, "pairs": 6, "merged_captions": 2}
+    assert read_ids(sound, "bank", "images") == read_ids(sound, "train", "images")
 
 
-def test_what_is_embedded_alone_carries_its_pictures_the_others_point_into_raw(sound: Path) -> None:
+def test_sets_that_are_embedded_have_shards_of_their_own_the_others_point_into_raw(sound: Path) -> None:
     folders = {name: f"clean/{name}" for name in ("valid", "test", "t2i", "i2t")}
     folders |= {"corpus": "raw/corpus/art", "train": "raw/labelled", "bank": "raw/labelled"}
     for name in pairs.CLEAN_SETS:
@@ -111,8 +119,8 @@ def test_the_page_and_the_data_docs_stand(sound: Path) -> None:
     assert "on_too_many_pictures" in page
     docs = sound.parent / "docs"
     assert "corpus/art/images" in (docs / "index.html").read_text(encoding="utf-8")
-    found = (docs / "labelled-texts.html").read_text(encoding="utf-8")
-    assert "values must be less than or equal to" in found  # max_pictures_per_caption, in GE's words
+    page = (docs / "labelled-texts.html").read_text(encoding="utf-8")
+    assert "values must be less than or equal to" in page  # max_pictures_per_caption, in GE's words
     assert {path.name for path in docs.iterdir()} == {"index.html"} | {
         f"{name}-{table}.html" for name in ("labelled", "corpus-art") for table in ("images", "texts", "pairs")
     }
@@ -128,7 +136,7 @@ def test_a_rerun_writes_the_same_bytes_and_leaves_nothing_old(
     (sound / "valid/shards/000001.tar").write_bytes(b"of an earlier run")
     (sound.parent / "docs-are-a-file").write_text("so no page can be written there, and nothing else is lost")
     monkeypatch.setenv("TUWEN_WORKERS", "2")
-    run(sound.parent, docs=sound.parent / "docs-are-a-file" / "docs")
+    run_validate(sound.parent, docs=sound.parent / "docs-are-a-file" / "docs")
     assert files() == first
     text = b"".join(first.values()).decode("utf-8", errors="replace")
     assert str(sound.parent) not in text
@@ -138,10 +146,10 @@ def test_a_query_without_a_true_item_stops_the_stage(sound: Path) -> None:
     test = pairs.read_pair_set(sound / "test")
     lone = test.images["image_id"].to_pylist()[0]
     unpaired = replace(test, pairs=test.pairs.filter(pc.not_equal(test.pairs["image_id"], lone)))
-    judge_positives(sound / "test", test)
+    require_positives(sound / "test", test)
     message = rf"test/images\.parquet: without_positive on 1 of 3 rows, such as {lone}; "
     with pytest.raises(UserError, match=message):
-        judge_positives(sound / "test", unpaired)
+        require_positives(sound / "test", unpaired)
 
 
 def test_a_leak_or_a_lost_row_is_our_own_fault(sound: Path) -> None:
@@ -153,47 +161,47 @@ def test_a_leak_or_a_lost_row_is_our_own_fault(sound: Path) -> None:
             for table in ("images", "texts", "pairs")
         },
     )
-    assert_whole(both, parts)
-    leaking = replace(parts["valid"], images=with_groups(parts["valid"].images, ["concept-00", "concept-01"]))
+    assert_nothing_lost(both, parts)
+    leaking = replace(parts["valid"], images=replace_groups(parts["valid"].images, ["concept-00", "concept-01"]))
     assert {"concept-00", "concept-01"} & set(parts["train"].images["group"].to_pylist())
     with pytest.raises(AssertionError, match="a group spans splits"):
-        assert_whole(both, parts | {"valid": leaking})
+        assert_nothing_lost(both, parts | {"valid": leaking})
     with pytest.raises(AssertionError, match="images: rows lost or doubled"):
-        assert_whole(both, {"train": parts["train"]})
+        assert_nothing_lost(both, {"train": parts["train"]})
 
 
-def drop(data: Path, name: str, table: str) -> None:
+def empty_table(data: Path, name: str, table: str) -> None:
     path = data / "raw" / name / f"{table}.parquet"
     pairs.write_table(path, pairs.read_table(path).slice(0, 0))
 
 
-def half_a_task(data: Path) -> None:
-    asked = pairs.read_pair_set(data / "raw/labelled")
-    pairs.write_pair_set(data / "raw/t2i", replace(pairs.make_empty_set(), texts=asked.texts))
+def write_task_without_images(data: Path) -> None:
+    labelled = pairs.read_pair_set(data / "raw/labelled")
+    pairs.write_pair_set(data / "raw/t2i", replace(pairs.make_empty_set(), texts=labelled.texts))
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (
-            lambda d: change(d, "labelled", "texts", 1, text_id="labelled-name-00"),
+            lambda d: change_row(d, "labelled", "texts", 1, text_id="labelled-name-00"),
             "duplicate_text_id on 2 of 24 rows, such as labelled-name-00; give every row its own text_id",
         ),
         (
-            lambda d: change(d, "corpus/art", "images", 1, image_id="corpus-00.png"),
+            lambda d: change_row(d, "corpus/art", "images", 1, image_id="corpus-00.png"),
             r"corpus/art.+duplicate_image_id on 2 of",
         ),
         (
-            lambda d: change(d, "t2i", "images", None, image_id=None),
+            lambda d: change_row(d, "t2i", "images", None, image_id=None),
             "t2i.+null_image_id on 1 of 1 rows, such as row 0",
         ),
-        (lambda d: change(d, "labelled", "images", 4, sha256="0" * 64), r"altered_bytes .+ labelled-04\.png"),
+        (lambda d: change_row(d, "labelled", "images", 4, sha256="0" * 64), r"altered_bytes .+ labelled-04\.png"),
         (
             lambda d: pairs.write_pair_set(d / "raw/labelled", pairs.make_empty_set()),
             r"raw/labelled/images\.parquet: rows is 0; give the set pictures and captions",
         ),
-        (lambda d: drop(d, "labelled", "pairs"), r"raw/labelled/pairs\.parquet: rows is 0"),
-        (half_a_task, r"raw/t2i/images\.parquet: rows is 0"),
+        (lambda d: empty_table(d, "labelled", "pairs"), r"raw/labelled/pairs\.parquet: rows is 0"),
+        (write_task_without_images, r"raw/t2i/images\.parquet: rows is 0"),
         (
             lambda d: (d / "raw/labelled/shards/000000.tar").unlink(),
             r"labelled/shards/000000\.tar: this shard is miss",
@@ -207,11 +215,11 @@ def test_what_must_stop_the_stage_stops_it(
     data = make_raw(tmp_path)
     spoil(data)
     with pytest.raises(UserError, match=message):
-        run(data)
+        run_validate(data)
     assert not (data / "clean/train").exists()
 
 
-def test_the_stage_runs_by_name_and_tells_a_users_mistake_without_a_traceback(
+def test_the_stage_runs_by_name_and_reports_a_users_mistake_without_a_traceback(
     tmp_path: Path,
     make_raw: MakeRaw,
     write_params: Callable[..., Path],
@@ -229,5 +237,5 @@ def test_the_stage_runs_by_name_and_tells_a_users_mistake_without_a_traceback(
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     assert "rror" not in done.stderr
-    assert len(ids(data / "clean", "train", "images")) > len(ids(data / "clean", "test", "images")) > 0
+    assert len(read_ids(data / "clean", "train", "images")) > len(read_ids(data / "clean", "test", "images")) > 0
     assert (tmp_path / "runs/data-docs/index.html").is_file()

@@ -6,7 +6,15 @@ import pyarrow as pa
 import pytest
 
 from tests.stages.conftest import picture
-from tests.support.validate import PARAMS, add_up, ids, png, quality, reasons, run
+from tests.support.validate import (
+    PARAMS,
+    assert_rows_add_up,
+    draw_png,
+    read_ids,
+    read_quality,
+    read_reasons,
+    run_validate,
+)
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.shards import ShardWriter
@@ -15,7 +23,7 @@ MakeRaw = Callable[..., Path]
 
 
 def write_source(data: Path, name: str, rows: list[tuple[str, bytes, str]]) -> None:
-    """A corpus source of (image_id, picture, caption)."""
+    """Write a corpus source of (image_id, image, caption)."""
     images, texts, links = [], [], []
     with ShardWriter(data, f"raw/corpus/{name}/shards") as writer:
         for image_id, encoded, caption in rows:
@@ -32,7 +40,7 @@ def write_source(data: Path, name: str, rows: list[tuple[str, bytes, str]]) -> N
 
 
 def write_tar(folder: Path, name: str, members: list[tuple[str, bytes]]) -> dict[str, object]:
-    """A tar of somebody else's and its line in a list of shards."""
+    """Write a tar as others publish it; return its row in a list of shards."""
     with ShardWriter(folder, name) as writer:
         for member, data in members:
             writer.add(member, data)
@@ -50,24 +58,30 @@ def write_list(data: Path, name: str, shards: list[dict[str, object]]) -> None:
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Path:
-    """Clean sets with three corpus sources: art, web (copies of it, and of labelled pictures), and far shards."""
+    """Clean sets with three corpus sources: art, web (copies of art's and labelled images) and far (shards)."""
     root = tmp_path_factory.mktemp("collected")
     data = make_raw(root)
     own = [(f"自{n}.png", picture(n, ground="lightyellow"), "自己拍的照片") for n in range(2)]
     labelled = [(f"标{n:02d}.png", picture(n), f"第{n}张标注过的图片") for n in range(12)]
     near = [("近.png", picture(6, ground="#fffdfd"), "和测试集里的一张差不多")]
-    twice = [("甲.png", png(30, 30), "水果"), ("乙.png", png(30, 30), " 水果"), ("丙.png", png(30, 30), "蔬菜")]
+    twice = [
+        ("甲.png", draw_png(30, 30), "水果"),
+        ("乙.png", draw_png(30, 30), " 水果"),
+        ("丙.png", draw_png(30, 30), "蔬菜"),
+    ]
     copied = [("抄.png", picture(0, ground="lightyellow"), "红色的圆")]  # art's first pair
     write_source(data, "web", own + labelled + near + twice + copied)
-    good = [("a.png", png(20, 20, "red")), ("a.txt", "一块红色".encode())]
+    good = [("a.png", draw_png(20, 20, "red")), ("a.txt", "一块红色".encode())]
     bad = [("b.jpg", b"no picture"), ("b.txt", "坏图".encode()), ("c.txt", "没有图".encode())]
     shards = [
         write_tar(root / "far", "one", good + bad),
-        write_tar(root / "far", "two", [("t.png", picture(0)), ("t.txt", b""), ("u.png", png(9, 9))]),
+        write_tar(root / "far", "two", [("t.png", picture(0)), ("t.txt", b""), ("u.png", draw_png(9, 9))]),
     ]
     shards[1]["address"] = f"file://{shards[1]['address']}"  # as a URL that fsspec opens
     write_list(data, "far", shards)
-    return run(data, PARAMS.model_copy(update={"max_quarantined_share": 0.8}), sources=("web", "far", "art"))
+    return run_validate(
+        data, PARAMS.model_copy(update={"max_quarantined_share": 0.8}), sources=("web", "far", "art")
+    )
 
 
 def test_the_sources_stand_behind_each_other_under_their_names(collected: Path) -> None:
@@ -81,34 +95,34 @@ def test_the_sources_stand_behind_each_other_under_their_names(collected: Path) 
     held = dict(zip(corpus.images["image_id"].to_pylist(), corpus.images["positive_id"].to_pylist(), strict=True))
     assert held["web/自1.png"] == held["art/corpus-01.png"] == "art/corpus-01.png", "equal bytes in two sources"
     assert held["web/丙.png"] == held["web/甲.png"]
-    add_up(collected)
+    assert_rows_add_up(collected)
 
 
 def test_of_equal_pairs_the_first_source_keeps_its_own(collected: Path) -> None:
-    found = reasons(collected, "corpus/web", "pair")
-    assert {name for name, (reason, _) in found.items() if reason == "duplicate_pair"} == {"对抄.png", "对乙.png"}
-    assert reasons(collected, "corpus/web", "image")["抄.png"] == ("without_pair", "quarantined")
-    assert reasons(collected, "corpus/art", "pair") == {}
+    left = read_reasons(collected, "corpus/web", "pair")
+    assert {name for name, (reason, _) in left.items() if reason == "duplicate_pair"} == {"对抄.png", "对乙.png"}
+    assert read_reasons(collected, "corpus/web", "image")["抄.png"] == ("without_pair", "quarantined")
+    assert read_reasons(collected, "corpus/art", "pair") == {}
 
 
-def test_pictures_of_valid_and_test_leave_the_corpus(collected: Path) -> None:
-    held_out = {int(name[9:11]) for part in ("valid", "test") for name in ids(collected, part, "images")}
-    found = reasons(collected, "corpus/web", "image")
-    seen = {name for name, (reason, _) in found.items() if reason == "in_valid_or_test"}
+def test_images_of_valid_and_test_leave_the_corpus(collected: Path) -> None:
+    held_out = {int(name[9:11]) for part in ("valid", "test") for name in read_ids(collected, part, "images")}
+    left = read_reasons(collected, "corpus/web", "image")
+    leaking = {name for name, (reason, _) in left.items() if reason == "in_valid_or_test"}
     near = {"近.png"} if 6 in held_out else set()
-    assert seen == {f"标{n:02d}.png" for n in held_out} | near
-    assert seen >= near
-    kept = ids(collected, "corpus", "images")
+    assert leaking == {f"标{n:02d}.png" for n in held_out} | near
+    assert leaking >= near
+    kept = read_ids(collected, "corpus", "images")
     assert {f"web/标{n:02d}.png" for n in range(12) if n not in held_out} <= set(kept)
-    assert reasons(collected, "corpus/web", "pair")["对" + min(seen)][0] == "picture_quarantined"
+    assert read_reasons(collected, "corpus/web", "pair")["对" + min(leaking)][0] == "picture_quarantined"
 
 
 def test_shards_elsewhere_are_measured_counted_and_listed_with_their_source(collected: Path) -> None:
     listed = pairs.read_shards(collected / "corpus")
     assert listed["source"].to_pylist() == ["far", "far"]
     assert listed["pairs"].to_pylist() == [3, 1]
-    found = quality(collected)
-    assert found["corpus"]["far"] == {
+    summary = read_quality(collected)
+    assert summary["corpus"]["far"] == {
         "shards": 2,
         "pairs": 4,
         "measured_shards": 2,
@@ -116,12 +130,12 @@ def test_shards_elsewhere_are_measured_counted_and_listed_with_their_source(coll
         "measured_captions": 5,
         "faults": {"missing": 1, "too_narrow": 1, "unreadable": 1, "empty": 2},
         "in_valid_or_test": int(
-            0 in {int(n[9:11]) for s in ("valid", "test") for n in ids(collected, s, "images")}
+            0 in {int(n[9:11]) for s in ("valid", "test") for n in read_ids(collected, s, "images")}
         ),
     }
-    assert found["checks"]["corpus/far"]["images"]["unreadable"]["unexpected"] == 1
-    assert found["raw"]["corpus/far"]["images"]["in"] == 0
-    assert "far" not in {row.partition("/")[0] for row in ids(collected, "corpus", "images")}
+    assert summary["checks"]["corpus/far"]["images"]["unreadable"]["unexpected"] == 1
+    assert summary["raw"]["corpus/far"]["images"]["in"] == 0
+    assert "far" not in {row.partition("/")[0] for row in read_ids(collected, "corpus", "images")}
 
 
 def test_a_shard_that_is_another_or_full_of_faults_stops_the_stage(tmp_path: Path, make_raw: MakeRaw) -> None:
@@ -129,14 +143,14 @@ def test_a_shard_that_is_another_or_full_of_faults_stops_the_stage(tmp_path: Pat
     shard = write_tar(tmp_path / "far", "one", [("b.jpg", b"no picture"), ("b.txt", "坏图".encode())])
     write_list(data, "far", [shard | {"sha256": "0" * 64}])
     with pytest.raises(UserError, match=r"one/000000\.tar: sha256 [0-9a-f]{64} found, 0{64} expected"):
-        run(data, sources=("art", "far"))
+        run_validate(data, sources=("art", "far"))
     write_list(data, "far", [shard])
     with pytest.raises(UserError, match=r"far/shards\.parquet: quarantined_share is 1; .+ unreadable 1"):
-        run(data, sources=("art", "far"))
+        run_validate(data, sources=("art", "far"))
 
 
-def test_a_source_that_is_no_longer_named_is_told_to_go(tmp_path: Path, make_raw: MakeRaw) -> None:
+def test_a_source_that_is_no_longer_named_is_refused(tmp_path: Path, make_raw: MakeRaw) -> None:
     data = make_raw(tmp_path)
-    write_source(data, "old", [("旧.png", png(40, 40), "从前的一张图")])
+    write_source(data, "old", [("旧.png", draw_png(40, 40), "从前的一张图")])
     with pytest.raises(UserError, match=r"raw/corpus/old: params\.yaml: corpus does not name old"):
-        run(data)
+        run_validate(data)

@@ -4,7 +4,16 @@ from pathlib import Path
 import pytest
 
 from tests.stages.conftest import picture
-from tests.support.validate import PARAMS, add_up, change, ids, png, quality, reasons, run
+from tests.support.validate import (
+    PARAMS,
+    assert_rows_add_up,
+    change_row,
+    draw_png,
+    read_ids,
+    read_quality,
+    read_reasons,
+    run_validate,
+)
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
 from tuwen.data.quality import suites
@@ -13,52 +22,54 @@ MakeRaw = Callable[..., Path]
 OFFICIAL = ["train"] * 6 + ["valid"] * 2 + ["test"] * 3 + [None]
 
 
-def images(clean: Path, *names: str) -> dict[str, dict[str, str]]:
+def read_images(clean: Path, *names: str) -> dict[str, dict[str, str]]:
     rows = [row for name in names for row in pairs.read_pair_set(clean / name).images.to_pylist()]
     return {row["image_id"]: row for row in rows}
 
 
 def test_without_groups_of_the_source_copies_stay_together(tmp_path: Path, make_raw: MakeRaw) -> None:
-    copy = png(50, 50)
+    copy = draw_png(50, 50)
     data = make_raw(
         tmp_path,
         grouped=False,
         pictures=dict.fromkeys(("labelled-00.png", "labelled-05.png"), copy),
         captions=dict.fromkeys(("labelled-line-05", "labelled-line-09"), "葡萄架下挂满了成熟的果实和叶子"),
     )
-    clean = run(data)
-    rows = images(clean, "train", "valid", "test")
+    clean = run_validate(data)
+    rows = read_images(clean, "train", "valid", "test")
     joined = {rows[f"labelled-{n}.png"]["group"] for n in ("00", "05", "09")}
     assert joined == {"labelled-00.png"}
     assert rows["labelled-05.png"]["positive_id"] == "labelled-00.png", "equal bytes are one original"
     assert rows["labelled-09.png"]["positive_id"] == "labelled-09.png"
-    found = quality(clean)
-    groups = found["groups"]
+    summary = read_quality(clean)
+    groups = summary["groups"]
     assert groups["groups"] == len({row["group"] for row in rows.values()}) == 10
     assert (groups["groups_of_several_pictures"], groups["largest_group_pictures"]) == (1, 3)
     assert groups["near_equal_pictures_across_splits"] == 0
-    assert found["leaks"]["prevented"] in (0, 2), "by the hash of their names the two may fall into one split"
+    assert summary["leaks"]["prevented"] in (0, 2), "by the hash of their names the two may fall into one split"
 
 
 def test_a_group_that_swallows_the_set_stops_the_stage(
     tmp_path: Path, make_raw: MakeRaw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suites, "MIN_PICTURES_FOR_GROUP_SHARE", 11)
-    data = make_raw(tmp_path, grouped=False, pictures={f"labelled-{n:02d}.png": png(50, 50) for n in range(3)})
+    monkeypatch.setattr(suites, "MIN_IMAGES_FOR_GROUP_SHARE", 11)
+    data = make_raw(
+        tmp_path, grouped=False, pictures={f"labelled-{n:02d}.png": draw_png(50, 50) for n in range(3)}
+    )
     message = r"group_too_large on 1 of 10 rows, such as labelled-00\.png; it holds more .+ \(0\.2\)"
     with pytest.raises(UserError, match=message):
-        run(data, PARAMS.model_copy(update={"max_group_share": 0.2}))
+        run_validate(data, PARAMS.model_copy(update={"max_group_share": 0.2}))
 
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Path:
     """Clean sets of a source with splits of its own that leak twice, and with pairs of label 0."""
-    twins = {f"labelled-{n:02d}.png": png(50, 50) for n in (0, 8)} | {
-        f"labelled-{n:02d}.png": png(50, 50, "maroon") for n in (1, 6)
+    twins = {f"labelled-{n:02d}.png": draw_png(50, 50) for n in (0, 8)} | {
+        f"labelled-{n:02d}.png": draw_png(50, 50, "maroon") for n in (1, 6)
     }
     data = make_raw(tmp_path_factory.mktemp("official"), grouped=False, pictures=twins)
     for row, split in enumerate(OFFICIAL):
-        change(data, "labelled", "images", row, split=split)
+        change_row(data, "labelled", "images", row, split=split)
     path = data / "raw/labelled/pairs.parquet"
     table = pairs.read_table(path).to_pylist()
     for row in table:
@@ -69,22 +80,22 @@ def official(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Pat
     table.append(table[4 * 2 + 1] | {"pair_id": "对-0", "image_id": "labelled-10.png", "label": 0})
     pairs.write_table(path, pairs.PAIRS.empty_table().from_pylist(table, pairs.PAIRS))
     assert line in pairs.read_pair_set(data / "raw/labelled").texts["caption"].to_pylist()
-    return run(data)
+    return run_validate(data)
 
 
 def test_the_sources_own_split_is_kept_but_for_what_leaks(official: Path) -> None:
-    kept = {name: ids(official, name, "images") for name in ("train", "valid", "test")}
+    kept = {name: read_ids(official, name, "images") for name in ("train", "valid", "test")}
     assert kept["test"] == [f"labelled-{n:02d}.png" for n in (8, 9, 10)]
     assert kept["valid"] == ["labelled-06.png", "labelled-07.png"]
     assert kept["train"] == [f"labelled-{n:02d}.png" for n in (2, 3, 4, 5, 11)], "the rest is train"
-    left = reasons(official, "labelled", "image")
+    left = read_reasons(official, "labelled", "image")
     assert left["labelled-00.png"] == ("leaks_into_test", "quarantined")
     assert left["labelled-01.png"] == ("leaks_into_valid", "quarantined")
-    assert reasons(official, "labelled", "pair")["pair-labelled-name-00"][0] == "picture_quarantined"
-    assert reasons(official, "labelled", "text")["labelled-name-00"][0] == "without_pair"
-    leaks = quality(official)["leaks"]
+    assert read_reasons(official, "labelled", "pair")["pair-labelled-name-00"][0] == "picture_quarantined"
+    assert read_reasons(official, "labelled", "text")["labelled-name-00"][0] == "without_pair"
+    leaks = read_quality(official)["leaks"]
     assert (leaks["leaks_into_test"], leaks["leaks_into_valid"]) == (1, 1)
-    add_up(official)
+    assert_rows_add_up(official)
 
 
 def test_denied_pairs_stay_and_are_no_positives(official: Path) -> None:
@@ -93,48 +104,55 @@ def test_denied_pairs_stay_and_are_no_positives(official: Path) -> None:
     assert denied == {"pair-labelled-name-09", "pair-labelled-line-09", "对-0"}
     assert "labelled-09.png" in test.images["image_id"].to_pylist()
     assert len(pairs.select_true_pairs(test)) == 4
-    assert "pair-labelled-line-04" in ids(official, "train", "pairs")
+    assert "pair-labelled-line-04" in read_ids(official, "train", "pairs")
 
 
-def named(data: Path, splits: str) -> Path:
-    """The source puts its pictures into these splits, by their first letters; - for none."""
+def name_splits(data: Path, splits: str) -> Path:
+    """Put the source's images into these splits: t(rain), v(alid), s for test, - for none."""
     names = {name[0]: name for name in ("train", "valid")} | {"s": "test"}
     for row, split in enumerate(splits):
-        change(data, "labelled", "images", row, split=names.get(split))
+        change_row(data, "labelled", "images", row, split=names.get(split))
     return data
 
 
-def test_a_split_of_the_source_without_a_clean_picture_is_not_replaced(tmp_path: Path, make_raw: MakeRaw) -> None:
-    data = named(make_raw(tmp_path, pictures={f"labelled-{n}.png": b"" for n in (10, 11)}), "tttttttvvvss")
+def test_a_split_of_the_source_without_a_clean_image_is_not_replaced(tmp_path: Path, make_raw: MakeRaw) -> None:
+    data = name_splits(make_raw(tmp_path, pictures={f"labelled-{n}.png": b"" for n in (10, 11)}), "tttttttvvvss")
     message = r"labelled/images\.parquet: split test: none of its 2 pictures is clean; .+ clean/quarantine\.csv"
     with pytest.raises(UserError, match=message):
-        run(data)
+        run_validate(data)
 
 
 def test_a_split_that_leaks_altogether_stops_the_stage(tmp_path: Path, make_raw: MakeRaw) -> None:
-    twins = {f"labelled-{n:02d}.png": png(40 + n % 2, 50, "navy" if n % 2 else "gold") for n in (8, 9, 10, 11)}
-    data = named(make_raw(tmp_path, grouped=False, pictures=twins), "ttttttttvvss")
+    twins = {
+        f"labelled-{n:02d}.png": draw_png(40 + n % 2, 50, "navy" if n % 2 else "gold") for n in (8, 9, 10, 11)
+    }
+    data = name_splits(make_raw(tmp_path, grouped=False, pictures=twins), "ttttttttvvss")
     with pytest.raises(UserError, match=r"split valid: no picture is left, all of its groups reach a later split"):
-        run(data)
-    assert reasons(data / "clean", "labelled", "image")["labelled-08.png"] == ("leaks_into_test", "quarantined")
+        run_validate(data)
+    assert read_reasons(data / "clean", "labelled", "image")["labelled-08.png"] == (
+        "leaks_into_test",
+        "quarantined",
+    )
 
 
 def test_of_equal_pairs_the_one_of_the_later_split_stays(tmp_path: Path, make_raw: MakeRaw) -> None:
     copy, lines = (
-        png(50, 50),
+        draw_png(50, 50),
         {f"labelled-{kind}-{n:02d}": f"同一句{kind}" for kind in ("name", "line") for n in (0, 8)},
     )
     twins = dict.fromkeys(("labelled-00.png", "labelled-08.png"), copy)
-    clean = run(named(make_raw(tmp_path, grouped=False, pictures=twins, captions=lines), "tttttttvsss-"))
-    assert reasons(clean, "labelled", "pair") == {
+    clean = run_validate(
+        name_splits(make_raw(tmp_path, grouped=False, pictures=twins, captions=lines), "tttttttvsss-")
+    )
+    assert read_reasons(clean, "labelled", "pair") == {
         f"pair-labelled-{kind}-00": ("duplicate_pair", "quarantined") for kind in ("name", "line")
     }
-    assert "labelled-08.png" in ids(clean, "test", "images")
+    assert "labelled-08.png" in read_ids(clean, "test", "images")
 
 
 def test_what_looks_alike_in_two_groups_of_the_source_is_reported(tmp_path: Path, make_raw: MakeRaw) -> None:
     alike = {f"labelled-{n:02d}.png": picture(0, side_px=48 + n) for n in (0, 8)}
-    clean = run(named(make_raw(tmp_path, pictures=alike), "tttttttvsss-"))
-    verdict = quality(clean)["checks"]["labelled"]["images"]["near_equal_across_splits"]
-    assert verdict == {"severity": "warning", "success": False, "unexpected": 2}
-    assert {"labelled-00.png"} <= set(ids(clean, "train", "images"))
+    clean = run_validate(name_splits(make_raw(tmp_path, pictures=alike), "tttttttvsss-"))
+    finding = read_quality(clean)["checks"]["labelled"]["images"]["near_equal_across_splits"]
+    assert finding == {"severity": "warning", "success": False, "unexpected": 2}
+    assert {"labelled-00.png"} <= set(read_ids(clean, "train", "images"))

@@ -1,4 +1,4 @@
-"""What each process does in tests/unit/training/test_distributed.py.
+"""What each process computes in tests/unit/training/test_distributed.py.
 
 torchrun … -m tests.support.distributed_process OUT
 """
@@ -28,8 +28,8 @@ CASES = {
 Gradients = dict[str, torch.Tensor]
 
 
-def global_batch(seed: int) -> Batch:
-    """Twelve pairs; rows 1, 5 and 9 are of one picture and rows 0 and 11 share a caption: in both halves."""
+def make_global_batch(seed: int) -> Batch:
+    """Return twelve pairs; rows 1, 5 and 9 are of one image and rows 0 and 11 share a caption: in both halves."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(ROWS, 3, 16, 16, generator=generator)
     ids = torch.randint(5, 24, (ROWS, 8), generator=generator)
@@ -40,66 +40,65 @@ def global_batch(seed: int) -> Batch:
     return Batch(pixels, ids * mask, mask, positive_id, caption_id, tuple(map(str, range(ROWS))))
 
 
-def share(batch: Batch) -> Batch:
-    """The rows of this process."""
+def take_share(batch: Batch) -> Batch:
+    """Return the rows of this process."""
     rows = ROWS // distributed.count_ranks()
     part = slice(distributed.get_rank() * rows, (distributed.get_rank() + 1) * rows)
     return Batch(*(column[part] for column in batch))
 
 
-def prepared(settings: Fit) -> DualEncoder:
+def make_prepared(settings: Fit) -> DualEncoder:
     torch.manual_seed(7)
     model = DualEncoder(STILL)
     step.prepare_model(model, settings)
     return model
 
 
-def gradients(settings: Fit) -> tuple[float, Gradients]:
-    """The loss, and the gradient of every parameter that is trained."""
-    model = prepared(settings)
-    loss = step.backward(model, share(global_batch(1)), settings)
+def compute_gradients(settings: Fit) -> tuple[float, Gradients]:
+    """Return the loss, and the gradient of every parameter that is trained."""
+    model = make_prepared(settings)
+    loss = step.compute_gradients(model, take_share(make_global_batch(1)), settings)
     return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def descended(settings: Fit) -> Gradients:
-    """The weights after twenty plain steps down the gradient: AdamW would hide a wrong factor."""
-    model = prepared(settings)
+def descend(settings: Fit) -> Gradients:
+    """Return the weights after twenty plain steps down the gradient: AdamW would hide a wrong factor."""
+    model = make_prepared(settings)
     descent = torch.optim.SGD(model.parameters(), lr=0.05)
     for number in range(SGD_STEPS):
-        step.backward(model, share(global_batch(number)), settings)
+        step.compute_gradients(model, take_share(make_global_batch(number)), settings)
         descent.step()
         descent.zero_grad()
     return model.state_dict()
 
 
-def stepped(settings: Fit) -> Iterator[float]:
-    """The losses of some steps as the loop makes them."""
-    model = prepared(settings)
+def take_steps(settings: Fit) -> Iterator[float]:
+    """Yield the losses of three steps as the training loop takes them."""
+    model = make_prepared(settings)
     optimizers = optim.make_optimizers(model, settings)
     for number in range(3):
-        yield step.step(model, optimizers, share(global_batch(number)), 1.0, settings)
+        yield step.step(model, optimizers, take_share(make_global_batch(number)), 1.0, settings)
 
 
-def results() -> dict[str, object]:
-    """All that is compared."""
-    found: dict[str, object] = {
-        name: gradients(fit(batch_size=ROWS, **changes)) for name, changes in CASES.items()
+def compute_results() -> dict[str, object]:
+    """Return all that is compared."""
+    results: dict[str, object] = {
+        name: compute_gradients(fit(batch_size=ROWS, **changes)) for name, changes in CASES.items()
     }
-    found |= {f"20 steps, {name}": descended(fit(batch_size=ROWS, **CASES[name])) for name in ("plain", "cached")}
-    return found | {"losses": list(stepped(fit(batch_size=ROWS)))}
+    results |= {f"20 steps, {name}": descend(fit(batch_size=ROWS, **CASES[name])) for name in ("plain", "cached")}
+    return results | {"losses": list(take_steps(fit(batch_size=ROWS)))}
 
 
 def main() -> None:
     with distributed.join_group():
-        found = results()
-        told = {
-            "collected": distributed.collect(distributed.get_rank()),
-            "from_first": distributed.from_first(distributed.get_rank()),
-            "any_of": distributed.is_any([distributed.get_rank() == 1, False]),
-            "mean": distributed.average(torch.tensor(float(distributed.get_rank()))).item(),
+        results = compute_results()
+        results |= {
+            "gathered": distributed.gather_objects(distributed.get_rank()),
+            "from first": distributed.broadcast_first(distributed.get_rank()),
+            "flags": distributed.combine_flags([distributed.get_rank() == 1, False]),
+            "mean": distributed.average_over_ranks(torch.tensor(float(distributed.get_rank()))).item(),
         }
-        out = Path(sys.argv[1])
-        torch.save(found | told, out / f"{distributed.get_rank()}.pt")
+        torch.save(results, Path(sys.argv[1]) / f"{distributed.get_rank()}.pt")
 
 
 if __name__ == "__main__":

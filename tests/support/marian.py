@@ -1,4 +1,4 @@
-"""A real MarianMT pair, small enough to learn twenty captions by heart: zh -> en -> zh in other words."""
+"""A real pair of MarianMT models, small enough to learn twenty captions: zh -> en -> zh in other words."""
 
 import json
 import re
@@ -39,7 +39,7 @@ TOKEN = re.compile(">>.*?<<")
 def train(folder: Path, source: Sequence[str], target: Sequence[str]) -> None:
     """Write a model into `folder` that turns each sentence of `source` into that of `target`.
 
-    A source sentence may start with a token that asks for a language, such as >>cmn_Hans<<.
+    A source sentence may start with a token that chooses a language, such as >>cmn_Hans<<.
     """
     declare_torchvision_ops()
     import torch
@@ -112,8 +112,8 @@ def train_pair(folder: Path) -> Marian:
     chinese, english, again = zip(*CAPTIONS, strict=True)
     train(folder / "zh-en", chinese, english)
     there, traditional, simplified = TRADITIONAL
-    asked = [f">>cmn_Hans<< {sentence}" for sentence in (*english, there)] + [f">>cmn_Hant<< {there}"]
-    train(folder / "en-zh", asked, [*again, simplified, traditional])
+    source = [f">>cmn_Hans<< {sentence}" for sentence in (*english, there)] + [f">>cmn_Hant<< {there}"]
+    train(folder / "en-zh", source, [*again, simplified, traditional])
     return Marian(
         kind="marian",
         to_english=str(folder / "zh-en"),

@@ -1,4 +1,4 @@
-"""Pictures of every kind that the quality page has a word for, as raw sets with what a doctor measures of them."""
+"""Inputs of the page of data quality: raw sets with images of every kind it mentions, and their measures."""
 
 import io
 
@@ -9,8 +9,11 @@ from PIL import Image
 from tuwen.data.formats import pairs
 from tuwen.data.formats.shards import ShardWriter
 
-HOSTILE = "<script>alert('红')</script>&\".jpg"
-QUARANTINE = ("set", "item", "id", "file", "row", "reason", "severity", "outcome")
+HOSTILE_ID = "<script>alert('红')</script>&\".jpg"
+QUARANTINE_COLUMNS = ("set", "item", "id", "file", "row", "reason", "severity", "outcome")
+QUARANTINE_SCHEMA = pa.schema(
+    [(name, pa.int64() if name == "row" else pa.string()) for name in QUARANTINE_COLUMNS]
+)
 CAPTIONS = [
     "渔船在傍晚的港口排成一行",
     "左边的<人名>举着奖杯",
@@ -19,18 +22,20 @@ CAPTIONS = [
 ]
 
 
-def encode(size, kind="JPEG", frames=1, colour="seagreen"):
-    drawn = [Image.new("RGB", size, colour) for _ in range(frames)]
-    for n, picture in enumerate(drawn):
-        picture.putpixel((n % size[0], 0), (255, 0, 0))
+def encode_image(size, kind="JPEG", frames=1, colour="seagreen"):
+    """Return an image of one colour; its frames differ in one pixel."""
+    images = [Image.new("RGB", size, colour) for _ in range(frames)]
+    for n, image in enumerate(images):
+        image.putpixel((n % size[0], 0), (255, 0, 0))
     with io.BytesIO() as file:
-        drawn[0].save(file, kind, **({"save_all": True, "append_images": drawn[1:]} if frames > 1 else {}))
+        images[0].save(file, kind, **({"save_all": True, "append_images": images[1:]} if frames > 1 else {}))
         return file.getvalue()
 
 
-def measured(image_id, width, height, *, readable=True, blank=False, kind="JPEG", frames=1, row=None):
+def measure(image_id, width, height, *, readable=True, blank=False, kind="JPEG", frames=1, row=None):
+    """Return the row that `image_stats` would measure, as far as the page reads it."""
     sides = {"width": width, "height": height, "aspect": width and max(width, height) / min(width, height)}
-    seen = {
+    looks = {
         "format": kind,
         "mode": "RGB",
         "frames": frames,
@@ -38,25 +43,25 @@ def measured(image_id, width, height, *, readable=True, blank=False, kind="JPEG"
         "readable": readable,
         "blank": blank,
     }
-    return {"image_id": image_id, "file": f"图片/{image_id}", "row": row} | sides | seen
+    return {"image_id": image_id, "file": f"图片/{image_id}", "row": row} | sides | looks
 
 
-def write_raw(data, folder, pictures):
+def write_raw(data, folder, images):
+    """Write a raw set of images: image_id -> bytes, None for one that the source lacks."""
     rows = []
     with ShardWriter(data, f"raw/{folder}/shards") as writer:
-        for image_id, encoded in pictures.items():
+        for image_id, encoded in images.items():
             rows.append({"image_id": image_id} | (writer.add(image_id, encoded)._asdict() if encoded else {}))
-    images = pa.Table.from_pylist(rows, pairs.IMAGES)
-    pairs.write_pair_set(
-        data / "raw" / folder, pairs.PairSet(images, pairs.make_empty_set().texts, pairs.make_empty_set().pairs)
-    )
+    table, empty = pa.Table.from_pylist(rows, pairs.IMAGES), pairs.make_empty_set()
+    pairs.write_pair_set(data / "raw" / folder, pairs.PairSet(table, empty.texts, empty.pairs))
 
 
-def texts(count):
+def make_texts(count):
+    """Return `count` measured captions."""
     captions = [CAPTIONS[n % 4] for n in range(count)]
     sizes = {"chars": map(len, captions), "tokens": (len(caption) + 2 for caption in captions)}
-    held = {"newline": "\n", "side_word": "左", "masks": "<人名>"}
-    traits = {name: (mark in caption for caption in captions) for name, mark in held.items()}
+    marks = {"newline": "\n", "side_word": "左", "masks": "<人名>"}
+    traits = {name: (mark in caption for caption in captions) for name, mark in marks.items()}
     columns = {name: list(values) for name, values in (sizes | traits).items()}
     frame = pd.DataFrame({"text_id": [f"t{n}" for n in range(count)], "caption": captions} | columns)
     return frame.assign(
@@ -64,52 +69,71 @@ def texts(count):
     )
 
 
-def refusal(name, image_id, reason, outcome="quarantined", row=None):
+def quarantine_image(name, image_id, reason, outcome="quarantined", row=None):
+    """Return a row of `quarantine.parquet`."""
     severity = "warning" if outcome == "quarantined" else "info"
     return dict(
-        zip(QUARANTINE, (name, "image", image_id, f"图片/{image_id}", row, reason, severity, outcome), strict=True)
+        zip(
+            QUARANTINE_COLUMNS,
+            (name, "image", image_id, f"图片/{image_id}", row, reason, severity, outcome),
+            strict=True,
+        )
     )
 
 
-def build(data):
-    """Write raw sets below `data`; return (data, body, frames, quarantine) as `write_page` takes them."""
-    good = {f"好{n:02d}.jpg": encode((64 + n, 48)) for n in range(20)}
-    small = {f"小{n}.png": encode((8, 8), "PNG") for n in range(3)}
+def make_inputs(data):
+    """Write raw sets below `data`; return what `write_page` takes, by name."""
+    good = {f"好{n:02d}.jpg": encode_image((64 + n, 48)) for n in range(20)}
+    small = {f"小{n}.png": encode_image((8, 8), "PNG") for n in range(3)}
     odd = {
-        "长.jpg": encode((90, 30)),
-        "白.jpg": encode((50, 50), colour="white"),
-        "动.jpg": encode((40, 40), "GIF", 3),
+        "长.jpg": encode_image((90, 30)),
+        "白.jpg": encode_image((50, 50), colour="white"),
+        "动.jpg": encode_image((40, 40), "GIF", 3),
     }
-    broken = {"断.jpg": good["好00.jpg"][:90], "巨.png": b"\x89PNG", HOSTILE: encode((7, 7)), "缺.jpg": None}
+    broken = {
+        "断.jpg": good["好00.jpg"][:90],
+        "巨.png": b"\x89PNG",
+        HOSTILE_ID: encode_image((7, 7)),
+        "缺.jpg": None,
+    }
     write_raw(data, "labelled", good | small | odd | broken)
-    write_raw(data, "corpus/art", {"小.png": encode((9, 5), "PNG")})
-    write_raw(data, "t2i", {"G-05.jpg": encode((640, 1))})
-    labelled = [measured(name, 64 + n, 48, row=n + 2) for n, name in enumerate(good)]
-    labelled += [measured(name, 8, 8, kind="PNG") for name in small]
-    labelled += [measured("长.jpg", 90, 30), measured("白.jpg", 50, 50, blank=True)]
-    labelled += [measured("动.jpg", 40, 40, kind="GIF", frames=3), measured("断.jpg", 64, 48, readable=False)]
-    labelled += [measured("巨.png", 90000, 90000, readable=None, blank=None, kind="PNG"), measured(HOSTILE, 7, 7)]
-    labelled += [measured("缺.jpg", None, None, readable=False, kind=None, frames=None)]
+    write_raw(data, "corpus/art", {"小.png": encode_image((9, 5), "PNG")})
+    write_raw(data, "t2i", {"G-05.jpg": encode_image((640, 1))})
+    labelled = [measure(name, 64 + n, 48, row=n + 2) for n, name in enumerate(good)]
+    labelled += [measure(name, 8, 8, kind="PNG") for name in small]
+    labelled += [measure("长.jpg", 90, 30), measure("白.jpg", 50, 50, blank=True)]
+    labelled += [measure("动.jpg", 40, 40, kind="GIF", frames=3), measure("断.jpg", 64, 48, readable=False)]
+    labelled += [measure("巨.png", 90000, 90000, readable=None, blank=None, kind="PNG"), measure(HOSTILE_ID, 7, 7)]
+    labelled += [measure("缺.jpg", None, None, readable=False, kind=None, frames=None)]
     images = {
         "labelled": pd.DataFrame(labelled),
-        "corpus/art": pd.DataFrame([measured("小.png", 9, 5, kind="PNG")]),
-        "t2i": pd.DataFrame([measured("G-05.jpg", 640, 1)]),
+        "corpus/art": pd.DataFrame([measure("小.png", 9, 5, kind="PNG")]),
+        "t2i": pd.DataFrame([measure("G-05.jpg", 640, 1)]),
         "i2t": pd.DataFrame(columns=list(labelled[0])),
     }
-    rows = [refusal("labelled", name, "undersized") for name in (*small, HOSTILE)]
-    rows += [refusal("labelled", "断.jpg", "unreadable", row=7), refusal("labelled", "巨.png", "too_large")]
-    rows += [refusal("labelled", "缺.jpg", "missing"), refusal("corpus/art", "小.png", "undersized")]
-    rows += [refusal("t2i", "G-05.jpg", "undersized", "left_out")]
+    rows = [quarantine_image("labelled", name, "undersized") for name in (*small, HOSTILE_ID)]
+    rows += [
+        quarantine_image("labelled", "断.jpg", "unreadable", row=7),
+        quarantine_image("labelled", "巨.png", "too_large"),
+    ]
+    rows += [
+        quarantine_image("labelled", "缺.jpg", "missing"),
+        quarantine_image("corpus/art", "小.png", "undersized"),
+    ]
+    rows += [quarantine_image("t2i", "G-05.jpg", "undersized", "left_out")]
     numbers = {"labelled": 12, "corpus/art": 4, "t2i": 8, "i2t": 0}
-    frames = {name: {"images": frame, "texts": texts(numbers[name])} for name, frame in images.items()}
-    return data, make_body(frames, rows), frames, pa.Table.from_pylist(rows, schema())
+    frames = {name: {"images": frame, "texts": make_texts(numbers[name])} for name, frame in images.items()}
+    return {
+        "data": data,
+        "body": make_summary(frames, rows),
+        "frames": frames,
+        "quarantine": pa.Table.from_pylist(rows, QUARANTINE_SCHEMA),
+    }
 
 
-def schema():
-    return pa.schema([(name, pa.int64() if name == "row" else pa.string()) for name in QUARANTINE])
+def make_summary(frames, rows):
+    """Return a quality.json of `frames` whose odd rows are `rows`."""
 
-
-def make_body(frames, rows):
     def count(name, outcome):
         return sum(row["set"] == name and row["outcome"] == outcome for row in rows)
 

@@ -1,4 +1,4 @@
-"""Small drawn pictures with Chinese captions as clean sets and as shards, and settings that train in seconds."""
+"""Small drawn images with Chinese captions as clean sets and as shards, and settings that train in seconds."""
 
 import hashlib
 import io
@@ -42,13 +42,13 @@ TINY = {
     "text": {"width": 64, "layers": 1, "dropout": 0.1, "max_tokens": 12},
     "vocabulary": 24,
 }
-PICTURES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+PIXELS = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 STEPS = 3
 Members = Iterable[tuple[str, bytes]]
 
 
 def drawn(number: int) -> bytes:
-    """A PNG; each number looks different."""
+    """Return a PNG; each number looks different."""
     picture = Image.new("RGB", (40, 32), "white")
     side = 8 + number % 23
     shape = getattr(ImageDraw.Draw(picture), list(SHAPES.values())[number % 2])
@@ -59,12 +59,12 @@ def drawn(number: int) -> bytes:
 
 
 def caption(number: int) -> str:
-    """What `drawn` shows."""
+    """Return a caption of what `drawn` shows."""
     return f"一个{list(COLOURS)[number % 7]}色的{list(SHAPES)[number % 2]}, 第{number}张"
 
 
 def write_set(data: Path, name: str, sources: Mapping[str, Sequence[int]]) -> Path:
-    """`data/clean/<name>` with a picture and a caption for each number; sources: "" for a set without sources."""
+    """Write `data/clean/<name>`, an image and a caption for each number; sources: "" for a set without sources."""
     images, texts, rows = [], [], []
     with ShardWriter(data, f"clean/{name}/shards") as writer:
         for source, numbers in sources.items():
@@ -80,14 +80,14 @@ def write_set(data: Path, name: str, sources: Mapping[str, Sequence[int]]) -> Pa
     return data / "clean" / name
 
 
-def write_baseline(asked: params.Params) -> None:
-    """What a fine-tuning in the current directory reads: clean sets, their views, and models/baseline."""
+def write_baseline(values: params.Params) -> None:
+    """Write what a fine-tuning in the current directory reads: clean sets, their views, and models/baseline."""
     data, clean = Path("data"), Path("data/clean")
     for name, numbers in (("train", range(8)), ("valid", range(20, 26)), ("test", range(30, 34))):
         write_set(data, name, {"": numbers})
     write_set(data, "corpus", {"art": range(100, 108)})
-    augment(clean, Path("data/augmented"), asked.augment, asked.image)
-    recipes.make_baseline(clean, Path("models/baseline"), asked, Path(".cache/b"), lambda *_: None)
+    augment(clean, Path("data/augmented"), values.augment, values.image)
+    recipes.make_baseline(clean, Path("models/baseline"), values, Path(".cache/b"), lambda *_: None)
 
 
 def write_shard(path: Path, members: Members, pairs_inside: int, source: str = "far") -> dict[str, Any]:
@@ -104,36 +104,33 @@ def write_shard(path: Path, members: Members, pairs_inside: int, source: str = "
 
 
 def members(numbers: Iterable[int]) -> Members:
-    """The picture and the caption of each number, as they stand in a shard."""
+    """Yield the image and the caption of each number, as they stand in a shard."""
     for number in numbers:
         yield f"{number}.png", drawn(number)
         yield f"{number}.txt", caption(number).encode()
 
 
-class Made(NamedTuple):
-    """A view and what was told of it."""
+class DecodedView(NamedTuple):
+    """A view with its pixels."""
 
     pixels: Pixels
     caption: str
     positive_id: str
 
 
-def make_all(views: Views, seed: int, epoch: int) -> list[Made]:
-    """All views of an epoch, made here one after another, without those of broken pictures."""
-    asked = list(views.asked(seed, epoch))
-    found = [views.makers[ask.maker](ask.source) for ask in asked]
-    return [
-        Made(one, ask.caption, ask.positive_id) for one, ask in zip(found, asked, strict=True) if one is not None
-    ]
+def decode_all(views: Views, seed: int, epoch: int) -> list[DecodedView]:
+    """Return all views of an epoch, decoded here one after another, without those of broken images."""
+    decoded = ((spec, views.decoders[spec.decoder](spec.source)) for spec in list(views.plan(seed, epoch)))
+    return [DecodedView(pixels, spec.caption, spec.positive_id) for spec, pixels in decoded if pixels is not None]
 
 
 def fit(**changes: Any) -> params.Fit:
-    """Settings for a training of seconds."""
+    """Return settings for a training of seconds."""
     return params.Fit(**(FIT | changes))
 
 
 def settings(**changes: Mapping[str, Any] | None) -> params.Params:
-    """The smoke preset with a tiny model, 16 px and batches of four; changes: group -> keys to set."""
+    """Return the smoke preset with a tiny model, 16 px and batches of four; changes: group -> keys to set."""
     values = get_values(compose_preset("smoke", ROOT / "presets"))
     values |= {"model": SMALL, "image": {"size_px": SIZE_PX}}
     for group in ("baseline", "finetune"):
@@ -145,11 +142,11 @@ def settings(**changes: Mapping[str, Any] | None) -> params.Params:
 
 
 def epoch_batches(epoch: int, first_step: int = 0) -> Iterator[Batch]:
-    """Eight pictures with a token each, in an order that the epoch decides."""
+    """Yield eight images with a token each, in an order that the epoch decides."""
     generator = torch.Generator().manual_seed(epoch)
     for step in range(STEPS):
         order = torch.randperm(8, generator=generator)
-        pixels = PICTURES[order]
+        pixels = PIXELS[order]
         ids = torch.stack([torch.full((8,), 2), order + 5, torch.full((8,), 3)], dim=1)
         if step >= first_step:
             yield Batch(

@@ -1,4 +1,4 @@
-"""What the tests of `validate` share: params, changes of raw tables, what stands in the clean ones."""
+"""For the tests of `validate`: params, changes of raw tables, what stands in the clean ones."""
 
 import io
 import json
@@ -11,6 +11,7 @@ from PIL import Image
 from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
 from tuwen.data.quality.validate import validate
+from tuwen.report.quality.page import write_page
 
 PARAMS = Validate(
     min_side_px=16,
@@ -28,13 +29,16 @@ SPLIT = Split(seed=0, valid=0.2, test=0.25, official=True)
 MAX_TOKENS = 32
 
 
-def run(data: Path, params: Validate = PARAMS, sources: tuple[str, ...] = ("art",), **more: Any) -> Path:
-    validate(data / "raw", data / "clean", params, SPLIT, sources, MAX_TOKENS, **more)
-    return data / "clean"
+def run_validate(data: Path, params: Validate = PARAMS, sources: tuple[str, ...] = ("art",), **more: Any) -> Path:
+    """Write `data/clean` from `data/raw` as the stage does, the page included; return `data/clean`."""
+    clean = data / "clean"
+    validated = validate(data / "raw", clean, params, SPLIT, sources, MAX_TOKENS, **more)
+    write_page(clean / "quality.html", data, validated.summary, validated.frames, validated.quarantine)
+    return clean
 
 
-def change(data: Path, name: str, table: str, row: int | None, **values: Any) -> None:
-    """Change one row of a raw table, or with row None append one."""
+def change_row(data: Path, name: str, table: str, row: int | None, **values: Any) -> None:
+    """Change one row of a raw table, or append one where `row` is None."""
     path = data / "raw" / name / f"{table}.parquet"
     read = pairs.read_table(path)
     rows = read.to_pylist()
@@ -45,43 +49,44 @@ def change(data: Path, name: str, table: str, row: int | None, **values: Any) ->
     pairs.write_table(path, pa.Table.from_pylist(rows, read.schema))
 
 
-def lose(data: Path, name: str, row: int, fault: str) -> None:
-    """The source could not give this picture."""
-    change(data, name, "images", row, shard=None, offset=None, size=None, sha256=None, fault=fault)
+def lose_image(data: Path, name: str, row: int, fault: str) -> None:
+    """Make row `row` an image that the source could not give, for the reason `fault`."""
+    change_row(data, name, "images", row, shard=None, offset=None, size=None, sha256=None, fault=fault)
 
 
-def ids(clean: Path, name: str, table: str) -> list[str]:
+def read_ids(clean: Path, name: str, table: str) -> list[str]:
     return list(pairs.read_table(clean / name / f"{table}.parquet").column(0).to_pylist())
 
 
-def listed(clean: Path) -> list[dict[str, Any]]:
+def read_quarantine(clean: Path) -> list[dict[str, Any]]:
     return list(pairs.read_table(clean / "quarantine.parquet").to_pylist())
 
 
-def reasons(clean: Path, set_name: str, item: str) -> dict[str, tuple[str, str]]:
-    """id -> (reason, outcome)."""
-    rows = [row for row in listed(clean) if (row["set"], row["item"]) == (set_name, item)]
+def read_reasons(clean: Path, set_name: str, item: str) -> dict[str, tuple[str, str]]:
+    """Return id -> (reason, outcome) of the rows that left."""
+    rows = [row for row in read_quarantine(clean) if (row["set"], row["item"]) == (set_name, item)]
     return {row["id"]: (row["reason"], row["outcome"]) for row in rows}
 
 
-def quality(clean: Path) -> dict[str, Any]:
+def read_quality(clean: Path) -> dict[str, Any]:
     return dict(json.loads((clean / "quality.json").read_text(encoding="utf-8")))
 
 
-def add_up(clean: Path) -> None:
-    """Rows in = clean + quarantined + left out, and each of those that left is listed, for every set and table."""
-    for name, tables in quality(clean)["raw"].items():
+def assert_rows_add_up(clean: Path) -> None:
+    """Assert that rows in = clean + quarantined + left out and that each that left is listed, in every table."""
+    for name, tables in read_quality(clean)["raw"].items():
         for table in ("images", "texts", "pairs"):
-            counts, found = tables[table], reasons(clean, name, table.removesuffix("s"))
+            counts, left = tables[table], read_reasons(clean, name, table.removesuffix("s"))
             assert counts["in"] == counts["clean"] + counts["quarantined"] + counts["left_out"]
             for outcome in ("quarantined", "left_out", "blank"):
-                assert counts[outcome] == [one for _, one in found.values()].count(outcome), (name, table, outcome)
-            assert sum(counts["faults"].values()) == len(found)
+                assert counts[outcome] == [one for _, one in left.values()].count(outcome), (name, table, outcome)
+            assert sum(counts["faults"].values()) == len(left)
             if name in ("t2i", "i2t") and counts["in"]:
-                assert counts["clean"] == len(ids(clean, name, table))
+                assert counts["clean"] == len(read_ids(clean, name, table))
 
 
-def png(width: int, height: int, colour: str = "teal") -> bytes:
+def draw_png(width: int, height: int, colour: str = "teal") -> bytes:
+    """Return a PNG of one colour."""
     encoded = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(encoded, "PNG")
     return encoded.getvalue()

@@ -1,4 +1,4 @@
-"""Clean sets to make views of: one drawing, turned a little further for each picture, its bytes in raw shards."""
+"""Clean sets to make views of: one drawing, turned a little further for each image, its bytes in raw shards."""
 
 import io
 from pathlib import Path
@@ -33,8 +33,8 @@ AUGMENT = Augment(
 )
 
 
-def drawing() -> Image.Image:
-    """Left half red, right half blue, a green band below: every change shows."""
+def draw_image() -> Image.Image:
+    """Draw the left half red, the right half blue, a green band below: every change shows."""
     drawn = Image.new("RGB", (96, 96), "red")
     drawn.paste("blue", (48, 0, 96, 96))
     drawn.paste("green", (0, 80, 96, 96))
@@ -42,14 +42,14 @@ def drawing() -> Image.Image:
 
 
 def write_clean(data: Path, captions: dict[str, list[str]], side_px: int = 96) -> Path:
-    """`data/clean` with a set for each split: one picture for each of its captions, pictures `<split>0`, …"""
+    """Write `data/clean` with a set for each split: one image for each of its captions, images `<split>0`, …"""
     known: dict[str, Any] = {"group": None, "category": None}
-    for split, said in captions.items():
+    for split, column in captions.items():
         rows: list[list[dict[str, Any]]] = [[], [], []]
         with shards.ShardWriter(data, f"raw/labelled/{split}") as writer:
-            for n, caption in enumerate(said):
+            for n, caption in enumerate(column):
                 name, encoded = f"{split}{n}", io.BytesIO()
-                drawing().resize((side_px, side_px)).rotate(n * 7).save(encoded, "PNG")
+                draw_image().resize((side_px, side_px)).rotate(n * 7).save(encoded, "PNG")
                 member = writer.add(f"{name}.png", encoded.getvalue())
                 rows[0].append(known | {"image_id": name, "positive_id": name} | member._asdict())
                 rows[1].append({"text_id": f"t{name}", "caption": caption})
@@ -60,8 +60,8 @@ def write_clean(data: Path, captions: dict[str, list[str]], side_px: int = 96) -
     return data / "clean"
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder by its path."""
+def read_contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of every file of a folder by its path."""
     return {
         str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }

@@ -5,12 +5,13 @@ import json
 import torch
 
 from tests.support import weights
+from tuwen.model import state_dict
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.model.weights import hugging_face as weights_hugging_face
+from tuwen.model.weights import hugging_face
 
 
-def published(name: str) -> torch.nn.Module:
-    """cn_clip's model of the name by its package's own configs."""
+def build_published(name: str) -> torch.nn.Module:
+    """Build cn_clip's model of the name by its package's own configs."""
     from cn_clip.clip.utils import _MODEL_INFO
 
     folder, config = weights.VOCABULARY.parent / "model_configs", {}
@@ -22,14 +23,13 @@ def published(name: str) -> torch.nn.Module:
         return weights.CLIP(**config)
 
 
-def hugging_face(encoder: DualEncoder) -> dict[str, tuple]:
-    """Where transformers' model by the config that we write differs from our tensors: name -> both shapes."""
+def compare_with_transformers(encoder: DualEncoder) -> dict[str, tuple]:
+    """Return where our tensors differ from those of transformers' model of our config: name -> both shapes."""
     from transformers import ChineseCLIPModel
 
     with torch.device("meta"):
-        theirs = ChineseCLIPModel(weights_hugging_face.their_config(encoder.config))
-    ours = encoder.state_dict()
-    links = {name: weights_hugging_face.link(name) for name in ours}
-    made = weights_hugging_face.states.to_theirs(ours, links)
-    mine, wanted = ({n: tuple(t.shape) for n, t in state.items()} for state in (made, theirs.state_dict()))
-    return {n: (mine.get(n), wanted.get(n)) for n in mine | wanted if mine.get(n) != wanted.get(n)}
+        theirs = ChineseCLIPModel(hugging_face.make_transformers_config(encoder.config))
+    state = encoder.state_dict()
+    converted = state_dict.convert_to_theirs(state, {name: hugging_face.find_counterpart(name) for name in state})
+    ours, wanted = ({n: tuple(t.shape) for n, t in one.items()} for one in (converted, theirs.state_dict()))
+    return {n: (ours.get(n), wanted.get(n)) for n in ours | wanted if ours.get(n) != wanted.get(n)}

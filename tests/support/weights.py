@@ -1,4 +1,4 @@
-"""Small Chinese-CLIPs with random weights, as the packages that publish them build and save them."""
+"""Small Chinese-CLIPs with random weights, built and saved by the packages that publish them."""
 
 import hashlib
 from pathlib import Path
@@ -51,20 +51,20 @@ RESNET = {
 }
 
 
-def pictures() -> list[Image.Image]:
-    """Photographs in nobody's style: waves and noise, upright, wide (not above 2:1) and grey."""
+def draw_pictures() -> list[Image.Image]:
+    """Draw waves and noise: upright, wide (not above 2:1) and grey pictures."""
     draw = np.random.default_rng(0)
-    made = []
+    drawn = []
     for height, width in ((60, 90), (97, 64), (33, 66), (224, 224)):
         y, x = np.mgrid[:height, :width]
         waves = [127 + 100 * np.sin(x / (3 + c) + c) * np.cos(y / (5 - c)) for c in range(3)]
         noisy = np.stack(waves, -1) + draw.normal(0, 12, (height, width, 3))
-        made.append(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)))
-    return [*made, made[0].convert("L").convert("RGB")]
+        drawn.append(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)))
+    return [*drawn, drawn[0].convert("L").convert("RGB")]
 
 
 def stir(model: torch.nn.Module) -> torch.nn.Module:
-    """Weights of trained size: drawn by chance, no bias or norm at its start, so that none may be forgotten."""
+    """Draw every weight in trained size: no bias or norm stays as it begins, so a test sees it if one is lost."""
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -79,13 +79,13 @@ def stir(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def cn_clip_model(vision: dict[str, Any] | None = None) -> CLIP:
-    """cn_clip's own CLIP in small."""
+    """Build cn_clip's own CLIP in small."""
     torch.manual_seed(0)
     return stir(CLIP(embed_dim=DIM, **(vision or VIT), **TEXT))
 
 
 def chinese_clip_folder(folder: Path) -> Any:
-    """A ChineseCLIPModel, saved with its processor by transformers; returns the model."""
+    """Save a ChineseCLIPModel with its processor by transformers, and return the model."""
     from transformers import (
         BertTokenizer,
         ChineseCLIPConfig,
@@ -113,5 +113,5 @@ def chinese_clip_folder(folder: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """What params.yaml pins a file by."""
+    """Return what params.yaml pins a file by."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Where to compute, and which number format that device computes fast in. Needs torch alone."""
+"""Where to compute, and whether that device computes fast in bf16. Needs torch alone."""
 
 import torch
 
@@ -9,7 +9,7 @@ def choose_device() -> str:
 
 
 def has_bf16(device: str) -> bool:
-    """Return whether `device`, one of `choose_device`, has bf16 units.
+    """Return whether `device`, "cuda" or "cpu", has bf16 units.
 
     Emulated bf16 takes twice the time of fp32 (docs/log.md).
     """

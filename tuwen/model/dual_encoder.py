@@ -1,8 +1,8 @@
-"""The dual encoder: a picture tower and a text tower that map into one space of unit vectors.
+"""The dual encoder: an image tower and a text tower that map into one space of unit vectors.
 
-A model folder holds config.json (the layers), model.safetensors, vocab.txt and preprocessor.json (what becomes of
-a picture and of a text before the layers).
-Shapes: B items, S pixels a side, L tokens, D dimensions of the common space, I images, T texts.
+A model folder holds config.json (the layers), model.safetensors, vocab.txt and preprocessor.json (how images and
+texts are prepared for the layers).
+Shapes: B items, S pixels a side, L tokens, W width of the text tower, D dimensions of the common space.
 """
 
 import math
@@ -17,18 +17,18 @@ from tuwen.data.formats import images
 from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.model import state_dict, towers
 
-START_SCALE = 1 / 0.07  # CLIP's first temperature
-MAX_SCALE = 100.0  # CLIP's clamp: scores never divide by less than 0.01
+START_SCALE = 1 / 0.07  # 1 / temperature, as CLIP begins
+MAX_SCALE = 100.0  # CLIP's clamp: the temperature never falls below 0.01
 REMAKE = "make the model again with `dvc repro`, or fetch it with `dvc pull`"
 
 
 class DualEncoder(nn.Module):
-    """Picture tower, text tower, a projection each, a temperature; built by `config` alone.
+    """Image tower, text tower, a projection each and a temperature; `config` alone decides what is built.
 
-    config: `dim`; `image` (`kind`, `size_px` and the rest of towers.py, and `mean` and `std` of its pixels,
-    0..1, where they are not CLIP's); `text` (`max_tokens`, `width`, `layers`, `dropout`, the rest of
-    towers.py, and `pool`: `first` takes the vector of [CLS], `mean` the average over the tokens);
-    `vocabulary` (number of tokens).
+    config: `dim`; `image` (`kind`, `size_px` and what towers.py names, and `mean` and `std` of the pixels, 0..1,
+    where they are not CLIP's); `text` (`max_tokens`, `width`, `layers`, `dropout`, what towers.py names, and
+    `pool`: `first` takes the vector of [CLS], `mean` the average over the tokens); `vocabulary` (a number of
+    tokens).
     """
 
     pixel_factor: Tensor
@@ -37,32 +37,35 @@ class DualEncoder(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
-        self.image_tower = towers.image_tower(config["image"], config["dim"])
-        self.text_tower = towers.text_tower(config["text"], config["vocabulary"])
+        self.image_tower = towers.make_image_tower(config["image"], config["dim"])
+        self.text_tower = towers.make_text_tower(config["text"], config["vocabulary"])
         width = config["text"]["width"]
         self.text_projection = nn.Linear(width, config["dim"], bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(START_SCALE)))
         self._pool_first: bool = config["text"].get("pool", "mean") == "first"
         self._own_pixels = "mean" in config["image"]
-        for name, values_3 in _own_normal(config["image"]).items():
+        for name, values_3 in _make_own_pixels(config["image"]).items():
             self.register_buffer(name, values_3[:, None, None], persistent=False)
 
     def encode_image(self, pixels_B3SS: Tensor) -> Tensor:
-        """Pixels [B, 3, S, S] normalised by CLIP's mean and deviation -> unit vectors [B, D], float32."""
+        """Map pixels [B, 3, S, S], normalised by CLIP's mean and deviation, to unit vectors [B, D], float32."""
         if self._own_pixels:
             pixels_B3SS = pixels_B3SS * self.pixel_factor + self.pixel_shift
         return nn.functional.normalize(self.image_tower(pixels_B3SS).float(), dim=-1)
 
-    def words(self, ids: Tensor) -> Tensor:
-        """Token ids [...] -> their vectors in the text tower's table [..., W]."""
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Map token ids [...] to their vectors [..., W] in the text tower's table."""
         tower: Any = self.text_tower
-        found: Tensor = tower.get_input_embeddings()(ids)
-        return found
+        vectors: Tensor = tower.get_input_embeddings()(ids)
+        return vectors
 
-    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor, word_BLW: Tensor | None = None) -> Tensor:
-        """Token ids and mask [B, L] -> unit vectors [B, D], float32; word_BLW: `words` of the ids, if at hand."""
-        given = {"input_ids": ids_BL} if word_BLW is None else {"inputs_embeds": word_BLW}
-        hidden_BLW = self.text_tower(**given, attention_mask=mask_BL).last_hidden_state
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor, token_BLW: Tensor | None = None) -> Tensor:
+        """Map token ids and mask [B, L] to unit vectors [B, D], float32.
+
+        token_BLW: what `embed_tokens` returned for the ids, where the caller has it already.
+        """
+        tokens = {"input_ids": ids_BL} if token_BLW is None else {"inputs_embeds": token_BLW}
+        hidden_BLW = self.text_tower(**tokens, attention_mask=mask_BL).last_hidden_state
         if self._pool_first:
             pooled_BW = hidden_BLW[:, 0]
         else:
@@ -72,17 +75,20 @@ class DualEncoder(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """The learned factor before the softmax, 1 / temperature, at most MAX_SCALE."""
+        """The learned factor of the cosines before the softmax, 1 / temperature, at most MAX_SCALE."""
         return self.log_scale.exp().clamp(max=MAX_SCALE)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Trade a third more computing for memory: both towers compute their blocks again in the backward pass."""
-        towers.checkpoint_image(self.image_tower, enabled)
-        towers.checkpoint_text(self.text_tower, enabled)
+        """Turn activation checkpointing of both towers on or off: a third more computing for less memory."""
+        towers.set_image_checkpointing(self.image_tower, enabled)
+        towers.set_text_checkpointing(self.text_tower, enabled)
 
 
-def _own_normal(image: dict[str, Any]) -> dict[str, Tensor]:
-    """What turns pixels in CLIP's normal form into this model's own, so that one form travels to every model."""
+def _make_own_pixels(image: dict[str, Any]) -> dict[str, Tensor]:
+    """Return what takes pixels from CLIP's mean and deviation to this model's own, each [3]; {} where it has none.
+
+    So every model is given the same pixels.
+    """
     if "mean" not in image:
         return {}
     mean, std = (torch.tensor(values, dtype=torch.float64) / 255 for values in (images.MEAN, images.STD))
@@ -90,12 +96,10 @@ def _own_normal(image: dict[str, Any]) -> dict[str, Tensor]:
     return {"pixel_factor": (std / own_std).float(), "pixel_shift": ((mean - own_mean) / own_std).float()}
 
 
-def compute_cosines(image_ID: Tensor, text_TD: Tensor) -> Tensor:
-    """Unit vectors of images [I, D] and texts [T, D] -> cosine in [-1, 1], shape [I, T].
-
-    Top-k along a row answers I2T (a picture asks for texts), along a column T2I.
-    """
-    return image_ID @ text_TD.T
+def list_tensors(config: dict[str, Any]) -> list[str]:
+    """Return the names of the tensors of a DualEncoder of `config`, without memory for them and without a draw."""
+    with torch.device("meta"):
+        return list(DualEncoder(config).state_dict())
 
 
 def save_model(model: DualEncoder, folder: Path, vocabulary: list[str]) -> None:
@@ -103,14 +107,14 @@ def save_model(model: DualEncoder, folder: Path, vocabulary: list[str]) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, body in (("config.json", model.config), ("preprocessor.json", _preprocessor(model.config))):
+    for name, body in (("config.json", model.config), ("preprocessor.json", _make_preprocessor(model.config))):
         write_json(folder / name, body, sort_keys=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
 
 
-def _preprocessor(config: dict[str, Any]) -> dict[str, Any]:
-    """For whoever feeds the model from another program; `load_model` checks that it is still this."""
+def _make_preprocessor(config: dict[str, Any]) -> dict[str, Any]:
+    """Return preprocessor.json: what another program must do to feed the model. `load_model` requires the same."""
     image = config["image"]
     pixels = {name: image.get(name, [value / 255 for value in clip]) for name, clip in images.CLIP_PIXELS.items()}
     rule = "EXIF rotation; RGB on white; aspect over max_aspect cut, centred; squashed to a square"
@@ -122,16 +126,16 @@ def _preprocessor(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_model(folder: Path) -> DualEncoder:
-    """Build the model that `save_model` wrote, in evaluation mode.
+    """Build the model that `save_model` wrote, on the CPU and in evaluation mode.
 
-    Raises UserError when files or weights do not fit.
+    Raises UserError where a file is missing or broken, or the weights do not fit.
     """
     config = read_json(folder / "config.json", REMAKE)
     if not (folder / "vocab.txt").is_file():
         raise UserError(f"{folder / 'vocab.txt'}: missing; expected the model's tokens, one a line; {REMAKE}")
     try:
         model = DualEncoder(config)
-        expected = _preprocessor(config)
+        expected = _make_preprocessor(config)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder / 'config.json'}: no layers can be built by it ({error!r}); {REMAKE}") from None
     if read_json(folder / "preprocessor.json", REMAKE) != expected:
@@ -141,11 +145,12 @@ def load_model(folder: Path) -> DualEncoder:
             f"{folder / 'vocab.txt'}: expected {config['vocabulary']} tokens at most, as config.json says, got "
             f"{tokens}; {REMAKE}"
         )
-    state_dict.fill(model, state_dict.read(folder / "model.safetensors"), str(folder / "model.safetensors"))
+    weights = folder / "model.safetensors"
+    state_dict.fill_layers(model, state_dict.read_state(weights), weights)
     return model.eval()
 
 
 def read_vocabulary(folder: Path) -> list[str]:
-    """The tokens of the model in `folder`, in the order of their ids."""
+    """Return the tokens of the model in `folder`, in the order of their ids."""
     # not splitlines: published vocabularies hold tokens that Unicode counts as line ends
     return (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")

@@ -1,4 +1,4 @@
-"""Weights as files: read without running code from them, and filled into layers whole or not at all."""
+"""Weights as files: read without running code from them, and copied into layers whole or not at all."""
 
 import pickle
 import re
@@ -11,24 +11,24 @@ from torch import Tensor, nn
 
 from tuwen.core.errors import UserError
 
-State = dict[str, Tensor]
-SHOWN = 6  # names of each kind of fault in a message; a wrong model has hundreds
+State = dict[str, Tensor]  # what torch calls a state dict: name -> tensor
+MAX_TENSORS_LISTED = 6  # of each kind of fault in a message; a wrong model has hundreds
 
 
-def read(path: Path) -> State:
-    """The tensors of a safetensors file, or of a `.pt` or `.bin` that holds tensors alone; floats as float32.
+def read_state(path: Path) -> State:
+    """Return the tensors of a safetensors file, or of a `.pt` or `.bin` of tensors alone; floats as float32.
 
-    A training checkpoint gives its `state_dict`; the prefix `module.` of a model that was trained in parallel is
-    taken off. Raises UserError where the file is missing, broken, or holds anything but tensors and plain values.
+    Of a training checkpoint this is its `state_dict`; the prefix `module.` of a model that was trained in parallel
+    is removed. Raises UserError where the file is missing, broken, or holds anything but tensors and plain values.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
-            found = load_file(path)
+            content = load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: missing; expected a file of weights (.safetensors, .pt or .bin)") from None
     except pickle.UnpicklingError as error:
@@ -40,11 +40,11 @@ def read(path: Path) -> State:
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         why = str(error).partition("\n")[0][:200]
         raise UserError(f"{path}: no readable weights ({why}); the file may be cut: fetch it again") from None
-    return _tensors(path, found)
+    return _select_tensors(path, content)
 
 
-def _tensors(path: Path, found: object) -> State:
-    inner = found.get("state_dict", found) if isinstance(found, Mapping) else None
+def _select_tensors(path: Path, content: object) -> State:
+    inner = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(inner, Mapping) or not inner or not all(isinstance(v, Tensor) for v in inner.values()):
         raise UserError(f"{path}: expected names with tensors, or such under `state_dict`, got something else")
     parallel = all(name.startswith("module.") for name in inner)
@@ -52,11 +52,11 @@ def _tensors(path: Path, found: object) -> State:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in plain.items()}
 
 
-def fill(layers: nn.Module, state: State, where: str) -> None:
-    """Copy `state` into `layers`, float32 whatever it was stored in.
+def fill_layers(layers: nn.Module, state: State, path: Path) -> None:
+    """Copy `state`, the tensors of the file `path`, into `layers`.
 
-    where: what the message names. Raises UserError that lists every kind of misfit, before a single tensor is
-    copied: a half-loaded model never trains.
+    Raises UserError that lists every kind of misfit, before a single tensor is copied: a half-loaded model never
+    trains.
     """
     wanted = {name: tensor.shape for name, tensor in layers.state_dict().items()}
     shapes = {name: tensor.shape for name, tensor in state.items()}
@@ -71,59 +71,60 @@ def fill(layers: nn.Module, state: State, where: str) -> None:
         "of another shape": wrong,
     }
     if any(faults.values()):
-        raise UserError(misfit(where, faults))
+        raise UserError(_describe_misfit(path, faults))
     layers.load_state_dict(state)
 
 
-def misfit(where: str, faults: Mapping[str, list[str]]) -> str:
-    """The message that says which tensors do not fit; faults: kind -> names."""
-    said = "; ".join(_listed(kind, names) for kind, names in faults.items() if names)
-    return f"{where}: these weights do not fit the model, and nothing was loaded: {said}"
+def _describe_misfit(path: Path, faults: Mapping[str, list[str]]) -> str:
+    """Return the message that says which tensors of `path` do not fit; faults: kind -> names."""
+    lists = "; ".join(_list_names(kind, names) for kind, names in faults.items() if names)
+    return f"{path}: these weights do not fit the model, and nothing was loaded: {lists}"
 
 
-def _listed(kind: str, names: list[str]) -> str:
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{more})"
+def _list_names(kind: str, names: list[str]) -> str:
+    more = f", and {len(names) - MAX_TENSORS_LISTED} more" if len(names) > MAX_TENSORS_LISTED else ""
+    return f"{len(names)} {kind} ({', '.join(names[:MAX_TENSORS_LISTED])}{more})"
 
 
-class Link(NamedTuple):
-    """Where a tensor of ours stands in another form: under these names, one on top of the other, or turned."""
+class Counterpart(NamedTuple):
+    """What one of our tensors is in another form: the tensors of these names stacked, or one transposed."""
 
     names: tuple[str, ...]
-    turned: bool = False
+    transposed: bool = False
 
 
-def to_ours(state: State, links: Mapping[str, Link], where: str, spare: str) -> State:
-    """Tensors under another form's names -> under ours.
+def convert_to_ours(state: State, counterparts: Mapping[str, Counterpart], path: Path, unused: str) -> State:
+    """Return the tensors of another form, read from `path`, under our names.
 
-    links: our name -> its link. spare: a pattern of names that may be there and are not needed. Raises UserError
-    that lists what is missing or unexpected, by the names of the file.
+    counterparts: our name -> its counterpart. unused: a pattern of names that may be there and are not needed.
+    Raises UserError that lists what is missing or unexpected, by the names of the file.
     """
-    wanted = {name for link in links.values() for name in link.names}
-    missing = [name for link in links.values() for name in link.names if name not in state]
-    unexpected = [name for name in state if name not in wanted and not re.fullmatch(spare, name)]
+    wanted = {name for counterpart in counterparts.values() for name in counterpart.names}
+    missing = [name for counterpart in counterparts.values() for name in counterpart.names if name not in state]
+    unexpected = [name for name in state if name not in wanted and not re.fullmatch(unused, name)]
     unequal = [
         f"{name}: {tuple(state[name].shape)}"
-        for link in links.values()
-        if len({tuple(state[name].shape) for name in link.names if name in state}) > 1
-        for name in link.names
+        for counterpart in counterparts.values()
+        if len({tuple(state[name].shape) for name in counterpart.names if name in state}) > 1
+        for name in counterpart.names
     ]
     if missing or unexpected or unequal:
         faults = {"missing": missing, "unexpected": unexpected, "that should have one shape": unequal}
-        raise UserError(misfit(where, faults))
-    return {ours: _joined([state[name] for name in link.names], link.turned) for ours, link in links.items()}
+        raise UserError(_describe_misfit(path, faults))
+    return {ours: _stack(state, counterpart) for ours, counterpart in counterparts.items()}
 
 
-def _joined(parts: list[Tensor], turned: bool) -> Tensor:
+def _stack(state: State, counterpart: Counterpart) -> Tensor:
+    parts = [state[name] for name in counterpart.names]
     whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return whole.T.contiguous() if turned else whole
+    return whole.T.contiguous() if counterpart.transposed else whole
 
 
-def to_theirs(state: Mapping[str, Tensor], links: Mapping[str, Link]) -> State:
-    """The way back from `to_ours`, bit for bit."""
+def convert_to_theirs(state: State, counterparts: Mapping[str, Counterpart]) -> State:
+    """Undo `convert_to_ours`, bit for bit."""
     theirs: State = {}
-    for ours, link in links.items():
-        whole = state[ours].T if link.turned else state[ours]
-        parts = whole.chunk(len(link.names)) if len(link.names) > 1 else [whole]
-        theirs |= {name: part.contiguous().clone() for name, part in zip(link.names, parts, strict=True)}
+    for ours, counterpart in counterparts.items():
+        whole = state[ours].T if counterpart.transposed else state[ours]
+        parts = whole.chunk(len(counterpart.names)) if len(counterpart.names) > 1 else [whole]
+        theirs |= {name: part.contiguous().clone() for name, part in zip(counterpart.names, parts, strict=True)}
     return theirs

@@ -1,6 +1,6 @@
-"""The towers by their configs: vision transformers, ResNets and what open_clip knows; BERT for texts.
+"""Build the towers from their configs: for images ViTs, ResNets and open_clip's towers, for texts a BERT.
 
-Only `vit` and the text tower are needed on a machine without open_clip.
+The image tower of kind `vit` and the text tower work on a machine without open_clip.
 """
 
 from typing import Any
@@ -12,26 +12,28 @@ from tuwen.core.errors import UserError
 from tuwen.model.vit import VisionTransformer
 
 
-def image_tower(config: dict[str, Any], dim: int) -> nn.Module:
-    """The layers that map pixels [B, 3, S, S] to [B, dim], by `config["kind"]`.
+def make_image_tower(config: dict[str, Any], dim: int) -> nn.Module:
+    """Return the layers that map pixels [B, 3, S, S] to [B, dim], by `config["kind"]`.
 
     `vit`: vit.py. `resnet`: CLIP's ResNet {size_px, width, layers, heads}. `open_clip`: any tower of
     open_clip {size_px, embed_dim, vision_cfg, quick_gelu} under a projection of our own. Without a kind:
-    open_clip's transformer {size_px, patch_px, width, layers, patch_dropout} whose patches are averaged.
+    open_clip's transformer {size_px, patch_px, width, layers, patch_dropout} whose patches are averaged. Raises
+    UserError for another kind, or where open_clip is needed and not installed.
     """
     kind = config.get("kind", "mean_vit")
-    builders = {"vit": VisionTransformer, "resnet": _resnet, "open_clip": OpenClipTower, "mean_vit": _mean_vit}
+    builders = {"vit": VisionTransformer, "resnet": _make_resnet, "open_clip": OpenClipTower}
+    builders["mean_vit"] = _make_mean_vit
     if kind not in builders:
         raise UserError(f"config.json: image.kind: expected one of {', '.join(builders)}, got {kind!r}")
     tower: nn.Module = builders[kind](config, dim)
     return tower
 
 
-def text_tower(config: dict[str, Any], vocabulary: int) -> nn.Module:
-    """A BERT without its pooler.
+def make_text_tower(config: dict[str, Any], vocabulary: int) -> nn.Module:
+    """Return a BERT without its pooler.
 
-    config: width, layers, dropout; what is not named is BERT's own: heads 64 wide, mlp four times the width, eps
-    1e-12, two token types, and positions for `max_tokens`.
+    config: width, layers, dropout, max_tokens. What is left out is BERT's own: heads 64 wide, mlp four times the
+    width, eps 1e-12, and positions for `max_tokens`.
     """
     declare_torchvision_ops()  # transformers imports torchvision where it finds it
     from transformers import BertConfig, BertModel
@@ -52,8 +54,8 @@ def text_tower(config: dict[str, Any], vocabulary: int) -> nn.Module:
     return tower
 
 
-def checkpoint_image(tower: nn.Module, enabled: bool) -> None:
-    """Whether the tower forgets what it computed and computes it again in the backward pass; else it stays so."""
+def set_image_checkpointing(tower: nn.Module, enabled: bool) -> None:
+    """Turn activation checkpointing of the image tower on or off."""
     if isinstance(tower, VisionTransformer):
         tower.checkpointing = enabled
     else:
@@ -61,8 +63,8 @@ def checkpoint_image(tower: nn.Module, enabled: bool) -> None:
         inner.set_grad_checkpointing(enabled)
 
 
-def checkpoint_text(tower: Any, enabled: bool) -> None:
-    """The same for the text tower."""
+def set_text_checkpointing(tower: Any, enabled: bool) -> None:
+    """Turn activation checkpointing of the text tower on or off."""
     if enabled:
         tower.activation_checkpointing_enable({"use_reentrant": False})
     else:
@@ -70,11 +72,11 @@ def checkpoint_text(tower: Any, enabled: bool) -> None:
 
 
 class OpenClipTower(nn.Module):
-    """A tower of open_clip under a fresh projection; a transformer's own one is left out."""
+    """A tower of open_clip under a fresh projection, in place of the projection that a transformer brings."""
 
     def __init__(self, config: dict[str, Any], dim: int) -> None:
         super().__init__()
-        _towers_extra()
+        _require_open_clip()
         from open_clip.model import _build_vision_tower
 
         self.tower = _build_vision_tower(config["embed_dim"], dict(config["vision_cfg"]), config["quick_gelu"])
@@ -90,8 +92,8 @@ class OpenClipTower(nn.Module):
         return out
 
 
-def _resnet(config: dict[str, Any], dim: int) -> nn.Module:
-    _towers_extra()
+def _make_resnet(config: dict[str, Any], dim: int) -> nn.Module:
+    _require_open_clip()
     from open_clip.modified_resnet import ModifiedResNet
 
     shape = {"image_size": config["size_px"], "width": config["width"], "heads": config["heads"]}
@@ -99,8 +101,8 @@ def _resnet(config: dict[str, Any], dim: int) -> nn.Module:
     return tower
 
 
-def _mean_vit(config: dict[str, Any], dim: int) -> nn.Module:
-    _towers_extra()
+def _make_mean_vit(config: dict[str, Any], dim: int) -> nn.Module:
+    _require_open_clip()
     from open_clip.transformer import VisionTransformer as OpenClipTransformer
 
     tower: nn.Module = OpenClipTransformer(
@@ -117,7 +119,7 @@ def _mean_vit(config: dict[str, Any], dim: int) -> nn.Module:
     return tower
 
 
-def _towers_extra() -> None:
+def _require_open_clip() -> None:
     declare_torchvision_ops()
     try:
         import open_clip  # noqa: F401

@@ -1,9 +1,9 @@
-"""CLIP's vision transformer: the picture tower of every Chinese-CLIP ViT, of torch alone.
+"""CLIP's vision transformer: the image tower of every Chinese-CLIP ViT. Needs torch alone.
 
 Pre-norm blocks, [CLS] first, a norm before and after them (Radford et al. 2021, section 2.4). Query, key and
 value are one matrix, so that a block has four products.
-Shapes: B pictures, S pixels a side, N patches, L = N + 1 places, W width, H heads of E numbers, M numbers inside
-a perceptron, D dimensions of the common space.
+Shapes: B images, S pixels a side, N patches, K of them kept, L = N + 1 positions, W width, H heads of E numbers,
+M numbers inside a perceptron, D dimensions of the common space.
 """
 
 from typing import Any
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-ROUGH = 1.702  # of the GELU that a sigmoid approximates (Hendrycks & Gimpel 2016)
+QUICK_GELU_FACTOR = 1.702  # in the sigmoid that approximates the GELU (Hendrycks & Gimpel 2016)
 
 
 class VisionTransformer(nn.Module):
-    """Pixels [B, 3, S, S] -> [B, D].
+    """Layers that map pixels [B, 3, S, S] to [B, D].
 
     config: size_px, patch_px, width, layers, heads, mlp (width inside a block), activation (`quick_gelu` or
     `gelu`), eps (of the norms), patch_dropout (share of patches left out while training: FLIP, Li et al. 2023).
@@ -25,12 +25,12 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: dict[str, Any], dim: int) -> None:
         super().__init__()
         width, patch = config["width"], config["patch_px"]
-        places = (config["size_px"] // patch) ** 2 + 1
+        positions = (config["size_px"] // patch) ** 2 + 1
         self.patch_dropout: float = config["patch_dropout"]
         self.checkpointing = False
         self.patches = nn.Conv2d(3, width, patch, patch, bias=False)
         self.class_embedding = nn.Parameter(width**-0.5 * torch.randn(width))
-        self.position_embedding = nn.Parameter(width**-0.5 * torch.randn(places, width))
+        self.position_embedding = nn.Parameter(width**-0.5 * torch.randn(positions, width))
         self.norm_pre = nn.LayerNorm(width, config["eps"])
         self.layer = nn.ModuleList(Block(config) for _ in range(config["layers"]))
         self.norm_post = nn.LayerNorm(width, config["eps"])
@@ -38,10 +38,10 @@ class VisionTransformer(nn.Module):
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
-        """Pixels as the model was trained with them -> [B, D], not normalised."""
+        """Map pixels [B, 3, S, S], normalised as the model was trained with them, to [B, D], not normalised."""
         patch_BNW = self.patches(pixels_B3SS).flatten(2).transpose(1, 2) + self.position_embedding[1:]
         if self.training and self.patch_dropout:
-            patch_BNW = _some(patch_BNW, 1 - self.patch_dropout)
+            patch_BNW = _draw_patches(patch_BNW, 1 - self.patch_dropout)
         first_W = self.class_embedding + self.position_embedding[0]
         x_BLW = torch.cat([first_W.to(patch_BNW.dtype).expand(len(patch_BNW), 1, -1), patch_BNW], dim=1)
         x_BLW = self.norm_pre(x_BLW)
@@ -55,7 +55,7 @@ class VisionTransformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then two layers of perceptrons, each on what its norm gives and added to what it was given."""
+    """Attention, then a perceptron of two layers; each reads its input through a norm and is added to it."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
@@ -74,11 +74,11 @@ class Block(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x_BLW: Tensor) -> Tensor:
-        """[B, L, W] -> [B, L, W]."""
+        """Map [B, L, W] to [B, L, W]."""
         qkv_BL3HE = self.qkv(self.norm1(x_BLW)).unflatten(-1, (3, self.heads, -1))
         q_BHLE, k_BHLE, v_BHLE = qkv_BL3HE.permute(2, 0, 3, 1, 4)
-        seen_BHLE = nn.functional.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE)
-        x_BLW = x_BLW + self.out(seen_BHLE.transpose(1, 2).flatten(2))
+        attended_BHLE = nn.functional.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE)
+        x_BLW = x_BLW + self.out(attended_BHLE.transpose(1, 2).flatten(2))
         return x_BLW + self._perceptron(self.norm2(x_BLW))
 
     def _perceptron(self, x_BLW: Tensor) -> Tensor:
@@ -86,15 +86,15 @@ class Block(nn.Module):
         if not self.quick:
             out: Tensor = fc2(nn.functional.gelu(fc1(x_BLW)))
             return out
-        # OpenAI trained with the rough form, and its weights with the exact one are worth points less:
+        # OpenAI trained with the approximation; its weights score points lower with the exact GELU.
         # x sigmoid(1.702 x) = silu(1.702 x) / 1.702, with the factors on the matrices, which are smaller than x
-        inner_BLM = nn.functional.silu(linear(x_BLW, ROUGH * fc1.weight, ROUGH * fc1.bias))
-        return linear(inner_BLM, fc2.weight / ROUGH, fc2.bias)
+        inner_BLM = nn.functional.silu(linear(x_BLW, QUICK_GELU_FACTOR * fc1.weight, QUICK_GELU_FACTOR * fc1.bias))
+        return linear(inner_BLM, fc2.weight / QUICK_GELU_FACTOR, fc2.bias)
 
 
-def _some(patch_BNW: Tensor, share: float) -> Tensor:
-    """A share of each picture's patches, at least one, drawn anew for every picture."""
+def _draw_patches(patch_BNW: Tensor, share: float) -> Tensor:
+    """Return a share of each image's patches, at least one, drawn anew for every image: [B, N, W] -> [B, K, W]."""
     batch, patches, width = patch_BNW.shape
-    kept = max(1, int(patches * share))
-    drawn_BK = torch.rand(batch, patches, device=patch_BNW.device).topk(kept).indices
+    count = max(1, int(patches * share))
+    drawn_BK = torch.rand(batch, patches, device=patch_BNW.device).topk(count).indices
     return patch_BNW.gather(1, drawn_BK[..., None].expand(-1, -1, width))

@@ -13,7 +13,7 @@ from tuwen.core.params import Params
 from tuwen.data.formats import pairs
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
-from tuwen.data.quality import quality_file
+from tuwen.data.quality import summary
 from tuwen.evaluation.details import Details
 from tuwen.evaluation.figures import FIGURES
 from tuwen.evaluation.headline import make_further_lines, make_lines, tabulate_line
@@ -158,16 +158,16 @@ def _draw_curves(training: Mapping[str, Any], details: Mapping[str, Details], ks
 
 def _collect_quality(body: dict[str, Any]) -> dict[str, Any]:
     """Return what both reports show of quality.json."""
-    verdicts, (out, elsewhere) = quality_file.verdicts(body), quality_file.found_in_splits(body)
+    findings, (out, elsewhere) = summary.list_findings(body), summary.count_in_valid_or_test(body)
     return {
-        "checks": len(verdicts),
-        "failed": [verdict[:-1] for verdict in verdicts if not verdict.success],
+        "checks": len(findings),
+        "failed": [finding[:-1] for finding in findings if not finding.success],
         "rows": [
             (*count[:-1], "; ".join(f"{rows} {reason}" for reason, rows in count.faults.items()))
-            for count in quality_file.counts(body)
+            for count in summary.list_row_counts(body)
         ],
-        "sizes": quality_file.sizes(body),
-        "groups": quality_file.figures(body["groups"]),
+        "sizes": summary.list_sizes(body),
+        "groups": summary.flatten_values(body["groups"]),
         "corpus": (
             f"Pictures of the corpus that stand in valid or test too: {out}, which were taken out"
             + (f"; {elsewhere} in the measured ones of shards that stay where they are." if elsewhere else ".")

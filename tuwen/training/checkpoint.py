@@ -1,4 +1,4 @@
-"""What a training needs to go on after a kill, in a folder that is no out: DVC deletes outs before a run."""
+"""What a training needs to resume after a kill, in a folder that is no out: DVC deletes outs before a run."""
 
 import os
 import random
@@ -17,23 +17,23 @@ from tuwen.training import distributed, gradcache
 
 CHECKPOINTS = Path(".cache/train")
 DECIDING_CODE = ("data/augment", "data/formats", "model", "retrieval", "training")
-STATE = "state.pt"
-EVERY_SECONDS = "TUWEN_CHECKPOINT_SECONDS"
+STATE_FILE = "state.pt"
+INTERVAL_VARIABLE = "TUWEN_CHECKPOINT_SECONDS"
 
 
 class Checkpoint:
-    """A folder of files that are there whole or not at all; the first that cannot be written is one warning."""
+    """A folder of files, each whole or absent; one that cannot be written is a warning, the first time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._warned = False
 
-    def write(self, name: str, make: Callable[[Path], object]) -> bool:
-        """Have `make(part)` write what then takes the place of `name`; False, and the old one, where it cannot."""
+    def write(self, name: str, write_part: Callable[[Path], object]) -> bool:
+        """Replace the file `name` by what `write_part` writes; False, and the old file, where that fails."""
         path, part = self.folder / name, self.folder / f"{name}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            make(part)
+            write_part(part)
             os.replace(part, path)
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter
             part.unlink(missing_ok=True)
@@ -49,18 +49,18 @@ class Checkpoint:
         return True
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Keep `state`, tensors and plain values, and every process's random states. All processes call this."""
-        randoms = distributed.collect(random_states())
+        """Write `state`, tensors and plain values, and every process's random states. All processes call this."""
+        randoms = distributed.gather_objects(get_random_states())
         if distributed.is_first():
-            self.write(STATE, lambda part: torch.save({**state, "random": randoms}, part))
+            self.write(STATE_FILE, lambda part: torch.save({**state, "random": randoms}, part))
 
     def load(self) -> dict[str, Any] | None:
-        """What `save` kept, with the random states set; None where nothing was. All processes call this.
+        """Return what `save` wrote and set the random states; None where nothing is. All processes call this.
 
         Raises UserError where a process does not see what the first one sees, or their number has changed.
         """
-        path = self.folder / STATE
-        if not distributed.from_first(path.is_file()):
+        path = self.folder / STATE_FILE
+        if not distributed.broadcast_first(path.is_file()):
             return None
         if not path.is_file():
             raise UserError(
@@ -79,37 +79,37 @@ class Checkpoint:
         return state
 
 
-def checkpoint_folder(name: str, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> Path:
-    """Where this very training keeps its checkpoint: keyed by inputs, params and the deciding code."""
+def locate_checkpoint(name: str, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> Path:
+    """Return the folder of this very training's checkpoint, keyed by inputs, params and the deciding code."""
     return CHECKPOINTS / f"{name}-{manifest.make_work_key(inputs, params, DECIDING_CODE)}"
 
 
-def every_seconds() -> float:
-    """How often a checkpoint is written between the ends of epochs. Raises UserError for what is no number."""
-    asked = os.environ.get(EVERY_SECONDS, "600")
+def read_interval_seconds() -> float:
+    """Return the seconds between two checkpoints within an epoch. Raises UserError for what is no number."""
+    seconds = os.environ.get(INTERVAL_VARIABLE, "600")
     try:
-        return float(asked)
+        return float(seconds)
     except ValueError:
-        raise UserError(f"{EVERY_SECONDS} must be a number of seconds, got {asked!r}") from None
+        raise UserError(f"{INTERVAL_VARIABLE} must be a number of seconds, got {seconds!r}") from None
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Called once the outs stand."""
+    """Remove the checkpoint; called once the outs are written."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def random_states() -> dict[str, Any]:
-    """The state of every generator that a step or its batch may draw from."""
+def get_random_states() -> dict[str, Any]:
+    """Return the state of every generator that a step or its batch may draw from."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
-        "torch": tuple(gradcache.random_state()),
+        "torch": tuple(gradcache.get_random_state()),
         "python": random.getstate(),
         "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
     }
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:
-    """Go on drawing from where `random_states` was called."""
+    """Go on drawing from where `get_random_states` was called."""
     gradcache.set_random_state(gradcache.RandomState(*states["torch"]))
     random.setstate(states["python"])
     name, keys, *rest = states["numpy"]

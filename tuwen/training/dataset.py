@@ -1,7 +1,7 @@
-"""What a training is fed with: views of pairs in an order that (seed, epoch) decides alone.
+"""Views of pairs to train on, in an order that seed and epoch decide alone.
 
-An epoch is told first and made later: `Views.asked` says which views it shows, without decoding a picture, and a
-`Maker` makes each one in whatever process (loader.py).
+An epoch is planned first and decoded later: `Views.plan` yields one ViewSpec per view without decoding an image,
+and a `Decoder` makes the pixels of each, in whatever process (loader.py).
 """
 
 import random
@@ -24,67 +24,66 @@ from tuwen.data.formats.images import Pixels, decode_pixels, decode_reduced
 from tuwen.data.formats.shards import Place
 
 ROWS_AT_ONCE = 1024  # of a table, turned into Python's objects
-KEPT_BYTES = 1 << 30  # decoded pictures kept in memory; the rest is decoded each time
+IMAGE_CACHE_BYTES = 1 << 30  # decoded images kept in memory; the others are decoded each time
 EPOCHS_APART = 1_000_003  # between the generators of two seeds
 
 
-class Ask(NamedTuple):
-    """A view that an epoch shows, told but not made yet."""
+class ViewSpec(NamedTuple):
+    """A view that an epoch shows: planned, not decoded yet."""
 
     pair_id: str
     positive_id: str
     caption: str
-    maker: int  # which of `Views.makers` makes it
-    source: Any  # what that one makes it from; it pickles
-    skipped: Counter[str] | None = None  # where it is counted should its picture prove broken
+    decoder: int  # which of `Views.decoders` makes its pixels
+    source: Any  # what that decoder makes them from; it pickles
+    skipped: Counter[str] | None = None  # where the view is counted if its image proves broken
 
 
-class Maker(Protocol):
+class Decoder(Protocol):
     """Makes the pixels of views, in any process: it pickles and is small."""
 
     def __call__(self, source: Any) -> Pixels | None:
-        """`Ask.source` -> uint8 [S, S, 3]; None where the picture is broken and another may stand in for it."""
+        """Map `ViewSpec.source` to uint8 [S, S, 3]; None where the image is broken and another may stand in."""
 
 
 class Views(Protocol):
-    """Pairs to train on, asked for epoch by epoch."""
+    """Pairs to train on, planned epoch by epoch."""
 
-    makers: list[Maker]
+    decoders: list[Decoder]
 
     def __len__(self) -> int:
-        """Pairs of an epoch; where a weight makes epochs differ by one, of the shorter ones."""
+        """Return the pairs of an epoch; where a weight makes epochs differ by one, of the shorter ones."""
 
-    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
-        """At least `len` views in shuffled order; seed and epoch, counted from 1, decide all of it."""
+    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
+        """Yield at least `len` views in shuffled order; seed and epoch, counted from 1, decide all of it."""
 
 
 class StoredViews:
     """The views that `augment` wrote for `splits`: each row is one view, the same in every epoch."""
 
     def __init__(self, augmented: Path, splits: Collection[str]) -> None:
-        self.makers: list[Maker] = [_Stored(augmented.parent)]
+        self.decoders: list[Decoder] = [_StoredDecoder(augmented.parent)]
         table = pairs.read_table(augmented / "views.parquet", VIEWS)
-        asked = pc.is_in(table["split"], value_set=pa.array(sorted(splits)))
-        kept = ["pair_id", "positive_id", "caption", "shard", "offset", "size"]
-        self._rows = table.filter(asked).select(kept).combine_chunks()
+        in_splits = pc.is_in(table["split"], value_set=pa.array(sorted(splits)))
+        columns = ["pair_id", "positive_id", "caption", "shard", "offset", "size"]
+        self._rows = table.filter(in_splits).select(columns).combine_chunks()
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
-        """Every stored view once."""
-        order = _shuffled(len(self), seed, epoch)
+    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
+        """Yield every stored view once."""
+        order = _shuffle_rows(len(self), seed, epoch)
         for start in range(0, len(order), ROWS_AT_ONCE):
             for row in self._rows.take(pa.array(order[start : start + ROWS_AT_ONCE])).to_pylist():
-                place = Place.of(row)
-                yield Ask(row["pair_id"], row["positive_id"], row["caption"], 0, place)
+                yield ViewSpec(row["pair_id"], row["positive_id"], row["caption"], 0, Place.of(row))
 
 
 class OnlineViews:
     """Fresh views of the true pairs of some sets in each epoch; nothing is stored.
 
-    paraphrases: caption -> its paraphrase. weights: source of a picture -> how often an epoch shows its pairs (1
-    where not named), see `window`.
+    paraphrases: caption -> its paraphrase. weights: source of an image -> how often an epoch shows its pairs (1
+    for a source that is not named), see `compute_window`.
     """
 
     def __init__(
@@ -95,116 +94,113 @@ class OnlineViews:
         paraphrases: Mapping[str, str] | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.makers: list[Maker] = [_Online(pair_sets[0].parent.parent, viewer)]
+        self.decoders: list[Decoder] = [_OnlineDecoder(pair_sets[0].parent.parent, viewer)]
         self._viewer = viewer
-        read = [pairs.read_pair_set(folder) for folder in pair_sets]
-        self._rows = pa.concat_tables([list_rows(one, paraphrases or {}) for one in read])
-        source = pa.chunked_array(
-            [chunk for one in read for chunk in one.images["source"].take(pairs.find_true_rows(one)[0]).chunks],
-            pa.string(),
-        )
+        sets = [pairs.read_pair_set(folder) for folder in pair_sets]
+        self._rows = pa.concat_tables([list_rows(pair_set, paraphrases or {}) for pair_set in sets])
+        source = pa.chunked_array([chunk for pair_set in sets for chunk in _list_sources(pair_set)], pa.string())
         names, number = np.unique(pc.fill_null(source, "").to_numpy(), return_inverse=True)
         self._parts = [
             (np.flatnonzero(number == part), (weights or {}).get(name, 1.0)) for part, name in enumerate(names)
         ]
 
     def __len__(self) -> int:
-        return sum(len(window(len(rows), weight, 1)) for rows, weight in self._parts)
+        return sum(len(compute_window(len(rows), weight, 1)) for rows, weight in self._parts)
 
-    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
-        """The views of the epoch's window of every source; a pair that stands twice in it has two views."""
-        rows, views = self._shown(seed, epoch)
-        order = _shuffled(len(rows), seed, epoch)
+    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
+        """Yield the views of the epoch's window of every source; a pair that is twice in it has two views."""
+        rows, views = self._select_views(seed, epoch)
+        order = _shuffle_rows(len(rows), seed, epoch)
         for start in range(0, len(order), ROWS_AT_ONCE):
-            chosen = order[start : start + ROWS_AT_ONCE]
-            asked = zip(self._rows.take(pa.array(rows[chosen])).to_pylist(), views[chosen].tolist(), strict=True)
-            for row, view in asked:
-                caption, flipped = self._viewer.told(row, view)
-                yield Ask(row["pair_id"], find_positive(row, flipped), caption, 0, (row, view))
+            block = order[start : start + ROWS_AT_ONCE]
+            block_rows = self._rows.take(pa.array(rows[block])).to_pylist()
+            for row, view in zip(block_rows, views[block].tolist(), strict=True):
+                caption, flipped = self._viewer.plan(row, view)
+                yield ViewSpec(row["pair_id"], find_positive(row, flipped), caption, 0, (row, view))
 
-    def _shown(self, seed: int, epoch: int) -> tuple[pairs.RowNumbers, pairs.RowNumbers]:
-        """Row and view number, counted from 1, of all that the epoch shows; in the order of the rows."""
+    def _select_views(self, seed: int, epoch: int) -> tuple[pairs.RowNumbers, pairs.RowNumbers]:
+        """Return row and view number, counted from 1, of all that the epoch shows, in the order of the rows."""
         rows, views = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for part, weight in self._parts:
-            places = window(len(part), weight, epoch)
-            lap, place = np.divmod(np.arange(places.start, places.stop), len(part))
-            around = torch.randperm(len(part), generator=_generator(seed, 0)).numpy()
-            rows.append(part[around[place]])
+            window = compute_window(len(part), weight, epoch)
+            lap, place = np.divmod(np.arange(window.start, window.stop), len(part))
+            walk = torch.randperm(len(part), generator=_make_generator(seed, 0)).numpy()
+            rows.append(part[walk[place]])
             views.append(lap + 1)
         row, view = np.concatenate(rows), np.concatenate(views)
         order = np.lexsort((view, row))
         return row[order], view[order]
 
 
-class Mixed:
+class MixedViews:
     """Several views as one: each pair comes from one of them by chance, in proportion to what they have left."""
 
     def __init__(self, parts: Sequence[Views]) -> None:
         self._parts = parts
-        self.makers: list[Maker] = [maker for part in parts for maker in part.makers]
+        self.decoders: list[Decoder] = [decoder for part in parts for decoder in part.decoders]
 
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
 
-    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
-        """`len` views of each part, in the part's own order."""
+    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
+        """Yield `len` views of each part, in the part's own order."""
         draw, left = random.Random(f"mixed:{seed}:{epoch}"), [len(part) for part in self._parts]
-        streams = [part.asked(seed, epoch) for part in self._parts]
-        first = [0, *accumulate(len(part.makers) for part in self._parts)]
+        streams = [part.plan(seed, epoch) for part in self._parts]
+        first = [0, *accumulate(len(part.decoders) for part in self._parts)]
         while any(left):
             (chosen,) = draw.choices(range(len(left)), left)
             left[chosen] -= 1
-            ask = next(streams[chosen])
-            yield ask._replace(maker=first[chosen] + ask.maker)
+            spec = next(streams[chosen])
+            yield spec._replace(decoder=first[chosen] + spec.decoder)
 
 
-class _Stored:
-    """Makes the views that lie in shards below `data`: decodes them, no more."""
+class _StoredDecoder:
+    """Decodes the views that lie in shards below `data`, no more."""
 
     def __init__(self, data: Path) -> None:
-        self._pictures = _Pictures(data)
+        self._images = _ImageCache(data)
 
     def __call__(self, source: Place) -> Pixels:
-        return self._pictures.get(source)[0]
+        return self._images.get(source)[0]
 
 
-class _Online:
-    """Makes fresh views of the pictures that lie in shards below `data`."""
+class _OnlineDecoder:
+    """Makes fresh views of the images that lie in shards below `data`."""
 
     def __init__(self, data: Path, viewer: Viewer) -> None:
-        self._viewer, self._pictures = viewer, _Pictures(data, viewer.enough_px)
+        self._viewer, self._images = viewer, _ImageCache(data, viewer.enough_px)
 
     def __call__(self, source: tuple[dict[str, Any], int]) -> Pixels:
         row, view = source
-        pixels, reduced = self._pictures.get(Place.of(row))
-        return self._viewer.view(pixels, row, view, reduced).pixels
+        pixels, reduced = self._images.get(Place.of(row))
+        return self._viewer.render(pixels, row, view, reduced).pixels
 
 
-class _Pictures:
-    """Decoded pictures below `data`, and by how much each is reduced; up to KEPT_BYTES are kept.
+class _ImageCache:
+    """Decoded images below `data`, and by how much each is reduced; up to IMAGE_CACHE_BYTES are kept.
 
-    enough_px: what a reduced picture's shorter side must still have; None: none is reduced. A copy that is sent to
+    enough_px: what a reduced image's shorter side must still have; None: none is reduced. A copy that is sent to
     another process begins empty.
     """
 
     def __init__(self, data: Path, enough_px: int | None = None) -> None:
         self._data, self._enough_px = data, enough_px
-        self._kept: dict[Place, tuple[Pixels, int]] = {}
+        self._decoded: dict[Place, tuple[Pixels, int]] = {}
         self._bytes = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Pictures, (self._data, self._enough_px)
+        return _ImageCache, (self._data, self._enough_px)
 
     def get(self, place: Place) -> tuple[Pixels, int]:
-        found = self._kept.get(place)
-        if found is None:
-            found = self._decoded(place)
-            if self._bytes < KEPT_BYTES:
-                self._kept[place] = found
-                self._bytes += found[0].nbytes
-        return found
+        image = self._decoded.get(place)
+        if image is None:
+            image = self._decode(place)
+            if self._bytes < IMAGE_CACHE_BYTES:
+                self._decoded[place] = image
+                self._bytes += image[0].nbytes
+        return image
 
-    def _decoded(self, place: Place) -> tuple[Pixels, int]:
+    def _decode(self, place: Place) -> tuple[Pixels, int]:
         encoded = shards.read_member(self._data, place)
         try:
             if self._enough_px is None:
@@ -217,8 +213,8 @@ class _Pictures:
             ) from None
 
 
-def window(rows: int, weight: float, epoch: int) -> range:
-    """The places that `epoch`, counted from 1, takes on an endless walk around `rows` pairs.
+def compute_window(rows: int, weight: float, epoch: int) -> range:
+    """Return the places that `epoch`, counted from 1, takes on an endless walk around `rows` pairs.
 
     Place p is pair p % rows in lap p // rows. Weight 1: every pair once; 0.5: one half, and in the next epoch the
     other one; 2: all of them twice, in two laps.
@@ -227,9 +223,15 @@ def window(rows: int, weight: float, epoch: int) -> range:
     return range(int(share * (epoch - 1)), int(share * epoch))
 
 
-def _shuffled(rows: int, seed: int, epoch: int) -> pairs.RowNumbers:
-    return torch.randperm(rows, generator=_generator(seed, epoch)).numpy()
+def _list_sources(pair_set: pairs.PairSet) -> list[pa.Array]:
+    """Return the source of the image of every true pair, in chunks."""
+    chunks: list[pa.Array] = pair_set.images["source"].take(pairs.find_true_rows(pair_set)[0]).chunks
+    return chunks
 
 
-def _generator(seed: int, epoch: int) -> torch.Generator:
+def _shuffle_rows(rows: int, seed: int, epoch: int) -> pairs.RowNumbers:
+    return torch.randperm(rows, generator=_make_generator(seed, epoch)).numpy()
+
+
+def _make_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * EPOCHS_APART + epoch)

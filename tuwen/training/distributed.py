@@ -1,7 +1,7 @@
 """One training in several processes, each with its share of every batch: `torchrun`, or TUWEN_GPUS on one machine.
 
-Alone, a process is a group of one, and every function here gives back what it was given.
-Shapes: b rows of one process, B rows of all of them in the order of the processes.
+A process alone is a group of one, and every function here returns what it was given.
+Shapes: b rows of one process, B rows of all of them in the order of the processes, D dimensions.
 """
 
 import contextlib
@@ -17,36 +17,36 @@ from torch import Tensor
 
 from tuwen.core.errors import UserError
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 BUCKET_BYTES = 64 << 20  # of gradients sent at once
 PATIENCE = timedelta(hours=2)  # the others wait while the first process measures on valid
 
 
 def start_processes(module: str) -> None:
-    """Become `torchrun -m module` where TUWEN_GPUS asks for several processes on this machine.
+    """Become `torchrun -m module` where TUWEN_GPUS is a number of several processes on this machine.
 
     torchrun's own PET_* variables are left to it: they join several machines (docs/training.md). Raises UserError
-    where TUWEN_GPUS is no number of GPUs that are there; without any GPU, the processes share the cores.
+    where TUWEN_GPUS is no number, or more than the GPUs here; without any GPU, the processes share the cores.
     """
-    asked = os.environ.get("TUWEN_GPUS", "1")
+    number = os.environ.get("TUWEN_GPUS", "1")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return
-    if not asked.isdecimal() or int(asked) < 1:
-        raise UserError(f"TUWEN_GPUS must be a number from 1 on, got {asked!r}")
+    if not number.isdecimal() or int(number) < 1:
+        raise UserError(f"TUWEN_GPUS must be a number from 1 on, got {number!r}")
     there = torch.cuda.device_count()
-    if there and int(asked) > there:
-        raise UserError(f"TUWEN_GPUS: {asked} asked for, this machine has {there}; ask for at most {there}")
+    if there and int(number) > there:
+        raise UserError(f"TUWEN_GPUS must be at most {there}, the number of GPUs of this machine, got {number}")
     elsewhere = "PET_RDZV_ENDPOINT" in os.environ or "PET_MASTER_ADDR" in os.environ
-    if int(asked) == 1 and not elsewhere:
+    if int(number) == 1 and not elsewhere:
         return
-    options = [f"--nproc-per-node={asked}", *([] if elsewhere else ["--standalone"])]
+    options = [f"--nproc-per-node={number}", *([] if elsewhere else ["--standalone"])]
     command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", module, *sys.argv[1:]]
     os.execv(sys.executable, command)  # not a child: a signal to this process reaches torchrun
 
 
 @contextlib.contextmanager
 def join_group() -> Iterator[None]:
-    """Join the other processes that torchrun started, if it did, for the time of the block."""
+    """Be one of the processes that torchrun started, if it did, inside the block."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
@@ -60,22 +60,22 @@ def join_group() -> Iterator[None]:
 
 
 def get_rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def count_ranks() -> int:
-    """How many processes there are."""
+    """Return how many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this process speaks, measures and writes for all."""
+    """Return whether this process is the one that prints, measures and writes for all."""
     return get_rank() == 0
 
 
-def gather(rows_bD: Tensor) -> Tensor:
-    """[b, …] of each process -> [B, …] in all of them; a gradient flows back to the process that gave the row."""
+def gather_rows(rows_bD: Tensor) -> Tensor:
+    """Return the rows [b, …] of all processes, [B, …]; a row's gradient flows back to the process that gave it."""
     if count_ranks() == 1:
         return rows_bD
     gathered: Tensor = _Gather.apply(rows_bD)  # type: ignore[no-untyped-call]
@@ -83,7 +83,7 @@ def gather(rows_bD: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """The gradient of a row is the sum of what the losses of all processes say about it."""
+    """The gradient of a row is the sum of its gradients by the losses of all processes."""
 
     @staticmethod
     def forward(ctx: Any, rows_bD: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class _Gather(torch.autograd.Function):
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Give every process the mean of all processes' gradients.
+    """Replace the gradients in every process by their mean over the processes.
 
     The loss is a mean over rows, the shares are equal, so the mean over processes is the gradient of the batch.
     """
@@ -125,8 +125,8 @@ def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def average(value: Tensor) -> Tensor:
-    """The mean over the processes."""
+def average_over_ranks(value: Tensor) -> Tensor:
+    """Return the mean of `value` over the processes."""
     if count_ranks() == 1:
         return value
     total = value.detach().clone()
@@ -134,8 +134,8 @@ def average(value: Tensor) -> Tensor:
     return total / count_ranks()
 
 
-def is_any(flags: list[bool]) -> list[bool]:
-    """Of each flag, whether any process raised it: all see a signal after the same step."""
+def combine_flags(flags: list[bool]) -> list[bool]:
+    """Return, for each flag, whether any process raised it: so all stop after the same step."""
     if count_ranks() == 1:
         return flags
     raised = torch.tensor(flags, dtype=torch.int32)
@@ -143,16 +143,16 @@ def is_any(flags: list[bool]) -> list[bool]:
     return [bool(flag) for flag in raised.tolist()]
 
 
-def collect(value: T) -> list[T]:
-    """The values of all processes, in their order."""
+def gather_objects(value: Value) -> list[Value]:
+    """Return the values of all processes, in their order."""
     values: list[Any] = [value] * count_ranks()
     if count_ranks() > 1:
         dist.all_gather_object(values, value)
     return values
 
 
-def from_first(value: T) -> T:
-    """What the first process has."""
+def broadcast_first(value: Value) -> Value:
+    """Return what the first process has."""
     values = [value]
     if count_ranks() > 1:
         dist.broadcast_object_list(values, 0)

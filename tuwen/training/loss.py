@@ -1,4 +1,4 @@
-"""Contrastive loss over an image x text matrix, with siblings counted as positives.
+"""Contrastive loss over the matrix of images and texts, with siblings counted as positives. Needs torch alone.
 
 Shapes: B pairs, C pairs of all processes (C = B where there is one), D dimensions; vectors are unit vectors.
 """
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 
-def same_id(left: Tensor, right: Tensor) -> Tensor:
-    """[B] and [C] integer ids -> [B, C] bool, true where they are equal."""
-    return left[:, None] == right[None, :]
+def compare_ids(left_B: Tensor, right_C: Tensor) -> Tensor:
+    """Return bool [B, C], true where the integer ids [B] and [C] are equal."""
+    return left_B[:, None] == right_C[None, :]
 
 
-def contrastive_loss(
+def compute_contrastive_loss(
     image_BD: Tensor,
     text_BD: Tensor,
     scale: Tensor,
@@ -20,12 +20,12 @@ def contrastive_loss(
     image_CD: Tensor | None = None,
     text_CD: Tensor | None = None,
 ) -> Tensor:
-    """Symmetric cross-entropy of CLIP (Radford et al. 2021) against targets shared among siblings.
+    """Return CLIP's symmetric cross-entropy (Radford et al. 2021), its targets shared among siblings.
 
     scale: the factor before the softmax, 1 / temperature. positive_BC: [B, C] bool, true where pair i and pair j
-    of all belong together, i's picture with j's text and i's text with j's picture; i with itself at least. With
-    that alone this is CLIP's loss exactly. image_CD, text_CD: what the B pairs are told apart from, themselves
-    included; by default they alone. Returns the mean over both directions, a scalar in float32 (nats).
+    of all belong together, i's image with j's text and i's text with j's image; i with itself at least. With that
+    alone this is CLIP's loss exactly. image_CD, text_CD: what the B pairs are told apart from, themselves
+    included; by default the B pairs alone. Returns the mean over both directions, a scalar in float32 (nats).
 
     Not the form that the contest's source prints, whose denominator lacks the positive: it is unbounded below.
     """

@@ -1,57 +1,79 @@
-"""Batches free of siblings: no two rows of one picture, none with the same caption."""
+"""Batches free of siblings: no two rows of one image, none with the same caption."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import text
-from tuwen.training.dataset import Ask
+from tuwen.training.dataset import ViewSpec
 
-LOOK_AHEAD = 1024  # rows that wait at once where siblings are kept apart; streamed ones hold their bytes
+MAX_ROWS_WAITING = 1024  # for a batch without a sibling of them; streamed rows hold their bytes
 
 
-def without_siblings(
-    asked: Callable[[], Iterator[Ask]], batch_size: int, steps: int, *, tell: bool = True
-) -> Iterator[Ask]:
-    """The rows of `steps` batches in none of which a positive_id or a normalised caption stands twice.
+def keep_siblings_apart(
+    plan: Callable[[], Iterator[ViewSpec]], batch_size: int, steps: int, *, report: bool = True
+) -> Iterator[ViewSpec]:
+    """Yield the rows of `steps` batches in none of which a positive_id or a normalised caption stands twice.
 
-    A row that would meet a sibling waits for the first batch that has none; at most LOOK_AHEAD rows wait. What
-    finds no place, because too many wait or the epoch is over, is left out of this epoch; `tell` prints how many
-    that were. Where rows are missing at the end, the epoch's first ones that fit are shown once more. Raises
-    UserError where all rows of an epoch do not fill one batch.
+    plan: yields the rows of the epoch, each time it is called. A row that would meet a sibling waits for the first
+    batch that has none; at most MAX_ROWS_WAITING rows wait. What finds no place, because too many wait or the
+    epoch is over, is left out of this epoch; `report` prints how many rows that were. Where rows are missing at
+    the end, the epoch's first ones that fit are shown once more. Raises UserError where all rows of an epoch do
+    not fill one batch.
     """
-    stream, again, left_out = map(_with_names, asked()), False, 0
-    held: deque[tuple[Ask, set[str]]] = deque()
+    rows = _Rows(plan)
     for step in range(steps):
-        batch: list[Ask] = []
-        inside: set[str] = set()
-        waiting, held, before = held, deque(), -1
-        while len(batch) < batch_size:
-            fresh = not waiting
-            row = next(stream, None) if fresh else waiting.popleft()
-            if row is None:  # the epoch is over; `before`: how many rows the batch had when it last began anew
-                if len(batch) == before:
-                    raise _too_few(len(batch), batch_size)
-                stream, again, before = map(_with_names, asked()), True, len(batch)
-            elif inside.isdisjoint(row[1]):
-                batch.append(row[0])
-                inside |= row[1]
-            elif not fresh or (len(held) < LOOK_AHEAD and not again):
-                held.append(row)
-            else:
-                left_out += not again
-        held.extend(waiting)
-        if tell and step == steps - 1 and left_out + len(held):
-            print(f"siblings kept apart: {left_out + len(held)} rows found no batch in this epoch", flush=True)
+        batch = rows.take_batch(batch_size)
+        if report and step == steps - 1 and rows.count_left_out():
+            print(f"siblings kept apart: {rows.count_left_out()} rows found no batch in this epoch", flush=True)
         yield from batch
 
 
-def _with_names(ask: Ask) -> tuple[Ask, set[str]]:
-    return ask, {f"picture {ask.positive_id}", f"caption {text.normalise(ask.caption)}"}
+class _Rows:
+    """The rows of an epoch as batches take them: those that wait, then new ones, then the first ones again."""
+
+    def __init__(self, plan: Callable[[], Iterator[ViewSpec]]) -> None:
+        self._plan = plan
+        self._stream = map(_add_names, plan())
+        self._repeating = False  # the epoch is over, and its rows come once more
+        self._waiting: deque[tuple[ViewSpec, set[str]]] = deque()
+        self._left_out = 0
+
+    def count_left_out(self) -> int:
+        """Return the rows that found no batch up to now."""
+        return self._left_out + len(self._waiting)
+
+    def take_batch(self, batch_size: int) -> list[ViewSpec]:
+        batch: list[ViewSpec] = []
+        inside: set[str] = set()
+        still_waiting: deque[tuple[ViewSpec, set[str]]] = deque()
+        rows_at_restart = -1
+        while len(batch) < batch_size:
+            fresh = not self._waiting
+            row = next(self._stream, None) if fresh else self._waiting.popleft()
+            if row is None:
+                if len(batch) == rows_at_restart:
+                    raise _make_error(len(batch), batch_size)
+                self._stream, self._repeating, rows_at_restart = map(_add_names, self._plan()), True, len(batch)
+            elif inside.isdisjoint(row[1]):
+                batch.append(row[0])
+                inside |= row[1]
+            elif not fresh or (len(still_waiting) < MAX_ROWS_WAITING and not self._repeating):
+                still_waiting.append(row)
+            else:
+                self._left_out += not self._repeating
+        still_waiting.extend(self._waiting)
+        self._waiting = still_waiting
+        return batch
 
 
-def _too_few(found: int, batch_size: int) -> UserError:
+def _add_names(spec: ViewSpec) -> tuple[ViewSpec, set[str]]:
+    """Return the view with the names that no other row of its batch may have."""
+    return spec, {f"image {spec.positive_id}", f"caption {text.normalise(spec.caption)}"}
+
+
+def _make_error(rows: int, batch_size: int) -> UserError:
     return UserError(
-        f"params.yaml: baseline.fit or finetune.fit: siblings: apart: only {found} pairs of different pictures "
+        f"params.yaml: baseline.fit or finetune.fit: siblings: apart: only {rows} pairs of different pictures "
         f"and captions are there for a batch of {batch_size}; lower batch_size"
     )

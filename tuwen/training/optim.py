@@ -1,4 +1,4 @@
-"""What moves the weights: optimizers, the schedule, the average of the weights, and what is kept as it is."""
+"""What changes the weights and what must not: optimizers, learning rate, frozen towers, the average of weights."""
 
 import contextlib
 import math
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 if TYPE_CHECKING:  # pydantic is not needed to step on tensors
     from tuwen.core.params import Fit
 
-BLOCK = re.compile(r"\.\d+\.")  # a parameter of one of a tower's numbered layers
+IN_BLOCK = re.compile(r"\.\d+\.")  # a parameter of one of a tower's numbered layers
 
 
 def make_optimizers(model: nn.Module, fit: "Fit") -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or for all but the towers' hidden matrices where `fit.muon_lr` gives those to Muon.
+    """Return AdamW for everything, or for all but the towers' hidden matrices, which `fit.muon_lr` gives to Muon.
 
     Weight decay falls on matrices alone, never on norms, biases, embeddings and the temperature. Muon (Jordan et
     al. 2024) makes each step's update orthogonal: in few steps it learns far more (docs/log.md).
@@ -27,7 +27,7 @@ def make_optimizers(model: nn.Module, fit: "Fit") -> list[torch.optim.Optimizer]
             continue
         if parameter.ndim < 2 or ("embed" in name and "patch_embed" not in name):
             plain.append(parameter)
-        elif fit.muon_lr is not None and parameter.ndim == 2 and BLOCK.search(name):
+        elif fit.muon_lr is not None and parameter.ndim == 2 and IN_BLOCK.search(name):
             hidden.append(parameter)
         else:
             decayed.append(parameter)
@@ -42,8 +42,8 @@ def make_optimizers(model: nn.Module, fit: "Fit") -> list[torch.optim.Optimizer]
     return optimizers
 
 
-def schedule(done: int, steps: int, warmup_steps: int) -> float:
-    """Factor of the learning rate after `done` of `steps`: linear warm-up, then a cosine to zero."""
+def compute_lr_factor(done: int, steps: int, warmup_steps: int) -> float:
+    """Return the factor of the learning rate after `done` of `steps`: linear warm-up, then a cosine to zero."""
     return min(1.0, (done + 1) / max(1, warmup_steps)) * (0.5 + 0.5 * math.cos(math.pi * done / steps))
 
 
@@ -54,7 +54,7 @@ def freeze(model: nn.Module, tower: str) -> None:
 
 
 def set_modes(model: nn.Module, frozen: str) -> None:
-    """Training mode, except for the frozen tower: dropout would move what must stay."""
+    """Set training mode, but evaluation mode for the frozen tower, whose dropout would change what it computes."""
     model.train()
     for name, child in model.named_children():
         if name.startswith(f"{frozen}_"):
@@ -62,7 +62,7 @@ def set_modes(model: nn.Module, frozen: str) -> None:
 
 
 class Ema:
-    """The exponential moving average of a model's weights; younger than its span it is the mean of fewer steps."""
+    """The exponential moving average of a model's weights, with a smaller decay in the first steps."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
@@ -79,8 +79,8 @@ class Ema:
             self.weights[name].copy_(state[name])
 
     @contextlib.contextmanager
-    def worn_by(self, model: nn.Module) -> Iterator[None]:
-        """The model has the averaged weights inside the block."""
+    def apply_to(self, model: nn.Module) -> Iterator[None]:
+        """Give the model the averaged weights inside the block."""
         own = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(self.weights)
         yield

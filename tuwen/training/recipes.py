@@ -1,6 +1,7 @@
 """The three trainings: the baseline on the corpus, the fine-tuned model, and the one for the tasks.
 
-Each writes a model folder (dual_encoder.py) with `training.json`, one record per epoch, and `manifest.json`.
+Each writes a model folder (dual_encoder.py) with `training.json`, which has a record per epoch, and
+`manifest.json`.
 """
 
 import shutil
@@ -17,57 +18,57 @@ from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import read_json
 from tuwen.model import dual_encoder
-from tuwen.model.weights.start import make_start
+from tuwen.model.weights.load import make_start
 from tuwen.training.checkpoint import remove_checkpoint
-from tuwen.training.dataset import Mixed, OnlineViews, StoredViews, Views
-from tuwen.training.runner import Job, Log, keep, run_training
+from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, Views
+from tuwen.training.runner import Job, Log, run_training, write_untrained
 from tuwen.training.selection import Choice, Measured
-from tuwen.training.streaming import StreamedViews, basic_characters
-from tuwen.training.validation import on_set
+from tuwen.training.streaming import StreamedViews, list_basic_characters
+from tuwen.training.validation import make_validator
 
-VALID_BATCH = 64  # of a model that is measured and not trained
+VALID_BATCH_SIZE = 64  # of a model that is measured and not trained
 
 
 def list_baseline_inputs(clean: Path) -> dict[str, Path]:
-    """What the baseline is made from; test only so that none of its pictures is trained on."""
+    """Return what the baseline is made from; test only so that none of its images is trained on."""
     return {name: clean / name for name in ("corpus", "train", "valid", "test")}
 
 
 def list_baseline_settings(params: Params) -> dict[str, Any]:
-    """The params that decide the baseline; the revision of published weights is one of them."""
+    """Return the params that decide the baseline; the revision of published weights is one of them."""
     groups = {"image": params.image, "text": params.text, "model": params.model, "baseline": params.baseline}
     limits = params.validate_.model_dump(include={"max_chars", "max_pixels", "min_side_px"})
     return {name: group.model_dump() if group else None for name, group in groups.items()} | {"validate": limits}
 
 
 def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log: Log) -> None:
-    """The weights of `baseline.start`, pre-trained on `clean/corpus` where `baseline.fit` says how.
+    """Write the model of `baseline.start`, pre-trained on `clean/corpus` unless `baseline.fit` is null.
 
     Each epoch shows a new view of each pair. The records count the pairs of streamed shards that could not be
     shown, as `skipped_<reason>`. Raises UserError where the corpus has no pair, or as load.py does.
     """
     fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.describe()
-    stored, streamed = _corpus_views(clean, params) if fit else (None, [])
-    encoder, vocabulary = make_start(params, lambda: _spelt(clean, bool(streamed)))
-    on_valid = on_set(clean / "valid", params.image.size_px, fit.batch_size if fit else VALID_BATCH)
+    stored, streamed = _make_corpus_views(clean, params) if fit else (None, [])
+    encoder, vocabulary = make_start(params, lambda: _list_captions(clean, bool(streamed)))
+    validate = make_validator(clean / "valid", params.image.size_px, fit.batch_size if fit else VALID_BATCH_SIZE)
 
-    def figures(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
-        measured = on_valid(encoder, tokenizer)
-        return measured._replace(figures=measured.figures | _skipped(streamed))
+    def measure(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
+        measured = validate(encoder, tokenizer)
+        return measured._replace(figures=measured.figures | _count_skipped(streamed))
 
     if fit and stored is not None:
-        job = Job(encoder, vocabulary, Mixed([stored, *streamed]), fit, seed, origin=origin)
-        made = run_training(job, out, checkpoint, figures, log)
+        job = Job(encoder, vocabulary, MixedViews([stored, *streamed]), fit, seed, origin=origin)
+        wrote = run_training(job, out, checkpoint, measure, log)
     else:
-        made = keep(encoder, vocabulary, origin, out, figures)
-    if made:
+        wrote = write_untrained(encoder, vocabulary, origin, out, measure)
+    if wrote:
         manifest.write_manifest(out, list_baseline_inputs(clean), list_baseline_settings(params))
         remove_checkpoint(checkpoint)
 
 
-def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[StreamedViews]]:
-    shown, policy = params.baseline.weights, params.baseline.policy
-    assert policy  # root.py
+def _make_corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[StreamedViews]]:
+    weights, policy = params.baseline.weights, params.baseline.policy
+    assert policy  # core/params/root.py
     viewer = Viewer(policy, params.image.size_px, params.baseline.seed)
     by_source: dict[str, list[dict[str, Any]]] = {}
     for row in pairs.read_shards(clean / "corpus").to_pylist():
@@ -78,10 +79,10 @@ def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[Stream
         for digest in pairs.read_pair_set(clean / name).images["sha256"].to_pylist()
     }
     streamed = [
-        StreamedViews(listed, viewer, params.validate_, weight=shown.get(source, 1.0), banned=banned)
+        StreamedViews(listed, viewer, params.validate_, weight=weights.get(source, 1.0), banned=banned)
         for source, listed in by_source.items()
     ]
-    stored = OnlineViews([clean / "corpus"], viewer, weights=shown)
+    stored = OnlineViews([clean / "corpus"], viewer, weights=weights)
     if not len(stored) and not any(map(len, streamed)):
         raise UserError(
             f"params.yaml: corpus: {clean / 'corpus'} has no pair, and the baseline is pre-trained on "
@@ -90,40 +91,40 @@ def _corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[Stream
     return stored, streamed
 
 
-def _spelt(clean: Path, streamed: bool) -> Iterable[str]:
-    """The texts whose characters become the vocabulary: never those of valid and test."""
+def _list_captions(clean: Path, streamed: bool) -> Iterable[str]:
+    """Yield the captions whose characters become the vocabulary: never those of valid and test."""
     for name in ("corpus", "train"):
         yield from pairs.read_pair_set(clean / name).texts["caption"].to_pylist()
     if streamed:
-        yield basic_characters()
+        yield list_basic_characters()
 
 
-def _skipped(streamed: list[StreamedViews]) -> dict[str, float]:
+def _count_skipped(streamed: list[StreamedViews]) -> dict[str, float]:
     counts = sum((views.skipped for views in streamed), Counter[str]())
     return {f"skipped_{reason}": count for reason, count in sorted(counts.items())}
 
 
 def list_finetune_inputs(clean: Path, augmented: Path, baseline: Path) -> dict[str, Path]:
-    """What the fine-tuned model is made from; `augmented` names the sets that its views are of."""
+    """Return what the fine-tuned model is made from; `augmented` names the sets that its views are of."""
     return {"augmented": augmented, "baseline": baseline, "valid": clean / "valid"}
 
 
 def list_finetune_settings(params: Params) -> dict[str, Any]:
-    """The params that decide the fine-tuned model, given its inputs; the refit is no part of it."""
+    """Return the params that decide the fine-tuned model, given its inputs; the refit is no part of them."""
     return {"finetune": params.finetune.model_dump(exclude={"refit_all"})}
 
 
 def make_finetuned(
     clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, checkpoint: Path, log: Log
 ) -> None:
-    """Train the baseline on over views of train, stored ones or fresh ones as `augment.mode` says."""
+    """Train the baseline further, on views of train: stored or fresh ones, as `augment.mode` says."""
     encoder, fit = dual_encoder.load_model(baseline), params.finetune.fit
     size_px = encoder.config["image"]["size_px"]
-    views = _labelled_views(clean, augmented, ["train"], params, size_px)
+    views = _make_labelled_views(clean, augmented, ["train"], params, size_px)
     vocabulary = dual_encoder.read_vocabulary(baseline)
-    on_valid, seed = on_set(clean / "valid", size_px, fit.batch_size), params.finetune.seed
+    validate, seed = make_validator(clean / "valid", size_px, fit.batch_size), params.finetune.seed
     job = Job(encoder, vocabulary, views, fit, seed, baseline)
-    if run_training(job, out, checkpoint, on_valid, log):
+    if run_training(job, out, checkpoint, validate, log):
         manifest.write_manifest(
             out, list_finetune_inputs(clean, augmented, baseline), list_finetune_settings(params)
         )
@@ -131,15 +132,15 @@ def make_finetuned(
 
 
 def list_refit_inputs(augmented: Path, baseline: Path) -> dict[str, Path]:
-    """What the refitted model is made from; `augmented` names the sets that its views are of."""
+    """Return what the refitted model is made from; `augmented` names the sets that its views are of."""
     return {"augmented": augmented, "baseline": baseline}
 
 
 def list_refit_settings(params: Params, tuned: Path) -> dict[str, Any]:
-    """The params that decide the refitted model, given its inputs, and the state that was chosen in `tuned`."""
+    """Return the params that decide the refitted model, given its inputs, and the state chosen for `tuned`."""
     return list_finetune_settings(params) | {
         "refit": params.augment.splits,
-        "selected": _selected(tuned)._asdict(),
+        "selected": _read_choice(tuned)._asdict(),
     }
 
 
@@ -154,36 +155,38 @@ def make_refitted(
     *,
     tuned: Path,
 ) -> None:
-    """Train the baseline on as `make_finetuned` does, but over the views of all of `augment.splits`.
+    """Train the baseline further as `make_finetuned` does, but on the views of all of `augment.splits`.
 
     It is never measured: it may have seen valid and test. It takes the state that was chosen for the fine-tuned
     model in `tuned`: that epoch, that mean of weights. `training.json` names the splits as `refit`.
     """
     encoder, splits = dual_encoder.load_model(baseline), params.augment.splits
     fit, seed = params.finetune.fit, params.finetune.seed
-    views = _labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
-    vocabulary, chosen = dual_encoder.read_vocabulary(baseline), _selected(tuned)
-    job = Job(encoder, vocabulary, views, fit, seed, baseline, chosen, said={"refit": splits})
-    if run_training(job, out, checkpoint, _unmeasured, log):
+    views = _make_labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
+    vocabulary, chosen = dual_encoder.read_vocabulary(baseline), _read_choice(tuned)
+    job = Job(encoder, vocabulary, views, fit, seed, baseline, chosen, facts={"refit": splits})
+    if run_training(job, out, checkpoint, _skip_measuring, log):
         manifest.write_manifest(out, list_refit_inputs(augmented, baseline), list_refit_settings(params, tuned))
         remove_checkpoint(checkpoint)
 
 
-def _selected(tuned: Path) -> Choice:
+def _read_choice(tuned: Path) -> Choice:
     return Choice(**read_json(tuned / "training.json")["selected"])
 
 
-def _unmeasured(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
+def _skip_measuring(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
     return Measured({}, np.zeros(0))
 
 
-def copy_model(made: Path, out: Path) -> None:
-    """Make `out` the very model that lies in `made`."""
+def copy_model(folder: Path, out: Path) -> None:
+    """Make `out` a copy of the model in `folder`."""
     shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(made, out, copy_function=shutil.copyfile)  # not its mode: DVC keeps what it cached read-only
+    shutil.copytree(folder, out, copy_function=shutil.copyfile)  # not its mode: DVC keeps what it cached read-only
 
 
-def _labelled_views(clean: Path, augmented: Path, splits: Sequence[str], params: Params, size_px: int) -> Views:
+def _make_labelled_views(
+    clean: Path, augmented: Path, splits: Sequence[str], params: Params, size_px: int
+) -> Views:
     if params.augment.mode == "stored":
         return StoredViews(augmented, splits)
     viewer = Viewer(params.augment.policy, size_px, params.augment.seed)

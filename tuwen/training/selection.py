@@ -1,6 +1,6 @@
 """Which state of a training becomes the model: by one criterion on valid, the mean of the two hit@5.
 
-Shapes: G pictures of valid.
+Shapes: G images of valid.
 """
 
 import math
@@ -9,22 +9,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import nn
 
-Floats = npt.NDArray[np.float64]
-State = Mapping[str, Tensor]
+from tuwen.model.dual_encoder import DualEncoder
+from tuwen.model.state_dict import State
+
+Shares = npt.NDArray[np.float64]
 
 
 class Measured(NamedTuple):
-    """A model on valid: figures for people, and what each picture with its texts adds to the criterion, [G]."""
+    """A model on valid: figures for people, and what each image with its texts adds to the criterion, [G]."""
 
     figures: dict[str, float]
-    shares: Floats
+    shares: Shares
 
     @property
     def criterion(self) -> float:
         """The mean of the two hit@5 over the full gallery."""
         return float(self.shares.sum())
+
+
+Validator = Callable[[DualEncoder, Any], Measured]  # of a model and its tokenizer
 
 
 class Choice(NamedTuple):
@@ -35,32 +40,37 @@ class Choice(NamedTuple):
     wise_ft: float
 
 
-class Candidate(NamedTuple):
-    """A state that was measured."""
+class MeasuredState(NamedTuple):
+    """A state, and what it is worth on valid."""
 
     choice: Choice
     measured: Measured
 
 
-def standard_error(first: Floats, second: Floats) -> float:
-    """Of the difference between two criteria on the same pictures: paired, a picture and its texts as one draw."""
-    return math.sqrt(len(first) * float(np.var(first - second, ddof=1))) if len(first) > 1 else math.inf
+def compute_standard_error(first_G: Shares, second_G: Shares) -> float:
+    """Return that of the difference of two criteria on the same images; an image with its texts is one draw."""
+    if len(first_G) < 2:
+        return math.inf
+    return math.sqrt(len(first_G) * float(np.var(first_G - second_G, ddof=1)))
 
 
-def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """The best, or of those within one standard error of it the plainest: alpha 1, the last epoch, no average."""
-    best = max(candidates, key=lambda candidate: candidate.measured.criterion)
-    tied = [one for one in candidates if _is_tied(one.measured, best.measured)]
-    return min(tied, key=lambda one: (-one.choice.wise_ft, -one.choice.epoch, one.choice.ema))
+def choose_state(states: Sequence[MeasuredState]) -> MeasuredState:
+    """Return the best, or of those within one standard error of it the plainest.
+
+    Plainest: share 1 before a mean with the baseline, then the last epoch, then the weights before their average.
+    """
+    best = max(states, key=lambda state: state.measured.criterion)
+    tied = [state for state in states if _is_tied(state.measured, best.measured)]
+    return min(tied, key=lambda state: (-state.choice.wise_ft, -state.choice.epoch, state.choice.ema))
 
 
 def _is_tied(one: Measured, best: Measured) -> bool:
-    # a lead of one picture is one standard error exactly, whatever the last bit says
-    return best.criterion - one.criterion <= standard_error(one.shares, best.shares) * (1 + 1e-9)
+    # a lead of one image is one standard error exactly, whatever the last bit says
+    return best.criterion - one.criterion <= compute_standard_error(one.shares, best.shares) * (1 + 1e-9)
 
 
-def mixed(tuned: State, baseline: State | None, alpha: float) -> State:
-    """alpha x tuned + (1 - alpha) x baseline, weight by weight (WiSE-FT, Wortsman et al. 2022)."""
+def mix_weights(tuned: State, baseline: State | None, alpha: float) -> State:
+    """Return alpha x tuned + (1 - alpha) x baseline, weight by weight (WiSE-FT, Wortsman et al. 2022)."""
     if alpha == 1 or baseline is None:
         return tuned
     return {
@@ -69,7 +79,7 @@ def mixed(tuned: State, baseline: State | None, alpha: float) -> State:
     }
 
 
-def select(
+def select_state(
     model: nn.Module,
     states: Mapping[tuple[int, bool], Callable[[], State]],
     baseline: State | None,
@@ -78,21 +88,21 @@ def select(
 ) -> tuple[Choice, list[dict[str, Any]]]:
     """Measure every state, and its means with the baseline at `alphas`, and leave the chosen one in `model`.
 
-    states: (epoch, whether it is an average) -> what gives it, asked for when its turn comes. Returns the choice,
-    and the figures of all, one record each.
+    states: (epoch, whether it is an average) -> what returns it, called when its turn comes. Returns the choice,
+    and one record for each that was measured.
     """
     candidates = []
-    for (epoch, ema), give in states.items():
-        state = give()
+    for (epoch, ema), get_state in states.items():
+        state = get_state()
         for alpha in sorted({1.0, *alphas}, reverse=True):
-            model.load_state_dict(mixed(state, baseline, alpha))
-            candidates.append(Candidate(Choice(epoch, ema, alpha), measure()))
-    chosen = choose(candidates).choice
-    model.load_state_dict(mixed(states[chosen.epoch, chosen.ema](), baseline, chosen.wise_ft))
-    return chosen, [record(*candidate) for candidate in candidates]
+            model.load_state_dict(mix_weights(state, baseline, alpha))
+            candidates.append(MeasuredState(Choice(epoch, ema, alpha), measure()))
+    chosen = choose_state(candidates).choice
+    model.load_state_dict(mix_weights(states[chosen.epoch, chosen.ema](), baseline, chosen.wise_ft))
+    return chosen, [make_record(*candidate) for candidate in candidates]
 
 
-def record(choice: Choice, measured: Measured) -> dict[str, Any]:
-    """A measured state as training.json has it."""
+def make_record(choice: Choice, measured: Measured) -> dict[str, Any]:
+    """Return a measured state as training.json has it."""
     figures = measured.figures | {"criterion": measured.criterion}
     return choice._asdict() | {name: round(value, 6) for name, value in figures.items()}

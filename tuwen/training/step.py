@@ -1,6 +1,6 @@
 """One step on tensors, in one process or many: features, loss, gradients, update.
 
-Shapes: b pairs of this process, B of all processes, D dimensions.
+Shapes: b pairs of this process, B of all processes, L tokens, D dimensions.
 """
 
 import contextlib
@@ -18,17 +18,20 @@ from tuwen.core.progress import say
 from tuwen.model.device import choose_device, has_bf16
 from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder
 from tuwen.training import distributed, gradcache, optim
-from tuwen.training.loss import contrastive_loss, same_id
+from tuwen.training.loss import compare_ids, compute_contrastive_loss
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit
     from tuwen.training.loader import Batch
 
-TEXT_PARTS = 8  # a caption is padded to the longest of its eighth of the batch
+TEXT_PARTS = 8  # a text is padded to the longest of its eighth of the batch
 
 
 def prepare_model(model: DualEncoder, fit: "Fit") -> None:
-    """Put the model where it is trained, as `fit` says. Raises UserError where it or the processes do not fit."""
+    """Move the model to its device and set it and torch up as `fit` says.
+
+    Raises UserError where the processes cannot share the batch evenly, or a BatchNorm would see parts of it.
+    """
     if fit.batch_size % distributed.count_ranks():
         raise UserError(
             f"params.yaml: baseline.fit or finetune.fit: batch_size: {fit.batch_size} cannot be shared evenly by "
@@ -36,7 +39,7 @@ def prepare_model(model: DualEncoder, fit: "Fit") -> None:
         )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA is deterministic with this alone
     torch.use_deterministic_algorithms(True)
-    # a debugging aid that costs time; torch makes the attribute as it starts, so mypy does not know it
+    # a debugging aid that costs time; torch sets the attribute when it is imported, so mypy cannot see it
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     model.to(choose_device())
     if fit.precision == "bf16" and not has_bf16(choose_device()) and distributed.is_first():
@@ -56,12 +59,12 @@ def prepare_model(model: DualEncoder, fit: "Fit") -> None:
 def step(
     model: DualEncoder, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, fit: "Fit"
 ) -> float:
-    """One step on `batch` at `factor` of the peak learning rates; returns the loss before it (nats).
+    """Take one step on `batch` at `factor` of the peak learning rates; return the loss before it (nats).
 
     batch: this process's share of the step's pairs. Where the loss or its gradient is not finite, the weights stay
     as they are and the loss comes back as NaN.
     """
-    loss = backward(model, batch, fit)
+    loss = compute_gradients(model, batch, fit)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), fit.max_grad_norm)
     value, length = torch.stack([loss, norm]).tolist()
     if math.isfinite(value) and math.isfinite(length):
@@ -78,72 +81,72 @@ def step(
     return float(value)
 
 
-def backward(model: DualEncoder, batch: "Batch", fit: "Fit") -> Tensor:
-    """Give every parameter the gradient of the whole batch's mean loss, in all processes; returns that loss."""
+def compute_gradients(model: DualEncoder, batch: "Batch", fit: "Fit") -> Tensor:
+    """Give every parameter the gradient of the whole batch's mean loss, in all processes; return that loss."""
     optim.set_modes(model, fit.freeze)
-    where = choose_device()
-    lengths = batch.mask.sum(1).cpu()  # before anything is queued on a GPU, which to ask it would wait for
-    pixels, ids, mask, positive_id, caption_id = (column.to(where, non_blocking=True) for column in batch[:5])
-    positive_bB = _positives(torch.stack([positive_id, caption_id], dim=1), fit)
-    pictures = _picture_pieces(model, pixels, fit)
-    captions, back = _caption_pieces(model, ids, mask, lengths, fit)
-    with _attention(where):
+    device = choose_device()
+    lengths = batch.mask.sum(1).cpu()  # before anything is queued on a GPU, whose end this would wait for
+    pixels, ids, mask, positive_id, caption_id = (column.to(device, non_blocking=True) for column in batch[:5])
+    positive_bB = _find_positives(torch.stack([positive_id, caption_id], dim=1), fit)
+    images = _make_image_pieces(model, pixels, fit)
+    texts, back = _make_text_pieces(model, ids, mask, lengths, fit)
+    with _choose_attention(device):
         if fit.chunk is None:
-            image_bD = torch.cat([piece() for piece in pictures])
-            text_bD = torch.cat([piece() for piece in captions])[back]
-            loss = _loss(model, image_bD, text_bD, positive_bB)
+            image_bD = torch.cat([piece() for piece in images])
+            text_bD = torch.cat([piece() for piece in texts])[back]
+            loss = _compute_loss(model, image_bD, text_bD, positive_bB)
             torch.autograd.backward(loss)
         else:
-            loss = _backward_cached(model, pictures, captions, back, positive_bB, fit)
+            loss = _compute_gradients_cached(model, images, texts, back, positive_bB, fit)
     distributed.average_gradients(model.parameters())
-    return distributed.average(loss.detach())
+    return distributed.average_over_ranks(loss.detach())
 
 
-def _backward_cached(
+def _compute_gradients_cached(
     model: DualEncoder,
-    pictures: list[gradcache.Piece],
-    captions: list[gradcache.Piece],
+    images: list[gradcache.Piece],
+    texts: list[gradcache.Piece],
     back: Tensor,
     positive_bB: Tensor,
     fit: "Fit",
 ) -> Tensor:
-    image_bD, image_states = gradcache.first_pass(pictures)
-    text_bD, text_states = gradcache.first_pass(captions)
-    loss = _loss(model, image_bD, text_bD[back], positive_bB)
+    image_bD, image_states = gradcache.compute_features(images)
+    text_bD, text_states = gradcache.compute_features(texts)
+    loss = _compute_loss(model, image_bD, text_bD[back], positive_bB)
     torch.autograd.backward(loss)
     assert image_bD.grad is not None
     assert text_bD.grad is not None
     if fit.freeze != "image":
-        gradcache.second_pass(pictures, image_bD.grad, image_states)
+        gradcache.propagate_gradient(images, image_bD.grad, image_states)
     if fit.freeze != "text":
-        gradcache.second_pass(captions, text_bD.grad, text_states)
+        gradcache.propagate_gradient(texts, text_bD.grad, text_states)
     return loss
 
 
-def _loss(model: DualEncoder, image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor) -> Tensor:
-    """The mean over this process's rows, each told apart from the rows of all processes."""
+def _compute_loss(model: DualEncoder, image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor) -> Tensor:
+    """Return the mean loss of this process's rows, each against the rows of all processes."""
     if distributed.count_ranks() == 1:
-        return contrastive_loss(image_bD, text_bD, model.scale, positive_bB)
-    image_BD, text_BD = distributed.gather(image_bD), distributed.gather(text_bD)
-    return contrastive_loss(image_bD, text_bD, model.scale, positive_bB, image_BD, text_BD)
+        return compute_contrastive_loss(image_bD, text_bD, model.scale, positive_bB)
+    image_BD, text_BD = distributed.gather_rows(image_bD), distributed.gather_rows(text_bD)
+    return compute_contrastive_loss(image_bD, text_bD, model.scale, positive_bB, image_BD, text_BD)
 
 
-def _positives(ids_b2: Tensor, fit: "Fit") -> Tensor:
-    """[b, B] bool: which rows of all processes belong to each row of this one."""
+def _find_positives(ids_b2: Tensor, fit: "Fit") -> Tensor:
+    """Return bool [b, B]: which rows of all processes are positives of each row of this one."""
     if fit.siblings == "negatives":
         rows = len(ids_b2)
         own = torch.arange(
             distributed.get_rank() * rows, (distributed.get_rank() + 1) * rows, device=ids_b2.device
         )
-        return same_id(own, torch.arange(distributed.count_ranks() * rows, device=ids_b2.device))
-    all_B2 = distributed.gather(ids_b2)
-    return same_id(ids_b2[:, 0], all_B2[:, 0]) | same_id(ids_b2[:, 1], all_B2[:, 1])
+        return compare_ids(own, torch.arange(distributed.count_ranks() * rows, device=ids_b2.device))
+    all_B2 = distributed.gather_rows(ids_b2)
+    return compare_ids(ids_b2[:, 0], all_B2[:, 0]) | compare_ids(ids_b2[:, 1], all_B2[:, 1])
 
 
-def _picture_pieces(model: DualEncoder, pixels: Tensor, fit: "Fit") -> list[gradcache.Piece]:
+def _make_image_pieces(model: DualEncoder, pixels: Tensor, fit: "Fit") -> list[gradcache.Piece]:
     def encode(part: Tensor) -> Callable[[], Tensor]:
         def piece() -> Tensor:
-            with _precision(fit):
+            with _choose_precision(fit):
                 return model.encode_image(part)
 
         return piece
@@ -151,52 +154,55 @@ def _picture_pieces(model: DualEncoder, pixels: Tensor, fit: "Fit") -> list[grad
     return [encode(part) for part in torch.split(pixels, fit.chunk or len(pixels))]
 
 
-def _caption_pieces(
+def _make_text_pieces(
     model: DualEncoder, ids: Tensor, mask: Tensor, lengths: Tensor, fit: "Fit"
 ) -> tuple[list[gradcache.Piece], Tensor]:
-    """Pieces of about one length, so that short captions are not padded to the longest, and the way back."""
+    """Return pieces of texts of about one length, and the order that takes their rows back to the batch's.
 
-    def encode(*given: Tensor) -> Callable[[], Tensor]:
+    So short texts are not padded to the longest of the batch.
+    """
+
+    def encode(*inputs: Tensor) -> Callable[[], Tensor]:
         def piece() -> Tensor:
-            with _precision(fit):
-                return model.encode_text(*given)
+            with _choose_precision(fit):
+                return model.encode_text(*inputs)
 
         return piece
 
     order = lengths.argsort(stable=True)
     size = -(-len(order) // TEXT_PARTS)
-    given: list[tuple[Tensor, ...]] = []
+    inputs: list[tuple[Tensor, ...]] = []
     for rows in torch.split(order, min(size, fit.chunk or size)):
-        here, longest = rows.to(ids.device), int(lengths[rows[-1]])
-        given.append((ids[here, :longest], mask[here, :longest]))
+        longest, rows = int(lengths[rows[-1]]), rows.to(ids.device)
+        inputs.append((ids[rows, :longest], mask[rows, :longest]))
     if fit.chunk is None:  # looked up together: each look-up has a gradient as large as the whole table
-        words = model.words(torch.cat([ids_bL.flatten() for ids_bL, _ in given]))
-        split = torch.split(words, [ids_bL.numel() for ids_bL, _ in given])
-        given = [(*one, word.view(*one[0].shape, -1)) for one, word in zip(given, split, strict=True)]
-    return [encode(*one) for one in given], order.argsort().to(ids.device)
+        vectors = model.embed_tokens(torch.cat([ids_bL.flatten() for ids_bL, _ in inputs]))
+        parts = torch.split(vectors, [ids_bL.numel() for ids_bL, _ in inputs])
+        inputs = [(*one, part.view(*one[0].shape, -1)) for one, part in zip(inputs, parts, strict=True)]
+    return [encode(*one) for one in inputs], order.argsort().to(ids.device)
 
 
 @contextlib.contextmanager
-def _precision(fit: "Fit") -> Iterator[None]:
-    # entered anew for each piece: autocast keeps cast weights, and those of a pass without a graph have none
-    where = choose_device()
-    with torch.autocast(where, torch.bfloat16, enabled=fit.precision == "bf16" and has_bf16(where)):
+def _choose_precision(fit: "Fit") -> Iterator[None]:
+    # entered anew for each piece: autocast caches cast weights, and those of a pass without a graph have none
+    device = choose_device()
+    with torch.autocast(device, torch.bfloat16, enabled=fit.precision == "bf16" and has_bf16(device)):
         yield
 
 
 @contextlib.contextmanager
-def _attention(where: str) -> Iterator[None]:
+def _choose_attention(device: str) -> Iterator[None]:
     # On CPU the backward pass of the fused attention takes five times the plain one's at these lengths, and the
     # plain one would compute bf16 in fp32, at a fifth of the step (docs/log.md); on a GPU the fused one is right.
     # Around both passes: a checkpointed layer runs in both.
-    if where != "cpu":
+    if device != "cpu":
         yield
         return
-    switches: Any = torch.backends.cuda  # named after CUDA, and asked on CPU too
-    kept = switches.fp16_bf16_reduction_math_sdp_allowed()
+    switches: Any = torch.backends.cuda  # named after CUDA, but they hold on a CPU too
+    before = switches.fp16_bf16_reduction_math_sdp_allowed()
     switches.allow_fp16_bf16_reduction_math_sdp(True)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        switches.allow_fp16_bf16_reduction_math_sdp(kept)
+        switches.allow_fp16_bf16_reduction_math_sdp(before)

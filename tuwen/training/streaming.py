@@ -13,87 +13,87 @@ from tuwen.data.augment.views import Viewer, find_positive
 from tuwen.data.formats import text
 from tuwen.data.formats.images import Pixels, decode_reduced, open_image
 from tuwen.data.formats.tar_stream import Sample, read_shard
-from tuwen.training.dataset import Ask, Maker, window
+from tuwen.training.dataset import Decoder, ViewSpec, compute_window
 
-BUFFER_BYTES = 256 << 20  # of encoded pictures; about 3,000 of 85 kB
+SHUFFLE_BUFFER_BYTES = 256 << 20  # of encoded images; about 3,000 of 85 kB
 
 
-class Candidate(NamedTuple):
-    """A pair as it stands in a shard: not decoded yet."""
+class StreamedPair(NamedTuple):
+    """A pair of a shard whose image is not decoded yet."""
 
     pair_id: str
-    picture: bytes
+    image: bytes  # encoded
     caption: str
     sided: bool
     positive_id: str
     lap: int
 
-    def row(self) -> dict[str, Any]:
-        """What a viewer asks for of a pair."""
-        told = ("pair_id", "caption", "sided", "positive_id")
-        return {name: getattr(self, name) for name in told} | {"paraphrase": None}
+    def make_row(self) -> dict[str, Any]:
+        """Return what a viewer needs of a pair (views.py: ROWS)."""
+        columns = ("pair_id", "caption", "sided", "positive_id")
+        return {name: getattr(self, name) for name in columns} | {"paraphrase": None}
 
 
 class StreamedViews:
     """A fresh view of each pair of one source's shards in each epoch (dataset.py: Views).
 
-    listed: rows of `pairs.SHARDS`. limits: what takes a row out of other sets is skipped here. banned: sha256 of
-    pictures that no training may see. Of a key with several captions each lap shows another one. `skipped`:
-    reason, as in the quarantine, -> pairs of this epoch that were not shown; what proves broken only as it is
-    decoded is counted by the process that asked for it.
+    listed: rows of `pairs.SHARDS`. limits: what puts a row of other sets into quarantine is skipped here. banned:
+    sha256 of images that no training may see. Of a key with several captions each lap shows another one.
+    `skipped`: reason, as in the quarantine, -> pairs of this epoch that were not shown; an image that proves
+    broken when it is decoded is counted by the process that trains on it.
     """
 
     def __init__(
         self, listed: list[dict[str, Any]], viewer: Viewer, limits: Validate, *, weight: float, banned: Set[str]
     ) -> None:
-        self.makers: list[Maker] = [_Streamed(viewer)]
+        self.decoders: list[Decoder] = [_StreamedDecoder(viewer)]
         self._listed, self._viewer, self._limits = listed, viewer, limits
         self._weight, self._banned = weight, banned
         self._pairs: int = sum(row["pairs"] for row in listed)
         self.skipped: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(window(self._pairs, self._weight, 1))
+        return len(compute_window(self._pairs, self._weight, 1))
 
-    def asked(self, seed: int, epoch: int) -> Iterator[Ask]:
-        """The views of the epoch's window on a walk around the shards; those that are skipped make it go on.
+    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
+        """Yield the views of the epoch's window on a walk around the shards; the walk goes on for skipped pairs.
 
         Raises UserError where a shard cannot be read, is not the listed one, or all shards hold no pair.
         """
         self.skipped.clear()
-        places = window(self._pairs, self._weight, epoch)
+        places = compute_window(self._pairs, self._weight, epoch)
         walk, draw = self._walk(seed, places.start), random.Random(f"buffer:{seed}:{epoch}")
         missing, barren = len(places), 0
         while missing:
-            for found in shuffled(islice(walk, missing), draw):
-                fit = self._fits(found.picture)
+            for pair in shuffle_in_buffer(islice(walk, missing), draw):
+                fit = self._fits(pair.image)
                 barren = 0 if fit else barren + 1
                 if barren > self._pairs:
-                    raise self._hold_nothing()
+                    raise self._make_error()
                 if fit:
                     missing -= 1
-                    yield self._ask(found)
+                    yield self._make_spec(pair)
 
-    def _walk(self, seed: int, start: int) -> Iterator[Candidate]:
-        """The pairs from place `start` on, without end; each lap takes the shards in another order."""
+    def _walk(self, seed: int, start: int) -> Iterator[StreamedPair]:
+        """Yield the pairs from place `start` on, without end; each lap takes the shards in another order."""
         lap, passed = divmod(start, self._pairs)
         while True:
-            whole, found = not passed, False
+            whole, any_pair = not passed, False
             for row in random.Random(f"shards:{seed}:{lap}").sample(self._listed, len(self._listed)):
                 if passed >= row["pairs"]:
                     passed -= row["pairs"]
                     continue
                 for sample in islice(read_shard(row), passed, None):
-                    candidate = self._candidate(row, sample, lap)
-                    if candidate:
-                        found = True
-                        yield candidate
+                    pair = self._select_pair(row, sample, lap)
+                    if pair:
+                        any_pair = True
+                        yield pair
                 passed = 0
-            if whole and not found:
-                raise self._hold_nothing()
+            if whole and not any_pair:
+                raise self._make_error()
             lap += 1
 
-    def _candidate(self, row: dict[str, Any], sample: Sample, lap: int) -> Candidate | None:
+    def _select_pair(self, row: dict[str, Any], sample: Sample, lap: int) -> StreamedPair | None:
         short = [caption for caption in sample.captions if len(caption.strip()) <= self._limits.max_chars]
         captions = [caption for caption in short if text.normalise(caption)]
         reason = sample.fault
@@ -106,42 +106,42 @@ class StreamedViews:
         else:
             pair_id = f"{row['sha256']}/{sample.key}"  # not the address: equal shards give equal views anywhere
             sided = any(map(text.has_side_word, captions))
-            return Candidate(pair_id, sample.image, captions[lap % len(captions)], sided, digest, lap)
+            return StreamedPair(pair_id, sample.image, captions[lap % len(captions)], sided, digest, lap)
         self.skipped[reason] += 1
         return None
 
-    def _ask(self, found: Candidate) -> Ask:
-        row, view = found.row(), found.lap + 1
-        caption, flipped = self._viewer.told(row, view)
-        source = (found.picture, row, view)
-        return Ask(found.pair_id, find_positive(row, flipped), caption, 0, source, self.skipped)
+    def _make_spec(self, pair: StreamedPair) -> ViewSpec:
+        row, view = pair.make_row(), pair.lap + 1
+        caption, flipped = self._viewer.plan(row, view)
+        source = (pair.image, row, view)
+        return ViewSpec(pair.pair_id, find_positive(row, flipped), caption, 0, source, self.skipped)
 
     def _fits(self, encoded: bytes) -> bool:
-        """By the header alone: the rest is read by the process that makes the view."""
+        """Return whether the image may be shown, by its header alone; the rest is read where the view is made."""
         try:
-            reason = self._unfit(*open_image(encoded).size)
+            reason = self._find_misfit(*open_image(encoded).size)
         except OSError:
             reason = "unreadable"
         if reason is not None:
             self.skipped[reason] += 1
         return reason is None
 
-    def _unfit(self, width: int, height: int) -> str | None:
+    def _find_misfit(self, width: int, height: int) -> str | None:
         if width * height > self._limits.max_pixels:
             return "too_large"
         if min(width, height) < self._limits.min_side_px:
             return "too_narrow" if width < height else "too_low"
         return None
 
-    def _hold_nothing(self) -> UserError:
+    def _make_error(self) -> UserError:
         return UserError(
             f"{self._listed[0]['address']}, …: no pair of the shards of {self._listed[0]['source']} can be shown: "
             f"{dict(self.skipped)}; mend them, or take that source out of params.yaml: corpus"
         )
 
 
-class _Streamed:
-    """Makes fresh views of pictures that come with the asking."""
+class _StreamedDecoder:
+    """Makes fresh views of images that come with their specs."""
 
     def __init__(self, viewer: Viewer) -> None:
         self._viewer = viewer
@@ -152,35 +152,35 @@ class _Streamed:
             pixels, reduced = decode_reduced(encoded, self._viewer.enough_px)
         except OSError:
             return None
-        return self._viewer.view(pixels, row, view, reduced).pixels
+        return self._viewer.render(pixels, row, view, reduced).pixels
 
 
-def shuffled(candidates: Iterable[Candidate], draw: random.Random) -> Iterator[Candidate]:
-    """The candidates in another order, drawn from a buffer of at most BUFFER_BYTES and one picture more."""
-    held: list[Candidate] = []
+def shuffle_in_buffer(stream: Iterable[StreamedPair], draw: random.Random) -> Iterator[StreamedPair]:
+    """Yield the pairs in another order, drawn from a buffer of at most SHUFFLE_BUFFER_BYTES and one image more."""
+    held: list[StreamedPair] = []
     size = 0
 
-    def take() -> Candidate:
+    def take() -> StreamedPair:
         index = draw.randrange(len(held))
         held[index], held[-1] = held[-1], held[index]
         return held.pop()
 
-    for candidate in candidates:
-        held.append(candidate)
-        size += len(candidate.picture)
-        while size > BUFFER_BYTES:
+    for pair in stream:
+        held.append(pair)
+        size += len(pair.image)
+        while size > SHUFFLE_BUFFER_BYTES:
             taken = take()
-            size -= len(taken.picture)
+            size -= len(taken.image)
             yield taken
     while held:
         yield take()
 
 
-def basic_characters() -> str:
-    """The 6,763 Chinese characters and 682 signs of GB 2312, and ASCII: what nearly every caption is spelt with.
+def list_basic_characters() -> str:
+    """Return the 6,763 Chinese characters and 682 signs of GB 2312, and ASCII, which spell nearly every caption.
 
-    For a vocabulary where captions cannot be read beforehand: those of streamed shards would cost a pass over all
-    of them, and those of some shards alone would make it depend on which these are.
+    For the vocabulary of a fresh model where captions are streamed: reading them beforehand would cost a pass over
+    all shards, and reading some shards alone would make the vocabulary depend on which these are.
     """
     codes = (bytes([high, low]) for high in range(0xA1, 0xF8) for low in range(0xA1, 0xFF))
     return "".join(code.decode("gb2312", "ignore") for code in codes) + bytes(range(0x21, 0x7F)).decode("ascii")

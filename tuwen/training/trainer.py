@@ -1,4 +1,7 @@
-"""The loop: one for pre-training and fine-tuning. Knows neither tables nor tracking; resumes after a kill."""
+"""The training loop, one for pre-training and fine-tuning: on tensors alone, without tables or tracking.
+
+It resumes after a kill, and stops at SIGTERM once all is saved.
+"""
 
 import math
 import time
@@ -13,9 +16,10 @@ from tuwen.core.progress import Pace, follow, say
 from tuwen.core.signals import SIGTERM_STATUS, watch_sigterm
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
+from tuwen.model.state_dict import State
 from tuwen.training import distributed, optim
-from tuwen.training.checkpoint import Checkpoint, every_seconds
-from tuwen.training.selection import Choice, Measured, State, mixed, select
+from tuwen.training.checkpoint import Checkpoint, read_interval_seconds
+from tuwen.training.selection import Choice, Measured, mix_weights, select_state
 from tuwen.training.step import prepare_model, step
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
@@ -24,9 +28,9 @@ if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
 
 EpochRecord = dict[str, float]
 Measure = Callable[[DualEncoder], Measured]
-Batches = Callable[[int, int], Iterator["Batch"]]  # epoch, steps of it to leave out -> the others
-BEST, RECORDS = "best.pt", "records.pt"
-NAMED = 20  # pair ids that a message holds; the kept batch has all
+Batches = Callable[[int, int], Iterator["Batch"]]  # epoch, steps of it to leave out -> the batches of the others
+BEST_FILE, RECORDS_FILE = "best.pt", "records.pt"
+MAX_PAIRS_NAMED = 20  # pair ids in a message; the batch that is written has all
 
 
 def train(
@@ -41,12 +45,13 @@ def train(
     log: Callable[[EpochRecord, int], None],
     until: int | None = None,
 ) -> "Training":
-    """Train `model` in place for `fit.epochs`, or until epoch `until` of them, and return what there is to choose.
+    """Train `model` in place for `fit.epochs`, or until epoch `until` of them; return what a state is chosen from.
 
     epoch_batches: epoch counted from 1, batches of it to leave out -> this process's share of the others.
-    checkpoint: a folder; training goes on from the step found there. evaluate: valid after each epoch. log: called
-    with each record, speeds included, and its epoch. Several processes give the same weights to all of them.
-    Raises UserError when the batches are empty or the loss is not finite, SystemExit once SIGTERM's state is kept.
+    checkpoint: a folder; training resumes at the step that is there. evaluate: measures the model on valid after
+    each epoch. log: called with each record, speeds included, and its epoch. In several processes all end with the
+    same weights. Raises UserError where an epoch has no batch or the loss is not finite, and SystemExit after a
+    SIGTERM, once the state is saved.
     """
     if steps_per_epoch == 0:
         raise UserError(
@@ -63,12 +68,12 @@ def train(
                 training.run_epoch(epoch_batches, stopped)
             training.close_epoch(evaluate, log)
             if stopped:
-                raise training.ended()
+                raise training.make_exit()
     return training
 
 
 class Training:
-    """A training under way: weights, optimizers, average, how far it is, and the best state so far."""
+    """A training under way: weights, optimizers, average of the weights, steps done, and the best state so far."""
 
     def __init__(self, model: DualEncoder, fit: "Fit", steps_per_epoch: int, checkpoint: Checkpoint) -> None:
         self.model, self.fit, self.steps_per_epoch, self.checkpoint = model, fit, steps_per_epoch, checkpoint
@@ -80,15 +85,15 @@ class Training:
         self.records: list[EpochRecord] = []
         self.best: dict[str, Any] | None = None
         self._pace = Pace()
-        self._every_seconds, self._saved_at = every_seconds(), time.monotonic()
+        self._every_seconds, self._saved_at = read_interval_seconds(), time.monotonic()
 
     @property
     def epochs(self) -> int:
-        """Epochs that are done and measured."""
+        """The epochs that are trained and measured."""
         return len(self.records)
 
     def run_epoch(self, epoch_batches: Batches, stopped: list[bool]) -> None:
-        """The steps that the epoch under way still has, and a checkpoint after them and in between."""
+        """Take the steps that the epoch under way still has, with checkpoints between them and at the end."""
         epoch, steps = self.epochs + 1, self.steps_per_epoch
         self._pace = Pace()
         timed = self._pace.time_batches(epoch_batches(epoch, self.done % steps))
@@ -97,50 +102,51 @@ class Training:
         for batch in follow(timed, label, left) if distributed.is_first() else timed:
             self._step(batch)
             due = time.monotonic() - self._saved_at >= self._every_seconds
-            stop, due = distributed.is_any([bool(stopped), due])
+            stop, due = distributed.combine_flags([bool(stopped), due])
             if stop or due or self.done % steps == 0:
                 self.save()
             if stop:
-                raise self.ended()
+                raise self.make_exit()
         assert self.done == epoch * steps, f"epoch {epoch} had fewer than {steps} batches"
 
     def _step(self, batch: "Batch") -> None:
-        factor = optim.schedule(self.done, self.fit.epochs * self.steps_per_epoch, self.fit.warmup_steps)
+        factor = optim.compute_lr_factor(self.done, self.fit.epochs * self.steps_per_epoch, self.fit.warmup_steps)
         loss = step(self.model, self.optimizers, batch, factor, self.fit)
         if not math.isfinite(loss):
-            raise self._not_finite(batch, loss)
+            raise self._make_not_finite_error(batch, loss)
         self.done += 1
         self.losses.append(loss)
         self.lr = self.fit.lr * factor
         if self.ema is not None:
             self.ema.update(self.model, self.done)
 
-    def _not_finite(self, batch: "Batch", loss: float) -> UserError:
+    def _make_not_finite_error(self, batch: "Batch", loss: float) -> UserError:
         name = f"not_finite-{distributed.get_rank()}.pt"
         self.checkpoint.write(name, lambda part: torch.save(batch._asdict(), part))
-        names = [name for share in distributed.collect(batch.pair_ids) for name in share]
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        names = [name for share in distributed.gather_objects(batch.pair_ids) for name in share]
+        more = f" and {len(names) - MAX_PAIRS_NAMED} more" if len(names) > MAX_PAIRS_NAMED else ""
         epoch, number = self.epochs + 1, len(self.losses) + 1
         return UserError(
             f"epoch {epoch}, step {number}: the loss is {loss}; lower lr in this stage's fit, or look at its "
-            f"pairs: {', '.join(names[:NAMED])}{more}; the batch is kept in {self.checkpoint.folder / name}"
+            f"pairs: {', '.join(names[:MAX_PAIRS_NAMED])}{more}; the batch is kept in "
+            f"{self.checkpoint.folder / name}"
         )
 
     def close_epoch(self, evaluate: Measure, log: Callable[[EpochRecord, int], None]) -> None:
-        """Measure the epoch that was run, on the first process, and tell of it."""
+        """Measure the epoch on the first process, and record, print and log it."""
         epoch = self.epochs + 1
         record: EpochRecord = {"loss": sum(self.losses) / len(self.losses), "lr": self.lr}
         record |= {"temperature": 1 / self.model.scale.item()}
         if distributed.is_first():
             record |= self._measure(evaluate, epoch)
-        record = distributed.from_first(record)
+        record = distributed.broadcast_first(record)
         self.records.append({"epoch": epoch, **{name: round(value, 6) for name, value in record.items()}})
         self.losses = []
         if not distributed.is_first():
             return
-        self.checkpoint.write(RECORDS, lambda part: torch.save(self.records, part))
+        self.checkpoint.write(RECORDS_FILE, lambda part: torch.save(self.records, part))
         speeds = self._pace.compute_speeds(self.fit.batch_size)
-        say(_line(self.records[-1] | speeds, self.fit.epochs))
+        say(_format_record(self.records[-1] | speeds, self.fit.epochs))
         log(self.records[-1] | speeds, epoch)
 
     def _measure(self, evaluate: Measure, epoch: int) -> EpochRecord:
@@ -148,7 +154,7 @@ class Training:
         self._keep_best(measured, epoch, False)
         record = dict(measured.figures)
         if self.ema is not None:
-            with self.ema.worn_by(self.model):
+            with self.ema.apply_to(self.model):
                 averaged = evaluate(self.model)
                 self._keep_best(averaged, epoch, True)
             of_valid = {name: value for name, value in averaged.figures.items() if name.startswith("valid_")}
@@ -158,13 +164,13 @@ class Training:
     def _keep_best(self, measured: Measured, epoch: int, ema: bool) -> None:
         if not self.fit.select.epochs or (self.best and self.best["criterion"] >= measured.criterion):
             return
-        kept = {"epoch": epoch, "ema": ema, "criterion": measured.criterion}
+        best = {"epoch": epoch, "ema": ema, "criterion": measured.criterion}
         state = self.model.state_dict()
-        on_disk = self.checkpoint.write(BEST, lambda part: torch.save({**kept, "model": state}, part))
-        self.best = kept if on_disk else {**kept, "model": {name: value.clone() for name, value in state.items()}}
+        on_disk = self.checkpoint.write(BEST_FILE, lambda part: torch.save({**best, "model": state}, part))
+        self.best = best if on_disk else {**best, "model": {name: value.clone() for name, value in state.items()}}
 
     def save(self) -> None:
-        """Keep all that the next step depends on."""
+        """Write all that the next step depends on."""
         self.checkpoint.save(
             {
                 "model": self.model.state_dict(),
@@ -179,59 +185,59 @@ class Training:
         self._saved_at = time.monotonic()
 
     def resume(self) -> None:
-        """Go on from what `save` kept, if it did."""
+        """Go on from what `save` wrote, if anything."""
         state = self.checkpoint.load()
         if state is None:
             return
         self.model.load_state_dict(state["model"])
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         if self.ema is not None:
             self.ema.weights = {name: value.to(choose_device()) for name, value in state["ema"].items()}
         self.done, self.lr, self.losses, self.records = (state[key] for key in ("done", "lr", "losses", "records"))
-        measured, closed = self._kept(RECORDS) or [], self.done // self.steps_per_epoch
+        measured, closed = self._read(RECORDS_FILE) or [], self.done // self.steps_per_epoch
         if len(measured) > len(self.records) and self.done == closed * self.steps_per_epoch:
             self.records, self.losses = measured[:closed], []  # that epoch was measured before the kill
         if self.fit.select.epochs:
-            self.best = self._kept(BEST)
+            self.best = self._read(BEST_FILE)
         if distributed.is_first():
             say(f"resumed after step {self.done} (epoch {closed}) from {self.checkpoint.folder}")
 
-    def _kept(self, name: str) -> Any:
+    def _read(self, name: str) -> Any:
         path = self.checkpoint.folder / name
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True) if path.is_file() else None
 
-    def ended(self) -> SystemExit:
-        """What to raise once SIGTERM came and all is kept."""
+    def make_exit(self) -> SystemExit:
+        """Return what to raise after a SIGTERM, once all is saved."""
         if distributed.is_first():
             say(f"SIGTERM: step {self.done} is kept in {self.checkpoint.folder}; the same command goes on there")
         return SystemExit(SIGTERM_STATUS)
 
     def select(self, baseline: State | None, evaluate: Measure) -> tuple[Choice, list[dict[str, Any]]]:
-        """Give the model the state that does best on valid; returns the choice, and the figures of all states."""
+        """Give the model the state that does best on valid; return the choice, and a record of every state."""
         last = {name: value.clone() for name, value in self.model.state_dict().items()}
         states: dict[tuple[int, bool], Callable[[], State]] = {(self.epochs, False): lambda: last}
         if self.ema is not None:
             averaged = self.ema.weights
             states[self.epochs, True] = lambda: averaged
         if self.best is not None:
-            states.setdefault((self.best["epoch"], self.best["ema"]), self._best_state)
+            states.setdefault((self.best["epoch"], self.best["ema"]), self._read_best)
         alphas = self.fit.select.wise_ft
         if len(states) == 1 and not alphas:
             return Choice(self.epochs, False, 1.0), []
-        return select(self.model, states, baseline, alphas, lambda: evaluate(self.model))
+        return select_state(self.model, states, baseline, alphas, lambda: evaluate(self.model))
 
-    def _best_state(self) -> State:
+    def _read_best(self) -> State:
         assert self.best is not None
-        state: State = self.best.get("model") or self._kept(BEST)["model"]
+        state: State = self.best.get("model") or self._read(BEST_FILE)["model"]
         return state
 
-    def take(self, choice: Choice, baseline: State | None) -> None:
-        """Give the model a state of the last epoch that was chosen elsewhere."""
+    def take_choice(self, choice: Choice, baseline: State | None) -> None:
+        """Give the model the state of the last epoch that `choice`, made elsewhere, names."""
         state = self.ema.weights if choice.ema and self.ema is not None else self.model.state_dict()
-        self.model.load_state_dict(mixed(state, baseline, choice.wise_ft))
+        self.model.load_state_dict(mix_weights(state, baseline, choice.wise_ft))
 
 
-def _line(record: EpochRecord, epochs: int) -> str:
+def _format_record(record: EpochRecord, epochs: int) -> str:
     figures = ", ".join(f"{name} {value:.4g}" for name, value in record.items() if name != "epoch")
     return f"epoch {record['epoch']:.0f}/{epochs}: {figures}"

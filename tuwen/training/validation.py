@@ -1,6 +1,8 @@
-"""hit@5 of a model under training on the valid set, in both directions over the full gallery."""
+"""hit@5 of a model under training on the valid set, in both directions over the full gallery.
 
-from collections.abc import Callable
+Shapes: G images of valid.
+"""
+
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +13,34 @@ from tuwen.model.dual_encoder import DualEncoder
 from tuwen.retrieval.encode import embed_captions, embed_images, read_images
 from tuwen.retrieval.metrics import compute_hits, judge_queries
 from tuwen.retrieval.vectors import RetrievalTask
-from tuwen.training.selection import Measured
+from tuwen.training.selection import Measured, Validator
 
-K = 5
+HIT_K = 5
 
 
-def on_set(folder: Path, size_px: int, batch_size: int) -> Callable[[DualEncoder, Any], Measured]:
-    """What measures a model with its tokenizer on the set in `folder`; the pictures are decoded once."""
+def make_validator(folder: Path, size_px: int, batch_size: int) -> Validator:
+    """Return a function that measures a model and its tokenizer on the set in `folder`.
+
+    The images are decoded once, here. A text's share of the criterion goes to its image, the first of several.
+    """
     pair_set = pairs.read_pair_set(folder)
-    pictures = read_images(folder.parent.parent, pair_set, size_px)
+    pixels = read_images(folder.parent.parent, pair_set, size_px)
     captions = pair_set.texts["caption"].to_pylist()
     image_row, text_row = pairs.find_true_rows(pair_set)
-    picture_of_text = np.zeros(len(captions), np.int64)
-    picture_of_text[text_row[::-1]] = image_row[::-1]  # of several, the first
+    image_of_text = np.zeros(len(captions), np.int64)
+    image_of_text[text_row[::-1]] = image_row[::-1]  # of several, the first
 
     def measure(model: DualEncoder, tokenizer: Any) -> Measured:
-        images = embed_images(model, pictures, batch_size)
+        images = embed_images(model, pixels, batch_size)
         texts = embed_captions(model, tokenizer, captions, batch_size)
-        i2t = judge_queries(RetrievalTask(images, texts, image_row, text_row), (K,))
-        t2i = judge_queries(RetrievalTask(texts, images, text_row, image_row), (K,))
-        shares, figures = np.zeros(len(pictures)), {}
-        asked = (("i2t", i2t, i2t.query), ("t2i", t2i, picture_of_text[t2i.query]))
-        for direction, judged, picture in asked:
-            hit = compute_hits(judged, (K,))[:, 0]
-            figures[f"valid_{direction}_hit_at_{K}"] = hit.mean().item()
-            np.add.at(shares, picture, hit / len(hit) / len(asked))
-        return Measured(figures, shares)
+        i2t = judge_queries(RetrievalTask(images, texts, image_row, text_row), (HIT_K,))
+        t2i = judge_queries(RetrievalTask(texts, images, text_row, image_row), (HIT_K,))
+        shares_G, figures = np.zeros(len(pixels)), {}
+        directions = (("i2t", i2t, i2t.query), ("t2i", t2i, image_of_text[t2i.query]))
+        for direction, judged, image in directions:
+            hit = compute_hits(judged, (HIT_K,))[:, 0]
+            figures[f"valid_{direction}_hit_at_{HIT_K}"] = hit.mean().item()
+            np.add.at(shares_G, image, hit / len(hit) / len(directions))
+        return Measured(figures, shares_G)
 
     return measure

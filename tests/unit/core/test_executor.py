@@ -12,7 +12,7 @@ import pytest
 from distributed import LocalCluster
 
 from tests.support.checkout import ROOT
-from tests.support.views import AUGMENT, contents, write_clean
+from tests.support.views import AUGMENT, read_contents, write_clean
 from tuwen.core import executor
 from tuwen.core.errors import UserError
 from tuwen.core.params import Image
@@ -80,7 +80,7 @@ def test_a_cluster_makes_the_bytes_that_a_pool_makes(tmp_path, monkeypatch, clus
         with monkeypatch.context() as patch:
             patch.setenv(*setting)
             augment(clean, Path("data/augmented"), AUGMENT, Image(size_px=32))
-        written[name] = contents(Path("data/augmented"))
+        written[name] = read_contents(Path("data/augmented"))
     assert len(written["pool"]) == 6 + 3
     assert written["cluster"] == written["pool"]
 

@@ -68,7 +68,7 @@ def fitted(pixels, ids, mask, *, steps, seed):
     for step in range(steps):
         rows = torch.randperm(len(pixels))[:BATCH]
         batch = Batch(pixels[rows], ids[rows], mask[rows], rows, rows)
-        trainer.step(model, optimizers, batch, optim.schedule(step, steps, fitting.warmup_steps), fitting)
+        trainer.step(model, optimizers, batch, optim.compute_lr_factor(step, steps, fitting.warmup_steps), fitting)
     return model.eval()
 
 

@@ -18,7 +18,7 @@ from tuwen.training import distributed, step
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """What the two processes found, each started by a torchrun of its own, as on two machines."""
+    """What the two processes computed, each started by a torchrun of its own, as on two machines."""
     out = tmp_path_factory.mktemp("nodes")
     rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--rdzv-id=two"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *rendezvous]
@@ -35,7 +35,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def alone() -> dict:
-    return distributed_process.results()
+    return distributed_process.compute_results()
 
 
 @pytest.mark.parametrize("case", distributed_process.CASES)
@@ -43,26 +43,28 @@ def test_the_gradients_of_two_processes_are_those_of_one(case: str, both: list[d
     loss, expected = alone[case]
     assert len(expected) > 10
     assert "log_scale" in expected
-    for found_loss, found in (one[case] for one in both):
-        assert found_loss == pytest.approx(loss, abs=1e-5)
-        assert found.keys() == expected.keys()
+    for own_loss, gradients in (one[case] for one in both):
+        assert own_loss == pytest.approx(loss, abs=1e-5)
+        assert gradients.keys() == expected.keys()
         for name, gradient in expected.items():
-            torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                gradients[name], gradient, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 @pytest.mark.parametrize("case", ["plain", "cached"])
 def test_twenty_plain_steps_end_at_the_same_weights(case: str, both: list[dict], alone: dict) -> None:
     expected = alone[f"20 steps, {case}"]
-    start = distributed_process.prepared(fit(batch_size=12)).state_dict()
+    start = distributed_process.make_prepared(fit(batch_size=12)).state_dict()
     moved = max((expected[name] - start[name]).abs().max().item() for name in start)
     assert moved > 0.05  # a factor of two in the gradient would be seen
-    for found in (one[f"20 steps, {case}"] for one in both):
+    for weights in (one[f"20 steps, {case}"] for one in both):
         for name, weight in expected.items():
-            torch.testing.assert_close(found[name], weight, atol=1e-4, rtol=0)
+            torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0)
 
 
 def test_siblings_span_the_processes_and_count(alone: dict) -> None:
-    batch = distributed_process.global_batch(1)
+    batch = distributed_process.make_global_batch(1)
     halves = [set(batch.positive_id[part].tolist()) for part in (slice(6), slice(6, 12))]
     assert halves[0] & halves[1] == {100}
     assert alone["plain"][0] != pytest.approx(alone["negatives"][0], abs=1e-3)
@@ -71,24 +73,24 @@ def test_siblings_span_the_processes_and_count(alone: dict) -> None:
 def test_both_processes_see_the_same_losses_and_agree(both: list[dict], alone: dict) -> None:
     for rank, one in enumerate(both):
         assert one["losses"] == pytest.approx(alone["losses"], abs=1e-3)  # Muon computes in bf16
-        assert one["collected"] == [0, 1], rank
-        assert one["from_first"] == 0
-        assert one["any_of"] == [True, False]
+        assert one["gathered"] == [0, 1], rank
+        assert one["from first"] == 0
+        assert one["flags"] == [True, False]
         assert one["mean"] == 0.5
 
 
 def test_alone_a_process_is_a_group_of_one() -> None:
     with distributed.join_group():
         assert (distributed.get_rank(), distributed.count_ranks(), distributed.is_first()) == (0, 1, True)
-        assert distributed.collect("图") == ["图"]
+        assert distributed.gather_objects("图") == ["图"]
         rows = torch.ones(2, 3)
-        assert distributed.gather(rows) is rows
+        assert distributed.gather_rows(rows) is rows
 
 
-@pytest.mark.parametrize("asked", ["two", "0", "-1", "1.5", ""])
-def test_a_number_of_gpus_that_is_none_is_named(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUWEN_GPUS", asked)
-    with pytest.raises(UserError, match=f"TUWEN_GPUS must be a number from 1 on, got '{asked}'"):
+@pytest.mark.parametrize("number", ["two", "0", "-1", "1.5", ""])
+def test_a_number_of_gpus_that_is_none_is_named(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUWEN_GPUS", number)
+    with pytest.raises(UserError, match=f"TUWEN_GPUS must be a number from 1 on, got '{number}'"):
         distributed.start_processes("stages.finetune")
 
 

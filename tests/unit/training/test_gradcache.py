@@ -14,7 +14,7 @@ ROWS = 12
 
 
 def make_batch() -> Batch:
-    """Pictures with captions of three to eight tokens; every third row has a sibling."""
+    """Return images with captions of three to eight tokens; every third row has a sibling."""
     generator = torch.Generator().manual_seed(3)
     pixels = torch.randn(ROWS, 3, 16, 16, generator=generator)
     ids = torch.randint(5, 24, (ROWS, 8), generator=generator)
@@ -23,69 +23,71 @@ def make_batch() -> Batch:
     return Batch(pixels, ids * mask, mask, rows // 3 * 3 + (rows % 3 == 2), rows)
 
 
-def gradients(config: dict, chunk: int | None, **changes) -> tuple[float, dict[str, torch.Tensor], torch.Tensor]:
-    """Loss, gradient of every parameter, and where the random numbers stand afterwards."""
+def compute(config: dict, chunk: int | None, **changes) -> tuple[float, dict[str, torch.Tensor], torch.Tensor]:
+    """Return loss, gradient of every parameter, and the state of the random numbers afterwards."""
     torch.manual_seed(7)
     model = DualEncoder(config)
     settings = fit(chunk=chunk, **changes)
     step.prepare_model(model, settings)
     torch.manual_seed(1)
-    loss = step.backward(model, make_batch(), settings)
-    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    return loss.item(), found, torch.get_rng_state()
+    loss = step.compute_gradients(model, make_batch(), settings)
+    gradients = {
+        name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+    return loss.item(), gradients, torch.get_rng_state()
 
 
-def in_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes a step keep the graph of all parts, as if memory did not matter: what GradCache has to equal."""
-    cached = step._backward_cached
+def keep_whole_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a step keep the graph of all parts, as if memory did not matter: what GradCache has to equal."""
+    cached = step._compute_gradients_cached
 
-    def whole(model, pictures, captions, back, positive, settings):
-        image, text = (torch.cat([piece() for piece in pieces]) for pieces in (pictures, captions))
-        loss = step._loss(model, image, text[back], positive)
+    def whole(model, images, texts, back, positive, settings):
+        image, text = (torch.cat([piece() for piece in pieces]) for pieces in (images, texts))
+        loss = step._compute_loss(model, image, text[back], positive)
         torch.autograd.backward(loss)
         return loss
 
-    monkeypatch.setattr(step, "_backward_cached", whole)
+    monkeypatch.setattr(step, "_compute_gradients_cached", whole)
     assert cached is not whole
 
 
-def difference(one: dict, two: dict) -> float:
+def compute_difference(one: dict, two: dict) -> float:
     assert one.keys() == two.keys()
     return max((one[name] - two[name]).abs().max().item() for name in one)
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 12])
 def test_without_dropout_parts_give_the_gradients_of_the_whole_batch(chunk) -> None:
-    loss, whole, _ = gradients(STILL, None)
-    again, parts, _ = gradients(STILL, chunk)
+    loss, whole, _ = compute(STILL, None)
+    again, parts, _ = compute(STILL, chunk)
     assert again == pytest.approx(loss, abs=1e-6)
     assert "log_scale" in whole
     assert max(value.abs().max() for value in whole.values()) > 0.05
-    assert difference(whole, parts) < 1e-5
+    assert compute_difference(whole, parts) < 1e-5
 
 
 @pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"precision": "bf16"}])
 def test_with_dropout_and_left_out_patches_they_equal_those_of_one_graph(changes, monkeypatch) -> None:
     config = TINY | {"text": TINY["text"] | {"dropout": 0.3}}
-    loss, parts, stands = gradients(config, 5, **changes)
+    loss, parts, state = compute(config, 5, **changes)
     with monkeypatch.context() as patch:
         patch.setattr(gradcache, "set_random_state", lambda state: None)
-        _, astray, _ = gradients(config, 5, **changes)
-    in_one_graph(monkeypatch)
-    again, whole, stands_whole = gradients(config, 5, **changes)
+        _, astray, _ = compute(config, 5, **changes)
+    keep_whole_graph(monkeypatch)
+    again, whole, state_of_whole = compute(config, 5, **changes)
     assert again == pytest.approx(loss, abs=1e-6)
-    assert difference(whole, parts) < 1e-5
-    assert difference(whole, astray) > 1e-3  # without the restored state the check above could not hold
-    assert torch.equal(stands, stands_whole)  # the next step draws what it would have drawn
+    assert compute_difference(whole, parts) < 1e-5
+    assert compute_difference(whole, astray) > 1e-3  # without the restored state the check above could not hold
+    assert torch.equal(state, state_of_whole)  # the next step draws what it would have drawn
 
 
 @pytest.mark.parametrize("tower", ["text", "image"])
 def test_a_frozen_tower_goes_through_once_and_has_no_gradient(tower) -> None:
-    _, whole, _ = gradients(STILL, None, freeze=tower)
-    _, parts, _ = gradients(STILL, 5, freeze=tower)
+    _, whole, _ = compute(STILL, None, freeze=tower)
+    _, parts, _ = compute(STILL, 5, freeze=tower)
     assert whole
     assert not [name for name in whole if name.startswith(f"{tower}_")]
-    assert difference(whole, parts) < 1e-5
+    assert compute_difference(whole, parts) < 1e-5
 
 
 def test_a_tower_with_batch_norm_is_refused_with_the_reason_unless_it_is_frozen() -> None:

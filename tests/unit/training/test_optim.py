@@ -1,4 +1,4 @@
-"""What moves the weights, and what must not."""
+"""What changes the weights, and what must not."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ def test_every_parameter_has_exactly_one_optimizer_and_decay_is_for_matrices_alo
     model = DualEncoder(TINY)
     optimizers = optim.make_optimizers(model, fit(muon_lr=muon_lr))
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    held = [id(parameter) for group in groups for parameter in group["params"]]
-    assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
+    trained = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(trained) == sorted(id(parameter) for parameter in model.parameters())
     decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     for name, parameter in model.named_parameters():
         assert (id(parameter) in decayed) == (parameter.ndim > 1 and "embed" not in name), name
@@ -36,9 +36,9 @@ def test_a_frozen_tower_has_no_optimizer_and_draws_no_dropout() -> None:
         model = DualEncoder(TINY)
         optim.freeze(model, tower)
         optim.set_modes(model, tower)
-        held = {id(p) for group in optim.make_optimizers(model, fit())[0].param_groups for p in group["params"]}
-        assert id(model.log_scale) in held
-        assert not [n for n, p in model.named_parameters() if n.startswith(f"{tower}_") and id(p) in held]
+        trained = {id(p) for group in optim.make_optimizers(model, fit())[0].param_groups for p in group["params"]}
+        assert id(model.log_scale) in trained
+        assert not [n for n, p in model.named_parameters() if n.startswith(f"{tower}_") and id(p) in trained]
         assert not getattr(model, f"{tower}_tower").training
         assert getattr(model, f"{other}_tower").training
         optim.freeze(model, "none")
@@ -46,13 +46,13 @@ def test_a_frozen_tower_has_no_optimizer_and_draws_no_dropout() -> None:
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
-    factors = [optim.schedule(done, 100, 10) for done in range(101)]
+    factors = [optim.compute_lr_factor(done, 100, 10) for done in range(101)]
     assert factors[0] == pytest.approx(0.1, abs=1e-3)
     assert max(factors) == pytest.approx(factors[9], abs=0.03)
     assert factors[100] == pytest.approx(0.0, abs=1e-9)
 
 
-def test_the_average_is_the_recurrence_of_its_definition_and_can_be_worn() -> None:
+def test_the_average_is_the_recurrence_of_its_definition_and_can_be_put_into_the_model() -> None:
     model = torch.nn.BatchNorm1d(3)
     ema = optim.Ema(model, 0.9)  # younger than its span until the 80th step
     expected = model.weight.detach().clone()
@@ -66,6 +66,6 @@ def test_the_average_is_the_recurrence_of_its_definition_and_can_be_worn() -> No
     torch.testing.assert_close(ema.weights["weight"], expected)
     assert ema.weights["num_batches_tracked"] == 100  # a count has no average
     own = model.weight.detach().clone()
-    with ema.worn_by(model):
+    with ema.apply_to(model):
         torch.testing.assert_close(model.weight.detach(), expected)
     assert torch.equal(model.weight, own)

@@ -13,6 +13,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Params
 from tuwen.data.augment.stored_views import augment
 from tuwen.data.formats import pairs
+from tuwen.data.formats.manifest import hash_file
 from tuwen.model import dual_encoder
 from tuwen.training import recipes, trainer
 
@@ -39,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(root)
         patch.setenv("TUWEN_WORKERS", "1")
         augment(Path("data/clean"), Path("data/augmented"), STORED.augment, STORED.image)
-        baseline(settings(corpus=SOURCES), "models/start")
+        make_baseline(settings(corpus=SOURCES), "models/start")
     return root
 
 
@@ -51,18 +52,18 @@ def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def baseline(params: Params, out: str = "models/baseline", checkpoint: str = ".cache/b", log=None) -> dict:
+def make_baseline(params: Params, out: str = "models/baseline", checkpoint: str = ".cache/b", log=None) -> dict:
     recipes.make_baseline(Path("data/clean"), Path(out), params, Path(checkpoint), log or (lambda *_: None))
     return json.loads((Path(out) / "training.json").read_text())
 
 
-def labelled(make, params: Params, out: str, **tuned: Path) -> dict:
+def train_labelled(make, params: Params, out: str, **tuned: Path) -> dict:
     folders = (Path("data/clean"), Path("data/augmented"), Path("models/start"), Path(out))
     make(*folders, params, Path(".cache/f"), lambda *_: None, **tuned)
     return json.loads((Path(out) / "training.json").read_text())
 
 
-def vocabulary(folder: str = "models/baseline") -> set[str]:
+def read_vocabulary(folder: str = "models/baseline") -> set[str]:
     return set(dual_encoder.read_vocabulary(Path(folder)))
 
 
@@ -70,8 +71,8 @@ class Killed(Exception):
     pass
 
 
-def test_the_baseline_is_trained_on_tables_and_shards_and_says_what_it_skipped(here: Path) -> None:
-    training = baseline(settings(**MIXED))
+def test_the_baseline_is_trained_on_tables_and_shards_and_counts_what_it_skipped(here: Path) -> None:
+    training = make_baseline(settings(**MIXED))
     assert training["pairs"] == 4 + 8 + 9
     assert training["steps"] == 2 * (21 // 4)
     for record in training["epochs"]:
@@ -83,77 +84,77 @@ def test_the_baseline_is_trained_on_tables_and_shards_and_says_what_it_skipped(h
 
 
 def test_a_training_that_was_killed_sees_the_same_pairs_as_one_that_was_not(here: Path) -> None:
-    params = settings(**MIXED | {"baseline": MIXED["baseline"] | {"fit": fit(epochs=3)}})
-    whole = baseline(params, "models/whole")
+    params = settings(**MIXED | {"baseline": MIXED["baseline"] | {"fit": make_fit(epochs=3)}})
+    whole = make_baseline(params, "models/whole")
 
     def kill(record: trainer.EpochRecord, epoch: int) -> None:
         if epoch == 2:
             raise Killed
 
     with pytest.raises(Killed):
-        baseline(params, log=kill)
+        make_baseline(params, log=kill)
     epochs = []
-    resumed = baseline(params, log=lambda record, epoch: epochs.append(epoch))
+    resumed = make_baseline(params, log=lambda record, epoch: epochs.append(epoch))
     assert epochs == [3]
     assert resumed == whole
     for name in ("manifest.json", "model.safetensors"):
         assert Path("models/baseline", name).read_bytes() == Path("models/whole", name).read_bytes()
 
 
-def fit(**changes: int) -> dict:
+def make_fit(**changes: int) -> dict:
     return settings().baseline.fit.model_dump() | changes
 
 
 def test_the_vocabulary_spells_corpus_and_train_and_never_valid_or_test(here: Path) -> None:
-    for name, said in (("corpus", "龘"), ("train", "靐"), ("valid", "齉"), ("test", "爩")):
+    for name, character in (("corpus", "龘"), ("train", "靐"), ("valid", "齉"), ("test", "爩")):
         pair_set = pairs.read_pair_set(Path("data/clean", name))
-        texts = pair_set.texts.set_column(1, "caption", pa.array([said] * len(pair_set.texts)))
+        texts = pair_set.texts.set_column(1, "caption", pa.array([character] * len(pair_set.texts)))
         pairs.write_pair_set(Path("data/clean", name), pairs.PairSet(pair_set.images, texts, pair_set.pairs))
-    baseline(settings(**MIXED))
-    assert {"龘", "靐"} <= vocabulary()
-    assert not vocabulary() & {"齉", "爩"}  # outside GB 2312, which streamed shards bring
-    assert len(vocabulary()) > 6763
+    make_baseline(settings(**MIXED))
+    assert {"龘", "靐"} <= read_vocabulary()
+    assert not read_vocabulary() & {"齉", "爩"}  # outside GB 2312, which streamed shards bring
+    assert len(read_vocabulary()) > 6763
     Path("data/clean/corpus/shards.parquet").unlink()
-    baseline(settings(corpus=SOURCES))
-    assert vocabulary() == {*("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), "龘", "靐"}
+    make_baseline(settings(corpus=SOURCES))
+    assert read_vocabulary() == {*("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), "龘", "靐"}
 
 
 def test_a_corpus_of_shards_alone_is_enough_and_one_without_a_pair_is_named(here: Path) -> None:
     pairs.write_pair_set(Path("data/clean/corpus"), pairs.make_empty_set())
-    assert baseline(settings(corpus=FAR))["pairs"] == 9
+    assert make_baseline(settings(corpus=FAR))["pairs"] == 9
     Path("data/clean/corpus/shards.parquet").unlink()
     with pytest.raises(UserError, match=r"params.yaml: corpus: .*corpus has no pair.* name a source of pairs"):
-        baseline(settings(corpus=FAR))
+        make_baseline(settings(corpus=FAR))
 
 
 def test_fine_tuning_trains_on_the_views_of_train_alone_and_the_refit_on_all(here: Path) -> None:
-    tuned = labelled(recipes.make_finetuned, STORED, "models/finetuned")
+    tuned = train_labelled(recipes.make_finetuned, STORED, "models/finetuned")
     assert tuned["pairs"] == 16
     assert "refit" not in tuned
     assert "valid_t2i_hit_at_5" in tuned["epochs"][-1]
-    final = labelled(recipes.make_refitted, STORED, "models/final", tuned=Path("models/finetuned"))
+    final = train_labelled(recipes.make_refitted, STORED, "models/final", tuned=Path("models/finetuned"))
     assert final["pairs"] == 32
     assert final["refit"] == ["train", "valid", "test"]
     assert set.union(*map(set, final["epochs"])) == {"epoch", "loss", "lr", "temperature"}
-    made = json.loads(Path("models/final/manifest.json").read_text())
-    assert set(made["inputs"]) == {"augmented", "baseline"}
-    assert made["params"]["refit"] == ["train", "valid", "test"]
-    assert made["files"]["training.json"]
+    manifest = json.loads(Path("models/final/manifest.json").read_text())
+    assert set(manifest["inputs"]) == {"augmented", "baseline"}
+    assert manifest["params"]["refit"] == ["train", "valid", "test"]
+    assert manifest["files"]["training.json"]
     assert (
         dual_encoder.load_model(Path("models/final")).config
         == dual_encoder.load_model(Path("models/start")).config
     )
 
 
-def selecting(alphas: list[float]) -> Params:
+def make_selecting_params(alphas: list[float]) -> Params:
     tuned = STORED.finetune.fit.model_dump() | {"epochs": 3, "ema": 0.5, "batch_size": 8, "lr": 0.02}
     tuned |= {"select": {"epochs": True, "wise_ft": alphas}}
     return settings(augment={"views": 2, "splits": ["train", "valid", "test"]}, finetune={"fit": tuned})
 
 
 def test_selection_measures_epochs_averages_and_means_and_the_refit_takes_what_was_chosen(here: Path) -> None:
-    params = selecting([0.25, 0.5, 0.75])
-    tuned = labelled(recipes.make_finetuned, params, "models/finetuned")
+    params = make_selecting_params([0.25, 0.5, 0.75])
+    tuned = train_labelled(recipes.make_finetuned, params, "models/finetuned")
     states = {(one["epoch"], one["ema"]) for one in tuned["candidates"]}
     assert {(3, False), (3, True)} <= states
     assert len(tuned["candidates"]) == 4 * len(states)
@@ -165,14 +166,14 @@ def test_selection_measures_epochs_averages_and_means_and_the_refit_takes_what_w
     # by hand: the state that is named, mixed with the baseline
     forced = tuned | {"selected": {"epoch": 2, "ema": True, "wise_ft": 0.25}}
     Path("models/finetuned/training.json").write_text(json.dumps(forced))
-    final = labelled(recipes.make_refitted, params, "models/final", tuned=Path("models/finetuned"))
+    final = train_labelled(recipes.make_refitted, params, "models/final", tuned=Path("models/finetuned"))
     assert final["selected"] == forced["selected"]
     assert [record["epoch"] for record in final["epochs"]] == [1, 2]
     assert final["steps"] == 2 * (32 // 8)
     Path("models/finetuned/training.json").write_text(
         json.dumps(forced | {"selected": {"epoch": 2, "ema": True, "wise_ft": 1.0}})
     )
-    labelled(recipes.make_refitted, params, "models/pure", tuned=Path("models/finetuned"))
+    train_labelled(recipes.make_refitted, params, "models/pure", tuned=Path("models/finetuned"))
     pure, mean, start = (
         dual_encoder.load_model(Path("models", name)).state_dict() for name in ("pure", "final", "start")
     )
@@ -182,34 +183,36 @@ def test_selection_measures_epochs_averages_and_means_and_the_refit_takes_what_w
 
 
 def test_without_a_selection_the_last_epoch_is_taken_and_nothing_more_measured(here: Path) -> None:
-    tuned = labelled(recipes.make_finetuned, STORED, "models/finetuned")
+    tuned = train_labelled(recipes.make_finetuned, STORED, "models/finetuned")
     assert tuned["selected"] == {"epoch": 2, "ema": False, "wise_ft": 1.0}
     assert tuned["candidates"] == []
 
 
 def test_the_refit_flag_does_not_change_the_fine_tuned_model(here: Path) -> None:
-    labelled(recipes.make_finetuned, STORED, "models/finetuned")
-    asked = STORED.model_copy(update={"finetune": STORED.finetune.model_copy(update={"refit_all": True})})
-    labelled(recipes.make_finetuned, asked, "models/again")
+    train_labelled(recipes.make_finetuned, STORED, "models/finetuned")
+    refitted = STORED.model_copy(update={"finetune": STORED.finetune.model_copy(update={"refit_all": True})})
+    train_labelled(recipes.make_finetuned, refitted, "models/again")
     assert Path("models/again/manifest.json").read_bytes() == Path("models/finetuned/manifest.json").read_bytes()
 
 
-def test_online_fine_tuning_needs_no_stored_view_and_hears_the_paraphrases(here: Path) -> None:
-    said = Path("said.csv")
+def test_online_fine_tuning_needs_no_stored_view_and_uses_the_paraphrases(here: Path) -> None:
+    path = Path("paraphrases.csv")
     lines = [f'"{caption(n)}","图里是{caption(n)[2:5]}, 编号{n}"' for n in (*range(8), *range(20, 24))]
-    said.write_text("\n".join(["caption,paraphrase", *lines]) + "\n", encoding="utf-8")
-    digest = recipes.manifest.hash_file(said)
+    path.write_text("\n".join(["caption,paraphrase", *lines]) + "\n", encoding="utf-8")
+    digest = hash_file(path)
     online = {"mode": "online", "splits": ["train", "valid"]}
-    ready = settings(augment=online | {"paraphrase": {"kind": "file", "path": str(said), "sha256": digest}})
+    ready = settings(augment=online | {"paraphrase": {"kind": "file", "path": str(path), "sha256": digest}})
     augment(Path("data/clean"), Path("data/augmented"), ready.augment, ready.image)
-    tuned = labelled(recipes.make_finetuned, ready, "models/finetuned")
+    tuned = train_labelled(recipes.make_finetuned, ready, "models/finetuned")
     assert tuned["pairs"] == 8
-    assert labelled(recipes.make_refitted, ready, "models/final", tuned=Path("models/finetuned"))["pairs"] == 12
-    again = labelled(recipes.make_finetuned, ready, "models/again")
+    assert (
+        train_labelled(recipes.make_refitted, ready, "models/final", tuned=Path("models/finetuned"))["pairs"] == 12
+    )
+    again = train_labelled(recipes.make_finetuned, ready, "models/again")
     assert again == tuned
     plain = settings(augment=online)
     augment(Path("data/clean"), Path("data/augmented"), plain.augment, plain.image)
-    assert labelled(recipes.make_finetuned, plain, "models/plain")["epochs"] != tuned["epochs"]
+    assert train_labelled(recipes.make_finetuned, plain, "models/plain")["epochs"] != tuned["epochs"]
 
 
 def test_a_copy_is_the_same_folder_and_can_be_written_to(here: Path) -> None:
@@ -218,9 +221,9 @@ def test_a_copy_is_the_same_folder_and_can_be_written_to(here: Path) -> None:
     Path("models/final").mkdir()
     Path("models/final/old").touch()
     recipes.copy_model(Path("models/start"), Path("models/final"))
-    made = {path.name: path for path in Path("models/final").iterdir()}
-    assert set(made) == {path.name for path in Path("models/start").iterdir()}
-    for name, path in made.items():
+    copied = {path.name: path for path in Path("models/final").iterdir()}
+    assert set(copied) == {path.name for path in Path("models/start").iterdir()}
+    for name, path in copied.items():
         assert path.read_bytes() == Path("models/start", name).read_bytes()
         assert path.stat().st_mode & 0o200
 
@@ -234,16 +237,16 @@ def test_published_weights_are_the_baseline_as_they_are_and_are_measured_once(he
     params = settings(
         model=None, image={"size_px": 32}, corpus={}, baseline={"start": start, "policy": None, "fit": None}
     )
-    training = baseline(params)
+    training = make_baseline(params)
     assert training["epochs"] == []
     assert set(training["valid"]) == {"valid_i2t_hit_at_5", "valid_t2i_hit_at_5"}
-    made = dual_encoder.load_model(Path("models/baseline"))
-    assert made.config["text"]["max_tokens"] == params.text.max_tokens
-    assert len(vocabulary()) == 21128
+    encoder = dual_encoder.load_model(Path("models/baseline"))
+    assert encoder.config["text"]["max_tokens"] == params.text.max_tokens
+    assert len(read_vocabulary()) == 21128
     card = Path("models/baseline/README.md").read_text(encoding="utf-8")
     assert f"weights at {start['revision']}" in card
     assert f"| 0 | {training['valid']['valid_t2i_hit_at_5']:.4f} |" in card
     assert json.loads(Path("models/baseline/manifest.json").read_text())["files"]["README.md"]
     before = Path("models/baseline/manifest.json").read_bytes()
-    baseline(params)
+    make_baseline(params)
     assert Path("models/baseline/manifest.json").read_bytes() == before

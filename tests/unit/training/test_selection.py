@@ -6,59 +6,67 @@ import numpy as np
 import pytest
 import torch
 
-from tuwen.training.selection import Candidate, Choice, Measured, choose, mixed, select, standard_error
+from tuwen.training.selection import (
+    Choice,
+    Measured,
+    MeasuredState,
+    choose_state,
+    compute_standard_error,
+    mix_weights,
+    select_state,
+)
 
-PICTURES = 400
-
-
-def measured(hit: float, *, missed: int = 0) -> Measured:
-    """Of PICTURES with one text each, the share `hit` found: the first ones but `missed`, and others for these."""
-    found = np.roll(np.arange(PICTURES) < hit * PICTURES, missed)
-    return Measured({"valid_t2i_hit_at_5": float(found.mean())}, found / PICTURES)
-
-
-def candidate(hit: float, epoch: int = 10, ema: bool = False, alpha: float = 1.0, **how) -> Candidate:
-    return Candidate(Choice(epoch, ema, alpha), measured(hit, **how))
+IMAGES = 400
 
 
-def test_the_paired_error_is_that_of_drawn_pictures() -> None:
-    one, two = measured(0.5).shares, measured(0.55, missed=30).shares
+def measure_like(hit: float, *, missed: int = 0) -> Measured:
+    """Measure IMAGES with one text each, of which the share `hit` is found; `missed` of these are other ones."""
+    hits = np.roll(np.arange(IMAGES) < hit * IMAGES, missed)
+    return Measured({"valid_t2i_hit_at_5": float(hits.mean())}, hits / IMAGES)
+
+
+def make_state(hit: float, epoch: int = 10, ema: bool = False, alpha: float = 1.0, **how) -> MeasuredState:
+    return MeasuredState(Choice(epoch, ema, alpha), measure_like(hit, **how))
+
+
+def test_the_paired_error_is_that_of_drawn_images() -> None:
+    one, two = measure_like(0.5).shares, measure_like(0.55, missed=30).shares
     draw = np.random.default_rng(1)
-    drawn = draw.integers(PICTURES, size=(4000, PICTURES))
-    assert standard_error(one, two) == pytest.approx((two - one)[drawn].sum(1).std(), rel=0.05)
-    assert standard_error(one, one) == 0
-    assert math.isinf(standard_error(one[:1], two[:1]))
+    drawn = draw.integers(IMAGES, size=(4000, IMAGES))
+    assert compute_standard_error(one, two) == pytest.approx((two - one)[drawn].sum(1).std(), rel=0.05)
+    assert compute_standard_error(one, one) == 0
+    assert math.isinf(compute_standard_error(one[:1], two[:1]))
 
 
 def test_what_is_clearly_better_wins_and_what_is_not_goes_to_the_plainest() -> None:
-    last = candidate(0.50)
-    early = candidate(0.60, epoch=4)
-    assert choose([last, early]) is early
-    other = candidate(0.515, epoch=4, missed=60)  # finds 66 that the last state misses, and misses 60 of its own
-    assert choose([last, other]) is last
-    assert choose([last, candidate(0.515, epoch=4)]) is not last  # the same gain, and nothing lost
-    mean, average = candidate(0.50, alpha=0.5), candidate(0.50, ema=True)
-    before = candidate(0.50, epoch=9)
-    assert choose([mean, average, before, last]) is last
-    assert choose([mean, average, before]) is average  # alpha 1 first, then the last epoch, then no average
-    assert choose([mean, before]) is before
+    last = make_state(0.50)
+    early = make_state(0.60, epoch=4)
+    assert choose_state([last, early]) is early
+    other = make_state(0.515, epoch=4, missed=60)  # finds 66 that the last state misses, and misses 60 of its own
+    assert choose_state([last, other]) is last
+    assert choose_state([last, make_state(0.515, epoch=4)]) is not last  # the same gain, and nothing lost
+    mean, average = make_state(0.50, alpha=0.5), make_state(0.50, ema=True)
+    before = make_state(0.50, epoch=9)
+    assert choose_state([mean, average, before, last]) is last
+    assert choose_state([mean, average, before]) is average  # alpha 1 first, then the last epoch, then no average
+    assert choose_state([mean, before]) is before
 
 
-def test_one_picture_that_only_one_state_finds_is_within_one_error() -> None:
-    shares = np.zeros(PICTURES)
-    shares[0] = 1 / PICTURES
-    one = Candidate(Choice(10, False, 1.0), Measured({}, np.zeros(PICTURES)))
-    better = Candidate(Choice(10, False, 0.5), Measured({}, shares))
-    assert standard_error(one.measured.shares, shares) == pytest.approx(1 / PICTURES, rel=0.01)
-    assert choose([one, better]) is one
+def test_one_image_that_only_one_state_finds_is_within_one_error() -> None:
+    shares = np.zeros(IMAGES)
+    shares[0] = 1 / IMAGES
+    one = MeasuredState(Choice(10, False, 1.0), Measured({}, np.zeros(IMAGES)))
+    better = MeasuredState(Choice(10, False, 0.5), Measured({}, shares))
+    assert compute_standard_error(one.measured.shares, shares) == pytest.approx(1 / IMAGES, rel=0.01)
+    assert choose_state([one, better]) is one
 
 
 def test_a_mean_of_weights_is_the_line_between_both() -> None:
     tuned = {"weight": torch.tensor([1.0, 3.0]), "steps": torch.tensor(7)}
     baseline = {"weight": torch.tensor([0.0, 1.0]), "steps": torch.tensor(0)}
-    assert torch.equal(mixed(tuned, baseline, 0.25)["weight"], torch.tensor([0.25, 1.5]))
-    assert mixed(tuned, baseline, 0.25)["steps"] == 7
-    assert mixed(tuned, baseline, 1.0) is tuned
+    assert torch.equal(mix_weights(tuned, baseline, 0.25)["weight"], torch.tensor([0.25, 1.5]))
+    assert mix_weights(tuned, baseline, 0.25)["steps"] == 7
+    assert mix_weights(tuned, baseline, 1.0) is tuned
 
 
 def test_select_measures_every_state_at_every_alpha_and_leaves_the_chosen_one() -> None:
@@ -68,13 +76,13 @@ def test_select_measures_every_state_at_every_alpha_and_leaves_the_chosen_one() 
         return {"weight": torch.full((1, 1), value)}
 
     def measure() -> Measured:  # best at 2.0, clearly
-        return measured(1 - abs(model.weight.item() - 2.0) / 8)
+        return measure_like(1 - abs(model.weight.item() - 2.0) / 8)
 
     states = {(10, False): lambda: state(8.0), (10, True): lambda: state(6.0), (3, False): lambda: state(4.0)}
-    choice, told = select(model, states, state(0.0), [0.25, 0.5], measure)
+    choice, records = select_state(model, states, state(0.0), [0.25, 0.5], measure)
     assert choice == Choice(3, False, 0.5)
     assert model.weight.item() == 2.0
-    assert len(told) == 9
-    assert told[0] == {"epoch": 10, "ema": False, "wise_ft": 1.0, "valid_t2i_hit_at_5": 0.25, "criterion": 0.25}
-    best = max(told, key=lambda one: one["criterion"])
+    assert len(records) == 9
+    assert records[0] == {"epoch": 10, "ema": False, "wise_ft": 1.0, "valid_t2i_hit_at_5": 0.25, "criterion": 0.25}
+    best = max(records, key=lambda one: one["criterion"])
     assert (best["epoch"], best["wise_ft"]) in ((3, 0.5), (10, 0.25))

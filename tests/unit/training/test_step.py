@@ -1,4 +1,4 @@
-"""One step on tensors: what it moves, and what it leaves."""
+"""One step on tensors: what it changes, and what it leaves."""
 
 import shutil
 
@@ -9,8 +9,8 @@ import torch
 from tests.support.distributed_process import STILL
 from tests.support.training import TINY, epoch_batches, fit
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.training import optim, trainer
-from tuwen.training.step import backward
+from tuwen.training import optim
+from tuwen.training.step import compute_gradients, prepare_model, step
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
@@ -19,7 +19,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
     optimizers = optim.make_optimizers(model, fit())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.text_projection.weight.register_hook(lambda gradient: gradient * torch.inf)
-    loss = trainer.step(model, optimizers, next(epoch_batches(1)), 1.0, fit())
+    loss = step(model, optimizers, next(epoch_batches(1)), 1.0, fit())
     assert np.isnan(loss)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -32,10 +32,10 @@ def test_compiled_towers_train_as_the_others_do(tmp_path, monkeypatch) -> None:
     for on in (False, True):
         torch.manual_seed(7)
         model, settings = DualEncoder(STILL), fit(compile=on, muon_lr=None)
-        trainer.prepare(model, settings)
+        prepare_model(model, settings)
         compiled.append(model.image_tower._compiled_call_impl is not None)
         optimizers = optim.make_optimizers(model, settings)
-        losses[on] = [trainer.step(model, optimizers, batch, 1.0, settings) for batch in epoch_batches(1)]
+        losses[on] = [step(model, optimizers, batch, 1.0, settings) for batch in epoch_batches(1)]
     assert compiled == [False, True]
     assert list(tmp_path.rglob("*.cpp"))  # something was compiled, not fallen back from
     assert losses[False][-1] < losses[False][0]
@@ -45,13 +45,13 @@ def test_compiled_towers_train_as_the_others_do(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize("before", [False, True])
 def test_a_step_leaves_torchs_switch_for_attention_as_it_was(before: bool) -> None:
     switches, model = torch.backends.cuda, DualEncoder(TINY)
-    kept_one = switches.fp16_bf16_reduction_math_sdp_allowed()
+    before_test = switches.fp16_bf16_reduction_math_sdp_allowed()
     try:
         switches.allow_fp16_bf16_reduction_math_sdp(before)
-        backward(model, next(epoch_batches(1)), fit(precision="bf16"))
+        compute_gradients(model, next(epoch_batches(1)), fit(precision="bf16"))
         assert switches.fp16_bf16_reduction_math_sdp_allowed() == before
     finally:
-        switches.allow_fp16_bf16_reduction_math_sdp(kept_one)
+        switches.allow_fp16_bf16_reduction_math_sdp(before_test)
 
 
 def test_checkpointed_layers_give_the_same_gradients() -> None:
@@ -61,9 +61,9 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
         torch.manual_seed(7)
         model = DualEncoder(TINY)
         settings = fit(gradient_checkpointing=on)
-        trainer.prepare(model, settings)
+        prepare_model(model, settings)
         torch.manual_seed(1)
-        backward(model, batch, settings)
+        compute_gradients(model, batch, settings)
         gradients.append([parameter.grad for parameter in model.parameters()])
     for one, two in zip(*gradients, strict=True):
         assert torch.equal(one, two)

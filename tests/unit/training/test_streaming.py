@@ -1,7 +1,10 @@
+"""Views of shards that stay where they are: which an epoch shows, and what is skipped."""
+
 import hashlib
 import http.server
 import io
 import json
+import random
 import threading
 from collections import Counter
 from functools import partial
@@ -11,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.training import SIZE_PX, caption, drawn, make_all, members, settings, write_shard
+from tests.support.training import SIZE_PX, caption, decode_all, drawn, members, settings, write_shard
 from tuwen.core.errors import UserError
 from tuwen.data.augment.views import Viewer
 from tuwen.data.formats.images import decode_image
 from tuwen.data.formats.tar_stream import read_shard
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.training import streaming
-from tuwen.training.streaming import StreamedViews, basic_characters
+from tuwen.training.streaming import StreamedViews, list_basic_characters
 
 POLICY = settings().baseline.policy
 LIMITS = settings(validate={"min_side_px": 8, "max_pixels": 1_000_000, "max_chars": 200}).validate_
@@ -28,12 +31,12 @@ def digest(number: int) -> str:
     return hashlib.sha256(drawn(number)).hexdigest()
 
 
-def views_of(*rows, weight: float = 1.0, banned: frozenset[str] = frozenset()) -> StreamedViews:
+def make_views(*rows, weight: float = 1.0, banned: frozenset[str] = frozenset()) -> StreamedViews:
     return StreamedViews(list(rows), Viewer(POLICY, SIZE_PX, 0), LIMITS, weight=weight, banned=banned)
 
 
-def shown(views: StreamedViews, epoch: int, seed: int = 0) -> list[str]:
-    return [item.positive_id for item in make_all(views, seed, epoch)]
+def list_shown(views: StreamedViews, epoch: int, seed: int = 0) -> list[str]:
+    return [item.positive_id for item in decode_all(views, seed, epoch)]
 
 
 @pytest.fixture
@@ -43,59 +46,59 @@ def three(tmp_path) -> list:
 
 
 def test_each_epoch_shows_every_pair_once_in_an_order_of_its_own(three) -> None:
-    views = views_of(*three)
+    views = make_views(*three)
     assert len(views) == 24
-    orders = [shown(views, epoch) for epoch in (1, 2, 3)]
+    orders = [list_shown(views, epoch) for epoch in (1, 2, 3)]
     assert all(sorted(order) == sorted(digest(n) for n in range(24)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
-    assert shown(views_of(*three), 2) == orders[1]  # a training that resumes at epoch 2 has seen no other
-    assert shown(views, 2, seed=1) != orders[1]
+    assert list_shown(make_views(*three), 2) == orders[1]  # a training that resumes at epoch 2 has seen no other
+    assert list_shown(views, 2, seed=1) != orders[1]
     assert not views.skipped
 
 
 def test_a_view_is_that_of_its_pair_and_epoch_wherever_the_shard_lies(three, tmp_path) -> None:
-    views = views_of(*three)
-    seen = [{item.positive_id: item for item in make_all(views, 0, epoch)} for epoch in (1, 2)]
+    views = make_views(*three)
+    seen = [{item.positive_id: item for item in decode_all(views, 0, epoch)} for epoch in (1, 2)]
     row = {"pair_id": f"{three[1]['sha256']}/9", "caption": caption(9), "paraphrase": None, "sided": False}
-    expected = Viewer(POLICY, SIZE_PX, 0).view(decode_image(drawn(9)), row, 2)
+    expected = Viewer(POLICY, SIZE_PX, 0).render(decode_image(drawn(9)), row, 2)
     assert np.array_equal(seen[1][digest(9)].pixels, expected.pixels)
     assert seen[1][digest(9)].caption == caption(9)
     assert not np.array_equal(seen[0][digest(9)].pixels, expected.pixels)
     moved = [row | {"address": (tmp_path / f"{n}.tar").as_uri()} for n, row in enumerate(three)]
-    assert [item.pixels.tobytes() for item in make_all(views_of(*moved), 0, 1)] == [
-        item.pixels.tobytes() for item in make_all(views, 0, 1)
+    assert [item.pixels.tobytes() for item in decode_all(make_views(*moved), 0, 1)] == [
+        item.pixels.tobytes() for item in decode_all(views, 0, 1)
     ]
 
 
 @pytest.mark.parametrize(("weight", "epochs", "times"), [(0.5, 4, 2), (2.0, 2, 4), (0.25, 4, 1)])
 def test_a_weight_says_how_often_an_epoch_shows_each_pair(three, weight, epochs, times) -> None:
-    views = views_of(*three, weight=weight)
-    per_epoch = [shown(views, epoch) for epoch in range(1, epochs + 1)]
+    views = make_views(*three, weight=weight)
+    per_epoch = [list_shown(views, epoch) for epoch in range(1, epochs + 1)]
     assert {len(order) for order in per_epoch} == {len(views)} == {int(24 * weight)}
     assert Counter(chain.from_iterable(per_epoch)) == {digest(n): times for n in range(24)}
 
 
 def test_a_pair_shown_twice_in_one_epoch_has_two_views(three) -> None:
-    items = make_all(views_of(*three, weight=2.0), 0, 1)
+    items = decode_all(make_views(*three, weight=2.0), 0, 1)
     assert len({item.pixels.tobytes() for item in items}) == 48
 
 
-def blank(width: int, height: int) -> bytes:
+def draw_blank(width: int, height: int) -> bytes:
     encoded = io.BytesIO()
     Image.new("RGB", (width, height), "red").save(encoded, "PNG")
     return encoded.getvalue()
 
 
-def broken() -> list[tuple[str, bytes]]:
-    """Eight good pairs among a dozen bad keys."""
+def list_broken() -> list[tuple[str, bytes]]:
+    """Return eight good pairs among a dozen bad keys."""
     good = list(members(range(8)))
     return [
         *good[:6],
         *(("cut.png", drawn(20)[:90]), ("cut.txt", "一张残缺的图片".encode())),
-        *(("line.png", blank(40, 7)), ("line.txt", "一条细线".encode())),
-        *(("rod.png", blank(7, 40)), ("rod.txt", "一根细杆".encode())),
+        *(("line.png", draw_blank(40, 7)), ("line.txt", "一条细线".encode())),
+        *(("rod.png", draw_blank(7, 40)), ("rod.txt", "一根细杆".encode())),
         *(("zip.jpg", b"PK\x03\x04" + bytes(60)), ("zip.txt", "一个压缩包".encode())),
-        *(("bomb.png", blank(1001, 1000)), ("bomb.txt", "一张大得打不开的图片".encode())),
+        *(("bomb.png", draw_blank(1001, 1000)), ("bomb.txt", "一张大得打不开的图片".encode())),
         *(("alone.txt", "没有图片的说明".encode()), ("mute.png", drawn(21))),
         *(("blank.png", drawn(22)), ("blank.txt", b" \n")),
         *(("long.png", drawn(23)), ("long.txt", "很长".encode() * 101)),
@@ -107,14 +110,14 @@ def broken() -> list[tuple[str, bytes]]:
 
 
 def test_what_is_bad_is_skipped_and_counted_and_the_epoch_keeps_its_length(tmp_path) -> None:
-    views = views_of(write_shard(tmp_path / "0.tar", broken(), 18), banned=frozenset({digest(26)}))
-    cut = hashlib.sha256(drawn(20)[:90]).hexdigest()  # its header is sound, so it is asked for
+    views = make_views(write_shard(tmp_path / "0.tar", list_broken(), 18), banned=frozenset({digest(26)}))
+    cut = hashlib.sha256(drawn(20)[:90]).hexdigest()  # its header is sound, so it is planned
     for epoch in (1, 2):
-        seen = Counter(ask.positive_id for ask in views.asked(0, epoch))
+        seen = Counter(spec.positive_id for spec in views.plan(0, epoch))
         assert sum(seen.values()) == len(views) == 18
         assert set(seen) == {*(digest(n) for n in range(8)), cut}
         assert set(seen.values()) == {2}  # two whole laps
-        assert set(shown(views, epoch)) == set(seen) - {cut}
+        assert set(list_shown(views, epoch)) == set(seen) - {cut}
     assert {reason: count / 2 for reason, count in views.skipped.items()} == {
         "unreadable": 1,
         "too_large": 1,
@@ -130,11 +133,11 @@ def test_what_is_bad_is_skipped_and_counted_and_the_epoch_keeps_its_length(tmp_p
 
 
 def test_shards_without_a_pair_that_can_be_shown_end_the_training_with_their_names(tmp_path) -> None:
-    bad = [*broken()[8:16], *broken()[18:20]]
+    bad = [*list_broken()[8:16], *list_broken()[18:20]]
     with pytest.raises(UserError, match=r"0\.tar, .*of far can be shown: {.*'unreadable': .*params.yaml: c"):
-        shown(views_of(write_shard(tmp_path / "0.tar", bad, 4)), 1)
+        list_shown(make_views(write_shard(tmp_path / "0.tar", bad, 4)), 1)
     with pytest.raises(UserError, match=r"1\.tar, .*: {'missing': 1}"):
-        shown(views_of(write_shard(tmp_path / "1.tar", [("alone.txt", b"a")], 4)), 1)
+        list_shown(make_views(write_shard(tmp_path / "1.tar", [("alone.txt", b"a")], 4)), 1)
 
 
 def test_another_size_or_hash_or_no_shard_at_all_is_named(three, tmp_path) -> None:
@@ -146,13 +149,13 @@ def test_another_size_or_hash_or_no_shard_at_all_is_named(three, tmp_path) -> No
     changed = whole.replace("红".encode(), "黄".encode(), 1)
     (tmp_path / "1.tar").write_bytes(changed)
     with pytest.raises(UserError, match=rf"1\.tar: sha256 {hashlib.sha256(changed).hexdigest()} found"):
-        shown(views_of(*three), 1)
+        list_shown(make_views(*three), 1)
     (tmp_path / "1.tar").write_bytes(bytes(100) + whole[100:])
     with pytest.raises(UserError, match=r"1\.tar: no tar from byte"):
-        shown(views_of(*three), 1)
+        list_shown(make_views(*three), 1)
     (tmp_path / "1.tar").unlink()
     with pytest.raises(UserError, match=r"1\.tar: this shard cannot be opened: FileNotFoundError"):
-        shown(views_of(*three), 1)
+        list_shown(make_views(*three), 1)
     with pytest.raises(UserError, match=r"nowhere://x/1\.tar: this shard cannot be opened: .*nowhere"):
         list(read_shard(three[1] | {"address": "nowhere://x/1.tar"}))
 
@@ -166,51 +169,51 @@ def test_a_shard_is_read_from_a_web_server(three, tmp_path) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         far = [row | {"address": f"{address}/{n}.tar"} for n, row in enumerate(three)]
-        assert shown(views_of(*far), 1) == shown(views_of(*three), 1)
+        assert list_shown(make_views(*far), 1) == list_shown(make_views(*three), 1)
         with pytest.raises(UserError, match=rf"{address}/9\.tar: this shard cannot be opened: FileNotFoundError"):
             list(read_shard(three[0] | {"address": f"{address}/9.tar"}))
         server.shutdown()
 
 
-def test_the_buffer_never_holds_more_than_its_bytes_and_one_picture(tmp_path, monkeypatch) -> None:
+def test_the_buffer_never_holds_more_than_its_bytes_and_one_image(tmp_path, monkeypatch) -> None:
     sizes = [len(drawn(n)) for n in range(60)]
-    monkeypatch.setattr(streaming, "BUFFER_BYTES", 4 * max(sizes))
+    monkeypatch.setattr(streaming, "SHUFFLE_BUFFER_BYTES", 4 * max(sizes))
     row = write_shard(tmp_path / "0.tar", members(range(60)), 60)
     taken: list[int] = []
     held: list[int] = []
 
-    def candidates():
+    def stream():
         for n, sample in enumerate(read_shard(row)):
             taken.append(n)
-            yield streaming.Candidate(str(n), sample.image, caption(n), False, digest(n), 0)
+            yield streaming.StreamedPair(str(n), sample.image, caption(n), False, digest(n), 0)
 
     order = []
-    for candidate in streaming.shuffled(candidates(), streaming.random.Random(0)):
-        order.append(int(candidate.pair_id))
+    for pair in streaming.shuffle_in_buffer(stream(), random.Random(0)):
+        order.append(int(pair.pair_id))
         held.append(sum(sizes[n] for n in taken) - sum(sizes[n] for n in order))
     assert sorted(order) == list(range(60))
     assert order != sorted(order)
     assert max(held) <= 5 * max(sizes)
     assert order[:20] != sorted(order[:20])
-    assert shown(views_of(row), 1)[:10] != [digest(n) for n in range(10)]
+    assert list_shown(make_views(row), 1)[:10] != [digest(n) for n in range(10)]
 
 
-def test_each_pass_shows_another_caption_of_a_picture_and_none_is_mirrored_against_its_words(tmp_path) -> None:
-    said = ["一只小狗", "画面左边的小狗", ""]
+def test_each_lap_shows_another_caption_of_an_image_and_none_is_mirrored_against_its_words(tmp_path) -> None:
+    captions = ["一只小狗", "画面左边的小狗", ""]
     row = write_shard(
-        tmp_path / "0.tar", [("a.png", drawn(3)), ("a.json", json.dumps({"caption": said}).encode())], 1
+        tmp_path / "0.tar", [("a.png", drawn(3)), ("a.json", json.dumps({"caption": captions}).encode())], 1
     )
-    views = views_of(row)
-    assert [item.caption for epoch in range(1, 5) for item in make_all(views, 0, epoch)] == said[:2] * 2
+    views = make_views(row)
+    assert [item.caption for epoch in range(1, 5) for item in decode_all(views, 0, epoch)] == captions[:2] * 2
     still = {"rotate_degrees": 0.0, "zoom": [1.0, 1.0], "crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0]}
     policy = POLICY.model_copy(update=still | {"colour": 0.0, "grey": 0.0, "outline": 0.0})
     kept = StreamedViews([row], Viewer(policy, SIZE_PX, 0), LIMITS, weight=20.0, banned=frozenset())
-    assert len({item.pixels.tobytes() for item in make_all(kept, 0, 1)}) == 1  # a mirrored one would differ
+    assert len({item.pixels.tobytes() for item in decode_all(kept, 0, 1)}) == 1  # a mirrored one would differ
 
 
 def test_the_basic_characters_spell_common_captions() -> None:
-    found = basic_characters()
-    assert len(found) == len(set(found)) == 6763 + 682 + 94
-    known = set(build_vocabulary([found]))
-    assert set("一只大熊猫坐在竹林里吃竹子,旁边写着《国宝》「2024」。a") <= known
-    assert "##a" in known
+    characters = list_basic_characters()
+    assert len(characters) == len(set(characters)) == 6763 + 682 + 94
+    vocabulary = set(build_vocabulary([characters]))
+    assert set("一只大熊猫坐在竹林里吃竹子,旁边写着《国宝》「2024」。a") <= vocabulary
+    assert "##a" in vocabulary

@@ -1,4 +1,4 @@
-"""Views of a pair and other wordings of its caption.
+"""Views of a pair and paraphrases of its caption.
 
 Read views.py first, then stored_views.py, paraphrase.py and back_translation.py.
 """

@@ -1,7 +1,7 @@
-"""The stored views: shards of JPEGs and captions, made in parallel, shard by shard; a killed run goes on.
+"""The stored views: shards of JPEGs and captions, made in parallel, shard by shard; a killed run is resumed.
 
 Work in progress lies in `.cache/augment/<key>`, because DVC deletes outs before a run. There a shard is finished
-when its tar and the Parquet table of its views both stand; each is written under another name and renamed.
+when its tar and the Parquet table of its views are both there; each is written under another name and renamed.
 """
 
 import os
@@ -19,18 +19,25 @@ from tuwen.core.executor import make_executor
 from tuwen.core.params import Augment
 from tuwen.core.params import Image as ImageParams
 from tuwen.core.progress import follow
-from tuwen.data.augment.views import PARAPHRASES, ROWS, VIEWS, Viewer, find_positive, list_rows, read_paraphrases
+from tuwen.data.augment.views import (
+    PAIR_ROWS,
+    PARAPHRASES,
+    VIEWS,
+    Viewer,
+    find_positive,
+    list_rows,
+    read_paraphrases,
+)
 from tuwen.data.formats import manifest, pairs, shards
 from tuwen.data.formats.images import Pixels, decode_pixels
 
-SPLITS = ("train", "valid", "test")
 PAIRS_PER_SHARD = 512  # about 110 MB of views at 224 px
-WORK = Path(".cache/augment")
-TRANSLATIONS = Path(".cache/translate")  # kept: with another policy the captions need no second translation
+WORK_CACHE = Path(".cache/augment")
+TRANSLATION_CACHE = Path(".cache/translate")  # kept: with another policy the captions need no second translation
 DECIDING_CODE = ("data/augment", "data/formats")
 
 SPLIT = pa.field("split", pa.string())
-SPLIT_ROWS = ROWS.append(SPLIT)
+ROWS_WITH_SPLIT = PAIR_ROWS.append(SPLIT)
 
 
 def augment(clean: Path, augmented: Path, params: Augment, image: ImageParams) -> None:
@@ -40,15 +47,16 @@ def augment(clean: Path, augmented: Path, params: Augment, image: ImageParams) -
     `paraphrases.parquet` and a manifest; with `params.mode` online no shards, and no rows in `views.parquet`. Each
     shard is one task of the executor, so the bytes depend neither on the workers nor on a kill between.
     """
-    data, sets = augmented.parent, {str(split): clean / split for split in SPLITS if split in params.splits}
+    data = augmented.parent
+    sets: dict[str, Path] = {name: clean / name for name in pairs.CLEAN_SETS if name in params.splits}
     settings = {"augment": params.model_dump(), "image": image.model_dump()}
-    work = WORK / manifest.make_work_key(sets, settings, DECIDING_CODE)
+    work = WORK_CACHE / manifest.make_work_key(sets, settings, DECIDING_CODE)
     work.mkdir(parents=True, exist_ok=True)
     pair_sets = {split: pairs.read_pair_set(folder) for split, folder in sets.items()}
-    paraphrases = _paraphrases(list(pair_sets.values()), params, work)
+    paraphrases = _make_paraphrases(list(pair_sets.values()), params, work)
     digests = list[str]()
     if params.mode == "stored":
-        count = _plan(work, {split: list_rows(pair_set, paraphrases) for split, pair_set in pair_sets.items()})
+        count = _write_plan(work, {name: list_rows(one, paraphrases) for name, one in pair_sets.items()})
         make = partial(
             _make_shard, data.resolve(), work.resolve(), f"{augmented.name}/shards", params, image.size_px
         )
@@ -61,23 +69,26 @@ def augment(clean: Path, augmented: Path, params: Augment, image: ImageParams) -
         augmented / "views.parquet", pa.concat_tables([VIEWS.empty_table(), *tables]).combine_chunks()
     )
     shutil.copyfile(work / "paraphrases.parquet", augmented / "paraphrases.parquet")
-    known = {f"shards/{number:06d}.tar": digest for number, digest in enumerate(digests)}
-    for name in known:
-        _place(work / Path(name).name, augmented / name)
-    manifest.write_manifest(augmented, sets, settings, known)
+    known_digests = {f"shards/{number:06d}.tar": digest for number, digest in enumerate(digests)}
+    for name in known_digests:
+        _link(work / Path(name).name, augmented / name)
+    manifest.write_manifest(augmented, sets, settings, known_digests)
     shutil.rmtree(work)
 
 
-def _place(made: Path, out: Path) -> None:
-    """Give the file a second name; the first stays until everything stands."""
+def _link(finished: Path, out: Path) -> None:
+    """Give the file a second name; the first stays until all outs are complete."""
     try:
-        os.link(made, out)
+        os.link(finished, out)
     except OSError:  # another file system
-        shutil.copyfile(made, out)
+        shutil.copyfile(finished, out)
 
 
-def _paraphrases(pair_sets: list[pairs.PairSet], params: Augment, work: Path) -> dict[str, str]:
-    """Made once: a second translation need not give the same words, and the shards that stand have these."""
+def _make_paraphrases(pair_sets: list[pairs.PairSet], params: Augment, work: Path) -> dict[str, str]:
+    """Make the paraphrases, or read those that a killed run made: shards that stand hold them.
+
+    A second translation need not give the same words.
+    """
     path = work / "paraphrases.parquet"
     if not path.is_file():
         from tuwen.data.augment.paraphrase import paraphrase
@@ -85,49 +96,49 @@ def _paraphrases(pair_sets: list[pairs.PairSet], params: Augment, work: Path) ->
         captions = [
             pair_set.texts["caption"].take(pairs.find_true_rows(pair_set)[1]).to_pylist() for pair_set in pair_sets
         ]
-        found = paraphrase(sorted(set().union(*captions)), params.paraphrase, params.seed, TRANSLATIONS)
-        columns = list(zip(*sorted(found.items()), strict=True)) or [(), ()]
+        paraphrases = paraphrase(sorted(set().union(*captions)), params.paraphrase, params.seed, TRANSLATION_CACHE)
+        columns = list(zip(*sorted(paraphrases.items()), strict=True)) or [(), ()]
         pairs.write_table(work / "paraphrases.part", pa.table(columns, PARAPHRASES))
         os.replace(work / "paraphrases.part", path)
     return read_paraphrases(work)
 
 
-def _plan(work: Path, rows: Mapping[str, pa.Table]) -> int:
-    """Write what is to be made, one row group for each shard; how many there are. No shard mixes splits."""
+def _write_plan(work: Path, rows: Mapping[str, pa.Table]) -> int:
+    """Write the pairs to make views of, one row group per shard; return the number. No shard mixes splits."""
     count = 0
-    with pq.ParquetWriter(work / "rows.part", SPLIT_ROWS) as writer:
-        for split, of_split in rows.items():
-            named = of_split.append_column(SPLIT, pa.array([split] * len(of_split), pa.string()))
-            for start in range(0, len(named), PAIRS_PER_SHARD):
-                writer.write_table(named.slice(start, PAIRS_PER_SHARD))
+    with pq.ParquetWriter(work / "rows.part", ROWS_WITH_SPLIT) as writer:
+        for split, table in rows.items():
+            planned = table.append_column(SPLIT, pa.array([split] * len(table), pa.string()))
+            for start in range(0, len(planned), PAIRS_PER_SHARD):
+                writer.write_table(planned.slice(start, PAIRS_PER_SHARD))
                 count += 1
     os.replace(work / "rows.part", work / "rows.parquet")
     return count
 
 
 def _make_shards(make: "partial[str]", work: Path, count: int) -> list[str]:
-    """Make the shards that do not stand yet; the sha256 of all."""
-    standing = [
+    """Make the shards that are not finished yet; return the sha256 of all."""
+    finished = [
         n for n in range(count) if all((work / f"{n:06d}.{kind}").is_file() for kind in ("tar", "parquet"))
     ]
-    waiting = sorted(set(range(count)) - set(standing))
-    if standing:
-        print(f"goes on after {len(standing)} of {count} shards, found in {work}", flush=True)
-    digests = {number: manifest.hash_file(work / f"{number:06d}.tar") for number in standing}
+    waiting = sorted(set(range(count)) - set(finished))
+    if finished:
+        print(f"goes on after {len(finished)} of {count} shards, found in {work}", flush=True)
+    digests = {number: manifest.hash_file(work / f"{number:06d}.tar") for number in finished}
     with make_executor() as executor:
-        done = follow(executor.map(make, waiting), "augment", len(waiting))
-        digests |= dict(zip(waiting, done, strict=True))
+        results = follow(executor.map(make, waiting), "augment", len(waiting))
+        digests |= dict(zip(waiting, results, strict=True))
     return [digests[number] for number in range(count)]
 
 
 def _make_shard(data: Path, work: Path, folder: str, params: Augment, size_px: int, number: int) -> str:
-    """Make shard `number`, in a worker; returns its sha256. Two that make the same one do not meet."""
+    """Make shard `number` in a worker and return its sha256. Two workers may make the same one without harm."""
     rows = pq.ParquetFile(work / "rows.parquet").read_row_group(number).to_pylist()
     viewer = Viewer(params.policy, size_px, params.seed)
     part = Path(tempfile.mkdtemp(dir=work))
     with shards.ShardWriter(part, folder, max_bytes=1 << 40, first=number) as writer:
-        made = [view for row in rows for view in _views_of(data, viewer, params, row, writer)]
-    pairs.write_table(part / "views.parquet", pa.Table.from_pylist(made, VIEWS))
+        views = [view for row in rows for view in _write_views(data, viewer, params, row, writer)]
+    pairs.write_table(part / "views.parquet", pa.Table.from_pylist(views, VIEWS))
     digest = manifest.hash_file(part / folder / f"{number:06d}.tar")
     os.replace(part / folder / f"{number:06d}.tar", work / f"{number:06d}.tar")
     os.replace(part / "views.parquet", work / f"{number:06d}.parquet")
@@ -135,13 +146,14 @@ def _make_shard(data: Path, work: Path, folder: str, params: Augment, size_px: i
     return digest
 
 
-def _views_of(
+def _write_views(
     data: Path, viewer: Viewer, params: Augment, row: dict[str, Any], writer: shards.ShardWriter
 ) -> Iterator[dict[str, Any]]:
-    picture = decode_pixels(shards.read_member(data, shards.Place.of(row)))
+    """Write all views of a pair and yield a row of VIEWS for each."""
+    image = decode_pixels(shards.read_member(data, shards.Place.of(row)))
     for number in range(params.views):
-        view, view_id = viewer.view(picture, row, number), f"{row['pair_id']}.{number}"
-        member = writer.add(f"{view_id}.jpg", _encoded(view.pixels, params.jpeg_quality))
+        view, view_id = viewer.render(image, row, number), f"{row['pair_id']}.{number}"
+        member = writer.add(f"{view_id}.jpg", _encode_jpeg(view.pixels, params.jpeg_quality))
         writer.add(f"{view_id}.txt", view.caption.encode())
         yield {
             "view_id": view_id,
@@ -159,8 +171,8 @@ def _views_of(
         }
 
 
-def _encoded(pixels: Pixels, quality: int) -> bytes:
-    """A JPEG that keeps every pixel's colours (4:4:4): in small views they are much of what is seen."""
+def _encode_jpeg(pixels: Pixels, quality: int) -> bytes:
+    """Return a JPEG that keeps every pixel's colours (4:4:4): in small views they are much of what is seen."""
     import cv2
 
     settings = [

@@ -1,7 +1,8 @@
 """Views: a view of a pair is a function of (pair, view number, policy, seed) and nothing else.
 
-View 0 is the picture rule alone with the caption as it is. The others turn, zoom, crop, mirror and recolour the
-picture by the policy, and may reword the caption.
+View 0 is the image made square as for a model, with the caption as it is. The others turn, zoom, crop, mirror and
+recolour the image by the policy, and may reword the caption. What a view shows can be planned without its image:
+an epoch is planned first and decoded later.
 """
 
 import json
@@ -29,13 +30,13 @@ VIEWS = pa.schema(
         ("caption", pa.string()),
         ("flipped", pa.bool_()),
         ("reworded", pa.string()),  # what was done to the caption, in order, joined by commas; null: nothing
-        ("recipe", pa.string()),  # JSON, see Viewer.view
+        ("recipe", pa.string()),  # JSON, see Viewer.render
         ("shard", pa.string()),  # relative to the data root
         ("offset", pa.int64()),
         ("size", pa.int64()),
     ]
 )
-ROWS = pa.schema(
+PAIR_ROWS = pa.schema(
     [
         *(("pair_id", pa.string()), ("positive_id", pa.string()), ("caption", pa.string())),
         *(("paraphrase", pa.string()), ("sided", pa.bool_())),
@@ -43,7 +44,7 @@ ROWS = pa.schema(
     ]
 )
 PARAPHRASES = pa.schema([("caption", pa.string()), ("paraphrase", pa.string())])
-COLOURED = 0.8  # share of views whose colours change where the policy has a strength for it
+COLOURED_SHARE = 0.8  # of the views, whose colours change where the policy gives a strength for it
 
 
 class View(NamedTuple):
@@ -57,10 +58,13 @@ class View(NamedTuple):
 
 
 class Viewer:
-    """Makes views of one size by one policy; the albumentations transforms that it asks for are the state."""
+    """Plans and renders views of one size by one policy.
+
+    Its state are the albumentations transforms that draw the crops and turns, and the image that it opened last.
+    """
 
     def __init__(self, policy: Policy, size_px: int, seed: int) -> None:
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would look for a newer version on the network
         import albumentations
         import cv2
 
@@ -83,77 +87,77 @@ class Viewer:
 
     @property
     def enough_px(self) -> int:
-        """What the shorter side of a picture must have; a picture of twice that is halved."""
+        """The pixels that the shorter side of an image must have; an image of twice that is halved."""
         return 2 * self.size_px
 
-    def told(self, row: Mapping[str, Any], view: int) -> tuple[str, bool]:
-        """The caption of view `view` of the pair `row`, and whether its picture is mirrored; needs no picture."""
-        caption, flipped, _ = self._tell(row, view, random.Random(self._name(row, view)))
+    def plan(self, row: Mapping[str, Any], view: int) -> tuple[str, bool]:
+        """Return the caption of view `view` of the pair `row` and whether its image is mirrored."""
+        caption, flipped, _ = self._plan(row, view, random.Random(self._name(row, view)))
         return caption, flipped
 
-    def view(self, picture: Image.Image | Pixels, row: Mapping[str, Any], view: int, reduced: int = 1) -> View:
-        """View `view` of the pair `row` (one of `list_rows`); `picture`: its RGB picture, `reduced` times smaller.
+    def render(self, image: Image.Image | Pixels, row: Mapping[str, Any], view: int, reduced: int = 1) -> View:
+        """Return view `view` of the pair `row` (one of `list_rows`); image: its RGB one, `reduced` times smaller.
 
         The recipe is compact JSON: `draw`, the name that seeds every draw; `box`, the crop as left, upper, right,
-        lower in px of the picture, turned and zoomed before by `turn` (degrees) and `zoom` (x, y) where it was;
+        lower in px of the image, turned and zoomed before by `turn` (degrees) and `zoom` (x, y) where it was;
         then, in this order: whether it was mirrored (`flip`), whether outlines were drawn (`outline`), and the
         factors `colour` of brightness, contrast and saturation.
         """
         if view == 0:
-            return View(resize_to_square(picture, self.size_px), row["caption"], False, None, '{"rule":"square"}')
+            return View(resize_to_square(image, self.size_px), row["caption"], False, None, '{"rule":"square"}')
         name = self._name(row, view)
         draw = random.Random(name)
-        caption, flipped, done = self._tell(row, view, draw)
-        pixels, recipe = self._crop_out(picture, reduced, draw)
+        caption, flipped, changes = self._plan(row, view, draw)
+        pixels, recipe = self._crop_out(image, reduced, draw)
         if flipped:
             pixels = self._mirror.apply(pixels)
         pixels, colours = self._recolour(pixels, draw)
-        told = json.dumps(
-            {"draw": name, **recipe, "flip": flipped, **colours}, ensure_ascii=False, separators=(",", ":")
-        )
-        return View(pixels, caption, flipped, ",".join(done) or None, told)
+        recipe = {"draw": name, **recipe, "flip": flipped, **colours}
+        compact = json.dumps(recipe, ensure_ascii=False, separators=(",", ":"))
+        return View(pixels, caption, flipped, ",".join(changes) or None, compact)
 
     def _name(self, row: Mapping[str, Any], view: int) -> str:
         return f"{self.seed}:{row['pair_id']}:{view}"
 
-    def _tell(self, row: Mapping[str, Any], view: int, draw: random.Random) -> tuple[str, bool, list[str]]:
+    def _plan(self, row: Mapping[str, Any], view: int, draw: random.Random) -> tuple[str, bool, list[str]]:
+        """Return caption, whether the image is mirrored, and what was done to the caption, in order."""
         if view == 0:
             return row["caption"], False, []
-        caption, done = self._reword(row, draw)
+        caption, changes = self._reword(row, draw)
         mirrored = self.policy.flip and draw.random() < 0.5
         flipped = mirrored and (not row["sided"] or self.policy.flip_captions == "swap")
         if flipped and row["sided"] and (swapped := text.swap_sides(caption)) != caption:
-            caption, done = swapped, [*done, "swap_sides"]
-        return caption, flipped, done
+            caption, changes = swapped, [*changes, "swap_sides"]
+        return caption, flipped, changes
 
     def _reword(self, row: Mapping[str, Any], draw: random.Random) -> tuple[str, list[str]]:
-        caption, done = row["caption"], []
+        caption, changes = row["caption"], []
         if row["paraphrase"] is not None and draw.random() < 0.5:
-            caption, done = row["paraphrase"], ["paraphrase"]
+            caption, changes = row["paraphrase"], ["paraphrase"]
         for kind in self.policy.text:
             varied = text.vary(caption, [kind], draw)
-            done += [kind] if varied != caption else []
+            changes += [kind] if varied != caption else []
             caption = varied
-        return caption, done
+        return caption, changes
 
     def _crop_out(
-        self, picture: Image.Image | Pixels, reduced: int, draw: random.Random
+        self, image: Image.Image | Pixels, reduced: int, draw: random.Random
     ) -> tuple[Pixels, dict[str, Any]]:
-        """Turn, zoom and crop, then shrink to [S, S, 3]."""
+        """Turn, zoom and crop, then shrink; return the pixels [S, S, 3] and this part of the recipe."""
         import cv2
 
-        pixels, factor = self._opened(picture, reduced)
-        place, recipe = {"shape": pixels.shape}, dict[str, Any]()
+        pixels, factor = self._open(image, reduced)
+        shape, recipe = {"shape": pixels.shape}, dict[str, Any]()
         if self._turns:
             self._turn.py_random = draw
-            turn = self._turn.get_params_dependent_on_data(place, {})
+            turn = self._turn.get_params_dependent_on_data(shape, {})
             zoom = [round(scale, 3) for scale in turn["scale"].values()]
             recipe |= {"turn": round(turn["rotate"], 2), "zoom": zoom}
         height, width = pixels.shape[:2]
         aspect = min(max(width / height, 1 / MAX_ASPECT), MAX_ASPECT)
         self._crop.ratio = [bound * aspect for bound in self.policy.crop_ratio]
         self._crop.py_random = draw
-        box = self._crop.get_params_dependent_on_data(place, {})["crop_coords"]
+        box = self._crop.get_params_dependent_on_data(shape, {})["crop_coords"]
         recipe["box"] = [int(side) * factor for side in box]
         if self._turns:  # one warp for both: Affine.apply would cost as much again, and blur what is then resized
             side = 2 * self.size_px
@@ -163,24 +167,24 @@ class Viewer:
             large = self._crop.apply(pixels, box)
         return cv2.resize(large, (self.size_px, self.size_px), interpolation=cv2.INTER_AREA), recipe
 
-    def _opened(self, picture: Image.Image | Pixels, reduced: int) -> tuple[Pixels, int]:
-        """The picture as an array, halved until a crop needs no more than the fast kernel, and by how much.
+    def _open(self, image: Image.Image | Pixels, reduced: int) -> tuple[Pixels, int]:
+        """Return the image as an array, halved until the fast kernel does for a crop, and its reduction in all.
 
-        The views of a picture are asked for in a row, so the last picture is kept.
+        The views of an image are made one after the other, so the last image is kept.
         """
         import cv2
 
-        if self._last is None or self._last[0] is not picture:
-            pixels, factor = np.asarray(picture), reduced
+        if self._last is None or self._last[0] is not image:
+            pixels, factor = np.asarray(image), reduced
             while min(pixels.shape[:2]) >= 2 * self.enough_px:
                 half = pixels.shape[1] // 2, pixels.shape[0] // 2
                 even = pixels[: 2 * half[1], : 2 * half[0]]
                 pixels, factor = cv2.resize(even, half, interpolation=cv2.INTER_AREA), 2 * factor
-            self._last = picture, pixels, factor
+            self._last = image, pixels, factor
         return self._last[1:]
 
     def _recolour(self, pixels: Pixels, draw: random.Random) -> tuple[Pixels, dict[str, Any]]:
-        """Outlines and colours by the policy."""
+        """Draw outlines and change colours by the policy; return the pixels and this part of the recipe."""
         import cv2
 
         policy, recipe = self.policy, dict[str, Any]()
@@ -188,7 +192,7 @@ class Viewer:
             pixels = draw_outlines(pixels)
             recipe["outline"] = True
         brightness = contrast = saturation = 1.0
-        if policy.colour and draw.random() < COLOURED:
+        if policy.colour and draw.random() < COLOURED_SHARE:
             low, high = 1 - policy.colour, 1 + policy.colour
             brightness, contrast, saturation = (round(draw.uniform(low, high), 3) for _ in range(3))
         if policy.grey and draw.random() < policy.grey:
@@ -201,23 +205,23 @@ class Viewer:
 
 
 def find_positive(row: Mapping[str, Any], flipped: bool) -> str:
-    """The positive_id of a view of `row`; mirrored, a picture that is told left from right is another one."""
+    """Return the positive_id of a view of `row`; mirrored, an image is another one where left and right matter."""
     return f"{row['positive_id']}~mirrored" if flipped and row["sided"] else str(row["positive_id"])
 
 
 def list_rows(pair_set: pairs.PairSet, paraphrases: Mapping[str, str]) -> pa.Table:
-    """One row (ROWS) per true pair of the set, in its order; in Arrow, since there may be millions.
+    """Return one row (PAIR_ROWS) per true pair of the set, in its order; in Arrow, since there may be millions.
 
-    paraphrase: null where there is none. sided: whether any caption of the picture, or a paraphrase of one, holds
-    左 or 右; a mirrored picture would be a sibling of that caption even where this pair's own holds neither.
+    paraphrase: null where there is none. sided: whether any caption of the image, or a paraphrase of one, holds
+    左 or 右; a mirrored image would be a sibling of that caption even where this pair's own holds neither.
     """
     image, caption = pairs.find_true_rows(pair_set)
     captions = pair_set.texts["caption"]
     reworded = [paraphrases.get(one) for one in captions.to_pylist()]
-    told = zip(captions.to_pylist(), reworded, strict=True)
-    says = np.array([any(map(text.has_side_word, (one, other or ""))) for one, other in told], bool)
+    variants = zip(captions.to_pylist(), reworded, strict=True)
+    has_side = np.array([any(map(text.has_side_word, (one, other or ""))) for one, other in variants], bool)
     sided = np.zeros(len(pair_set.images), bool)
-    sided[image[says[caption]]] = True
+    sided[image[has_side[caption]]] = True
     columns = {name: pair_set.images[name].take(image) for name in ("positive_id", "shard", "offset", "size")}
     columns |= {
         "pair_id": pairs.select_true_pairs(pair_set)["pair_id"],
@@ -225,17 +229,17 @@ def list_rows(pair_set: pairs.PairSet, paraphrases: Mapping[str, str]) -> pa.Tab
         "paraphrase": pa.array(reworded, pa.string()).take(caption),
         "sided": pa.array(sided[image]),
     }
-    return pa.table([columns[name] for name in ROWS.names], schema=ROWS)
+    return pa.table([columns[name] for name in PAIR_ROWS.names], schema=PAIR_ROWS)
 
 
 def read_paraphrases(augmented: Path) -> dict[str, str]:
-    """Caption -> paraphrase, as the folder of the stage augment has them."""
+    """Return caption -> paraphrase, from the folder that the stage augment wrote."""
     table = pairs.read_table(augmented / "paraphrases.parquet", PARAPHRASES)
     return dict(zip(*(table[name].to_pylist() for name in PARAPHRASES.names), strict=True))
 
 
 def _to_square(box: tuple[int, int, int, int], side: int) -> Any:
-    """The matrix [3, 3] that takes the box to a square of `side` px; whole numbers are the centres of pixels."""
+    """Return the matrix [3, 3] from the box to a square of `side` px; whole numbers are the centres of pixels."""
     left, upper, right, lower = box
     x, y = side / (right - left), side / (lower - upper)
     return np.array([[x, 0, (0.5 - left) * x - 0.5], [0, y, (0.5 - upper) * y - 0.5], [0, 0, 1]])

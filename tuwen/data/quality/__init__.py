@@ -1,6 +1,6 @@
-"""From raw sets to clean ones: measure, judge, quarantine, split.
+"""From raw sets to clean ones: measure, examine, quarantine, split.
 
-Read validate.py first, then image_stats.py, text_stats.py, suites.py, expectations.py, quarantine.py,
-consistency.py, near_duplicates.py, split.py, corpus.py, clean_sets.py, summary.py and
-quality_file.py.
+Read validate.py first, then image_stats.py, text_stats.py, pair_stats.py, suites.py, expectations.py,
+quarantine.py, consistency.py, components.py, near_duplicates.py, groups.py, split.py, dealing.py, corpus.py,
+clean_sets.py and summary.py.
 """

@@ -10,40 +10,40 @@ from typing import Any
 import pyarrow as pa
 
 from tuwen.data.formats import manifest, pairs, shards
-from tuwen.data.quality.quarantine import TASKS
+from tuwen.data.quality.quarantine import TASK_SETS
 from tuwen.data.quality.split import SPLITS
 
-# The contest's own form: file -> (table, columns)
-CONTEST = {
+# The contest's own task files: task set -> file -> (table, columns)
+CONTEST_FILES = {
     "t2i": {"word_test.csv": ("texts", ["text_id", "caption"]), "image_data.csv": ("images", ["image_id"])},
     "i2t": {"image_test.csv": ("images", ["image_id"]), "word_data.csv": ("texts", ["text_id", "caption"])},
 }
 
 
-def write(
+def write_clean_sets(
     raw: Path,
     clean: Path,
-    made: Mapping[str, pairs.PairSet],
+    pair_sets: Mapping[str, pairs.PairSet],
     elsewhere: pa.Table,
     sources: Sequence[str],
     params: Mapping[str, Any],
 ) -> dict[str, pairs.PairSet]:
-    """Write all sets of `made` below `clean`, and return them as written.
+    """Write all sets of `pair_sets` below `clean`, and return them as written.
 
-    valid and test get shards of their own, and so does a task that the test split stands in for; other pictures
+    valid and test get shards of their own, and so does a task that the test split stands in for; other images
     stay in the raw shards. elsewhere: the corpus shards that stay where they are. sources: the names under
     raw/corpus. params: "validate" and "split", for the manifests.
     """
     for name in pairs.CLEAN_SETS:
         shutil.rmtree(clean / name, ignore_errors=True)  # nothing of an earlier run may stay beside the new files
-    origins = {name: ["labelled"] for name in (*SPLITS, "bank")} | {name: [name] for name in TASKS}
+    origins = {name: ["labelled"] for name in (*SPLITS, "bank")} | {name: [name] for name in TASK_SETS}
     origins["corpus"] = ["labelled", *(f"corpus/{name}" for name in sources)]
-    written = dict(made)
-    for name in TASKS:
-        if not len(made[name].images) and not len(made[name].texts):
-            written[name], origins[name] = made["test"], ["labelled"]
+    written = dict(pair_sets)
+    for name in TASK_SETS:
+        if not len(pair_sets[name].images) and not len(pair_sets[name].texts):
+            written[name], origins[name] = pair_sets["test"], ["labelled"]
     for name in pairs.CLEAN_SETS:
-        if name in ("valid", "test") or (name in TASKS and origins[name] == ["labelled"]):
+        if name in ("valid", "test") or (name in TASK_SETS and origins[name] == ["labelled"]):
             written[name] = replace(written[name], images=_repack(clean / name, written[name].images))
         pairs.write_pair_set(clean / name, written[name])
         _write_task(clean / name, written[name])
@@ -55,7 +55,7 @@ def write(
 
 
 def _repack(folder: Path, images: pa.Table) -> pa.Table:
-    """Copy the pictures' bytes into `folder/shards`; the images table that points there."""
+    """Copy the images' bytes into `folder/shards`; return the images table that points there."""
     data = folder.parent.parent
     rows = images.to_pylist()
     with shards.ShardWriter(data, f"{folder.relative_to(data)}/shards") as writer:
@@ -66,7 +66,7 @@ def _repack(folder: Path, images: pa.Table) -> pa.Table:
 
 
 def _write_task(folder: Path, pair_set: pairs.PairSet) -> None:
-    for name, (table, columns) in CONTEST.get(folder.name, {}).items():
+    for name, (table, columns) in CONTEST_FILES.get(folder.name, {}).items():
         with open(folder / name, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(columns)

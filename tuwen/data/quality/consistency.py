@@ -1,7 +1,7 @@
-"""What shows only between rows: pairs that stand twice, captions that contradict each other, sets that differ."""
+"""What shows only between rows: repeated pairs, captions that contradict each other, sets that differ."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -9,186 +9,188 @@ import numpy.typing as npt
 from tuwen.core.params import Validate
 from tuwen.data.formats.text import CHINESE
 from tuwen.data.quality import quarantine, suites
+from tuwen.data.quality.components import Booleans, Integers
 from tuwen.data.quality.split import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Flags = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.integer[Any]]
-
-MIN_CHINESE = 8  # characters: shorter captions of one picture often share none
+MIN_CHINESE = 8  # characters: shorter captions of one image often share none
 CODE_POINTS = 0x110000
-NEIGHBOURS = 8  # captions of one picture that each is compared with: all up to nine, and never m² of them
+NEIGHBOURS = 8  # captions of one image that each is compared with: all up to nine, and never m² of them
 MIN_ROWS_FOR_DRIFT = 100  # fewer say nothing about a distribution
 MEASURES = {"chars": "texts", "latin_share": "texts", "aspect": "images"}
 
 
-def find_inconsistencies(found: Sequence[quarantine.Judged], params: Validate) -> None:
-    """Judge the clean pairs of the sets in `found` together: one that an earlier set holds too leaves the later.
+def find_inconsistencies(sets: Sequence[quarantine.ExaminedSet], params: Validate) -> None:
+    """Examine the clean pairs of `sets` together: a pair that an earlier set holds too leaves the later one.
 
     In the labelled set the pair of the latest split stays, so that a benchmark keeps its rows.
 
-    Contradictions, and captions on many pictures, are reported for each set by itself.
+    Contradictions, and captions on many images, are reported for each set by itself.
     """
     import pandas as pd
 
-    if not found:
+    if not sets:
         return
-    described = _described(found)
+    described = _describe_pairs(sets)
     together = pd.concat(described, ignore_index=True)
-    order = np.argsort(together["turn"].to_numpy(), kind="stable")
+    order = np.argsort(together["rank"].to_numpy(), kind="stable")
     repeated = np.zeros(len(together), bool)
-    repeated[order] = duplicates(together.iloc[order])
+    repeated[order] = find_duplicates(together.iloc[order])
     ends = np.cumsum([len(links) for links in described])
-    for one, links, flags in zip(found, described, np.split(repeated, ends[:-1]), strict=True):
+    for one, links, flags in zip(sets, described, np.split(repeated, ends[:-1]), strict=True):
         one.links.frame["duplicate"] = False
         one.links.frame.loc[links.index[flags], "duplicate"] = True
-        if one.links.judge(suites.duplicate_suite()):
-            quarantine.settle(one)
+        if one.links.examine(suites.build_duplicate_suite()):
+            quarantine.remove_torn_pairs(one)
         kept = links[~flags]
-        for name, contradict in contradictions(kept).items():
+        for name, contradict in find_contradictions(kept).items():
             one.links.frame[name] = False
             one.links.frame.loc[kept.index[contradict], name] = True
-        one.links.judge(suites.contradiction_suite())
-        one.texts.frame["pictures"] = _spread(one, kept)
-        one.texts.judge(suites.spread_suite(params))
+        one.links.examine(suites.build_contradiction_suite())
+        one.texts.frame["pictures"] = _count_images_per_caption(one, kept)
+        one.texts.examine(suites.build_spread_suite(params))
 
 
-def _described(found: Sequence[quarantine.Judged]) -> "list[pd.DataFrame]":
-    """The clean pairs of each set with picture and wording, numbers that stand for the same in all of them."""
+def _describe_pairs(sets: Sequence[quarantine.ExaminedSet]) -> "list[pd.DataFrame]":
+    """Return the clean pairs of each set; in all of them equal keys mean equal bytes, or equal captions."""
     import pandas as pd
 
-    bytes_of = pd.concat([one.images.frame["measured_sha256"] for one in found], ignore_index=True).factorize()[0]
-    form_of = pd.concat([one.texts.frame["normalised"] for one in found], ignore_index=True).factorize()[0]
-    described, images, texts = [], 0, 0
-    for one in found:
+    frames = [one.frames for one in sets]
+    image_keys = pd.concat([one["images"]["measured_sha256"] for one in frames], ignore_index=True).factorize()[0]
+    caption_keys = pd.concat([one["texts"]["normalised"] for one in frames], ignore_index=True).factorize()[0]
+    described, first_image, first_text = [], 0, 0
+    for one in sets:
         stays = one.links.stays.to_numpy(bool)
         image_rows, text_rows = one.image_rows[stays], one.text_rows[stays]
         links = one.links.clean
         columns = {
-            "picture": bytes_of[images + image_rows],
-            "wording": form_of[texts + text_rows],
+            "image_key": image_keys[first_image + image_rows],
+            "caption_key": caption_keys[first_text + text_rows],
             "fits": links["label"].ne(0).fillna(True).to_numpy(bool),
             "caption": one.texts.frame["caption"].take(text_rows).to_numpy(),
-            "turn": _turns(one)[image_rows],
+            "rank": _rank_images(one)[image_rows],
         }
         described.append(pd.DataFrame(columns, index=links.index))
-        images, texts = images + len(one.images.frame), texts + len(one.texts.frame)
+        first_image, first_text = first_image + len(one.images.frame), first_text + len(one.texts.frame)
     return described
 
 
-def _turns(found: quarantine.Judged) -> Integers:
-    """For every picture, where its pairs stand among equal ones, the first of which stays."""
-    if found.images.set != "labelled":
-        return np.zeros(len(found.images.frame), int)
-    turn = found.images.frame["split"].map({name: number for number, name in enumerate(reversed(SPLITS))})
-    return turn.fillna(len(SPLITS)).to_numpy(int)
+def _rank_images(examined: quarantine.ExaminedSet) -> Integers:
+    """Return for every image the rank of its pairs among equal ones; the pair of the lowest rank stays."""
+    if examined.images.set != "labelled":
+        return np.zeros(len(examined.images.frame), int)
+    rank = examined.images.frame["split"].map({name: number for number, name in enumerate(reversed(SPLITS))})
+    return rank.fillna(len(SPLITS)).to_numpy(int)
 
 
-def _spread(found: quarantine.Judged, links: "pd.DataFrame") -> Integers:
-    """For every text of the set, the number of pictures under captions that are written as it is."""
+def _count_images_per_caption(examined: quarantine.ExaminedSet, links: "pd.DataFrame") -> Integers:
+    """Return for every text of the set the number of images under captions of equal normalised form."""
     fits = links[links["fits"]]
-    by_text = np.full(len(found.texts.frame), -1)
-    by_text[found.text_rows[links.index]] = links["wording"]
-    held = fits["wording"].to_numpy() << 32 | found.image_rows[fits.index]
-    counts = np.bincount(np.unique(held) >> 32, minlength=int(by_text.max(initial=-1)) + 2)
-    pictures: Integers = counts[by_text]  # the last count, for texts without a pair, is 0
-    return pictures
+    caption_keys = np.full(len(examined.texts.frame), -1)
+    caption_keys[examined.text_rows[links.index]] = links["caption_key"]
+    caption_and_image = fits["caption_key"].to_numpy() << 32 | examined.image_rows[fits.index]
+    counts = np.bincount(np.unique(caption_and_image) >> 32, minlength=int(caption_keys.max(initial=-1)) + 2)
+    images: Integers = counts[caption_keys]  # the last count, for texts without a pair, is 0
+    return images
 
 
-def duplicates(links: "pd.DataFrame") -> Flags:
-    """Whether each pair says what an earlier one does: equal bytes, equal normalised caption, the same verdict.
+def find_duplicates(links: "pd.DataFrame") -> Booleans:
+    """Return whether each pair repeats an earlier one: equal bytes, equal caption, and both fit or do not.
 
-    links: picture, wording (numbers), fits (bool), one row per pair.
+    links: image_key, caption_key (numbers), fits (bool), one row per pair.
     """
-    return links.duplicated(["picture", "wording", "fits"]).to_numpy(bool)
+    return links.duplicated(["image_key", "caption_key", "fits"]).to_numpy(bool)
 
 
-def contradictions(links: "pd.DataFrame") -> dict[str, Flags]:
-    """Pairs of one picture, by its bytes, that cannot all be right; name -> one flag per row of `links`.
+def find_contradictions(links: "pd.DataFrame") -> dict[str, Booleans]:
+    """Return the pairs of one image, by its bytes, that cannot all be right: name -> one flag per row of `links`.
 
-    opposite_sides: one caption says 左 alone and another 右 alone. opposite_labels: one caption both fits and does
+    opposite_sides: one caption has 左 alone and another 右 alone. opposite_labels: one caption both fits and does
     not. nothing_in_common: two captions of at least MIN_CHINESE Chinese characters have not one in common.
-    links: picture, wording (numbers), fits (bool), caption, one row per pair.
+    links: image_key, caption_key (numbers), fits (bool), caption, one row per pair.
     """
-    picture, fits = links["picture"].to_numpy(np.int64), links["fits"].to_numpy(bool)
+    image, fits = links["image_key"].to_numpy(np.int64), links["fits"].to_numpy(bool)
     captions = links["caption"].astype(str).str
     left, right = (captions.contains(word, regex=False).to_numpy(bool) & fits for word in "左右")
-    said = np.unique(picture << 32 | links["wording"].to_numpy(np.int64), return_inverse=True)[1]
+    image_and_caption = image << 32 | links["caption_key"].to_numpy(np.int64)
+    pair_key = np.unique(image_and_caption, return_inverse=True)[1]
     return {
-        "opposite_sides": _in_both(picture, left & ~right, right & ~left),
-        "opposite_labels": _in_both(said, fits, ~fits),
-        "nothing_in_common": _nothing_in_common(picture, links["caption"].to_numpy(object), fits),
+        "opposite_sides": _flag_keys_with_both(image, left & ~right, right & ~left),
+        "opposite_labels": _flag_keys_with_both(pair_key, fits, ~fits),
+        "nothing_in_common": _flag_nothing_in_common(image, links["caption"].to_numpy(object), fits),
     }
 
 
-def _in_both(key: Integers, one: Flags, other: Flags) -> Flags:
-    """The rows with either flag whose key has rows of both."""
+def _flag_keys_with_both(key: Integers, one: Booleans, other: Booleans) -> Booleans:
+    """Return the rows with either flag whose key has rows of both."""
     sizes = [np.bincount(key[flag], minlength=int(key.max(initial=-1)) + 1) for flag in (one, other)]
     return (one | other) & ((sizes[0] > 0) & (sizes[1] > 0))[key]
 
 
-def _nothing_in_common(picture: Integers, captions: npt.NDArray[np.object_], fits: Flags) -> Flags:
+def _flag_nothing_in_common(image: Integers, captions: npt.NDArray[np.object_], fits: Booleans) -> Booleans:
+    """Return the rows [N] whose fitting caption shares no Chinese character with a neighbour of the same image."""
     from scipy.sparse import csr_matrix
 
-    found = np.zeros(len(picture), bool)
-    several = np.flatnonzero(
-        fits & (np.bincount(picture[fits], minlength=int(picture.max(initial=-1)) + 1)[picture] > 1)
-    )
-    if not len(several):
-        return found
-    rows = several[np.argsort(picture[several], kind="stable")]
+    flags = np.zeros(len(image), bool)
+    several = fits & (np.bincount(image[fits], minlength=int(image.max(initial=-1)) + 1)[image] > 1)
+    if not several.any():
+        return flags
+    rows, points, starts = _extract_chinese(np.flatnonzero(several), image, captions)
+    if len(rows) < 2:
+        return flags
+    common = _mark_common_characters(points, starts)
+    holds = csr_matrix((np.ones(len(points), np.int8), points.astype(np.int64), starts), (len(rows), CODE_POINTS))
+    for step in range(1, min(NEIGHBOURS, len(rows) - 1) + 1):
+        one = np.flatnonzero((image[rows[:-step]] == image[rows[step:]]) & (common[:-step] & common[step:] == 0))
+        shared = holds[one].multiply(holds[one + step]).getnnz(axis=1)
+        apart = one[shared == 0]
+        flags[rows[apart]] = flags[rows[apart + step]] = True
+    return flags
+
+
+def _extract_chinese(
+    rows: Integers, image: Integers, captions: npt.NDArray[np.object_]
+) -> tuple[Integers, Integers, Integers]:
+    """Return (the R rows with MIN_CHINESE characters, by image; their Chinese code points; starts [R + 1])."""
+    rows = rows[np.argsort(image[rows], kind="stable")]
     texts = captions[rows].tolist()
     points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
     owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    chinese = _is_chinese()[points]
+    chinese = _make_chinese_table()[points]
     points, owner = points[chinese], owner[chinese]
     counts = np.bincount(owner, minlength=len(texts))
     long = counts >= MIN_CHINESE
-    points, counts, rows = points[long[owner]], counts[long], rows[long]
-    if len(rows) < 2:
-        return found
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    common = _common_characters(points, starts)
-    holds = csr_matrix((np.ones(len(points), np.int8), points.astype(np.int64), starts), (len(rows), CODE_POINTS))
-    for step in range(1, min(NEIGHBOURS, len(rows) - 1) + 1):
-        one = np.flatnonzero(
-            (picture[rows[:-step]] == picture[rows[step:]]) & (common[:-step] & common[step:] == 0)
-        )
-        shared = holds[one].multiply(holds[one + step]).getnnz(axis=1)
-        apart = one[shared == 0]
-        found[rows[apart]] = found[rows[apart + step]] = True
-    return found
+    return rows[long], points[long[owner]], np.concatenate([[0], np.cumsum(counts[long])])
 
 
-def _common_characters(points: Integers, starts: Integers) -> Integers:
-    """Which of the 64 commonest characters each text holds, as bits: texts that share one have one in common."""
+def _mark_common_characters(points: Integers, starts: Integers) -> Integers:
+    """Return which of the 64 commonest characters each text holds [R], as bits."""
     bits = np.zeros(CODE_POINTS, np.uint64)
-    bits[np.bincount(points, minlength=CODE_POINTS).argsort()[-64:]] = np.uint64(1) << np.arange(
-        64, dtype=np.uint64
-    )
+    commonest = np.bincount(points, minlength=CODE_POINTS).argsort()[-64:]
+    bits[commonest] = np.uint64(1) << np.arange(64, dtype=np.uint64)
     return np.bitwise_or.reduceat(bits[points], starts[:-1])
 
 
-def _is_chinese() -> Flags:
-    """By code point."""
+def _make_chinese_table() -> Booleans:
+    """Return code point -> whether it is Chinese [CODE_POINTS]."""
     table = np.zeros(CODE_POINTS, bool)
     table[[ord(c) for c in CHINESE.findall("".join(map(chr, range(0x3000, 0x32400))))]] = True
     return table
 
 
-def drift(labelled: Mapping[str, "pd.DataFrame"], task: Mapping[str, "pd.DataFrame"]) -> "pd.DataFrame":
-    """The Kolmogorov-Smirnov distance of a task set from the labelled one: columns measure, distance in [0, 1].
+def measure_drift(labelled: Mapping[str, "pd.DataFrame"], task: Mapping[str, "pd.DataFrame"]) -> "pd.DataFrame":
+    """Return the Kolmogorov-Smirnov distance of a task set from the labelled one: measure, distance in [0, 1].
 
-    Both: images, texts -> measured frame. A measure of which either side knows too few values is left out.
+    Both: images, texts -> measured frame. A measure of which either set has too few values is left out.
     """
     import pandas as pd
     from scipy.stats import ks_2samp
 
     rows = []
     for measure, table in MEASURES.items():
-        known, asked = (frames[table][measure].dropna().to_numpy(float) for frames in (labelled, task))
-        if min(len(known), len(asked)) >= MIN_ROWS_FOR_DRIFT:
-            rows.append((measure, float(ks_2samp(known, asked, method="asymp").statistic)))
+        ours, theirs = (frames[table][measure].dropna().to_numpy(float) for frames in (labelled, task))
+        if min(len(ours), len(theirs)) >= MIN_ROWS_FOR_DRIFT:
+            rows.append((measure, float(ks_2samp(ours, theirs, method="asymp").statistic)))
     return pd.DataFrame(rows, columns=["measure", "distance"])

@@ -1,13 +1,13 @@
-"""Runs Great Expectations suites over measured columns; what a critical expectation finds stops the stage.
+"""Runs Great Expectations suites over measured columns; a failed critical expectation stops the stage.
 
 critical   the stage cannot go on: UserError with place, value and fix
 warning    a row with a fault leaves its set, or is shown as a blank; what is a matter of degree is reported alone
 info       counted, changes nothing
-Which rows fail always comes from the expectation's own result. The suites stand in checks.py.
+Which rows fail always comes from the expectation's own result. The suites stand in suites.py.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,16 +18,16 @@ from tuwen.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-EXAMPLES = 3  # ids that a message names
+EXAMPLES_PER_MESSAGE = 3  # ids that a message names
 
 
-class Verdict(NamedTuple):
+class Finding(NamedTuple):
     """What one expectation found."""
 
     name: str
     severity: str  # critical, warning, info
     success: bool
-    unexpected: int  # rows that fail; 1 for a failing expectation about the whole table
+    unexpected: int  # rows that fail; 1 for a failed expectation about the whole table
     rows: list[Any]  # their index labels
     observed: Any  # the value of an expectation about the whole table
     fix: str
@@ -35,38 +35,39 @@ class Verdict(NamedTuple):
     result: Any  # as Great Expectations gave it
 
 
-def run(frame: "pd.DataFrame", suite: list[Any]) -> list[Verdict]:
-    """Validate `frame` against the expectations of `suite`; one verdict each, in their order."""
-    gx = great_expectations()
+def run_suite(frame: "pd.DataFrame", suite: list[Any]) -> list[Finding]:
+    """Validate `frame` against the expectations of `suite`; return one finding for each, in their order."""
+    gx = import_great_expectations()
     from great_expectations.validator.v1_validator import Validator
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     asset = context.data_sources.add_pandas("measured").add_dataframe_asset("table")
-    # Great Expectations hashes all that it is given, strings at a second per million
-    needed = frame[columns(suite) or frame.columns[:1]]
-    whole, given = asset.add_batch_definition_whole_dataframe("whole"), {"dataframe": needed}
-    form = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
-    # what `Batch.validate` calls, which would hash the frame twice
-    validator = Validator(batch_definition=whole, batch_parameters=given, result_format=form)
-    found = validator.validate_expectation_suite(gx.ExpectationSuite("suite", expectations=suite))
+    # Great Expectations hashes the whole frame, strings at a second per million: it gets only what it needs
+    needed = frame[list_columns(suite) or frame.columns[:1]]
+    batch, parameters = asset.add_batch_definition_whole_dataframe("whole"), {"dataframe": needed}
+    result_format = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
+    # what `Batch.validate` calls; calling that would hash the frame twice
+    validator = Validator(batch_definition=batch, batch_parameters=parameters, result_format=result_format)
+    validation = validator.validate_expectation_suite(gx.ExpectationSuite("suite", expectations=suite))
     # the results come in an order of their own
-    verdicts = {verdict.name: verdict for verdict in map(_verdict, found.results)}
-    return [verdicts[expectation.meta["name"]] for expectation in suite]
+    findings = {finding.name: finding for finding in map(_read_result, validation.results)}
+    return [findings[expectation.meta["name"]] for expectation in suite]
 
 
-def columns(suite: list[Any]) -> list[str]:
-    """The columns that the expectations of `suite` look at, by name."""
-    names = {getattr(rule, key, None) for rule in suite for key in ("column", "column_A", "column_B")}
+def list_columns(suite: list[Any]) -> list[str]:
+    """Return the columns that the expectations of `suite` look at, by name."""
+    keys = ("column", "column_A", "column_B")
+    names = {getattr(expectation, key, None) for expectation in suite for key in keys}
     return sorted(name for name in names if name is not None)
 
 
-def _verdict(result: Any) -> Verdict:
+def _read_result(result: Any) -> Finding:
     config, values = result.expectation_config, result.result
     assert "unexpected_count" in values or "observed_value" in values, result.exception_info
     if isinstance(values.get("observed_value"), np.generic):  # its pages cannot show NumPy's numbers
         values["observed_value"] = values["observed_value"].item()
-    return Verdict(
+    return Finding(
         severity=config.severity.value,
         success=bool(result.success),
         unexpected=int(values.get("unexpected_count", not result.success)),
@@ -77,80 +78,75 @@ def _verdict(result: Any) -> Verdict:
     )
 
 
-def stop_on_critical(place: Path, frame: "pd.DataFrame", verdicts: list[Verdict]) -> None:
-    """Raise one UserError that names every failing critical expectation, if there is one.
+def stop_on_critical(place: Path, frame: "pd.DataFrame", findings: list[Finding]) -> None:
+    """Raise one UserError that names every failed critical expectation, if there is one.
 
     The first column of `frame` is the id by which rows are named.
     """
-    problems = []
-    for verdict in verdicts:
-        if verdict.severity == "critical" and not verdict.success:
-            problems.append(f"{place}: {verdict.name} {_value(frame, verdict)}; {verdict.fix}")
+    problems = [
+        f"{place}: {finding.name} {_describe(frame, finding)}; {finding.fix}"
+        for finding in findings
+        if finding.severity == "critical" and not finding.success
+    ]
     if problems:
         raise UserError("\n".join(problems))
 
 
-def _value(frame: "pd.DataFrame", verdict: Verdict) -> str:
-    if not verdict.rows:
-        return f"is {verdict.observed:.4g}"
-    ids = frame.iloc[:, 0].loc[verdict.rows]
-    named = [
+def _describe(frame: "pd.DataFrame", finding: Finding) -> str:
+    if not finding.rows:
+        return f"is {finding.observed:.4g}"
+    ids = frame.iloc[:, 0].loc[finding.rows]
+    names = [
         f"row {label}" if missing else str(name)
         for (label, name), missing in zip(ids.items(), ids.isna(), strict=True)
     ]
-    shown = ", ".join(list(dict.fromkeys(named))[:EXAMPLES])
-    return f"on {verdict.unexpected} of {len(frame)} rows, such as {shown}"
+    examples = ", ".join(list(dict.fromkeys(names))[:EXAMPLES_PER_MESSAGE])
+    return f"on {finding.unexpected} of {len(frame)} rows, such as {examples}"
 
 
-def merged(verdicts: Iterable[Verdict]) -> dict[str, dict[str, Any]]:
-    """name -> severity, success, unexpected, as in quality.json; a suite that ran twice counts together."""
-    found: dict[str, dict[str, Any]] = {}
-    for verdict in verdicts:
-        known = found.setdefault(verdict.name, {"severity": verdict.severity, "success": True, "unexpected": 0})
-        known["success"] = known["success"] and verdict.success
-        known["unexpected"] += verdict.unexpected
-    return found
-
-
-def write_docs(folder: Path, judged: Mapping[str, list[Verdict]]) -> None:
-    """Write Great Expectations' own pages, one per entry of `judged`, and an index; for people, never an out.
+def write_data_docs(folder: Path, findings: Mapping[str, list[Finding]]) -> None:
+    """Write Great Expectations' own pages, one per entry of `findings`, and an index; for people, never an out.
 
     Their styles come from the network: clean/quality.html is the page that opens anywhere.
     """
     import html
     import shutil
 
-    from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
-    from great_expectations.render.renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaPageView
-
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     links = []
-    for name, verdicts in judged.items():
-        good = sum(verdict.success for verdict in verdicts)
-        result = ExpectationSuiteValidationResult(
-            success=good == len(verdicts),
-            results=[verdict.result for verdict in verdicts],
-            suite_name=name,
-            statistics={
-                "evaluated_expectations": len(verdicts),
-                "successful_expectations": good,
-                "unsuccessful_expectations": len(verdicts) - good,
-                "success_percent": 100 * good / len(verdicts),
-            },
-            meta={"great_expectations_version": great_expectations().__version__},
-        )
-        page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
+    for name, of_table in findings.items():
+        met = sum(finding.success for finding in of_table)
         file = f"{name.replace('/', '-').replace(' ', '-')}.html"
-        (folder / file).write_text(page, encoding="utf-8")
-        links.append(f'<li><a href="{html.escape(file)}">{html.escape(name)}</a>: {good} of {len(verdicts)} met')
+        (folder / file).write_text(_render_page(name, of_table, met), encoding="utf-8")
+        links.append(f'<li><a href="{html.escape(file)}">{html.escape(name)}</a>: {met} of {len(of_table)} met')
     index = f'<!doctype html><meta charset="utf-8"><title>Data Docs</title><ul>{"".join(links)}</ul>\n'
     (folder / "index.html").write_text(index, encoding="utf-8")
 
 
-def great_expectations() -> Any:
-    """The package, imported when it is needed: that takes seconds."""
+def _render_page(name: str, findings: list[Finding], met: int) -> str:
+    from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
+    from great_expectations.render.renderer import ValidationResultsPageRenderer
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    result = ExpectationSuiteValidationResult(
+        success=met == len(findings),
+        results=[finding.result for finding in findings],
+        suite_name=name,
+        statistics={
+            "evaluated_expectations": len(findings),
+            "successful_expectations": met,
+            "unsuccessful_expectations": len(findings) - met,
+            "success_percent": 100 * met / len(findings),
+        },
+        meta={"great_expectations_version": import_great_expectations().__version__},
+    )
+    page: str = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
+    return page
+
+
+def import_great_expectations() -> Any:
+    """Return the package, imported only when it is needed: that takes seconds."""
     os.environ["GX_ANALYTICS_ENABLED"] = "False"  # not every version leaves it off
     import great_expectations
     import great_expectations.expectations

@@ -1,5 +1,7 @@
-"""One raw set through the checks: which rows stay, which leave it or are shown as blanks, and for what reason."""
+"""One raw set through its suites: which rows stay, which leave it or are shown as blanks, and for what reason."""
 
+import csv
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,13 @@ import pyarrow.compute as pc
 
 from tuwen.core.params import Validate
 from tuwen.data.formats import pairs
-from tuwen.data.quality import expectations, image_stats, suites
+from tuwen.data.quality import expectations, image_stats, pair_stats, suites, text_stats
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TASKS = ("t2i", "i2t")  # their rows are the user's questions: measured, never quarantined
-SCHEMA = pa.schema(
+TASK_SETS = ("t2i", "i2t")  # their rows are the user's questions: measured, never quarantined
+QUARANTINE_SCHEMA = pa.schema(
     [
         ("set", pa.string()),
         ("item", pa.string()),  # image, text, pair
@@ -42,19 +44,19 @@ ROLES = {"t2i": {"images": "gallery", "texts": "query"}, "i2t": {"images": "quer
 GALLERIES = {task: table for task, roles in ROLES.items() for table, role in roles.items() if role == "gallery"}
 
 
-class Table:
-    """One table under judgement: its measured columns, the first fault of each row, every verdict."""
+class ExaminedTable:
+    """One table of a raw set: its measured columns, the first fault of each row, every finding."""
 
     def __init__(self, place: Path, set_name: str, name: str, frame: "pd.DataFrame", needs_rows: bool) -> None:
-        """Where it stands, the set and the table (images, texts, pairs); needs_rows: to be empty is a fault."""
+        """place: the file that messages name; name: images, texts or pairs; needs_rows: to be empty is a fault."""
         import pandas as pd
 
         self.place, self.set, self.name, self.frame, self.needs_rows = place, set_name, name, frame, needs_rows
-        role = ROLES.get(set_name, {}).get(name, "gallery") if set_name in TASKS else "source"
+        role = ROLES.get(set_name, {}).get(name, "gallery") if set_name in TASK_SETS else "source"
         self._reasons: set[str] | None
         self.outcome, self._reasons = OUTCOMES.get(role, ("quarantined", None))  # None: with any fault
         self.fault = pd.Series(None, index=frame.index, dtype=object)
-        self.verdicts: list[expectations.Verdict] = []
+        self.findings: list[expectations.Finding] = []
 
     @property
     def stays(self) -> "pd.Series[bool]":
@@ -72,71 +74,71 @@ class Table:
         """reason -> rows that have it as their first fault, by name."""
         return {str(name): int(count) for name, count in self.fault.value_counts().sort_index().items()}
 
-    def judge(self, suite: list[Any]) -> bool:
-        """Judge the rows that stay; whether any left. Raises UserError on a critical fault."""
+    def examine(self, suite: list[Any]) -> bool:
+        """Run a suite over the rows that stay; return whether any left. Raises UserError on a critical finding."""
         if not (len(self.frame) or self.needs_rows):
             return False
-        stays, names = self.stays, [self.frame.columns[0], *expectations.columns(suite)]
+        stays, names = self.stays, [self.frame.columns[0], *expectations.list_columns(suite)]
         frame = self.frame[list(dict.fromkeys(names))]
         frame = frame if stays.all() else frame[stays]
-        verdicts = expectations.run(frame, suite)
-        expectations.stop_on_critical(self.place, frame, verdicts)
-        for verdict in verdicts:
-            if verdict.row_fault and (self._reasons is None or verdict.name in self._reasons):
-                fresh = self.fault[verdict.rows].isna()
-                self.fault[fresh[fresh].index] = verdict.name
-        self.verdicts += verdicts
+        findings = expectations.run_suite(frame, suite)
+        expectations.stop_on_critical(self.place, frame, findings)
+        for finding in findings:
+            if finding.row_fault and (self._reasons is None or finding.name in self._reasons):
+                fresh = self.fault[finding.rows].isna()
+                self.fault[fresh[fresh].index] = finding.name
+        self.findings += findings
         return not self.stays.equals(stays)
 
-    def judge_outcome(self, params: Validate) -> None:
-        """Judge the share of rows that leave for their own faults. Raises UserError when it is too large."""
+    def examine_outcome(self, params: Validate) -> None:
+        """Examine the share of rows that leave for their own faults. Raises UserError when it is too large."""
         import pandas as pd
 
         outcome = pd.DataFrame({"quarantined": self.fault.notna().astype(float)})
         if self.outcome == "quarantined" and len(outcome):
             reasons = ", ".join(f"{name} {count}" for name, count in self.reasons.items())
-            verdicts = expectations.run(outcome, suites.outcome_suite(params, reasons))
-            expectations.stop_on_critical(self.place, outcome, verdicts)
-            self.verdicts += verdicts
+            findings = expectations.run_suite(outcome, suites.build_outcome_suite(params, reasons))
+            expectations.stop_on_critical(self.place, outcome, findings)
+            self.findings += findings
 
-    def counts(self) -> dict[str, Any]:
-        """What became of the rows: in = clean + quarantined + left_out; blanks are among the clean."""
-        found = {"in": len(self.frame), "clean": int(self.stays.sum())}
-        found |= {"quarantined": 0, "left_out": 0, "blank": 0} | {self.outcome: int(self.fault.notna().sum())}
-        assert found["in"] == found["clean"] + found["quarantined"] + found["left_out"], self.place
-        return found | {"faults": self.reasons}
+    def count_rows(self) -> dict[str, Any]:
+        """Return what became of the rows: in = clean + quarantined + left_out; blanks are among the clean."""
+        counts = {"in": len(self.frame), "clean": int(self.stays.sum())}
+        counts |= {"quarantined": 0, "left_out": 0, "blank": 0} | {self.outcome: int(self.fault.notna().sum())}
+        assert counts["in"] == counts["clean"] + counts["quarantined"] + counts["left_out"], self.place
+        return counts | {"faults": self.reasons}
 
-    def listed(self) -> pa.Table:
-        """The rows with a fault, as rows of `quarantine.parquet`."""
-        bad = self.fault.dropna()
-        rows = self.frame.loc[bad.index]
+    def list_faults(self) -> pa.Table:
+        """Return the rows with a fault, as rows of `quarantine.parquet`."""
+        faults = self.fault.dropna()
+        rows = self.frame.loc[faults.index]
         columns = {
-            "set": [self.set] * len(bad),
-            "item": [self.name.removesuffix("s")] * len(bad),
+            "set": [self.set] * len(faults),
+            "item": [self.name.removesuffix("s")] * len(faults),
             "id": rows.iloc[:, 0].tolist(),
             "file": rows["file"].astype(object).where(rows["file"].notna(), None).tolist(),
             "row": pa.array(rows["row"].to_numpy(float, na_value=float("nan")), from_pandas=True).cast(pa.int64()),
-            "reason": bad.tolist(),
-            "severity": ["warning"] * len(bad),
-            "outcome": [self.outcome] * len(bad),
+            "reason": faults.tolist(),
+            "severity": ["warning"] * len(faults),
+            "outcome": [self.outcome] * len(faults),
         }
-        return pa.table(columns, SCHEMA)
+        return pa.table(columns, QUARANTINE_SCHEMA)
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One raw set after judgement: what came in, and its tables with measures, faults and verdicts."""
+class ExaminedSet:
+    """One raw set: what came in, and its tables with measured columns, faults and findings."""
 
     raw: pairs.PairSet
-    images: Table
-    texts: Table
-    links: Table
-    drift: list[expectations.Verdict]  # of a task set, against the labelled one
-    image_rows: pairs.RowNumbers  # of every pair [P]: where its picture stands in `images`, -1 where nowhere ...
+    images: ExaminedTable
+    texts: ExaminedTable
+    links: ExaminedTable
+    drift: list[expectations.Finding]  # of a task set, against the labelled one
+    image_rows: pairs.RowNumbers  # of every pair [P]: where its image stands in `images`, -1 where nowhere ...
     text_rows: pairs.RowNumbers  # ... and its caption in `texts`
 
     @property
-    def tables(self) -> dict[str, Table]:
+    def tables(self) -> dict[str, ExaminedTable]:
         """By the name of their file."""
         return {"images": self.images, "texts": self.texts, "pairs": self.links}
 
@@ -145,68 +147,72 @@ class Judged:
         """The measured columns, by the name of the file."""
         return {name: table.frame for name, table in self.tables.items()}
 
-    def clean(self) -> pairs.PairSet:
-        """The rows that stay; what is shown as a blank has neither bytes nor characters."""
+    def select_clean(self) -> pairs.PairSet:
+        """Return the rows that stay; what is shown as a blank has neither bytes nor characters."""
         kept = {name: getattr(self.raw, name).filter(pa.array(t.stays)) for name, t in self.tables.items()}
         for name, table in self.tables.items():
-            assert len(kept[name]) == table.counts()["clean"], table.place
+            assert len(kept[name]) == table.count_rows()["clean"], table.place
         if self.images.outcome == "blank":
-            kept["images"] = _blanked(kept["images"], self.images, ("shard", "offset", "size", "sha256"), None)
+            kept["images"] = _blank_rows(kept["images"], self.images, ("shard", "offset", "size", "sha256"), None)
         if self.texts.outcome == "blank":
-            kept["texts"] = _blanked(kept["texts"], self.texts, ("caption",), "")
+            kept["texts"] = _blank_rows(kept["texts"], self.texts, ("caption",), "")
         return pairs.PairSet(**kept)
 
 
-def judge(folder: Path, name: str, params: Validate, max_tokens: int, executor: Executor) -> Judged:
-    """Measure and judge the raw set in `folder`, each row for itself. Raises UserError on a critical fault.
+def _blank_rows(rows: pa.Table, table: ExaminedTable, columns: tuple[str, ...], value: Any) -> pa.Table:
+    blank = pa.array(table.fault.notna())
+    for column in columns:
+        position, field = rows.schema.get_field_index(column), rows.schema.field(column)
+        values = pc.if_else(blank, pa.scalar(value, field.type), rows[column])
+        rows = rows.set_column(position, field, values)
+    return rows
+
+
+def examine_set(folder: Path, name: str, params: Validate, max_tokens: int, executor: Executor) -> ExaminedSet:
+    """Measure the raw set in `folder` and examine each row for itself. Raises UserError on a critical finding.
 
     name: "labelled", "t2i", "i2t" or "corpus/<name>"; max_tokens: what a model reads of a caption.
     """
     pair_set, data = pairs.read_pair_set(folder), folder.parents[1 + name.count("/")]
-    # the labelled pairs are what everything is about; a task asks with one table in the other
-    needs_items = name == "labelled" or (name in TASKS and len(pair_set.images) + len(pair_set.texts) > 0)
-    pictures = image_stats.measure_images(data, pair_set.images, params.max_pixels, executor)
-    if pictures["fault"].notna().any():  # one fault, one reason
-        pictures["readable"] = pictures["readable"].astype(object).where(pictures["fault"].isna(), None)
-    images = Table(folder / "images.parquet", name, "images", pictures, needs_items)
-    images.judge(suites.image_suite(params, needs_items))
-    texts = Table(
-        folder / "texts.parquet", name, "texts", image_stats.measure_captions(pair_set.texts), needs_items
-    )
-    texts.judge(suites.text_suite(params, max_tokens, needs_items))
-    links = Table(folder / "pairs.parquet", name, "pairs", image_stats.measure_pairs(pair_set), name == "labelled")
-    links.judge(suites.pair_suite(name == "labelled"))
-    found = Judged(pair_set, images, texts, links, [], *find_ends(pair_set))
-    settle(found)
-    return found
+    # without labelled pairs there is nothing to learn or to measure; a task that has queries needs a gallery too
+    needs_items = name == "labelled" or (name in TASK_SETS and len(pair_set.images) + len(pair_set.texts) > 0)
+    measured = image_stats.measure_images(data, pair_set.images, params.max_pixels, executor)
+    if measured["fault"].notna().any():  # one fault, one reason
+        measured["readable"] = measured["readable"].astype(object).where(measured["fault"].isna(), None)
+    images = ExaminedTable(folder / "images.parquet", name, "images", measured, needs_items)
+    images.examine(suites.build_image_suite(params, needs_items))
+    captions = text_stats.measure_captions(pair_set.texts)
+    texts = ExaminedTable(folder / "texts.parquet", name, "texts", captions, needs_items)
+    texts.examine(suites.build_text_suite(params, max_tokens, needs_items))
+    needs_pairs = name == "labelled"
+    ends = pair_stats.measure_pairs(pair_set)
+    links = ExaminedTable(folder / "pairs.parquet", name, "pairs", ends, needs_pairs)
+    links.examine(suites.build_pair_suite(needs_pairs))
+    examined = ExaminedSet(pair_set, images, texts, links, [], *pair_stats.find_ends(pair_set))
+    remove_torn_pairs(examined)
+    return examined
 
 
-def find_ends(pair_set: pairs.PairSet) -> tuple[pairs.RowNumbers, pairs.RowNumbers]:
-    """(row in images, row in texts) of every pair [P]; -1 where the id stands nowhere. Ids must not repeat."""
-    ends = [
-        pc.fill_null(pc.index_in(pair_set.pairs[key], value_set=table[key]), -1).to_numpy().astype(np.int64)
-        for key, table in (("image_id", pair_set.images), ("text_id", pair_set.texts))
-    ]
-    return ends[0], ends[1]
-
-
-def settle(found: Judged) -> None:
-    """Pairs whose picture or caption left go too, and then, but in a task, what no pair holds any more."""
-    links, items = found.links, ((found.images, found.image_rows), (found.texts, found.text_rows))
-    for column, (table, rows) in zip(("picture_clean", "caption_clean"), items, strict=True):
+def remove_torn_pairs(examined: ExaminedSet) -> None:
+    """Take out the pairs whose image or caption left, and then, but in a task, what no pair holds any more."""
+    links = examined.links
+    ends = ((examined.images, examined.image_rows), (examined.texts, examined.text_rows))
+    for column, (table, rows) in zip(("picture_clean", "caption_clean"), ends, strict=True):
         links.frame[column] = np.append(table.stays.to_numpy(bool), False)[rows]
-    links.judge(suites.torn_suite(links.outcome))
+    links.examine(suites.build_torn_suite(links.outcome))
     if links.outcome == "quarantined":
         stays = links.stays.to_numpy(bool)
-        for table, rows in items:
+        for table, rows in ends:
             table.frame["pairs"] = np.bincount(rows[stays], minlength=len(table.frame))
-            table.judge(suites.paired_suite())
+            table.examine(suites.build_paired_suite())
 
 
-def _blanked(rows: pa.Table, table: Table, columns: tuple[str, ...], value: Any) -> pa.Table:
-    blank = pa.array(table.fault.notna())
-    for column in columns:
-        place, field = rows.schema.get_field_index(column), rows.schema.field(column)
-        new = pc.if_else(blank, pa.scalar(value, field.type), rows[column])
-        rows = rows.set_column(place, field, new)
-    return rows
+def write_quarantine(clean: Path, tables: Iterable[ExaminedTable]) -> pa.Table:
+    """Write the rows with a fault into `clean/quarantine.parquet` and `.csv`; return them."""
+    faults = pa.concat_tables([table.list_faults() for table in tables])
+    pairs.write_table(clean / "quarantine.parquet", faults)
+    with open(clean / "quarantine.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(CSV_COLUMNS)
+        writer.writerows(zip(*(faults[name].to_pylist() for name in CSV_COLUMNS), strict=True))
+    return faults

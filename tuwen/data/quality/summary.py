@@ -1,70 +1,195 @@
-"""quality.json: counts and verdicts of all sets, what DVC shows as metrics."""
+"""quality.json: row counts and findings of all sets, which DVC shows as metrics. Its writer and its readers.
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+It imports nothing of its package when it runs: the stage `report` reads quality.json with it, and shall not
+depend on the code that examines.
+"""
 
-from tuwen.data.formats import pairs
-from tuwen.data.quality import expectations
-from tuwen.data.quality.corpus import InPlace
-from tuwen.data.quality.quarantine import Judged
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    Frames = dict[str, dict[str, pd.DataFrame]]
+    from tuwen.data.formats.pairs import PairSet
+    from tuwen.data.quality.corpus import InPlace
+    from tuwen.data.quality.expectations import Finding
+    from tuwen.data.quality.quarantine import ExaminedSet
+
+    Frames = Mapping[str, Mapping[str, pd.DataFrame]]  # set -> table -> measured columns
+    Findings = Mapping[str, Mapping[str, list[Finding]]]  # set -> table, or "drift" -> findings
+
+Summary = Mapping[str, Any]  # the content of quality.json
+
+TABLE_NAMES = ("images", "texts", "pairs")
+SEVERITIES = ("critical", "warning", "info")  # the severest first
+TABULATED_KEYS = (
+    "raw",
+    "clean",
+    "groups",
+    "checks",
+)  # have readers of their own; other keys are shown as they are
+IN_VALID_OR_TEST = "in_valid_or_test"  # the reason for which a corpus image left
 
 
-def body(
-    judged: Mapping[str, Judged],
-    in_place: Mapping[str, InPlace],
-    made: Mapping[str, pairs.PairSet],
+class RowCounts(NamedTuple):
+    """What became of one table's rows: rows = clean + quarantined + left_out; blank ones are among the clean."""
+
+    set: str
+    table: str
+    rows: int
+    clean: int
+    quarantined: int
+    left_out: int
+    blank: int
+    faults: Mapping[str, int]  # reason -> rows
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether no row was lost."""
+        return self.rows == self.clean + self.quarantined + self.left_out
+
+
+class FindingRow(NamedTuple):
+    """What one expectation found, as far as quality.json has it."""
+
+    set: str
+    table: str
+    expectation: str
+    severity: str
+    rows: int  # that fail
+    success: bool
+
+
+def make_summary(
+    examined: "Mapping[str, ExaminedSet]",
+    in_place: "Mapping[str, InPlace]",
+    clean_sets: "Mapping[str, PairSet]",
     further: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What becomes quality.json.
+    """Return the content of quality.json.
 
-    judged: raw set -> its tables; in_place: corpus source -> its shards that stay where they are; made: the clean
-    sets; further: groups, leaks, drift, corpus, as they stand.
+    examined: raw set -> its tables; in_place: corpus source -> its shards that stay where they are; clean_sets: as
+    they were written; further: what is copied as it is (groups, leaks, drift, corpus).
     """
     return {
-        "raw": {name: _counts(found) for name, found in judged.items()},
+        "raw": {name: _count_rows(one) for name, one in examined.items()},
         "clean": {
-            name: {"images": len(s.images), "texts": len(s.texts), "pairs": len(s.pairs)}
-            for name, s in made.items()
+            name: {table: len(getattr(pair_set, table)) for table in TABLE_NAMES}
+            for name, pair_set in clean_sets.items()
         },
         **further,
-        "checks": {name: _verdicts(found) for name, found in verdicts(judged, in_place).items()},
+        "checks": {
+            name: {table: merge_findings(findings) for table, findings in tables.items()}
+            for name, tables in group_findings(examined, in_place).items()
+        },
     }
 
 
-def verdicts(
-    judged: Mapping[str, Judged], in_place: Mapping[str, InPlace]
-) -> dict[str, dict[str, list[expectations.Verdict]]]:
-    """set -> table -> verdicts, those about measured shards among them."""
-    found = {
-        name: {table: one.verdicts for table, one in tables.tables.items()} | {"drift": tables.drift}
-        for name, tables in judged.items()
-    }
-    for name, shards in in_place.items():
-        for table in (shards.images, shards.texts):
-            found[f"corpus/{name}"][table.name] = table.verdicts
-    return {name: {table: some for table, some in tables.items() if some} for name, tables in found.items()}
-
-
-def frames(judged: Mapping[str, Judged], in_place: Mapping[str, InPlace]) -> "Frames":
-    """set -> table -> measured columns; those of measured shards where these stay elsewhere."""
-    found = {name: tables.frames for name, tables in judged.items()}
-    for name, shards in in_place.items():
-        found[f"corpus/{name}"] |= {table.name: table.frame for table in (shards.images, shards.texts)}
-    return found
-
-
-def _counts(found: Judged) -> dict[str, Any]:
-    counts: dict[str, Any] = {name: table.counts() for name, table in found.tables.items()}
-    formats = found.images.frame["format"].value_counts().sort_index()
+def _count_rows(examined: "ExaminedSet") -> dict[str, Any]:
+    counts: dict[str, Any] = {name: table.count_rows() for name, table in examined.tables.items()}
+    formats = examined.images.frame["format"].value_counts().sort_index()
     counts["formats"] = {str(name): int(count) for name, count in formats.items()}
-    counts["side_words"] = int(found.texts.frame["side_word"].sum())
+    counts["side_words"] = int(examined.texts.frame["side_word"].sum())
     return counts
 
 
-def _verdicts(tables: Mapping[str, list[expectations.Verdict]]) -> dict[str, Any]:
-    return {name: expectations.merged(found) for name, found in tables.items()}
+def group_findings(
+    examined: "Mapping[str, ExaminedSet]", in_place: "Mapping[str, InPlace]"
+) -> "dict[str, dict[str, list[Finding]]]":
+    """Return set -> table -> findings, those about measured shards among them; no table without a finding."""
+    grouped = {
+        name: {table: one.findings for table, one in tables.tables.items()} | {"drift": tables.drift}
+        for name, tables in examined.items()
+    }
+    for name, shards in in_place.items():
+        for table in (shards.images, shards.texts):
+            grouped[f"corpus/{name}"][table.name] = table.findings
+    return {
+        name: {table: findings for table, findings in tables.items() if findings}
+        for name, tables in grouped.items()
+    }
+
+
+def merge_findings(findings: "Iterable[Finding]") -> dict[str, dict[str, Any]]:
+    """Return name -> severity, success, unexpected; the findings of a suite that ran twice count together."""
+    merged: dict[str, dict[str, Any]] = {}
+    for finding in findings:
+        entry = merged.setdefault(finding.name, {"severity": finding.severity, "success": True, "unexpected": 0})
+        entry["success"] = entry["success"] and finding.success
+        entry["unexpected"] += finding.unexpected
+    return merged
+
+
+def collect_frames(
+    examined: "Mapping[str, ExaminedSet]", in_place: "Mapping[str, InPlace]"
+) -> "dict[str, dict[str, pd.DataFrame]]":
+    """Return set -> table -> measured columns; those of the measured shards where a source's stay elsewhere."""
+    frames = {name: one.frames for name, one in examined.items()}
+    for name, shards in in_place.items():
+        frames[f"corpus/{name}"] |= {table.name: table.frame for table in (shards.images, shards.texts)}
+    return frames
+
+
+def list_row_counts(summary: Summary) -> list[RowCounts]:
+    """Return one entry per set and table that has rows."""
+    return [
+        RowCounts(
+            set=name,
+            table=table,
+            rows=counts["in"],
+            clean=counts["clean"],
+            quarantined=counts["quarantined"],
+            left_out=counts.get("left_out", 0),
+            blank=counts.get("blank", 0),
+            faults=counts["faults"],
+        )
+        for name, tables in summary["raw"].items()
+        for table, counts in tables.items()
+        if table in TABLE_NAMES and counts["in"]
+    ]
+
+
+def list_findings(summary: Summary) -> list[FindingRow]:
+    """Return one row per expectation of every table, the severest first."""
+    rows = [
+        FindingRow(name, table, expectation, entry["severity"], entry["unexpected"], entry["success"])
+        for name, tables in summary["checks"].items()
+        for table, entries in tables.items()
+        for expectation, entry in entries.items()
+    ]
+    return sorted(rows, key=lambda row: SEVERITIES.index(row.severity))
+
+
+def list_sizes(summary: Summary) -> list[tuple[str, int, int, int]]:
+    """Return (clean set, images, texts, pairs) of every clean set."""
+    return [(name, *(size[table] for table in TABLE_NAMES)) for name, size in summary["clean"].items()]
+
+
+def list_further(summary: Summary) -> dict[str, list[tuple[str, Any]]]:
+    """Return title -> rows (name, value) for the keys that have no reader of their own."""
+    return {
+        key: flatten_values(value if isinstance(value, Mapping) else {key: value})
+        for key, value in summary.items()
+        if key not in TABULATED_KEYS
+    }
+
+
+def flatten_values(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return nested values as rows (name, value): the names of all levels joined, blanks for underscores."""
+    rows: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        full = f"{prefix} {name}".strip().replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += flatten_values(value, full)
+        elif isinstance(value, list):
+            rows.append((full, ", ".join(map(str, value)) or "none"))
+        else:
+            rows.append((full, value))
+    return rows
+
+
+def count_in_valid_or_test(summary: Summary) -> tuple[int, int]:
+    """Count the corpus images that are in valid or test too: (taken out, in measured shards elsewhere)."""
+    images = (counts for counts in list_row_counts(summary) if counts.table == "images")
+    taken_out = sum(counts.faults.get(IN_VALID_OR_TEST, 0) for counts in images)
+    return taken_out, sum(source[IN_VALID_OR_TEST] for source in summary["corpus"].values())

@@ -1,4 +1,4 @@
-"""Measures captions, a whole table at a time: what a character is gets asked once for each that occurs."""
+"""Measures captions, a whole table at a time: the traits of each character that occurs are looked up once."""
 
 import functools
 import re
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-Counts = np.ndarray[Any, np.dtype[np.int64]]
+IntCounts = np.ndarray[Any, np.dtype[np.int64]]
 
 CAPTIONS_PER_PART = 100_000  # a part of usual captions takes 100 MB while it is measured
 END_TOKENS = 2  # [CLS] and [SEP]
 NEWLINE = re.compile(r"[\r\n]")
 INVISIBLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]")
 
-# What sites write around pictures of news: RE2 (https://github.com/google/re2/wiki/Syntax), any one of
+# What news sites write around pictures: any one of these, in RE2 (https://github.com/google/re2/wiki/Syntax)
 BOILERPLATE = "|".join(
     (
         "图片来源|图源|来源[:：]",  # where the picture is from
@@ -47,12 +47,13 @@ BOILERPLATE = "|".join(
 
 
 def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
-    """The texts table with what its captions are like, in its order; a null counts as an empty caption.
+    """Return the texts table with what was measured of its captions, in its order; a null counts as empty.
 
-    normalised. chars: without blanks around, 0 where nothing is visible. tokens: BERT's words, [CLS] and [SEP]
-    among them; a vocabulary may cut a Latin word further. chinese_share, latin_share: of the visible characters.
-    control_chars (no tab, no line end), private_use_chars, masks: how many. newline, boilerplate, side_word (左
-    or 右): whether. duplicates: captions of the table with the same normalised form, itself among them.
+    normalised: the form in which captions are compared. chars: without blanks around, 0 where nothing is visible.
+    tokens: BERT's words, [CLS] and [SEP] among them; a vocabulary may cut a Latin word further. chinese_share,
+    latin_share: of the visible characters. control_chars (no tab, no line end), private_use_chars, masks: how
+    many. newline, boilerplate, side_word (左 or 右): whether. duplicates: captions of the table with the same
+    normalised form, itself among them.
     """
     import pandas as pd
     import pyarrow.compute as pc
@@ -80,15 +81,15 @@ def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
     return frame
 
 
-def _count(captions: list[str]) -> dict[str, Counts]:
-    """Per caption [N] how many visible, Chinese, Latin, control, private-use characters, line ends and tokens."""
+def _count(captions: list[str]) -> dict[str, IntCounts]:
+    """Count per caption [N] visible, Chinese, Latin, control and private-use characters, line ends and tokens."""
     size = len(captions)
     codes = np.frombuffer("".join(captions).encode("utf-32-le"), np.uint32)
     row = np.repeat(np.arange(size), np.fromiter(map(len, captions), np.int64, size))
-    traits = _traits(codes)[codes]
+    traits = _make_trait_table(codes)[codes]
 
-    def per_row(chosen: np.ndarray[Any, Any]) -> Counts:
-        return np.bincount(row[chosen], minlength=size)
+    def count_per_row(selected: np.ndarray[Any, Any]) -> IntCounts:
+        return np.bincount(row[selected], minlength=size)
 
     bits = {
         "visible": VISIBLE,
@@ -98,26 +99,26 @@ def _count(captions: list[str]) -> dict[str, Counts]:
         "private": IS_PRIVATE,
         "newline": IS_NEWLINE,
     }
-    found = {name: per_row(traits & bit != 0) for name, bit in bits.items()}
+    counts = {name: count_per_row(traits & bit != 0) for name, bit in bits.items()}
     kept = np.flatnonzero(traits & (SPACE | ALONE | LETTER))
     letter = traits[kept] & LETTER != 0
     goes_on = np.zeros(len(kept), bool)
     goes_on[1:] = letter[1:] & letter[:-1] & (row[kept][1:] == row[kept][:-1])
-    return found | {"tokens": per_row(kept[(traits[kept] & SPACE == 0) & ~goes_on])}
+    return counts | {"tokens": count_per_row(kept[(traits[kept] & SPACE == 0) & ~goes_on])}
 
 
-def _traits(codes: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """Code point -> its traits, for those that occur in `codes`."""
+def _make_trait_table(codes: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """Return code point -> its traits [0x110000], for those that occur in `codes`."""
     occurs = np.zeros(0x110000, bool)
     occurs[codes] = True
     table = np.zeros(0x110000, np.uint16)
     for code in np.flatnonzero(occurs):
-        table[code] = _traits_of(chr(code))
+        table[code] = _find_traits(chr(code))
     return table
 
 
 @functools.cache
-def _traits_of(character: str) -> int:
+def _find_traits(character: str) -> int:
     latin = character.isalpha() and "LATIN" in unicodedata.name(character, "")
     return (
         VISIBLE * (not INVISIBLE.match(character))
@@ -126,21 +127,21 @@ def _traits_of(character: str) -> int:
         | IS_CONTROL * bool(STRAY_CONTROL.match(character))
         | IS_PRIVATE * (unicodedata.category(character) == "Co")
         | IS_NEWLINE * bool(NEWLINE.match(character))
-        | _part_in_tokens(character)
+        | _find_token_trait(character)
     )
 
 
-def _part_in_tokens(character: str) -> int:
-    """Between two letters: does BERT drop the character, part them at it, give it a token, or join all three?"""
-    split = _bert_words()
-    parted = len(split(f"a{character}a"))
-    if parted == 1:
+def _find_token_trait(character: str) -> int:
+    """Return SPACE, ALONE or LETTER by the words that BERT makes of the character between letters; 0: dropped."""
+    split = _make_bert_splitter()
+    words = len(split(f"a{character}a"))
+    if words == 1:
         return LETTER if split(character) else 0
-    return SPACE if parted == 2 else ALONE
+    return SPACE if words == 2 else ALONE
 
 
 @functools.cache
-def _bert_words() -> Any:
+def _make_bert_splitter() -> Any:
     from tokenizers import normalizers, pre_tokenizers
 
     clean, cut = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()

@@ -1,4 +1,4 @@
-"""Weights of other origins, in and out.
+"""Weights from elsewhere, in and out.
 
-Read load.py first, then start.py, hugging_face.py, cn_clip.py and open_clip.py.
+Read load.py first, then published.py, hugging_face.py, cn_clip.py and open_clip.py.
 """

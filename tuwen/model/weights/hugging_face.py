@@ -1,72 +1,98 @@
-"""Hugging Face's ChineseCLIPModel folders: config, keys, vocabulary and preprocessor, in and out."""
+"""Folders of Hugging Face's ChineseCLIPModel, in and out: config, tensors, vocabulary and preprocessor."""
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
-from tuwen.data.formats import images
+from tuwen.data.formats import images, pinned
 from tuwen.data.formats.json_file import read_json_object, write_json
-from tuwen.model import state_dict
-from tuwen.model.state_dict import Link
+from tuwen.model import dual_encoder, state_dict
+from tuwen.model.state_dict import Counterpart
+from tuwen.model.weights.published import START_PLACE, Published
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-PREPROCESSOR = "preprocessor_config.json"
+if TYPE_CHECKING:
+    from tuwen.core.params import HuggingFace
+
+HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
+PREPROCESSOR_FILE = "preprocessor_config.json"
 REFETCH = "fetch the whole folder again"
-FILES = (
+HUB_FILES = (
     "config.json",
-    PREPROCESSOR,
+    PREPROCESSOR_FILE,
     "processor_config.json",
     "vocab.txt",
     "tokenizer.json",
     "tokenizer_config.json",
 )
 # buffers that older releases wrote, and a pooler that the model does not use
-SPARE = r"(text|vision)_model\.embeddings\.(position_ids|token_type_ids)|text_model\.pooler\..*"
-PICTURE_NAMES = {
+HF_UNUSED = r"(text|vision)_model\.embeddings\.(position_ids|token_type_ids)|text_model\.pooler\..*"
+# our names -> theirs
+HF_IMAGE_NAMES = {
     "patches.weight": "vision_model.embeddings.patch_embedding.weight",
     "class_embedding": "vision_model.embeddings.class_embedding",
     "position_embedding": "vision_model.embeddings.position_embedding.weight",
     "projection.weight": "visual_projection.weight",
 }
-BLOCK_NAMES = {"out": "self_attn.out_proj", "norm1": "layer_norm1", "norm2": "layer_norm2"}
-BLOCK_NAMES |= {"fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-HAND_NAMES = {"norm_pre": "pre_layrnorm", "norm_post": "post_layernorm"}
-# their config's keys and ours
+HF_BLOCK_NAMES = {"out": "self_attn.out_proj", "norm1": "layer_norm1", "norm2": "layer_norm2"}
+HF_BLOCK_NAMES |= {"fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+HF_NORM_NAMES = {"norm_pre": "pre_layrnorm", "norm_post": "post_layernorm"}
+HF_OTHER_NAMES = {"text_projection.weight": "text_projection.weight", "log_scale": "logit_scale"}
+# keys of their configs -> ours
 VISION_KEYS = {
     "image_size": "size_px",
     "patch_size": "patch_px",
     "hidden_size": "width",
     "hidden_act": "activation",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "mlp",
+    "layer_norm_eps": "eps",
 }
-VISION_KEYS |= {"num_hidden_layers": "layers", "num_attention_heads": "heads", "intermediate_size": "mlp"}
-VISION_KEYS |= {"layer_norm_eps": "eps"}
-TEXT_KEYS = {"hidden_size": "width", "num_hidden_layers": "layers", "num_attention_heads": "heads"}
-TEXT_KEYS |= {"intermediate_size": "mlp", "layer_norm_eps": "eps", "hidden_act": "activation"}
-TEXT_KEYS |= {"max_position_embeddings": "positions", "hidden_dropout_prob": "dropout"}
-OTHERS = {"text_projection.weight": "text_projection.weight", "log_scale": "logit_scale"}
+TEXT_KEYS = {
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "mlp",
+    "layer_norm_eps": "eps",
+    "hidden_act": "activation",
+    "max_position_embeddings": "positions",
+    "hidden_dropout_prob": "dropout",
+}
 
 
-def link(name: str) -> Link:
-    """Where our tensor `name` stands in a ChineseCLIPModel."""
+def read_weights(start: "HuggingFace", max_tokens: int) -> Published:
+    """Return the ChineseCLIPModel that `start` pins.
+
+    Raises UserError where a file is missing or not the pinned one, or is not what a ChineseCLIPModel has.
+    """
+    path = pinned.find_pinned(f"{START_PLACE}.model", start.model, start.revision, HUB_WEIGHTS, HUB_FILES)
+    config, vocabulary = read_config(path.parent, max_tokens), read_tokens(path.parent)
+    counterparts = {name: find_counterpart(name) for name in dual_encoder.list_tensors(config)}
+    state = state_dict.convert_to_ours(state_dict.read_state(path), counterparts, path, HF_UNUSED)
+    return Published(config, state, vocabulary, path)
+
+
+def find_counterpart(name: str) -> Counterpart:
+    """Return where our tensor `name` stands in a ChineseCLIPModel."""
     tower, _, inner = name.partition(".")
     if tower == "text_tower":
-        return Link((f"text_model.{inner}",))
+        return Counterpart((f"text_model.{inner}",))
     if tower != "image_tower":
-        return Link((OTHERS[name],))
-    if inner in PICTURE_NAMES:
-        return Link((PICTURE_NAMES[inner],))
-    if found := re.fullmatch(r"layer\.(\d+)\.(\w+)\.(weight|bias)", inner):
-        number, part, kind = found.groups()
-        parts = [f"self_attn.{one}_proj" for one in "qkv"] if part == "qkv" else [BLOCK_NAMES[part]]
-        return Link(tuple(f"vision_model.encoder.layers.{number}.{one}.{kind}" for one in parts))
+        return Counterpart((HF_OTHER_NAMES[name],))
+    if inner in HF_IMAGE_NAMES:
+        return Counterpart((HF_IMAGE_NAMES[inner],))
+    if match := re.fullmatch(r"layer\.(\d+)\.(\w+)\.(weight|bias)", inner):
+        number, part, kind = match.groups()
+        parts = [f"self_attn.{one}_proj" for one in "qkv"] if part == "qkv" else [HF_BLOCK_NAMES[part]]
+        return Counterpart(tuple(f"vision_model.encoder.layers.{number}.{one}.{kind}" for one in parts))
     part, _, kind = inner.partition(".")
-    return Link((f"vision_model.{HAND_NAMES[part]}.{kind}",))
+    return Counterpart((f"vision_model.{HF_NORM_NAMES[part]}.{kind}",))
 
 
-def config(folder: Path, max_tokens: int) -> dict[str, Any]:
-    """The config of dual_encoder.py for the model in `folder`.
+def read_config(folder: Path, max_tokens: int) -> dict[str, Any]:
+    """Return the config of dual_encoder.py for the model in `folder`.
 
     Raises UserError where it is no ChineseCLIPModel, or its preprocessor does what ours cannot.
     """
@@ -77,62 +103,62 @@ def config(folder: Path, max_tokens: int) -> dict[str, Any]:
     if kind != "chinese_clip":
         raise UserError(f"{folder / 'config.json'}: model_type: expected 'chinese_clip', got {kind!r}")
     try:
-        whole = ChineseCLIPConfig.from_pretrained(folder)
+        theirs = ChineseCLIPConfig.from_pretrained(folder)
     except Exception as error:  # it validates with exceptions of its own
         reason = str(error).strip().replace("\n", " ")[:300]
         raise UserError(f"{folder / 'config.json'}: no ChineseCLIPConfig: {reason}") from None
-    vision, text = whole.vision_config, whole.text_config
+    vision, text = theirs.vision_config, theirs.text_config
     if vision.hidden_act not in ("quick_gelu", "gelu"):
         place = f"{folder / 'config.json'}: vision_config.hidden_act"
         raise UserError(f"{place}: expected quick_gelu or gelu, got {vision.hidden_act!r}")
-    picture = {ours: getattr(vision, name) for name, ours in VISION_KEYS.items()}
+    shape = {ours: getattr(vision, name) for name, ours in VISION_KEYS.items()}
     return {
-        "dim": whole.projection_dim,
-        "image": {"kind": "vit", "patch_dropout": 0.0, **picture, **_pixels(folder, vision.image_size)},
-        "text": bert(text, max_tokens),
+        "dim": theirs.projection_dim,
+        "image": {"kind": "vit", "patch_dropout": 0.0, **shape, **_read_pixel_config(folder, vision.image_size)},
+        "text": make_text_config(text, max_tokens),
         "vocabulary": text.vocab_size,
     }
 
 
-def bert(text: Any, max_tokens: int) -> dict[str, Any]:
-    """What towers.py must know of a BertConfig, or of Chinese-CLIP's like it; [CLS] is what counts."""
-    shape = {ours: getattr(text, name) for name, ours in TEXT_KEYS.items()}
+def make_text_config(bert: Any, max_tokens: int) -> dict[str, Any]:
+    """Return the config of the text tower for transformers' config of a BERT; [CLS] stands for the text."""
+    shape = {ours: getattr(bert, name) for name, ours in TEXT_KEYS.items()}
     return shape | {"max_tokens": max_tokens, "pool": "first"}
 
 
-def _pixels(folder: Path, size_px: int) -> dict[str, Any]:
-    """Mean and deviation where they are not CLIP's; a way to crop that is not ours is said."""
-    path, found = folder / PREPROCESSOR, None
+def _read_pixel_config(folder: Path, size_px: int) -> dict[str, Any]:
+    """Return mean and deviation where they are not CLIP's; print it where they crop and we squash."""
+    path, content = folder / PREPROCESSOR_FILE, None
     if not path.is_file() and (whole := folder / "processor_config.json").is_file():  # as transformers 5 writes it
-        path, found = whole, read_json_object(whole, REFETCH).get("image_processor")
-    found = found or read_json_object(path, REFETCH)
-    size = found.get("size", size_px)
+        path, content = whole, read_json_object(whole, REFETCH).get("image_processor")
+    content = content or read_json_object(path, REFETCH)
+    size = content.get("size", size_px)
     if isinstance(size, dict):
         size = size.get("height", size.get("shortest_edge"))
     if size != size_px:
-        raise UserError(f"{path}: size: expected {size_px} px, as config.json says, got {found['size']}")
-    # the class crops unless the file says otherwise
-    if found.get("do_center_crop", True):
+        raise UserError(f"{path}: size: expected {size_px} px, as config.json says, got {content['size']}")
+    # the class crops unless the file turns it off
+    if content.get("do_center_crop", True):
         print(f"{path}: crops its pictures to a square; here they are squashed to it, as Chinese-CLIP was trained")
-    return normal({name: found.get(f"image_{name}") for name in ("mean", "std")})
+    return make_pixel_config({name: content.get(f"image_{name}") for name in ("mean", "std")})
 
 
-def normal(found: dict[str, Any]) -> dict[str, Any]:
-    """`mean` and `std` (0..1) as dual_encoder.py takes them: nothing where they are CLIP's or not said."""
-    clip = {name: [value / 255 for value in values] for name, values in images.CLIP_PIXELS.items()}
-    said = {name: list(values) if values else clip[name] for name, values in found.items()}
-    same = all(abs(a - b) < 1e-6 for name, values in said.items() for a, b in zip(values, clip[name], strict=True))
-    return {} if same else said
+def make_pixel_config(values: dict[str, Any]) -> dict[str, Any]:
+    """Return `mean` and `std` (0..1) as dual_encoder.py takes them: {} where they are CLIP's or None."""
+    clip = {name: [value / 255 for value in levels] for name, levels in images.CLIP_PIXELS.items()}
+    own = {name: list(given) if given else clip[name] for name, given in values.items()}
+    same = all(abs(a - b) < 1e-6 for name, shares in own.items() for a, b in zip(shares, clip[name], strict=True))
+    return {} if same else own
 
 
-def vocabulary(folder: Path) -> list[str]:
-    """The tokens in the order of their ids, from vocab.txt or from a WordPiece tokenizer.json.
+def read_tokens(folder: Path) -> list[str]:
+    """Return the tokens in the order of their ids, from vocab.txt or from a WordPiece tokenizer.json.
 
     Raises UserError where neither is there, or the tokenizer keeps capitals apart.
     """
-    told = folder / "tokenizer_config.json"
-    if told.is_file() and read_json_object(told, REFETCH).get("do_lower_case") is False:
-        raise UserError(f"{told}: do_lower_case: expected true, got false; texts are lower-cased here")
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file() and read_json_object(settings, REFETCH).get("do_lower_case") is False:
+        raise UserError(f"{settings}: do_lower_case: expected true, got false; texts are lower-cased here")
     if (plain := folder / "vocab.txt").is_file():
         return plain.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     if (packed := folder / "tokenizer.json").is_file():
@@ -142,31 +168,26 @@ def vocabulary(folder: Path) -> list[str]:
     raise UserError(f"{plain}: missing; expected the tokens of the model, one a line, beside its weights")
 
 
-def load(weights: Path, names: list[str]) -> state_dict.State:
-    """The tensors of the file `weights` under our names, which are `names`."""
-    links = {name: link(name) for name in names}
-    return state_dict.to_ours(state_dict.read(weights), links, str(weights), SPARE)
-
-
-def write(config: dict[str, Any], state: state_dict.State, tokens: list[str], out: Path) -> None:
-    """Write a folder that `ChineseCLIPModel.from_pretrained` and `ChineseCLIPProcessor` read."""
+def write_folder(config: dict[str, Any], state: state_dict.State, vocabulary: list[str], out: Path) -> None:
+    """Write our model as a folder that `ChineseCLIPModel.from_pretrained` and `ChineseCLIPProcessor` read."""
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
-    image, text = config["image"], config["text"]
-    whole = their_config(config)
-    whole.architectures = ["ChineseCLIPModel"]
-    whole.save_pretrained(out)
-    told = {"do_lower_case": True, "tokenizer_class": "BertTokenizer", "model_max_length": text["max_tokens"]}
-    for name, body in ((PREPROCESSOR, _preprocessor(image)), ("tokenizer_config.json", told)):
+    theirs = make_transformers_config(config)
+    theirs.architectures = ["ChineseCLIPModel"]
+    theirs.save_pretrained(out)
+    tokenizer = {"do_lower_case": True, "tokenizer_class": "BertTokenizer"}
+    tokenizer |= {"model_max_length": config["text"]["max_tokens"]}
+    files = {PREPROCESSOR_FILE: _make_preprocessor(config["image"]), "tokenizer_config.json": tokenizer}
+    for name, body in files.items():
         write_json(out / name, body, sort_keys=True)
-    (out / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    theirs = state_dict.to_theirs(state, {name: link(name) for name in state})
-    save_file(theirs, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    tensors = state_dict.convert_to_theirs(state, {name: find_counterpart(name) for name in state})
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
 
 
-def their_config(config: dict[str, Any]) -> Any:
-    """The ChineseCLIPConfig of our config."""
+def make_transformers_config(config: dict[str, Any]) -> Any:
+    """Return the ChineseCLIPConfig of our config."""
     declare_torchvision_ops()
     from transformers import ChineseCLIPConfig
 
@@ -179,10 +200,10 @@ def their_config(config: dict[str, Any]) -> Any:
     )
 
 
-def _preprocessor(image: dict[str, Any]) -> dict[str, Any]:
-    clip = {name: [value / 255 for value in values] for name, values in images.CLIP_PIXELS.items()}
+def _make_preprocessor(image: dict[str, Any]) -> dict[str, Any]:
+    clip = {name: [value / 255 for value in levels] for name, levels in images.CLIP_PIXELS.items()}
     pixels = {f"image_{name}": image.get(name, clip[name]) for name in ("mean", "std")}
     steps = {f"do_{name}": True for name in ("resize", "rescale", "normalize", "convert_rgb")}
     square = {"size": {"height": image["size_px"], "width": image["size_px"]}, "do_center_crop": False}
-    told = {"resample": 3, "rescale_factor": 1 / 255, "image_processor_type": "ChineseCLIPImageProcessor"}
-    return pixels | steps | square | told
+    bicubic = {"resample": 3, "rescale_factor": 1 / 255, "image_processor_type": "ChineseCLIPImageProcessor"}
+    return pixels | steps | square | bicubic

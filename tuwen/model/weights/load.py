@@ -1,41 +1,95 @@
-"""Weights that people have -> one dual encoder: a Hugging Face folder, cn_clip's file, two towers, our own folder.
+"""The dual encoder that the baseline starts from: fresh, published weights, or a model folder of ours.
 
-And back: `export_model` writes a model of ours in the first two forms. Nothing is loaded by halves: a tensor that
-is missing, unknown or of another shape is an error that lists it (state_dict.py).
+And back: `export_model` writes a model of ours for transformers or cn_clip. Weights are loaded whole or not at
+all: a tensor that is missing, unknown or of another shape is an error that lists it (state_dict.py).
 """
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pinned
+from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder, state_dict
+from tuwen.model.architectures import make_chinese_clip_config
 from tuwen.model.weights import cn_clip, hugging_face, open_clip
+from tuwen.model.weights.published import START_PLACE, Published
 
 if TYPE_CHECKING:
-    from tuwen.core.params import CnClip, Folder, HuggingFace, OpenClip, Start
+    from tuwen.core.params import Folder, Fresh, Params, Start
 
-FORMS = ("hugging_face", "cn_clip")
-PLACE = "params.yaml: baseline.start"
-FRESH = ("image_tower.projection.weight", "text_projection.weight", "log_scale")
+MODEL_FORMS = ("hugging_face", "cn_clip")
+READERS: dict[str, Callable[[Any, int], Published]] = {
+    "hugging_face": hugging_face.read_weights,
+    "cn_clip": cn_clip.read_weights,
+    "open_clip": open_clip.read_weights,
+}
+
+
+def make_start(
+    params: "Params", list_captions: Callable[[], Iterable[str]]
+) -> tuple[dual_encoder.DualEncoder, list[str]]:
+    """Return the model that `baseline.start` names, and its vocabulary; `baseline.seed` decides what is drawn.
+
+    list_captions: returns the captions whose characters a fresh model knows. Raises UserError as `load_weights`
+    does.
+    """
+    start, size_px, max_tokens = params.baseline.start, params.image.size_px, params.text.max_tokens
+    if start.kind != "fresh":
+        torch.manual_seed(params.baseline.seed)
+        return load_weights(start, size_px, max_tokens)
+    vocabulary = build_vocabulary(list_captions())
+    config = _make_fresh_config(params, start, vocabulary)
+    torch.manual_seed(params.baseline.seed)
+    return dual_encoder.DualEncoder(config), vocabulary
+
+
+def _make_fresh_config(params: "Params", start: "Fresh", vocabulary: list[str]) -> dict[str, Any]:
+    if start.shape:
+        config = make_chinese_clip_config(start.shape, params.text.max_tokens) | {"vocabulary": len(vocabulary)}
+        _check_agreement(config, vocabulary, params.image.size_px, params.text.max_tokens)
+        return config
+    assert params.model  # core/params/root.py
+    shape = params.model.model_dump()
+    image, text = shape["image"] | params.image.model_dump(), shape["text"] | params.text.model_dump()
+    return {"dim": shape["dim"], "image": image, "text": text, "vocabulary": len(vocabulary)}
 
 
 def load_weights(start: "Start", size_px: int, max_tokens: int) -> tuple[dual_encoder.DualEncoder, list[str]]:
-    """The dual encoder of `start`, float32 whatever it was stored in, and its vocabulary.
+    """Return the dual encoder of `start`, float32 whatever it was stored in, and its vocabulary.
 
-    size_px, max_tokens: what params.yaml says of pictures and texts. Raises UserError that names the file, what
-    was expected and what to do, where a file cannot be had, read or trusted, does not fit, or wants other
-    pictures.
+    size_px, max_tokens: what params.yaml demands of images and texts. Raises UserError that names the file, what
+    was expected and what to do, where a file cannot be had, read or trusted, does not fit, or wants another size.
     """
-    loaders: dict[str, Any] = {"hugging_face": _hugging_face, "cn_clip": _cn_clip, "folder": _folder}
-    loaders["open_clip"] = _open_clip
-    encoder, tokens = loaders[start.kind](start, max_tokens)
-    agree(encoder.config, tokens, size_px, max_tokens)
-    return encoder, tokens
+    if start.kind == "folder":
+        encoder, vocabulary = _load_folder(start, max_tokens)
+    else:
+        published = READERS[start.kind](start, max_tokens)
+        encoder, vocabulary = _fill_encoder(published), published.vocabulary
+    _check_agreement(encoder.config, vocabulary, size_px, max_tokens)
+    return encoder, vocabulary
 
 
-def agree(config: dict[str, Any], tokens: list[str], size_px: int, max_tokens: int) -> None:
-    """Raises UserError where params.yaml or the vocabulary is not what the model `config` can take."""
+def _load_folder(start: "Folder", max_tokens: int) -> tuple[dual_encoder.DualEncoder, list[str]]:
+    weights = pinned.find_pinned(f"{START_PLACE}.folder", start.folder, start.sha256, ("model.safetensors",), ())
+    encoder = dual_encoder.load_model(weights.parent)
+    encoder.config["text"]["max_tokens"] = max_tokens
+    return encoder, dual_encoder.read_vocabulary(weights.parent)
+
+
+def _fill_encoder(published: Published) -> dual_encoder.DualEncoder:
+    encoder = dual_encoder.DualEncoder(published.config)
+    drawn = encoder.state_dict()
+    state = published.state | {name: drawn[name] for name in published.fresh}
+    state_dict.fill_layers(encoder, state, published.path)
+    return encoder
+
+
+def _check_agreement(config: dict[str, Any], vocabulary: list[str], size_px: int, max_tokens: int) -> None:
+    """Raise UserError where params.yaml or the vocabulary is not what a model of `config` can take."""
     positions = config["text"].get("positions", config["text"]["max_tokens"])
     if config["image"]["size_px"] != size_px:
         raise UserError(
@@ -47,71 +101,34 @@ def agree(config: dict[str, Any], tokens: list[str], size_px: int, max_tokens: i
             f"params.yaml: text.max_tokens: the weights of baseline.start have {positions} positions, expected "
             f"that at most, got {max_tokens}"
         )
-    if len(tokens) > config["vocabulary"]:
+    if len(vocabulary) > config["vocabulary"]:
         raise UserError(
-            f"{PLACE}: the vocabulary has {len(tokens)} tokens, expected {config['vocabulary']} at most, as the "
-            "weights have; it belongs to another model"
+            f"{START_PLACE}: the vocabulary has {len(vocabulary)} tokens, expected {config['vocabulary']} at "
+            "most, as the weights have; it belongs to another model"
         )
-
-
-def _hugging_face(start: "HuggingFace", max_tokens: int) -> tuple[dual_encoder.DualEncoder, list[str]]:
-    known = hugging_face
-    weights = pinned.find_pinned(f"{PLACE}.model", start.model, start.revision, known.WEIGHTS, known.FILES)
-    encoder = dual_encoder.DualEncoder(known.config(weights.parent, max_tokens))
-    tokens = known.vocabulary(weights.parent)
-    _fill(encoder, known.load(weights, list(encoder.state_dict())), weights)
-    return encoder, tokens
-
-
-def _cn_clip(start: "CnClip", max_tokens: int) -> tuple[dual_encoder.DualEncoder, list[str]]:
-    weights = pinned.find_pinned(f"{PLACE}.file", start.file, start.sha256, (), ())
-    tokens = cn_clip.vocabulary(Path(start.vocabulary))
-    state = state_dict.read(weights)
-    encoder = dual_encoder.DualEncoder(cn_clip.config(state, max_tokens, weights))
-    _fill(encoder, cn_clip.load(state, list(encoder.state_dict()), weights), weights)
-    return encoder, tokens
-
-
-def _open_clip(start: "OpenClip", max_tokens: int) -> tuple[dual_encoder.DualEncoder, list[str]]:
-    config, state, tokens = open_clip.load(start, max_tokens)
-    encoder = dual_encoder.DualEncoder(config)
-    fresh = encoder.state_dict()
-    _fill(encoder, state | {name: fresh[name] for name in FRESH}, Path(start.image_weights))
-    return encoder, tokens
-
-
-def _folder(start: "Folder", max_tokens: int) -> tuple[dual_encoder.DualEncoder, list[str]]:
-    weights = pinned.find_pinned(f"{PLACE}.folder", start.folder, start.sha256, ("model.safetensors",), ())
-    encoder = dual_encoder.load_model(weights.parent)
-    encoder.config["text"]["max_tokens"] = max_tokens
-    return encoder, dual_encoder.read_vocabulary(weights.parent)
-
-
-def _fill(encoder: dual_encoder.DualEncoder, state: state_dict.State, where: Path) -> None:
-    state_dict.fill(encoder, state, str(where))
 
 
 def export_model(form: str, folder: Path, out: Path) -> None:
     """Write the model in `folder` in another form: a folder for `hugging_face`, a `.pt` for `cn_clip`.
 
-    Raises UserError for an unknown form, an `out` that is there, and a model that the form has no place for.
+    Raises UserError for an unknown form, an `out` that exists, and a model that the form has no place for.
     """
-    if form not in FORMS:
-        raise UserError(f"no such form {form!r}; expected {' or '.join(FORMS)}")
+    if form not in MODEL_FORMS:
+        raise UserError(f"no such form {form!r}; expected {' or '.join(MODEL_FORMS)}")
     if out.exists():
         raise UserError(f"{out}: is there already; name another, or remove it")
     encoder = dual_encoder.load_model(folder)
-    if hindrance := _hindrance(form, encoder.config):
-        raise UserError(f"{folder}: cannot be written as {form}: {hindrance}")
-    state, tokens = encoder.state_dict(), dual_encoder.read_vocabulary(folder)
+    if obstacle := _find_obstacle(form, encoder.config):
+        raise UserError(f"{folder}: cannot be written as {form}: {obstacle}")
+    state, vocabulary = encoder.state_dict(), dual_encoder.read_vocabulary(folder)
     if form == "hugging_face":
-        hugging_face.write(encoder.config, state, tokens, out)
+        hugging_face.write_folder(encoder.config, state, vocabulary, out)
     else:
-        cn_clip.write(state, out)
+        cn_clip.write_checkpoint(state, out)
 
 
-def _hindrance(form: str, config: dict[str, Any]) -> str:
-    """What the form has no place for, or nothing."""
+def _find_obstacle(form: str, config: dict[str, Any]) -> str:
+    """Return what the form has no place for, or an empty string."""
     image, text = config["image"], config["text"]
     kinds = {"hugging_face": ("vit",), "cn_clip": ("vit", "resnet")}[form]
     if image.get("kind") not in kinds:
@@ -120,7 +137,7 @@ def _hindrance(form: str, config: dict[str, Any]) -> str:
         return "its texts are averaged over their tokens, and the form takes the first"
     if form == "hugging_face":
         return ""
-    fixed = cn_clip.fixed(config)
+    fixed = cn_clip.list_fixed_settings(config)
     return "; ".join(
-        f"{name} is {has}, and there it is {must}" for name, (has, must) in fixed.items() if has != must
+        f"{name} is {own}, and there it is {must}" for name, (own, must) in fixed.items() if own != must
     )

@@ -1,1 +1,1 @@
-"""data/clean/quality.html: page.py, odd_images.py."""
+"""data/clean/quality.html: page.py, then odd_images.py, which chooses the images to look at."""

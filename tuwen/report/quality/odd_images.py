@@ -1,4 +1,4 @@
-"""The pictures that a person should see: those that left their set, and blank and very long ones that stay."""
+"""The images that a person should look at: those that left their set, and blank and very long ones that stay."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +13,13 @@ from tuwen.report.html.page import make_thumbnail
 if TYPE_CHECKING:
     import pandas as pd
 
-PICTURES_SHOWN = 48
-NAMED = 200  # pictures that cannot be shown and are named instead
-COLUMNS = ["set", "id", "file", "row", "reason", "outcome", "readable", "width", "height"]
+MAX_IMAGES_SHOWN = 48
+MAX_IMAGES_NAMED = 200  # of those that cannot be shown
+LISTED_COLUMNS = ["set", "id", "file", "row", "reason", "outcome", "readable", "width", "height"]
 
 
-class Odd(NamedTuple):
-    """One such picture."""
+class OddImage(NamedTuple):
+    """One such image."""
 
     set: str
     id: str
@@ -27,88 +27,92 @@ class Odd(NamedTuple):
     reason: str
     outcome: str
     sides: str  # "640 × 480", empty where unknown
-    uri: str  # empty where the picture cannot be shown
+    uri: str  # empty where the image cannot be shown
 
 
-class Pictures(NamedTuple):
-    """All that the page says of them."""
+class OddImages(NamedTuple):
+    """Those that the page shows or names, and how many more there are."""
 
-    seen: list[Odd]
-    unseen: list[Odd]
-    seen_left: int  # that would decode and are not shown
-    unseen_left: int  # that would not and are not named
+    shown: list[OddImage]
+    named: list[OddImage]
+    not_shown: int  # that would decode
+    not_named: int  # that would not
 
 
-def collect_odd_images(data: Path, pictures: Mapping[str, "pd.DataFrame"], quarantine: "pd.DataFrame") -> Pictures:
-    """Show the pictures that decode, as many of every set and reason as of the others; name those that do not.
+def collect_odd_images(
+    data: Path, measured: Mapping[str, "pd.DataFrame"], quarantine: "pd.DataFrame"
+) -> OddImages:
+    """Show the images that decode, as many of every set and reason as of the others; name those that do not.
 
-    data: the data root; pictures: set -> what doctor.py measured; quarantine: the rows that left their set or are
-    shown to a model as a blank. What doctor.py did not decode is not decoded here. Raises UserError where a shard
-    is missing.
+    data: the data root; measured: set -> columns of `image_stats`; quarantine: the rows that left their set or are
+    shown to a model as a blank. What `image_stats` did not decode is not decoded here. Raises UserError where a
+    shard is missing.
     """
-    rows = _list(pictures, quarantine[quarantine["item"] == "image"])
+    rows = _list_rows(measured, quarantine[quarantine["item"] == "image"])
     decodes = rows["readable"].eq(True)
     turn = rows[decodes].groupby(["set", "reason"], sort=False).cumcount()
-    chosen = rows.loc[turn.sort_values(kind="stable").index[:PICTURES_SHOWN].sort_values()]
-    tried = _show(data, chosen)
-    seen, without = [odd for odd in tried if odd.uri], [odd for odd in tried if not odd.uri]
-    unseen = [*without, *(_odd(row) for row in records(rows[~decodes].head(NAMED)))][:NAMED]
-    return Pictures(
-        seen, unseen, int(decodes.sum()) - len(tried), len(rows) - int(decodes.sum()) + len(without) - len(unseen)
-    )
+    chosen = rows.loc[turn.sort_values(kind="stable").index[:MAX_IMAGES_SHOWN].sort_values()]
+    tried = _make_thumbnails(data, chosen)
+    shown, failed = [odd for odd in tried if odd.uri], [odd for odd in tried if not odd.uri]
+    unreadable = [_make_odd_image(row) for row in to_records(rows[~decodes].head(MAX_IMAGES_NAMED))]
+    named = [*failed, *unreadable][:MAX_IMAGES_NAMED]
+    decodable = int(decodes.sum())
+    return OddImages(shown, named, decodable - len(tried), len(rows) - decodable + len(failed) - len(named))
 
 
-def _list(pictures: Mapping[str, "pd.DataFrame"], left: "pd.DataFrame") -> "pd.DataFrame":
+def _list_rows(measured: Mapping[str, "pd.DataFrame"], quarantine: "pd.DataFrame") -> "pd.DataFrame":
+    """Return LISTED_COLUMNS of all odd images: of every set those that left it, then the odd ones that stay."""
     import pandas as pd
 
-    parts = [left[~left["set"].isin(list(pictures))]]
-    for name, measured in pictures.items():
-        here = left[left["set"] == name]
-        gone = measured["image_id"].isin(here["id"])
-        known = measured[gone].drop_duplicates("image_id").set_index("image_id")
-        if len(here):  # pandas cannot join two empty columns of strings
-            parts.append(here.join(known[["readable", "width", "height"]], on="id"))
-        stay = measured[~gone]
+    parts = [quarantine[~quarantine["set"].isin(list(measured))]]
+    for name, images in measured.items():
+        of_set = quarantine[quarantine["set"] == name]
+        gone = images["image_id"].isin(of_set["id"])
+        by_id = images[gone].drop_duplicates("image_id").set_index("image_id")
+        if len(of_set):  # pandas cannot join two empty columns of strings
+            parts.append(of_set.join(by_id[["readable", "width", "height"]], on="id"))
+        stay = images[~gone]
         aspect = pd.to_numeric(stay["aspect"], errors="coerce")
-        long = aspect[aspect > MAX_ASPECT].nlargest(PICTURES_SHOWN).index.sort_values()
-        kinds = {
+        long = aspect[aspect > MAX_ASPECT].nlargest(MAX_IMAGES_SHOWN).index.sort_values()
+        by_reason = {
             "blank": stay[stay["blank"].eq(True)],
             f"over {MAX_ASPECT:g} : 1, the ends are cut": stay.loc[long],
         }
-        for reason, kept in kinds.items():
-            named = kept.head(PICTURES_SHOWN).rename(columns={"image_id": "id"})
-            parts.append(named.assign(set=name, reason=reason, outcome="stays"))
-    return pd.concat([part.reindex(columns=COLUMNS).astype(object) for part in parts], ignore_index=True)
+        for reason, kept in by_reason.items():
+            renamed = kept.head(MAX_IMAGES_SHOWN).rename(columns={"image_id": "id"})
+            parts.append(renamed.assign(set=name, reason=reason, outcome="stays"))
+    return pd.concat([part.reindex(columns=LISTED_COLUMNS).astype(object) for part in parts], ignore_index=True)
 
 
-def _show(data: Path, rows: "pd.DataFrame") -> list[Odd]:
-    shown = []
-    for name, some in rows.groupby("set", sort=False):
-        places = _places(data / "raw" / str(name) / "images.parquet", some["id"].tolist())
-        for row in records(some):
-            found = places.get(row["id"])
-            shown.append(_odd(row, make_thumbnail(shards.read_member(data, found)) if found else ""))
-    return shown
+def _make_thumbnails(data: Path, rows: "pd.DataFrame") -> list[OddImage]:
+    odd_images = []
+    for name, of_set in rows.groupby("set", sort=False):
+        places = _read_places(data / "raw" / str(name) / "images.parquet", of_set["id"].tolist())
+        for row in to_records(of_set):
+            place = places.get(row["id"])
+            uri = make_thumbnail(shards.read_member(data, place)) if place else ""
+            odd_images.append(_make_odd_image(row, uri))
+    return odd_images
 
 
-def _places(path: Path, ids: list[str]) -> dict[str, shards.Place]:
-    """Picture -> shard, offset, size, of those that the raw table at `path` has bytes of."""
-    columns = ["image_id", "shard", "offset", "size"]
-    found = pq.read_table(path, columns=columns, filters=[("image_id", "in", ids)]).to_pylist()
-    return {row["image_id"]: shards.Place.of(row) for row in found if row["shard"] is not None}
+def _read_places(path: Path, ids: list[str]) -> dict[str, shards.Place]:
+    """Return image -> where its bytes lie, of those that the raw table at `path` has bytes of."""
+    columns = ["image_id", *shards.Place._fields]
+    rows = pq.read_table(path, columns=columns, filters=[("image_id", "in", ids)]).to_pylist()
+    return {row["image_id"]: shards.Place.of(row) for row in rows if row["shard"] is not None}
 
 
-def records(rows: "pd.DataFrame") -> list[dict[str, Any]]:
-    """Rows as dictionaries; what is unknown is None, whatever pandas made of it."""
-    found: list[dict[str, Any]] = rows.astype(object).where(rows.notna(), None).to_dict("records")  # type: ignore[assignment]
-    return found
+def to_records(rows: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Return rows as dictionaries; what is unknown is None, whatever pandas made of it."""
+    records: list[dict[str, Any]] = rows.astype(object).where(rows.notna(), None).to_dict("records")  # type: ignore[assignment]
+    return records
 
 
-def place(row: Mapping[str, Any]) -> str:
-    """Where a row of the quarantine stood in its source: file and row, as far as they are known."""
+def describe_place(row: Mapping[str, Any]) -> str:
+    """Return where a row of the quarantine stood in its source: file and row, as far as they are known."""
     return ", ".join([row["file"] or "", *([f"row {row['row']:.0f}"] if row["row"] is not None else [])])
 
 
-def _odd(row: Mapping[str, Any], uri: str = "") -> Odd:
+def _make_odd_image(row: Mapping[str, Any], uri: str = "") -> OddImage:
     sides = f"{row['width']:.0f} × {row['height']:.0f}" if row["width"] and row["height"] else ""
-    return Odd(row["set"], row["id"], place(row), row["reason"], row["outcome"], sides, uri)
+    return OddImage(row["set"], row["id"], describe_place(row), row["reason"], row["outcome"], sides, uri)

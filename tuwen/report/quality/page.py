@@ -1,6 +1,6 @@
-"""The page of data quality: rows in and out, checks not met, faults, pictures to look at, distributions.
+"""The page of data quality: rows in and out, expectations not met, faults, images to look at, distributions.
 
-One file that opens offline: pictures and figures stand inside it, there is no script, and its own policy forbids
+One file that opens offline: images and charts stand inside it, there is no script, and its own policy forbids
 every request.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from tuwen.data.quality import quality_file
+from tuwen.data.quality import summary
 from tuwen.report.html.histogram import COLOURS, Scale, Values, draw_histogram
 from tuwen.report.html.page import render
 from tuwen.report.quality import odd_images
@@ -19,10 +19,8 @@ from tuwen.report.quality import odd_images
 if TYPE_CHECKING:
     import pandas as pd
 
-    Frames = Mapping[str, Mapping[str, pd.DataFrame]]
-
-EXAMPLES = 3  # rows that a fault names
-FIGURES: list[tuple[str, str, str, Scale]] = [
+EXAMPLES_PER_FAULT = 3
+HISTOGRAMS: list[tuple[str, str, str, Scale]] = [  # table, column, label, scale
     ("texts", "chars", "characters per caption", "whole"),
     ("texts", "tokens", "tokens per caption", "whole"),
     ("images", "width", "width in pixels", "log"),
@@ -30,86 +28,92 @@ FIGURES: list[tuple[str, str, str, Scale]] = [
     ("images", "aspect", "long side / short side", "log"),
     ("images", "size", "bytes per picture", "log"),
 ]
-FORMS = ("format", "mode", "frames", "orientation")
+FORMAT_COLUMNS = ("format", "mode", "frames", "orientation")
 TRAITS = ("newline", "side_word", "masks", "boilerplate", "control_chars", "private_use_chars")
 SHARES = {"chinese_share": "Chinese, %", "latin_share": "Latin, %"}
 
 
-def write_page(path: Path, data: Path, body: quality_file.Body, frames: "Frames", quarantine: pa.Table) -> None:
+def write_page(
+    path: Path, data: Path, body: summary.Summary, frames: "summary.Frames", quarantine: pa.Table
+) -> None:
     """Write the page to `path`.
 
-    data: the data root; body: what becomes quality.json; frames: set -> images, texts, pairs as doctor.py measured
-    them; quarantine: set, item, id, file, row, reason, severity, outcome of every row that left its set or is
+    data: the data root; body: the content of quality.json; frames: set -> images, texts, pairs -> measured
+    columns; quarantine: set, item, id, file, row, reason, severity, outcome of every row that left its set or is
     shown to a model as a blank. Raises UserError where a shard is missing.
     """
     rows: pd.DataFrame = quarantine.to_pandas()
     measured = {name: tables["images"] for name, tables in frames.items()}
-    pictures = odd_images.collect_odd_images(data, measured, rows)
-    drawn = [(label, _draw(frames, table, column, label, scale)) for table, column, label, scale in FIGURES]
+    odd = odd_images.collect_odd_images(data, measured, rows)
+    charts = [(label, _draw(frames, table, column, label, scale)) for table, column, label, scale in HISTOGRAMS]
     facts = {
-        "counts": quality_file.counts(body),
-        "verdicts": quality_file.verdicts(body),
-        "severities": quality_file.SEVERITIES,
-        "faults": list(_faults(rows)),
+        "counts": summary.list_row_counts(body),
+        "findings": summary.list_findings(body),
+        "severities": summary.SEVERITIES,
+        "faults": list(_list_faults(rows)),
         "colours": {
-            name: colour for name, colour in COLOURS.items() if len(_values(frames, name, "images", "width"))
+            name: colour
+            for name, colour in COLOURS.items()
+            if len(_collect_values(frames, name, "images", "width"))
         },
-        "figures": [(label, figure) for label, figure in drawn if figure],
-        "forms": [table for column in FORMS if (table := _forms(measured, column))],
+        "charts": [(label, chart) for label, chart in charts if chart],
+        "formats": [table for column in FORMAT_COLUMNS if (table := _count_formats(measured, column))],
         "traits": [
             ("set", "captions", *(name.replace("_", " ") for name in TRAITS), *SHARES.values()),
-            *_traits(frames),
+            *_count_traits(frames),
         ],
-        "pictures": pictures,
-        "unseen": [odd[:-1] for odd in pictures.unseen],
-        "sizes": quality_file.sizes(body),
-        "groups": quality_file.figures(body["groups"]),
-        "further": quality_file.further(body),
+        "odd_images": odd,
+        "named": [one[:-1] for one in odd.named],
+        "sizes": summary.list_sizes(body),
+        "groups": summary.flatten_values(body["groups"]),
+        "further": summary.list_further(body),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render("quality.html.j2", facts), encoding="utf-8")
 
 
-def _faults(rows: "pd.DataFrame") -> Iterator[tuple[Any, ...]]:
-    """(set, item, reason, severity, outcome, rows, examples); in a set the most frequent first."""
+def _list_faults(rows: "pd.DataFrame") -> Iterator[tuple[Any, ...]]:
+    """Yield (set, item, reason, severity, outcome, rows, examples); in a set the most frequent first."""
     groups = rows.groupby(["set", "item", "reason", "severity", "outcome"], sort=True)
-    for key, found in sorted(groups, key=lambda group: (group[0][0], -len(group[1]))):
-        examples = [f"{row['id']} ({odd_images.place(row)})" for row in odd_images.records(found.head(EXAMPLES))]
-        yield (*key, len(found), "; ".join(examples))
+    for key, group in sorted(groups, key=lambda keyed: (keyed[0][0], -len(keyed[1]))):
+        first = odd_images.to_records(group.head(EXAMPLES_PER_FAULT))
+        examples = [f"{row['id']} ({odd_images.describe_place(row)})" for row in first]
+        yield (*key, len(group), "; ".join(examples))
 
 
-def _draw(frames: "Frames", table: str, column: str, label: str, scale: Scale) -> str:
-    return draw_histogram(column, label, {name: _values(frames, name, table, column) for name in COLOURS}, scale)
+def _draw(frames: "summary.Frames", table: str, column: str, label: str, scale: Scale) -> str:
+    values = {name: _collect_values(frames, name, table, column) for name in COLOURS}
+    return draw_histogram(column, label, values, scale)
 
 
-def _values(frames: "Frames", series: str, table: str, column: str) -> Values:
-    """A measured column of a set, or of all corpora; without values where nobody measured it."""
+def _collect_values(frames: "summary.Frames", series: str, table: str, column: str) -> Values:
+    """Return a measured column of a set, or of all corpora; empty where it was not measured."""
     tables = [tables[table] for name, tables in frames.items() if name.partition("/")[0] == series]
-    found = [_numbers(frame[column]) for frame in tables if column in frame]
-    return np.concatenate([np.empty(0), *found])
+    values = [_to_numbers(frame[column]) for frame in tables if column in frame]
+    return np.concatenate([np.empty(0), *values])
 
 
-def _numbers(column: "pd.Series[Any]") -> Values:
+def _to_numbers(column: "pd.Series[Any]") -> Values:
     import pandas as pd
 
     return np.asarray(pd.to_numeric(column, errors="coerce"), np.float64)
 
 
-def _forms(pictures: Mapping[str, "pd.DataFrame"], column: str) -> list[tuple[Any, ...]]:
-    """A header and rows: how many pictures of every set have each value of the column; empty without pictures."""
+def _count_formats(measured: Mapping[str, "pd.DataFrame"], column: str) -> list[tuple[Any, ...]]:
+    """Return a header and rows: the images of every set with each value of the column; empty without images."""
     import pandas as pd
 
-    counted = {}
-    for name, frame in pictures.items():
+    by_set = {}
+    for name, frame in measured.items():
         if len(frame):
             counts = frame[column].value_counts(dropna=False)
-            counts.index = pd.Index([_form(column, value) for value in counts.index])
-            counted[name] = counts.groupby(level=0).sum()
-    table = pd.DataFrame(counted).fillna(0).astype(int).sort_index()
-    return [(column, *table.columns), *table.itertuples(name=None)] if counted else []
+            counts.index = pd.Index([_name_format(column, value) for value in counts.index])
+            by_set[name] = counts.groupby(level=0).sum()
+    table = pd.DataFrame(by_set).fillna(0).astype(int).sort_index()
+    return [(column, *table.columns), *table.itertuples(name=None)] if by_set else []
 
 
-def _form(column: str, value: Any) -> str:
+def _name_format(column: str, value: Any) -> str:
     if value is None or value != value:
         return "unknown"
     if column == "frames":
@@ -117,9 +121,10 @@ def _form(column: str, value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def _traits(frames: "Frames") -> Iterator[tuple[Any, ...]]:
-    """(set, captions, how many hold each of TRAITS, mean of each of SHARES in per cent)."""
+def _count_traits(frames: "summary.Frames") -> Iterator[tuple[Any, ...]]:
+    """Yield (set, captions, how many hold each of TRAITS, mean of each of SHARES in per cent)."""
     for name, tables in frames.items():
         if len(texts := tables["texts"]):
-            held = [int((_numbers(texts[trait]) > 0).sum()) for trait in TRAITS]
-            yield (name, len(texts), *held, *(round(100 * _numbers(texts[share]).mean(), 1) for share in SHARES))
+            counts = [int((_to_numbers(texts[trait]) > 0).sum()) for trait in TRAITS]
+            means = [round(100 * _to_numbers(texts[share]).mean(), 1) for share in SHARES]
+            yield (name, len(texts), *counts, *means)

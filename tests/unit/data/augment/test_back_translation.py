@@ -34,26 +34,28 @@ def copy(pair: Marian, tmp_path: Path) -> Path:
 
 def test_captions_come_back_in_other_words_or_stay_with_a_reason(pair, tmp_path, capsys) -> None:
     captions = [*CHINESE, "老人在河边钓鱼" * 20, " "]
-    said = paraphrase.paraphrase(captions, pair, seed=0, cache=tmp_path)
+    paraphrases = paraphrase.paraphrase(captions, pair, seed=0, cache=tmp_path)
     unusable = {"老人在河边钓鱼", "白色的小猫", "红灯笼", "车从左边开过来"}
-    assert set(said) == set(CHINESE) - unusable
-    assert said["男人骑着自行车经过街道"] == "一个男人骑自行车沿街而行"
-    assert said["一只大熊猫在吃竹子"] == "一头大熊猫正在吃竹子"  # without the full stop, which the caption lacks
-    assert said["春天公园里开满了樱花"] == "春天,公园里的樱花开了"
-    assert said["演员<人名>出席电影节"] == "演员<人名>参加了电影节"
-    assert said["他的左手拿着苹果"] == "他左手握着一个苹果"
-    assert said["书架上摆满了书"] == "书架上堆满了书"  # the model writes traditional characters there
+    assert set(paraphrases) == set(CHINESE) - unusable
+    assert paraphrases["男人骑着自行车经过街道"] == "一个男人骑自行车沿街而行"
+    assert (
+        paraphrases["一只大熊猫在吃竹子"] == "一头大熊猫正在吃竹子"
+    )  # without the full stop, which the caption lacks
+    assert paraphrases["春天公园里开满了樱花"] == "春天,公园里的樱花开了"
+    assert paraphrases["演员<人名>出席电影节"] == "演员<人名>参加了电影节"
+    assert paraphrases["他的左手拿着苹果"] == "他左手握着一个苹果"
+    assert paraphrases["书架上摆满了书"] == "书架上堆满了书"  # the model writes traditional characters there
     line = [line for line in capsys.readouterr().err.splitlines() if line.startswith("paraphrases")]
     reasons = "1 empty, 1 equal, 1 left or right differs, 1 not Chinese, 1 too long"
     assert line == [f"paraphrases (marian): 16 of 21 captions, {reasons}"]
 
 
 def test_the_order_of_the_captions_decides_nothing(pair, tmp_path) -> None:
-    said = back_translation.back_translate(CHINESE[::-1], pair, tmp_path)
-    assert [said[caption] for caption in CHINESE] == [again for _, _, again in CAPTIONS]
+    translations = back_translation.back_translate(CHINESE[::-1], pair, tmp_path)
+    assert [translations[caption] for caption in CHINESE] == [again for _, _, again in CAPTIONS]
 
 
-def test_simplified_chinese_is_asked_for_where_the_model_knows_the_token(pair) -> None:
+def test_simplified_chinese_is_chosen_where_the_model_knows_the_token(pair) -> None:
     english, traditional, simplified = TRADITIONAL
     folder = Path(pair.to_chinese)
     assert back_translation.Translator(folder, pair, back_translation.TO_SIMPLIFIED).translate([english]) == [
@@ -88,15 +90,15 @@ back_translation.back_translate([caption for caption, _, _ in CAPTIONS[:17]], pa
     (folder,) = tmp_path.iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["00000.json", "00001.part"]
     first = (folder / "00000.json").stat()
-    said = back_translation.back_translate(CHINESE[:17], one_by_one, tmp_path)
-    assert [said[caption] for caption in CHINESE[:17]] == [again for _, _, again in CAPTIONS[:17]]
+    translations = back_translation.back_translate(CHINESE[:17], one_by_one, tmp_path)
+    assert [translations[caption] for caption in CHINESE[:17]] == [again for _, _, again in CAPTIONS[:17]]
     assert sorted(path.name for path in folder.iterdir()) == ["00000.json", "00001.json"]
     assert (folder / "00000.json").stat().st_mtime_ns == first.st_mtime_ns
     back_translation.back_translate(CHINESE[:1], one_by_one, tmp_path)  # other captions have a folder of their own
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_older_weights_and_a_foreign_way_to_search_give_the_same(pair, copy) -> None:
+def test_older_weights_and_another_search_config_give_the_same(pair, copy) -> None:
     import torch
     from safetensors.torch import load_file
 
@@ -105,8 +107,8 @@ def test_older_weights_and_a_foreign_way_to_search_give_the_same(pair, copy) -> 
     torch.save(dict(weights), copy / "pytorch_model.bin")
     (copy / "generation_config.json").write_text('{"do_sample": true, "num_beams": 6, "max_length": 4}')
     (copy / "tokenizer_config.json").unlink()
-    found, _ = back_translation.find("to_english", str(copy), hash_file(copy / "pytorch_model.bin"))
-    assert found == copy
+    found = back_translation.find_model("to_english", str(copy), hash_file(copy / "pytorch_model.bin"))
+    assert found.folder == copy
     translated = back_translation.Translator(copy, pair).translate(CHINESE)
     assert translated == [english for _, english, _ in CAPTIONS]
 
@@ -122,14 +124,14 @@ def test_older_weights_and_a_foreign_way_to_search_give_the_same(pair, copy) -> 
 )
 def test_a_model_that_is_not_the_pinned_one_is_refused(pair, where, revision, message) -> None:
     with pytest.raises(UserError, match=message):
-        back_translation.find("augment.paraphrase.to_english", where or pair.to_english, revision)
+        back_translation.find_model("augment.paraphrase.to_english", where or pair.to_english, revision)
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "source.spm", "config.json", "model.safetensors"])
 def test_a_missing_file_is_named(pair, copy, name) -> None:
     (copy / name).unlink()
     with pytest.raises(UserError, match=rf"{name}.*HF_ENDPOINT"):
-        back_translation.find("to_english", str(copy), pair.to_english_revision)
+        back_translation.find_model("to_english", str(copy), pair.to_english_revision)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_weights_of_a_smaller_model_are_refused(pair, copy) -> None:
 
 
 class _Hub(BaseHTTPRequestHandler):
-    """As much of a hub as a fetch needs: the list of a commit's files, and the files."""
+    """Serve as much of a hub as a fetch needs: the list of a commit's files, and the files."""
 
     def __init__(self, folder: Path, *arguments: object) -> None:
         self.folder = folder
@@ -205,13 +207,13 @@ def hub(copy: Path) -> Iterator[str]:
     server.server_close()
 
 
-def _find(home: Path, name: str, **environment: str) -> str:
-    """What `find` gives or complains of, in a process of its own: the hub's address is read at import."""
+def find_in_process(home: Path, name: str, **environment: str) -> str:
+    """Return what `find_model` gives, or its error, in a new process: the hub's address is read at import."""
     program = f"""
 from tuwen.core.errors import UserError
 from tuwen.data.augment import back_translation
 try:
-    print(*back_translation.find("to_english", "{name}", "{COMMIT}"), sep="|")
+    print(*back_translation.find_model("to_english", "{name}", "{COMMIT}"), sep="|")
 except UserError as error:
     print("error:", error)
 """
@@ -223,28 +225,28 @@ except UserError as error:
 
 
 def test_a_hub_id_is_fetched_from_a_mirror_once(pair, copy, hub, tmp_path) -> None:
-    online = _find(tmp_path / "home", "some/opus", HF_ENDPOINT=hub)
-    folder, made_of = online.split("|")
-    assert made_of.startswith(f"{COMMIT} config.json:")
+    online = find_in_process(tmp_path / "home", "some/opus", HF_ENDPOINT=hub)
+    folder, fingerprint = online.split("|")
+    assert fingerprint.startswith(f"{COMMIT} config.json:")
     assert sorted(path.name for path in Path(folder).iterdir()) == sorted(
         ["config.json", "model.safetensors", "source.spm", "target.spm", "tokenizer_config.json", "vocab.json"]
     )
     assert back_translation.Translator(Path(folder), pair).translate(["小狗趴在沙发上睡觉"]) == [
         "the puppy sleeps on the sofa"
     ]
-    assert _find(tmp_path / "home", "some/opus", HF_HUB_OFFLINE="1") == online
-    missing = _find(tmp_path / "home", "some/other", HF_ENDPOINT=hub)
+    assert find_in_process(tmp_path / "home", "some/opus", HF_HUB_OFFLINE="1") == online
+    missing = find_in_process(tmp_path / "home", "some/other", HF_ENDPOINT=hub)
     assert missing.startswith(f"error: to_english: some/other at {COMMIT} cannot be fetched: ")
     assert "give a local path" in missing
 
 
 def test_older_weights_are_fetched_where_there_are_no_others(copy, hub, tmp_path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    folder = _find(tmp_path / "home", "some/opus", HF_ENDPOINT=hub).split("|")[0]
+    folder = find_in_process(tmp_path / "home", "some/opus", HF_ENDPOINT=hub).split("|")[0]
     assert (Path(folder) / "pytorch_model.bin").stat().st_size == (copy / "pytorch_model.bin").stat().st_size
 
 
-def test_what_was_never_fetched_is_an_error_that_says_the_ways_out(tmp_path) -> None:
-    said = _find(tmp_path / "home", "some/opus", HF_HUB_OFFLINE="1")
-    assert said.startswith(f"error: to_english: some/opus at {COMMIT} cannot be fetched: ")
-    assert "HF_ENDPOINT names a mirror of the hub, HF_HUB_OFFLINE=1 uses what was fetched before" in said
+def test_what_was_never_fetched_is_an_error_that_names_the_ways_out(tmp_path) -> None:
+    error = find_in_process(tmp_path / "home", "some/opus", HF_HUB_OFFLINE="1")
+    assert error.startswith(f"error: to_english: some/opus at {COMMIT} cannot be fetched: ")
+    assert "HF_ENDPOINT names a mirror of the hub, HF_HUB_OFFLINE=1 uses what was fetched before" in error

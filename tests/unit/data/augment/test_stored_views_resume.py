@@ -1,4 +1,4 @@
-"""A killed `augment` goes on at the next shard, and writes what one that was never killed writes."""
+"""A killed `augment` is resumed at the next shard, and writes what one that was never killed writes."""
 
 import os
 import signal
@@ -11,14 +11,14 @@ import psutil
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.views import AUGMENT, contents, write_clean
+from tests.support.views import AUGMENT, read_contents, write_clean
 from tuwen.core.params import Image as ImageParams
 from tuwen.data.augment import stored_views
 
 PAIRS = 12  # one in each shard
 CAPTIONS = {"train": [f"草地上有{n}只大熊猫" for n in range(PAIRS)]}
 IMAGE = ImageParams(size_px=32)
-# Hands six shards to the workers of the real pool, and is killed when two of them are reported.
+# Hand six shards to the workers of the real pool, and be killed when two of them are reported.
 DRIVER = """
 import contextlib, multiprocessing, os, signal, sys
 from pathlib import Path
@@ -33,9 +33,9 @@ class Killed:
         self.pool = pool
 
     def map(self, make, numbers):
-        handed = [self.pool.submit(make, number) for number in numbers[:6]]
-        yield handed[0].result()
-        yield handed[1].result()
+        futures = [self.pool.submit(make, number) for number in numbers[:6]]
+        yield futures[0].result()
+        yield futures[1].result()
         print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -77,17 +77,17 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(tmp_path: Path, monkeypa
     assert psutil.wait_procs(left, timeout=10)[1] == []  # they end with their parent
 
     (work,) = (folder / ".cache/augment").iterdir()
-    standing = {path.stem: path.with_suffix(".tar").stat() for path in work.glob("0*.parquet")}
-    assert 2 <= len(standing) <= 6
+    finished = {path.stem: path.with_suffix(".tar").stat() for path in work.glob("0*.parquet")}
+    assert 2 <= len(finished) <= 6
     assert not (folder / "data/augmented").exists()
-    torn = min(standing)  # as if the kill had come between its two files
+    torn = min(finished)  # as if the kill had come between its two files
     (work / f"{torn}.parquet").unlink()
-    del standing[torn]
+    del finished[torn]
 
     monkeypatch.chdir(folder)
     stored_views.augment(Path("data/clean"), Path("data/augmented"), AUGMENT, IMAGE)
-    assert f"goes on after {len(standing)} of {PAIRS} shards" in capsys.readouterr().out
-    for number, before in standing.items():  # the same file, not made again
+    assert f"goes on after {len(finished)} of {PAIRS} shards" in capsys.readouterr().out
+    for number, before in finished.items():  # the same file, not made again
         after = (folder / f"data/augmented/shards/{number}.tar").stat()
         assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert list((folder / ".cache/augment").iterdir()) == []
@@ -96,7 +96,7 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path / "whole")
     stored_views.augment(Path("data/clean"), Path("data/augmented"), AUGMENT, IMAGE)
     assert "goes on" not in capsys.readouterr().out
-    assert contents(folder / "data/augmented") == contents(tmp_path / "whole/data/augmented")
+    assert read_contents(folder / "data/augmented") == read_contents(tmp_path / "whole/data/augmented")
 
 
 def test_only_the_very_same_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from tests.support.views import POLICY, drawing, write_clean
+from tests.support.views import POLICY, draw_image, write_clean
 from tuwen.data.augment.views import View, Viewer, find_positive, list_rows
 from tuwen.data.formats import pairs
 from tuwen.data.formats.images import Pixels, resize_to_square
@@ -27,67 +27,67 @@ STILL = POLICY.model_copy(
 CROPPED = STILL.model_copy(update={"flip": False, "crop_scale": [0.5, 1.0], "crop_ratio": [0.8, 1.25]})
 
 
-def row(
+def make_row(
     pair_id: str = "p1", caption: str = "动物、熊、黑白", paraphrase: str | None = None, sided: bool = False
 ) -> dict:
     return {"pair_id": pair_id, "caption": caption, "paraphrase": paraphrase, "sided": sided}
 
 
-def views(policy, number: int = 60, size_px: int = 32, **said) -> list[View]:
-    """View 1 of many pairs over the drawing."""
-    viewer, picture = Viewer(policy, size_px, 0), drawing()
-    return [viewer.view(picture, row(f"p{n}", **said), 1) for n in range(number)]
+def render_views(policy, number: int = 60, size_px: int = 32, **columns) -> list[View]:
+    """Render view 1 of many pairs over the drawing."""
+    viewer, image = Viewer(policy, size_px, 0), draw_image()
+    return [viewer.render(image, make_row(f"p{n}", **columns), 1) for n in range(number)]
 
 
-def landscape(width: int, height: int) -> Image.Image:
-    """Detail at several scales, as photographs have it."""
-    draw, picture = np.random.default_rng(0), np.full((height, width, 3), 128, np.float32)
+def draw_landscape(width: int, height: int) -> Image.Image:
+    """Draw detail at several scales, as photographs have it."""
+    draw, image = np.random.default_rng(0), np.full((height, width, 3), 128, np.float32)
     for cells, strength in ((4, 45), (20, 25), (60, 10)):
         layer = draw.normal(0, strength, (cells, cells, 3)).astype(np.float32)
-        picture += cv2.resize(layer, (width, height), interpolation=cv2.INTER_CUBIC)
-    return Image.fromarray(np.clip(picture, 40, 215).astype(np.uint8))
+        image += cv2.resize(layer, (width, height), interpolation=cv2.INTER_CUBIC)
+    return Image.fromarray(np.clip(image, 40, 215).astype(np.uint8))
 
 
-def difference(one: Pixels, other: Pixels) -> float:
+def mean_difference(one: Pixels, other: Pixels) -> float:
     return float(np.abs(one.astype(int) - other).mean())
 
 
-def test_view_0_is_the_picture_rule_alone() -> None:
-    view = Viewer(POLICY, 32, 0).view(drawing(), row(paraphrase="黑白熊"), 0)
-    assert np.array_equal(view.pixels, resize_to_square(drawing(), 32))
+def test_view_0_is_the_square_image_with_its_caption() -> None:
+    view = Viewer(POLICY, 32, 0).render(draw_image(), make_row(paraphrase="黑白熊"), 0)
+    assert np.array_equal(view.pixels, resize_to_square(draw_image(), 32))
     assert view[1:] == ("动物、熊、黑白", False, None, '{"rule":"square"}')
 
 
 def test_a_view_depends_on_pair_view_and_seed_alone() -> None:
-    viewer, picture = Viewer(POLICY, 32, 0), drawing()
-    first = [viewer.view(picture, row(), view) for view in range(1, 8)]
-    viewer.view(landscape(50, 40), row("other", "一只大熊猫"), 3)  # what came before must not matter
+    viewer, image = Viewer(POLICY, 32, 0), draw_image()
+    first = [viewer.render(image, make_row(), view) for view in range(1, 8)]
+    viewer.render(draw_landscape(50, 40), make_row("other", "一只大熊猫"), 3)  # what came before must not matter
     fresh = Viewer(POLICY, 32, 0)
-    again = [fresh.view(drawing(), row(), view) for view in range(7, 0, -1)][::-1]
+    again = [fresh.render(draw_image(), make_row(), view) for view in range(7, 0, -1)][::-1]
     for one, other in zip(first, again, strict=True):
         assert np.array_equal(one.pixels, other.pixels)
         assert one[1:] == other[1:]
     assert len({view.pixels.tobytes() for view in first}) == 7
-    assert not np.array_equal(Viewer(POLICY, 32, 1).view(picture, row(), 1).pixels, first[0].pixels)
+    assert not np.array_equal(Viewer(POLICY, 32, 1).render(image, make_row(), 1).pixels, first[0].pixels)
 
 
 def test_a_flip_mirrors_about_half_of_the_views_and_nothing_else() -> None:
-    made = views(STILL)
-    assert 15 < sum(view.flipped for view in made) < 45
-    assert all(view.pixels[4, 4].tolist() == ([0, 0, 255] if view.flipped else [255, 0, 0]) for view in made)
-    assert all(json.loads(view.recipe)["flip"] == view.flipped for view in made)
+    rendered = render_views(STILL)
+    assert 15 < sum(view.flipped for view in rendered) < 45
+    assert all(view.pixels[4, 4].tolist() == ([0, 0, 255] if view.flipped else [255, 0, 0]) for view in rendered)
+    assert all(json.loads(view.recipe)["flip"] == view.flipped for view in rendered)
 
 
-def test_a_sided_picture_is_never_flipped() -> None:
-    made = views(STILL, caption="跑步者", sided=True)
-    assert not any(view.flipped for view in made)
-    assert all(view.pixels[4, 4].tolist() == [255, 0, 0] for view in made)
+def test_a_sided_image_is_never_flipped() -> None:
+    rendered = render_views(STILL, caption="跑步者", sided=True)
+    assert not any(view.flipped for view in rendered)
+    assert all(view.pixels[4, 4].tolist() == [255, 0, 0] for view in rendered)
 
 
-def test_with_swap_a_sided_picture_is_flipped_and_its_words_change_sides() -> None:
+def test_with_swap_a_sided_image_is_flipped_and_its_words_change_sides() -> None:
     policy = STILL.model_copy(update={"flip_captions": "swap"})
-    made = views(policy, caption="左边是红色", paraphrase="红色在左侧", sided=True)
-    seen = {(view.flipped, view.caption, view.reworded) for view in made}
+    rendered = render_views(policy, caption="左边是红色", paraphrase="红色在左侧", sided=True)
+    seen = {(view.flipped, view.caption, view.reworded) for view in rendered}
     assert seen == {
         (False, "左边是红色", None),
         (True, "右边是红色", "swap_sides"),
@@ -111,31 +111,31 @@ def test_left_and_right_change_places_but_not_where_both_are_meant(caption: str,
     assert swap_sides(mirrored) == caption
 
 
-def test_half_of_the_views_take_the_paraphrase_and_say_so() -> None:
-    made = views(STILL, caption="一只大熊猫", paraphrase="一头大熊猫")
-    told = {"一只大熊猫": None, "一头大熊猫": "paraphrase"}
-    assert all(view.reworded == told[view.caption] for view in made)
-    assert 15 < sum(view.reworded is not None for view in made) < 45
-    lists = {view.reworded for view in views(POLICY.model_copy(update={"zoom": [1.0, 1.0]}))}
+def test_half_of_the_views_take_the_paraphrase_and_are_marked() -> None:
+    rendered = render_views(STILL, caption="一只大熊猫", paraphrase="一头大熊猫")
+    change_of = {"一只大熊猫": None, "一头大熊猫": "paraphrase"}
+    assert all(view.reworded == change_of[view.caption] for view in rendered)
+    assert 15 < sum(view.reworded is not None for view in rendered) < 45
+    lists = {view.reworded for view in render_views(POLICY.model_copy(update={"zoom": [1.0, 1.0]}))}
     assert lists == {None, "shuffle_list", "drop_from_list", "shuffle_list,drop_from_list"}
 
 
 def test_a_crop_is_redone_by_its_recipe_and_shows_no_aliases() -> None:
-    picture, boxes = landscape(300, 220), set()
+    image, boxes = draw_landscape(300, 220), set()
     for view in range(1, 8):
-        made = Viewer(CROPPED, 48, 0).view(picture, row(), view)  # 300 x 220 is halved first
-        box = json.loads(made.recipe)["box"]
-        redone = picture.crop(box).resize((48, 48), Image.Resampling.BICUBIC)
-        assert difference(made.pixels, np.asarray(redone)) < 2.5
+        rendered = Viewer(CROPPED, 48, 0).render(image, make_row(), view)  # 300 x 220 is halved first
+        box = json.loads(rendered.recipe)["box"]
+        redone = image.crop(box).resize((48, 48), Image.Resampling.BICUBIC)
+        assert mean_difference(rendered.pixels, np.asarray(redone)) < 2.5
         assert 0.45 < (box[2] - box[0]) * (box[3] - box[1]) / (300 * 220) <= 1
         boxes.add(tuple(box))
     assert len(boxes) == 7
 
 
 @pytest.mark.parametrize("size", [(320, 180), (150, 300), (400, 80)])
-def test_crops_of_wide_and_tall_pictures_differ_and_keep_their_shape(size: tuple[int, int]) -> None:
-    viewer, picture = Viewer(CROPPED, 32, 0), landscape(*size)
-    boxes = [json.loads(viewer.view(picture, row(), view).recipe)["box"] for view in range(1, 9)]
+def test_crops_of_wide_and_tall_images_differ_and_keep_their_shape(size: tuple[int, int]) -> None:
+    viewer, image = Viewer(CROPPED, 32, 0), draw_landscape(*size)
+    boxes = [json.loads(viewer.render(image, make_row(), view).recipe)["box"] for view in range(1, 9)]
     aspect = min(max(size[0] / size[1], 0.5), 2)
     shapes = [(right - left) / (lower - upper) / aspect for left, upper, right, lower in boxes]
     assert all(0.78 < shape < 1.28 for shape in shapes)
@@ -147,50 +147,52 @@ def test_one_warp_turns_zooms_and_crops_as_the_steps_would() -> None:
     import albumentations
 
     policy = CROPPED.model_copy(update={"rotate_degrees": 30.0, "zoom": [0.6, 1.2]})
-    picture = landscape(160, 120)
+    image = draw_landscape(160, 120)
     for view in range(1, 6):
-        made = Viewer(policy, 64, 0).view(picture, row(), view)
-        recipe = json.loads(made.recipe)
+        rendered = Viewer(policy, 64, 0).render(image, make_row(), view)
+        recipe = json.loads(rendered.recipe)
         turn, (x, y) = recipe["turn"], recipe["zoom"]
         affine = albumentations.Affine(rotate=(turn, turn), scale={"x": (x, x), "y": (y, y)}, fill=255, p=1)
-        turned = affine(image=np.asarray(picture))["image"]
+        turned = affine(image=np.asarray(image))["image"]
         left, upper, right, lower = recipe["box"]
         redone = cv2.resize(turned[upper:lower, left:right], (64, 64), interpolation=cv2.INTER_AREA)
-        assert difference(made.pixels, redone) < 4
-    corners = [view.pixels[0, 0].tolist() for view in views(policy.model_copy(update={"zoom": [0.5, 0.5]}))]
+        assert mean_difference(rendered.pixels, redone) < 4
+    corners = [view.pixels[0, 0].tolist() for view in render_views(policy.model_copy(update={"zoom": [0.5, 0.5]}))]
     assert [255, 255, 255] in corners  # the ground is white
 
 
 def test_colours_change_as_pillow_changes_them_one_after_the_other() -> None:
-    picture = landscape(64, 64).point(lambda value: value // 2 + 40)  # Pillow clips after each step
+    image = draw_landscape(64, 64).point(lambda value: value // 2 + 40)  # Pillow clips after each step
     viewer = Viewer(STILL.model_copy(update={"flip": False, "colour": 0.3}), 64, 0)
-    plain = Image.fromarray(Viewer(STILL.model_copy(update={"flip": False}), 64, 0).view(picture, row(), 1).pixels)
+    plain = Image.fromarray(
+        Viewer(STILL.model_copy(update={"flip": False}), 64, 0).render(image, make_row(), 1).pixels
+    )
     factors = set()
     for view in range(1, 21):
-        made = viewer.view(picture, row(), view)
-        brightness, contrast, saturation = json.loads(made.recipe).get("colour", (1, 1, 1))
+        rendered = viewer.render(image, make_row(), view)
+        brightness, contrast, saturation = json.loads(rendered.recipe).get("colour", (1, 1, 1))
         steps = ImageEnhance.Brightness(plain).enhance(brightness)
         steps = ImageEnhance.Color(ImageEnhance.Contrast(steps).enhance(contrast)).enhance(saturation)
-        assert difference(made.pixels, np.asarray(steps)) < 2  # Pillow rounds down three times
+        assert mean_difference(rendered.pixels, np.asarray(steps)) < 2  # Pillow rounds down three times
         factors.add((brightness, contrast, saturation))
     assert 14 <= len(factors) <= 19  # four of five change
     assert all(0.7 <= factor <= 1.3 for changed in factors for factor in changed)
 
 
 def test_grey_views_have_no_colour() -> None:
-    for view in views(STILL.model_copy(update={"grey": 1.0}), 5):
+    for view in render_views(STILL.model_copy(update={"grey": 1.0}), 5):
         assert np.ptp(view.pixels.astype(int), axis=2).max() <= 1
         assert json.loads(view.recipe)["colour"] == [1.0, 1.0, 0.0]
 
 
 def test_outlines_are_black_where_colours_meet() -> None:
     policy = STILL.model_copy(update={"flip": False, "outline": 1.0})
-    (view,) = views(policy, 1, 96)
+    (view,) = render_views(policy, 1, 96)
     assert view.pixels[40, 48].max() < 100
     assert view.pixels[40, 20].tolist() == [255, 0, 0]
 
 
-def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_picture(tmp_path) -> None:
+def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_image(tmp_path) -> None:
     train = pairs.read_pair_set(
         write_clean(tmp_path, {"train": ["跑步者面向右边", "赛跑、运动", "一只猫", "一条狗"]}) / "train"
     )
@@ -204,9 +206,9 @@ def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_p
     rows = list_rows(
         pairs.PairSet(train.images, train.texts, table), {"一条狗": "狗在左边", "赛跑、运动": "跑步"}
     ).to_pylist()
-    assert [found["pair_id"] for found in rows] == [link["pair_id"] for link in linked if link["label"] != 0]
-    by_pair = {found["pair_id"]: found for found in rows}
-    sided = {name: found["sided"] for name, found in by_pair.items()}
+    assert [row["pair_id"] for row in rows] == [link["pair_id"] for link in linked if link["label"] != 0]
+    by_pair = {row["pair_id"]: row for row in rows}
+    sided = {name: row["sided"] for name, row in by_pair.items()}
     assert sided == {"p0": True, "p1": True, "p2": False, "p4": False, "p5": True}
     image = train.images.to_pylist()[1]
     assert by_pair["p2"] == {
@@ -222,7 +224,7 @@ def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_p
     assert by_pair["p4"]["paraphrase"] is None
 
 
-def test_a_mirrored_picture_whose_caption_tells_sides_is_no_sibling_of_itself() -> None:
+def test_a_mirrored_image_whose_caption_tells_sides_is_no_sibling_of_itself() -> None:
     assert find_positive({"positive_id": "a", "sided": True}, True) != "a"
     assert find_positive({"positive_id": "a", "sided": False}, True) == "a"
     assert find_positive({"positive_id": "a", "sided": True}, False) == "a"

@@ -51,9 +51,9 @@ def test_a_view_of_a_reduced_picture_is_nearly_that_of_the_whole_one() -> None:
     row = {"pair_id": "1", "positive_id": "1", "caption": caption(1), "paraphrase": None, "sided": False}
     encoded, size_px = photograph(700, 500), 48
     small = Viewer(settings().baseline.policy.model_copy(update={"outline": 0.0}), size_px, 0)
-    whole = small.view(decode_pixels(encoded), row, 1)
+    whole = small.render(decode_pixels(encoded), row, 1)
     pixels, reduced = decode_reduced(encoded, small.enough_px)
-    made = small.view(pixels, row, 1, reduced)
+    made = small.render(pixels, row, 1, reduced)
     assert reduced == 4
     assert made.recipe == whole.recipe
     assert np.abs(made.pixels.astype(int) - whole.pixels).mean() < 1.5

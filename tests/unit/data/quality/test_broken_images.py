@@ -1,4 +1,4 @@
-"""Every kind of broken or unusual picture: what the doctor says of it, and that decoding agrees."""
+"""Every kind of broken or unusual image: what is measured of it, and that decoding agrees."""
 
 import subprocess
 import sys
@@ -18,9 +18,9 @@ from tuwen.data.quality import image_stats
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # decode() silences them for a process, pytest for a test
 MAX_PIXELS = 50_000_000
-NO_PICTURE = [broken.zip_named_png, broken.postscript, broken.empty, broken.nul_bytes, broken.text]
-NO_PICTURE += [broken.random_bytes, lambda: encode(landscape(), "WEBP")[:-60]]  # libwebp opens nothing in parts
-# what a drawing of 64 x 48 has: landscape() in all its disguises
+NO_IMAGE = [broken.zip_named_png, broken.postscript, broken.empty, broken.nul_bytes, broken.text]
+NO_IMAGE += [broken.random_bytes, lambda: encode(landscape(), "WEBP")[:-60]]  # libwebp opens no image that is cut
+# what landscape() of 64 x 48 has in every format
 PLAIN: dict[str, Any] = {"width": 64, "height": 48, "pixels": 3072, "aspect": 4 / 3, "orientation": 1}
 PLAIN |= {"frames": 1, "readable": True, "blank": False}
 WHOLE: list[tuple[Callable[[], bytes], dict[str, Any]]] = [
@@ -55,24 +55,23 @@ def measure(encoded: bytes, max_pixels: int = MAX_PIXELS) -> image_stats.ImageSt
 
 
 @pytest.mark.parametrize(("make", "expected"), WHOLE)
-def test_unusual_pictures_are_read_and_named_for_what_they_are(make, expected: dict[str, Any]) -> None:
-    found = measure(make())._asdict()
-    asked = PLAIN | expected
-    assert {name: found[name] for name in asked} == asked
+def test_unusual_images_are_read_and_named_for_what_they_are(make, expected: dict[str, Any]) -> None:
+    stats, expected = measure(make())._asdict(), PLAIN | expected
+    assert {name: stats[name] for name in expected} == expected
     assert decode_image(make()).mode == "RGB"
 
 
 @pytest.mark.parametrize(("make", "kind"), LOST)
-def test_pictures_that_lost_a_part_are_unreadable(make, kind: str) -> None:
-    found = measure(make())
-    assert (found.format, found.readable, found.dhash, found.blank) == (kind, False, None, None)
-    assert found.measured_sha256 is not None
+def test_images_that_lost_a_part_are_unreadable(make, kind: str) -> None:
+    stats = measure(make())
+    assert (stats.format, stats.readable, stats.dhash, stats.blank) == (kind, False, None, None)
+    assert stats.measured_sha256 is not None
 
 
-@pytest.mark.parametrize("make", NO_PICTURE)
-def test_what_is_no_picture_is_unreadable(make) -> None:
-    found = measure(make())
-    assert (found.format, found.width, found.readable) == (None, None, False)
+@pytest.mark.parametrize("make", NO_IMAGE)
+def test_what_is_no_image_is_unreadable(make) -> None:
+    stats = measure(make())
+    assert (stats.format, stats.width, stats.readable) == (None, None, False)
 
 
 @pytest.mark.parametrize(
@@ -84,15 +83,15 @@ def test_what_is_no_picture_is_unreadable(make) -> None:
     ],
 )
 def test_a_bomb_is_refused_from_its_header(make, kind: str, sides: tuple[int, int]) -> None:
-    # the pixels are not there: had they been asked for, it would count as unreadable
-    found = measure(make())
-    assert (found.format, found.width, found.height, found.readable) == (kind, *sides, None)
-    assert found.pixels == sides[0] * sides[1]
+    # the pixels are not there: decoded, it would count as unreadable
+    stats = measure(make())
+    assert (stats.format, stats.width, stats.height, stats.readable) == (kind, *sides, None)
+    assert stats.pixels == sides[0] * sides[1]
 
 
 def test_a_gif_whose_frame_alone_is_a_bomb_is_unreadable() -> None:
-    found = measure(broken.bomb_header_gif(screen=64))
-    assert (found.format, found.width, found.readable) == ("GIF", 64, False)
+    stats = measure(broken.bomb_header_gif(screen=64))
+    assert (stats.format, stats.width, stats.readable) == ("GIF", 64, False)
 
 
 def test_the_limit_itself_is_allowed() -> None:
@@ -119,7 +118,7 @@ print(peak() - before)
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_a_turned_copy_looks_the_same_to_the_doctor(orientation: int) -> None:
+def test_a_turned_copy_is_measured_alike(orientation: int) -> None:
     stored = measure(broken.rotated_jpeg(1, 323, 245))
     turned = measure(broken.rotated_jpeg(orientation, 323, 245))
     assert turned.orientation == orientation
@@ -149,19 +148,19 @@ MAKERS += [make() for make, _ in WHOLE]
 
 @given(st.binary(max_size=300), st.sampled_from([b"", *(whole[:24] for whole in MAKERS)]))
 @settings(deadline=None, max_examples=200)
-def test_no_bytes_make_the_doctor_raise(tail: bytes, head: bytes) -> None:
-    found = measure(head + tail, 1_000_000)
-    assert found.readable in (True, False, None)
+def test_no_bytes_make_measuring_raise(tail: bytes, head: bytes) -> None:
+    stats = measure(head + tail, 1_000_000)
+    assert stats.readable in (True, False, None)
 
 
 @given(st.data())
 @settings(deadline=None, max_examples=300)
-def test_no_damage_makes_the_doctor_raise_and_what_it_can_read_decodes(data: st.DataObject) -> None:
+def test_no_damage_makes_measuring_raise_and_what_is_readable_decodes(data: st.DataObject) -> None:
     encoded = bytearray(data.draw(st.sampled_from(MAKERS)))
     for _ in range(data.draw(st.integers(0, 4))):
         encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
     damaged = bytes(encoded[: data.draw(st.integers(len(encoded) // 2, len(encoded)))])
-    found = measure(damaged, 1_000_000)
-    if found.readable:
+    stats = measure(damaged, 1_000_000)
+    if stats.readable:
         assert (decode_pixels(damaged) == np.asarray(decode_image(damaged))).all()
-        assert found.dhash is not None
+        assert stats.dhash is not None

@@ -29,11 +29,11 @@ def bits_apart(one: image_stats.ImageStats, other: image_stats.ImageStats) -> in
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
 def test_format_comes_from_the_bytes_and_the_digest_is_exact(kind: str) -> None:
     encoded = encode(landscape(), kind)
-    found = measure(encoded)
-    assert (found.format, found.width, found.height, found.pixels) == (kind, 64, 48, 64 * 48)
-    assert (found.aspect, found.orientation, found.frames) == (64 / 48, 1, 1)
-    assert found.measured_sha256 == hashlib.sha256(encoded).hexdigest()
-    assert (found.readable, found.blank) == (True, False)
+    stats = measure(encoded)
+    assert (stats.format, stats.width, stats.height, stats.pixels) == (kind, 64, 48, 64 * 48)
+    assert (stats.aspect, stats.orientation, stats.frames) == (64 / 48, 1, 1)
+    assert stats.measured_sha256 == hashlib.sha256(encoded).hexdigest()
+    assert (stats.readable, stats.blank) == (True, False)
 
 
 @pytest.mark.parametrize("size", [(320, 240), (321, 243), (640, 480), (639, 479), (129, 300)])
@@ -42,12 +42,12 @@ def test_a_copy_in_another_size_and_format_has_a_near_hash_and_colour(size: tupl
     one = measure(encode(landscape(*size), kind))
     for width in (100, 154, 192):
         copy = landscape(*size).resize((width, round(width * size[1] / size[0])), Image.Resampling.LANCZOS)
-        found = measure(encode(copy, "JPEG", quality=85))
-        assert bits_apart(found, one) <= near_duplicates.NEAR_BITS
-        assert (found.red, found.green, found.blue) == pytest.approx((one.red, one.green, one.blue), abs=2)
+        stats = measure(encode(copy, "JPEG", quality=85))
+        assert bits_apart(stats, one) <= near_duplicates.NEAR_BITS
+        assert (stats.red, stats.green, stats.blue) == pytest.approx((one.red, one.green, one.blue), abs=2)
 
 
-def test_another_picture_has_another_hash() -> None:
+def test_another_image_has_another_hash() -> None:
     one = measure(encode(landscape(320, 240)))
     assert bits_apart(measure(encode(landscape(320, 240).rotate(90))), one) > 10
     assert bits_apart(measure(encode(landscape(320, 240).transpose(Image.Transpose.FLIP_LEFT_RIGHT))), one) > 10
@@ -57,13 +57,13 @@ def test_the_mean_colour_is_that_of_all_pixels() -> None:
     picture = Image.new("RGB", (643, 481), "black")
     picture.paste("white", (0, 0, 643, 120))
     for kind in ("PNG", "JPEG"):
-        found = measure(encode(picture, kind))
-        assert (found.red, found.green, found.blue) == pytest.approx((255 * 120 / 481,) * 3, abs=1.5)
+        stats = measure(encode(picture, kind))
+        assert (stats.red, stats.green, stats.blue) == pytest.approx((255 * 120 / 481,) * 3, abs=1.5)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("side", [24, 640])
-def test_blank_means_one_colour_but_for_what_nobody_sees(kind: str, side: int) -> None:
+def test_blank_means_one_colour_but_for_marks_too_small_to_be_seen(kind: str, side: int) -> None:
     paper = Image.new("RGB", (side, side), "beige")
     assert measure(encode(paper, kind)).blank is True
     noisy = Image.effect_noise((640, 640), 4).convert("RGB")
@@ -74,7 +74,7 @@ def test_blank_means_one_colour_but_for_what_nobody_sees(kind: str, side: int) -
         assert measure(encode(marked, kind, **({"quality": 95} if kind == "JPEG" else {}))).blank is False
 
 
-def test_one_black_pixel_on_a_large_white_picture_is_dust() -> None:
+def test_one_black_pixel_on_a_large_white_image_is_dust() -> None:
     paper = Image.new("RGB", (640, 640), "white")
     paper.putpixel((100, 100), (0, 0, 0))
     assert measure(encode(paper)).blank is True
@@ -83,29 +83,29 @@ def test_one_black_pixel_on_a_large_white_picture_is_dust() -> None:
     assert measure(encode(small)).blank is False
 
 
-def test_a_transparent_picture_is_measured_on_white() -> None:
-    found = measure(encode(Image.new("RGBA", (32, 32), (0, 0, 0, 0))))
-    assert (found.red, found.green, found.blue, found.blank) == (255, 255, 255, True)
+def test_a_transparent_image_is_measured_on_white() -> None:
+    stats = measure(encode(Image.new("RGBA", (32, 32), (0, 0, 0, 0))))
+    assert (stats.red, stats.green, stats.blue, stats.blank) == (255, 255, 255, True)
 
 
-def images_table(data: Path, count: int) -> pa.Table:
+def make_images(data: Path, count: int) -> pa.Table:
     rows = []
     with ShardWriter(data, "raw/labelled/shards") as writer:
         for number in range(count):
             member = writer.add(f"{number}.png", encode(landscape(40 + number)))
-            known = {
+            row = {
                 "image_id": f"图{number}.png",
                 "positive_id": f"图{number}.png",
                 "file": "表.csv",
                 "row": number,
             }
-            rows.append(known | member._asdict())
+            rows.append(row | member._asdict())
     return pa.Table.from_pylist(rows, pairs.IMAGES)
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_stats, "PICTURES_PER_TASK", 4)
-    images = images_table(tmp_path, 10)
+    monkeypatch.setattr(image_stats, "IMAGES_PER_TASK", 4)
+    images = make_images(tmp_path, 10)
     monkeypatch.setenv("TUWEN_WORKERS", "2")
     with ThreadPoolExecutor(1) as one, make_executor() as two:
         alone = image_stats.measure_images(tmp_path, images, MAX_PIXELS, one)
@@ -118,7 +118,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_missing_or_short_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
-    images = images_table(tmp_path, 3)
+    images = make_images(tmp_path, 3)
     shard = tmp_path / "raw/labelled/shards/000000.tar"
     shard.write_bytes(shard.read_bytes()[:600])
     with ThreadPoolExecutor(1) as one, pytest.raises(UserError, match=r"000000\.tar: ends before byte"):
@@ -128,29 +128,21 @@ def test_a_missing_or_short_shard_is_an_error_that_names_it(tmp_path: Path) -> N
         image_stats.measure_images(tmp_path, images, MAX_PIXELS, one)
 
 
-def test_a_picture_that_the_source_lacks_is_unreadable(tmp_path: Path) -> None:
+def test_an_image_that_the_source_lacks_is_unreadable(tmp_path: Path) -> None:
     lost = {"image_id": "丢失.png", "fault": "outside_source", "file": "表.csv", "row": 3}
     with ThreadPoolExecutor(1) as one:
-        found = image_stats.measure_images(tmp_path, pa.Table.from_pylist([lost], pairs.IMAGES), MAX_PIXELS, one)
-    assert found["readable"].tolist() == [False]
-    assert found[["image_id", "fault", "file", "row"]].iloc[0].tolist() == list(lost.values())
-    assert found[["format", "width", "dhash", "measured_sha256"]].isna().all(axis=None)
+        measured = image_stats.measure_images(
+            tmp_path, pa.Table.from_pylist([lost], pairs.IMAGES), MAX_PIXELS, one
+        )
+    assert measured["readable"].tolist() == [False]
+    assert measured[["image_id", "fault", "file", "row"]].iloc[0].tolist() == list(lost.values())
+    assert measured[["format", "width", "dhash", "measured_sha256"]].isna().all(axis=None)
 
 
-def test_a_set_without_pictures_has_all_columns(tmp_path: Path) -> None:
+def test_a_set_without_images_has_all_columns(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as one:
         empty = image_stats.measure_images(tmp_path, pairs.IMAGES.empty_table(), MAX_PIXELS, one)
-        some = image_stats.measure_images(tmp_path, images_table(tmp_path, 1), MAX_PIXELS, one)
+        some = image_stats.measure_images(tmp_path, make_images(tmp_path, 1), MAX_PIXELS, one)
     assert len(empty) == 0
     assert empty.columns.tolist() == some.columns.tolist()
     assert {"split", "fault", "mode", "frames", "aspect", "orientation"} <= set(some.columns)
-
-
-def test_pairs_know_whether_their_ends_exist() -> None:
-    images = pa.Table.from_pylist([{"image_id": "猫.png"}], pairs.IMAGES)
-    texts = pa.Table.from_pylist([{"text_id": "句-1", "caption": "窗台上的猫"}], pairs.TEXTS)
-    ends = [("猫.png", "句-1"), ("狗.png", "句-1"), ("猫.png", "句-2"), (None, "句-1")]
-    rows = [{"pair_id": str(n), "image_id": i, "text_id": t} for n, (i, t) in enumerate(ends)]
-    found = image_stats.measure_pairs(pairs.PairSet(images, texts, pa.Table.from_pylist(rows, pairs.PAIRS)))
-    assert found["picture_exists"].tolist() == [True, False, True, False]
-    assert found["caption_exists"].tolist() == [True, True, False, True]

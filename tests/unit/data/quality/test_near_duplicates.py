@@ -4,18 +4,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tuwen.data.quality.near_duplicates import NEAR_BITS, NEAR_COLOUR, components, near_any, near_clusters
+from tuwen.data.quality.components import label_components
+from tuwen.data.quality.near_duplicates import (
+    NEAR_BITS,
+    NEAR_COLOUR,
+    find_near_images,
+    number_near_clusters,
+)
 
 Array = np.ndarray[Any, Any]
 
 
-def frame(hashes: Array, colours: Array) -> pd.DataFrame:
+def make_frame(hashes: Array, colours: Array) -> pd.DataFrame:
     rows = pd.DataFrame(colours, columns=["red", "green", "blue"])
     return rows.assign(dhash=[f"{value:016x}" for value in hashes.tolist()], blank=False)
 
 
-def looks(kind: str, count: int, seed: int) -> tuple[Array, Array]:
-    """Hashes and colours, a third of them changed copies; photos have all kinds, drawings much plain white."""
+def draw_looks(kind: str, count: int, seed: int) -> tuple[Array, Array]:
+    """Return hashes and colours, a third of them changed copies; photos vary, drawings are mostly plain white."""
     draw = np.random.default_rng(seed)
     share = 0.5 if kind == "photos" else np.pad(np.full((4, 6), 0.3), [(2, 2), (1, 1)], constant_values=0.02)
     bits = draw.random((count, 8, 8)) < share
@@ -30,25 +36,25 @@ def looks(kind: str, count: int, seed: int) -> tuple[Array, Array]:
     return hashes, colours.clip(0, 255).astype(np.int64)
 
 
-def brute_force(one: tuple[Array, Array], other: tuple[Array, Array]) -> Array:
-    """[N, M]: the definition, pair by pair."""
+def compare_all(one: tuple[Array, Array], other: tuple[Array, Array]) -> Array:
+    """Return whether each pair is near [N, M], by the definition."""
     bits = np.bitwise_count(one[0][:, None] ^ other[0][None])
     colour = np.abs(one[1][:, None] - other[1][None]).max(axis=2)
-    found: Array = (bits <= NEAR_BITS) & (colour <= NEAR_COLOUR)
-    return found
+    near: Array = (bits <= NEAR_BITS) & (colour <= NEAR_COLOUR)
+    return near
 
 
 @pytest.mark.parametrize("kind", ["photos", "drawings"])
 def test_the_index_finds_what_comparing_all_pairs_finds(kind: str) -> None:
-    one, other = looks(kind, 1500, 1), looks(kind, 400, 2)
+    one, other = draw_looks(kind, 1500, 1), draw_looks(kind, 400, 2)
     other[0][:50], other[1][:50] = one[0][600:650] ^ np.uint64(0b10000010001), one[1][600:650]
-    numbers = near_clusters(frame(*one))
-    expected = components(1500, [np.nonzero(brute_force(one, one))])
+    numbers = number_near_clusters(make_frame(*one))
+    expected = label_components(1500, [np.nonzero(compare_all(one, one))])
     assert 50 < numbers.nunique() < 1500
     assert len(set(zip(numbers, expected, strict=True))) == numbers.nunique() == len(set(expected))
-    found = near_any(frame(*one), frame(*other))
-    assert found.tolist() == brute_force(one, other).any(axis=1).tolist()
-    assert 50 <= found.sum() < 1500
+    near = find_near_images(make_frame(*one), make_frame(*other))
+    assert near.tolist() == compare_all(one, other).any(axis=1).tolist()
+    assert 50 <= near.sum() < 1500
 
 
 @pytest.mark.parametrize(
@@ -65,23 +71,23 @@ def test_the_index_finds_what_comparing_all_pairs_finds(kind: str) -> None:
     ],
 )
 def test_near_is_three_bits_and_eight_levels(changes: dict[str, Any], near: bool) -> None:
-    known = {"dhash": "0123456789abcdef", "red": 10, "green": 34, "blue": 30, "blank": False}
-    first, second = known, known | changes
-    numbers = near_clusters(pd.DataFrame([first, second])).tolist()
+    look = {"dhash": "0123456789abcdef", "red": 10, "green": 34, "blue": 30, "blank": False}
+    first, second = look, look | changes
+    numbers = number_near_clusters(pd.DataFrame([first, second])).tolist()
     assert (numbers[0] == numbers[1]) is near
-    assert near_any(pd.DataFrame([first]), pd.DataFrame([second])).tolist() == [near]
+    assert find_near_images(pd.DataFrame([first]), pd.DataFrame([second])).tolist() == [near]
 
 
 def test_near_colours_chain_and_the_order_of_rows_does_not_matter() -> None:
     rows = pd.DataFrame([{"dhash": "0f", "red": 0, "green": 0, "blue": b, "blank": False} for b in (16, 0, 8, 25)])
-    numbers = near_clusters(rows)
+    numbers = number_near_clusters(rows)
     assert numbers[0] == numbers[1] == numbers[2] != numbers[3]
-    turned = near_clusters(rows[::-1])
+    turned = number_near_clusters(rows[::-1])
     assert turned[0] == turned[1] == turned[2] != turned[3]
 
 
-def test_many_copies_of_one_picture_are_one_and_nothing_is_nothing() -> None:
+def test_many_copies_of_one_image_are_one_cluster_and_no_images_none() -> None:
     rows = pd.DataFrame([{"dhash": "ff00", "red": 9, "green": 9, "blue": 9, "blank": False}] * 100_000)
-    assert near_clusters(rows).nunique() == 1
-    assert near_clusters(rows[:0]).tolist() == []
-    assert near_any(rows[:2], rows[:0]).tolist() == [False, False]
+    assert number_near_clusters(rows).nunique() == 1
+    assert number_near_clusters(rows[:0]).tolist() == []
+    assert find_near_images(rows[:2], rows[:0]).tolist() == [False, False]

@@ -6,12 +6,13 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from tuwen.data.formats import pairs
-from tuwen.data.quality import image_stats, text_stats
+from tuwen.data.quality import text_stats
 from tuwen.data.quality.text_stats import measure_captions
 
 
-def table(*found: str | None) -> pa.Table:
-    return pa.Table.from_pylist([{"text_id": f"句-{n}", "caption": c} for n, c in enumerate(found)], pairs.TEXTS)
+def make_texts(*captions: str | None) -> pa.Table:
+    rows = [{"text_id": f"句-{n}", "caption": caption} for n, caption in enumerate(captions)]
+    return pa.Table.from_pylist(rows, pairs.TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def table(*found: str | None) -> pa.Table:
     ],
 )
 def test_captions_are_measured(caption: str | None, column: str, value: object) -> None:
-    assert measure_captions(table(caption))[column].tolist() == [value]
+    assert measure_captions(make_texts(caption))[column].tolist() == [value]
 
 
 @pytest.mark.parametrize(
@@ -61,20 +62,20 @@ def test_captions_are_measured(caption: str | None, column: str, value: object) 
         "责任编辑：王芳",
     ],
 )
-def test_what_sites_write_around_pictures_is_boilerplate(caption: str) -> None:
-    assert measure_captions(table(caption))["boilerplate"].tolist() == [True]
+def test_what_news_sites_write_around_pictures_is_boilerplate(caption: str) -> None:
+    assert measure_captions(make_texts(caption))["boilerplate"].tolist() == [True]
 
 
 @pytest.mark.parametrize(
     "caption", ["雨后的街道上停着一辆红色公交车", "老师点击鼠标播放图片", "他关注着比赛的来源", ""]
 )
-def test_what_describes_a_picture_is_not(caption: str) -> None:
-    assert measure_captions(table(caption))["boilerplate"].tolist() == [False]
+def test_what_describes_a_picture_is_no_boilerplate(caption: str) -> None:
+    assert measure_captions(make_texts(caption))["boilerplate"].tolist() == [False]
 
 
 def test_duplicates_are_counted_by_the_normalised_form() -> None:
-    found = measure_captions(table("一只猫 A", "一只狗", "一只猫 ａ", "一只猫  a", None, ""))
-    assert found["duplicates"].tolist() == [3, 1, 3, 3, 2, 2]
+    measured = measure_captions(make_texts("一只猫 A", "一只狗", "一只猫 ａ", "一只猫  a", None, ""))
+    assert measured["duplicates"].tolist() == [3, 1, 3, 3, 2, 2]
 
 
 def test_tokens_are_those_of_bert_whatever_the_characters() -> None:
@@ -85,20 +86,22 @@ def test_tokens_are_those_of_bert_whatever_the_characters() -> None:
     bert = Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))  # every word is one token
     bert.normalizer, bert.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     expected = [len(encoding.ids) + 2 for encoding in bert.encode_batch(rows)]
-    assert measure_captions(table(*rows))["tokens"].tolist() == expected
+    assert measure_captions(make_texts(*rows))["tokens"].tolist() == expected
 
 
 def test_a_table_in_parts_is_measured_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[Any] = ["一只猫", None, "NBA 全明星", "", "雨后\n彩虹", "a" * 1000, "一只猫"]
-    whole = measure_captions(table(*rows))
+    whole = measure_captions(make_texts(*rows))
     monkeypatch.setattr(text_stats, "CAPTIONS_PER_PART", 2)
-    assert measure_captions(table(*rows)).equals(whole)
+    assert measure_captions(make_texts(*rows)).equals(whole)
 
 
 def test_a_table_without_captions_has_all_columns() -> None:
-    empty = measure_captions(table())
+    empty = measure_captions(make_texts())
     assert len(empty) == 0
-    assert empty.dtypes.drop(["file", "row"]).equals(measure_captions(table("猫")).dtypes.drop(["file", "row"]))
+    assert empty.dtypes.drop(["file", "row"]).equals(
+        measure_captions(make_texts("猫")).dtypes.drop(["file", "row"])
+    )
 
 
 def test_the_rows_keep_their_place_and_order() -> None:
@@ -106,12 +109,12 @@ def test_the_rows_keep_their_place_and_order() -> None:
         {"text_id": "乙", "caption": "猫", "file": "表.csv", "row": 2},
         {"text_id": "甲", "caption": "狗", "row": 1},
     ]
-    found = image_stats.measure_captions(pa.Table.from_pylist(rows, pairs.TEXTS))
-    assert found["text_id"].tolist() == ["乙", "甲"]
-    assert found["row"].tolist() == [2, 1]
+    measured = measure_captions(pa.Table.from_pylist(rows, pairs.TEXTS))
+    assert measured["text_id"].tolist() == ["乙", "甲"]
+    assert measured["row"].tolist() == [2, 1]
 
 
 def test_a_caption_of_ten_megabytes_is_measured() -> None:
-    found = measure_captions(table("猫" * 3_400_000 + "!" * 100))
-    assert found["tokens"].tolist() == [3_400_102]
-    assert found["chinese_share"].iloc[0] == pytest.approx(3_400_000 / 3_400_100)
+    measured = measure_captions(make_texts("猫" * 3_400_000 + "!" * 100))
+    assert measured["tokens"].tolist() == [3_400_102]
+    assert measured["chinese_share"].iloc[0] == pytest.approx(3_400_000 / 3_400_100)

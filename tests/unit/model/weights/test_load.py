@@ -1,4 +1,4 @@
-"""Parity with the packages that publish Chinese-CLIP, from the pictures and sentences on, and round trips."""
+"""Parity with the packages that publish Chinese-CLIP, from images and sentences on, and round trips."""
 
 from pathlib import Path
 
@@ -18,30 +18,29 @@ from tests.support.weights import (
     chinese_clip_folder,
     cn_clip,
     cn_clip_model,
-    pictures,
+    draw_pictures,
     sha256,
 )
 from tuwen.core.params import CnClip, Folder, HuggingFace
 from tuwen.data.formats.images import resize_to_square
 from tuwen.data.formats.text import load_tokenizer, tokenize
 from tuwen.model import dual_encoder
-from tuwen.model.weights import cn_clip as weights_cn_clip
 from tuwen.model.weights import load
 from tuwen.retrieval.encode import embed_captions, embed_images
 
 NEAR = {"atol": 1e-5, "rtol": 0}
-SHAPES = {"vit": VIT, "resnet": RESNET}
+VISIONS = {"vit": VIT, "resnet": RESNET}
 
 
-def ours(encoder: dual_encoder.DualEncoder) -> tuple[torch.Tensor, torch.Tensor]:
-    """Our vectors of all pictures and captions, by the way that the stages take."""
-    squares = [resize_to_square(picture, SIZE_PX) for picture in pictures()]
+def embed_all(encoder: dual_encoder.DualEncoder) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return our vectors of all images and captions, made as the stages make them."""
+    squares = [resize_to_square(picture, SIZE_PX) for picture in draw_pictures()]
     images = embed_images(encoder, squares, batch_size=3)
     texts = embed_captions(encoder, load_tokenizer(VOCABULARY), CAPTIONS, batch_size=4)
     return torch.from_numpy(images), torch.from_numpy(texts)
 
 
-def same_bits(one: torch.nn.Module, other: torch.nn.Module) -> None:
+def assert_same_bits(one: torch.nn.Module, other: torch.nn.Module) -> None:
     first, second = one.state_dict(), other.state_dict()
     assert first.keys() == second.keys()
     for name, tensor in first.items():
@@ -59,14 +58,14 @@ def from_cn_clip(file: Path) -> tuple[dual_encoder.DualEncoder, list[str]]:
 
 
 def save_cn_clip(theirs: torch.nn.Module, file: Path, half: bool = False, prefix: str = "module.") -> Path:
-    """A checkpoint as cn_clip's training writes it."""
+    """Write a checkpoint as cn_clip's training does."""
     state = {f"{prefix}{name}": tensor.half() if half else tensor for name, tensor in theirs.state_dict().items()}
     torch.save({"epoch": 3, "step": 40, "name": "muge", "state_dict": state, "optimizer": {}}, file)
     return file
 
 
 @torch.no_grad()
-def test_a_hugging_face_model_and_ours_agree_on_pictures_and_sentences(tmp_path) -> None:
+def test_a_hugging_face_model_and_ours_agree_on_images_and_sentences(tmp_path) -> None:
     from transformers import BertTokenizer, ChineseCLIPProcessor
     from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
 
@@ -74,33 +73,32 @@ def test_a_hugging_face_model_and_ours_agree_on_pictures_and_sentences(tmp_path)
     # Pillow's resize, which the weights were trained with; torchvision's differs by a level here and there
     pillow = ChineseCLIPImageProcessorPil(size={"height": SIZE_PX, "width": SIZE_PX}, do_center_crop=False)
     processor = ChineseCLIPProcessor(pillow, BertTokenizer(vocab=str(VOCABULARY), do_lower_case=True))
-    told = [caption.replace("“", '"').replace("”", '"') for caption in CAPTIONS]
-    asked = {"padding": True, "truncation": True, "max_length": TOKENS}
-    given = processor(text=told, images=pictures(), return_tensors="pt", **asked)
-    out = theirs(**given)
+    captions = [caption.replace("“", '"').replace("”", '"') for caption in CAPTIONS]
+    options = {"padding": True, "truncation": True, "max_length": TOKENS}
+    out = theirs(**processor(text=captions, images=draw_pictures(), return_tensors="pt", **options))
     encoder, tokens = from_hugging_face(tmp_path)
-    images, texts = ours(encoder)
+    images, texts = embed_all(encoder)
     torch.testing.assert_close(images, out.image_embeds, **NEAR)
     torch.testing.assert_close(texts, out.text_embeds, **NEAR)
     torch.testing.assert_close(encoder.scale, theirs.logit_scale.exp(), **NEAR)
     lines = VOCABULARY.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     assert tokens == [line.strip() for line in lines]  # transformers strips the line separator among them
-    assert images.std(0).mean() > 0.01  # the pictures are told apart
+    assert images.std(0).mean() > 0.01  # the images have different vectors
     assert texts.std(0).mean() > 0.01
 
 
-@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("kind", VISIONS)
 @torch.no_grad()
-def test_a_cn_clip_model_and_ours_agree_on_pictures_and_sentences(tmp_path, kind: str) -> None:
-    theirs = cn_clip_model(SHAPES[kind])
+def test_a_cn_clip_model_and_ours_agree_on_images_and_sentences(tmp_path, kind: str) -> None:
+    theirs = cn_clip_model(VISIONS[kind])
     transform = cn_clip.clip.image_transform(SIZE_PX)
-    told = [caption.lower().replace("“", '"').replace("”", '"') for caption in CAPTIONS]  # its data.py
-    pixels = torch.stack([transform(picture) for picture in pictures()])
-    wanted, said, scale = theirs(pixels, cn_clip.clip.tokenize(told, TOKENS))
+    captions = [caption.lower().replace("“", '"').replace("”", '"') for caption in CAPTIONS]  # its data.py
+    pixels = torch.stack([transform(picture) for picture in draw_pictures()])
+    wanted_images, wanted_texts, scale = theirs(pixels, cn_clip.clip.tokenize(captions, TOKENS))
     encoder, _ = from_cn_clip(save_cn_clip(theirs, tmp_path / "clip.pt"))
-    images, texts = ours(encoder.eval())
-    torch.testing.assert_close(images, wanted, **NEAR)
-    torch.testing.assert_close(texts, said, **NEAR)
+    images, texts = embed_all(encoder.eval())
+    torch.testing.assert_close(images, wanted_images, **NEAR)
+    torch.testing.assert_close(texts, wanted_texts, **NEAR)
     torch.testing.assert_close(encoder.scale, scale, **NEAR)
     assert images.std(0).mean() > 1e-4  # an untrained ResNet sees little, but ten times what may differ
     assert texts.std(0).mean() > 0.01
@@ -118,8 +116,8 @@ LETTERS = st.one_of(
 
 @given(st.text(st.one_of(st.sampled_from("熊猫吃竹子，。“”《》 aZ9éÄ~#’…—"), LETTERS), max_size=60))
 def test_our_tokens_are_cn_clips(caption: str) -> None:
-    told = caption.lower().replace("“", '"').replace("”", '"')
-    (wanted,) = cn_clip.clip.tokenize([told], TOKENS).tolist()
+    plain = caption.lower().replace("“", '"').replace("”", '"')
+    (wanted,) = cn_clip.clip.tokenize([plain], TOKENS).tolist()
     ids, _ = tokenize(TOKENIZER, [caption], TOKENS)
     assert ids[0].tolist() == [number for number in wanted if number]
 
@@ -127,17 +125,17 @@ def test_our_tokens_are_cn_clips(caption: str) -> None:
 TOKENIZER = load_tokenizer(VOCABULARY)
 
 
-@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("kind", VISIONS)
 @pytest.mark.parametrize("half", [False, True])
 def test_cn_clips_weights_go_round_bit_for_bit(tmp_path, kind: str, half: bool) -> None:
-    theirs = cn_clip_model(SHAPES[kind])
+    theirs = cn_clip_model(VISIONS[kind])
     encoder, tokens = from_cn_clip(save_cn_clip(theirs, tmp_path / "clip.pt", half))
     dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
-    same_bits(dual_encoder.load_model(tmp_path / "ours"), encoder)
+    assert_same_bits(dual_encoder.load_model(tmp_path / "ours"), encoder)
     load.export_model("cn_clip", tmp_path / "ours", tmp_path / "again.pt")
-    same_bits(from_cn_clip(tmp_path / "again.pt")[0], encoder)
+    assert_same_bits(from_cn_clip(tmp_path / "again.pt")[0], encoder)
     again = torch.load(tmp_path / "again.pt", weights_only=True)["state_dict"]
-    back = cn_clip_model(SHAPES[kind])
+    back = cn_clip_model(VISIONS[kind])
     back.load_state_dict({name.removeprefix("module."): tensor for name, tensor in again.items()})
     for name, tensor in theirs.state_dict().items():
         wanted = tensor.half().float() if half and tensor.is_floating_point() else tensor
@@ -151,16 +149,16 @@ def test_hugging_faces_weights_go_round_bit_for_bit(tmp_path) -> None:
     theirs = chinese_clip_folder(tmp_path / "theirs")
     encoder, tokens = from_hugging_face(tmp_path / "theirs")
     dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
-    same_bits(dual_encoder.load_model(tmp_path / "ours"), encoder)
+    assert_same_bits(dual_encoder.load_model(tmp_path / "ours"), encoder)
     load.export_model("hugging_face", tmp_path / "ours", tmp_path / "again")
-    same_bits(ChineseCLIPModel.from_pretrained(tmp_path / "again"), theirs)
-    again, known = from_hugging_face(tmp_path / "again")
-    same_bits(again, encoder)
+    assert_same_bits(ChineseCLIPModel.from_pretrained(tmp_path / "again"), theirs)
+    again, same_tokens = from_hugging_face(tmp_path / "again")
+    assert_same_bits(again, encoder)
     assert again.config == encoder.config
-    assert known == tokens
+    assert same_tokens == tokens
     processor = ChineseCLIPProcessor.from_pretrained(tmp_path / "again")
     assert processor.tokenizer("一只大熊猫")["input_ids"] == TOKENIZER("一只大熊猫")["input_ids"]
-    shape = processor(images=pictures(), return_tensors="pt")["pixel_values"].shape
+    shape = processor(images=draw_pictures(), return_tensors="pt")["pixel_values"].shape
     assert shape[-2:] == (SIZE_PX, SIZE_PX)
 
 
@@ -170,8 +168,8 @@ def test_one_form_becomes_the_other_where_the_shape_allows(tmp_path) -> None:
     dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
     load.export_model("hugging_face", tmp_path / "ours", tmp_path / "hf")
     crossed, _ = from_hugging_face(tmp_path / "hf")
-    same_bits(crossed, encoder)
-    assert np.array_equal(*(ours(one.eval())[0].numpy() for one in (crossed, encoder)))
+    assert_same_bits(crossed, encoder)
+    assert np.array_equal(*(embed_all(one.eval())[0].numpy() for one in (crossed, encoder)))
 
 
 def test_bfloat16_weights_become_float32_masters(tmp_path) -> None:
@@ -182,28 +180,13 @@ def test_bfloat16_weights_become_float32_masters(tmp_path) -> None:
     assert torch.equal(encoder.text_projection.weight, theirs.text_projection.weight.float())
 
 
-def test_our_own_folder_is_a_start_too(tmp_path) -> None:
+def test_a_folder_of_our_own_is_a_start_too(tmp_path) -> None:
     encoder, tokens = from_cn_clip(save_cn_clip(cn_clip_model(), tmp_path / "clip.pt", prefix=""))
     dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
     start = Folder(
         kind="folder", folder=str(tmp_path / "ours"), sha256=sha256(tmp_path / "ours/model.safetensors")
     )
-    again, known = load.load_weights(start, SIZE_PX, max_tokens=24)
-    same_bits(again, encoder)
-    assert known == tokens
+    again, same_tokens = load.load_weights(start, SIZE_PX, max_tokens=24)
+    assert_same_bits(again, encoder)
+    assert same_tokens == tokens
     assert again.config["text"]["max_tokens"] == 24
-
-
-@pytest.mark.parametrize("name", weights_cn_clip.shapes.NAMES)
-def test_a_published_name_has_cn_clips_tensors_and_hugging_faces(name: str) -> None:
-    from tests.support.weight_shapes import hugging_face, published
-
-    config = weights_cn_clip.shapes.chinese_clip(name, max_tokens=TOKENS)
-    with torch.device("meta"):
-        encoder = dual_encoder.DualEncoder(config)
-    state = published(name).state_dict()
-    assert weights_cn_clip.config(state, TOKENS, Path("clip.pt")) == config
-    found = weights_cn_clip.load(state, list(encoder.state_dict()), Path("clip.pt"))
-    assert {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in encoder.state_dict().items()}
-    if config["image"]["kind"] == "vit":
-        assert hugging_face(encoder) == {}

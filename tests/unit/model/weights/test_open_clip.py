@@ -1,4 +1,4 @@
-"""Two towers from two places under fresh projections."""
+"""An image tower of open_clip and a BERT under fresh projections."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.weights import CAPTIONS, VOCABULARY, open_clip, pictures, sha256, stir
+from tests.support.weights import CAPTIONS, VOCABULARY, draw_pictures, open_clip, sha256, stir
 from tuwen.core.errors import UserError
 from tuwen.core.params import Folder, OpenClip
 from tuwen.data.formats.images import make_pixel_tensor, resize_to_square
@@ -22,11 +22,7 @@ RESNET = PLAIN | {"layers": [1, 1, 1, 1], "width": 16}
 SHAPES = {
     "small-quickgelu": {"embed_dim": 24, "quick_gelu": True, "vision_cfg": PLAIN, "text_cfg": TEXT},
     "small-averaged": {"embed_dim": 24, "vision_cfg": PLAIN | {"pool_type": "avg"}, "text_cfg": TEXT},
-    "small-resnet": {
-        "embed_dim": 24,
-        "vision_cfg": PLAIN | {"layers": [1, 1, 1, 1], "width": 16},
-        "text_cfg": TEXT,
-    },
+    "small-resnet": {"embed_dim": 24, "vision_cfg": RESNET, "text_cfg": TEXT},
 }
 
 
@@ -38,8 +34,8 @@ def name(request, tmp_path: Path) -> str:
     return request.param
 
 
-def published(name: str, folder: Path) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """open_clip's CLIP and a BERT for masked words, as both are published."""
+def save_published(name: str, folder: Path) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Save open_clip's CLIP and a BERT for masked words as both are published, and return them."""
     from safetensors.torch import save_file
     from transformers import BertConfig, BertForMaskedLM
 
@@ -49,8 +45,8 @@ def published(name: str, folder: Path) -> tuple[torch.nn.Module, torch.nn.Module
     save_file(
         {k: v.contiguous().clone() for k, v in clip.state_dict().items()}, folder / "open_clip_model.safetensors"
     )
-    told = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": SHAPES[name], "preprocess_cfg": told}))
+    clip_config = {"model_cfg": SHAPES[name], "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(clip_config))
     shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
     bert = stir(BertForMaskedLM(BertConfig(vocab_size=21128, max_position_embeddings=64, **shape)))
     bert.save_pretrained(folder / "bert")
@@ -58,7 +54,7 @@ def published(name: str, folder: Path) -> tuple[torch.nn.Module, torch.nn.Module
     return clip, bert
 
 
-def start(name: str, folder: Path) -> OpenClip:
+def make_start(name: str, folder: Path) -> OpenClip:
     image, text = folder / "open_clip_model.safetensors", folder / "bert/model.safetensors"
     return OpenClip(
         kind="open_clip",
@@ -72,12 +68,12 @@ def start(name: str, folder: Path) -> OpenClip:
 
 
 @torch.no_grad()
-def test_both_towers_say_what_they_said_before_their_projections(tmp_path, name: str) -> None:
-    clip, bert = published(name, tmp_path / "hub")
+def test_both_towers_compute_what_they_computed_before_their_projections(tmp_path, name: str) -> None:
+    clip, bert = save_published(name, tmp_path / "hub")
     torch.manual_seed(5)
-    encoder, _ = load.load_weights(start(name, tmp_path / "hub"), 32, 52)
+    encoder, _ = load.load_weights(make_start(name, tmp_path / "hub"), 32, 52)
     encoder.eval()
-    pixels = make_pixel_tensor([resize_to_square(picture, 32) for picture in pictures()])
+    pixels = make_pixel_tensor([resize_to_square(picture, 32) for picture in draw_pictures()])
     if isinstance(getattr(clip.visual, "proj", None), torch.nn.Parameter):
         clip.visual.proj = None
     own = pixels * encoder.pixel_factor + encoder.pixel_shift
@@ -92,20 +88,20 @@ def test_both_towers_say_what_they_said_before_their_projections(tmp_path, name:
     assert encoder.config["image"]["kind"] == ("vit" if name == "small-quickgelu" else "open_clip")
     assert encoder.scale.item() == pytest.approx(1 / 0.07)
     torch.manual_seed(5)
-    again, _ = load.load_weights(start(name, tmp_path / "hub"), 32, 52)
+    again, _ = load.load_weights(make_start(name, tmp_path / "hub"), 32, 52)
     assert torch.equal(again.text_projection.weight, encoder.text_projection.weight)
 
 
 def test_saved_as_our_own_folder_it_gives_the_same_vectors_bit_for_bit(tmp_path, name: str) -> None:
-    published(name, tmp_path / "hub")
-    encoder, tokens = load.load_weights(start(name, tmp_path / "hub"), 32, 52)
+    save_published(name, tmp_path / "hub")
+    encoder, tokens = load.load_weights(make_start(name, tmp_path / "hub"), 32, 52)
     dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
     again = Folder(
         kind="folder", folder=str(tmp_path / "ours"), sha256=sha256(tmp_path / "ours/model.safetensors")
     )
     loaded, same_tokens = load.load_weights(again, 32, 52)
     assert same_tokens == tokens
-    squares = [resize_to_square(picture, 32) for picture in pictures()]
+    squares = [resize_to_square(picture, 32) for picture in draw_pictures()]
     tokenizer = load_tokenizer(tmp_path / "ours/vocab.txt")
     for one in (encoder, loaded):
         one.eval()
@@ -113,13 +109,13 @@ def test_saved_as_our_own_folder_it_gives_the_same_vectors_bit_for_bit(tmp_path,
         (embed_images(one, squares, 3), embed_captions(one, tokenizer, CAPTIONS, 4)) for one in (encoder, loaded)
     )
     assert all(np.array_equal(*both) for both in zip(first, second, strict=True))
-    assert not np.allclose(first[0][0], first[0][1])  # pictures differ
+    assert not np.allclose(first[0][0], first[0][1])  # the images have different vectors
 
 
 @pytest.mark.parametrize("name", ["small-quickgelu"], indirect=True)
 def test_another_name_or_kind_is_refused(tmp_path, name: str) -> None:
-    published(name, tmp_path / "hub")
-    right = start(name, tmp_path / "hub")
+    save_published(name, tmp_path / "hub")
+    right = make_start(name, tmp_path / "hub")
     with pytest.raises(UserError, match=r"baseline\.start\.image: open_clip knows no 'ViT-L-15', but ViT-L-14"):
         load.load_weights(right.model_copy(update={"image": "ViT-L-15"}), 32, 52)
     with pytest.raises(UserError, match=r"open_clip_config\.json: is another tower than open_clip's 'ViT-B-32'"):

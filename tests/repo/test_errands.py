@@ -1,0 +1,119 @@
+"""Two errands of docs/architecture.md, walked in a copy of the code: they really touch the files that it lists."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from tests.support.checkout import ROOT
+
+SOURCE = '''"""Captions in files beside the images: cat.png and cat.txt."""
+
+from pathlib import Path
+
+from tuwen.core.params.data import SidecarSource
+from tuwen.data.sources.files import make_relative, read_image_file
+from tuwen.data.sources.records import ImageRecord, PairRecord, SourceSets, TextRecord
+
+
+def read(source: SidecarSource) -> SourceSets:
+    """Return the pairs below `source.root`."""
+    return {"labelled": _read(Path(source.root))}
+
+
+def _read(root):
+    for path in sorted(root.glob("*.txt")):
+        image = path.with_suffix(".png")
+        data, fault = read_image_file(root, image.name)
+        file = make_relative(path, root)
+        yield ImageRecord(image.name, data, image.name, fault=fault)
+        yield TextRecord(path.stem, path.read_text(encoding="utf-8"), file)
+        yield PairRecord(path.stem, image.name, path.stem, file)
+'''
+SETTINGS = '''class SidecarSource(Strict):
+    """Captions in files beside the images."""
+
+    kind: Literal["sidecar"]
+    root: str
+
+
+Source = Annotated[
+    SidecarSource
+    | '''
+CASE = """        case "sidecar":
+            from tuwen.data.sources import sidecar
+
+            return sidecar.read(source)
+        case "sample":
+"""
+
+
+class Copy:
+    """A copy of the code in which an errand is done, and the files that it touched."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.touched = set[str]()
+        for package in ("tuwen", "stages"):
+            shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def write(self, name: str, text: str) -> None:
+        """Write a new file of the code."""
+        self.touched.add(name)
+        (self.root / name).write_text(text, encoding="utf-8")
+
+    def replace(self, name: str, old: str, new: str) -> None:
+        """Replace a text that a file of the code holds just once."""
+        text = (self.root / name).read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{name}: {old!r} stands there {text.count(old)} times"
+        self.write(name, text.replace(old, new))
+
+    def run(self, *command: str) -> str:
+        """Run the copy's code by `python …` in the copy's folder; its output."""
+        environment = os.environ | {"PYTHONPATH": str(self.root)}
+        done = subprocess.run(
+            [sys.executable, *command], cwd=self.root, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    return Copy(tmp_path)
+
+
+def listed_files(errand: str) -> list[str]:
+    """The files of the library that docs/architecture.md lists for an errand, in its order."""
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    section = re.search(rf"^\*\*{errand}\.\*\*(.+?)(?=^\*\*|^#)", page, flags=re.DOTALL | re.MULTILINE)
+    assert section, f"docs/architecture.md has no errand {errand!r}"
+    return re.findall(r"`(tuwen/[\w/<>.-]+\.(?:py|j2))`", section[1])
+
+
+def test_a_new_source_touches_the_files_that_the_page_lists(copy: Copy) -> None:
+    copy.write("tuwen/data/sources/sidecar.py", SOURCE)
+    copy.replace("tuwen/core/params/data.py", "Source = Annotated[\n    ", SETTINGS)
+    copy.replace("tuwen/data/sources/__init__.py", '        case "sample":\n', CASE)
+    assert copy.touched == {name.replace("<kind>", "sidecar") for name in listed_files("A new source")}
+
+    (copy.root / "inputs").mkdir()
+    for name, caption in (("cat", "一只橘猫趴在窗台上"), ("dog", "雪地里奔跑的小狗")):
+        Image.new("RGB", (20, 20), "orange").save(copy.root / "inputs" / f"{name}.png")
+        (copy.root / "inputs" / f"{name}.txt").write_text(caption, encoding="utf-8")
+    params = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+    params["source"] = {"kind": "sidecar", "root": "inputs"}
+    YAML(typ="safe", pure=True).dump(params, copy.root / "params.yaml")
+    copy.run("-m", "stages.ingest")
+    texts = pq.read_table(copy.root / "data/raw/labelled/texts.parquet")
+    images = pq.read_table(copy.root / "data/raw/labelled/images.parquet")
+    assert texts["caption"].to_pylist() == ["一只橘猫趴在窗台上", "雪地里奔跑的小狗"]
+    assert images["image_id"].to_pylist() == ["cat.png", "dog.png"]
+    assert images["fault"].null_count == 2

@@ -1,0 +1,110 @@
+"""One table and its rows. Whole sets with a fault of every kind: tests/stages/test_validate_rows.py."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.support.checkout import ROOT
+from tuwen.core.errors import UserError
+from tuwen.core.params import load_params
+from tuwen.data.quality import suites
+from tuwen.data.quality.quarantine import QUARANTINE_SCHEMA, ExaminedTable, write_quarantine
+
+PARAMS = load_params(ROOT / "params.yaml").validate_.model_copy(
+    update={"max_chars": 10, "max_quarantined_share": 0.5}
+)
+ROWS: dict[str, list[Any]] = {
+    "text_id": ["句1", "句2", "句3", "句4"],
+    "chars": [0, 11, 5, 5],
+    "control_chars": [2, 0, 0, 0],
+    "file": ["表.csv", "表.csv", None, "表.csv"],
+    "row": [2, 3, 4, 5],
+}
+
+
+def make_table(set_name: str = "labelled", **columns: list[Any]) -> ExaminedTable:
+    frame = pd.DataFrame(ROWS | columns)
+    return ExaminedTable(Path("raw/texts.parquet"), set_name, "texts", frame, needs_rows=True)
+
+
+def list_reasons(table: ExaminedTable) -> list[str | None]:
+    return [None if pd.isna(reason) else str(reason) for reason in table.fault]
+
+
+def build_suite() -> list[Any]:
+    """The expectations about the columns that ROWS has."""
+    return [
+        expectation
+        for expectation in suites.build_text_suite(PARAMS, 32, needs_rows=True)
+        if getattr(expectation, "column", None) in ROWS
+    ]
+
+
+def test_a_row_leaves_under_its_first_fault() -> None:
+    table = make_table()
+    assert table.examine(build_suite())
+    assert list_reasons(table) == ["empty", "too_long", None, None]
+    assert table.clean["text_id"].tolist() == ["句3", "句4"]
+    assert table.reasons == {"empty": 1, "too_long": 1}
+    counts = {"in": 4, "clean": 2, "quarantined": 2, "left_out": 0, "blank": 0}
+    assert table.count_rows() == counts | {"faults": {"empty": 1, "too_long": 1}}
+
+
+def test_a_row_that_left_is_not_examined_again() -> None:
+    table = make_table(pairs=[0, 0, 0, 1])
+    table.examine(build_suite())
+    assert table.examine(suites.build_paired_suite())
+    assert list_reasons(table) == ["empty", "too_long", "without_pair", None]
+    assert table.findings[-1].rows == [2]
+    assert not table.examine(build_suite())
+
+
+def test_a_query_without_a_caption_stays_as_a_blank_and_other_faults_are_only_counted() -> None:
+    table = make_table("t2i")
+    assert not table.examine(build_suite())
+    assert list_reasons(table) == ["empty", None, None, None]
+    assert table.stays.tolist() == [True] * 4
+    assert table.count_rows()["blank"] == 1
+    findings = {finding.name: finding.unexpected for finding in table.findings}
+    assert (findings["too_long"], findings["control_characters"]) == (1, 1)
+
+
+def test_a_gallery_item_without_a_caption_is_left_out() -> None:
+    table = make_table("i2t")
+    table.examine(build_suite())
+    assert (table.outcome, list_reasons(table)) == ("left_out", ["empty", None, None, None])
+    assert table.count_rows()["left_out"] == 1
+
+
+def test_more_bad_rows_than_allowed_are_an_error_that_counts_the_reasons() -> None:
+    table = make_table()
+    table.examine(build_suite())
+    table.examine_outcome(PARAMS)
+    message = r"^raw/texts\.parquet: quarantined_share is 0\.5; .+ allows 0\.4: empty 1, too_long 1; mend"
+    with pytest.raises(UserError, match=message):
+        table.examine_outcome(PARAMS.model_copy(update={"max_quarantined_share": 0.4}))
+
+
+def test_a_table_without_rows_is_examined_only_where_it_needs_some() -> None:
+    empty = pd.DataFrame(ROWS)[:0]
+    table = ExaminedTable(Path("raw/texts.parquet"), "t2i", "texts", empty, needs_rows=False)
+    assert not table.examine(suites.build_text_suite(PARAMS, 32, needs_rows=False))
+    assert table.findings == []
+
+
+def test_the_quarantine_names_file_and_row_of_each_bad_row(tmp_path: Path) -> None:
+    table = make_table(chars=[0, 5, 0, 5])
+    table.examine(build_suite())
+    faults = write_quarantine(tmp_path, [table, make_table("i2t", chars=[5] * 4)])
+    assert faults.schema == QUARANTINE_SCHEMA
+    assert faults.to_pylist()[1] == {
+        **{"set": "labelled", "item": "text", "id": "句3", "file": None, "row": 4},
+        **{"reason": "empty", "severity": "warning", "outcome": "quarantined"},
+    }
+    assert (tmp_path / "quarantine.csv").read_text(encoding="utf-8").splitlines() == [
+        "set,file,row,id,reason,severity,outcome",
+        "labelled,表.csv,2,句1,empty,warning,quarantined",
+        "labelled,,4,句3,empty,warning,quarantined",
+    ]

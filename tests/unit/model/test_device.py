@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from tuwen.model.device import choose_device, has_bf16
+
+
+@pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
+def test_a_gpu_is_taken_where_there_is_one(there: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert choose_device() == device
+
+
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"bf16": True}, True),
+        ({"avx2": True}, False),
+        ({}, False),
+    ],
+)
+def test_a_cpu_has_bf16_where_one_of_its_units_is(
+    units: dict, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    assert has_bf16("cpu") is expected
+
+
+def test_a_gpu_that_emulates_bf16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert has_bf16("cuda") is False

@@ -1,0 +1,92 @@
+"""From views to a model folder: what lies in it, and which process writes it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.training import SIZE_PX, TINY, caption, drawn, fit
+from tuwen.data.formats.images import decode_pixels, resize_to_square
+from tuwen.data.formats.text import build_vocabulary
+from tuwen.model import dual_encoder
+from tuwen.training import distributed, runner
+from tuwen.training.dataset import Decoder, ViewSpec
+from tuwen.training.selection import Choice, Measured
+
+VOCABULARY = build_vocabulary(map(caption, range(16)))
+
+
+class DrawnViews:
+    """Sixteen drawn images with their captions, in the same order in every epoch."""
+
+    def __init__(self) -> None:
+        self.decoders: list[Decoder] = [lambda number: resize_to_square(decode_pixels(drawn(number)), SIZE_PX)]
+
+    def __len__(self) -> int:
+        return 16
+
+    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
+        return (ViewSpec(str(n), str(n), caption(n), 0, n) for n in range(16))
+
+
+def make_encoder() -> dual_encoder.DualEncoder:
+    torch.manual_seed(7)
+    return dual_encoder.DualEncoder(TINY | {"vocabulary": len(VOCABULARY)})
+
+
+def measure(encoder: dual_encoder.DualEncoder, tokenizer: object) -> Measured:
+    return Measured({"valid_t2i_hit_at_5": 0.25, "valid_i2t_hit_at_5": 0.5}, np.full(4, 0.09375))
+
+
+def run(out: Path, **changes: object) -> dict:
+    job = runner.Job(make_encoder(), VOCABULARY, DrawnViews(), fit(epochs=2, ema=0.9), 0)._replace(**changes)
+    assert runner.run_training(job, out, out / "checkpoint", measure, lambda record, epoch: None)
+    return json.loads((out / "training.json").read_text())
+
+
+def test_a_training_writes_the_chosen_state_with_what_was_measured(tmp_path: Path) -> None:
+    training = run(tmp_path, facts={"refit": ["train"]}, origin="drawn by chance")
+    assert list(training) == ["pairs", "steps", "refit", "selected", "candidates", "epochs"]
+    assert (training["pairs"], training["steps"], training["refit"]) == (16, 4, ["train"])
+    assert training["selected"] == {"epoch": 2, "ema": False, "wise_ft": 1.0}  # both tie: the plainer one
+    assert [(one["epoch"], one["ema"], one["criterion"]) for one in training["candidates"]] == [
+        (2, False, 0.375),
+        (2, True, 0.375),
+    ]
+    assert [record["epoch"] for record in training["epochs"]] == [1, 2]
+    assert dual_encoder.read_vocabulary(tmp_path) == VOCABULARY
+    state = torch.load(tmp_path / "checkpoint/state.pt", weights_only=True)["model"]
+    for name, tensor in dual_encoder.load_model(tmp_path).state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    assert "drawn by chance" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_state_that_was_chosen_elsewhere_is_taken_and_nothing_is_compared(tmp_path: Path) -> None:
+    training = run(tmp_path, chosen=Choice(1, True, 1.0))
+    assert training["selected"] == {"epoch": 1, "ema": True, "wise_ft": 1.0}
+    assert training["candidates"] == []
+    assert len(training["epochs"]) == 1
+    average = torch.load(tmp_path / "checkpoint/state.pt", weights_only=True)["ema"]
+    for name, tensor in dual_encoder.load_model(tmp_path).state_dict().items():
+        assert torch.equal(tensor, average[name]), name
+
+
+def test_an_untrained_model_is_written_as_it_is_and_measured_once(tmp_path: Path) -> None:
+    encoder = make_encoder()
+    assert runner.write_untrained(encoder, VOCABULARY, "drawn by chance", tmp_path, measure)
+    assert json.loads((tmp_path / "training.json").read_text()) == {
+        **{"pairs": 0, "steps": 0, "valid": {"valid_t2i_hit_at_5": 0.25, "valid_i2t_hit_at_5": 0.5}},
+        "epochs": [],
+    }
+    for name, tensor in dual_encoder.load_model(tmp_path).state_dict().items():
+        assert torch.equal(tensor, encoder.state_dict()[name].cpu()), name
+
+
+def test_a_process_that_is_not_the_first_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    out = tmp_path / "out"
+    assert not runner.write_untrained(make_encoder(), VOCABULARY, "drawn by chance", out, measure)
+    assert not out.exists()

@@ -1,0 +1,114 @@
+"""The clean labelled pairs dealt out to train, valid and test, with what the split is expected to be."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tuwen.core.errors import UserError
+from tuwen.core.params import Split, Validate
+from tuwen.data.formats import pairs
+from tuwen.data.quality import expectations, quarantine, suites
+from tuwen.data.quality.groups import find_split_groups, join_copies, number_copies, replace_groups
+from tuwen.data.quality.split import (
+    SPLITS,
+    count_prevented_leaks,
+    deal_images,
+    find_copies_across_splits,
+    select_images,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Dealt(NamedTuple):
+    """The labelled set dealt out."""
+
+    parts: dict[str, pairs.PairSet]  # split -> its pairs
+    held_out: "pd.DataFrame"  # the measured images of valid and test
+    summary: dict[str, Any]  # groups and leaks, for quality.json
+
+
+def deal_labelled(labelled: quarantine.ExaminedSet, params: Validate, dealing: Split) -> Dealt:
+    """Deal the clean pairs out to the splits and take what leaks out of the earlier split.
+
+    Raises UserError where a split is left without an image, or a group is too large.
+    """
+    if dealing.official:
+        _require_clean_official_splits(labelled.images)
+    images = _group_images(labelled)
+    sizes = images["split_group"].value_counts().rename_axis("group").reset_index(name="pictures")
+    findings = expectations.run_suite(sizes, suites.build_group_suite(params, len(images)))
+    expectations.stop_on_critical(labelled.images.place, sizes, findings)
+    images["dealt"], reaches = deal_images(images, dealing)
+    labelled.images.frame["reaches"] = reaches.reindex(labelled.images.frame.index)
+    if labelled.images.examine(suites.build_leak_suite()):
+        quarantine.remove_torn_pairs(labelled)
+    kept, clean = images.loc[labelled.images.clean.index], labelled.select_clean()
+    grouped = replace(clean, images=join_copies(replace_groups(clean.images, kept["split_group"].tolist())))
+    parts = {name: select_images(grouped, kept["image_id"][kept["dealt"] == name].tolist()) for name in SPLITS}
+    assert_nothing_lost(grouped, parts)
+    _require_images(labelled.images.place, parts)
+    across = find_copies_across_splits(kept["dealt"], kept["copies"])
+    labelled.images.frame["near_elsewhere"] = across.reindex(labelled.images.frame.index, fill_value=False)
+    labelled.images.examine(suites.build_across_suite())
+    summary = {
+        "groups": _summarise_groups(sizes, int(across.sum())),
+        "leaks": {"prevented": count_prevented_leaks(images, dealing)}
+        | {name: int((labelled.images.fault == name).sum()) for name in ("leaks_into_test", "leaks_into_valid")},
+    }
+    return Dealt(parts, kept[kept["dealt"] != "train"], summary)
+
+
+def _group_images(labelled: quarantine.ExaminedSet) -> "pd.DataFrame":
+    """Return the clean measured images with `split_group` and `copies`; denied pairs join no groups."""
+    normalised = labelled.texts.frame.set_index("text_id")["normalised"]
+    links = labelled.links.clean
+    true = links[links["label"].ne(0).fillna(True)]
+    images = labelled.images.clean.copy()
+    images["split_group"] = find_split_groups(images, true.assign(normalised=true["text_id"].map(normalised)))
+    images["copies"] = number_copies(images)
+    return images
+
+
+def _summarise_groups(sizes: "pd.DataFrame", near_across_splits: int) -> dict[str, int]:
+    return {
+        "groups": len(sizes),
+        "groups_of_several_pictures": int((sizes["pictures"] > 1).sum()),
+        "largest_group_pictures": int(sizes["pictures"].max()),
+        # where the source's groups part them
+        "near_equal_pictures_across_splits": near_across_splits,
+    }
+
+
+def _require_clean_official_splits(images: quarantine.ExaminedTable) -> None:
+    """Raise UserError where no image of one of the source's own splits is clean: no other may take its place."""
+    counts, clean = images.frame["split"].value_counts(), set(images.clean["split"].dropna())
+    for split in SPLITS:
+        if split in counts and split not in clean:
+            raise UserError(
+                f"{images.place}: split {split}: none of its {counts[split]} pictures is clean; mend them in the "
+                "source, clean/quarantine.csv names them, or set split.official to false"
+            )
+
+
+def _require_images(place: Path, parts: Mapping[str, pairs.PairSet]) -> None:
+    for split in SPLITS:
+        if not len(parts[split].images):
+            raise UserError(
+                f"{place}: split {split}: no picture is left, all of its groups reach a later split (as where "
+                "valid is a copy of test); take the copies that clean/quarantine.csv names out of the source, "
+                "or set split.official to false"
+            )
+
+
+def assert_nothing_lost(labelled: pairs.PairSet, parts: Mapping[str, pairs.PairSet]) -> None:
+    """Assert that every image and pair stands in one split, every text in at least one, and no group in two."""
+    for table, key in (("images", "image_id"), ("pairs", "pair_id")):
+        dealt = [name for part in parts.values() for name in getattr(part, table)[key].to_pylist()]
+        assert sorted(dealt) == sorted(getattr(labelled, table)[key].to_pylist()), f"{table}: rows lost or doubled"
+    texts = {text_id for part in parts.values() for text_id in part.texts["text_id"].to_pylist()}
+    assert texts == set(labelled.texts["text_id"].to_pylist()), "texts: rows lost"
+    groups = [set(part.images["group"].to_pylist()) for part in parts.values()]
+    assert sum(map(len, groups)) == len(set().union(*groups)), "a group spans splits"
