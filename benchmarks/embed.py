@@ -1,11 +1,11 @@
-"""Pictures a second of `embed`, against what decoding and forward passes done one after the other would give.
+"""Images a second of `embed`, against what decoding and forward passes done one after the other would give.
 
     .venv/bin/python benchmarks/embed.py [sample | b16]
 
 Run it alone on the machine. The target is 0.95 of 1 / (1 / forward + 1 / decode), all measured in this run, each
 with all cores: forward over ready batches by torch's own threads, at the better of two batch sizes; decode by one
 thread a core. Shapes: the sample's model on PNGs of 144 px, and a ViT-B/16 on JPEGs of 640 x 480; weights and
-pictures are random.
+images are random.
 """
 
 import contextlib
@@ -31,21 +31,21 @@ from tuwen.data.formats.images import decode_pixels, make_pixel_tensor, resize_t
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
-from tuwen.retrieval import embed
+from tuwen.retrieval import embed, encode
 
 TARGET = 0.95
 ROUNDS = 2
 CAPTION = "雨后的街道上,一只橘猫趴在书店门口"
 SHAPES: dict[str, dict[str, Any]] = {
     "sample": {
-        "pictures": 3072,
+        "images": 3072,
         "batch_size": 256,
         "size": (144, 144),
         "format": "PNG",
         "image": {"size_px": 64, "patch_px": 8, "width": 192, "layers": 4, "patch_dropout": 0.5},
     },
     "b16": {
-        "pictures": 64,
+        "images": 64,
         "batch_size": 32,
         "size": (640, 480),
         "format": "JPEG",
@@ -55,18 +55,18 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Measure, print."""
+    """Measure and print."""
     for name in sys.argv[1:] or SHAPES:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             measure(name, **SHAPES[name])
 
 
 def measure(
-    name: str, pictures: int, batch_size: int, size: tuple[int, int], format: str, image: dict[str, Any]
+    name: str, images: int, batch_size: int, size: tuple[int, int], format: str, image: dict[str, Any]
 ) -> None:
-    """One shape, ROUNDS times; the best of each is compared."""
+    """Measure one shape ROUNDS times; the best of each is compared."""
     make_model(Path("models/m"), image)
-    encoded = make_set(Path("data"), pictures, size, format)
+    encoded = make_set(Path("data"), images, size, format)
     encoder = dual_encoder.load_model(Path("models/m"))
     side_px = image["size_px"]
 
@@ -78,10 +78,10 @@ def measure(
     forward(encoder, squares, batch_size)  # the first pass finds its memory
     rates: dict[str, list[float]] = {"forward": [], "decode": [], "embed": []}
     for _ in range(ROUNDS):
-        rates["forward"] += [pictures / forward(encoder, squares, size) for size in (embed.PIECE, batch_size)]
-        rates["decode"].append(rate(pictures, decode))
-        rates["embed"].append(rate(pictures, lambda: whole(batch_size)))
-    best = {part: max(found) for part, found in rates.items()}
+        rates["forward"] += [images / forward(encoder, squares, size) for size in (encode.PIECE, batch_size)]
+        rates["decode"].append(rate(images, decode))
+        rates["embed"].append(rate(images, lambda: whole(batch_size)))
+    best = {part: max(measured) for part, measured in rates.items()}
     bound = 1 / (1 / best["forward"] + 1 / best["decode"])
     print(
         f"{name}: forward {best['forward']:.1f}/s, decode {best['decode']:.1f}/s, in turn {bound:.1f}/s; "
@@ -93,7 +93,7 @@ def measure(
 
 @torch.inference_mode()
 def forward(encoder: dual_encoder.DualEncoder, squares: list[Any], size: int) -> float:
-    """Seconds of the picture tower alone."""
+    """Return the seconds of the image tower alone."""
     ready = [make_pixel_tensor(squares[start : start + size]) for start in range(0, len(squares), size)]
     start = time.perf_counter()
     for pixels in ready:
@@ -102,19 +102,19 @@ def forward(encoder: dual_encoder.DualEncoder, squares: list[Any], size: int) ->
 
 
 def whole(batch_size: int) -> None:
-    """The stage's own function: loading the model, reading, decoding, embedding, parts, files, manifest."""
+    """Run the stage's own function: loading the model, reading, decoding, embedding, parts, files, manifest."""
     embed.embed_set(Path("models/m"), Path("data/clean/t2i"), Path("embeddings"), Embed(batch_size=batch_size))
 
 
-def rate(pictures: int, work: Callable[[], Any]) -> float:
-    """Pictures a second."""
+def rate(images: int, work: Callable[[], Any]) -> float:
+    """Return images a second."""
     start = time.perf_counter()
     work()
-    return pictures / (time.perf_counter() - start)
+    return images / (time.perf_counter() - start)
 
 
 def make_model(folder: Path, image: dict[str, Any]) -> None:
-    """A model folder with random weights and a small text tower."""
+    """Write a model folder with random weights and a small text tower."""
     vocabulary = build_vocabulary([CAPTION])
     text = {"width": 64, "layers": 1, "dropout": 0.0, "max_tokens": 32}
     torch.manual_seed(0)
@@ -123,8 +123,8 @@ def make_model(folder: Path, image: dict[str, Any]) -> None:
     manifest.write_manifest(folder, {}, {})
 
 
-def make_set(data: Path, pictures: int, size: tuple[int, int], format: str) -> list[bytes]:
-    """`data/clean/t2i` with one caption; 64 different pictures in turn. Returns their bytes in order."""
+def make_set(data: Path, images: int, size: tuple[int, int], format: str) -> list[bytes]:
+    """Write `data/clean/t2i` with one caption and 64 different images in turn; return their bytes in order."""
     random = np.random.default_rng(0)
     kinds = []
     for _ in range(64):
@@ -132,7 +132,7 @@ def make_set(data: Path, pictures: int, size: tuple[int, int], format: str) -> l
         with io.BytesIO() as file:
             drawn.save(file, format)
             kinds.append(file.getvalue())
-    encoded = [kinds[n % 64] for n in range(pictures)]
+    encoded = [kinds[n % 64] for n in range(images)]
     with ShardWriter(data, "raw/t2i/shards") as writer:
         rows = [{"image_id": f"{n}"} | writer.add(f"{n}", one)._asdict() for n, one in enumerate(encoded)]
     texts = pa.Table.from_pylist([{"text_id": "1", "caption": CAPTION}], pairs.TEXTS)

@@ -30,41 +30,41 @@ K = 10
 COPIES = 80
 NOISE = 1e-3  # length of what tells a copy from its original
 CERTAIN = 1e-12  # a float64 product of unit vectors errs by less
-ASKED = 500  # queries of cn_clip's procedure
+QUERIES_TIMED = 500  # of cn_clip's procedure
 CN_CLIP_BATCH = 32768
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32."""
+    """Return rows of length 1, float32."""
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def independent(seed: int) -> np.ndarray:
-    """Random directions."""
+    """Return random directions."""
     return unit(np.random.default_rng(seed).normal(size=(ROWS, DIMENSIONS)).astype(np.float32))
 
 
 def near_copies(seed: int) -> np.ndarray:
-    """COPIES of each original, the same originals for every seed, in random order."""
+    """Return COPIES of each original, the same originals for every seed, in random order."""
     draw = np.random.default_rng(seed)
     originals = independent(0)[: ROWS // COPIES].repeat(COPIES, axis=0)
     return unit(originals + NOISE * independent(seed))[draw.permutation(ROWS)]
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call."""
     start = time.monotonic()
     work()
     return time.monotonic() - start
 
 
-def show(name: str, value: str, asked: str) -> None:
-    """One line of the table."""
-    print(f"| {name} | {value} | {asked} |", flush=True)
+def show(name: str, value: str, target: str) -> None:
+    """Print one line of the table."""
+    print(f"| {name} | {value} | {target} |", flush=True)
 
 
 def reference(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Ids [Q, K] by float64 dot products, ties by row: whole float64 products, doubtful places summed in order."""
+    """Return ids [Q, K] by float64 dot products, ties by row: whole products, doubtful places summed in order."""
     ids = np.empty((len(queries), K), np.int64)
     gallery_DG = torch.from_numpy(gallery).double().T
     for start in range(0, len(queries), 250):
@@ -78,7 +78,7 @@ def reference(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 
 def bare_product(images: torch.Tensor, texts: torch.Tensor) -> None:
-    """The product of the same tiles, and nothing else."""
+    """Compute the product of the same tiles, and nothing else."""
     step = shortlist.TILE_SCORES // shortlist.TILE_TEXTS
     for rows in torch.split(images, step):
         for part in torch.split(texts, shortlist.TILE_TEXTS):
@@ -86,34 +86,34 @@ def bare_product(images: torch.Tensor, texts: torch.Tensor) -> None:
 
 
 def search_alone(folder: Path) -> None:
-    """The child of `compare`: both directions, three times; writes ids and what it took."""
+    """Search both directions three times, as the child of `compare`; write ids and what it took."""
     images, texts = np.load(folder / "images.npy"), np.load(folder / "texts.npy")
     redone = {"groups": 0, "over_64": 0, "exact": 0}
     spent = [seconds(lambda: search.top_k_both(images, texts, K)) for _ in range(3)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    shortlists, exact = search.shortlists, search._exact
+    find_shortlists, exact = search.find_shortlists, search._compute_exact
 
-    def counted(found: Iterator[shortlist.Found]) -> Iterator[shortlist.Found]:
-        for part in found:
+    def counted(shortlists: Iterator[shortlist.Candidates]) -> Iterator[shortlist.Candidates]:
+        for part in shortlists:
             redone["groups"] += part.groups
             redone["over_64"] += int((np.unique(part.query.numpy(), return_counts=True)[1] > 64).sum())
             yield part
 
-    def counted_exact(*given: np.ndarray) -> np.ndarray:
-        redone["exact"] += len(given[2])
-        return exact(*given)
+    def counted_exact(queries: np.ndarray, gallery: np.ndarray, query: np.ndarray, item: np.ndarray) -> np.ndarray:
+        redone["exact"] += len(query)
+        return exact(queries, gallery, query, item)
 
     with (
-        patch.object(search, "shortlists", lambda *given, **named: map(counted, shortlists(*given, **named))),
-        patch.object(search, "_exact", counted_exact),
+        patch.object(search, "find_shortlists", lambda *of, **named: map(counted, find_shortlists(*of, **named))),
+        patch.object(search, "_compute_exact", counted_exact),
     ):
         (by_image, _), (by_text, _) = search.top_k_both(images, texts, K)
     np.savez(folder / "ids.npz", by_image=by_image, by_text=by_text)
     (folder / "took.json").write_text(json.dumps(redone | {"seconds": spent, "peak": peak}))
 
 
-def compare(folder: Path, images: np.ndarray, texts: np.ndarray, asked_of_faiss: float) -> None:
-    """Both directions at once against two faiss searches and the bare product; ids against the reference."""
+def compare(folder: Path, images: np.ndarray, texts: np.ndarray, target_of_faiss: float) -> None:
+    """Compare both directions at once with two faiss searches and the bare product; ids with the reference."""
     np.save(folder / "images.npy", images)
     np.save(folder / "texts.npy", texts)
     flat = []
@@ -134,8 +134,8 @@ def compare(folder: Path, images: np.ndarray, texts: np.ndarray, asked_of_faiss:
     )
     show("two faiss IndexFlatIP searches", f"{sum(flat):.1f} s ({flat[0]:.1f} + {flat[1]:.1f})", "")
     show("the bf16 product alone", f"{bare:.1f} s", "")
-    show("`top_k_both`", f"{ours:.1f} s, {ours / sum(flat):.2f} of faiss", f"≤ {asked_of_faiss}")
-    show("", f"{ours / bare:.2f} times the product", "≤ 2.2" if asked_of_faiss < 1 else "")
+    show("`top_k_both`", f"{ours:.1f} s, {ours / sum(flat):.2f} of faiss", f"≤ {target_of_faiss}")
+    show("", f"{ours / bare:.2f} times the product", "≤ 2.2" if target_of_faiss < 1 else "")
     show("peak memory", f"{took['peak']:.2f} GB", "< 1.5 GB")
     show("queries with the reference's ids", f"{same:,} of {2 * ROWS:,}", "all")
     again = took["groups"] * shortlist.GROUP / (2 * ROWS * ROWS)
@@ -145,17 +145,17 @@ def compare(folder: Path, images: np.ndarray, texts: np.ndarray, asked_of_faiss:
 
 
 def bench_independent(folder: Path) -> None:
-    """Random directions."""
-    compare(folder, independent(1), independent(2), asked_of_faiss=0.5)
+    """Compare on random directions."""
+    compare(folder, independent(1), independent(2), target_of_faiss=0.5)
 
 
 def bench_copies(folder: Path) -> None:
-    """80 copies of everything, on both sides, nearer to each other than low precision can tell."""
-    compare(folder, near_copies(1), near_copies(2), asked_of_faiss=1.0)
+    """Compare on 80 copies of everything, on both sides, nearer to each other than low precision can tell."""
+    compare(folder, near_copies(1), near_copies(2), target_of_faiss=1.0)
 
 
 def per_query(queries: np.ndarray, gallery: np.ndarray, names: list[str]) -> list[list[str]]:
-    """What cn_clip's evaluation does for each query: products in batches, a list of pairs, a sort of all of it."""
+    """Do what cn_clip's evaluation does for each query: products in batches, a list of pairs, a sort of it all."""
     answers = []
     for query in queries:
         pairs: list[tuple[str, float]] = []
@@ -168,18 +168,23 @@ def per_query(queries: np.ndarray, gallery: np.ndarray, names: list[str]) -> lis
 
 
 def bench_cn_clip(folder: Path) -> None:
-    """The same features; its queries are scaled to all of both directions. Reading its JSON is left out."""
+    """Compare on the same features; its queries are scaled to both directions. Reading its JSON is left out."""
     images, texts = independent(1), independent(2)
     names = [str(n) for n in range(ROWS)]
     answers: list[list[str]] = []
-    theirs = seconds(lambda: answers.extend(per_query(texts[:ASKED], images, names))) / ASKED * 2 * ROWS
-    found: list[np.ndarray] = []
-    ours = seconds(lambda: found.append(search.top_k_both(images, texts, K)[1][0]))
+    timed = seconds(lambda: answers.extend(per_query(texts[:QUERIES_TIMED], images, names)))
+    theirs = timed / QUERIES_TIMED * 2 * ROWS
+    ids: list[np.ndarray] = []
+    ours = seconds(lambda: ids.append(search.top_k_both(images, texts, K)[1][0]))
     same = sum(
-        mine == list(map(int, other)) for mine, other in zip(found[0][:ASKED].tolist(), answers, strict=True)
+        mine == list(map(int, other)) for mine, other in zip(ids[0][:QUERIES_TIMED].tolist(), answers, strict=True)
     )
-    show("cn_clip's procedure", f"{theirs:.0f} s (500 queries in {theirs / 2 / ROWS * ASKED:.1f} s)", "")
-    show("`top_k_both`", f"{ours:.1f} s, {theirs / ours:.0f} times as fast; {same} of {ASKED} equal", "≥ 100")
+    show("cn_clip's procedure", f"{theirs:.0f} s ({QUERIES_TIMED} queries in {timed:.1f} s)", "")
+    show(
+        "`top_k_both`",
+        f"{ours:.1f} s, {theirs / ours:.0f} times as fast; {same} of {QUERIES_TIMED} equal",
+        "≥ 100",
+    )
 
 
 def main() -> None:
@@ -191,10 +196,10 @@ def main() -> None:
     parser.add_argument(
         "parts", nargs="*", metavar="part", help=f"one of {', '.join(parts)}; all if none is named"
     )
-    asked = parser.parse_args().parts
-    if unknown := set(asked) - set(parts):
+    names = parser.parse_args().parts
+    if unknown := set(names) - set(parts):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    for name in asked or parts:
+    for name in names or parts:
         with tempfile.TemporaryDirectory() as folder:
             parts[name](Path(folder))
 

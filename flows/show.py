@@ -1,4 +1,4 @@
-"""What a run page shows: the plan before, and after it recall, a gallery of answers and the way to MLflow."""
+"""What a run page shows: the plan before, and after it recall, a gallery of answers and a link to MLflow."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ GALLERY_QUERIES = 6
 
 
 def show_plan(preset: str, graph: Any, wanted: set[str], reasons: Mapping[str, str]) -> None:
-    """Every stage in graph order: will it run, and why."""
+    """Show every stage in graph order: will it run, and why."""
     rows = [
         (stage, "**runs**" if stage in reasons else "—", plain(reasons.get(stage) or _at_rest(stage in wanted)))
         for stage in nx.topological_sort(graph)
@@ -30,58 +30,57 @@ def _at_rest(wanted: bool) -> str:
 
 
 def show_results(preset: str) -> None:
-    """Recall of both models on test and some answers of the fine-tuned one, from the current directory's results.
+    """Show recall of all models on test and some answers of the shipped one, from the current directory's results.
 
     Raises UserError where a result is missing.
     """
     from tuwen.core.params import load_params
     from tuwen.data.formats import pairs
-    from tuwen.evaluation import headline
-    from tuwen.evaluation.evaluate import read_set_vectors
+    from tuwen.evaluation.models import MODELS, SHIPPED, list_embedding
+    from tuwen.evaluation.results import read_results
     from tuwen.report import examples
+    from tuwen.retrieval.vectors import read_set_vectors
 
-    params, results, clean = load_params(), Path("results"), Path("data/clean/test")
-    ranks = headline.read_ranks(results)
-    lines = headline.make_lines(headline.read_metrics(results, params.evaluate.ks), ranks, params.evaluate)
-    _show("recall", preset, "hit@k (R@k) on the test split with 95 % intervals.", recall_table(lines))
+    params, clean = load_params().evaluate, Path("data/clean/test")
+    results = read_results(Path("results"), params.ks)
+    recall = format_recall(results, params)
+    _show("recall", preset, "hit@k (R@k) on the test split with 95 % intervals.", recall)
     test = pairs.read_pair_set(clean)
-    vectors = {
-        model: read_set_vectors(Path("embeddings") / model / "test", clean, test) for model in headline.MODELS
-    }
-    shown = examples.collect_examples(Path("data"), test, vectors, ranks, GALLERY_QUERIES, params.evaluate.seed)
-    _show("gallery", preset, "Test texts drawn at random, and the fine-tuned model's answers.", gallery(shown))
+    embedded = {name: Path("embeddings") / name / "test" for name in list_embedding()}
+    vectors = {name: read_set_vectors(folder, clean, test) for name, folder in embedded.items()}
+    ranks = {name: own.ranks for name, own in results.items()}
+    shown = examples.collect_examples(Path("data"), test, vectors, ranks, GALLERY_QUERIES, params.seed)
+    lead = f"Test texts drawn at random, and the {MODELS[SHIPPED].title} model's answers."
+    _show("gallery", preset, lead, format_gallery(shown))
 
 
-def recall_table(lines: Iterable[Any]) -> str:
-    """`headline.make_lines` as a Markdown table."""
-    from tuwen.evaluation.headline import DIRECTIONS, MODELS
+def format_recall(results: Any, params: Any) -> str:
+    """Format `read_results` as a Markdown table: R@k, and the metrics that have no other place in the reports."""
+    from tuwen.evaluation.figures import FIGURES
+    from tuwen.evaluation.headline import make_further_lines, make_lines, tabulate_line
+    from tuwen.evaluation.models import list_gain_titles, list_titles
 
-    rows = [
-        (
-            f"{DIRECTIONS[line.direction]} R@{line.k}",
-            *(f"{one.value:.1f} % [{one.low:.1f}, {one.high:.1f}]" for one in line.models.values()),
-            f"{line.gain.value:+.1f} [{line.gain.low:+.1f}, {line.gain.high:+.1f}]",
-        )
-        for line in lines
-    ]
-    return table(("test split", *MODELS.values(), "gain, points"), rows)
+    lines = [*make_lines(results, FIGURES["hit"], params), *make_further_lines(results, params)]
+    rows = [(f"{direction} {title}", *cells) for direction, title, *cells in map(tabulate_line, lines)]
+    return table(("test split", *list_titles(), *list_gain_titles()), rows)
 
 
-def gallery(shown: Any) -> str:
-    """Texts, each with a Markdown table of the first pictures found for it; the rank of a true one is ticked."""
-    from tuwen.report.examples import SHOWN
+def format_gallery(shown: Any) -> str:
+    """Format texts, each with a Markdown table of the first images found for it; a true one's rank is ticked."""
+    from tuwen.evaluation.models import SHIPPED
+    from tuwen.report.examples import ANSWERS_SHOWN
 
     parts = []
     for example in shown.queries["t2i"]["random"]:
-        answers = example.answers["finetuned"][:SHOWN]
+        answers = example.answers[SHIPPED][:ANSWERS_SHOWN]
         ranks = [f"{one.rank} ✔" if one.is_true else str(one.rank) for one in answers]
-        pictures = [f"![{one.rank}]({shown.pictures[one.row]})" for one in answers]
-        parts += [f"**{plain(shown.captions[example.row])}**", table(ranks, [pictures])]
+        images = [f"![{one.rank}]({shown.thumbnails[one.row]})" for one in answers]
+        parts += [f"**{plain(shown.captions[example.row])}**", table(ranks, [images])]
     return "\n\n".join(parts)
 
 
 def show_mlflow(preset: str) -> None:
-    """A link to the runs, where MLflow has an address; else the command that opens its store."""
+    """Show a link to the runs, where MLflow has an address; else the command that opens its store."""
     from tuwen.tracking import runs
 
     address = urlsplit(runs.get_address())
@@ -97,12 +96,12 @@ def show_mlflow(preset: str) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells that are Markdown."""
+    """Return a Markdown table of cells that are Markdown."""
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
 
 
 def plain(text: str) -> str:
-    """A text as Markdown that shows it as it is, on one line, whatever it holds."""
+    """Return Markdown that shows a text as it is, on one line, whatever it holds."""
     return re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", " ".join(text.split()))
 
 

@@ -1,4 +1,4 @@
-"""Measure one model on valid and test, and its doubts about the bank.    python -m stages.evaluate MODEL"""
+"""Measure one model on valid and test, and how well the bank's pairs fit.    python -m stages.evaluate MODEL"""
 
 import sys
 from pathlib import Path
@@ -6,21 +6,21 @@ from pathlib import Path
 from tuwen.core.errors import UserError, reports_user_errors
 from tuwen.core.params import load_params
 from tuwen.data.formats import manifest
-from tuwen.evaluation.evaluate import SETS, evaluate_model
+from tuwen.evaluation.evaluate import EVALUATED_SETS, evaluate_model
 from tuwen.evaluation.zero_shot import evaluate_zero_shot
 from tuwen.tracking import runs
 
 
 @reports_user_errors
 def main() -> None:
-    """Run the stage, then log its figures to MLflow."""
+    """Run the stage, then log its metrics to MLflow."""
     if len(sys.argv) != 2:
         raise UserError(f"one model expected, got {sys.argv[1:]}; call it as: python -m stages.evaluate MODEL")
     model = sys.argv[1]
     params = load_params()
     embeddings, clean, results = Path("embeddings") / model, Path("data/clean"), Path("results") / model
-    inputs = {f"embeddings-{name}": embeddings / name for name in SETS}
-    inputs |= {f"data-{name}": clean / name for name in SETS}
+    inputs = {f"embeddings-{name}": embeddings / name for name in EVALUATED_SETS}
+    inputs |= {f"data-{name}": clean / name for name in EVALUATED_SETS}
     settings = {"model": model, **params.evaluate.model_dump()}
     kept = Path(".cache/evaluate") / f"{model}-{manifest.make_work_key(inputs, settings, ())}"
     with runs.track_run(f"evaluate-{model}", "evaluation", settings, inputs, kept) as run:

@@ -61,15 +61,16 @@ def evaluate(
 ) -> None:
     """Measure anybody's embeddings: hit@k, recall@k, intervals, gallery curves, hubs, AUC."""
     from tuwen.data.formats.json_file import write_json
-    from tuwen.evaluation import external
+    from tuwen.evaluation.external import evaluate_arrays, read_array
+    from tuwen.evaluation.headline import format_figures
 
-    sides = external.read_array("image", images, image_ids), external.read_array("text", texts, text_ids)
-    for side in sides:
-        print(side.note)
-    found = external.evaluate_arrays(*sides, relevance, k)
-    print(external.format_figures(found))
+    arrays = read_array("image", images, image_ids), read_array("text", texts, text_ids)
+    for array in arrays:
+        print(array.note)
+    measured = evaluate_arrays(*arrays, relevance, k)
+    print(format_figures(measured))
     if out is not None:
-        write_json(out, found)
+        write_json(out, measured)
 
 
 Sets = Annotated[list[Path], typer.Argument(metavar="SET...", help="Folders such as data/clean/train.")]
@@ -139,17 +140,24 @@ def classify(
     """Zero-shot classification of pictures that are sorted already: how well a model knows their classes."""
     from tuwen.core.errors import UserError
     from tuwen.evaluation.image_folder import (
-        classify_pictures,
+        classify_labelled_images,
         read_labelled_csv,
         read_labelled_tree,
         read_templates,
     )
     from tuwen.evaluation.zero_shot import ENSEMBLE
+    from tuwen.evaluation.zero_shot_file import format_report, write_report
+    from tuwen.report.html.confusion import draw_confusion
 
     if (folder is None) == (csv is None):
         raise UserError("tuwen classify: give either --folder or --csv")
-    pictures = read_labelled_csv(csv) if csv else read_labelled_tree(folder or Path())
-    classify_pictures(model, pictures, read_templates(templates) if templates else ENSEMBLE, out)
+    labelled = read_labelled_csv(csv) if csv else read_labelled_tree(folder or Path())
+    report = classify_labelled_images(model, labelled, read_templates(templates) if templates else ENSEMBLE)
+    print(format_report(report))
+    if out is not None:
+        write_report(out, report)
+        drawing = draw_confusion(report["classes"], report["confusion"])
+        out.with_suffix(".svg").write_text(drawing, encoding="utf-8")
 
 
 @track_app.command()

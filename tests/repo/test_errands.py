@@ -1,6 +1,5 @@
 """Two errands of docs/architecture.md, walked in a copy of the code: they really touch the files that it lists."""
 
-import json
 import os
 import re
 import shutil
@@ -13,7 +12,6 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from tests.support import report_inputs
 from tests.support.checkout import ROOT
 
 SOURCE = '''"""Captions in files beside the images: cat.png and cat.txt."""
@@ -49,12 +47,12 @@ SETTINGS = '''class SidecarSource(Strict):
 Source = Annotated[
     SidecarSource
     | '''
-CASE = '''        case "sidecar":
+CASE = """        case "sidecar":
             from tuwen.data.sources import sidecar
 
             return sidecar.read(source)
         case "sample":
-'''
+"""
 
 
 class Copy:

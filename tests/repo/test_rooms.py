@@ -31,7 +31,7 @@ ROOT_MODULES = {"tuwen/__init__.py", "tuwen/cli.py"}
 # These import what lies in their own folder; every other package is a docstring.
 FILLED = {"tuwen/data/sources/__init__.py", "tuwen/core/params/__init__.py"}
 BARE = {"tuwen/model/device.py", "tuwen/training/loss.py"}
-BARE |= {f"tuwen/retrieval/{name}.py" for name in ("metrics", "qb_norm", "search", "shortlist")}
+BARE |= {f"tuwen/retrieval/{name}.py" for name in ("metrics", "qb_norm", "search", "shortlist", "vectors")}
 OWNERS = {
     "mlflow": {"tuwen/tracking/runs.py", "tuwen/tracking/served_model.py"},
     "albumentations": {"tuwen/data/augment/views.py"},

@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from tests.support.retrieval import REPOSITORY, run, sign
+from tests.support.checkout import ROOT
+from tests.support.retrieval import run, sign
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
 from tuwen.tracking import runs
@@ -73,7 +74,7 @@ def test_an_evaluation_that_was_killed_goes_on_with_its_run(world, store, run_st
     whole = vectors.rename(world / "whole.npy")
     os.mkfifo(vectors)  # who reads this waits for ever
     command = [sys.executable, "-m", "stages.evaluate", "baseline"]
-    stage = subprocess.Popen(command, cwd=world, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    stage = subprocess.Popen(command, cwd=world, env=os.environ | {"PYTHONPATH": str(ROOT)})
     deadline = time.monotonic() + 60
     while not (kept := [path.read_text() for path in world.glob(".cache/evaluate/baseline-*")]):
         assert stage.poll() is None

@@ -8,7 +8,7 @@ import pytest
 from tests.support.retrieval import run
 from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
-from tuwen.evaluation import details as distributions
+from tuwen.evaluation import details
 from tuwen.retrieval import metrics as recall
 from tuwen.retrieval import qb_norm
 
@@ -145,7 +145,7 @@ def test_details_hold_curves_scores_and_hubs(world):
 
 
 def test_false_pairs_beyond_a_number_are_drawn(world, monkeypatch):
-    monkeypatch.setattr(distributions, "FALSE_PAIRS", 100)
+    monkeypatch.setattr(details, "FALSE_PAIRS", 100)
     run(world)
     scores = json.loads((world / "results/finetuned/details.json").read_text())["score_histogram"]
     assert sum(scores["true"]) == 36

@@ -28,7 +28,7 @@ def make(root: Path) -> Path:
 
 
 def written(root: Path, world: Path) -> Path:
-    """A copy of `world` in `root`, with its reports."""
+    """Copy `world` to `root`, and write its reports there."""
     shutil.copytree(world, root, dirs_exist_ok=True)
     write(root)
     return root
@@ -41,13 +41,13 @@ def write(root: Path) -> None:
 
 
 def figures_of(root: Path, model: str, name: str = "test") -> dict[str, float]:
-    """A set's figures in the model's metrics.json."""
-    figures: dict[str, float] = json.loads((root / "results" / model / "metrics.json").read_text())[name]
-    return figures
+    """Return a set's values in the model's metrics.json."""
+    values: dict[str, float] = json.loads((root / "results" / model / "metrics.json").read_text())[name]
+    return values
 
 
 def zero_shot(model: str) -> dict[str, object]:
-    """What `evaluate` says of classes that this set lacks."""
+    """Return a zero_shot.json of classes that this set lacks."""
     right, size = {"baseline": 1, "finetuned": 2}[model], len(CLASSES)
     pictures = [3 + n for n in range(size)]
     confusion = [

@@ -1,4 +1,4 @@
-"""A dozen drawn pictures with Chinese texts and two models' embeddings: all that comes before `evaluate_model`."""
+"""A dozen drawn images with Chinese texts and two models' embeddings: all that comes before `evaluate_model`."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def build(root: Path, *, noise: dict[str, float] | None = None) -> Path:
     """Write params.yaml, data/clean, embeddings and models into `root`; noise: model -> how wrong it is."""
     shutil.copy(ROOT / "params.yaml", root)
     test = make_set(root / "data", "clean/test")
-    for name in ("valid", "bank", "t2i", "i2t"):  # the same pictures: what they show does not matter here
+    for name in ("valid", "bank", "t2i", "i2t"):  # the same images: what they show does not matter here
         pairs.write_pair_set(root / "data/clean" / name, test)
     for model, wrong in (noise or {"baseline": 3.0, "finetuned": 0.5}).items():
         write_training(root / "models" / model / "training.json", 4)
@@ -41,15 +41,15 @@ def build(root: Path, *, noise: dict[str, float] | None = None) -> Path:
 
 
 def make_set(data: Path, folder: str, captions: dict[str, str] | None = None) -> pairs.PairSet:
-    """12 pictures (4 colours x 3 shapes), 2 texts of their own each, 4 texts that stand for 3 pictures each."""
+    """Write 12 images (4 colours x 3 shapes), 2 texts of their own each, 4 texts that stand for 3 images each."""
     concepts = [(colour, shape) for colour in COLOURS for shape in SHAPES]
     images, texts, pairing = [], [], []
     with ShardWriter(data, f"{folder}/shards") as writer:
         for n, (colour, shape) in enumerate(concepts):
             image_id = f"图{n:02d}.png"
             member = writer.add(image_id, draw(COLOURS[colour], shape))
-            known = {"image_id": image_id, "positive_id": image_id, "group": f"{colour}{shape}", "category": None}
-            images.append(known | member._asdict())
+            row = {"image_id": image_id, "positive_id": image_id, "group": f"{colour}{shape}", "category": None}
+            images.append(row | member._asdict())
             for kind, caption in (("name", f"一个{colour}的{shape}"), ("list", f"{shape}、{colour}、几何图形")):
                 texts.append({"text_id": f"{kind}-{n:02d}", "caption": caption})
                 pairing.append((image_id, f"{kind}-{n:02d}"))
@@ -59,19 +59,19 @@ def make_set(data: Path, folder: str, captions: dict[str, str] | None = None) ->
     for text in texts:
         text["caption"] = (captions or {}).get(text["text_id"], text["caption"])
     rows = [{"pair_id": f"p{n:02d}", "image_id": i, "text_id": t} for n, (i, t) in enumerate(pairing)]
-    made = pairs.PairSet(
+    pair_set = pairs.PairSet(
         pa.Table.from_pylist(images, pairs.IMAGES),
         pa.Table.from_pylist(texts, pairs.TEXTS),
         pa.Table.from_pylist(rows, pairs.PAIRS),
     )
-    pairs.write_pair_set(data / folder, made)
-    return made
+    pairs.write_pair_set(data / folder, pair_set)
+    return pair_set
 
 
 def draw(colour: str, shape: str) -> bytes:
-    """A PNG of one shape on a transparent ground."""
-    picture = Image.new("RGBA", (144, 144))
-    pen = ImageDraw.Draw(picture)
+    """Return a PNG of one shape on a transparent ground."""
+    image = Image.new("RGBA", (144, 144))
+    pen = ImageDraw.Draw(image)
     if shape == "圆形":
         pen.ellipse((16, 16, 128, 128), fill=colour)
     elif shape == "方形":
@@ -79,12 +79,12 @@ def draw(colour: str, shape: str) -> bytes:
     else:
         pen.polygon([(72, 14), (132, 126), (12, 126)], fill=colour)
     with io.BytesIO() as file:
-        picture.save(file, "PNG")
+        image.save(file, "PNG")
         return file.getvalue()
 
 
 def embed(folder: Path, pair_set: pairs.PairSet, noise: float) -> None:
-    """Unit vectors: a picture is a random direction, a text the mean of its pictures plus `noise`."""
+    """Write unit vectors: an image is a random direction, a text the mean of its images plus `noise`."""
     random = np.random.default_rng(7)
     image, text = pairs.find_true_rows(pair_set)
     images = random.normal(size=(len(pair_set.images), 16))
@@ -97,21 +97,21 @@ def embed(folder: Path, pair_set: pairs.PairSet, noise: float) -> None:
 
 
 def run(root: Path, model: str = "finetuned", named: str | None = None) -> dict[str, dict[str, float]]:
-    """`evaluate_model` in `root`; named: the model that the embeddings must be of, None for any."""
+    """Call `evaluate_model` in `root`; named: the model that the embeddings must be of, None for any."""
     params = load_params(root / "params.yaml")
     folders = root / "embeddings" / model, root / "data/clean", root / "results" / model
-    by = root / "models" / named if named else None
-    return evaluate_model(*folders, params.evaluate, params.pairs, model=by)
+    model_folder = root / "models" / named if named else None
+    return evaluate_model(*folders, params.evaluate, params.pairs, model=model_folder)
 
 
 def sign(root: Path, model: str, name: str) -> None:
-    """Say that the model's embeddings of the set are of it as it stands."""
+    """Write the manifest by which the model's embeddings of the set are of both as they stand."""
     inputs = {"model": root / "models" / model, "set": root / "data/clean" / name}
     manifest.write_manifest(root / "embeddings" / model / name, inputs, {})
 
 
 def write_training(path: Path, epochs: int) -> None:
-    """A training.json whose curves fall and rise."""
+    """Write a training.json whose curves fall and rise."""
     records = [
         {
             "epoch": n,
@@ -128,7 +128,7 @@ def write_training(path: Path, epochs: int) -> None:
 
 
 def write_quality(path: Path) -> None:
-    """A quality.json as `validate` writes it."""
+    """Write a quality.json as `validate` does."""
     tables = dict.fromkeys(("images", "texts", "pairs"), WHOLE)
     faulty = WHOLE | {"in": 13, "quarantined": 1, "faults": {"caption_visible": 1}}
     found = WHOLE | {"in": 15, "quarantined": 3, "faults": {"duplicate_pair": 1, "in_valid_or_test": 2}}

@@ -1,4 +1,4 @@
-"""Vectors for the tests of what searches and measures them."""
+"""Vectors for the tests of search and measurement."""
 
 from typing import Any
 
@@ -7,5 +7,5 @@ import numpy.typing as npt
 
 
 def unit(rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Rows of any length -> unit vectors, in the single precision that embeddings are stored in."""
+    """Divide rows by their lengths, in the single precision that embeddings are stored in."""
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)

@@ -1,19 +1,23 @@
 """Two evaluations of the same test queries, query by query: what changed, and is it for the worse?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
-from tuwen.evaluation.headline import DIRECTIONS, Percent
+from tuwen.data.formats.directions import DIRECTIONS, Direction
+from tuwen.evaluation.figures import FIGURES
+from tuwen.evaluation.headline import format_gain
+from tuwen.evaluation.metric import Estimate, Metric, OfQueries
+from tuwen.evaluation.ranks import RankedQueries, split_ranks
+from tuwen.retrieval.metrics import compute_paired_intervals
 
-HEADLINE_K = 5  # what the gate judges by; the other ks are shown: six judgements would cry wolf too often
-ASKED = ["direction", "query_id", "group", "true_items"]  # must be equal, or the figures answer other questions
+HEADLINE, HEADLINE_K = "hit", 5  # what decides; the rest is shown: six decisions would cry wolf too often
+QUERY_COLUMNS = ["direction", "query_id", "group", "true_items"]  # must be equal, or the values do not compare
 # What an evaluation depends on. Not where a row came from: more rows for training move those of the test.
 DECISIVE = {
     "images": (pairs.IMAGES, ["image_id", "sha256"]),
@@ -23,58 +27,83 @@ DECISIVE = {
 
 
 class Change(NamedTuple):
-    """hit@k of one direction: base and head in percent, head less base in points with its paired 95 % interval."""
+    """One metric of one direction at one k: base and head in its unit, head less base with its paired interval."""
 
+    metric: Metric
     direction: str
-    k: int
+    k: int | None
     queries: int
     base: float
     head: float
-    points: Percent
+    points: Estimate
+
+    @property
+    def decides(self) -> bool:
+        """Whether the gate judges by it."""
+        return self.metric is FIGURES[HEADLINE] and self.k == HEADLINE_K
+
+    @property
+    def title(self) -> str:
+        """The metric at this k."""
+        return self.metric.make_title(self.k)
 
 
 def compare_ranks(base: Path, head: Path, params: Evaluate) -> list[Change]:
-    """A change for each direction and each of `params.ks`, from two ranks.parquet as `evaluate` writes them.
+    """Compare two ranks.parquet as `evaluate` writes them: each direction, each of `params.ks`.
 
-    Whole groups are drawn, the same for both (`recall.paired_intervals`). The order of the rows does not matter.
-    Raises UserError when a file is missing, or when the two do not hold the same queries.
+    All metrics of FIGURES that are `in_gate`. Whole groups are drawn, the same for both
+    (`metrics.compute_paired_intervals`). The order of the rows does not matter. Raises UserError when a file is
+    missing, or when the two do not hold the same queries.
     """
-    from tuwen.retrieval.metrics import compute_hits, compute_paired_intervals
-
-    before, after = (_by_query(path) for path in (base, head))
-    if not before.select(ASKED).equals(after.select(ASKED)):
+    before, after = (_read_by_query(path) for path in (base, head))
+    if not before.select(QUERY_COLUMNS).equals(after.select(QUERY_COLUMNS)):
         raise UserError(
             f"{head}: other queries, groups or truths ({after.num_rows} rows) than in {base} "
             f"({before.num_rows} rows); evaluate both on the same test split"
         )
-    made = []
-    for direction in DIRECTIONS:
-        first, second = (table.filter(pc.equal(table["direction"], direction)) for table in (before, after))
-        if not first.num_rows:
-            raise UserError(f"{base}: no query of {direction}; evaluate both directions: `dvc repro evaluate`")
-        ranks = (table["best_rank"].to_numpy() for table in (first, second))
-        old, new = (compute_hits(best, params.ks) for best in ranks)
-        groups = first["group"].to_numpy()
-        ends = 100 * compute_paired_intervals(old, new, groups, params.bootstrap_samples, params.seed)
-        for k, was, now, (low, high) in zip(
-            params.ks, 100 * old.mean(axis=0), 100 * new.mean(axis=0), ends.tolist(), strict=True
-        ):
-            difference = Percent(float(now - was), low, high)
-            made.append(Change(direction, k, len(old), float(was), float(now), difference))
-    return made
+    both = [(base, split_ranks(before, params.ks)), (head, split_ranks(after, params.ks))]
+    changes: list[Change] = []
+    for name, direction in DIRECTIONS.items():
+        ranked = [(path, directions[name]) for path, directions in both]
+        if not len(ranked[0][1].groups):
+            raise UserError(f"{base}: no query of {name}; evaluate both directions: `dvc repro evaluate`")
+        for metric in FIGURES.values():
+            if metric.in_gate:
+                changes += _compare_metric(metric, direction, ranked, params)
+    return changes
 
 
-def _by_query(path: Path) -> pa.Table:
+def _compare_metric(
+    metric: Metric, direction: Direction, ranked: Sequence[tuple[Path, RankedQueries]], params: Evaluate
+) -> Iterator[Change]:
+    """Yield the change at each k; ranked: the file and queries of the base, and of the head."""
+    assert isinstance(metric.source, OfQueries), metric.name
+    ks = [k for _, way, k in metric.list_values(params.ks) if way == direction]
+    values = []
+    for path, queries in ranked:
+        values.append(metric.source.compute(queries.judged, params.ks))
+        if values[-1].shape[1] != len(ks):
+            raise UserError(f"{path}: not measured at k = {params.ks}; make the file anew: `dvc repro evaluate`")
+    (_, first), (old, new), scale = ranked[0], values, metric.unit.scale
+    ends = scale * compute_paired_intervals(old, new, first.groups, params.bootstrap_samples, params.seed)
+    for k, was, now, (low, high) in zip(
+        ks, scale * old.mean(axis=0), scale * new.mean(axis=0), ends.tolist(), strict=True
+    ):
+        points = Estimate(float(now - was), low, high)
+        yield Change(metric, direction.name, k, len(old), float(was), float(now), points)
+
+
+def _read_by_query(path: Path) -> pa.Table:
     table = pairs.read_table(path)
-    if missing := [name for name in (*ASKED, "best_rank") if name not in table.schema.names]:
+    if missing := [name for name in (*QUERY_COLUMNS, "best_rank") if name not in table.schema.names]:
         raise UserError(f"{path}: no column {missing[0]!r}; make the file anew: `dvc repro evaluate`")
-    return table.sort_by([(name, "ascending") for name in ASKED]).combine_chunks()
+    return table.sort_by([(name, "ascending") for name in QUERY_COLUMNS]).combine_chunks()
 
 
 def require_same_test(base: Path, head: Path) -> None:
-    """Raise UserError unless the test sets in two folders hold the same pictures, texts and true pairs.
+    """Raise UserError unless the test sets in two folders hold the same images, texts and true pairs.
 
-    Only `images.parquet`, `texts.parquet` and `pairs.parquet` are read; a picture counts as its bytes.
+    Only `images.parquet`, `texts.parquet` and `pairs.parquet` are read; an image counts as its bytes.
     """
     for name, (schema, columns) in DECISIVE.items():
         before, after = (
@@ -93,27 +122,31 @@ def require_same_test(base: Path, head: Path) -> None:
 
 
 def find_regressions(changes: Sequence[Change], max_drop_points: float) -> list[str]:
-    """Why the head is worse, a sentence for each reason; empty where it is not. hit@5 of each direction decides.
+    """Return why the head is worse, a sentence for each reason; empty where it is not. hit@5 decides.
 
     max_drop_points: a drop beyond this is too much whatever its interval (params.yaml: gate.max_drop_points).
     """
-    found = []
+    reasons = []
     for change in changes:
-        if change.k != HEADLINE_K:
+        value, high = change.points.value, change.points.high
+        if not change.decides or high is None:
             continue
-        name, (value, _, high) = f"{DIRECTIONS[change.direction]} R@{change.k}", change.points
+        name = f"{DIRECTIONS[change.direction].title} {change.title}"
         if high < 0:
-            found.append(f"{name} fell by {-value:.1f} points: even the upper end of its interval is {high:+.1f}.")
+            reasons.append(
+                f"{name} fell by {-value:.1f} points: even the upper end of its interval is {high:+.1f}."
+            )
         if -value > max_drop_points + 1e-9:  # a drop of just the limit is allowed, rounding must not forbid it
-            found.append(f"{name} fell by {-value:.1f} points; gate.max_drop_points allows {max_drop_points:g}.")
-    return found
+            reasons.append(f"{name} fell by {-value:.1f} points; gate.max_drop_points allows {max_drop_points:g}.")
+    return reasons
 
 
 def format_changes(changes: Sequence[Change]) -> str:
-    """The table of a comparison: hit@k in percent, base beside head, the difference in points."""
+    """Return the table of a comparison: base beside head in the metric's unit, the difference in points."""
     lines = ["| direction | queries | | base | head | head − base, points |", "|---|---|---|---|---|---|"]
-    for way, k, queries, base, head, points in changes:
-        strong = "**" if k == HEADLINE_K else ""
-        difference = f"{strong}{points.value:+.1f}{strong} [{points.low:+.1f}, {points.high:+.1f}]"
-        lines.append(f"| {DIRECTIONS[way]} | {queries} | R@{k} | {base:.1f} | {head:.1f} | {difference} |")
+    for change in changes:
+        base, head = (f"{value:{change.metric.unit.form}}" for value in (change.base, change.head))
+        difference = format_gain(change.points, change.metric, "**" if change.decides else "")
+        title = DIRECTIONS[change.direction].title
+        lines.append(f"| {title} | {change.queries} | {change.title} | {base} | {head} | {difference} |")
     return "\n".join(lines)

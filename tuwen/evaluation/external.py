@@ -1,4 +1,4 @@
-"""Anybody's embeddings and a table of what belongs together -> the figures that our own models get.
+"""Anybody's embeddings and a table of what belongs together -> the metrics that our own models get.
 
     tuwen evaluate --images A.npy --texts B.npy --relevance R.csv
 
@@ -9,7 +9,7 @@ row numbers from 0, or ids where a file names them, one a line in the order of t
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,77 +17,88 @@ import numpy as np
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
-from tuwen.evaluation import figures as measure
+from tuwen.evaluation.answers import Answers, answer_set
 from tuwen.evaluation.details import make_details
-from tuwen.evaluation.figures import Pool
+from tuwen.evaluation.embedded_set import EmbeddedSet
+from tuwen.evaluation.figures import MetricValues, measure_figures
 from tuwen.retrieval import metrics
-from tuwen.retrieval.search import Rows, Vectors, check_vectors
+from tuwen.retrieval.vectors import Flags, Rows, Vectors, check_vectors
 
 SAMPLES, SEED = 2000, 0
 UNIT = 1e-6  # rows as near to length 1 as single precision stores them are taken as they are
-TITLES = {"t2i": "text → image", "i2t": "image → text"}
 
 
-class Side(NamedTuple):
-    """The pictures or the texts."""
+class ForeignArray(NamedTuple):
+    """The images or the texts."""
 
     kind: str  # "image" or "text"
     path: Path
     vectors: Vectors  # [rows, D], unit
     names: list[str]  # of the rows: ids, or row numbers
-    note: str  # what was found, and done to it
+    note: str  # what it holds, and what was done to it
+
+
+class Labelled(NamedTuple):
+    """Pairs of an image and a text, [P] each."""
+
+    image: Rows  # row
+    text: Rows  # row
+    fits: Flags
 
 
 def evaluate_vectors(
     images: Any, texts: Any, pairs: Any, ks: Sequence[int] = (1, 5, 10), *, unfit: Any = ()
-) -> dict[str, float]:
+) -> MetricValues:
     """Return the metrics of embeddings in memory by name, such as `t2i_hit_at_5`: what `tuwen evaluate` measures.
 
     images [I, D], texts [T, D]: floats, rows of any length. pairs [P, 2]: the image row and the text row of every
     true pair. unfit [N, 2]: pairs known not to fit; with them there is an `auc`.
     Raises UserError for NaN and zero vectors, different dimensions, a k over a gallery and unknown rows.
     """
-    sides = _make_side("image", Path("images"), images), _make_side("text", Path("texts"), texts)
-    _check_sides(*sides, ks, "ks")
+    arrays = _make_array("image", Path("images"), images), _make_array("text", Path("texts"), texts)
+    _check_arrays(*arrays, ks, "ks")
     labels: dict[tuple[int, int], str] = {}
     for name, rows, label in (("pairs", pairs, "1"), ("unfit", unfit, "0")):
-        for pair in _check_rows(name, rows, sides):
+        for pair in _list_pairs(name, rows, arrays):
             if labels.setdefault(pair, label) != label:
                 raise UserError(f"unfit: {pair} is one of pairs too; keep one of them")
     if "1" not in labels.values():
         raise UserError("pairs: no true pair, so there is no truth to measure by; give one at least")
-    return _figures(*_ask(*sides, _split_labels(labels), ks))
+    embedded, params = _join_set(*arrays, _split_labels(labels)), _make_params(ks)
+    return _measure(embedded, answer_set(embedded, params), params)
 
 
-def _check_rows(name: str, rows: Any, sides: Sequence[Side]) -> list[tuple[int, int]]:
+def evaluate_arrays(
+    images: ForeignArray, texts: ForeignArray, relevance: Path, ks: Sequence[int]
+) -> dict[str, Any]:
+    """Return all metrics, and what `details.json` holds, of foreign embeddings.
+
+    Raises UserError for different dimensions, a k over a gallery, a bad relevance table and one without a true
+    pair.
+    """
+    _check_arrays(images, texts, ks, "-k")
+    labelled = _read_relevance(relevance, images, texts)
+    if not labelled.fits.any():
+        raise UserError(f"{relevance}: no true pair, so there is no truth to measure by; add a line of label 1")
+    embedded, params = _join_set(images, texts, labelled), _make_params(ks)
+    answers = answer_set(embedded, params)
+    return {"figures": _measure(embedded, answers, params)} | make_details(embedded, answers, {}, params)
+
+
+def _list_pairs(name: str, rows: Any, arrays: Sequence[ForeignArray]) -> list[tuple[int, int]]:
     rows_P2 = np.asarray(rows)
     if not rows_P2.size:
         return []
     if rows_P2.ndim != 2 or rows_P2.shape[1] != 2 or not np.issubdtype(rows_P2.dtype, np.integer):
         raise UserError(f"{name}: (image row, text row) per pair expected, got {rows_P2.dtype} {rows_P2.shape}")
-    for column, side in zip(rows_P2.T, sides, strict=True):
-        low, high, last = column.min(), column.max(), len(side.vectors) - 1
+    for column, array in zip(rows_P2.T, arrays, strict=True):
+        low, high, last = column.min(), column.max(), len(array.vectors) - 1
         if low < 0 or high > last:
-            raise UserError(f"{name}: {side.path} has the rows 0 to {last}, got {low} to {high}")
+            raise UserError(f"{name}: {array.path} has the rows 0 to {last}, got {low} to {high}")
     return [(image, text) for image, text in rows_P2.tolist()]
 
 
-def evaluate_arrays(images: Side, texts: Side, relevance: Path, ks: Sequence[int]) -> dict[str, Any]:
-    """All figures, and what `details.json` holds, of foreign embeddings.
-
-    Raises UserError for different dimensions, a k over a gallery, a bad relevance table and one without a true
-    pair.
-    """
-    _check_sides(images, texts, ks, "-k")
-    labelled = _read_relevance(relevance, images, texts)
-    if not labelled[2].any():
-        raise UserError(f"{relevance}: no true pair, so there is no truth to measure by; add a line of label 1")
-    pool, answers, params = _ask(images, texts, labelled, ks)
-    names = {"t2i": images.names, "i2t": texts.names}
-    return {"figures": _figures(pool, answers, params)} | make_details(pool, answers, names, {}, params)
-
-
-def _check_sides(images: Side, texts: Side, ks: Sequence[int], option: str) -> None:
+def _check_arrays(images: ForeignArray, texts: ForeignArray, ks: Sequence[int], option: str) -> None:
     dimensions = [len(one.vectors[0]) for one in (images, texts)]
     if dimensions[0] != dimensions[1]:
         raise UserError(
@@ -100,57 +111,63 @@ def _check_sides(images: Side, texts: Side, ks: Sequence[int], option: str) -> N
         metrics.check_ks(ks, len(one.vectors), f"{option}, {one.path}")
 
 
-def _ask(
-    images: Side, texts: Side, labelled: tuple[Rows, Rows, Any], ks: Sequence[int]
-) -> tuple[Pool, dict[str, measure.Answers], Evaluate]:
-    """Both directions of labelled (image row, text row, fits), judged."""
+def _make_params(ks: Sequence[int]) -> Evaluate:
+    return Evaluate.model_construct(ks=sorted(ks), bootstrap_samples=SAMPLES, seed=SEED)
+
+
+def _join_set(images: ForeignArray, texts: ForeignArray, labelled: Labelled) -> EmbeddedSet:
     image, text, fits = labelled
-    group, unfit = np.arange(len(images.vectors)), (image[~fits], text[~fits])
-    pool = Pool(images.vectors, texts.vectors, image[fits], text[fits], group, unfit)
-    params = Evaluate.model_construct(ks=sorted(ks), bootstrap_samples=SAMPLES, seed=SEED)
-    return pool, measure.ask(pool, params), params
+    return EmbeddedSet(
+        images=images.vectors,
+        texts=texts.vectors,
+        image=image[fits],
+        text=text[fits],
+        image_groups=np.arange(len(images.vectors)),
+        unfit=(image[~fits], text[~fits]),
+        ids={"images": images.names, "texts": texts.names},
+    )
 
 
-def _figures(pool: Pool, answers: dict[str, measure.Answers], params: Evaluate) -> measure.Figures:
-    counts = {"images": len(pool.images), "texts": len(pool.texts), "pairs": len(pool.image)}
-    return counts | measure.measure_figures(pool, answers, params)
+def _measure(embedded: EmbeddedSet, answers: Mapping[str, Answers], params: Evaluate) -> MetricValues:
+    counts = {"images": len(embedded.images), "texts": len(embedded.texts), "pairs": len(embedded.image)}
+    return counts | measure_figures(embedded, answers, params)
 
 
-def read_array(kind: str, path: Path, ids: Path | None) -> Side:
-    """The vectors in `path`, divided by their lengths, and the names of their rows; kind: "image" or "text".
+def read_array(kind: str, path: Path, ids: Path | None) -> ForeignArray:
+    """Read the vectors in `path`, divided by their lengths, and the names of their rows; kind: image or text.
 
     Raises UserError for what is no float matrix, NaN, zero vectors, an empty gallery, and ids that are doubled or
     of another number.
     """
     try:
-        found = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path}: not a NumPy array ({error}); write it with numpy.save") from None
-    if not isinstance(found, np.ndarray):
+    if not isinstance(array, np.ndarray):
         raise UserError(f"{path}: an archive of arrays; give one array, written with numpy.save")
-    return _make_side(kind, path, found, ids)
+    return _make_array(kind, path, array, ids)
 
 
-def _make_side(kind: str, path: Path, vectors: Any, ids: Path | None = None) -> Side:
-    found = np.asarray(vectors)
-    check_vectors(found, str(path))
-    if not len(found):
+def _make_array(kind: str, path: Path, vectors: Any, ids: Path | None = None) -> ForeignArray:
+    array = np.asarray(vectors)
+    check_vectors(array, str(path))
+    if not len(array):
         raise UserError(f"{path}: no rows, so this gallery is empty; embed something")
-    lengths = np.linalg.norm(found.astype(np.float64), axis=1)
-    what = f"{path}: {len(found)} {kind}s, {found.dtype}"
-    if found.dtype == np.float32 and np.abs(lengths - 1).max() < UNIT:
+    lengths = np.linalg.norm(array.astype(np.float64), axis=1)
+    what = f"{path}: {len(array)} {kind}s, {array.dtype}"
+    if array.dtype == np.float32 and np.abs(lengths - 1).max() < UNIT:
         note = f"{what}, unit vectors"
     else:
         note = f"{what}, of length {lengths.min():.4g} to {lengths.max():.4g}: divided by it, a score is a cosine"
-        found = found / lengths[:, None]
-    names = [str(row) for row in range(len(found))] if ids is None else _read_ids(ids, path, len(found))
-    return Side(kind, path, np.ascontiguousarray(found, np.float32), names, note)
+        array = array / lengths[:, None]
+    names = [str(row) for row in range(len(array))] if ids is None else _read_ids(ids, path, len(array))
+    return ForeignArray(kind, path, np.ascontiguousarray(array, np.float32), names, note)
 
 
 def _read_ids(path: Path, vectors: Path, rows: int) -> list[str]:
-    ids = _text(path).removesuffix("\n").split("\n")
+    ids = _read_text(path).removesuffix("\n").split("\n")
     if len(ids) != rows:
         raise UserError(f"{path}: {len(ids)} lines, but {vectors} has {rows} rows; give each row its id")
     seen: dict[str, int] = {}
@@ -161,29 +178,31 @@ def _read_ids(path: Path, vectors: Path, rows: int) -> list[str]:
     return ids
 
 
-def _read_relevance(path: Path, images: Side, texts: Side) -> tuple[Rows, Rows, Any]:
-    """(image row, text row, does it fit?) of every line."""
+def _read_relevance(path: Path, images: ForeignArray, texts: ForeignArray) -> Labelled:
+    """Read the pairs of a relevance table."""
     rows_of = [{name: row for row, name in enumerate(one.names)} for one in (images, texts)]
     labels: dict[tuple[int, int], str] = {}
-    for line, *names, label in _lines(path):
-        found = []
-        for one, known, name in zip((images, texts), rows_of, names, strict=True):
-            if name not in known:
-                raise UserError(f"{path}: line {line}: {one.kind} {name!r} is no row of {one.path}; {_known(one)}")
-            found.append(known[name])
-        if labels.setdefault((found[0], found[1]), label) != label:
+    for line, *names, label in _read_lines(path):
+        pair = []
+        for one, rows, name in zip((images, texts), rows_of, names, strict=True):
+            if name not in rows:
+                raise UserError(
+                    f"{path}: line {line}: {one.kind} {name!r} is no row of {one.path}; {_describe_names(one)}"
+                )
+            pair.append(rows[name])
+        if labels.setdefault((pair[0], pair[1]), label) != label:
             raise UserError(f"{path}: line {line}: {names} has label 0 and 1; keep one of them")
     return _split_labels(labels)
 
 
-def _split_labels(labels: dict[tuple[int, int], str]) -> tuple[Rows, Rows, Any]:
+def _split_labels(labels: Mapping[tuple[int, int], str]) -> Labelled:
     pairs = np.array(list(labels), np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1], np.array([label == "1" for label in labels.values()], bool)
+    return Labelled(pairs[:, 0], pairs[:, 1], np.array([label == "1" for label in labels.values()], bool))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str, str, str]]:
-    """(line number, image, text, label) of every row of the relevance table."""
-    rows = csv.reader(io.StringIO(_text(path), newline=""))
+def _read_lines(path: Path) -> Iterator[tuple[int, str, str, str]]:
+    """Yield (line number, image, text, label) of every row of the relevance table."""
+    rows = csv.reader(io.StringIO(_read_text(path), newline=""))
     header = next(rows, [])
     if sorted(header) not in (["image", "text"], ["image", "label", "text"]):
         raise UserError(f"{path}: line 1: header image,text[,label] expected, got {','.join(header)!r}")
@@ -198,43 +217,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str, str, str]]:
         yield rows.line_num, named["image"], named["text"], named["label"]
 
 
-def _known(one: Side) -> str:
+def _describe_names(one: ForeignArray) -> str:
     return f"known are {one.names[0]!r} to {one.names[-1]!r}, in the order of the rows"
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save as UTF-8") from None
-
-
-def format_figures(found: dict[str, Any]) -> str:
-    """The figures for a terminal, in per cent where they are shares."""
-    figures = found["figures"]
-    ks = [int(name.removeprefix("t2i_hit_at_")) for name in figures if name.removeprefix("t2i_hit_at_").isdigit()]
-    lines = [f"{'':<30}{'%':>7}  95 % interval"]
-    for direction, title in TITLES.items():
-        lines += [_share(f"{title}  hit@{k} (R@{k})", f"{direction}_hit_at_{k}", figures) for k in ks]
-        lines += [_share(f"{title}  recall@{k}", f"{direction}_recall_at_{k}", figures) for k in ks]
-        lines.append(f"{title + '  median rank':<30}{figures[f'{direction}_median_rank']:>7.1f}")
-        lines.append(f"{title + '  hubs, skewness':<30}{figures[f'{direction}_hub_skewness']:>7.2f}")
-    lines.append(_share("mean recall (R@M)", "mean_recall", figures))
-    if "auc" in figures:
-        lines.append(_share(f"AUC, {figures['unfit_pairs']} unfitting pairs", "auc", figures))
-    for direction, title in TITLES.items():
-        lines += ["", f"{title + '  in a gallery of':<30}" + "".join(f"{f'hit@{k}':>8}" for k in ks)]
-        lines += [
-            f"{point['gallery']:>30}" + "".join(f"{100 * point[f'hit_at_{k}']:>8.1f}" for k in ks)
-            for point in found["gallery_curve"][direction]
-        ]
-    return "\n".join(lines)
-
-
-def _share(title: str, name: str, figures: dict[str, float]) -> str:
-    line = f"{title:<30}{100 * figures[name]:>7.1f}"
-    if f"{name}_low" in figures:
-        line += f"  [{100 * figures[f'{name}_low']:.1f}, {100 * figures[f'{name}_high']:.1f}]"
-    return line

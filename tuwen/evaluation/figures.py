@@ -1,169 +1,233 @@
-"""All figures of one pool of pictures and texts, from vectors and the pairs that are true.
+"""FIGURES, the table of metrics, and their values on one set: metrics.json.
 
-What `evaluate` (a model's sets) and `foreign` (anybody's embeddings) share.
-Shapes: I pictures, T texts, D dimensions, P true pairs, N queries with a true item, R first answers, K ks.
+A row more is measured, logged to MLflow, shown in both reports, on a run page and by `tuwen evaluate`, and where
+`in_gate` says so by the gate; docs/architecture.md tells what that takes.
+Shapes: N queries with a true item, K ks, M columns of values, S samples of the bootstrap.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from tuwen.core.params import Evaluate
-from tuwen.retrieval import metrics, qb_norm
-from tuwen.retrieval.qb_norm import Correction
-from tuwen.retrieval.search import Rows, Vectors
+from tuwen.data.formats.directions import DIRECTIONS, Direction
+from tuwen.evaluation.answers import Answers
+from tuwen.evaluation.embedded_set import EmbeddedSet, score_pairs
+from tuwen.evaluation.hubness import compute_skewness, count_occurrences
+from tuwen.evaluation.metric import (
+    DECIMAL,
+    PERCENT,
+    RANK,
+    WHOLE_NUMBER,
+    Estimate,
+    MeanOverKs,
+    Metric,
+    OfAnswers,
+    OfQueries,
+    OfSet,
+)
+from tuwen.retrieval import metrics
+from tuwen.retrieval.vectors import Floats
 
-Groups = npt.NDArray[Any]
-Figures = dict[str, float]
+MetricValues = dict[str, float]  # name in metrics.json -> value
 
-DIGITS = 6
-DIRECTIONS = ("t2i", "i2t")  # a text asks for pictures, a picture asks for texts
-HUB_K = 10  # an item is a hub where it stands among the first ten of many queries
-PAIRS_AT_ONCE = 1 << 14  # multiplied in float64
-
-
-class Pool(NamedTuple):
-    """Pictures and texts as unit vectors, and which belong together."""
-
-    images: Vectors  # [I, D]
-    texts: Vectors  # [T, D]
-    image: Rows  # [P] picture image[p] and text text[p] are a true pair
-    text: Rows  # [P]
-    group: Groups  # [I] what the bootstrap draws; a text has the group of its first picture
-    unfit: tuple[Rows, Rows]  # picture and text rows of pairs known not to fit: a matching set's label 0
-
-
-class Side(NamedTuple):
-    """A pool in one direction."""
-
-    queries: Vectors
-    gallery: Vectors
-    query: Rows  # [P]
-    item: Rows  # [P]
+DIGITS = 6  # that are kept
+ENDS = ("", "_low", "_high")
 
 
-class Answers(NamedTuple):
-    """One direction, judged."""
-
-    judged: metrics.Judged
-    groups: Groups  # [N]
-    first: Rows  # [Q, R] gallery rows, best first
-    corrected: Rows | None  # [Q, R] the same by QB-Norm
+def compute_median_rank(answers: Answers) -> float:
+    """Return the median rank of the best true item."""
+    return float(np.median(answers.judged.best_rank))
 
 
-def side(pool: Pool, direction: str) -> Side:
-    """The pool as queries and gallery."""
-    if direction == "t2i":
-        return Side(pool.texts, pool.images, pool.text, pool.image)
-    return Side(pool.images, pool.texts, pool.image, pool.text)
+def compute_hub_skewness(answers: Answers) -> float:
+    """Return the skewness of how often an item is among the first answers."""
+    return compute_skewness(count_occurrences(answers.first, answers.gallery))
 
 
-def reach(pool: Pool, params: Evaluate) -> int:
-    """How many first answers hits and hubs need, R; no more than either gallery has."""
-    return min(max(HUB_K, *params.ks), len(pool.images), len(pool.texts))
+def compute_corrected_hub_skewness(answers: Answers) -> float | None:
+    """Return the same of the answers by QB-Norm."""
+    if answers.first_corrected is None:
+        return None
+    return compute_skewness(count_occurrences(answers.first_corrected, answers.gallery))
 
 
-def ask(pool: Pool, params: Evaluate, known: dict[str, Correction] | None = None) -> dict[str, Answers]:
-    """Both directions of a pool, judged; known: the correction by direction, where there is a bank."""
-    count = reach(pool, params)
-    first = qb_norm.find_first_answers(pool.images, pool.texts, count)
-    corrected = qb_norm.answer_both_corrected(pool.images, pool.texts, first, known) if known else {}
-    text_group = np.empty(len(pool.texts), pool.group.dtype)
-    text_group[pool.text[::-1]] = pool.group[pool.image[::-1]]  # backwards: a text's first picture stays
-    answers = {}
-    for direction in DIRECTIONS:
-        judged = metrics.judge_queries(*side(pool, direction), params.ks)
-        groups = text_group[judged.query] if direction == "t2i" else pool.group[judged.query]
-        answers[direction] = Answers(judged, groups, first[direction], corrected.get(direction))
-    return answers
+def count_unfit_pairs(embedded: EmbeddedSet, params: Evaluate) -> Estimate | None:
+    """Count the pairs known not to fit; None where the set knows of none."""
+    return Estimate(len(embedded.unfit[0])) if len(embedded.unfit[0]) else None
 
 
-def measure_figures(pool: Pool, answers: Mapping[str, Answers], params: Evaluate) -> Figures:
-    """Flat name -> figure: hit@k, recall@k, median ranks, hubs, R@M, AUC and their intervals.
-
-    R@M, `mean_recall`, is the mean of hit@k over all ks and both directions, `t2i_mean_recall` over one direction,
-    as cn_clip prints it. `qbnorm_gain` is corrected less uncorrected hit@k.
-    """
-    made: Figures = {}
-    columns: dict[str, metrics.Floats] = {}  # figure -> its values [rows of both directions], NaN in the other's
-    sizes = [len(answers[direction].judged.query) for direction in DIRECTIONS]
-    for direction, start in zip(DIRECTIONS, (0, sizes[0]), strict=True):
-        made |= _of_direction(pool, direction, answers[direction], params.ks)
-        for name, value_N in _per_query(pool, direction, answers[direction], params.ks).items():
-            columns[name] = np.full(sum(sizes), np.nan)
-            columns[name][start : start + len(value_N)] = value_N
-    groups = np.concatenate([answers[direction].groups for direction in DIRECTIONS])
-    made |= _with_intervals(columns, groups, params)
-    if len(pool.unfit[0]):
-        made |= _auc(pool, params)
-    return {name: round(value, DIGITS) for name, value in made.items()}
+def measure_auc(embedded: EmbeddedSet, params: Evaluate) -> Estimate | None:
+    """Return the AUC of the pairs that fit against those that do not; None where the set knows of none."""
+    if not len(embedded.unfit[0]):
+        return None
+    image = np.concatenate([embedded.image, embedded.unfit[0]])
+    text = np.concatenate([embedded.text, embedded.unfit[1]])
+    fits = np.arange(len(image)) < len(embedded.image)
+    score = score_pairs(embedded.images, embedded.texts, image, text)
+    groups = embedded.image_groups[image]
+    low, high = metrics.compute_auc_interval(score, fits, groups, params.bootstrap_samples, params.seed)
+    return Estimate(metrics.compute_auc(score, fits), float(low), float(high))
 
 
-def _of_direction(pool: Pool, direction: str, found: Answers, ks: list[int]) -> Figures:
-    """The figures that have no interval."""
-    judged, gallery = found.judged, len(side(pool, direction).gallery)
-    share_K = metrics.compute_recalls(judged.found, judged.true_items).mean(axis=0).tolist()
-    made: Figures = {
-        f"{direction}_queries": len(judged.query),
-        f"{direction}_median_rank": float(np.median(judged.best_rank)),
-        f"{direction}_hub_skewness": qb_norm.compute_skewness(qb_norm.count_occurrences(found.first, gallery)),
-    }
-    if found.corrected is not None:
-        times = qb_norm.count_occurrences(found.corrected, gallery)
-        made[f"{direction}_qbnorm_hub_skewness"] = qb_norm.compute_skewness(times)
-    return made | {f"{direction}_recall_at_{k}": share for k, share in zip(ks, share_K, strict=True)}
+FIGURES = {
+    "hit": Metric(
+        name="{direction}_hit_at_{k}",
+        title="R@{k}",
+        unit=PERCENT,
+        source=OfQueries(metrics.compute_hits),
+        has_interval=True,
+        in_gate=True,
+        in_table=False,
+    ),
+    "qbnorm_hit": Metric(
+        name="{direction}_qbnorm_hit_at_{k}",
+        title="R@{k}, QB-Norm",
+        unit=PERCENT,
+        source=OfQueries(metrics.compute_hits, "corrected"),
+        has_interval=True,
+        needs_bank=True,
+        in_table=False,
+    ),
+    "qbnorm_gain": Metric(
+        name="{direction}_qbnorm_gain_at_{k}",
+        title="R@{k}, change by QB-Norm",
+        unit=PERCENT,
+        source=OfQueries(metrics.compute_hits, "gain"),
+        has_interval=True,
+        needs_bank=True,
+        in_table=False,
+    ),
+    # R@M as cn_clip prints it
+    "mean_of_direction": Metric(
+        name="{direction}_mean_recall",
+        title="R@M, the mean of all R@k",
+        unit=PERCENT,
+        source=MeanOverKs("hit"),
+        has_interval=True,
+        in_table=False,
+    ),
+    "mean": Metric(
+        name="mean_recall",
+        title="R@M, the mean of all R@k",
+        unit=PERCENT,
+        source=MeanOverKs("hit"),
+        has_interval=True,
+        in_table=False,
+    ),
+    "queries": Metric(
+        name="{direction}_queries",
+        title="queries",
+        unit=WHOLE_NUMBER,
+        source=OfAnswers(lambda answers: len(answers.judged.query)),
+        in_table=False,
+    ),
+    "median_rank": Metric(
+        name="{direction}_median_rank",
+        title="median rank",
+        unit=RANK,
+        source=OfAnswers(compute_median_rank),
+        in_table=False,
+    ),
+    "hub_skewness": Metric(
+        name="{direction}_hub_skewness",
+        title="hubs, skewness",
+        unit=DECIMAL,
+        source=OfAnswers(compute_hub_skewness),
+        in_table=False,
+    ),
+    "qbnorm_hub_skewness": Metric(
+        name="{direction}_qbnorm_hub_skewness",
+        title="hubs, skewness, QB-Norm",
+        unit=DECIMAL,
+        source=OfAnswers(compute_corrected_hub_skewness),
+        needs_bank=True,
+        in_table=False,
+    ),
+    "recall": Metric(
+        name="{direction}_recall_at_{k}",
+        title="recall@{k}",
+        unit=PERCENT,
+        source=OfQueries(metrics.compute_recalls),
+        in_table=False,
+    ),
+    "unfit_pairs": Metric(
+        name="unfit_pairs",
+        title="unfitting pairs",
+        unit=WHOLE_NUMBER,
+        source=OfSet(count_unfit_pairs),
+        in_table=False,
+    ),
+    "auc": Metric(
+        name="auc", title="AUC", unit=PERCENT, source=OfSet(measure_auc), has_interval=True, in_table=False
+    ),
+}
 
 
-def _per_query(pool: Pool, direction: str, found: Answers, ks: list[int]) -> dict[str, metrics.Floats]:
-    """hit@k of each query, and by QB-Norm where there is a bank."""
-    hit_NK = metrics.compute_hits(found.judged.best_rank, ks)
-    blocks = {"hit": hit_NK}
-    if found.corrected is not None:
-        _, _, query, item = side(pool, direction)
-        corrected_NK = metrics.compute_hits_among(found.corrected, query, item, ks)
-        blocks |= {"qbnorm_hit": corrected_NK, "qbnorm_gain": corrected_NK - hit_NK}
-    return {
-        f"{direction}_{name}_at_{k}": column
-        for name, values in blocks.items()
-        for k, column in zip(ks, values.T, strict=True)
-    }
+def measure_figures(embedded: EmbeddedSet, answers: Mapping[str, Answers], params: Evaluate) -> MetricValues:
+    """Measure every metric of FIGURES that applies to the set: those without an interval come first."""
+    values: MetricValues = {}
+    for direction in DIRECTIONS.values():
+        values |= _measure_direction(direction, answers[direction.name], params.ks)
+    values |= _measure_intervals(answers, params)
+    for metric in FIGURES.values():
+        if isinstance(metric.source, OfSet) and (estimate := metric.source.compute(embedded, params)):
+            ends = zip(ENDS, estimate, strict=True)
+            values |= {metric.name + end: value for end, value in ends if value is not None}
+    return {name: round(value, DIGITS) for name, value in values.items()}
 
 
-def _with_intervals(columns: Mapping[str, metrics.Floats], groups: Groups, params: Evaluate) -> Figures:
+def _measure_direction(direction: Direction, answers: Answers, ks: Sequence[int]) -> MetricValues:
+    """Measure what has no interval."""
+    values: MetricValues = {}
+    for metric in FIGURES.values():
+        names = [name for name, own, _ in metric.list_values(ks) if own == direction]
+        if isinstance(metric.source, OfAnswers):
+            value = metric.source.compute(answers)
+            values |= {name: value for name in names if value is not None}
+        elif isinstance(metric.source, OfQueries) and not metric.has_interval:
+            each_NK = metric.source.compute_each(answers, ks)
+            if each_NK is not None:
+                values |= zip(names, each_NK.mean(axis=0).tolist(), strict=True)
+    return values
+
+
+def _measure_intervals(answers: Mapping[str, Answers], params: Evaluate) -> MetricValues:
+    """Measure what has an interval, all by the same draws of both directions."""
+    columns = _list_columns(answers, params.ks)
     values, names = np.stack(list(columns.values()), axis=1), list(columns)
-    means, drawn = (
-        np.nanmean(values, axis=0),
-        metrics.bootstrap(values, groups, params.bootstrap_samples, params.seed),
-    )
-    hits = [[names.index(f"{direction}_hit_at_{k}") for k in params.ks] for direction in DIRECTIONS]
-    mean_recalls = {f"{direction}_mean_recall": of for direction, of in zip(DIRECTIONS, hits, strict=True)}
-    for name, mean_of in {**mean_recalls, "mean_recall": [*hits[0], *hits[1]]}.items():
-        names.append(name)
-        means, drawn = (np.append(n, n[..., mean_of].mean(-1, keepdims=True), axis=-1) for n in (means, drawn))
-    low, high = np.nanquantile(drawn, metrics.INTERVAL, axis=0)
-    ends = {"": means, "_low": low, "_high": high}
-    return {name + end: float(value[n]) for n, name in enumerate(names) for end, value in ends.items()}
+    groups = np.concatenate([answers[name].groups for name in DIRECTIONS])
+    means_M = np.nanmean(values, axis=0)
+    drawn_SM = metrics.bootstrap(values, groups, params.bootstrap_samples, params.seed)
+    for metric in FIGURES.values():
+        if not isinstance(metric.source, MeanOverKs):
+            continue
+        of = FIGURES[metric.source.key].list_values(params.ks)
+        for name, direction, _ in metric.list_values(params.ks):
+            own = [names.index(other) for other, way, _ in of if direction is None or way == direction]
+            means_M, drawn_SM = (
+                np.append(each, each[..., own].mean(-1, keepdims=True), axis=-1) for each in (means_M, drawn_SM)
+            )
+            names.append(name)
+    low_M, high_M = np.nanquantile(drawn_SM, metrics.INTERVAL, axis=0)
+    ends = dict(zip(ENDS, (means_M, low_M, high_M), strict=True))
+    return {name + end: float(value_M[n]) for n, name in enumerate(names) for end, value_M in ends.items()}
 
 
-def _auc(pool: Pool, params: Evaluate) -> Figures:
-    image, text = (np.concatenate(both) for both in zip((pool.image, pool.text), pool.unfit, strict=True))
-    fits = np.arange(len(image)) < len(pool.image)
-    score = cosines(pool.images, pool.texts, image, text)
-    low, high = metrics.compute_auc_interval(score, fits, pool.group[image], params.bootstrap_samples, params.seed)
-    return {
-        "unfit_pairs": len(pool.unfit[0]),
-        "auc": metrics.compute_auc(score, fits),
-        "auc_low": float(low),
-        "auc_high": float(high),
-    }
-
-
-def cosines(images: Vectors, texts: Vectors, image: Rows, text: Rows) -> npt.NDArray[np.float64]:
-    """The float64 cosine [P] of picture image[p] and text text[p]; images [I, D] and texts [T, D] are unit."""
-    cosine = np.empty(len(image))
-    for start in range(0, len(image), PAIRS_AT_ONCE):
-        p = slice(start, start + PAIRS_AT_ONCE)
-        cosine[p] = (images[image[p]].astype(np.float64) * texts[text[p]]).sum(axis=1)
-    return cosine
+def _list_columns(answers: Mapping[str, Answers], ks: Sequence[int]) -> dict[str, Floats]:
+    """Return name -> the value of each query of both directions, NaN in the other direction's rows."""
+    sizes = [len(answers[name].judged.query) for name in DIRECTIONS]
+    columns: dict[str, Floats] = {}
+    for direction, end in zip(DIRECTIONS.values(), np.cumsum(sizes).tolist(), strict=True):
+        own = answers[direction.name]
+        rows = slice(end - len(own.judged.query), end)
+        for metric in FIGURES.values():
+            if not (isinstance(metric.source, OfQueries) and metric.has_interval):
+                continue
+            each_NK = metric.source.compute_each(own, ks)
+            if each_NK is not None:
+                names = [name for name, way, _ in metric.list_values(ks) if way == direction]
+                for name, each_N in zip(names, each_NK.T, strict=True):
+                    columns[name] = np.full(sum(sizes), np.nan)
+                    columns[name][rows] = each_N
+    return columns

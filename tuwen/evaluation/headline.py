@@ -1,101 +1,140 @@
-"""What a reader looks for first: R@k of both models with intervals, corrected scores, R@M, median rank."""
+"""Values of all ranked models beside each other, with what lies between them and the first."""
 
-from pathlib import Path
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
-from tuwen.data.formats import pairs
-from tuwen.data.formats.json_file import read_json
-from tuwen.retrieval.metrics import compute_hits, compute_paired_intervals
+from tuwen.data.formats.directions import DIRECTIONS, Direction
+from tuwen.evaluation.figures import ENDS, FIGURES, MetricValues
+from tuwen.evaluation.metric import Estimate, Metric, OfQueries
+from tuwen.evaluation.models import MODELS, get_base, list_rivals
+from tuwen.evaluation.results import Results
+from tuwen.retrieval.metrics import compute_paired_intervals
 
-MODELS = {"baseline": "baseline", "finetuned": "fine-tuned"}
-DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
-WITH_INTERVAL = ("{0}_hit_at_{1}", "{0}_qbnorm_hit_at_{1}", "{0}_qbnorm_gain_at_{1}")  # figures at each k
-ENDS = ("", "_low", "_high")
-ONCE = ("{0}_queries", "{0}_median_rank", "{0}_hub_skewness", "{0}_qbnorm_hub_skewness")
-
-Metrics = dict[str, dict[str, float]]  # model -> flat name -> figure on the test split
-
-
-class Percent(NamedTuple):
-    """A figure and its 95 % interval, in percent or percentage points."""
-
-    value: float
-    low: float
-    high: float
+TITLE_COLUMNS = 42  # on a terminal
 
 
 class Line(NamedTuple):
-    """One line of the headline: hit@k of both models, what lies between, and what corrected scores change."""
+    """One metric of one direction at one k; a model that lacks it is not there."""
 
-    direction: str
-    k: int
-    models: dict[str, Percent]
-    gain: Percent
-    corrected: dict[str, Percent]
-    change: dict[str, Percent]  # corrected less uncorrected
-
-
-def read_metrics(results: Path, ks: list[int]) -> Metrics:
-    """The test figures of both models. Raises UserError when they were measured at other ks or by older code."""
-    found: Metrics = {}
-    for model in MODELS:
-        path = results / model / "metrics.json"
-        found[model] = figures = read_test_metrics(path)
-        for k in ks:
-            if f"t2i_hit_at_{k}" not in figures:
-                raise UserError(f"{path}: no figures at k = {k} (params.yaml: evaluate.ks); run `dvc repro`")
-        every = ("{0}_recall_at_{1}", *(name + end for name in WITH_INTERVAL for end in ENDS))
-        names = [name.format(way, k) for way in DIRECTIONS for k in ks for name in every]
-        names += ["images", "texts", *("mean_recall" + end for end in ENDS)]
-        names += [name.format(way) for way in DIRECTIONS for name in ONCE]
-        if missing := [name for name in names if name not in figures]:
-            raise UserError(f"{path}: test lacks {missing[0]}; remove the file and run `dvc repro`")
-    return found
+    metric: Metric
+    direction: Direction | None  # None: of the whole set
+    k: int | None
+    title: str  # of the metric at this k
+    models: dict[str, Estimate]
+    gains: dict[str, Estimate]  # of each model but the first, over it
 
 
-def read_test_metrics(path: Path) -> dict[str, float]:
-    """The test figures of one metrics.json."""
-    figures = read_json(path).get("test")
-    if not isinstance(figures, dict):
-        raise UserError(f"{path}: no figures of the test split; remove the file and run `dvc repro`")
-    return figures
-
-
-def read_ranks(results: Path) -> dict[str, pa.Table]:
-    """Model -> its ranks table; both must hold the same queries."""
-    tables = {model: pairs.read_table(results / model / "ranks.parquet") for model in MODELS}
-    first, second = (table.select(["direction", "query_id", "group"]) for table in tables.values())
-    if not first.equals(second):
-        raise UserError(
-            f"{results}: ranks.parquet of {' and '.join(MODELS)} hold different queries; "
-            "measure both on the same test split: `dvc repro`"
-        )
-    return tables
-
-
-def make_lines(figures: Metrics, ranked: dict[str, pa.Table], evaluate: Evaluate) -> list[Line]:
-    """A line for each direction and k; the gain's interval is paired, both models answer the same queries."""
-    made = []
-    for direction in DIRECTIONS:
-        asked = [table.filter(pc.equal(table["direction"], direction)) for table in ranked.values()]
-        first, second = (compute_hits(table["best_rank"].to_numpy(), evaluate.ks) for table in asked)
-        groups = asked[0]["group"].to_numpy()
-        gains = compute_paired_intervals(first, second, groups, evaluate.bootstrap_samples, evaluate.seed)
-        for k, gain in zip(evaluate.ks, 100 * gains, strict=True):
-            plain, corrected, change = (
-                {model: percent(figures[model], name.format(direction, k)) for model in MODELS}
-                for name in WITH_INTERVAL
+def make_lines(results: Results, metric: Metric, params: Evaluate) -> list[Line]:
+    """Return a line for each direction and k of a metric; gains are paired, all models answer the same queries."""
+    gains = {model.name: _compute_gain_ends(results, metric, model.name, params) for model in list_rivals()}
+    lines = []
+    for name, direction, k in metric.list_values(params.ks):
+        models = {
+            model: get_estimate(own.metrics, metric, name) for model, own in results.items() if name in own.metrics
+        }
+        base = models.get(get_base().name)
+        lines.append(
+            Line(
+                metric=metric,
+                direction=direction,
+                k=k,
+                title=metric.make_title(k),
+                models=models,
+                gains={
+                    model: Estimate(models[model].value - base.value, *ends.get(name, ()))
+                    for model, ends in gains.items()
+                    if base is not None and model in models
+                },
             )
-            difference = plain["finetuned"].value - plain["baseline"].value
-            made.append(Line(direction, k, plain, Percent(difference, *gain.tolist()), corrected, change))
-    return made
+        )
+    return lines
 
 
-def percent(figures: dict[str, float], name: str) -> Percent:
-    """The figure of this name with its interval."""
-    return Percent(*(100 * figures[name + end] for end in ENDS))
+def make_further_lines(results: Results, params: Evaluate) -> list[Line]:
+    """Return the lines of all metrics that have no other place in the reports."""
+    metrics = (metric for metric in FIGURES.values() if metric.in_table)
+    return [line for metric in metrics for line in make_lines(results, metric, params) if line.models]
+
+
+def tabulate_line(line: Line) -> list[str]:
+    """Return cells: direction, metric, each model, each gain; empty where a model lacks the metric."""
+    gains = (line.gains.get(model.name) for model in list_rivals())
+    return [
+        line.direction.title if line.direction else "both",
+        line.title,
+        *tabulate_models(line, line.metric.unit.symbol),
+        *("" if gain is None else format_gain(gain, line.metric) for gain in gains),
+    ]
+
+
+def tabulate_models(line: Line, symbol: str = "") -> list[str]:
+    """Return a cell for each model, empty where it lacks the metric."""
+    return [
+        format_estimate(line.models[name], line.metric, symbol) if name in line.models else "" for name in MODELS
+    ]
+
+
+def get_estimate(values: MetricValues, metric: Metric, name: str) -> Estimate:
+    """Return the value of this name in metrics.json, with its interval where it has one, in the metric's unit."""
+    ends = ENDS if metric.has_interval else ENDS[:1]
+    return Estimate(*(metric.unit.scale * values[name + end] for end in ends))
+
+
+def _compute_gain_ends(
+    results: Results, metric: Metric, model: str, params: Evaluate
+) -> dict[str, tuple[float, float]]:
+    """Return name -> the ends of the gain's paired interval, of metrics whose values per query the ranks give."""
+    source = metric.source
+    if not isinstance(source, OfQueries) or source.ranking != "plain" or not metric.has_interval:
+        return {}
+    ends: dict[str, tuple[float, float]] = {}
+    for direction in DIRECTIONS.values():
+        names = [name for name, way, _ in metric.list_values(params.ks) if way == direction]
+        base, own = (results[name].ranks[direction.name] for name in (get_base().name, model))
+        first, second = (source.compute(ranked.judged, params.ks) for ranked in (base, own))
+        intervals = compute_paired_intervals(first, second, base.groups, params.bootstrap_samples, params.seed)
+        for name, (low, high) in zip(names, (metric.unit.scale * intervals).tolist(), strict=True):
+            ends[name] = low, high
+    return ends
+
+
+def format_estimate(estimate: Estimate, metric: Metric, symbol: str = "") -> str:
+    """Return a value as people read it, followed by its interval in brackets."""
+    return f"{estimate.value:{metric.unit.form}}{symbol} {format_interval(estimate, metric.unit.form)}".rstrip()
+
+
+def format_gain(gain: Estimate, metric: Metric, strong: str = "") -> str:
+    """Return a difference with its sign; strong: what it is put between, such as **."""
+    form = f"+{metric.unit.form}"
+    return f"{strong}{gain.value:{form}}{strong} {format_interval(gain, form)}".rstrip()
+
+
+def format_interval(estimate: Estimate, form: str) -> str:
+    """Return the interval in brackets; empty where there is none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"[{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def format_figures(measured: dict[str, Any]) -> str:
+    """Format what `external.evaluate_arrays` returns for a terminal: every metric, then the gallery curves."""
+    values = measured["figures"]
+    ks = sorted(int(found[1]) for name in values if (found := re.fullmatch(r"t2i_hit_at_(\d+)", name)))
+    lines = [f"{'R@k is hit@k; shares in %':<{TITLE_COLUMNS}}{'':>7}  95 % interval"]
+    for direction in (*DIRECTIONS.values(), None):
+        for metric in FIGURES.values():
+            for name, way, k in metric.list_values(ks):
+                if way == direction and name in values:
+                    title = f"{way.title}  {metric.make_title(k)}" if way else metric.make_title(k)
+                    estimate, form = get_estimate(values, metric, name), metric.unit.form
+                    line = f"{title:<{TITLE_COLUMNS}}{f'{estimate.value:{form}}':>7}"
+                    lines.append(f"{line}  {format_interval(estimate, form)}".rstrip())
+    for direction in DIRECTIONS.values():
+        title = f"{direction.title}  in a gallery of"
+        lines += ["", f"{title:<{TITLE_COLUMNS}}" + "".join(f"{f'R@{k}':>8}" for k in ks)]
+        lines += [
+            f"{point['gallery']:>{TITLE_COLUMNS}}" + "".join(f"{100 * point[f'hit_at_{k}']:>8.1f}" for k in ks)
+            for point in measured["gallery_curve"][direction.name]
+        ]
+    return "\n".join(lines)

@@ -1,10 +1,9 @@
-"""Zero-shot classification: labels -> prompts -> class vectors -> the classes nearest to each picture.
+"""Zero-shot classification: labels -> prompts -> class vectors -> the nearest classes; zero_shot.json.
 
 A class vector is the mean of the unit vectors of its prompts, brought back to length 1: prompt ensembling as in
-Radford et al. 2021 (CLIP), section 3.1.4. Shapes: N pictures, C classes, P prompts of a class, D dimensions.
+Radford et al. 2021 (CLIP), section 3.1.4. Shapes: N images, C classes, P prompts of a class, D dimensions.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from tuwen.data.formats import pairs
-from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.text import load_tokenizer
+from tuwen.evaluation.zero_shot_file import ZeroShotReport, make_empty_report, write_report
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder, load_model
-from tuwen.retrieval.embed import embed_captions
-from tuwen.retrieval.search import Vectors, read_vectors, top_k
+from tuwen.retrieval.encode import embed_captions
+from tuwen.retrieval.search import top_k
+from tuwen.retrieval.vectors import Vectors, read_vectors
 
 ONE_PROMPT = "这是一张{}图片"
 ENSEMBLE = (
@@ -29,50 +29,35 @@ ENSEMBLE = (
     *("关于{}的图片", "与{}有关的图案", "看得出来，这是{}", "白色背景上的{}", "网上找到的一张{}图片"),
 )
 TOP = 5
-BATCH_SIZE = 256  # prompts
-DIGITS = 6
-
-ZeroShotReport = dict[str, Any]
+PROMPTS_AT_ONCE = 256
+SHARE_DIGITS = 6  # that are kept
 
 
 def evaluate_zero_shot(model_folder: Path, embedded: Path, set_folder: Path, out: Path) -> None:
-    """Write as `out` how well a model tells the `category` of a set's pictures, by one prompt and by the ensemble.
+    """Write as `out` how well a model tells the `category` of a set's images, by one prompt and by the ensemble.
 
-    embedded: folder of the set's vectors by this model. Pictures without a category are left out; a set with fewer
-    than two categories gives a report of no picture. Raises UserError for missing or unsound embeddings.
+    embedded: folder of the set's vectors by this model. Images without a category are left out; a set with fewer
+    than two categories gives a report of no image. Raises UserError for missing or unsound embeddings.
     """
     categories = pairs.read_pair_set(set_folder).images["category"].to_pylist()
-    known = [row for row, category in enumerate(categories) if category]
-    labels = [categories[row] for row in known]
+    rows = [row for row, category in enumerate(categories) if category]
+    labels = [categories[row] for row in rows]
     report = make_empty_report()
     if len(set(labels)) > 1:
         images = read_vectors(embedded / "images.npy", len(categories), set_folder / "images.parquet")
-        report = classify(
-            load_model(model_folder).to(choose_device()), model_folder, images[known], labels, ENSEMBLE
+        report = classify_images(
+            load_model(model_folder).to(choose_device()), model_folder, images[rows], labels, ENSEMBLE
         )
     write_report(out, report)
 
 
-def make_empty_report() -> ZeroShotReport:
-    """What stands where there are no categories."""
-    none = {"top_1": 0.0, "top_5": 0.0}
-    return {
-        "classes": [],
-        "pictures": 0,
-        "one_prompt": none,
-        "ensemble": none,
-        "per_class": [],
-        "confusion": [],
-    }
-
-
-def classify(
+def classify_images(
     model: DualEncoder, model_folder: Path, images: Vectors, labels: Sequence[str], templates: Sequence[str]
 ) -> ZeroShotReport:
-    """Top-1 and top-5 by ONE_PROMPT and by the ensemble `templates`; per class and confusion by the ensemble.
+    """Return top-1 and top-5 by ONE_PROMPT and by `templates`, the ensemble, and its shares of each class.
 
-    images [N, D]: unit vectors; labels: the true class of each. confusion[true class][class said] counts pictures.
-    Of classes that are equally near, the first in the order of their names is said.
+    images [N, D]: unit vectors; labels: the true class of each. confusion[true class][predicted class] counts
+    images. Of classes that are equally near, the first in the order of their names is predicted.
     """
     classes = sorted(set(labels))
     tokenizer = load_tokenizer(model_folder / "vocab.txt")
@@ -80,13 +65,13 @@ def classify(
     accuracy = {}
     for name, used in (("one_prompt", [ONE_PROMPT]), ("ensemble", templates)):
         vectors = make_class_vectors(model, tokenizer, classes, used)
-        said, _ = top_k(images, vectors, min(TOP, len(classes)))
-        right = said == truth[:, None]
+        predicted, _ = top_k(images, vectors, min(TOP, len(classes)))
+        right = predicted == truth[:, None]
         accuracy[name] = {"top_1": _share(right[:, 0]), "top_5": _share(right.any(axis=1))}
     confusion = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(confusion, (truth, said[:, 0]), 1)
+    np.add.at(confusion, (truth, predicted[:, 0]), 1)
     per_class = [
-        {"class": name, "pictures": int(row.sum()), "top_1": round(float(row[c] / row.sum()), DIGITS)}
+        {"class": name, "pictures": int(row.sum()), "top_1": round(float(row[c] / row.sum()), SHARE_DIGITS)}
         for c, (name, row) in enumerate(zip(classes, confusion, strict=True))
     ]
     return {
@@ -101,38 +86,14 @@ def classify(
 def make_class_vectors(
     model: DualEncoder, tokenizer: Any, labels: Sequence[str], templates: Sequence[str]
 ) -> Vectors:
-    """Labels -> unit vectors [C, D], the mean over `templates`; in each, {} is where the label goes."""
+    """Return unit vectors [C, D] of labels, each the mean over `templates`, which have {} for the label."""
     prompts = [template.replace("{}", label) for label in labels for template in templates]
-    prompt_CPD = embed_captions(model, tokenizer, prompts, BATCH_SIZE).reshape(len(labels), len(templates), -1)
+    prompt_CPD = embed_captions(model, tokenizer, prompts, PROMPTS_AT_ONCE)
+    prompt_CPD = prompt_CPD.reshape(len(labels), len(templates), -1)
     mean_CD = prompt_CPD.astype(np.float64).mean(axis=1)
     vectors: Vectors = (mean_CD / np.linalg.norm(mean_CD, axis=1, keepdims=True)).astype(np.float32)
     return vectors
 
 
-def format_report(report: ZeroShotReport) -> str:
-    """The report as people read it on a terminal: each class, then all by the ensemble and by one prompt."""
-    rows = [("class", "pictures", "top-1", "top-5")]
-    rows += [(line["class"], f"{line['pictures']:,}", f"{line['top_1']:.1%}", "") for line in report["per_class"]]
-    for name, found in (("all, by the ensemble", "ensemble"), ("all, by one prompt", "one_prompt")):
-        figures = report[found]
-        rows.append((name, f"{report['pictures']:,}", f"{figures['top_1']:.1%}", f"{figures['top_5']:.1%}"))
-    longest = max(_columns(row[0]) for row in rows)
-    return "\n".join(
-        f"{name}{' ' * (longest - _columns(name))}  {pictures:>8}  {top_1:>6}  {top_5:>6}".rstrip()
-        for name, pictures, top_1, top_5 in rows
-    )
-
-
-def write_report(out: Path, report: ZeroShotReport) -> None:
-    """The report as JSON."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, report)
-
-
 def _share(right: Any) -> float:
-    return round(float(right.mean()), DIGITS)
-
-
-def _columns(text: str) -> int:
-    """Of a terminal, where a Chinese character takes two."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    return round(float(right.mean()), SHARE_DIGITS)

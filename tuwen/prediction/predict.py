@@ -1,4 +1,4 @@
-"""result1.csv (a text asks for pictures) and result2.csv (a picture asks for texts): write and strictly check.
+"""result1.csv (texts search for images) and result2.csv (images search for texts): written and strictly checked.
 
 Form of the contest (泰迪杯 2024, problem B, attachment 4): comma CSV, UTF-8 without BOM, LF, ranks 1..5 of each
 query below each other, queries in the order of their table. Other lengths have the same columns and other names.
@@ -10,12 +10,15 @@ from pathlib import Path
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
-from tuwen.prediction.correct import read_correction
+from tuwen.data.formats.directions import DIRECTIONS, Direction
+from tuwen.data.formats.json_file import read_json
 from tuwen.prediction.result_file import HEADERS, find_faults
-from tuwen.retrieval.qb_norm import answer_corrected
-from tuwen.retrieval.search import Rows, read_vectors, top_k
+from tuwen.retrieval.qb_norm import Correction, answer_corrected, compute_correction
+from tuwen.retrieval.search import top_k
+from tuwen.retrieval.vectors import Rows, Vectors, read_set_vectors, read_vectors
 
 CONTEST_K = 5
+CONTEST_FILES = {"t2i": "result1.csv", "i2t": "result2.csv"}
 
 
 def predict(
@@ -36,42 +39,62 @@ def predict(
     """
     embeddings, clean, results = Path(embeddings), Path(clean), Path(results)
     if model is not None:
-        for name in ("t2i", "i2t") if chosen is None else ("t2i", "i2t", "bank"):
+        for name in (*DIRECTIONS, *(["bank"] if chosen else [])):
             manifest.require_inputs(embeddings / name, {"model": model, "set": clean / name})
-    for direction, name in (("t2i", "result1.csv"), ("i2t", "result2.csv")):
-        folder, embedded = clean / direction, embeddings / direction
+    for name, direction in DIRECTIONS.items():
+        folder = clean / name
         task = pairs.read_pair_set(folder)
         ids = {"images": task.images["image_id"].to_pylist(), "texts": task.texts["text_id"].to_pylist()}
-        vectors = {
-            side: read_vectors(embedded / f"{side}.npy", len(ids[side]), folder / f"{side}.parquet")
-            for side in ids
-        }
-        asking, asked = ("texts", "images") if direction == "t2i" else ("images", "texts")
-        files = {results / name: CONTEST_K, results / f"topk_{direction}.csv": k}
-        if len(ids[asked]) < max(files.values()):
+        vectors = dict(zip(ids, read_set_vectors(embeddings / name, folder, task), strict=True))
+        query_ids, gallery_ids = ids[direction.queries], ids[direction.gallery]
+        queries, gallery = vectors[direction.queries], vectors[direction.gallery]
+        files = {results / CONTEST_FILES[name]: CONTEST_K, results / f"topk_{name}.csv": k}
+        if len(gallery) < max(files.values()):
             raise UserError(
-                f"{folder / asked}.parquet: {len(ids[asked])} rows, but {name} needs a gallery of at least "
-                f"{CONTEST_K} and predict.k is {k}; take more data (params.yaml: source; or split.test, where the "
-                "test split is the task) or lower predict.k"
+                f"{folder / direction.gallery}.parquet: {len(gallery)} rows, but {CONTEST_FILES[name]} needs a "
+                f"gallery of at least {CONTEST_K} and predict.k is {k}; take more data (params.yaml: source; or "
+                "split.test, where the test split is the task) or lower predict.k"
             )
-        found, _ = top_k(vectors[asking], vectors[asked], max(files.values()))
+        answers, _ = top_k(queries, gallery, max(files.values()))
         if chosen is not None:
-            known = read_correction(embeddings, clean, chosen, direction, vectors[asked])
-            found = answer_corrected(vectors[asking], vectors[asked], found, known)
+            correction = read_correction(embeddings, clean, chosen, direction, gallery)
+            answers = answer_corrected(queries, gallery, answers, correction)
         for path, ranks in files.items():
-            write_result_file(path, ids[asking], ids[asked], found[:, :ranks], direction=direction)
-            require_sound(path, ids[asking], ids[asked], ranks, direction=direction)
+            write_result_file(path, query_ids, gallery_ids, answers[:, :ranks], direction=name)
+            require_sound(path, query_ids, gallery_ids, ranks, direction=name)
+
+
+def read_correction(
+    embeddings: Path, clean: Path, chosen: Path, direction: Direction, gallery: Vectors
+) -> Correction:
+    """Return QB-Norm's correction of a task's gallery [G, D] by the bank, as valid chose it.
+
+    embeddings: folder of the answering model, with `bank`; chosen: details.json of the model that was measured,
+    whose temperature holds for its refit too. Raises UserError for a bank that is missing or unsound.
+    """
+    table = clean / "bank" / f"{direction.queries}.parquet"
+    bank = read_vectors(embeddings / "bank" / f"{direction.queries}.npy", pairs.read_table(table).num_rows, table)
+    if not len(bank):
+        raise UserError(f"{table}: no rows, so nothing corrects; set predict.correction to none (params.yaml)")
+    return compute_correction(bank, gallery, _read_beta(chosen, direction.name))
+
+
+def _read_beta(chosen: Path, direction: str) -> float:
+    try:
+        return float(read_json(chosen)["qbnorm"][direction]["beta"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{chosen}: no temperature for {direction} ({error!r}); run `dvc repro`") from None
 
 
 def write_result_file(
-    path: Path, query_ids: Sequence[str], gallery_ids: Sequence[str], found: Rows, *, direction: str
+    path: Path, query_ids: Sequence[str], gallery_ids: Sequence[str], answers: Rows, *, direction: str
 ) -> None:
-    """Write `found` [Q, k], gallery rows best first, as a result file; direction: t2i or i2t."""
+    """Write `answers` [Q, k], gallery rows best first, as a result file; direction: t2i or i2t."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(HEADERS[direction])
-        for query_id, items in zip(query_ids, found.tolist(), strict=True):
+        for query_id, items in zip(query_ids, answers.tolist(), strict=True):
             rows.writerows([query_id, rank, gallery_ids[item]] for rank, item in enumerate(items, 1))
 
 

@@ -1,4 +1,4 @@
-"""Whether a result file is sound, whoever wrote it: every fault with its line, its value and how to mend it."""
+"""Is a result file sound, whoever wrote it? Every fault with its line, its value and how to mend it."""
 
 import csv
 import io
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.directions import DIRECTIONS
 
 HEADERS = {
-    "t2i": ["text_id", "similarity_ranking", "result_image_id"],
-    "i2t": ["image_id", "similarity_ranking", "result_text_id"],
+    name: [direction.query_id, "similarity_ranking", f"result_{direction.gallery_id}"]
+    for name, direction in DIRECTIONS.items()
 }
-ASKS = {"t2i": "a text asks for pictures (result1.csv)", "i2t": "a picture asks for texts (result2.csv)"}
+TASK_TITLES = {"t2i": "a text asks for pictures (result1.csv)", "i2t": "a picture asks for texts (result2.csv)"}
 # Distinct results, as a share of what answers drawn by chance would name. Hubs lower it, but models that work stay
 # well above (docs/results.md); a batch that is written again and again, or vectors that are all alike, fall below.
-FEW = 0.1
+FEW_DISTINCT = 0.1
 MISSING = "missing"  # follows from other faults more often than not, so it comes last
 
 
@@ -28,7 +29,7 @@ class Fault(NamedTuple):
     text: str
 
 
-class Row(NamedTuple):
+class RankRow(NamedTuple):
     """One record of three fields."""
 
     line: int
@@ -37,8 +38,8 @@ class Row(NamedTuple):
     item_id: str
 
 
-class Verdict(NamedTuple):
-    """What `find_faults` found; sound where there is no fault, whatever the warning."""
+class FileReport(NamedTuple):
+    """What a result file holds; it is sound where there is no fault, whatever the warning."""
 
     faults: list[Fault]  # by line, missing ranks last
     rows: int
@@ -48,39 +49,39 @@ class Verdict(NamedTuple):
 
 def find_faults(
     path: Path, query_ids: Sequence[str], gallery_ids: Sequence[str], k: int, *, direction: str
-) -> Verdict:
-    """Every fault of a result file, whoever wrote it; direction: t2i or i2t.
+) -> FileReport:
+    """Find every fault of a result file; direction: t2i or i2t.
 
     Sound: the exact header; UTF-8 without BOM, LF; every query once per rank 1..k, in the order of `query_ids`;
     every result one of `gallery_ids`; no result twice for one query. Raises UserError where there is no file.
     """
     faults: list[Fault] = []
-    records = list(_records(_text(path, faults), faults))
+    records = list(_read_records(_read_text(path, faults), faults))
     header = records[0] if records else (1, [])
-    faults += _header_faults(header, direction)
-    rows = [Row(line, *fields) for line, fields in records[1:] if len(fields) == 3]
+    faults += _find_header_faults(header, direction)
+    rows = [RankRow(line, *fields) for line, fields in records[1:] if len(fields) == 3]
     faults += [
         Fault(line, "fields", f"3 fields expected, got {fields}; write query, rank and result")
         for line, fields in records[1:]
         if len(fields) != 3
     ]
     queries, gallery = set(query_ids), set(gallery_ids)
-    swapped, others = list[Row](), list[Row]()
+    swapped, others = list[RankRow](), list[RankRow]()
     for row in rows:
-        turned = row.query_id not in queries and row.query_id in gallery and row.item_id in queries
-        (swapped if turned else others).append(row)
-    # where all rows are swapped, their ids and ranks say nothing more
-    faults += [_swapped(row, direction) for row in (swapped if others else swapped[:1])]
+        is_swapped = row.query_id not in queries and row.query_id in gallery and row.item_id in queries
+        (swapped if is_swapped else others).append(row)
+    # where all rows are swapped, their ids and ranks add nothing
+    faults += [_make_swapped_fault(row, direction) for row in (swapped if others else swapped[:1])]
     if others or not rows:
-        faults += _id_faults(others, queries, gallery)
-        faults += _place_faults(others, query_ids, k, records[-1][0] if records else 1)
+        faults += _find_id_faults(others, queries, gallery)
+        faults += _find_place_faults(others, query_ids, k, records[-1][0] if records else 1)
     distinct = len({row.item_id for row in rows})
-    warning = _few_distinct(distinct, len(rows), len(gallery))
+    warning = _warn_of_few_distinct(distinct, len(rows), len(gallery))
     faults.sort(key=lambda fault: (fault.kind == MISSING, fault.line))
-    return Verdict(faults, len(rows), distinct, warning)
+    return FileReport(faults, len(rows), distinct, warning)
 
 
-def _text(path: Path, faults: list[Fault]) -> str:
+def _read_text(path: Path, faults: list[Fault]) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -106,7 +107,7 @@ def _text(path: Path, faults: list[Fault]) -> str:
     return text
 
 
-def _records(text: str, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:
+def _read_records(text: str, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     while True:
         start = lines.line_num + 1
@@ -121,29 +122,31 @@ def _records(text: str, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:
         yield start, fields
 
 
-def _header_faults(header: tuple[int, list[str]], direction: str) -> Iterator[Fault]:
+def _find_header_faults(header: tuple[int, list[str]], direction: str) -> Iterator[Fault]:
     line, names = header
     if names == HEADERS[direction]:
         return
     if names in HEADERS.values():
-        (other,) = (key for key, known in HEADERS.items() if known == names)
-        due = f"by this header {ASKS[other]}, but due is: {ASKS[direction]}"
+        (other,) = (key for key, header_names in HEADERS.items() if header_names == names)
+        due = f"by this header {TASK_TITLES[other]}, but due is: {TASK_TITLES[direction]}"
         yield Fault(line, "direction", f"the directions are swapped: {due}; exchange the two files")
     else:
         due = ",".join(HEADERS[direction])
         yield Fault(line, "header", f"header {due!r} expected, got {','.join(names)!r}; write it so")
 
 
-def _swapped(row: Row, direction: str) -> Fault:
+def _make_swapped_fault(row: RankRow, direction: str) -> Fault:
     return Fault(
         row.line,
         "direction",
         f"the directions are swapped: {row.query_id!r} is of the gallery and {row.item_id!r} is a query, "
-        f"but due is: {ASKS[direction]}; exchange the two files, or the two columns",
+        f"but due is: {TASK_TITLES[direction]}; exchange the two files, or the two columns",
     )
 
 
-def _id_faults(rows: Sequence[Row], queries: Collection[str], gallery: Collection[str]) -> Iterator[Fault]:
+def _find_id_faults(
+    rows: Sequence[RankRow], queries: Collection[str], gallery: Collection[str]
+) -> Iterator[Fault]:
     for line, query_id, _, item_id in rows:
         if query_id not in queries:
             text = f"{query_id!r} is not a query; use the ids of the query table as they are"
@@ -153,18 +156,18 @@ def _id_faults(rows: Sequence[Row], queries: Collection[str], gallery: Collectio
             yield Fault(line, "result", text)
 
 
-def _place_faults(rows: Sequence[Row], query_ids: Sequence[str], k: int, end: int) -> Iterator[Fault]:
-    """Ranks and results that stand twice, ranks that are missing or out of order; end: the file's last line."""
+def _find_place_faults(rows: Sequence[RankRow], query_ids: Sequence[str], k: int, end: int) -> Iterator[Fault]:
+    """Yield ranks and results that stand twice, ranks missing or out of order; end: the file's last line."""
     place_of = {query_id: n for n, query_id in enumerate(query_ids)}
     ranks = {str(rank): rank for rank in range(1, k + 1)}
-    given: dict[tuple[str, str], int] = {}  # query and result -> line
+    first_lines: dict[tuple[str, str], int] = {}  # query and result -> line
     ranked: dict[tuple[str, str], int] = {}  # query and rank -> line
-    in_order: list[tuple[int, int, Row]] = []
+    in_order: list[tuple[int, int, RankRow]] = []
     for row in rows:
         line, query_id, rank, item_id = row
         if query_id not in place_of:
             continue
-        if (first := given.setdefault((query_id, item_id), line)) != line:
+        if (first := first_lines.setdefault((query_id, item_id), line)) != line:
             text = f"{item_id!r} stands twice for query {query_id!r}, first on line {first}"
             yield Fault(line, "twice", f"{text}; give {k} different items")
         if rank not in ranks:
@@ -175,7 +178,7 @@ def _place_faults(rows: Sequence[Row], query_ids: Sequence[str], k: int, end: in
             )
         else:
             in_order.append((place_of[query_id], ranks[rank], row))
-    yield from _order_faults(in_order, k)
+    yield from _find_order_faults(in_order, k)
     for query_id in query_ids:
         lines = {rank: ranked.get((query_id, rank), 0) for rank in ranks}
         if missing := [rank for rank, line in lines.items() if not line]:
@@ -183,8 +186,8 @@ def _place_faults(rows: Sequence[Row], query_ids: Sequence[str], k: int, end: in
             yield Fault(max(lines.values()) or end, MISSING, text)
 
 
-def _order_faults(placed: Sequence[tuple[int, int, Row]], k: int) -> Iterator[Fault]:
-    """The first row that stands too low; those after it would follow from it."""
+def _find_order_faults(placed: Sequence[tuple[int, int, RankRow]], k: int) -> Iterator[Fault]:
+    """Yield the first row that stands too low; those after it would follow from it."""
     for before, here in itertools.pairwise(placed):
         if here[:2] < before[:2]:
             text = (
@@ -195,13 +198,13 @@ def _order_faults(placed: Sequence[tuple[int, int, Row]], k: int) -> Iterator[Fa
             return
 
 
-def _few_distinct(distinct: int, rows: int, gallery: int) -> str:
-    """A warning where the results are fewer than even hubs explain; chance: G (1 - (1 - 1/G)^rows)."""
+def _warn_of_few_distinct(distinct: int, rows: int, gallery: int) -> str:
+    """Warn where the results are fewer than even hubs explain; chance: G (1 - (1 - 1/G)^rows)."""
     chance = gallery * (1 - (1 - 1 / gallery) ** rows) if gallery else 0
-    if not rows or distinct >= FEW * chance:
+    if not rows or distinct >= FEW_DISTINCT * chance:
         return ""
     return (
         f"only {distinct} distinct results in {rows} rows; answers drawn by chance would name about {chance:.0f}, "
-        f"and models that work at least {FEW:.0%} of that; look for a batch that is written again and again, for "
-        "vectors that are all alike, and for an id column that does not advance"
+        f"and models that work at least {FEW_DISTINCT:.0%} of that; look for a batch that is written again and "
+        "again, for vectors that are all alike, and for an id column that does not advance"
     )

@@ -1,17 +1,17 @@
-"""Curves as SVG that stands inside a page: the same bytes for the same records, colours by the page."""
+"""Charts of models as SVG inside a page: the same bytes for the same records, colours by the page."""
 
 from collections.abc import Mapping
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from tuwen.evaluation.findings import Scores
-from tuwen.report.html.page import placeholders, svg
+from tuwen.evaluation.details import Scores
+from tuwen.evaluation.models import MODELS
+from tuwen.report.html.page import draw_svg, make_placeholders
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {name: f"var(--{name})" for name in ("baseline", "finetuned", "true", "false")}
-FIGURES = {
+TRAINING_CHARTS = {  # name -> label of the axis, and dashes of each key of training.json's records
     "loss": ("training loss", {"loss": "-"}),
     "hit": (
         "hit@5 on valid",
@@ -24,23 +24,27 @@ FIGURES = {
     ),
 }
 BARS = 50  # of a histogram at most: finer counts are joined
-DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")  # of the ks, in their order, and round again
+K_DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")  # of the ks, in their order, and round again
 
 Epochs = Mapping[str, list[dict[str, Any]]]  # model -> the records of its training.json, which may be none
 Points = Mapping[str, list[dict[str, float]]]  # model -> what details.json has of one direction's curve
 
 
 def draw_training(epochs: Epochs) -> dict[str, str]:
-    """Figure name -> SVG element: the loss, and hit@5 on valid, that of averaged weights too."""
-    return {name: _by_epoch(name, *figure, epochs) for name, figure in FIGURES.items()}
+    """Return name -> SVG element: the loss, and hit@5 on valid, that of averaged weights too."""
+    return {name: _draw_by_epoch(name, *chart, epochs) for name, chart in TRAINING_CHARTS.items()}
 
 
-def _by_epoch(name: str, label: str, keys: Mapping[str, str], epochs: Epochs) -> str:
+def _list_colours() -> dict[str, str]:
+    return {name: f"var(--{name})" for name in (*MODELS, "true", "false")}
+
+
+def _draw_by_epoch(name: str, label: str, keys: Mapping[str, str], epochs: Epochs) -> str:
     from matplotlib.ticker import MaxNLocator
 
     def draw(axes: "Axes") -> None:
         axes.set(xlabel="epoch", ylabel=label)
-        colours = placeholders(COLOURS)
+        colours = make_placeholders(_list_colours())
         for model, records in epochs.items():
             for key, dashes in keys.items():
                 points = [(n, record[key]) for n, record in enumerate(records, 1) if key in record]
@@ -48,44 +52,45 @@ def _by_epoch(name: str, label: str, keys: Mapping[str, str], epochs: Epochs) ->
                     axes.plot(*zip(*points, strict=True), dashes, marker=".", color=colours[model])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return svg(name, draw, COLOURS)
+    return draw_svg(name, draw, _list_colours())
 
 
 def draw_gallery_curve(name: str, points: Points, ks: list[int]) -> str:
-    """How hit@k falls as the gallery grows: a line for each model and k, in per cent, as an SVG element."""
+    """Return an SVG element of how hit@k falls as the gallery grows: a line for each model and k, in per cent."""
     sizes = sorted({point["gallery"] for records in points.values() for point in records})
 
     def draw(axes: "Axes") -> None:
         axes.set(xlabel="items in the gallery", ylabel="hit@k in %", xscale="log")
-        colours = placeholders(COLOURS)
+        colours = make_placeholders(_list_colours())
         for model, records in points.items():
             for n, k in enumerate(ks):
-                known = [(point["gallery"], 100 * point[f"hit_at_{k}"]) for point in records]
-                axes.plot(*zip(*known, strict=True), DASHES[n % len(DASHES)], marker=".", color=colours[model])
+                places = [(point["gallery"], 100 * point[f"hit_at_{k}"]) for point in records]
+                dashes = K_DASHES[n % len(K_DASHES)]
+                axes.plot(*zip(*places, strict=True), dashes, marker=".", color=colours[model])
         axes.minorticks_off()
         ticks = [size for size in sizes if log10(size).is_integer() and 2 * size <= sizes[-1]]
         axes.set_xticks([*ticks, sizes[-1]], [f"{size:,.0f}" for size in (*ticks, sizes[-1])])
 
-    return svg(name, draw, COLOURS) if sizes else ""
+    return draw_svg(name, draw, _list_colours()) if sizes else ""
 
 
 def draw_scores(counted: Mapping[str, Scores]) -> dict[str, str]:
-    """Model -> SVG element: how far apart the cosines of true and of false pairs lie, each in per cent of its own.
+    """Return model -> SVG element: how far apart the cosines of true and false pairs lie, in per cent of each.
 
     All models are drawn over the range in which any has a pair, so that they compare.
     """
-    filled = [_filled(one) for one in counted.values()]
-    low, high = min(first for first, _ in filled), max(last for _, last in filled)
-    return {model: _scores(f"scores_{model}", one, low, high) for model, one in counted.items()}
+    ranges = [_find_range(one) for one in counted.values()]
+    low, high = min(first for first, _ in ranges), max(last for _, last in ranges)
+    return {model: _draw_scores(f"scores_{model}", one, low, high) for model, one in counted.items()}
 
 
-def _filled(counted: Scores) -> tuple[float, float]:
-    """The edges outside of which nothing was counted."""
+def _find_range(counted: Scores) -> tuple[float, float]:
+    """Return the edges outside of which nothing was counted."""
     filled = [n for n, both in enumerate(zip(counted.true, counted.false, strict=True)) if any(both)]
     return counted.edges[filled[0]], counted.edges[filled[-1] + 1]
 
 
-def _scores(name: str, counted: Scores, low: float, high: float) -> str:
+def _draw_scores(name: str, counted: Scores, low: float, high: float) -> str:
     kept = [n for n, edge in enumerate(counted.edges[:-1]) if low <= edge < high]
     step = -(-len(kept) // BARS)
     starts = kept[::step]
@@ -93,11 +98,11 @@ def _scores(name: str, counted: Scores, low: float, high: float) -> str:
 
     def draw(axes: "Axes") -> None:
         axes.set(xlabel="cosine", ylabel="% of pairs")
-        colours = placeholders(COLOURS)
+        colours = make_placeholders(_list_colours())
         for key, counts in (("false", counted.false), ("true", counted.true)):
             bars = [100 * sum(counts[n : min(n + step, kept[-1] + 1)]) / max(1, sum(counts)) for n in starts]
             if key == "true":
                 axes.stairs(bars, edges, fill=True, color=colours[key], alpha=0.25)
             axes.stairs(bars, edges, color=colours[key], linewidth=1.4)
 
-    return svg(name, draw, COLOURS)
+    return draw_svg(name, draw, _list_colours())

@@ -1,4 +1,4 @@
-"""The pairs that the baseline doubts most: what `evaluate` measured, with pictures and captions for the report."""
+"""The pairs that fit least by the baseline, as `evaluate` measured, with images and captions for the report."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Pairs
 from tuwen.data.formats import pairs, shards
 from tuwen.report.html.histogram import draw_histogram
-from tuwen.report.html.page import thumbnail
+from tuwen.report.html.page import make_thumbnail
 
 
-class Pair(NamedTuple):
+class DoubtfulPair(NamedTuple):
     """One pair of low cosine."""
 
     cosine: float
@@ -21,18 +21,18 @@ class Pair(NamedTuple):
     image_id: str
     text_id: str
     caption: str
-    uri: str  # of its picture, small
+    uri: str  # of its image, small
 
 
 class Doubtful(NamedTuple):
     """The lowest pairs, and a histogram of all."""
 
-    lowest: list[Pair]
+    lowest: list[DoubtfulPair]
     histogram: str  # SVG
 
 
 def collect_doubtful_pairs(data: Path, cosines: Path, params: Pairs) -> Doubtful:
-    """The `params.lowest` pairs of the bank by the cosines of one model.
+    """Return the `params.lowest` pairs of the bank by the cosines of one model.
 
     data: the data root; cosines: the table that `evaluate` wrote. Raises UserError when it does not fit the bank.
     """
@@ -40,8 +40,13 @@ def collect_doubtful_pairs(data: Path, cosines: Path, params: Pairs) -> Doubtful
     lowest = table.slice(0, params.lowest)
     images, texts = _take(bank.images, "image_id", lowest, cosines), _take(bank.texts, "text_id", lowest, cosines)
     shown = [
-        Pair(
-            row["cosine"], row["pair_id"], row["image_id"], row["text_id"], text["caption"], _picture(data, image)
+        DoubtfulPair(
+            cosine=row["cosine"],
+            pair_id=row["pair_id"],
+            image_id=row["image_id"],
+            text_id=row["text_id"],
+            caption=text["caption"],
+            uri=_make_thumbnail(data, image),
         )
         for row, image, text in zip(lowest.to_pylist(), images, texts, strict=True)
     ]
@@ -50,12 +55,12 @@ def collect_doubtful_pairs(data: Path, cosines: Path, params: Pairs) -> Doubtful
 
 
 def _take(table: pa.Table, key: str, rows: pa.Table, place: Path) -> list[dict[str, str]]:
-    found = pc.index_in(rows[key], value_set=table[key].combine_chunks())
-    if found.null_count:
+    places = pc.index_in(rows[key], value_set=table[key].combine_chunks())
+    if places.null_count:
         raise UserError(f"{place}: names pairs that are not in clean/bank; run `dvc repro`")
-    return list(table.take(found).to_pylist())
+    return list(table.take(places).to_pylist())
 
 
-def _picture(data: Path, image: dict[str, str]) -> str:
+def _make_thumbnail(data: Path, image: dict[str, str]) -> str:
     place = shards.Place(image["shard"], int(image["offset"]), int(image["size"]))
-    return thumbnail(shards.read_member(data, place))
+    return make_thumbnail(shards.read_member(data, place))

@@ -1,26 +1,32 @@
-"""The report for a pull request: Markdown with figures, without pictures and captions."""
+"""The report for a pull request: Markdown with figures, without images and captions."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from tuwen.evaluation.headline import DIRECTIONS, MODELS
+from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.evaluation.headline import format_estimate, format_gain, tabulate_line, tabulate_models
+from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles, list_titles
 
 CANDIDATE_COLUMNS = ("state", "share in a mean with the baseline", "mean hit@5 on valid, %", "")
 EPOCHS_SHOWN = 6  # lines of the condensed training table
-CAME = ("source set", "table", "rows", "clean", "quarantined", "left out", "blank", "faults")
+ROWS_COLUMNS = ("source set", "table", "rows", "clean", "quarantined", "left out", "blank", "faults")
 
 
 def format_markdown(facts: dict[str, Any]) -> str:
-    """report.md from what report.py knows: figures, no picture, no caption."""
-    sections = (_headline, _recall, _slices, _correction, _gallery, _zero_shot, _training, _doubt, _quality)
-    lines = ["# Retrieval report", "", *_lead(facts)]
+    """Format report.md from the facts that report.py collects: figures, no image, no caption."""
+    sections = (
+        *(_format_headline, _format_recall, _format_further, _format_slices, _format_hubs, _format_gallery),
+        *(_format_zero_shot, _format_training, _format_doubt, _format_quality),
+    )
+    lines = ["# Retrieval report", "", *_format_lead(facts)]
     for section in sections:
-        lines += ["", *section(facts)]
+        if body := section(facts):
+            lines += ["", *body]
     return "\n".join(lines) + "\n"
 
 
-def _lead(facts: dict[str, Any]) -> list[str]:
-    sizes = facts["metrics"]["finetuned"]
+def _format_lead(facts: dict[str, Any]) -> list[str]:
+    sizes = facts["metrics"][SHIPPED]
     return [
         f"Test split: {sizes['images']} pictures, {sizes['texts']} texts; "
         f"{sizes['t2i_queries']} texts and {sizes['i2t_queries']} pictures are asked.",
@@ -29,24 +35,23 @@ def _lead(facts: dict[str, Any]) -> list[str]:
     ]
 
 
-def _headline(facts: dict[str, Any]) -> list[str]:
+def _format_headline(facts: dict[str, Any]) -> list[str]:
     rows = [
         (
-            DIRECTIONS[line.direction],
-            f"R@{line.k}",
-            *(_interval(p) for p in line.models.values()),
-            _signed(line.gain, "**"),
-            _interval(line.corrected["finetuned"]),
-            _signed(line.change["finetuned"]),
+            hit.direction.title,
+            hit.title,
+            *tabulate_models(hit),
+            *(format_gain(gain, hit.metric, "**") for gain in hit.gains.values()),
+            format_estimate(corrected.models[SHIPPED], corrected.metric),
+            format_gain(change.models[SHIPPED], change.metric),
         )
-        for line in facts["lines"]
+        for hit, corrected, change in zip(facts["hits"], facts["corrected"], facts["changes"], strict=True)
     ]
-    both = [facts["metrics"][model] for model in MODELS]
-    header = ("direction", "", *MODELS.values(), "gain, points", "fine-tuned, QB-Norm", "its change, points")
-    summary = [("both", "R@M, the mean of all R@k", *(_interval(mean) for mean in facts["means"].values()))]
-    summary += [
-        (title, "median rank", *(f"{figures[f'{way}_median_rank']:g}" for figures in both))
-        for way, title in DIRECTIONS.items()
+    qb_norm = (f"{MODELS[SHIPPED].title}, QB-Norm", "its change, points")
+    header = ("direction", "", *list_titles(), *list_gain_titles(), *qb_norm)
+    summary = [
+        (line.direction.title if line.direction else "both", line.title, *tabulate_models(line))
+        for line in facts["summary"]
     ]
     return [
         "## R@k (hit@k): any true item among the first k, in percent",
@@ -56,54 +61,55 @@ def _headline(facts: dict[str, Any]) -> list[str]:
         f"In brackets: 95 % bootstrap intervals by group ({facts['evaluate'].bootstrap_samples} samples); "
         "those of differences are paired: both answer the same queries.",
         "",
-        *_table(("direction", "", *MODELS.values()), summary),
+        *_table(("direction", "", *list_titles()), summary),
     ]
 
 
-def _recall(facts: dict[str, Any]) -> list[str]:
-    metrics = facts["metrics"]
-    rows = [
-        (title, f"recall@{k}", *(f"{100 * metrics[model][f'{way}_recall_at_{k}']:.1f}" for model in MODELS))
-        for way, title in DIRECTIONS.items()
-        for k in facts["evaluate"].ks
-    ]
+def _format_recall(facts: dict[str, Any]) -> list[str]:
+    rows = [(line.direction.title, line.title, *tabulate_models(line)) for line in facts["recalls"]]
     return [
         "## recall@k: found true items / all true items, in percent",
         "",
-        *_table(("direction", "", *MODELS.values()), rows),
+        *_table(("direction", "", *list_titles()), rows),
     ]
 
 
-def _slices(facts: dict[str, Any]) -> list[str]:
+def _format_further(facts: dict[str, Any]) -> list[str]:
+    if not facts["further"]:
+        return []
+    header = ("direction", "", *list_titles(), *list_gain_titles())
+    return ["## Further metrics", "", *_table(header, map(tabulate_line, facts["further"]))]
+
+
+def _format_slices(facts: dict[str, Any]) -> list[str]:
+    hit = facts["hits"][0].metric
     rows = [
         (
-            DIRECTIONS[one.direction],
+            DIRECTIONS[one.direction].title,
             one.title,
             one.queries,
-            *(_interval(p) for p in one.models.values()),
-            _signed(one.gain),
+            *(format_estimate(estimate, hit) for estimate in one.models.values()),
+            *(format_gain(gain, hit) for gain in one.gains.values()),
         )
         for one in facts["slices"]
     ]
     return [
         f"## R@{facts['shown_k']} by kind of query, in percent",
         "",
-        *_table(("direction", "queries", "number", *MODELS.values(), "gain, points"), rows),
+        *_table(("direction", "queries", "number", *list_titles(), *list_gain_titles()), rows),
         "",
         facts["slices_note"],
     ]
 
 
-def _correction(facts: dict[str, Any]) -> list[str]:
-    metrics, k = facts["metrics"], facts["details"]["finetuned"].hubs.t2i.k
-    keys = ("hub_skewness", "qbnorm_hub_skewness")
-    rows = [
-        (title, *(f"{metrics[model][f'{way}_{key}']:.2f}" for model in MODELS for key in keys))
-        for way, title in DIRECTIONS.items()
-    ]
-    header = ("direction", *(name for title in MODELS.values() for name in (title, f"{title}, QB-Norm")))
+def _format_hubs(facts: dict[str, Any]) -> list[str]:
+    rows = []
+    for plain, corrected in zip(facts["hubness"], facts["corrected_hubness"], strict=True):
+        cells = (tabulate_models(line) for line in (plain, corrected))
+        rows.append((plain.direction.title, *(cell for both in zip(*cells, strict=True) for cell in both)))
+    header = ("direction", *(name for title in list_titles() for name in (title, f"{title}, QB-Norm")))
     return [
-        f"## Hubs: skewness of how often an item is among the first {k}",
+        f"## Hubs: skewness of how often an item is among the first {facts['details'][SHIPPED].hubs['t2i'].k}",
         "",
         *_table(header, rows),
         "",
@@ -111,86 +117,81 @@ def _correction(facts: dict[str, Any]) -> list[str]:
     ]
 
 
-def _gallery(facts: dict[str, Any]) -> list[str]:
+def _format_gallery(facts: dict[str, Any]) -> list[str]:
     rows = []
-    for way, title in DIRECTIONS.items():
-        both = [
-            {point["gallery"]: point["hit_at_5"] for point in getattr(facts["details"][model].gallery_curve, way)}
-            for model in MODELS
+    for direction in DIRECTIONS.values():
+        curves = [
+            {point["gallery"]: point["hit_at_5"] for point in details.gallery_curve[direction.name]}
+            for details in facts["details"].values()
         ]
-        for size in sorted(set(both[0]) | set(both[1])):
-            rows.append(
-                (title, f"{size:,.0f}", *(f"{100 * hit[size]:.1f}" if size in hit else "" for hit in both))
-            )
+        for size in sorted({size for hits in curves for size in hits}):
+            cells = (f"{100 * hits[size]:.1f}" if size in hits else "" for hits in curves)
+            rows.append((direction.title, f"{size:,.0f}", *cells))
     return [
         "## R@5 by the size of the gallery, in percent",
         "",
-        *_table(("direction", "items", *MODELS.values()), rows),
+        *_table(("direction", "items", *list_titles()), rows),
     ]
 
 
-def _zero_shot(facts: dict[str, Any]) -> list[str]:
-    found = facts["zero_shot"]
-    one = found["finetuned"]
-    classes, pictures = len(one.classes), one.pictures
-    if not classes or not pictures:
+def _format_zero_shot(facts: dict[str, Any]) -> list[str]:
+    shipped = facts["zero_shot"][SHIPPED]
+    classes, images = len(shipped.classes), shipped.pictures
+    if not classes or not images:
         return ["## Zero-shot classification", "", "The test pictures have no categories."]
     prompts = {"one_prompt": "one prompt", "ensemble": "ensemble"}
     rows = [
-        (MODELS[model], title, f"{100 * getattr(its, key).top_1:.1f}", f"{100 * getattr(its, key).top_5:.1f}")
-        for model, its in found.items()
+        (MODELS[model].title, title, *(f"{100 * share:.1f}" for _, share in getattr(classified, key)))
+        for model, classified in facts["zero_shot"].items()
         for key, title in prompts.items()
     ]
     return [
         "## Zero-shot classification, in percent",
         "",
-        f"{pictures} test pictures by the names of their {classes} categories; chance is {100 / classes:.1f}, "
-        f"always naming the largest category {100 * one.largest_share:.1f}.",
+        f"{images} test pictures by the names of their {classes} categories; chance is {100 / classes:.1f}, "
+        f"always naming the largest category {100 * shipped.largest_share:.1f}.",
         "",
         *_table(("model", "prompts", "top-1", "top-5"), rows),
     ]
 
 
-def _some(epochs: list[Any]) -> list[Any]:
-    """At most EPOCHS_SHOWN records, evenly spread, with the first and the last."""
+def _select_epochs(epochs: list[Any]) -> list[Any]:
+    """Return at most EPOCHS_SHOWN records, evenly spread, with the first and the last."""
     last, gaps = len(epochs) - 1, EPOCHS_SHOWN - 1
     return [epochs[n] for n in sorted({round(last * i / gaps) for i in range(EPOCHS_SHOWN)})] if epochs else []
 
 
-def _training(facts: dict[str, Any]) -> list[str]:
+def _format_training(facts: dict[str, Any]) -> list[str]:
     lines = ["## Training"]
-    known = (
-        "loss",
-        "temperature",
-        *(f"{average}valid_{way}_hit_at_5" for average in ("", "ema_") for way in DIRECTIONS),
-    )
-    for model, title in MODELS.items():
-        training = facts["training"][model]
+    hits = (f"{average}valid_{direction}_hit_at_5" for average in ("", "ema_") for direction in DIRECTIONS)
+    columns = ("loss", "temperature", *hits)
+    for name, model in MODELS.items():
+        training = facts["training"][name]
         epochs = training["epochs"]
         lines += [
             "",
-            f"**{title}**: {training['pairs']} pairs, {training['steps']} steps, {len(epochs)} epochs",
+            f"**{model.title}**: {training['pairs']} pairs, {training['steps']} steps, {len(epochs)} epochs",
         ]
-        keys = [key for key in known if all(key in record for record in epochs)]  # an average is not always kept
-        rows = [(record["epoch"], *(f"{record[key]:.4g}" for key in keys)) for record in _some(epochs)]
+        keys = [key for key in columns if all(key in record for record in epochs)]  # an average is not always kept
+        rows = [(record["epoch"], *(f"{record[key]:.4g}" for key in keys)) for record in _select_epochs(epochs)]
         lines += ["", *_table(("epoch", *keys), rows)] if rows else []
-        states = facts["candidates"][model]
+        states = facts["candidates"][name]
         lines += ["", *_table(CANDIDATE_COLUMNS, states)] if states else []
     return lines
 
 
-def _doubt(facts: dict[str, Any]) -> list[str]:
+def _format_doubt(facts: dict[str, Any]) -> list[str]:
     doubt = facts["doubt"]
     return [
         "## Doubtful pairs",
         "",
-        f"The baseline gives the bank's {doubt['pairs']} pairs a mean cosine of {doubt['mean_cosine']:.3f}; "
-        f"{100 * doubt['share_under_min_cosine']:.1f} % lie under {doubt['min_cosine']:g} "
-        "(params.yaml: pairs.min_cosine). report.html shows the lowest.",
+        f"The {get_base().title} gives the bank's {doubt['pairs']} pairs a mean cosine of "
+        f"{doubt['mean_cosine']:.3f}; {100 * doubt['share_under_min_cosine']:.1f} % lie under "
+        f"{doubt['min_cosine']:g} (params.yaml: pairs.min_cosine). report.html shows the lowest.",
     ]
 
 
-def _quality(facts: dict[str, Any]) -> list[str]:
+def _format_quality(facts: dict[str, Any]) -> list[str]:
     quality = facts["quality"]
     return [
         "## Data quality",
@@ -199,20 +200,12 @@ def _quality(facts: dict[str, Any]) -> list[str]:
         "",
         *_table(("set", "table", "check not met", "severity", "rows"), quality["failed"]),
         "",
-        *_table(CAME, quality["came"]),
+        *_table(ROWS_COLUMNS, quality["rows"]),
         "",
         *_table(("clean set", "pictures", "texts", "pairs"), quality["sizes"]),
         "",
         *_table(("split groups", ""), quality["groups"]),
     ]
-
-
-def _interval(p: Any) -> str:
-    return f"{p.value:.1f} [{p.low:.1f}, {p.high:.1f}]"
-
-
-def _signed(p: Any, strong: str = "") -> str:
-    return f"{strong}{p.value:+.1f}{strong} [{p.low:+.1f}, {p.high:+.1f}]"
 
 
 def _table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> list[str]:

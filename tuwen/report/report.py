@@ -1,26 +1,37 @@
-"""All results in two reports: report.md for a pull request, report.html with curves, pairs, queries and pictures.
+"""All results in two reports: report.md for a pull request, report.html with charts, pairs, queries and images.
 
-report.html is one file that opens offline: pictures and figures stand inside it, there is no script, and its
-own policy forbids every request.
+report.html is one file that opens offline: images and charts stand inside it, there is no script, and its own
+policy forbids every request.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuwen.core.errors import UserError
 from tuwen.core.params import Params
 from tuwen.data.formats import pairs
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
 from tuwen.data.quality import summary
-from tuwen.evaluation import headline
-from tuwen.evaluation.evaluate import read_set_vectors
-from tuwen.evaluation.findings import Details, ZeroShot, read_checked
-from tuwen.evaluation.headline import DIRECTIONS, MODELS
+from tuwen.evaluation.details import Details
+from tuwen.evaluation.figures import FIGURES
+from tuwen.evaluation.headline import make_further_lines, make_lines, tabulate_line
+from tuwen.evaluation.models import (
+    MODELS,
+    SHIPPED,
+    get_base,
+    list_embedding,
+    list_gain_titles,
+    list_rivals,
+    list_titles,
+)
+from tuwen.evaluation.results import Results, read_results, read_test_metrics
 from tuwen.report import curves, doubtful_pairs, examples, hubs, slices
 from tuwen.report.html.confusion import draw_confusion
 from tuwen.report.html.page import render
 from tuwen.report.markdown import format_markdown
+from tuwen.retrieval.vectors import read_set_vectors
 
 ANSWERING = {
     False: "The tasks (result1.csv, result2.csv) are answered by the fine-tuned model.",
@@ -36,89 +47,94 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
     """Write `results/report.md` and `results/report.html` from all results on the test split.
 
     Reads data/clean/{quality.json,test,bank}, embeddings/<model>/test, models/<model>/training.json,
-    results/<model>/{metrics.json,details.json,zero_shot.json,ranks.parquet} and the baseline's
-    pair_cosines.parquet. Raises UserError when one is missing or does not fit the others.
+    results/<model>/{metrics.json,details.json,zero_shot.json,ranks.parquet} and the base's pair_cosines.parquet.
+    Raises UserError when one is missing or does not fit the others.
     """
-    evaluate, doubt, folder = params.evaluate, params.pairs, data / "clean/test"
-    figures, ranks = headline.read_metrics(results, evaluate.ks), headline.read_ranks(results)
-    details, zero_shot = _details(results, evaluate.ks), _zero_shot(results)
+    measured, folder, base = read_results(results, params.evaluate.ks), data / "clean/test", get_base().name
     test = pairs.read_pair_set(folder)
-    vectors = {model: read_set_vectors(embeddings / model / "test", folder, test) for model in MODELS}
-    training = {model: read_json(models / model / "training.json") for model in MODELS}
-    bank = read_json(results / "baseline/metrics.json")["bank"]
-    shown_k = 5 if 5 in evaluate.ks else evaluate.ks[0]
-    facts = {
-        "models": MODELS,
-        "directions": DIRECTIONS,
-        "lines": headline.make_lines(figures, ranks, evaluate),
+    vectors = {name: read_set_vectors(embeddings / name / "test", folder, test) for name in list_embedding()}
+    training = {name: read_json(models / name / "training.json") for name in MODELS}
+    ranks = {name: own.ranks for name, own in measured.items()}
+    shown_k = 5 if 5 in params.evaluate.ks else params.evaluate.ks[0]
+    facts = _collect_metrics(measured, params) | {
         "shown_k": shown_k,
-        "slices": slices.collect_slices(test, ranks, shown_k, evaluate),
+        "slices": slices.collect_slices(test, ranks, shown_k, params.evaluate),
         "slices_note": slices.NOTE,
-        "means": {model: headline.percent(figures[model], "mean_recall") for model in MODELS},
-        "metrics": figures,
-        "evaluate": evaluate,
         "answering": ANSWERING[params.finetune.refit_all],
         "training": training,
-        "candidates": {model: _candidates(records) for model, records in training.items()},
-        "details": details,
-        "zero_shot": zero_shot,
-        "doubt": bank | {"min_cosine": doubt.min_cosine},
-        "quality": _quality(read_json(data / "clean/quality.json")),
+        "candidates": {name: _list_candidates(records) for name, records in training.items()},
+        "doubt": measured[base].bank | {"min_cosine": params.pairs.min_cosine},
+        "quality": _collect_quality(read_json(data / "clean/quality.json")),
     }
-    shown = examples.collect_examples(data, test, vectors, ranks, params.report.examples, evaluate.seed)
+    shown = examples.collect_examples(data, test, vectors, ranks, params.report.examples, params.evaluate.seed)
+    shipped, cosines = measured[SHIPPED], results / base / "pair_cosines.parquet"
     page = {
         **facts,
         **shown._asdict(),
-        "hubs": hubs.collect_hubs(data, test, details["finetuned"], figures["finetuned"], results / "finetuned"),
-        "doubtful": doubtful_pairs.collect_doubtful_pairs(data, results / "baseline/pair_cosines.parquet", doubt),
-        "curves": _curves(training, details, evaluate.ks),
+        "models": MODELS,
+        "rivals": list_rivals(),
+        "further_header": ("direction", "", *list_titles(), *list_gain_titles()),
+        "further_rows": [tabulate_line(line) for line in facts["further"]],
+        "base": base,
+        "shipped": SHIPPED,
+        "directions": DIRECTIONS,
+        "hubs": hubs.collect_hubs(data, test, shipped.details, shipped.metrics, results / SHIPPED),
+        "doubtful": doubtful_pairs.collect_doubtful_pairs(data, cosines, params.pairs),
+        "curves": _draw_curves(training, facts["details"], params.evaluate.ks),
         "with_ema": any(
             "ema_valid_t2i_hit_at_5" in one for records in training.values() for one in records["epochs"]
         ),
-        "confusion": draw_confusion(zero_shot["finetuned"].classes, zero_shot["finetuned"].confusion),
+        "confusion": draw_confusion(shipped.zero_shot.classes, shipped.zero_shot.confusion),
     }
     (results / "report.md").write_text(format_markdown(facts), encoding="utf-8")
     (results / "report.html").write_text(render("report.html.j2", page), encoding="utf-8")
 
 
+def _collect_metrics(measured: Results, params: Params) -> dict[str, Any]:
+    """Return what both reports show of the metrics: lines of FIGURES by their place, and the rest by model."""
+    places = {
+        "hits": ("hit",),
+        "corrected": ("qbnorm_hit",),
+        "changes": ("qbnorm_gain",),
+        "summary": ("mean", "median_rank"),
+        "recalls": ("recall",),
+        "hubness": ("hub_skewness",),
+        "corrected_hubness": ("qbnorm_hub_skewness",),
+    }
+    lines = {
+        place: [line for key in keys for line in make_lines(measured, FIGURES[key], params.evaluate)]
+        for place, keys in places.items()
+    }
+    return lines | {
+        "further": make_further_lines(measured, params.evaluate),
+        "evaluate": params.evaluate,
+        "metrics": {name: own.metrics for name, own in measured.items()},
+        "details": {name: own.details for name, own in measured.items()},
+        "zero_shot": {name: measured[name].zero_shot for name in list_embedding()},
+    }
+
+
 def format_headline(results: Path) -> str:
-    """R@k on test in both directions, baseline beside fine-tuned, as plain text for a terminal."""
-    figures = {model: headline.read_test_metrics(results / model / "metrics.json") for model in MODELS}
-    ks = [int(found[1]) for name in figures["baseline"] if (found := re.fullmatch(r"t2i_hit_at_(\d+)", name))]
-    lines = [f"{'test split':<14}{'':<6}{'baseline':>10}{'fine-tuned':>12}{'gain, points':>14}"]
-    for direction, title in DIRECTIONS.items():
+    """Return R@k on test in both directions, all models beside each other, as plain text for a terminal."""
+    metrics = {name: read_test_metrics(results / name / "metrics.json") for name in MODELS}
+    base = get_base().name
+    ks = [int(found[1]) for name in metrics[base] if (found := re.fullmatch(r"t2i_hit_at_(\d+)", name))]
+    header = "".join(f"{title:>{len(title) + 2}}" for title in (*list_titles(), *list_gain_titles()))
+    lines = [f"{'test split':<14}{'':<6}{header}"]
+    for direction in DIRECTIONS.values():
         for k in ks:
-            before, after = (100 * figures[model][f"{direction}_hit_at_{k}"] for model in MODELS)
-            lines.append(f"{title:<14}{f'R@{k}':<6}{before:>8.1f} %{after:>10.1f} %{after - before:>+14.1f}")
+            hits = {name: 100 * values[f"{direction.name}_hit_at_{k}"] for name, values in metrics.items()}
+            cells = [f"{hits[name]:>{len(title)}.1f} %" for name, title in zip(MODELS, list_titles(), strict=True)]
+            cells += [
+                f"{hits[rival.name] - hits[base]:>+{len(title) + 2}.1f}"
+                for rival, title in zip(list_rivals(), list_gain_titles(), strict=True)
+            ]
+            lines.append(f"{direction.title:<14}{f'R@{k}':<6}{''.join(cells)}")
     return "\n".join(lines) + "\n"
 
 
-def _details(results: Path, ks: list[int]) -> dict[str, Details]:
-    found = {}
-    for model in MODELS:
-        path = results / model / "details.json"
-        found[model] = read_checked(path, Details)
-        for way, points in dict(found[model].gallery_curve).items():
-            if any(name not in point for point in points for name in ("gallery", *(f"hit_at_{k}" for k in ks))):
-                raise UserError(
-                    f"{path}: gallery_curve.{way} lacks a figure at one of k = {ks} (params.yaml: evaluate.ks); "
-                    "run `dvc repro`"
-                )
-    return found
-
-
-def _zero_shot(results: Path) -> dict[str, ZeroShot]:
-    found = {model: read_checked(results / model / "zero_shot.json", ZeroShot) for model in MODELS}
-    if found["baseline"].classes != found["finetuned"].classes:
-        raise UserError(
-            f"{results}: zero_shot.json of {' and '.join(MODELS)} name different classes; "
-            "measure both on the same test split: `dvc repro`"
-        )
-    return found
-
-
-def _candidates(training: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """The states that the selection on valid compared, and which it took; none where there was no choice."""
+def _list_candidates(training: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """List the states that the selection on valid compared, and which it took; none where there was no choice."""
     return [
         (
             f"epoch {one['epoch']}{', averaged' if one['ema'] else ''}",
@@ -130,23 +146,23 @@ def _candidates(training: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _curves(training: dict[str, Any], details: dict[str, Details], ks: list[int]) -> dict[str, str]:
-    """Figure name -> SVG element, empty where there is nothing to draw."""
+def _draw_curves(training: Mapping[str, Any], details: Mapping[str, Details], ks: list[int]) -> dict[str, str]:
+    """Return chart name -> SVG element, empty where there is nothing to draw."""
     drawn = curves.draw_training({model: records["epochs"] for model, records in training.items()})
-    for way in DIRECTIONS:
-        points = {model: getattr(found.gallery_curve, way) for model, found in details.items()}
-        drawn[f"gallery_{way}"] = curves.draw_gallery_curve(f"gallery_{way}", points, ks)
-    scores = curves.draw_scores({model: found.score_histogram for model, found in details.items()})
-    return drawn | {f"scores_{model}": figure for model, figure in scores.items()}
+    for name in DIRECTIONS:
+        points = {model: own.gallery_curve[name] for model, own in details.items()}
+        drawn[f"gallery_{name}"] = curves.draw_gallery_curve(f"gallery_{name}", points, ks)
+    scores = curves.draw_scores({model: own.score_histogram for model, own in details.items()})
+    return drawn | {f"scores_{model}": chart for model, chart in scores.items()}
 
 
-def _quality(body: dict[str, Any]) -> dict[str, Any]:
-    """What both reports show of quality.json."""
+def _collect_quality(body: dict[str, Any]) -> dict[str, Any]:
+    """Return what both reports show of quality.json."""
     findings, (out, elsewhere) = summary.list_findings(body), summary.count_in_valid_or_test(body)
     return {
         "checks": len(findings),
         "failed": [finding[:-1] for finding in findings if not finding.success],
-        "came": [
+        "rows": [
             (*count[:-1], "; ".join(f"{rows} {reason}" for reason, rows in count.faults.items()))
             for count in summary.list_row_counts(body)
         ],

@@ -1,19 +1,20 @@
-"""Where retrieval is weak: the headline over kinds of queries, by caption and by category of the picture."""
+"""Where retrieval is weak: the headline over kinds of queries, by caption and by category of the image."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.text import HAN_MASK
-from tuwen.evaluation.headline import MODELS, Percent
+from tuwen.evaluation.metric import Estimate
+from tuwen.evaluation.ranks import RankedQueries
 from tuwen.retrieval.metrics import compute_hits, compute_intervals
-
-Flags = npt.NDArray[np.bool_]
+from tuwen.retrieval.vectors import Flags
 
 LEAST = 10  # queries of a slice: fewer say nothing
 NOTE = (
@@ -25,45 +26,62 @@ HOLDS = {"digits": "[0-9０-９]", "Latin letters": r"\p{Latin}", "a mask": HAN_
 
 
 class Slice(NamedTuple):
-    """hit@k over some queries of one direction; the gain's interval is paired."""
+    """hit@k over some queries of one direction, in percent; a gain's interval is paired."""
 
     direction: str
     title: str
     queries: int
-    models: dict[str, Percent]
-    gain: Percent
+    models: dict[str, Estimate]
+    gains: dict[str, Estimate]  # of each model but the first, over it
 
 
-def collect_slices(test: pairs.PairSet, ranked: dict[str, pa.Table], k: int, evaluate: Evaluate) -> list[Slice]:
-    """Every slice that holds some queries, at least LEAST, and not all; ranked: model -> its ranks table."""
-    made = []
-    of_texts = _by_caption(test.texts["caption"]), test.texts["text_id"]
-    of_pictures = _by_category(test.images["category"]), test.images["image_id"]
-    for direction, (kinds, ids) in {"t2i": of_texts, "i2t": of_pictures}.items():
-        tables = [table.filter(pc.equal(table["direction"], direction)) for table in ranked.values()]
-        first, second = (compute_hits(table["best_rank"].to_numpy(), [k]) for table in tables)
-        values_N3 = 100 * np.hstack([first, second, second - first])
-        row = pc.index_in(tables[0]["query_id"], value_set=ids.combine_chunks()).to_numpy()
-        groups = tables[0]["group"].to_numpy()
-        for title, flags in kinds.items():
-            of = flags[row]
-            if LEAST <= of.sum() < len(of):
-                ends = compute_intervals(
-                    values_N3[of], groups[of], evaluate.bootstrap_samples, evaluate.seed
-                ).tolist()
-                *both, gain = map(Percent, values_N3[of].mean(axis=0).tolist(), *zip(*ends, strict=True))
-                made.append(Slice(direction, title, int(of.sum()), dict(zip(MODELS, both, strict=True)), gain))
-    return made
+def collect_slices(
+    test: pairs.PairSet, ranks: Mapping[str, Mapping[str, RankedQueries]], k: int, evaluate: Evaluate
+) -> list[Slice]:
+    """Return every slice that holds some queries, at least LEAST, and not all.
+
+    ranks: model -> its ranks by direction, that of the base first.
+    """
+    slices = []
+    kinds_by_direction = {"t2i": _sort_by_caption(test.texts), "i2t": _sort_by_category(test.images)}
+    for name, direction in DIRECTIONS.items():
+        ids = getattr(test, direction.queries)[direction.query_id].combine_chunks()
+        base, *rivals = (directions[name] for directions in ranks.values())
+        row_N = pc.index_in(base.query_ids, value_set=ids).to_numpy()
+        hits = [compute_hits(ranked.judged, [k]) for ranked in (base, *rivals)]
+        values = 100 * np.hstack([*hits, *(hit - hits[0] for hit in hits[1:])])
+        for title, flags in kinds_by_direction[name].items():
+            inside = flags[row_N]
+            if not LEAST <= inside.sum() < len(inside):
+                continue
+            ends = compute_intervals(
+                values[inside], base.groups[inside], evaluate.bootstrap_samples, evaluate.seed
+            ).tolist()
+            estimates = list(map(Estimate, values[inside].mean(axis=0).tolist(), *zip(*ends, strict=True)))
+            models, gains = estimates[: len(ranks)], estimates[len(ranks) :]
+            slices.append(
+                Slice(
+                    direction=name,
+                    title=title,
+                    queries=int(inside.sum()),
+                    models=dict(zip(ranks, models, strict=True)),
+                    gains=dict(zip(list(ranks)[1:], gains, strict=True)),
+                )
+            )
+    return slices
 
 
-def _by_caption(captions: pa.ChunkedArray) -> dict[str, Flags]:
-    chars = pc.utf8_length(captions).to_numpy()
-    lengths = {title: (low <= chars) & (chars <= high) for title, (low, high) in LENGTHS.items()}
-    return lengths | {
-        f"with {title}": pc.match_substring_regex(captions, kind).to_numpy() for title, kind in HOLDS.items()
-    }
+def _sort_by_caption(texts: pa.Table) -> dict[str, Flags]:
+    """Return kind -> which texts [T] are of it."""
+    chars = pc.utf8_length(texts["caption"]).to_numpy()
+    kinds = {title: (low <= chars) & (chars <= high) for title, (low, high) in LENGTHS.items()}
+    for title, pattern in HOLDS.items():
+        kinds[f"with {title}"] = pc.match_substring_regex(texts["caption"], pattern).to_numpy()
+    return kinds
 
 
-def _by_category(categories: pa.ChunkedArray) -> dict[str, Flags]:
+def _sort_by_category(images: pa.Table) -> dict[str, Flags]:
+    """Return category -> which images [I] are of it."""
+    categories = images["category"]
     names = sorted(set(categories.drop_null().to_pylist()))
     return {name: pc.fill_null(pc.equal(categories, name), False).to_numpy() for name in names}

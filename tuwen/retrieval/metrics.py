@@ -1,10 +1,10 @@
-"""hit@k, recall@k and their intervals, from vectors and the pairs that are true; knows no model.
+"""hit@k, recall@k and their intervals, from vectors and the true pairs; needs no model.
 
 hit@k     is any true item among the first k? This is what benchmarks cite as R@k.
 recall@k  what share of the true items is among the first k?
 
 Both are means over the queries that have a true item; an item without a query is a distractor of the gallery.
-Shapes: N queries with a true item, P true pairs, K values of k, M figures, S sizes of a gallery.
+Shapes: N queries with a true item, P true pairs, K values of k, M metrics, S sizes of a gallery.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,8 @@ import numpy.typing as npt
 import torch
 
 from tuwen.core.errors import UserError
-from tuwen.retrieval.search import Rows, Vectors, rank_items
-
-Floats = npt.NDArray[np.float64]
+from tuwen.retrieval.search import rank_items
+from tuwen.retrieval.vectors import Flags, Floats, RetrievalTask, Rows
 
 DRAWS_AT_ONCE = 1 << 22  # group numbers drawn at once (32 MB)
 INTERVAL = (0.025, 0.975)  # the quantiles of a 95 % interval
@@ -27,25 +26,37 @@ class Judged(NamedTuple):
     """How well each query did; every field has N rows, in the order of the queries."""
 
     query: Rows  # [N] row in the query matrix
-    best_rank: Rows  # [N] 1-based rank of the best true item in the whole gallery
+    best_rank: Rows  # [N] 1-based rank of the best true item
     true_items: Rows  # [N]
     found: Rows  # [N, K] true items among the first k
 
 
-def judge_queries(queries: Vectors, gallery: Vectors, query: Rows, item: Rows, ks: Sequence[int]) -> Judged:
+def judge_queries(task: RetrievalTask, ks: Sequence[int]) -> Judged:
     """Rank every true item of every query in the whole gallery.
 
-    queries [Q, D], gallery [G, D]; pair p says that gallery row item[p] is true for query row query[p]; a pair
-    given twice counts once. Equal scores: lower gallery row first. Raises UserError as `search.ranks`.
+    Equal scores: lower gallery row first. Raises UserError as `search.rank_items`.
     """
-    pairs_P2 = np.unique(np.stack([query, item], axis=1), axis=0)
-    rank_P = rank_items(queries, gallery, pairs_P2[:, 0], pairs_P2[:, 1])
-    asked, first, true_items = np.unique(pairs_P2[:, 0], return_index=True, return_counts=True)
-    if not len(asked):
+    pairs_P2 = np.unique(np.stack([task.query, task.item], axis=1), axis=0)
+    rank_P = rank_items(task.queries, task.gallery, pairs_P2[:, 0], pairs_P2[:, 1])
+    query, first, true_items = np.unique(pairs_P2[:, 0], return_index=True, return_counts=True)
+    if not len(query):
         nothing = np.zeros(0, np.int64)
         return Judged(nothing, nothing, nothing, np.zeros((0, len(ks)), np.int64))
     found = np.add.reduceat(rank_P[:, None] <= np.asarray(ks), first, axis=0, dtype=np.int64)
-    return Judged(asked, np.minimum.reduceat(rank_P, first), true_items, found)
+    return Judged(query, np.minimum.reduceat(rank_P, first), true_items, found)
+
+
+def judge_answers(task: RetrievalTask, answers: Rows, ks: Sequence[int]) -> Judged:
+    """Judge the first answers [Q, R] of all queries, gallery rows, best first; R is at least every k.
+
+    Where no true item is among them, the best rank is R + 1: it lies somewhere beyond.
+    """
+    pairs_P2 = np.unique(np.stack([task.query, task.item], axis=1), axis=0)
+    query, true_items = np.unique(pairs_P2[:, 0], return_counts=True)
+    size = 1 + max(int(answers.max(initial=0)), int(task.item.max(initial=0)))
+    is_true_NR = np.isin(query[:, None] * size + answers[query], pairs_P2[:, 0] * size + pairs_P2[:, 1])
+    best_rank = np.where(is_true_NR.any(axis=1), is_true_NR.argmax(axis=1) + 1, answers.shape[1] + 1)
+    return Judged(query, best_rank, true_items, is_true_NR.cumsum(axis=1)[:, np.asarray(ks) - 1])
 
 
 def check_ks(ks: Sequence[int], gallery: int, place: str) -> None:
@@ -54,38 +65,27 @@ def check_ks(ks: Sequence[int], gallery: int, place: str) -> None:
         raise UserError(f"{place}: k = {max(ks)} is over the gallery of {gallery}; lower it, or take more data")
 
 
-def compute_hits(best_rank: Rows, ks: Sequence[int]) -> Floats:
-    """hit@k of each query: 1 or 0, [N, K]."""
-    return (best_rank[:, None] <= np.asarray(ks)).astype(np.float64)
+def compute_hits(judged: Judged, ks: Sequence[int]) -> Floats:
+    """Return hit@k of each query: 1 or 0, [N, K]."""
+    return (judged.best_rank[:, None] <= np.asarray(ks)).astype(np.float64)
 
 
-def compute_hits_among(ids: Rows, query: Rows, item: Rows, ks: Sequence[int]) -> Floats:
-    """hit@k of each query that has a true item, [N, K], from the first answers of all queries.
-
-    ids [Q, R]: gallery rows, best first, R at least every k; query and item [P] as in `judge_queries`.
-    """
-    size = 1 + max(int(ids.max(initial=0)), int(item.max(initial=0)))
-    asked = np.unique(query)
-    true = np.isin(asked[:, None] * size + ids[asked], query * size + item)
-    return np.logical_or.accumulate(true, axis=1)[:, np.asarray(ks) - 1].astype(np.float64)
-
-
-def compute_recalls(found: Rows, true_items: Rows) -> Floats:
-    """recall@k of each query: found / true items, [N, K]."""
-    return np.asarray(found / true_items[:, None])
+def compute_recalls(judged: Judged, ks: Sequence[int]) -> Floats:
+    """Return recall@k of each query, [N, K]: found / true items; ks: those that it was judged at."""
+    return np.asarray(judged.found[:, : len(ks)] / judged.true_items[:, None])
 
 
 def choose_gallery_sizes(gallery: int, least: int) -> list[int]:
-    """Sizes for a curve: 1, 2, 5, 10, 20 … from `least` on, then the whole gallery."""
+    """Return sizes for a curve: 1, 2, 5, 10, 20 … from `least` on, then the whole gallery."""
     steps = (digit * 10**power for power in range(len(str(gallery))) for digit in (1, 2, 5))
     return [*(size for size in steps if least <= size < gallery), gallery]
 
 
 def compute_gallery_curve(judged: Judged, gallery: int, sizes: Sequence[int], ks: Sequence[int]) -> Floats:
-    """hit@k [S, K] to be expected were the gallery cut down at random to each of `sizes` items.
+    """Return hit@k [S, K] as expected were the gallery cut down at random to each of `sizes` items.
 
     A query keeps all of its t true items; of the G - t others, size - t are drawn without replacement. A rank r in
-    the whole gallery says that r - 1 others stand before the best true item, so how many of the drawn ones do is
+    the whole gallery means that r - 1 others stand before the best true item, so how many of the drawn ones do is
     hypergeometric, and hit@k is the chance that they are fewer than k: exact, nothing is drawn. A query whose
     true items alone fill the size is a hit.
     """
@@ -108,24 +108,23 @@ def compute_gallery_curve(judged: Judged, gallery: int, sizes: Sequence[int], ks
     return np.array(curve)
 
 
-def compute_auc(score: Floats, fits: npt.NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: the chance that a fitting pair scores above an unfitting one; a tie counts half.
+def compute_auc(score: Floats, fits: Flags) -> float:
+    """Return the area under the ROC curve: the chance that a fitting pair scores above an unfitting one.
 
-    score and fits [P], both kinds among them. Mann and Whitney, 1947; what Zero reports for ICM and IQM.
+    A tie counts half. score and fits [P], both kinds among them. Mann and Whitney, 1947; what Zero reports for
+    ICM and IQM.
     """
     return float(_aucs(np.ones((1, len(score))), score, fits)[0])
 
 
-def compute_auc_interval(
-    score: Floats, fits: npt.NDArray[np.bool_], groups: npt.NDArray[Any], samples: int, seed: int
-) -> Floats:
-    """95 % bootstrap interval [2] of `compute_auc`; whole groups [P] are drawn as in `compute_intervals`."""
+def compute_auc_interval(score: Floats, fits: Flags, groups: npt.NDArray[Any], samples: int, seed: int) -> Floats:
+    """Return the 95 % bootstrap interval [2] of `compute_auc`; groups [P] are drawn as in `compute_intervals`."""
     names, group_P = np.unique(groups, return_inverse=True)
     drawn = _draws(len(names), samples, seed, max(1, DRAWS_AT_ONCE // len(score)))
     return _quantiles(np.concatenate([_aucs(times[:, group_P], score, fits) for times in drawn]))
 
 
-def _aucs(weight_SP: Floats, score: Floats, fits: npt.NDArray[np.bool_]) -> Floats:
+def _aucs(weight_SP: Floats, score: Floats, fits: Flags) -> Floats:
     order = np.argsort(score, kind="stable")
     first = np.unique(score[order], return_index=True)[1]  # pairs of one score stand together
     fitting, unfitting = (
@@ -137,10 +136,10 @@ def _aucs(weight_SP: Floats, score: Floats, fits: npt.NDArray[np.bool_]) -> Floa
 
 
 def bootstrap(values: Floats, groups: npt.NDArray[Any], samples: int, seed: int) -> Floats:
-    """Column means [samples, M] of `values` [N, M] over groups drawn with replacement.
+    """Return column means [samples, M] of `values` [N, M] over groups drawn with replacement.
 
     Queries of one group [N] (texts of one picture, say) are not independent, so whole groups are drawn; all M
-    figures share the draws. NaN: this row does not count in this column. Efron and Tibshirani, An Introduction to
+    metrics share the draws. NaN: this row does not count in this column. Efron and Tibshirani, An Introduction to
     the Bootstrap, 1993, ch. 13.
     """
     names, group_N = np.unique(groups, return_inverse=True)
@@ -154,14 +153,14 @@ def bootstrap(values: Floats, groups: npt.NDArray[Any], samples: int, seed: int)
 
 
 def compute_intervals(values: Floats, groups: npt.NDArray[Any], samples: int, seed: int) -> Floats:
-    """95 % bootstrap intervals [M, 2] (low, high) of the column means of `values` [N, M]; as `bootstrap`."""
+    """Return 95 % bootstrap intervals [M, 2] (low, high) of the column means of `values` [N, M]."""
     return _quantiles(bootstrap(values, groups, samples, seed))
 
 
 def compute_paired_intervals(
     first: Floats, second: Floats, groups: npt.NDArray[Any], samples: int, seed: int
 ) -> Floats:
-    """95 % intervals [M, 2] of mean(second) - mean(first): two models asked the same queries, [N, M] each."""
+    """Return 95 % intervals [M, 2] of mean(second) - mean(first): two models, the same queries, [N, M] each."""
     assert first.shape == second.shape
     return compute_intervals(second - first, groups, samples, seed)
 
@@ -171,7 +170,7 @@ def _quantiles(means: Floats) -> Floats:
 
 
 def _draws(groups: int, samples: int, seed: int, at_once: int) -> Iterator[Floats]:
-    """How often each group is drawn, [at most at_once, groups] at a time, `samples` rows in all."""
+    """Yield how often each group is drawn, [at most at_once, groups] at a time, `samples` rows in all."""
     draw = np.random.default_rng(seed)
     for start in range(0, samples, at_once):
         size = min(at_once, samples - start)

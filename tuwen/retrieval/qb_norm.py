@@ -1,11 +1,11 @@
-"""Hubs, the items that too many queries find, and QB-Norm, which corrects scores by a bank of known queries.
+"""QB-Norm: scores corrected for hubs, the items that too many queries find, by a bank of training queries.
 
-QB-Norm (Bogolin et al., Cross Modal Retrieval with Querybank Normalisation, CVPR 2022): a query q scores item g by
-the inverted softmax exp(β s(q, g)) / Σ_b exp(β s(b, g)) over the queries b of a bank. Its logarithm over β is
+Bogolin et al., Cross Modal Retrieval with Querybank Normalisation, CVPR 2022: a query q scores item g by the
+inverted softmax exp(β s(q, g)) / Σ_b exp(β s(b, g)) over the queries b of a bank. Its logarithm over β is
 s(q, g) - bias(g), with bias(g) = log Σ_b exp(β s(b, g)) / β, so it ranks as a dot product with one dimension more
 does, which exact search answers like any other. The bank is of train: no query that is measured or answered takes
-part in it. The dynamic form corrects a query only where the item it would find first is one that some query of the
-bank finds first too.
+part in it. The dynamic form corrects a query only where the item that it would find first is one that some query
+of the bank finds first too.
 
 Shapes: Q queries, G gallery items, B bank queries, D dimensions, k answers.
 """
@@ -14,14 +14,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from tuwen.retrieval.metrics import compute_hits_among
-from tuwen.retrieval.search import Rows, Vectors, top_k, top_k_both
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+from tuwen.retrieval.metrics import compute_hits, judge_answers
+from tuwen.retrieval.search import top_k, top_k_both
+from tuwen.retrieval.vectors import Flags, RetrievalTask, Rows, Vectors
 
 BETAS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # inverse temperatures to choose from; the paper's is 20
 CHOOSING_K = 5  # the headline
@@ -29,38 +26,19 @@ TILE = 2048  # bank queries and gallery items whose scores are held at once (16 
 
 
 class Correction(NamedTuple):
-    """What the bank knows of each gallery item."""
+    """What a bank does to the scores of each gallery item."""
 
     bias: Vectors  # [G] float32, taken off its scores
     active: Flags  # [G] some query of the bank finds it first
 
 
-def count_occurrences(ids: Rows, gallery: int) -> Rows:
-    """How often each gallery item stands among the first answers `ids` [Q, k] of all queries, [G]."""
-    return np.bincount(ids.ravel(), minlength=gallery)
-
-
-def compute_skewness(times: Rows) -> float:
-    """Skewness of the k-occurrence [G]: large where a few hubs are found by many; 0 where all are found alike.
-
-    E[(x - mean)³] / deviation³, as Radovanović et al., Hubs in Space, JMLR 2010, measure hubness.
-    """
-    deviation = times.std()
-    return float(((times - times.mean()) ** 3).mean() / deviation**3) if deviation else 0.0
-
-
-def find_hubs(times: Rows, count: int) -> Rows:
-    """The `count` items found most often, the most frequent first; of equal ones the lower row."""
-    return np.argsort(-times, kind="stable")[:count]
-
-
 def compute_correction(bank: Vectors, gallery: Vectors, beta: float) -> Correction:
-    """What the queries `bank` [B, D] say of `gallery` [G, D] at the inverse temperature `beta`."""
+    """Return the correction of `gallery` [G, D] by the queries `bank` [B, D] at the inverse temperature `beta`."""
     return Correction(compute_biases(bank, gallery, [beta])[0], find_active(bank, gallery))
 
 
 def compute_biases(bank: Vectors, gallery: Vectors, betas: Sequence[float]) -> Vectors:
-    """log Σ_b exp(β s(b, g)) / β for each β, [len(betas), G] float32, less its mean over the gallery.
+    """Return log Σ_b exp(β s(b, g)) / β for each β, [len(betas), G] float32, less its mean over the gallery.
 
     A constant changes no order, and small numbers keep more digits. At most TILE² scores are held at once.
     """
@@ -77,30 +55,30 @@ def compute_biases(bank: Vectors, gallery: Vectors, betas: Sequence[float]) -> V
     return np.asarray(bias - bias.mean(axis=1, keepdims=True), np.float32)
 
 
-def choose_beta(bank: Vectors, queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> float:
-    """Of BETAS the one with the best hit@5, on a set that is not reported on; of equal ones the least.
+def choose_beta(bank: Vectors, task: RetrievalTask) -> float:
+    """Return the one of BETAS with the best hit@5 on a task that is not reported on; of equal ones the least.
 
-    bank [B, D], queries [Q, D], gallery [G, D] of at least five; query and item [P]: the true pairs.
+    bank [B, D]: queries of train; the task's gallery has at least five items.
     """
-    plain, _ = top_k(queries, gallery, CHOOSING_K)
-    active = find_active(bank, gallery)
-    hits = [
-        compute_hits_among(
-            answer_corrected(queries, gallery, plain, Correction(bias, active)), query, item, [CHOOSING_K]
-        ).mean()
-        for bias in compute_biases(bank, gallery, BETAS)
-    ]
+    plain, _ = top_k(task.queries, task.gallery, CHOOSING_K)
+    active = find_active(bank, task.gallery)
+    hits = []
+    for bias in compute_biases(bank, task.gallery, BETAS):
+        answers = answer_corrected(task.queries, task.gallery, plain, Correction(bias, active))
+        hits.append(compute_hits(judge_answers(task, answers, [CHOOSING_K]), [CHOOSING_K]).mean())
     return BETAS[int(np.argmax(hits))]
 
 
 def find_active(bank: Vectors, gallery: Vectors) -> Flags:
-    """Which gallery items [G] are the first answer to some query of the bank: QB-Norm's activation set."""
-    found, _ = top_k(bank, gallery, 1)
-    return count_occurrences(found, len(gallery)) > 0
+    """Return which gallery items [G] are the first answer to some query of the bank: QB-Norm's activation set."""
+    first, _ = top_k(bank, gallery, 1)
+    active = np.zeros(len(gallery), np.bool_)
+    active[first[:, 0]] = True
+    return active
 
 
 def extend_vectors(queries: Vectors, gallery: Vectors, bias: Vectors) -> tuple[Vectors, Vectors]:
-    """Vectors of one dimension more, whose dot products are those of `queries` and `gallery` less `bias` [G]."""
+    """Return vectors of one dimension more, whose dot products are those of the given ones less `bias` [G]."""
     return (
         np.column_stack([queries, np.ones(len(queries), np.float32)]),
         np.column_stack([gallery, -bias]),
@@ -108,30 +86,30 @@ def extend_vectors(queries: Vectors, gallery: Vectors, bias: Vectors) -> tuple[V
 
 
 def choose_dynamic(plain: Rows, corrected: Rows, active: Flags) -> Rows:
-    """The answers [Q, k] by the dynamic form: the corrected ones where the first plain answer is active."""
+    """Return the answers [Q, k] by the dynamic form: the corrected ones where the first plain answer is active."""
     return np.asarray(np.where(active[plain[:, :1]], corrected, plain))
 
 
-def answer_corrected(queries: Vectors, gallery: Vectors, plain: Rows, known: Correction) -> Rows:
-    """The first k gallery rows per query by QB-Norm, [Q, k]; plain [Q, k]: those by the uncorrected score."""
-    corrected, _ = top_k(*extend_vectors(queries, gallery, known.bias), plain.shape[1])
-    return choose_dynamic(plain, corrected, known.active)
+def answer_corrected(queries: Vectors, gallery: Vectors, plain: Rows, correction: Correction) -> Rows:
+    """Return the first k gallery rows per query by QB-Norm, [Q, k]; plain [Q, k]: by the uncorrected score."""
+    corrected, _ = top_k(*extend_vectors(queries, gallery, correction.bias), plain.shape[1])
+    return choose_dynamic(plain, corrected, correction.active)
 
 
 def find_first_answers(images: Vectors, texts: Vectors, k: int) -> dict[str, Rows]:
-    """The first k gallery rows per query in both directions, t2i and i2t, in one pass."""
+    """Return the first k gallery rows per query in both directions, t2i and i2t, in one pass."""
     (i2t, _), (t2i, _) = top_k_both(images, texts, k)
     return {"t2i": t2i, "i2t": i2t}
 
 
 def answer_both_corrected(
-    images: Vectors, texts: Vectors, plain: dict[str, Rows], known: dict[str, Correction]
+    images: Vectors, texts: Vectors, plain: dict[str, Rows], corrections: dict[str, Correction]
 ) -> dict[str, Rows]:
-    """`answer_corrected` in both directions; plain and known by direction, t2i and i2t.
+    """`answer_corrected` in both directions; plain and corrections by direction, t2i and i2t.
 
     Both biases can stand in the same vectors, since a query's own bias changes none of its ranks.
     """
-    texts, images = extend_vectors(texts, images, known["t2i"].bias)
-    images, texts = extend_vectors(images, texts, known["i2t"].bias)
+    texts, images = extend_vectors(texts, images, corrections["t2i"].bias)
+    images, texts = extend_vectors(images, texts, corrections["i2t"].bias)
     corrected = find_first_answers(images, texts, plain["t2i"].shape[1])
-    return {name: choose_dynamic(plain[name], corrected[name], known[name].active) for name in known}
+    return {name: choose_dynamic(plain[name], corrected[name], corrections[name].active) for name in corrections}

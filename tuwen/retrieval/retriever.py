@@ -18,8 +18,9 @@ from tuwen.data.formats.images import Pixels, decode_pixels, make_upright, resiz
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder, load_model
-from tuwen.retrieval.embed import embed_captions, stream_vectors
-from tuwen.retrieval.search import Vectors, top_k
+from tuwen.retrieval.encode import embed_captions, stream_vectors
+from tuwen.retrieval.search import top_k
+from tuwen.retrieval.vectors import Vectors
 
 ImageInput: TypeAlias = str | Path | bytes | Image.Image
 ENCODE_BATCH = 64

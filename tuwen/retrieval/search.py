@@ -10,67 +10,23 @@ Shapes: Q queries, G gallery items, D dimensions, P pairs.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tuwen.core.errors import UserError
 from tuwen.model.device import has_bf16
-from tuwen.retrieval.shortlist import Found, Side, shortlists, side, single_slack
-
-Vectors = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
+from tuwen.retrieval.shortlist import Candidates, Rounded, compute_single_slack, find_shortlists, round_vectors
+from tuwen.retrieval.vectors import Floats, Rows, Vectors, check_vectors
 
 BLOCK_SCORES = 1 << 22  # float32 scores held at once by `rank_items` (16 MB): they stay in the cache
 BLOCK_ITEMS = 1 << 13
 EXACT_PAIRS = 1 << 9  # pairs computed in float64 at once: their numbers stay in the cache
-UNIT_TOLERANCE = 1e-3
-
-
-def read_vectors(path: Path, rows: int, table: Path) -> Vectors:
-    """Read unit vectors [rows, D] from a `.npy` file; `table` is the Parquet table whose rows they stand for.
-
-    Raises UserError when the file is missing or not a float matrix, when it has another number of rows than
-    the table, and for NaN, infinity, zero vectors and vectors that are not of length 1.
-    """
-    try:
-        vectors = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: these embeddings are missing; run `dvc repro`") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a NumPy array ({error}); remove it and run `dvc repro`") from None
-    if vectors.ndim == 2 and len(vectors) != rows:
-        raise UserError(
-            f"{path}: {len(vectors)} rows found, {rows} expected, one per row of {table}; embed again: `dvc repro`"
-        )
-    check_vectors(vectors, str(path))
-    lengths = np.linalg.norm(vectors, axis=1)
-    wrong = np.flatnonzero(np.abs(lengths - 1) > UNIT_TOLERANCE)
-    if len(wrong):
-        raise UserError(
-            f"{path}: row {wrong[0]} has length {lengths[wrong[0]]:.4g}, not 1; divide each row by its length"
-        )
-    return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
-def check_vectors(vectors: npt.NDArray[Any], place: str) -> None:
-    """Raise UserError, naming `place`, unless `vectors` is a float matrix [N, D], all finite, no row zero."""
-    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
-        raise UserError(f"{place}: float array [rows, dimensions] expected, got {vectors.dtype} {vectors.shape}")
-    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(broken):
-        raise UserError(f"{place}: row {broken[0]} holds NaN or infinity; embed again from a sound model")
-    zero = np.flatnonzero(~vectors.any(axis=1))
-    if len(zero):
-        raise UserError(f"{place}: row {zero[0]} is a zero vector, which has no cosine; embed again")
 
 
 def top_k(queries: Vectors, gallery: Vectors, k: int) -> tuple[Rows, Vectors]:
-    """The k gallery rows of the highest score per query, best first: ids [Q, k] int64, scores [Q, k] float32.
+    """Return the k gallery rows of the highest score per query, best first: ids [Q, k], scores [Q, k] float32.
 
     queries [Q, D], gallery [G, D]; unit rows make the score a cosine. Equal scores: lower gallery row first.
     Raises UserError for NaN, zero vectors, different dimensions, an empty gallery, and k over the gallery.
@@ -80,8 +36,9 @@ def top_k(queries: Vectors, gallery: Vectors, k: int) -> tuple[Rows, Vectors]:
     _check_k(k, "the gallery", gallery)
     if not len(queries):
         return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
-    asked, searched = _sides(queries, gallery)
-    return _best(queries, gallery, shortlists(asked, searched, k, both=False)[0], single_slack(asked, searched), k)
+    rounded = _round_both(queries, gallery)
+    shortlist, _ = find_shortlists(*rounded, k, both=False)
+    return _choose_best(queries, gallery, shortlist, compute_single_slack(*rounded), k)
 
 
 def top_k_both(images: Vectors, texts: Vectors, k: int) -> tuple[tuple[Rows, Vectors], tuple[Rows, Vectors]]:
@@ -100,49 +57,52 @@ def top_k_both(images: Vectors, texts: Vectors, k: int) -> tuple[tuple[Rows, Vec
         raise UserError("images: empty, no rows; there is nothing to search in")
     _check_k(k, "texts", texts)
     _check_k(k, "images", images)
-    image_side, text_side = _sides(images, texts)
-    by_image, by_text = shortlists(image_side, text_side, k, both=True)
+    rounded_images, rounded_texts = _round_both(images, texts)
+    by_image, by_text = find_shortlists(rounded_images, rounded_texts, k, both=True)
     return (
-        _best(images, texts, by_image, single_slack(image_side, text_side), k),
-        _best(texts, images, by_text, single_slack(text_side, image_side), k),
+        _choose_best(images, texts, by_image, compute_single_slack(rounded_images, rounded_texts), k),
+        _choose_best(texts, images, by_text, compute_single_slack(rounded_texts, rounded_images), k),
     )
 
 
-def _sides(queries: Vectors, gallery: Vectors, low: torch.dtype | None = None) -> tuple[Side, Side]:
-    """Both on the machine's device; low: the precision of the pass, or else bfloat16 where that is faster."""
+def _round_both(queries: Vectors, gallery: Vectors, low: torch.dtype | None = None) -> tuple[Rounded, Rounded]:
+    """Round both on the machine's device; low: the pass's precision, or else bfloat16 where that is faster."""
     assert torch.get_float32_matmul_precision() == "highest"  # else the error bound does not hold
     where = "cuda" if torch.cuda.is_available() else "cpu"
     low = low or (torch.bfloat16 if has_bf16(where) else torch.float32)
-    return side(torch.from_numpy(queries).to(where), low), side(torch.from_numpy(gallery).to(where), low)
+    return (
+        round_vectors(torch.from_numpy(queries).to(where), low),
+        round_vectors(torch.from_numpy(gallery).to(where), low),
+    )
 
 
-def _best(
-    queries: Vectors, gallery: Vectors, shortlist: Iterator[Found], slack: Tensor, k: int
+def _choose_best(
+    queries: Vectors, gallery: Vectors, shortlist: Iterator[Candidates], slack: Tensor, k: int
 ) -> tuple[Rows, Vectors]:
     """Order each query's items in question by their float64 scores, but those a float32 product rules out."""
     ids = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k), np.float32)
     slack_Q, answered = slack.cpu().numpy(), 0
-    for found in shortlist:
-        query, item, product = (column.cpu().numpy() for column in found[:3])
-        order = np.argsort(_key(query, product))
+    for candidates in shortlist:
+        query, item, product = (column.cpu().numpy() for column in candidates[:3])
+        order = np.argsort(_make_key(query, product))
         query, item, product = query[order], item[order], product[order]
-        asked_B, first_B, count_B = np.unique(query, return_index=True, return_counts=True)
+        query_B, first_B, count_B = np.unique(query, return_index=True, return_counts=True)
         assert (count_B >= k).all(), "a query without k items"  # else the bound is broken
-        least_B = product[first_B + k - 1] - 2 * slack_Q[asked_B]
+        least_B = product[first_B + k - 1] - 2 * slack_Q[query_B]
         near = product >= np.repeat(least_B, count_B)
         query, item = query[near], item[near]
-        exact = _exact(queries, gallery, query, item)
+        exact = _compute_exact(queries, gallery, query, item)
         order = np.lexsort((item, -exact, query))
-        best_Bk = order[np.searchsorted(query, asked_B)[:, None] + np.arange(k)]
-        ids[asked_B], scores[asked_B] = item[best_Bk], exact[best_Bk]
-        answered += len(asked_B)
+        best_Bk = order[np.searchsorted(query, query_B)[:, None] + np.arange(k)]
+        ids[query_B], scores[query_B] = item[best_Bk], exact[best_Bk]
+        answered += len(query_B)
     assert answered == len(queries), "a query without k items"
     return ids, scores
 
 
 def rank_items(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Rows:
-    """The 1-based rank [P] that gallery row `item[p]` has for `queries[query[p]]` in the whole gallery.
+    """Return the 1-based rank [P] that gallery row `item[p]` has for `queries[query[p]]` in the whole gallery.
 
     queries [Q, D], gallery [G, D], query and item [P]. Equal scores: lower gallery row first.
     Raises UserError as `top_k`.
@@ -150,14 +110,14 @@ def rank_items(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> R
     _check_pair("queries", queries, "gallery", gallery)
     order = np.argsort(query, kind="stable")
     query, item = query[order], item[order]
-    own = _exact(queries, gallery, query, item)
-    asked, searched = _sides(queries, gallery, torch.float32)
-    above, below = _edges(own, asked, searched, query)
+    own = _compute_exact(queries, gallery, query, item)
+    rounded_queries, rounded_gallery = _round_both(queries, gallery, torch.float32)
+    above, below = _compute_edges(own, rounded_queries, rounded_gallery, query)
     ahead = np.zeros(len(query), np.int64)
-    for first, row, p, product_BG in _blocks(asked.full, searched.full, query):
+    for first, row, p, product_BG in _multiply_blocks(rounded_queries.full, rounded_gallery.full, query):
         higher, pair, rival = _compare(product_BG.index_select(0, row), above[p], below[p])
         pair, rival = pair + p.start, rival + first
-        exact = _exact(queries, gallery, query[pair], rival)
+        exact = _compute_exact(queries, gallery, query[pair], rival)
         before = (exact > own[pair]) | ((exact == own[pair]) & (rival < item[pair]))
         ahead[p] += higher + np.bincount(pair[before] - p.start, minlength=len(higher))
     result = np.empty_like(ahead)
@@ -165,41 +125,41 @@ def rank_items(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> R
     return result
 
 
-def _edges(own: npt.NDArray[np.float64], asked: Side, searched: Side, query: Rows) -> tuple[Tensor, Tensor]:
-    """From one to the other, [P] each, a float32 product does not tell whether it beats the pair's own score."""
-    slack = single_slack(asked, searched).cpu().numpy()[query]
-    own = own * 2.0 ** -(asked.exponent + searched.exponent)
+def _compute_edges(own: Floats, queries: Rounded, gallery: Rounded, query: Rows) -> tuple[Tensor, Tensor]:
+    """Return the edges, [P] each, between which a float32 product may or may not beat the pair's own score."""
+    slack = compute_single_slack(queries, gallery).cpu().numpy()[query]
+    own = own * 2.0 ** -(queries.exponent + gallery.exponent)
     above, below = (torch.from_numpy(edge.astype(np.float32)) for edge in (own + slack, own - slack))
-    return above.to(asked.full.device), below.to(asked.full.device)
+    return above.to(queries.full.device), below.to(queries.full.device)
 
 
-def _blocks(queries: Tensor, gallery: Tensor, query: Rows) -> Iterator[tuple[int, Tensor, slice, Tensor]]:
+def _multiply_blocks(queries: Tensor, gallery: Tensor, query: Rows) -> Iterator[tuple[int, Tensor, slice, Tensor]]:
     """Yield (first item, row of each pair in the block, the pairs, products [B, C]); `query` [P] is sorted."""
     names, place = np.unique(query, return_inverse=True)
     step = max(1, BLOCK_SCORES // BLOCK_ITEMS)
     for start in range(0, len(names), step):
         low, high = np.searchsorted(place, [start, start + step]).tolist()
-        asked_BD = queries[torch.from_numpy(names[start : start + step])]
+        query_BD = queries[torch.from_numpy(names[start : start + step])]
         row = torch.from_numpy(place[low:high] - start).to(queries.device)
         for first in range(0, len(gallery), BLOCK_ITEMS):
-            product_BC = asked_BD @ gallery[first : first + BLOCK_ITEMS].T
-            for some in range(low, high, step):  # a query can have many pairs
-                p = slice(some, min(some + step, high))
+            product_BC = query_BD @ gallery[first : first + BLOCK_ITEMS].T
+            for pair in range(low, high, step):  # a query can have many pairs
+                p = slice(pair, min(pair + step, high))
                 yield first, row[p.start - low : p.stop - low], p, product_BC
 
 
 def _compare(product_PG: Tensor, above_P: Tensor, below_P: Tensor) -> tuple[Rows, Rows, Rows]:
-    """How many products [P] lie over `above`, and the places (row, column) of those from `below` to it.
+    """Count the products [P] over `above`, and find the places (row, column) of those from `below` to it.
 
-    Counted in bytes and looked for eight at a time, as bool sums and searches take longer than the product.
+    Counting in bytes and searching eight at a time: bool sums and searches take longer than the product.
     """
     over_PG = product_PG > above_P[:, None]
     near_PG = over_PG ^ (product_PG >= below_P[:, None])
     over_PG, near_PG = (torch.nn.functional.pad(mask, (0, -mask.shape[1] % 64)) for mask in (over_PG, near_PG))
     higher = over_PG.view(torch.int8).view(len(over_PG), 64, -1).sum(dim=1, dtype=torch.int8)  # 64 at most
     row, word = near_PG.view(torch.int64).nonzero(as_tuple=True)
-    found, byte = near_PG.view(len(near_PG), -1, 8)[row, word].nonzero(as_tuple=True)
-    places = row[found], word[found] * 8 + byte
+    hit, byte = near_PG.view(len(near_PG), -1, 8)[row, word].nonzero(as_tuple=True)
+    places = row[hit], word[hit] * 8 + byte
     return higher.sum(dim=1, dtype=torch.int64).cpu().numpy(), places[0].cpu().numpy(), places[1].cpu().numpy()
 
 
@@ -223,15 +183,15 @@ def _check_k(k: int, name: str, gallery: Vectors) -> None:
         raise UserError(f"k must be 1 to {len(gallery)}, the rows of {name}, got {k}; lower k")
 
 
-def _key(query: Rows, product: Vectors) -> Rows:
-    """One number per pair [P] that sorts by query, then by product, the largest first: sorted much faster."""
+def _make_key(query: Rows, product: Vectors) -> Rows:
+    """Return one number per pair [P] that sorts by query, then by product, the largest first: much faster."""
     bits = product.view(np.int32)
     ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))  # integers in the order of the floats
     return (query << 32) - ordered
 
 
-def _exact(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> npt.NDArray[np.float64]:
-    """The float64 score [P] of each pair; the same two vectors give the same bits wherever they stand."""
+def _compute_exact(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Floats:
+    """Compute the float64 score [P] of each pair; the same two vectors give the same bits wherever they stand."""
     scores = np.empty(len(query), np.float64)
 
     def fill(start: int) -> None:

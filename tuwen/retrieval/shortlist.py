@@ -41,8 +41,8 @@ STORED = 2.0**-8  # c
 SPAN = 16  # vectors whose largest value lies within 2^-SPAN and 2^SPAN are multiplied as they are
 
 
-class Side(NamedTuple):
-    """The images or the texts: vectors, and what rounding takes from them."""
+class Rounded(NamedTuple):
+    """Images or texts: their vectors, and what rounding takes from them."""
 
     full: Tensor  # [N, D] float32, the vectors times 2^-exponent
     low: Tensor  # [N, D] in the precision of the pass
@@ -51,7 +51,7 @@ class Side(NamedTuple):
     exponent: int
 
 
-class Found(NamedTuple):
+class Candidates(NamedTuple):
     """For some queries, every item that can be among the first k, at least k of each; P pairs."""
 
     query: Tensor  # [P]
@@ -60,7 +60,7 @@ class Found(NamedTuple):
     groups: int  # pairs of a query and a group that were multiplied again
 
 
-def side(vectors: Tensor, low: torch.dtype) -> Side:
+def round_vectors(vectors: Tensor, low: torch.dtype) -> Rounded:
     """Round vectors [N, D] float32 to `low`, and measure what is lost."""
     exponent = int(torch.frexp(vectors.abs().max()).exponent) if len(vectors) else 0
     if abs(exponent) <= SPAN:
@@ -69,25 +69,25 @@ def side(vectors: Tensor, low: torch.dtype) -> Side:
         vectors = (vectors.double() * 2.0**-exponent).float()
     length = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
     if low == vectors.dtype:
-        return Side(vectors, vectors, length, torch.zeros_like(length), exponent)
+        return Rounded(vectors, vectors, length, torch.zeros_like(length), exponent)
     rounded = vectors.to(low)
     rounded[rounded.abs() < torch.finfo(low).tiny] = 0
     lost = [
         torch.linalg.vector_norm(a - b.float(), dim=1, dtype=torch.float64)
         for a, b in zip(torch.split(vectors, 4096), torch.split(rounded, 4096), strict=True)
     ]
-    return Side(vectors, rounded, length, torch.cat(lost), exponent)
+    return Rounded(vectors, rounded, length, torch.cat(lost), exponent)
 
 
-def single_slack(queries: Side, gallery: Side) -> Tensor:
-    """Per query [Q] float32, more than a float32 product with any gallery item can be wrong by."""
+def compute_single_slack(queries: Rounded, gallery: Rounded) -> Tensor:
+    """Return per query [Q] float32 more than a float32 product with any gallery item can be wrong by."""
     dimensions = queries.full.shape[1]
     slack = (dimensions + 16) * 2.0**-23 * queries.length * gallery.length.max()
     return (slack + (dimensions + 16) * 2.0**-100).float()
 
 
-def low_slack(queries: Side, gallery: Side) -> Tensor:
-    """Per query [Q] float32, e of the module's docstring."""
+def compute_low_slack(queries: Rounded, gallery: Rounded) -> Tensor:
+    """Return per query [Q] float32 the e of the module's docstring."""
     dimensions = queries.full.shape[1]
     longest, lost = gallery.length.max(), gallery.lost.max()
     own = queries.length + queries.lost
@@ -95,20 +95,22 @@ def low_slack(queries: Side, gallery: Side) -> Tensor:
     return (queries.lost * longest + own * lost + summed + (dimensions + 16) * 2.0**-100).float()
 
 
-def shortlists(images: Side, texts: Side, k: int, both: bool) -> tuple[Iterator[Found], Iterator[Found]]:
+def find_shortlists(
+    images: Rounded, texts: Rounded, k: int, both: bool
+) -> tuple[Iterator[Candidates], Iterator[Candidates]]:
     """Two iterators: texts that can be among an image's first k and, where `both`, images among a text's."""
-    low_T = _padded(texts.low)
+    low_T = _pad(texts.low)
     image, text = (torch.arange(len(low) + -len(low) % GROUP, device=low.device) for low in (images.low, low_T))
-    with _summed_in_float32():
-        row_IN, column_NT = _maxima(_padded(images.low), _tiles(low_T), both)
-    text = torch.cat(_tiles(text))
-    by_image = _chunks(row_IN, image, len(images.full))
-    by_text = _chunks(column_NT.T, text, len(texts.full))
-    return _found(images, texts, by_image, k), _found(texts, images, by_text, k)
+    with _summing_in_float32():
+        row_IN, column_NT = _compute_maxima(_pad(images.low), _split_tiles(low_T), both)
+    text = torch.cat(_split_tiles(text))
+    by_image = _split_chunks(row_IN, image, len(images.full))
+    by_text = _split_chunks(column_NT.T, text, len(texts.full))
+    return _find_candidates(images, texts, by_image, k), _find_candidates(texts, images, by_text, k)
 
 
 @contextmanager
-def _summed_in_float32() -> Iterator[None]:
+def _summing_in_float32() -> Iterator[None]:
     """CUDA may add parts of a bfloat16 product in bfloat16, and then the bound does not hold."""
     settings = torch.backends.cuda.matmul
     before = settings.allow_bf16_reduced_precision_reduction
@@ -119,13 +121,13 @@ def _summed_in_float32() -> Iterator[None]:
         settings.allow_bf16_reduced_precision_reduction = before
 
 
-def _padded(low: Tensor) -> Tensor:
-    """Whole groups: the last item again and again, which leaves its group's maximum what it is."""
+def _pad(low: Tensor) -> Tensor:
+    """Fill up to whole groups by repeating the last item, which leaves its group's maximum as it is."""
     return torch.cat([low, low[-1:].expand(-len(low) % GROUP, -1)])
 
 
-def _tiles(items: Tensor) -> list[Tensor]:
-    """At most TILE_TEXTS each; there, item i of group n of N groups moves from n GROUP + i to i N + n.
+def _split_tiles(items: Tensor) -> list[Tensor]:
+    """Split into tiles of at most TILE_TEXTS: item i of group n of N groups moves from n GROUP + i to i N + n.
 
     A reduction over GROUP places that are N apart is fast, one over GROUP neighbours is not.
     """
@@ -135,8 +137,8 @@ def _tiles(items: Tensor) -> list[Tensor]:
     ]
 
 
-def _maxima(images: Tensor, texts: list[Tensor], both: bool) -> tuple[Tensor, Tensor]:
-    """Largest score per image and text group [I, N], and per image group and text [N, T], texts as in `texts`."""
+def _compute_maxima(images: Tensor, texts: list[Tensor], both: bool) -> tuple[Tensor, Tensor]:
+    """Return the largest scores per image and text group [I, N], and per image group and text [N, T]."""
     width = sum(map(len, texts))
     row_IN = images.new_empty(len(images), width // GROUP)
     column_NT = images.new_empty(len(images) // GROUP if both else 0, width)
@@ -154,7 +156,7 @@ def _maxima(images: Tensor, texts: list[Tensor], both: bool) -> tuple[Tensor, Te
     return row_IN, column_NT
 
 
-def _chunks(maxima_QN: Tensor, query: Tensor, queries: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _split_chunks(maxima_QN: Tensor, query: Tensor, queries: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (query [B], maxima [B, N] float32) without the padding."""
     step = max(1, CHUNK_MAXIMA // max(1, maxima_QN.shape[1]))
     for start in range(0, len(query), step):
@@ -162,8 +164,10 @@ def _chunks(maxima_QN: Tensor, query: Tensor, queries: int) -> Iterator[tuple[Te
         yield query[start : start + step][real], maxima_QN[start : start + step].index_select(0, real).float()
 
 
-def _found(queries: Side, gallery: Side, chunks: Iterator[tuple[Tensor, Tensor]], k: int) -> Iterator[Found]:
-    slack_Q, stored = low_slack(queries, gallery), STORED if gallery.low.dtype == torch.bfloat16 else 0.0
+def _find_candidates(
+    queries: Rounded, gallery: Rounded, chunks: Iterator[tuple[Tensor, Tensor]], k: int
+) -> Iterator[Candidates]:
+    slack_Q, stored = compute_low_slack(queries, gallery), STORED if gallery.low.dtype == torch.bfloat16 else 0.0
     least_Q = torch.full_like(slack_Q, -torch.inf)  # L
     waiting: list[tuple[Tensor, Tensor]] = []
     held = 0
@@ -172,31 +176,33 @@ def _found(queries: Side, gallery: Side, chunks: Iterator[tuple[Tensor, Tensor]]
             kth_B = maximum_BN.topk(k, dim=1).values[:, -1]
             least_Q[query_B] = kth_B - slack_Q[query_B] - stored * kth_B.abs()
         above_BN = maximum_BN + stored * maximum_BN.abs() + slack_Q[query_B, None] >= least_Q[query_B, None]
-        for part in _parts(query_B, above_BN):
+        for part in _split_parts(query_B, above_BN):
             if held and held + len(part[0]) > BATCH_GROUPS:
-                yield _multiplied(queries, gallery, waiting, least_Q)
+                yield _multiply_again(queries, gallery, waiting, least_Q)
                 waiting, held = [], 0
             waiting.append(part)
             held += len(part[0])
     if held:
-        yield _multiplied(queries, gallery, waiting, least_Q)
+        yield _multiply_again(queries, gallery, waiting, least_Q)
 
 
-def _parts(query_B: Tensor, above_BN: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _split_parts(query_B: Tensor, above_BN: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (query, group) pairs, at most BATCH_GROUPS at once or those of one query."""
     if len(query_B) > 1 and above_BN.sum() > BATCH_GROUPS:
         half = len(query_B) // 2
-        yield from _parts(query_B[:half], above_BN[:half])
-        yield from _parts(query_B[half:], above_BN[half:])
+        yield from _split_parts(query_B[:half], above_BN[:half])
+        yield from _split_parts(query_B[half:], above_BN[half:])
     else:
         row, group = above_BN.nonzero(as_tuple=True)
         yield query_B[row], group
 
 
-def _multiplied(queries: Side, gallery: Side, pairs: list[tuple[Tensor, Tensor]], least_Q: Tensor) -> Found:
-    """The float32 products of queries and groups, group by group, as far as they can belong to the first k."""
+def _multiply_again(
+    queries: Rounded, gallery: Rounded, pairs: list[tuple[Tensor, Tensor]], least_Q: Tensor
+) -> Candidates:
+    """Compute the float32 products of queries and groups, as far as they can belong to the first k."""
     query, group = (torch.cat(column) for column in zip(*pairs, strict=True))
-    floor_Q = least_Q - single_slack(queries, gallery)
+    floor_Q = least_Q - compute_single_slack(queries, gallery)
     group, order = group.sort(stable=True)
     query = query[order]
     names, sizes = torch.unique_consecutive(group, return_counts=True)
@@ -206,5 +212,5 @@ def _multiplied(queries: Side, gallery: Side, pairs: list[tuple[Tensor, Tensor]]
         product_BG = queries.full.index_select(0, query_B) @ gallery.full[name * GROUP : (name + 1) * GROUP].T
         row, item = (product_BG >= floor_Q[query_B, None]).nonzero(as_tuple=True)
         parts.append((query_B[row], item + name * GROUP, product_BG[row, item]))
-    found = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return Found(found[0], found[1], found[2], len(query))
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    return Candidates(columns[0], columns[1], columns[2], len(query))

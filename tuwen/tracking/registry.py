@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import manifest, pairs
-from tuwen.evaluation import compare, evaluate, figures
-from tuwen.retrieval.search import read_vectors
+from tuwen.evaluation import compare
+from tuwen.evaluation.answers import answer_set
+from tuwen.evaluation.embedded_set import read_embedded_set
+from tuwen.evaluation.ranks import make_ranks_table
+from tuwen.retrieval.vectors import read_vectors
 from tuwen.tracking import lineage, revision, runs
 
 MODEL_NAME = "tuwen"  # of the registered model
@@ -84,9 +87,10 @@ def pack(model: Path, gallery: str, out: Path) -> None:
 
 def _measure(model: Path, name: str, out: Path, params: Evaluate) -> None:
     """Write the ranks of the set's queries into `out`, and copy the tables of the queries and true pairs there."""
-    tables, pool = evaluate.read_embedded_set(EMBEDDINGS / model.name / name, CLEAN / name, params, model)
+    embedded = read_embedded_set(EMBEDDINGS / model.name / name, CLEAN / name, model, params.ks)
     out.mkdir(parents=True)
-    pairs.write_table(out / "ranks.parquet", evaluate.make_ranks_table(tables, figures.ask(pool, params), params))
+    ranks = make_ranks_table(embedded, answer_set(embedded, params), params.ks)
+    pairs.write_table(out / "ranks.parquet", ranks)
     for table in compare.DECISIVE:
         shutil.copy(CLEAN / name / f"{table}.parquet", out)
 
@@ -139,7 +143,7 @@ def judge_challenger(champion: Path, challenger: Path, params: Evaluate) -> tupl
                 champion / name / "ranks.parquet", challenger / name / "ranks.parquet", at_headline
             )
             falls += [f"{name}: {reason}" for reason in compare.find_regressions(changes, math.inf)]
-            points += [change.points.value for change in changes]
+            points += [change.points.value for change in changes if change.decides]
     except UserError as error:
         return False, f"not comparable: {error}"
     mean = sum(points) / len(points)

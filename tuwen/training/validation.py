@@ -10,8 +10,9 @@ import numpy as np
 
 from tuwen.data.formats import pairs
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.retrieval.embed import embed_captions, embed_images, read_images
+from tuwen.retrieval.encode import embed_captions, embed_images, read_images
 from tuwen.retrieval.metrics import compute_hits, judge_queries
+from tuwen.retrieval.vectors import RetrievalTask
 from tuwen.training.selection import Measured, Validator
 
 HIT_K = 5
@@ -32,12 +33,12 @@ def make_validator(folder: Path, size_px: int, batch_size: int) -> Validator:
     def measure(model: DualEncoder, tokenizer: Any) -> Measured:
         images = embed_images(model, pixels, batch_size)
         texts = embed_captions(model, tokenizer, captions, batch_size)
-        i2t = judge_queries(images, texts, image_row, text_row, (HIT_K,))
-        t2i = judge_queries(texts, images, text_row, image_row, (HIT_K,))
+        i2t = judge_queries(RetrievalTask(images, texts, image_row, text_row), (HIT_K,))
+        t2i = judge_queries(RetrievalTask(texts, images, text_row, image_row), (HIT_K,))
         shares_G, figures = np.zeros(len(pixels)), {}
         directions = (("i2t", i2t, i2t.query), ("t2i", t2i, image_of_text[t2i.query]))
         for direction, judged, image in directions:
-            hit = compute_hits(judged.best_rank, (HIT_K,))[:, 0]
+            hit = compute_hits(judged, (HIT_K,))[:, 0]
             figures[f"valid_{direction}_hit_at_{HIT_K}"] = hit.mean().item()
             np.add.at(shares_G, image, hit / len(hit) / len(directions))
         return Measured(figures, shares_G)

@@ -7,6 +7,8 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
 from tuwen.evaluation.compare import compare_ranks, find_regressions, format_changes, require_same_test
+from tuwen.evaluation.figures import FIGURES
+from tuwen.evaluation.metric import OfQueries
 
 PARAMS = Evaluate(ks=[1, 5], bootstrap_samples=1000, seed=0)
 QUERIES = 200  # per direction, two to a group
@@ -147,3 +149,22 @@ def test_another_picture_caption_or_truth_makes_another_test_set(tmp_path, table
     pairs.write_pair_set(tmp_path / "head", pairs.PairSet(**changed))
     with pytest.raises(UserError, match=rf"{table}.parquet: these test {table}"):
         require_same_test(tmp_path / "base", tmp_path / "head")
+
+
+def test_a_metric_that_the_ranks_do_not_hold_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(FIGURES, "recall", FIGURES["recall"]._replace(in_gate=True))
+    path = ranks(tmp_path / "old.parquet")
+    table = pairs.read_table(path)
+    for k in (1, 5):
+        table = table.append_column(f"found_at_{k}", table["true_items"])
+    pairs.write_table(tmp_path / "new.parquet", table)
+    with pytest.raises(UserError, match=r"old\.parquet: not measured at k = \[1, 5\]"):
+        compare_ranks(tmp_path / "new.parquet", path, PARAMS)
+    same = compare_ranks(tmp_path / "new.parquet", tmp_path / "new.parquet", PARAMS)
+    assert [change.title for change in same[:4]] == ["R@1", "R@5", "recall@1", "recall@5"]
+    assert [change.title for change in same if change.decides] == ["R@5", "R@5"]
+
+
+def test_every_metric_of_the_gate_is_of_queries():
+    assert all(isinstance(metric.source, OfQueries) for metric in FIGURES.values() if metric.in_gate)
+    assert all(metric.source.ranking == "plain" for metric in FIGURES.values() if metric.in_gate)

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from tests.support.vectors import unit
 from tuwen import cli
 from tuwen.core.errors import UserError
 from tuwen.retrieval import metrics
+from tuwen.retrieval.vectors import RetrievalTask
 
 HEADER = "image,text\n"
 
@@ -55,11 +57,11 @@ def test_figures_are_those_of_the_cosine_and_it_says_what_it_did(world):
         ("t2i", texts, images, np.arange(24), np.arange(24) // 2),
         ("i2t", images, texts, np.arange(24) // 2, np.arange(24)),
     ):
-        judged = metrics.judge_queries(queries, gallery, query, item, [1, 5, 10])
+        judged = metrics.judge_queries(RetrievalTask(queries, gallery, query, item), [1, 5, 10])
         for k, hit, share in zip(
             (1, 5, 10),
-            metrics.compute_hits(judged.best_rank, [1, 5, 10]).mean(axis=0),
-            metrics.compute_recalls(judged.found, judged.true_items).mean(axis=0),
+            metrics.compute_hits(judged, [1, 5, 10]).mean(axis=0),
+            metrics.compute_recalls(judged, [1, 5, 10]).mean(axis=0),
             strict=True,
         ):
             assert figures[f"{direction}_hit_at_{k}"] == pytest.approx(hit, abs=1e-6)
@@ -102,8 +104,10 @@ def test_ids_name_the_rows_and_chosen_ks_are_measured(world):
 def test_labels_of_a_matching_set_give_the_auc(world):
     rows = [(n // 2, n, 1) for n in range(24)] + [((n // 2 + 5) % 12, n, 0) for n in range(24)]
     write("r.csv", "image,text,label\n" + "".join(f"{i},{t},{label}\n" for i, t, label in rows))
-    assert "AUC, 24 unfitting pairs" in evaluate("--out", "o.json")
+    printed = evaluate("--out", "o.json")
     figures = json.loads((world / "o.json").read_text())["figures"]
+    assert re.search(r"^unfitting pairs +24$", printed, re.M)
+    assert re.search(rf"^AUC +{100 * figures['auc']:.1f}  \[", printed, re.M)
     cosine = unit_of("图.npy").astype(np.float64) @ unit_of("文.npy").T.astype(np.float64)
     fitting, unfitting = ([cosine[i, t] for i, t, fits in rows if fits == label] for label in (1, 0))
     assert figures["auc"] == pytest.approx(np.mean([a > b for a in fitting for b in unfitting]), abs=1e-6)

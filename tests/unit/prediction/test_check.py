@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from tuwen import cli
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
-from tuwen.prediction.check import SHOWN, check_result_file, read_ids
+from tuwen.prediction.check import MAX_FAULTS_SHOWN, check_result_file, read_ids
 
 QUERIES, GALLERY, K = 5000, 50000, 5
 TEXT_IDS = [f"Word-{1000004254 + n}" for n in range(QUERIES)]
@@ -87,8 +87,8 @@ def test_a_fault_on_every_line_is_counted_not_listed(task, rows, tmp_path, capsy
         row[2] = row[2].removesuffix(".jpg")
     sound, lines = judged(task, write_csv(tmp_path / "result1.csv", rows), capsys)
     assert not sound
-    assert len(lines) == SHOWN + 2
-    assert lines[-2:] == [f"{25000 - SHOWN} more faults like these (result)", "25000 faults"]
+    assert len(lines) == MAX_FAULTS_SHOWN + 2
+    assert lines[-2:] == [f"{25000 - MAX_FAULTS_SHOWN} more faults like these (result)", "25000 faults"]
 
 
 def test_only_the_first_batch_was_written(task, rows, tmp_path, capsys):

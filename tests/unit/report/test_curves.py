@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.support.retrieval import write_training
-from tuwen.evaluation.findings import Scores
+from tuwen.evaluation.details import Scores
 from tuwen.report import curves
 
 

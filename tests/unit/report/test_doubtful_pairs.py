@@ -12,7 +12,7 @@ from tests.support.training import fit
 from tuwen.data.formats import pairs
 from tuwen.data.formats.images import make_pixel_tensor, resize_to_square
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer, tokenize
-from tuwen.evaluation.evaluate import pair_cosines
+from tuwen.evaluation.evaluate import compute_pair_cosines
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import optim, trainer
 from tuwen.training.loader import Batch
@@ -94,7 +94,7 @@ def enrichment(folder: Path, *, steps: int, seed: int = 0) -> float:
     with torch.no_grad():
         images = model.encode_image(pixels[half:]).numpy()
         texts = model.encode_text(*tokenize(tokenizer, judged, MAX_TOKENS)).numpy()
-    cosines = pair_cosines(as_set(judged), images, texts)
+    cosines = compute_pair_cosines(as_set(judged), images, texts)
     lowest = cosines["pair_id"].to_pylist()[: round(SHUFFLED * len(judged))]
     found = len(wrong & set(lowest))
     return found / (len(lowest) * len(wrong) / len(judged))

@@ -4,6 +4,7 @@ import pytest
 
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
+from tuwen.evaluation.ranks import split_ranks
 from tuwen.report import slices
 
 # caption -> how many texts are like it; how many of them the baseline and the fine-tuned model answer
@@ -43,6 +44,7 @@ def world():
                 "query_id": [sign + names[n] for _, sign, n in rows],
                 "group": [names[n] for _, _, n in rows],
                 "best_rank": [ranks[n] for _, _, n in rows],
+                "true_items": [1] * len(rows),
             }
         )
         for model, ranks in best.items()
@@ -50,8 +52,14 @@ def world():
     return test, ranked
 
 
+def collect(test, ranked):
+    """The slices by hit@5, of both models' ranks tables."""
+    ranks = {model: split_ranks(table, [5]) for model, table in ranked.items()}
+    return slices.collect_slices(test, ranks, 5, Evaluate(ks=[5], bootstrap_samples=200, seed=0))
+
+
 def test_every_kind_has_its_queries_and_both_models_share_of_hits():
-    made = slices.collect_slices(*world(), 5, Evaluate(ks=[5], bootstrap_samples=200, seed=0))
+    made = collect(*world())
     found = {
         (one.direction, one.title): (one.queries, *(round(p.value, 6) for p in one.models.values()))
         for one in made
@@ -68,18 +76,18 @@ def test_every_kind_has_its_queries_and_both_models_share_of_hits():
     }
     for one in made:
         before, after = one.models.values()
-        assert one.gain.value == pytest.approx(after.value - before.value)
-        assert one.gain.low <= one.gain.value <= one.gain.high
+        (gain,) = one.gains.values()
+        assert gain.value == pytest.approx(after.value - before.value)
+        assert gain.low <= gain.value <= gain.high
     (digits,) = (one for one in made if one.title == "with digits")
-    assert tuple(digits.gain) == (100, 100, 100)
+    assert tuple(digits.gains["finetuned"]) == (100, 100, 100)
 
 
 def test_a_kind_that_holds_every_query_is_the_headline_and_left_out():
     test, ranked = world()
     short = test.texts.set_column(1, "caption", pa.array(["短句"] * len(test.texts)))
     plain = test.images.set_column(3, "category", pa.nulls(len(test.images), pa.string()))
-    evaluate = Evaluate(ks=[5], bootstrap_samples=200, seed=0)
-    assert slices.collect_slices(pairs.PairSet(plain, short, test.pairs), ranked, 5, evaluate) == []
+    assert collect(pairs.PairSet(plain, short, test.pairs), ranked) == []
 
 
 @pytest.mark.parametrize(
@@ -96,9 +104,7 @@ def test_the_bounds_of_a_kind_belong_to_it(caption, other, kind):
     test, ranked = world()
     captions = [caption] * 10 + [other] * (len(test.texts) - 10)
     texts = test.texts.set_column(1, "caption", pa.array(captions))
-    made = slices.collect_slices(
-        pairs.PairSet(test.images, texts, test.pairs), ranked, 5, Evaluate(ks=[5], bootstrap_samples=200, seed=0)
-    )
+    made = collect(pairs.PairSet(test.images, texts, test.pairs), ranked)
     assert [one.queries for one in made if one.title == kind] == [10]
 
 
@@ -107,5 +113,6 @@ def test_the_intervals_are_drawn_by_group():
     as_one = {
         model: table.set_column(2, "group", pa.array(["同"] * len(table))) for model, table in ranked.items()
     }
-    for one in slices.collect_slices(test, as_one, 5, Evaluate(ks=[5], bootstrap_samples=200, seed=0)):
-        assert one.gain.low == pytest.approx(one.gain.value) == pytest.approx(one.gain.high)
+    for one in collect(test, as_one):
+        gain = one.gains["finetuned"]
+        assert gain.low == pytest.approx(gain.value) == pytest.approx(gain.high)

@@ -1,117 +1,183 @@
+"""A killed `embed` goes on after the last part, and writes what one that was never killed writes."""
+
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
-from tests.support import broken
-from tests.support.broken import encode, landscape
-from tuwen.core.errors import UserError
+from tests.support.checkout import ROOT
+from tests.support.training import caption, write_set
 from tuwen.core.params import Embed
-from tuwen.data.formats import images, pairs
-from tuwen.data.formats.shards import ShardWriter
-from tuwen.data.formats.text import build_vocabulary, load_tokenizer
+from tuwen.data.formats import manifest
+from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
-from tuwen.retrieval import embed
+from tuwen.retrieval import embed, encode
 
+ROWS, PIECE, PART = 45, 4, 8  # five whole parts of pictures and a last one of five rows
 CONFIG = {
     "dim": 16,
     "image": {"size_px": 16, "patch_px": 8, "width": 64, "layers": 1, "patch_dropout": 0.0},
-    "text": {"width": 64, "layers": 1, "dropout": 0.0, "max_tokens": 8},
+    "text": {"width": 64, "layers": 1, "dropout": 0.0, "max_tokens": 16},
 }
-CAPTIONS = ["一只白猫趴在窗台上", "", "雨后的街道", "一只白猫趴在窗台上晒太阳打盹,尾巴轻轻摇"]
+# Is killed once so many images or captions have been given to the model.
+DRIVER = f"""
+import os, signal, sys
+from pathlib import Path
+from tuwen.core.params import Embed
+from tuwen.retrieval import embed, encode
+
+encode.PIECE, embed.PART = {PIECE}, {PART}
+left = int(sys.argv[2])
+original = getattr(encode, sys.argv[1])
+
+def killed(*given):
+    global left
+    left -= {PIECE}
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*given)
+
+setattr(encode, sys.argv[1], killed)
+embed.embed_set(Path("models/m"), Path("data/clean/test"), Path("embeddings/m/test"), Embed(batch_size={PIECE}))
+"""
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with random weights."""
-    folder = tmp_path_factory.mktemp("models") / "baseline"
-    vocabulary = build_vocabulary(CAPTIONS)
-    torch.manual_seed(0)
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUWEN_WORKERS", "2")
+    monkeypatch.setattr(encode, "PIECE", PIECE)
+    monkeypatch.setattr(embed, "PART", PART)
+    write_set(Path("data"), "test", {"": range(ROWS)})
+    write_model(Path("models/m"), seed=0)
+
+
+def write_model(folder: Path, seed: int) -> None:
+    vocabulary = build_vocabulary(map(caption, range(ROWS)))
+    torch.manual_seed(seed)
     dual_encoder.save_model(dual_encoder.DualEncoder(CONFIG | {"vocabulary": len(vocabulary)}), folder, vocabulary)
-    return folder
+    manifest.write_manifest(folder, {}, {})
 
 
-def make_set(data: Path, pictures: dict[str, bytes | None], captions: list[str | None]) -> Path:
-    """`data/clean/t2i`; a picture without bytes has no shard."""
-    rows = []
-    with ShardWriter(data, "raw/t2i/shards") as writer:
-        for name, encoded in pictures.items():
-            place = {} if encoded is None else writer.add(name, encoded)._asdict()
-            rows.append({"image_id": name, "positive_id": name, "fault": None if encoded else "missing"} | place)
-    texts = [{"text_id": f"句-{n}", "caption": caption} for n, caption in enumerate(captions)]
-    tables = pa.Table.from_pylist(rows, pairs.IMAGES), pa.Table.from_pylist(texts, pairs.TEXTS)
-    pairs.write_pair_set(data / "clean/t2i", pairs.PairSet(*tables, pairs.PAIRS.empty_table()))
-    return data / "clean/t2i"
+def run(out: str = "embeddings/m/test", batch_size: int = PIECE) -> dict[str, bytes]:
+    embed.embed_set(Path("models/m"), Path("data/clean/test"), Path(out), Embed(batch_size=batch_size))
+    return {path.name: path.read_bytes() for path in Path(out).iterdir()}
 
 
-def vectors(encoder: Path, pair_set: Path, out: Path, batch_size: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    embed.embed_set(encoder, pair_set, out, Embed(batch_size=batch_size))
-    return np.load(out / "images.npy"), np.load(out / "texts.npy")
+def killed(function: str, after: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", DRIVER, function, str(after)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
 
 
-def test_a_picture_that_there_is_not_is_embedded_as_a_white_one(encoder: Path, tmp_path: Path) -> None:
-    pictures = {"猫.png": encode(landscape()), "丢失.jpg": None, "白.jpg": broken.blank()}
-    found, _ = vectors(encoder, make_set(tmp_path, pictures, CAPTIONS), tmp_path / "out")
-    np.testing.assert_allclose(found[1], found[2], atol=1e-6)
-    assert not np.allclose(found[0], found[1])
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    found, original = list[int](), getattr(encode, name)
+
+    # rows: a list or an iterator's source, by the function that is counted; both have a length
+    def count(encoder: dual_encoder.DualEncoder, rows: Any, *more: object) -> object:
+        found.append(len(rows))
+        return original(encoder, rows, *more)
+
+    monkeypatch.setattr(encode, name, count)
+    return found
 
 
-def test_empty_and_missing_captions_have_vectors_and_long_ones_are_cut(encoder: Path, tmp_path: Path) -> None:
-    pair_set = make_set(tmp_path, {"猫.png": broken.webp()}, [*CAPTIONS, None, "", "一只白猫趴在"])
-    _, texts = vectors(encoder, pair_set, tmp_path / "out", batch_size=3)
-    np.testing.assert_allclose(np.linalg.norm(texts, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(texts[[4, 5]], texts[[1, 1]], atol=1e-6)
-    # eight tokens, [CLS] and [SEP] among them
-    np.testing.assert_allclose(texts[[0, 3]], texts[[6, 6]], atol=1e-6)
-
-
-def test_a_set_of_empty_captions_or_without_rows_is_embedded(encoder: Path, tmp_path: Path) -> None:
-    _, texts = vectors(encoder, make_set(tmp_path / "a", {}, ["", ""]), tmp_path / "out")
-    assert texts.shape == (2, 16)
-    found = vectors(encoder, make_set(tmp_path / "b", {}, []), tmp_path / "none")
-    assert [rows.shape for rows in found] == [(0, 16), (0, 16)]
-
-
-@pytest.mark.parametrize("workers", ["1", "3"])
-def test_rows_keep_their_order_whatever_the_batches_and_workers(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+def test_a_killed_run_goes_on_and_writes_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("TUWEN_WORKERS", workers)
-    monkeypatch.setattr(embed, "AHEAD", 4)
-    pictures = {f"{n}.png": encode(landscape(40 + 8 * n, 48)) for n in range(11)}
-    pair_set = make_set(tmp_path, pictures, [])
-    found, _ = vectors(encoder, pair_set, tmp_path / "out", batch_size=3)
-    squares = embed.read_images(tmp_path, pairs.read_pair_set(pair_set), 16)
-    assert [square.shape for square in squares] == [(16, 16, 3)] * 11
-    alone = embed.embed_images(dual_encoder.load_model(encoder), squares, batch_size=1)
-    np.testing.assert_allclose(found, alone, atol=1e-5)
+    killed("_encode_images", 32)
+    (work,) = Path(".cache/embed").iterdir()
+    standing = sorted(work.glob("images-*.npy"))
+    assert 2 <= len(standing) <= 4  # two threads hold what is not written yet
+    assert not list(Path("embeddings/m/test").glob("*.npy"))
+    pictures = counted(monkeypatch, "_encode_images")
+    resumed = run()
+    assert f"goes on after {PART * len(standing)} of {ROWS} images" in capsys.readouterr().out
+    assert sum(pictures) == ROWS - PART * len(standing)
+    assert list(Path(".cache/embed").iterdir()) == []
+    pictures.clear()
+    assert run("embeddings/whole") == resumed
+    assert sum(pictures) == ROWS
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(encoder: Path, tmp_path: Path) -> None:
-    pair_set = make_set(tmp_path, {"猫.png": broken.webp(), "断.jpg": broken.truncated_jpeg()}, [])
-    with pytest.raises(UserError, match=r"000000\.tar: picture 断\.jpg cannot be decoded .*truncated"):
-        vectors(encoder, pair_set, tmp_path / "out")
+def test_finished_pictures_are_not_embedded_again_for_the_texts_sake(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed("_encode_text", 24)
+    pictures, texts = counted(monkeypatch, "_encode_images"), counted(monkeypatch, "_encode_text")
+    resumed = run()
+    assert pictures == []
+    assert 0 < sum(texts) < ROWS
+    assert run("embeddings/whole") == resumed
 
 
-def test_no_more_pictures_are_decoded_than_are_needed_soon(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pair_set = make_set(tmp_path, {f"{n}.png": encode(landscape()) for n in range(40)}, [])
-    decoded: list[int] = []
-    monkeypatch.setattr(embed, "AHEAD", 8)
-    monkeypatch.setattr(embed, "decode_pixels", lambda data: decoded.append(1) or images.decode_pixels(data))
-    stream = embed.stream_images(tmp_path, pairs.read_pair_set(pair_set), 16)
-    for _ in range(9):
-        next(stream)
-    assert 9 <= len(decoded) <= 16
-    assert len(list(stream)) == 31
-    assert len(decoded) == 40
+def stopped(monkeypatch: pytest.MonkeyPatch, after: int) -> Path:
+    """Run until `after` pictures are embedded; what is left of the work."""
+    left, original = [after], encode._encode_images
+
+    def stop(*given: Any) -> object:
+        left[0] -= PIECE
+        if left[0] < 0:
+            raise InterruptedError
+        return original(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "_encode_images", stop)
+        with pytest.raises(InterruptedError):
+            run()
+    (work,) = Path(".cache/embed").iterdir()
+    return work
 
 
-def test_the_tokenizer_of_the_folder_is_used(encoder: Path) -> None:
-    tokenizer = load_tokenizer(encoder / "vocab.txt")
-    found = embed.embed_captions(dual_encoder.load_model(encoder), tokenizer, ["雨后的街道", "雨 后 的 街 道"], 2)
-    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+def test_a_part_that_is_not_whole_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = stopped(monkeypatch, 32) / "images-000000.npy"
+    first.write_bytes(first.read_bytes()[:100])
+    assert run() == run("embeddings/whole")
+
+
+def test_only_the_very_same_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(monkeypatch, 32)
+    pictures = counted(monkeypatch, "_encode_images")
+    run(batch_size=2)
+    write_set(Path("data"), "test", {"": range(1, ROWS)})
+    manifest.write_manifest(Path("data/clean/test"), {}, {"another": "set"})
+    run()
+    write_model(Path("models/m"), seed=1)
+    run()
+    assert sum(pictures) == ROWS + 2 * (ROWS - 1)
+
+
+def test_the_bytes_do_not_depend_on_workers_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    threads = torch.get_num_threads()
+    for workers in (1, 2, 5):
+        monkeypatch.setenv("TUWEN_WORKERS", str(workers))
+        torch.set_num_threads(3 - min(workers, 2))
+        made.append(run())
+    assert made[0] == made[1] == made[2]
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(threads)
+
+
+def test_the_file_is_what_numpy_writes(tmp_path: Path) -> None:
+    made = run()
+    found = np.load("embeddings/m/test/images.npy")
+    assert found.shape == (ROWS, 16)
+    np.save(tmp_path / "again.npy", found)
+    assert (tmp_path / "again.npy").read_bytes() == made["images.npy"]
+
+
+def test_no_more_than_a_part_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, save = list[int](), np.save
+    monkeypatch.setattr(embed.np, "save", lambda path, rows: saved.append(len(rows)) or save(path, rows))
+    run()
+    assert saved == [8, 8, 8, 8, 8, 5] * 2

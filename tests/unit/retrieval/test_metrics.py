@@ -7,6 +7,7 @@ from tests.support.vectors import unit
 from tuwen.core.errors import UserError
 from tuwen.retrieval import metrics
 from tuwen.retrieval.search import top_k
+from tuwen.retrieval.vectors import RetrievalTask
 
 KS = (1, 5, 10)
 
@@ -45,11 +46,9 @@ def test_equal_to_the_naive_definitions(case):
     truth: dict[int, set[int]] = {}
     for query, item in pairs.tolist():
         truth.setdefault(query, set()).add(item)
-    judged = metrics.judge_queries(queries, gallery, pairs[:, 0], pairs[:, 1], KS)
-    hit, share = (
-        metrics.compute_hits(judged.best_rank, KS),
-        metrics.compute_recalls(judged.found, judged.true_items),
-    )
+    task = RetrievalTask(queries, gallery, pairs[:, 0], pairs[:, 1])
+    judged = metrics.judge_queries(task, KS)
+    hit, share = metrics.compute_hits(judged, KS), metrics.compute_recalls(judged, KS)
     assert judged.query.tolist() == sorted(truth)
     for column, k in enumerate(KS):
         expected = naive(queries, gallery, truth, k)
@@ -66,12 +65,18 @@ def test_equal_to_the_naive_definitions(case):
         assert found == expected
     if len(gallery) >= KS[-1]:
         first, _ = top_k(queries, gallery, KS[-1])
-        np.testing.assert_array_equal(metrics.compute_hits_among(first, pairs[:, 0], pairs[:, 1], KS), hit)
+        again = metrics.judge_answers(task, first, KS)
+        for field in ("query", "true_items", "found"):
+            np.testing.assert_array_equal(getattr(again, field), getattr(judged, field))
+        np.testing.assert_array_equal(again.best_rank, np.minimum(judged.best_rank, KS[-1] + 1))
 
 
 def test_a_true_item_beyond_all_answers_is_nobodys_hit():
-    first = np.array([[0], [1]])
-    assert metrics.compute_hits_among(first, np.array([0, 1]), np.array([3, 2]), [1]).tolist() == [[0.0], [0.0]]
+    vectors = unit(np.ones((4, 2)))
+    task = RetrievalTask(vectors[:2], vectors, np.array([0, 1]), np.array([3, 2]))
+    judged = metrics.judge_answers(task, np.array([[0], [1]]), [1])
+    assert judged.best_rank.tolist() == [2, 2]
+    assert metrics.compute_hits(judged, [1]).tolist() == [[0.0], [0.0]]
 
 
 def test_a_k_over_the_gallery_is_refused_with_its_place():
@@ -83,16 +88,17 @@ def test_a_k_over_the_gallery_is_refused_with_its_place():
 def test_hit_and_recall_differ_where_several_are_true():
     gallery = unit(np.array([[1, 0], [0.9, 0.1], [0, 1], [-1, 0]]))
     # the query stands on item 0; items 0 and 3 (the last of all) are true
-    judged = metrics.judge_queries(gallery[:1], gallery, np.array([0, 0]), np.array([0, 3]), [1, 3])
+    task = RetrievalTask(gallery[:1], gallery, np.array([0, 0]), np.array([0, 3]))
+    judged = metrics.judge_queries(task, [1, 3])
     assert judged.best_rank.tolist() == [1]
     assert judged.found.tolist() == [[1, 1]]
-    assert metrics.compute_hits(judged.best_rank, [1, 3]).tolist() == [[1.0, 1.0]]
-    assert metrics.compute_recalls(judged.found, judged.true_items).tolist() == [[0.5, 0.5]]
+    assert metrics.compute_hits(judged, [1, 3]).tolist() == [[1.0, 1.0]]
+    assert metrics.compute_recalls(judged, [1, 3]).tolist() == [[0.5, 0.5]]
 
 
 def test_no_pair_gives_no_query():
     vectors, none = unit(np.ones((2, 3))), np.zeros(0, np.int64)
-    judged = metrics.judge_queries(vectors, vectors, none, none, KS)
+    judged = metrics.judge_queries(RetrievalTask(vectors, vectors, none, none), KS)
     assert [len(field) for field in judged] == [0, 0, 0, 0]
     assert judged.found.shape == (0, 3)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.vectors import unit
 from tuwen.retrieval import metrics
+from tuwen.retrieval.vectors import RetrievalTask
 
 KS = (1, 2, 3)
 
@@ -37,14 +38,14 @@ def test_the_curve_is_the_mean_over_every_smaller_gallery(seed):
         query: set(random.choice(8, size=random.integers(1, 4), replace=False).tolist()) for query in range(5)
     }
     pairs = np.array([(query, item) for query, true in truth.items() for item in true])
-    judged = metrics.judge_queries(queries, gallery, pairs[:, 0], pairs[:, 1], KS)
+    judged = metrics.judge_queries(RetrievalTask(queries, gallery, pairs[:, 0], pairs[:, 1]), KS)
     sizes = [3, 4, 6, 8]
     curve = metrics.compute_gallery_curve(judged, 8, sizes, KS)
     for row, size in enumerate(sizes):
         for column, k in enumerate(KS):
             expected = by_every_smaller_gallery(queries, gallery, truth, size, k)
             assert curve[row, column] == pytest.approx(expected, abs=1e-12)
-    np.testing.assert_allclose(curve[-1], metrics.compute_hits(judged.best_rank, KS).mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(curve[-1], metrics.compute_hits(judged, KS).mean(axis=0), atol=1e-12)
 
 
 def test_a_curve_falls_with_the_gallery_and_keeps_its_digits_at_a_million():

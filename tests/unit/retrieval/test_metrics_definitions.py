@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.support.vectors import unit
 from tuwen.retrieval import metrics
+from tuwen.retrieval.vectors import RetrievalTask
 
 KS = (1, 5, 10)
 
@@ -50,8 +51,8 @@ def cn_clip_scores(predictions, truth):
 
 def our_scores(texts, images, truth):
     pairs = np.array([(text, image) for text, true in truth.items() for image in true])
-    judged = metrics.judge_queries(texts, images, pairs[:, 0], pairs[:, 1], KS)
-    found = metrics.compute_hits(judged.best_rank, KS).mean(axis=0)
+    judged = metrics.judge_queries(RetrievalTask(texts, images, pairs[:, 0], pairs[:, 1]), KS)
+    found = metrics.compute_hits(judged, KS).mean(axis=0)
     return [found.mean(), *found]
 
 
@@ -91,12 +92,12 @@ def test_clip_benchmarks_retrieval_in_both_directions(seed, captions):
     positive = torch.zeros_like(scores, dtype=torch.bool)
     positive[torch.arange(len(scores)), torch.from_numpy(image_of)] = True
     text = np.arange(len(texts))
-    t2i = metrics.judge_queries(texts, images, text, image_of, KS)
-    i2t = metrics.judge_queries(images, texts, image_of, text, KS)
+    t2i = metrics.judge_queries(RetrievalTask(texts, images, text, image_of), KS)
+    i2t = metrics.judge_queries(RetrievalTask(images, texts, image_of, text), KS)
     for judged, score, true in ((t2i, scores, positive), (i2t, scores.T, positive.T)):
         hit, share = (
-            metrics.compute_hits(judged.best_rank, KS),
-            metrics.compute_recalls(judged.found, judged.true_items),
+            metrics.compute_hits(judged, KS),
+            metrics.compute_recalls(judged, KS),
         )
         for column, k in enumerate(KS):
             expected = clip_benchmark_recall(score, true, k)

@@ -4,8 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.vectors import unit
+from tuwen.evaluation.hubness import compute_skewness, count_occurrences
 from tuwen.retrieval import qb_norm, search
-from tuwen.retrieval.metrics import compute_hits_among
+from tuwen.retrieval.metrics import compute_hits, judge_answers
+from tuwen.retrieval.vectors import RetrievalTask
 
 
 def hubby(queries, items=40, seed=0):
@@ -22,6 +24,10 @@ def hubby(queries, items=40, seed=0):
         return unit(own[item] + 1.5 * own[items] + 0.05 * random.normal(size=(len(item), items + 1)))
 
     return asking(asked), gallery, asking(random.integers(items, size=400)), asked + 1
+
+
+def mean_hit(task, answers, k):
+    return compute_hits(judge_answers(task, answers, [k]), [k]).mean()
 
 
 def by_definition(queries, gallery, bank, beta):
@@ -61,11 +67,12 @@ def test_a_hub_that_hides_every_answer_is_taken_away():
     query = np.arange(120)
     plain, _ = search.top_k(queries, gallery, 5)
     assert (plain[:, 0] == 0).all()
-    beta = qb_norm.choose_beta(bank, queries, gallery, query, own)
+    task = RetrievalTask(queries, gallery, query, own)
+    beta = qb_norm.choose_beta(bank, task)
     found = qb_norm.answer_corrected(queries, gallery, plain, qb_norm.compute_correction(bank, gallery, beta))
-    assert compute_hits_among(plain, query, own, [1]).mean() == 0
-    assert compute_hits_among(found, query, own, [1]).mean() > 0.95
-    before, after = (qb_norm.compute_skewness(qb_norm.count_occurrences(ids[:, :1], 41)) for ids in (plain, found))
+    assert mean_hit(task, plain, 1) == 0
+    assert mean_hit(task, found, 1) > 0.95
+    before, after = (compute_skewness(count_occurrences(ids[:, :1], 41)) for ids in (plain, found))
     assert before > 6 > 1 > after
 
 
@@ -126,25 +133,15 @@ def test_beta_is_the_best_on_the_queries_given_and_the_least_of_equal_ones():
     bank = unit(items[:30] + 0.9 * unit(random.normal(size=(30, 8))) + items[30])
     query = np.arange(30)
     plain, _ = search.top_k(queries, items, 5)
+    task = RetrievalTask(queries, items, query, query)
     found = {
-        beta: compute_hits_among(
+        beta: mean_hit(
+            task,
             qb_norm.answer_corrected(queries, items, plain, qb_norm.compute_correction(bank, items, beta)),
-            query,
-            query,
-            [5],
-        ).mean()
+            5,
+        )
         for beta in qb_norm.BETAS
     }
     assert len(set(found.values())) > 1
     expected = min(beta for beta in found if found[beta] == max(found.values()))
-    assert qb_norm.choose_beta(bank, queries, items, query, query) == expected
-
-
-def test_skewness_and_hubs_by_hand():
-    ids = np.array([[0, 1], [0, 2], [0, 3], [0, 1]])
-    times = qb_norm.count_occurrences(ids, 5)
-    assert times.tolist() == [4, 2, 1, 1, 0]
-    deviations = np.array([4, 2, 1, 1, 0]) - 1.6
-    assert qb_norm.compute_skewness(times) == pytest.approx(np.mean(deviations**3) / np.mean(deviations**2) ** 1.5)
-    assert qb_norm.find_hubs(times, 4).tolist() == [0, 1, 2, 3]  # of equal ones the lower row
-    assert qb_norm.compute_skewness(np.full(5, 3)) == 0
+    assert qb_norm.choose_beta(bank, task) == expected

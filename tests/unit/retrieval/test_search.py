@@ -1,4 +1,3 @@
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -195,33 +194,3 @@ def test_bad_input_is_named(queries, gallery, k, message):
 def test_bad_input_of_both_directions_is_named(images, texts, k, message):
     with pytest.raises(UserError, match=message):
         search.top_k_both(images, texts, k)
-
-
-def test_read_vectors_gives_what_was_saved(tmp_path: Path):
-    np.save(tmp_path / "images.npy", GOOD)
-    found = search.read_vectors(tmp_path / "images.npy", 6, Path("images.parquet"))
-    np.testing.assert_array_equal(found, GOOD)
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (GOOD[:5], r"images\.npy: 5 rows found, 6 expected, one per row of clean/images\.parquet"),
-        (spoilt(np.nan), r"images\.npy: row 2 holds NaN"),
-        (spoilt(0), r"images\.npy: row 2 is a zero vector"),
-        (spoilt(1), r"images\.npy: row 2 has length 2, not 1"),
-        (GOOD[0], r"images\.npy: float array .* expected, got float32 \(4,\)"),
-    ],
-)
-def test_unsound_files_are_named(tmp_path: Path, rows, message):
-    np.save(tmp_path / "images.npy", rows)
-    with pytest.raises(UserError, match=message):
-        search.read_vectors(tmp_path / "images.npy", 6, Path("clean/images.parquet"))
-
-
-def test_missing_and_broken_files_are_named(tmp_path: Path):
-    with pytest.raises(UserError, match=r"texts\.npy: these embeddings are missing; run `dvc repro`"):
-        search.read_vectors(tmp_path / "texts.npy", 6, Path("texts.parquet"))
-    (tmp_path / "texts.npy").write_bytes(b"not an array")
-    with pytest.raises(UserError, match=r"texts\.npy: not a NumPy array"):
-        search.read_vectors(tmp_path / "texts.npy", 6, Path("texts.parquet"))

@@ -12,7 +12,9 @@ BELOW_HALF = np.float32(1 + 2**-8 * 0.9999)  # bf16 takes it for 1
 
 
 def both_sides(queries, gallery, low=torch.bfloat16):
-    return shortlist.side(torch.from_numpy(queries), low), shortlist.side(torch.from_numpy(gallery), low)
+    return shortlist.round_vectors(torch.from_numpy(queries), low), shortlist.round_vectors(
+        torch.from_numpy(gallery), low
+    )
 
 
 def answer(queries, gallery, **sizes):
@@ -43,10 +45,10 @@ def test_no_product_errs_by_more_than_the_slack(dimensions, low):
     exact = asked.full.double() @ searched.full.double().T
     product = (asked.low @ searched.low.T).double()
     stored = shortlist.STORED if low == torch.bfloat16 else 0
-    allowed = shortlist.low_slack(asked, searched).double()[:, None] + stored * product.abs()
+    allowed = shortlist.compute_low_slack(asked, searched).double()[:, None] + stored * product.abs()
     assert ((exact - product).abs() <= allowed).all()
     single = (asked.full @ searched.full.T).double()
-    assert ((exact - single).abs() <= shortlist.single_slack(asked, searched).double()[:, None]).all()
+    assert ((exact - single).abs() <= shortlist.compute_single_slack(asked, searched).double()[:, None]).all()
 
 
 def test_the_slack_is_no_larger_than_rounding_can_be():
@@ -54,7 +56,10 @@ def test_the_slack_is_no_larger_than_rounding_can_be():
     row = np.full((1, 64), BELOW_HALF)
     asked, searched = both_sides(row, row)
     exact = (asked.full.double() @ searched.full.double().T).item()
-    assert abs(exact - (asked.low @ searched.low.T).item()) > 0.9 * shortlist.low_slack(asked, searched).item()
+    assert (
+        abs(exact - (asked.low @ searched.low.T).item())
+        > 0.9 * shortlist.compute_low_slack(asked, searched).item()
+    )
 
 
 def test_independent_vectors_need_few_items():
@@ -62,7 +67,7 @@ def test_independent_vectors_need_few_items():
     queries, gallery = (noise.normal(size=(rows, 64)).astype(np.float32) for rows in (100, 20_000))
     queries, gallery = (n / np.linalg.norm(n, axis=1, keepdims=True) for n in (queries, gallery))
     asked, searched = both_sides(queries, gallery)
-    found = list(shortlist.shortlists(asked, searched, 10, both=False)[0])
+    found = list(shortlist.find_shortlists(asked, searched, 10, both=False)[0])
     assert sum(part.groups for part in found) < 100 * 40
     assert 100 * 10 <= sum(len(part.item) for part in found) < 100 * 30
 
@@ -74,13 +79,13 @@ def test_residuals_left_out_would_be_seen():
     own[:257], other[257:] = BELOW_HALF, 1
     query, gallery = own + other, np.stack([own, other])
     assert answer(query[None], gallery) == [0]
-    whole = shortlist.side
+    whole = shortlist.round_vectors
 
     def without(vectors, low):
         found = whole(vectors, low)
         return found._replace(lost=torch.zeros_like(found.lost))
 
-    with patch.object(search, "side", without):
+    with patch.object(search, "round_vectors", without):
         assert spoilt_answer(query[None], gallery) != [0]
 
 
@@ -98,8 +103,11 @@ def test_a_slack_of_the_low_pass_that_is_too_small_would_be_seen():
     queries = noise.normal(size=(50, 64)).astype(np.float32)
     expected = (queries.astype(np.float64) @ gallery.astype(np.float64).T).argmax(axis=1).tolist()
     assert answer(queries, gallery) == expected
-    whole = shortlist.low_slack
-    small = {"low_slack": lambda asked, searched: whole(asked, searched) / 16, "STORED": shortlist.STORED / 16}
+    whole = shortlist.compute_low_slack
+    small = {
+        "compute_low_slack": lambda asked, searched: whole(asked, searched) / 16,
+        "STORED": shortlist.STORED / 16,
+    }
     assert spoilt_answer(queries, gallery, **small) != expected
 
 
@@ -113,6 +121,6 @@ def test_a_slack_of_the_float32_products_that_is_too_small_would_be_seen():
     first = np.arange(50), expected, np.ones(50, np.int64)
     assert answer(queries, gallery) == expected.tolist()
     np.testing.assert_array_equal(search.rank_items(queries, gallery, *first[:2]), first[2])
-    with patch.object(search, "single_slack", lambda asked, searched: torch.zeros(len(asked.full))):
+    with patch.object(search, "compute_single_slack", lambda asked, searched: torch.zeros(len(asked.full))):
         assert spoilt_answer(queries, gallery) != expected.tolist()
         assert (search.rank_items(queries, gallery, *first[:2]) != first[2]).any()

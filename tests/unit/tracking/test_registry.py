@@ -29,7 +29,7 @@ from tuwen.data.formats import pairs
 from tuwen.data.formats.images import decode_pixels, resize_to_square
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model import dual_encoder
-from tuwen.retrieval.embed import embed_captions, embed_images
+from tuwen.retrieval.encode import embed_captions, embed_images
 from tuwen.tracking import lineage, registry, runs
 
 pytestmark = [

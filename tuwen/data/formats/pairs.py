@@ -13,7 +13,6 @@ without `shard` could not be had (`fault` names the reason); a model is shown a 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,23 +69,6 @@ CLEAN_SETS = ("train", "valid", "test", "bank", "corpus", "t2i", "i2t")
 # Why a source could not give an image's bytes: no such file; a path that leaves the source's root; bytes that
 # cannot be taken out of their record, such as broken base64 or a cut tar member.
 FAULTS = ("missing", "outside_source", "unreadable_record")
-
-
-class Direction(NamedTuple):
-    """One way to search: by a text for images, or by an image for texts."""
-
-    name: str  # as in the names of files, columns and metrics
-    title: str  # as people read it
-    queries: str  # the table, and the array of vectors, of the queries ...
-    gallery: str  # ... and of the gallery
-    query_id: str  # the id column of the queries ...
-    gallery_id: str  # ... and of the gallery
-
-
-DIRECTIONS = {
-    "t2i": Direction("t2i", "text → image", "texts", "images", "text_id", "image_id"),
-    "i2t": Direction("i2t", "image → text", "images", "texts", "image_id", "text_id"),
-}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What stands inside a page that opens offline: templates, figures as SVG, pictures as small JPEGs.
+"""What pages that open offline are made of: templates, charts as SVG, images as small JPEGs.
 
-Pages hold no script and their own policy forbids every request. Equal facts give equal bytes.
+Pages hold no script, and their own policy forbids every request. Equal facts give equal bytes.
 """
 
 import base64
@@ -42,26 +42,26 @@ def render(template: str, facts: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["figure"] = _figure
+    templates.filters["figure"] = _format_cell
     return templates.get_template(template).render(**facts) + "\n"
 
 
-def _figure(cell: Any) -> Any:
-    """A cell of a table as people read it: 400,000; 0.1235."""
+def _format_cell(cell: Any) -> Any:
+    """Return a cell of a table as people read it: 400,000; 0.1235."""
     if isinstance(cell, bool) or not isinstance(cell, int | float):
         return cell
     return f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}"
 
 
-def placeholders(names: Mapping[str, str]) -> dict[str, str]:
-    """Name -> the colour to draw with, for names whose CSS colour is given: `{"loss": "var(--loss)"}`."""
+def make_placeholders(names: Mapping[str, str]) -> dict[str, str]:
+    """Return name -> the colour to draw with, for names whose CSS colour is given: `{"loss": "var(--loss)"}`."""
     return {name: f"#0102{number:02x}" for number, name in enumerate(names, 1)}
 
 
-def svg(name: str, draw: Callable[["Axes"], None], colours: Mapping[str, str]) -> str:
-    """An SVG element of what `draw` draws with `placeholders(colours)`; colours: name -> CSS colour.
+def draw_svg(name: str, draw: Callable[["Axes"], None], colours: Mapping[str, str]) -> str:
+    """Return an SVG element of what `draw` draws with `make_placeholders(colours)`; colours: name -> CSS colour.
 
-    name: unique on the page, since figures on one page must not share ids.
+    name: unique on the page, since charts on one page must not share ids.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -72,19 +72,22 @@ def svg(name: str, draw: Callable[["Axes"], None], colours: Mapping[str, str]) -
         axes.grid(alpha=0.15, color=INK)
         draw(axes)
         axes.set_ylim(bottom=0)
-        silent = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=silent)
-        drawn = file.getvalue()
-    element = drawn[drawn.index("<svg") :].replace(INK, "currentColor")
-    for key, placeholder in placeholders(colours).items():
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+        text = file.getvalue()
+    element = text[text.index("<svg") :].replace(INK, "currentColor")
+    for key, placeholder in make_placeholders(colours).items():
         element = element.replace(placeholder, colours[key])
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", element)
 
 
-def thumbnail(encoded: bytes) -> str:
-    """A picture of at most THUMBNAIL_PX a side as the `data:` URI of a JPEG. Raises OSError as `images.decode`."""
-    picture = decode_image(encoded)
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+def make_thumbnail(encoded: bytes) -> str:
+    """Return an image of at most THUMBNAIL_PX a side as the `data:` URI of a JPEG.
+
+    Raises OSError as `decode_image`.
+    """
+    image = decode_image(encoded)
+    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     with io.BytesIO() as file:
-        picture.save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
+        image.save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
         return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

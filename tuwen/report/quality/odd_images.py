@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from tuwen.data.formats import shards
 from tuwen.data.formats.images import MAX_ASPECT
-from tuwen.report.html.page import thumbnail
+from tuwen.report.html.page import make_thumbnail
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +90,7 @@ def _make_thumbnails(data: Path, rows: "pd.DataFrame") -> list[OddImage]:
         places = _read_places(data / "raw" / str(name) / "images.parquet", of_set["id"].tolist())
         for row in to_records(of_set):
             place = places.get(row["id"])
-            uri = thumbnail(shards.read_member(data, place)) if place else ""
+            uri = make_thumbnail(shards.read_member(data, place)) if place else ""
             odd_images.append(_make_odd_image(row, uri))
     return odd_images
 

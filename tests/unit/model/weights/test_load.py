@@ -26,7 +26,7 @@ from tuwen.data.formats.images import resize_to_square
 from tuwen.data.formats.text import load_tokenizer, tokenize
 from tuwen.model import dual_encoder
 from tuwen.model.weights import load
-from tuwen.retrieval.embed import embed_captions, embed_images
+from tuwen.retrieval.encode import embed_captions, embed_images
 
 NEAR = {"atol": 1e-5, "rtol": 0}
 VISIONS = {"vit": VIT, "resnet": RESNET}

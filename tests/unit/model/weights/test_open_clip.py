@@ -14,7 +14,7 @@ from tuwen.data.formats.images import make_pixel_tensor, resize_to_square
 from tuwen.data.formats.text import load_tokenizer, tokenize
 from tuwen.model import dual_encoder
 from tuwen.model.weights import load
-from tuwen.retrieval.embed import embed_captions, embed_images
+from tuwen.retrieval.encode import embed_captions, embed_images
 
 TEXT = {"context_length": 8, "vocab_size": 50, "width": 64, "heads": 1, "layers": 1}
 PLAIN = {"image_size": 32, "layers": 2, "width": 128, "patch_size": 16}

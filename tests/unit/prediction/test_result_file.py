@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tuwen.core.errors import UserError
-from tuwen.prediction import predict
+from tuwen.prediction import predict, result_file
 
 TEXTS = ["Word-1000004254", "Word-1000004255", 'Word,引号"与换行\n']
 IMAGES = ["Image14001007-4040.jpg", "Image14001007-4041.jpg", "Image14001007-4042.jpg"]
@@ -129,7 +129,7 @@ def test_ranks_of_a_query_in_another_order_are_refused(tmp_path):
 def test_every_fault_is_found_not_the_first_alone(tmp_path):
     lines = GOOD.replace("4040", "9999").splitlines(keepends=True)
     path = write(tmp_path, "".join([*lines[:2], "a,b\n", '"x"y,1,z\n', *lines[2:4], "\n"]))
-    found = predict.judge(path, TEXTS[:2], IMAGES, 2, direction="t2i")
+    found = result_file.find_faults(path, TEXTS[:2], IMAGES, 2, direction="t2i")
     assert [(fault.line, fault.kind) for fault in found.faults] == [
         (3, "fields"),
         (4, "csv"),
@@ -146,7 +146,7 @@ def test_a_file_of_the_other_direction_has_that_one_fault_alone(tmp_path):
     predict.write_result_file(path, IMAGES, TEXTS, np.array([[2, 0], [1, 2], [0, 1]]), direction="i2t")
     text = path.read_text(encoding="utf-8").replace("image_id,similarity_ranking,result_text_id", HEADER.strip())
     path.write_text(text, encoding="utf-8")
-    found = predict.judge(path, TEXTS, IMAGES, 2, direction="t2i")
+    found = result_file.find_faults(path, TEXTS, IMAGES, 2, direction="t2i")
     assert [(fault.line, fault.kind) for fault in found.faults] == [(2, "direction")]
     assert "exchange the two files, or the two columns" in found.faults[0].text
 

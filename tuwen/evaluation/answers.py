@@ -1,0 +1,74 @@
+"""Both directions of a set answered and judged, with and without QB-Norm.
+
+Shapes: N queries with a true item, Q queries, R first answers.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from tuwen.core.params import Evaluate
+from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.evaluation.embedded_set import EmbeddedSet, Groups
+from tuwen.retrieval import qb_norm
+from tuwen.retrieval.metrics import Judged, judge_answers, judge_queries
+from tuwen.retrieval.qb_norm import Correction
+from tuwen.retrieval.vectors import Rows
+
+HUB_K = 10  # an item is a hub where it stands among the first ten of many queries
+
+
+class Answers(NamedTuple):
+    """How one direction of a set is answered."""
+
+    gallery: int  # items
+    groups: Groups  # [N] what the bootstrap draws
+    judged: Judged
+    first: Rows  # [Q, R] gallery rows, best first
+    judged_corrected: Judged | None  # by QB-Norm, where there is a bank
+    first_corrected: Rows | None  # [Q, R]
+
+
+def answer_set(
+    embedded: EmbeddedSet, params: Evaluate, corrections: Mapping[str, Correction] | None = None
+) -> dict[str, Answers]:
+    """Answer and judge both directions; corrections: QB-Norm's by direction, where there is a bank."""
+    count = min(max(HUB_K, *params.ks), len(embedded.images), len(embedded.texts))
+    first = qb_norm.find_first_answers(embedded.images, embedded.texts, count)
+    corrected = (
+        qb_norm.answer_both_corrected(embedded.images, embedded.texts, first, dict(corrections))
+        if corrections
+        else {}
+    )
+    answers = {}
+    for name, direction in DIRECTIONS.items():
+        task, first_corrected = embedded.make_task(direction), corrected.get(name)
+        judged = judge_queries(task, params.ks)
+        answers[name] = Answers(
+            gallery=len(task.gallery),
+            groups=embedded.list_groups(direction)[judged.query],
+            judged=judged,
+            first=first[name],
+            judged_corrected=None if first_corrected is None else judge_answers(task, first_corrected, params.ks),
+            first_corrected=first_corrected,
+        )
+    return answers
+
+
+def choose_betas(valid: EmbeddedSet, bank: EmbeddedSet) -> dict[str, float]:
+    """Return QB-Norm's inverse temperature by direction, chosen on valid."""
+    return {
+        name: qb_norm.choose_beta(bank.make_task(direction).queries, valid.make_task(direction))
+        for name, direction in DIRECTIONS.items()
+    }
+
+
+def compute_corrections(
+    embedded: EmbeddedSet, bank: EmbeddedSet, betas: Mapping[str, float]
+) -> dict[str, Correction]:
+    """Return what the bank's texts correct of the set's images (t2i), and its images of the set's texts (i2t)."""
+    return {
+        name: qb_norm.compute_correction(
+            bank.make_task(direction).queries, embedded.make_task(direction).gallery, betas[name]
+        )
+        for name, direction in DIRECTIONS.items()
+    }

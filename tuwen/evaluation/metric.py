@@ -1,0 +1,98 @@
+"""What a metric is: a name in metrics.json, a title, a unit, and what it is computed from.
+
+Shapes: N queries with a true item, K ks.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from tuwen.core.params import Evaluate
+from tuwen.data.formats.directions import DIRECTIONS, Direction
+from tuwen.evaluation.answers import Answers
+from tuwen.evaluation.embedded_set import EmbeddedSet
+from tuwen.retrieval.metrics import Judged
+from tuwen.retrieval.vectors import Floats
+
+
+class Unit(NamedTuple):
+    """How people read a value: multiplied by `scale`, formatted by `form`, and followed by `symbol`."""
+
+    scale: float
+    form: str
+    symbol: str = ""
+
+
+PERCENT = Unit(100, ".1f", " %")
+DECIMAL = Unit(1, ".2f")
+RANK = Unit(1, "g")
+WHOLE_NUMBER = Unit(1, ",.0f")
+
+
+class Estimate(NamedTuple):
+    """A value and the ends of its 95 % interval, which it may lack; for people, in the metric's unit."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class OfQueries(NamedTuple):
+    """The mean over queries of `compute`: [N, K], or [N, 1] where the metric has no k.
+
+    It has the ranks of a direction alone, so that the gate can compute it from ranks.parquet.
+    """
+
+    compute: Callable[[Judged, Sequence[int]], Floats]
+    ranking: Literal["plain", "corrected", "gain"] = "plain"  # by cosine, by QB-Norm, the latter less the former
+
+    def compute_each(self, answers: Answers, ks: Sequence[int]) -> Floats | None:
+        """Return the value of each query, [N, K]; None where it needs QB-Norm and there is no bank."""
+        if self.ranking == "plain":
+            return self.compute(answers.judged, ks)
+        if answers.judged_corrected is None:
+            return None
+        corrected = self.compute(answers.judged_corrected, ks)
+        return corrected if self.ranking == "corrected" else corrected - self.compute(answers.judged, ks)
+
+
+class OfAnswers(NamedTuple):
+    """A number of a direction as a whole; None: it does not apply."""
+
+    compute: Callable[[Answers], float | None]
+
+
+class MeanOverKs(NamedTuple):
+    """The mean over all ks of another metric with an interval, and over both directions where it names none."""
+
+    key: str  # in FIGURES
+
+
+class OfSet(NamedTuple):
+    """A number of a set as a whole; None: it does not apply."""
+
+    compute: Callable[[EmbeddedSet, Evaluate], Estimate | None]
+
+
+class Metric(NamedTuple):
+    """One row of FIGURES."""
+
+    name: str  # in metrics.json; {direction} and {k} where there is a value for each
+    title: str  # as people read it, with {k}
+    unit: Unit
+    source: OfQueries | OfAnswers | MeanOverKs | OfSet  # what it is computed from
+    has_interval: bool = False  # <name>_low and <name>_high follow
+    needs_bank: bool = False  # of QB-Norm, so foreign embeddings and models without vectors lack it
+    in_gate: bool = False  # the gate shows it; of queries alone
+    in_table: bool = True  # in the reports' table of further metrics; False: it stands elsewhere, or nowhere
+
+    def list_values(self, ks: Sequence[int]) -> list[tuple[str, Direction | None, int | None]]:
+        """Return (name in metrics.json, direction, k) of each of its values."""
+        return [
+            (self.name.format(direction=direction and direction.name, k=k), direction, k)
+            for direction in (DIRECTIONS.values() if "{direction}" in self.name else [None])
+            for k in (ks if "{k}" in self.name else [None])
+        ]
+
+    def make_title(self, k: int | None) -> str:
+        """Return the title at this k."""
+        return self.title.format(k=k)

@@ -1,0 +1,104 @@
+"""`results/` as one typed value: what `evaluate` wrote of every model, checked, also against each other."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tuwen.core.errors import UserError
+from tuwen.data.formats.checked_json import read_checked
+from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.data.formats.json_file import read_json
+from tuwen.evaluation.details import Details, read_details
+from tuwen.evaluation.figures import ENDS, FIGURES, MetricValues
+from tuwen.evaluation.metric import OfSet
+from tuwen.evaluation.models import MODELS, RankedModel, list_embedding
+from tuwen.evaluation.ranks import RankedQueries, read_ranks
+from tuwen.evaluation.zero_shot_file import ZeroShot
+
+
+class ModelResults(NamedTuple):
+    """What was measured of one model."""
+
+    metrics: MetricValues  # on test
+    bank: MetricValues  # how well the pairs of the bank fit
+    details: Details
+    zero_shot: ZeroShot
+    ranks: dict[str, RankedQueries]  # by direction
+
+
+Results = Mapping[str, ModelResults]  # by model, in the order of MODELS
+
+
+def read_results(results: Path, ks: Sequence[int]) -> Results:
+    """Read metrics.json, details.json, zero_shot.json and ranks.parquet of every model in MODELS.
+
+    ks: params.yaml's evaluate.ks. Raises UserError when a file is missing, of older code or measured at other ks,
+    and when two models were measured on different queries or classes.
+    """
+    metrics = {name: read_metrics(results / name / "metrics.json", model, ks) for name, model in MODELS.items()}
+    ranks = {name: read_ranks(results / name / "ranks.parquet", ks) for name in MODELS}
+    _require_same_queries(results, ranks)
+    read = {
+        name: ModelResults(
+            metrics=metrics[name]["test"],
+            bank=metrics[name]["bank"],
+            details=read_details(results / name / "details.json", ks),
+            zero_shot=read_checked(results / name / "zero_shot.json", ZeroShot),
+            ranks=ranks[name],
+        )
+        for name in MODELS
+    }
+    _require_same_classes(results, read)
+    return read
+
+
+def read_metrics(path: Path, model: RankedModel, ks: Sequence[int]) -> dict[str, MetricValues]:
+    """Read one metrics.json, by set. Raises UserError where test lacks what FIGURES promises of such a model."""
+    metrics: dict[str, MetricValues] = read_json(path)
+    test = _get_test(path, metrics)
+    for k in ks:
+        if f"t2i_hit_at_{k}" not in test:
+            raise UserError(f"{path}: no figures at k = {k} (params.yaml: evaluate.ks); run `dvc repro`")
+    names = ["images", "texts"]
+    for metric in FIGURES.values():
+        if not isinstance(metric.source, OfSet) and (model.embeds or not metric.needs_bank):
+            ends = ENDS if metric.has_interval else ENDS[:1]
+            names += [name + end for name, *_ in metric.list_values(ks) for end in ends]
+    if missing := [name for name in names if name not in test]:
+        raise UserError(f"{path}: test lacks {missing[0]}; remove the file and run `dvc repro`")
+    return metrics
+
+
+def read_test_metrics(path: Path) -> MetricValues:
+    """Read the test set's values of one metrics.json, whatever they are."""
+    return _get_test(path, read_json(path))
+
+
+def _get_test(path: Path, metrics: Mapping[str, MetricValues]) -> MetricValues:
+    test = metrics.get("test")
+    if not isinstance(test, dict):
+        raise UserError(f"{path}: no figures of the test split; remove the file and run `dvc repro`")
+    return test
+
+
+def _require_same_queries(results: Path, ranks: Mapping[str, Mapping[str, RankedQueries]]) -> None:
+    base, *others = ranks.values()
+    for other in others:
+        for direction in DIRECTIONS:
+            first, second = base[direction], other[direction]
+            if not first.query_ids.equals(second.query_ids) or not np.array_equal(first.groups, second.groups):
+                raise UserError(
+                    f"{results}: ranks.parquet of {' and '.join(ranks)} hold different queries; "
+                    "measure both on the same test split: `dvc repro`"
+                )
+
+
+def _require_same_classes(results: Path, models: Results) -> None:
+    classes = [models[name].zero_shot.classes for name in list_embedding()]
+    if any(other != classes[0] for other in classes):
+        raise UserError(
+            f"{results}: zero_shot.json of {' and '.join(list_embedding())} name different classes; "
+            "measure both on the same test split: `dvc repro`"
+        )

@@ -1,0 +1,165 @@
+"""Images and captions -> unit vectors: decoded ahead by threads, encoded block by block, in order.
+
+On CPU each thread decodes a few images and encodes them itself, with a single thread of torch: no thread waits for
+another, and the vectors do not depend on how many there are. On a GPU the threads decode ahead of it.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from tuwen.core.errors import UserError
+from tuwen.core.executor import count_workers
+from tuwen.core.progress import follow
+from tuwen.data.formats import shards
+from tuwen.data.formats.images import Pixels, decode_pixels, make_pixel_tensor, resize_to_square
+from tuwen.data.formats.text import tokenize
+from tuwen.model.device import choose_device
+from tuwen.model.dual_encoder import DualEncoder
+from tuwen.retrieval.vectors import Vectors
+
+if TYPE_CHECKING:  # pyarrow is not needed to encode what the caller gives
+    from tuwen.data.formats.pairs import PairSet
+
+Element = TypeVar("Element")
+Result = TypeVar("Result")
+
+AHEAD = 256  # images decoded while earlier ones are encoded
+PIECE = 16  # rows that one thread encodes at once on CPU; more are slower there (docs/log.md)
+
+
+def read_images(data: Path, pair_set: "PairSet", size_px: int) -> list[Pixels]:
+    """Return what `stream_images` yields as a list, for who goes through it more than once."""
+    return list(stream_images(data, pair_set, size_px))
+
+
+def stream_images(data: Path, pair_set: "PairSet", size_px: int) -> Iterator[Pixels]:
+    """Yield the set's images as squares, uint8 [size_px, size_px, 3] each; `data` is the data root.
+
+    At most AHEAD of them are held. One that the source could not give, or a query that is broken, is white. Raises
+    UserError where an image that the tables hold cannot be decoded.
+    """
+    rows = list_image_rows(pair_set)
+    yield from follow(_map_in_order(partial(decode_row, data, size_px), rows, AHEAD), "decode", len(rows))
+
+
+def list_image_rows(pair_set: "PairSet") -> list[dict[str, Any]]:
+    """List what `decode_row` needs of each image: its id and where its bytes lie."""
+    return list(pair_set.images.select(["image_id", "shard", "offset", "size"]).to_pylist())
+
+
+def decode_row(data: Path, size_px: int, row: dict[str, Any]) -> Pixels:
+    """Decode the image of one row as a square, white where it has no bytes; `data` is the data root."""
+    if row["shard"] is None:
+        return np.full((size_px, size_px, 3), 255, np.uint8)
+    encoded = shards.read_member(data, shards.Place.of(row))
+    try:
+        return resize_to_square(decode_pixels(encoded), size_px)
+    except OSError as error:
+        raise UserError(
+            f"{data / row['shard']}: picture {row['image_id']} cannot be decoded ({error}); "
+            "mend or remove it in the source and run `dvc repro`"
+        ) from None
+
+
+def embed_images(model: DualEncoder, images: Iterable[Pixels], batch_size: int) -> Vectors:
+    """Return the unit vectors [I, D] float32 of uint8 squares."""
+    return _join(model, _stream(model, images, partial(_encode_images, model), batch_size))
+
+
+def embed_captions(model: DualEncoder, tokenizer: Any, captions: list[str], batch_size: int) -> Vectors:
+    """Return the unit vectors [T, D] float32 of captions."""
+    return _join(model, stream_caption_vectors(model, tokenizer, captions, batch_size))
+
+
+def stream_vectors(
+    model: DualEncoder, rows: Sequence[Element], decode: Callable[[Element], Pixels], batch_size: int
+) -> Iterator[Vectors]:
+    """Yield unit vectors [B, D] float32 of the images that `decode` makes of the rows, in order, in blocks."""
+    if choose_device() == "cpu":
+        yield from _stream(model, rows, lambda block: _encode_images(model, list(map(decode, block))), batch_size)
+    else:
+        yield from _stream(model, _map_in_order(decode, rows, AHEAD), partial(_encode_images, model), batch_size)
+
+
+def stream_caption_vectors(
+    model: DualEncoder, tokenizer: Any, captions: Sequence[str], batch_size: int
+) -> Iterator[Vectors]:
+    """Yield unit vectors [B, D] float32 of the captions, in order, in blocks."""
+    size, max_tokens = _count_block_rows(batch_size), model.config["text"]["max_tokens"]
+    # here and not in the threads, since a tokenizer serves one caller at a time
+    tokens = (tokenize(tokenizer, block, max_tokens) for block in _batch(captions, size))
+    yield from _stream(model, tokens, lambda block: _encode_text(model, *block[0]), 1)
+
+
+@torch.inference_mode()
+def _encode_images(model: DualEncoder, images: Sequence[Pixels]) -> Vectors:
+    vectors: Vectors = model.encode_image(make_pixel_tensor(list(images)).to(choose_device())).cpu().numpy()
+    return vectors
+
+
+@torch.inference_mode()
+def _encode_text(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> Vectors:
+    vectors: Vectors = model.encode_text(ids.to(choose_device()), mask.to(choose_device())).cpu().numpy()
+    return vectors
+
+
+def _stream(
+    model: DualEncoder, items: Iterable[Element], encode: Callable[[list[Element]], Vectors], batch_size: int
+) -> Iterator[Vectors]:
+    """Yield what `encode` makes of the items, block by block, in order."""
+    model.eval()
+    blocks = _batch(items, _count_block_rows(batch_size))
+    if choose_device() != "cpu":
+        yield from map(encode, blocks)
+        return
+    with _one_thread_of_torch():
+        yield from _map_in_order(encode, blocks, 2 * count_workers())
+
+
+def _count_block_rows(batch_size: int) -> int:
+    return min(batch_size, PIECE) if choose_device() == "cpu" else batch_size
+
+
+def _batch(items: Iterable[Element], size: int) -> Iterator[list[Element]]:
+    stream = iter(items)
+    while block := list(itertools.islice(stream, size)):
+        yield block
+
+
+def _join(model: DualEncoder, blocks: Iterable[Vectors]) -> Vectors:
+    return np.concatenate([np.empty((0, model.config["dim"]), np.float32), *blocks])
+
+
+def _map_in_order(work: Callable[[Element], Result], items: Iterable[Element], ahead: int) -> Iterator[Result]:
+    """Map by threads, since decoding and torch release Python's lock; at most `ahead` items are begun or held."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(count_workers()) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) == ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_of_torch() -> Iterator[None]:
+    """Let each thread that is started inside compute alone, so that sums do not depend on the cores either."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
