@@ -7,7 +7,7 @@ import sys
 import httpx
 from prefect.settings import PREFECT_API_URL
 
-from tuwen.core.errors import UserError, reports_user_errors
+from tuwen.core.errors import UserError, report_user_errors
 
 POOL = "tuwen"
 CHECKOUT_VARIABLE = "TUWEN_CHECKOUT"  # names the folder in which a worker runs the flows
@@ -38,7 +38,7 @@ def deploy(api: str) -> None:
             raise UserError(f"prefect {' '.join(command)}: {done.stdout}{done.stderr}".rstrip())
 
 
-@reports_user_errors
+@report_user_errors
 def main() -> None:
     """Register the deployments and print how to start a worker."""
     api = PREFECT_API_URL.value()

@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import guard
 from flows.deploy import CHECKOUT_VARIABLE, POOL, deploy
-from tuwen.core.errors import UserError, reports_user_errors
+from tuwen.core.errors import UserError, report_user_errors
 from tuwen.tracking.runs import get_address
 
 HOST = "127.0.0.1"
@@ -33,7 +33,7 @@ LOGS, ARTIFACTS = Path("runs/serve"), Path("runs/mlartifacts")
 Running = dict[str, subprocess.Popen[bytes]]
 
 
-@reports_user_errors
+@report_user_errors
 def main() -> None:
     """Start all, print their addresses, and stop all on Ctrl-C, SIGTERM or when one of them ends."""
     prefect, store = choose_port("PREFECT_SERVER_API_PORT", "4200"), get_address()

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from tuwen.core.errors import reports_user_errors
+from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
 from tuwen.tracking import runs
 from tuwen.training import checkpoint, distributed, recipes
 
 
-@reports_user_errors
+@report_user_errors
 def main() -> None:
     """Run the stage; its curves go to MLflow as they arise."""
     distributed.start_processes("stages.baseline")

@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-from tuwen.core.errors import UserError, reports_user_errors
+from tuwen.core.errors import UserError, report_user_errors
 from tuwen.core.params import load_params
 from tuwen.data.sources.ingest import ingest_corpus
 
 
-@reports_user_errors
+@report_user_errors
 def main() -> None:
     """Run the stage."""
     (name,) = sys.argv[1:]

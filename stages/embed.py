@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-from tuwen.core.errors import reports_user_errors
+from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
 from tuwen.retrieval.embed import embed_set
 
 
-@reports_user_errors
+@report_user_errors
 def main() -> None:
     """Run the stage."""
     model, name = sys.argv[1:]

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tuwen.core.errors import UserError, reports_user_errors
+from tuwen.core.errors import UserError, report_user_errors
 from tuwen.core.params import load_params
 from tuwen.data.formats import manifest
 from tuwen.evaluation.evaluate import EVALUATED_SETS, evaluate_model
@@ -11,7 +11,7 @@ from tuwen.evaluation.zero_shot import evaluate_zero_shot
 from tuwen.tracking import runs
 
 
-@reports_user_errors
+@report_user_errors
 def main() -> None:
     """Run the stage, then log its metrics to MLflow."""
     if len(sys.argv) != 2:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from tuwen.core.errors import reports_user_errors
+from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
 from tuwen.data.sources.ingest import ingest
 
 
-@reports_user_errors
+@report_user_errors
 def main() -> None:
     """Run the stage."""
     ingest(load_params().source, Path("data/raw"))

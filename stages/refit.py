@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from tuwen.core.errors import reports_user_errors
+from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
 from tuwen.tracking import runs
 from tuwen.training import checkpoint, distributed, recipes
 
 
-@reports_user_errors
+@report_user_errors
 def main() -> None:
     """Run the stage; a refit's curve goes to MLflow as it arises, a copy is no training and has no run."""
     params, clean, augmented = load_params(), Path("data/clean"), Path("data/augmented")

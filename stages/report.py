@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from tuwen.core.errors import reports_user_errors
+from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
 from tuwen.report.report import write_reports
 
 
-@reports_user_errors
+@report_user_errors
 def main() -> None:
     """Run the stage."""
     write_reports(Path("data"), Path("embeddings"), Path("models"), Path("results"), load_params())

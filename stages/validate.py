@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from tuwen.core.errors import reports_user_errors
+from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
 from tuwen.data.quality.validate import validate
 from tuwen.report.quality.page import write_page
 
 
-@reports_user_errors
+@report_user_errors
 def main() -> None:
     """Run the stage."""
     params, data = load_params(), Path("data")

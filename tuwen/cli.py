@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tuwen.core.errors import reports_user_errors
+from tuwen.core.errors import report_user_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 track_app = typer.Typer(no_args_is_help=True, help="MLflow runs.")
@@ -194,7 +194,7 @@ def worktree(preset: Annotated[str, typer.Argument(help="A file in presets/, wit
     print(make_worktree(preset))
 
 
-@reports_user_errors
+@report_user_errors
 def main() -> None:
     """Run the command line."""
     app()

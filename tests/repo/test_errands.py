@@ -1,11 +1,13 @@
 """Two errands of docs/architecture.md, walked in a copy of the code: they really touch the files that it lists."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from tests.support.checkout import ROOT
+from tests.support.retrieval import build
 
 SOURCE = '''"""Captions in files beside the images: cat.png and cat.txt."""
 
@@ -54,6 +57,37 @@ CASE = """        case "sidecar":
         case "sample":
 """
 
+METRIC = """    "reciprocal_rank": Metric(
+        name="{direction}_reciprocal_rank",
+        title="reciprocal rank",
+        unit=DECIMAL,
+        source=OfQueries(metrics.compute_reciprocal_ranks),
+        has_interval=True,
+        in_gate=True,
+    ),
+}
+
+
+def measure_figures("""
+FUNCTION = '''def compute_reciprocal_ranks(judged: Judged, ks: Sequence[int]) -> Floats:
+    """Return 1 / rank of the best true item, [N, 1]."""
+    return 1 / judged.best_rank[:, None]
+
+
+def compute_hits('''
+READER = """
+from pathlib import Path
+from flows.show import format_recall
+from tuwen.core.params import load_params
+from tuwen.evaluation.compare import compare_ranks, format_changes
+from tuwen.evaluation.results import read_results
+
+params, results = load_params().evaluate, Path("results")
+print(format_recall(read_results(results, params.ks), params), "", sep="\\n\\n")
+ranks = (results / model / "ranks.parquet" for model in ("baseline", "finetuned"))
+print(format_changes(compare_ranks(*ranks, params)))
+"""
+
 
 class Copy:
     """A copy of the code in which an errand is done, and the files that it touched."""
@@ -61,7 +95,7 @@ class Copy:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.touched = set[str]()
-        for package in ("tuwen", "stages"):
+        for package in ("tuwen", "stages", "flows"):
             shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
 
     def write(self, name: str, text: str) -> None:
@@ -117,3 +151,36 @@ def test_a_new_source_touches_the_files_that_the_page_lists(copy: Copy) -> None:
     assert texts["caption"].to_pylist() == ["一只橘猫趴在窗台上", "雪地里奔跑的小狗"]
     assert images["image_id"].to_pylist() == ["cat.png", "dog.png"]
     assert images["fault"].null_count == 2
+
+
+def test_a_new_metric_touches_the_files_that_the_page_lists(copy: Copy, store: Path) -> None:
+    build(copy.root)
+    copy.replace("tuwen/retrieval/metrics.py", "def compute_hits(", FUNCTION)
+    copy.replace("tuwen/evaluation/figures.py", "}\n\n\ndef measure_figures(", METRIC)
+    assert copy.touched == set(listed_files("A new metric"))
+    assert len(copy.touched) <= 4
+
+    for model in ("baseline", "finetuned"):
+        copy.run("-m", "stages.evaluate", model)
+    copy.run("-m", "stages.report")
+    names = [f"{direction}_reciprocal_rank{end}" for direction in ("t2i", "i2t") for end in ("", "_low", "_high")]
+    for model in ("baseline", "finetuned"):
+        metrics = json.loads((copy.root / "results" / model / "metrics.json").read_text(encoding="utf-8"))["test"]
+        assert [0 < metrics[name] <= 1 for name in names] == [True] * 6
+    value = re.escape(f"{metrics['t2i_reciprocal_rank']:.2f} [")
+    shown, compared = copy.run("-c", READER).rsplit("\n\n", 1)
+    report = (copy.root / "results/report.md").read_text(encoding="utf-8")
+    assert re.search(rf"\| text → image \| reciprocal rank \| .*{value}", report)
+    assert "reciprocal rank" in (copy.root / "results/report.html").read_text(encoding="utf-8")
+    assert re.search(rf"\| text → image reciprocal rank \| .*{value}", shown)
+    assert re.search(r"\| text → image \| \d+ \| reciprocal rank \| .*\[", compared)
+    logged = {name for run in runs_in(store) for name in run.data.metrics}
+    assert {f"test_{name}" for name in names[::3]} <= logged
+
+
+def runs_in(store: Path) -> list[Any]:
+    """All runs of an MLflow database."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{store}")
+    return list(client.search_runs([one.experiment_id for one in client.search_experiments()]))

@@ -24,7 +24,7 @@ def hide_credentials(text: str) -> str:
     return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
-def reports_user_errors(main: Callable[[], None]) -> Callable[[], None]:
+def report_user_errors(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a script's `main` so that a `UserError` or a full disk is printed to stderr and becomes exit code 1."""
 
     @functools.wraps(main)

@@ -14,6 +14,7 @@ from tuwen.data.formats import manifest, pairs
 from tuwen.evaluation import compare
 from tuwen.evaluation.answers import answer_set
 from tuwen.evaluation.embedded_set import read_embedded_set
+from tuwen.evaluation.evaluate import MEASURED_SETS
 from tuwen.evaluation.ranks import make_ranks_table
 from tuwen.retrieval.vectors import read_vectors
 from tuwen.tracking import lineage, revision, runs
@@ -48,9 +49,9 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
     with tempfile.TemporaryDirectory() as folder:
         packed, measured = Path(folder) / "gallery", Path(folder) / MEASURED_FOLDER
         pack(model, gallery, packed)
-        is_measured = any((EMBEDDINGS / trained.name / name).is_dir() for name in evaluate.MEASURED)
+        is_measured = any((EMBEDDINGS / trained.name / name).is_dir() for name in MEASURED_SETS)
         if is_measured:
-            for name in evaluate.MEASURED:
+            for name in MEASURED_SETS:
                 _measure(trained, name, measured / name, params)
         try:
             client, experiment = runs.connect(patience_seconds=120)
@@ -58,7 +59,7 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
             version = _version(client, experiment, run_id, model, packed)
             client.set_registered_model_alias(MODEL_NAME, "challenger", version.version)
             if not is_measured:
-                sets = " and ".join(evaluate.MEASURED)
+                sets = " and ".join(MEASURED_SETS)
                 return Registered(str(version.version), False, f"{model} was not measured on {sets}")
             client.log_artifacts(version.run_id, str(measured), MEASURED_FOLDER)
             return _choose_champion(client, version, measured, params)
@@ -137,7 +138,7 @@ def judge_challenger(champion: Path, challenger: Path, params: Evaluate) -> tupl
     at_headline = params.model_copy(update={"ks": [compare.HEADLINE_K]})
     falls, points = list[str](), list[float]()
     try:
-        for name in evaluate.MEASURED:
+        for name in MEASURED_SETS:
             compare.require_same_test(champion / name, challenger / name)
             changes = compare.compare_ranks(
                 champion / name / "ranks.parquet", challenger / name / "ranks.parquet", at_headline
@@ -147,6 +148,6 @@ def judge_challenger(champion: Path, challenger: Path, params: Evaluate) -> tupl
     except UserError as error:
         return False, f"not comparable: {error}"
     mean = sum(points) / len(points)
-    sets = ", ".join(evaluate.MEASURED)
+    sets = ", ".join(MEASURED_SETS)
     summary = f"R@{compare.HEADLINE_K} {mean:+.2f} points in the mean over {sets} and both directions"
     return not falls and mean > 0, "; ".join([summary, *falls])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tuwen.core.errors import UserError, hide_credentials, reports_user_errors
+from tuwen.core.errors import UserError, hide_credentials, report_user_errors
 from tuwen.data.formats.shards import ShardWriter
 
 LIMIT_BYTES = 1 << 16
@@ -46,7 +46,7 @@ def test_no_room_to_write_is_one_message(
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, hard))
     try:
         with pytest.raises(SystemExit) as ended:
-            reports_user_errors(lambda: write(tmp_path / "out") and None)()
+            report_user_errors(lambda: write(tmp_path / "out") and None)()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert ended.value.code == 1
@@ -57,11 +57,11 @@ def test_no_room_to_write_is_one_message(
 
 def test_another_fault_keeps_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
-        reports_user_errors(lambda: tmp_path.write_text("") and None)()
+        report_user_errors(lambda: tmp_path.write_text("") and None)()
 
 
 def test_a_users_mistake_is_one_message_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
-    @reports_user_errors
+    @report_user_errors
     def main() -> None:
         raise UserError("params.yaml: finetune.lr must be a number, got 'fast'")
 

@@ -88,7 +88,7 @@ def choose_translation_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def back_translate(captions: Sequence[str], params: Marian, cache: Path) -> dict[str, str]:
+def translate_back(captions: Sequence[str], params: Marian, cache: Path) -> dict[str, str]:
     """Return caption -> what zh -> en -> zh makes of it, whatever it is; "" where it makes nothing.
 
     The captions are translated longest first in chunks; each finished chunk is a file in a folder of `cache`, so

@@ -37,9 +37,9 @@ def paraphrase(captions: Sequence[str], params: Paraphrase, seed: int, cache: Pa
     if isinstance(params, NoParaphrase) or not unique:
         return {}
     if isinstance(params, Marian):
-        from tuwen.data.augment.back_translation import back_translate
+        from tuwen.data.augment.back_translation import translate_back
 
-        paraphrases = simplify_like_captions(back_translate(unique, params, cache))
+        paraphrases = simplify_like_captions(translate_back(unique, params, cache))
     elif isinstance(params, ParaphraseFile):
         paraphrases = _read_file(unique, params)
     elif isinstance(params, OpenccParaphrase):

@@ -54,7 +54,7 @@ def collect_odd_images(
     chosen = rows.loc[turn.sort_values(kind="stable").index[:MAX_IMAGES_SHOWN].sort_values()]
     tried = _make_thumbnails(data, chosen)
     shown, failed = [odd for odd in tried if odd.uri], [odd for odd in tried if not odd.uri]
-    unreadable = [_make_odd_image(row) for row in to_records(rows[~decodes].head(MAX_IMAGES_NAMED))]
+    unreadable = [_make_odd_image(row) for row in list_records(rows[~decodes].head(MAX_IMAGES_NAMED))]
     named = [*failed, *unreadable][:MAX_IMAGES_NAMED]
     decodable = int(decodes.sum())
     return OddImages(shown, named, decodable - len(tried), len(rows) - decodable + len(failed) - len(named))
@@ -88,7 +88,7 @@ def _make_thumbnails(data: Path, rows: "pd.DataFrame") -> list[OddImage]:
     odd_images = []
     for name, of_set in rows.groupby("set", sort=False):
         places = _read_places(data / "raw" / str(name) / "images.parquet", of_set["id"].tolist())
-        for row in to_records(of_set):
+        for row in list_records(of_set):
             place = places.get(row["id"])
             uri = make_thumbnail(shards.read_member(data, place)) if place else ""
             odd_images.append(_make_odd_image(row, uri))
@@ -102,7 +102,7 @@ def _read_places(path: Path, ids: list[str]) -> dict[str, shards.Place]:
     return {row["image_id"]: shards.Place.of(row) for row in rows if row["shard"] is not None}
 
 
-def to_records(rows: "pd.DataFrame") -> list[dict[str, Any]]:
+def list_records(rows: "pd.DataFrame") -> list[dict[str, Any]]:
     """Return rows as dictionaries; what is unknown is None, whatever pandas made of it."""
     records: list[dict[str, Any]] = rows.astype(object).where(rows.notna(), None).to_dict("records")  # type: ignore[assignment]
     return records

@@ -76,7 +76,7 @@ def _list_faults(rows: "pd.DataFrame") -> Iterator[tuple[Any, ...]]:
     """Yield (set, item, reason, severity, outcome, rows, examples); in a set the most frequent first."""
     groups = rows.groupby(["set", "item", "reason", "severity", "outcome"], sort=True)
     for key, group in sorted(groups, key=lambda keyed: (keyed[0][0], -len(keyed[1]))):
-        first = odd_images.to_records(group.head(EXAMPLES_PER_FAULT))
+        first = odd_images.list_records(group.head(EXAMPLES_PER_FAULT))
         examples = [f"{row['id']} ({odd_images.describe_place(row)})" for row in first]
         yield (*key, len(group), "; ".join(examples))
 

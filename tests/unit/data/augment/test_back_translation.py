@@ -51,7 +51,7 @@ def test_captions_come_back_in_other_words_or_stay_with_a_reason(pair, tmp_path,
 
 
 def test_the_order_of_the_captions_decides_nothing(pair, tmp_path) -> None:
-    translations = back_translation.back_translate(CHINESE[::-1], pair, tmp_path)
+    translations = back_translation.translate_back(CHINESE[::-1], pair, tmp_path)
     assert [translations[caption] for caption in CHINESE] == [again for _, _, again in CAPTIONS]
 
 
@@ -82,7 +82,7 @@ def kill_at_the_second(event, arguments):
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(kill_at_the_second)
 params = Marian.model_validate_json(sys.argv[1])
-back_translation.back_translate([caption for caption, _, _ in CAPTIONS[:17]], params, Path(sys.argv[2]))
+back_translation.translate_back([caption for caption, _, _ in CAPTIONS[:17]], params, Path(sys.argv[2]))
 """
     command = [sys.executable, "-c", program, one_by_one.model_dump_json(), str(tmp_path)]
     killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True)
@@ -90,11 +90,11 @@ back_translation.back_translate([caption for caption, _, _ in CAPTIONS[:17]], pa
     (folder,) = tmp_path.iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["00000.json", "00001.part"]
     first = (folder / "00000.json").stat()
-    translations = back_translation.back_translate(CHINESE[:17], one_by_one, tmp_path)
+    translations = back_translation.translate_back(CHINESE[:17], one_by_one, tmp_path)
     assert [translations[caption] for caption in CHINESE[:17]] == [again for _, _, again in CAPTIONS[:17]]
     assert sorted(path.name for path in folder.iterdir()) == ["00000.json", "00001.json"]
     assert (folder / "00000.json").stat().st_mtime_ns == first.st_mtime_ns
-    back_translation.back_translate(CHINESE[:1], one_by_one, tmp_path)  # other captions have a folder of their own
+    back_translation.translate_back(CHINESE[:1], one_by_one, tmp_path)  # other captions have a folder of their own
     assert len(list(tmp_path.iterdir())) == 2
 
 

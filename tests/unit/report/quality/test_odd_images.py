@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from tests.support.quality_inputs import QUARANTINE_SCHEMA, encode_image, measure, quarantine_image, write_raw
-from tuwen.report.quality.odd_images import OddImages, collect_odd_images, describe_place, to_records
+from tuwen.report.quality.odd_images import OddImages, collect_odd_images, describe_place, list_records
 
 SETS = {
     "labelled": [
@@ -45,6 +45,6 @@ def test_images_that_do_not_decode_are_named_only(odd: OddImages) -> None:
 
 def test_unknown_values_are_none_and_left_out_of_a_place() -> None:
     rows = pd.DataFrame({"file": ["表.csv", None, "图.png"], "row": [3.0, 4.0, None]})
-    records = to_records(rows)
+    records = list_records(rows)
     assert records == [{"file": "表.csv", "row": 3.0}, {"file": None, "row": 4.0}, {"file": "图.png", "row": None}]
     assert [describe_place(row) for row in records] == ["表.csv, row 3", ", row 4", "图.png"]
