@@ -1,7 +1,7 @@
 # make run [PRESET=name]   the whole pipeline, then the table of recall and where the results lie
 # make pipeline [PRESET=…] the same stages as a Prefect flow
 # make test, make lint     the tests; ruff and mypy
-# make test-all            the tests, and those with faults, servers and a browser
+# make test-all            the tests, and those of flows, servers, faults and pages in a browser
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
 # make mlflow              every training and evaluation, in the browser
 # make serve               Prefect's pages and worker and MLflow's on this machine, until Ctrl-C
@@ -43,7 +43,7 @@ test: .venv/ready
 
 # Debian: postgresql, chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips the browser, and says so.
 test-all: test
-	python -m pytest -rs tests/services tests/faults tests/browser
+	python -m pytest -rs tests/flows tests/services tests/faults tests/browser
 
 lint: .venv/ready
 	ruff check .

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from tests.support.pair_sets import EMPTY_SET
 from tests.support.validate import (
     assert_rows_add_up,
     change_row,
@@ -177,7 +178,7 @@ def empty_table(data: Path, name: str, table: str) -> None:
 
 def write_task_without_images(data: Path) -> None:
     labelled = pairs.read_pair_set(data / "raw/labelled")
-    pairs.write_pair_set(data / "raw/t2i", replace(pairs.make_empty_set(), texts=labelled.texts))
+    pairs.write_pair_set(data / "raw/t2i", replace(EMPTY_SET, texts=labelled.texts))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def write_task_without_images(data: Path) -> None:
         ),
         (lambda d: change_row(d, "labelled", "images", 4, sha256="0" * 64), r"altered_bytes .+ labelled-04\.png"),
         (
-            lambda d: pairs.write_pair_set(d / "raw/labelled", pairs.make_empty_set()),
+            lambda d: pairs.write_pair_set(d / "raw/labelled", EMPTY_SET),
             r"raw/labelled/images\.parquet: rows is 0; give the set pictures and captions",
         ),
         (lambda d: empty_table(d, "labelled", "pairs"), r"raw/labelled/pairs\.parquet: rows is 0"),

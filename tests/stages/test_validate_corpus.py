@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from tests.stages.conftest import picture
+from tests.support.pair_sets import EMPTY_SET
 from tests.support.validate import (
     PARAMS,
     assert_rows_add_up,
@@ -51,7 +52,7 @@ def write_tar(folder: Path, name: str, members: list[tuple[str, bytes]]) -> dict
 
 
 def write_list(data: Path, name: str, shards: list[dict[str, object]]) -> None:
-    pairs.write_pair_set(data / "raw/corpus" / name, pairs.make_empty_set())
+    pairs.write_pair_set(data / "raw/corpus" / name, EMPTY_SET)
     pairs.write_table(data / "raw/corpus" / name / "shards.parquet", pa.Table.from_pylist(shards, pairs.SHARDS))
     manifest.write_manifest(data / "raw/corpus" / name, {}, {})
 

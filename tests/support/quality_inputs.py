@@ -6,6 +6,7 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
+from tests.support.pair_sets import EMPTY_SET
 from tuwen.data.formats import pairs
 from tuwen.data.formats.shards import ShardWriter
 
@@ -52,7 +53,7 @@ def write_raw(data, folder, images):
     with ShardWriter(data, f"raw/{folder}/shards") as writer:
         for image_id, encoded in images.items():
             rows.append({"image_id": image_id} | (writer.add(image_id, encoded)._asdict() if encoded else {}))
-    table, empty = pa.Table.from_pylist(rows, pairs.IMAGES), pairs.make_empty_set()
+    table, empty = pa.Table.from_pylist(rows, pairs.IMAGES), EMPTY_SET
     pairs.write_pair_set(data / "raw" / folder, pairs.PairSet(table, empty.texts, empty.pairs))
 
 

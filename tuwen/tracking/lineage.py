@@ -13,9 +13,9 @@ from typing import Any
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
 from tuwen.data.formats.json_file import write_json
+from tuwen.evaluation.models import MODELS
 from tuwen.tracking import artifacts, revision, runs
 
-MEASURED_MODELS = ("baseline", "finetuned")
 REFITTED = Path("models/final")
 LOCK = Path("dvc.lock")
 LINEAGE = Path("runs/lineage.json")
@@ -72,7 +72,7 @@ def find_training(model: Path) -> Path:
 
 def _tracked() -> list[Path]:
     """Return the outs that have a run of their own."""
-    outs = [Path(top) / model for top in ("models", "results") for model in MEASURED_MODELS]
+    outs = [Path(top) / model for top in ("models", "results") for model in MODELS]
     return [*outs, REFITTED] if find_training(REFITTED) == REFITTED else outs
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tests.support.pair_sets import EMPTY_SET
 from tests.support.training import caption, drawn, members, settings, write_set, write_shard
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params
@@ -120,7 +121,7 @@ def test_the_vocabulary_spells_corpus_and_train_and_never_valid_or_test(here: Pa
 
 
 def test_a_corpus_of_shards_alone_is_enough_and_one_without_a_pair_is_named(here: Path) -> None:
-    pairs.write_pair_set(Path("data/clean/corpus"), pairs.make_empty_set())
+    pairs.write_pair_set(Path("data/clean/corpus"), EMPTY_SET)
     assert make_baseline(settings(corpus=FAR))["pairs"] == 9
     Path("data/clean/corpus/shards.parquet").unlink()
     with pytest.raises(UserError, match=r"params.yaml: corpus: .*corpus has no pair.* name a source of pairs"):

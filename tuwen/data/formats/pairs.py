@@ -80,11 +80,6 @@ class PairSet:
     pairs: pa.Table
 
 
-def make_empty_set() -> PairSet:
-    """Return a set without rows, which stands for a set that a source lacks."""
-    return PairSet(IMAGES.empty_table(), TEXTS.empty_table(), PAIRS.empty_table())
-
-
 def write_pair_set(folder: Path, pair_set: PairSet) -> None:
     """Write the three tables into `folder`; equal tables give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.pair_sets import EMPTY_SET
 from tests.support.views import AUGMENT, POLICY, draw_image, read_contents, write_clean
 from tuwen.core.params import Image as ImageParams
 from tuwen.core.params import NoParaphrase, ParaphraseFile
@@ -140,7 +141,7 @@ def test_online_stores_paraphrases_and_no_view(data, ready) -> None:
 
 
 def test_sets_without_pairs_and_captions_without_paraphrases_give_empty_tables(data) -> None:
-    pairs.write_pair_set(data / "clean/train", pairs.make_empty_set())
+    pairs.write_pair_set(data / "clean/train", EMPTY_SET)
     params = AUGMENT.model_copy(update={"paraphrase": NoParaphrase(kind="none")})
     augment(data / "clean", data / "augmented", params, IMAGE)
     assert read_views(data) == []

@@ -1,6 +1,7 @@
 import pyarrow as pa
 import pytest
 
+from tests.support.pair_sets import EMPTY_SET
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
 
@@ -37,7 +38,7 @@ def test_the_truth_in_terms_of_rows(pair_set) -> None:
     image, text = pairs.find_true_rows(pair_set)
     assert image.tolist() == [1, 0, 0]
     assert text.tolist() == [1, 0, 1]
-    nothing, _ = pairs.find_true_rows(pairs.make_empty_set())
+    nothing, _ = pairs.find_true_rows(EMPTY_SET)
     assert len(nothing) == 0
 
 

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from stages import corpus as corpus_stage
 from stages import ingest as ingest_stage
 from tests.support.checkout import ROOT
+from tests.support.pair_sets import EMPTY_SET
 from tuwen.core.params import Corpus, Source, TableSource, WebdatasetSource
 from tuwen.core.presets import compose_preset, get_values
 from tuwen.data.formats import manifest, pairs, shards
@@ -84,7 +85,7 @@ def test_sets_that_the_source_lacks_are_empty_and_every_set_has_its_manifest(tmp
     ingest(source, tmp_path / "data/raw")
     for name in ("t2i", "i2t"):
         lacking = pairs.read_pair_set(tmp_path / "data/raw" / name)
-        assert lacking == pairs.make_empty_set()
+        assert lacking == EMPTY_SET
         assert lacking.images.schema.equals(pairs.IMAGES)
     for name in pairs.RAW_SETS:
         folder = tmp_path / "data/raw" / name
@@ -169,7 +170,7 @@ def test_listed_shards_stay_where_they_are(tmp_path) -> None:
     listed.write_text(f"address,size,sha256,pairs\n{tar},{tar.stat().st_size},{digest},1\n")
     folder = tmp_path / "data/raw/corpus/big"
     ingest_corpus(WebdatasetSource(kind="webdataset", root=str(listed)), folder)
-    assert pairs.read_pair_set(folder) == pairs.make_empty_set()
+    assert pairs.read_pair_set(folder) == EMPTY_SET
     (row,) = pairs.read_shards(folder).to_pylist()
     assert (row["address"], row["sha256"], row["pairs"], row["source"]) == (str(tar), digest, 1, None)
     assert "shards.parquet" in json.loads((folder / "manifest.json").read_text())["files"]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from tests.support.pair_sets import EMPTY_SET
 from tests.support.quality_inputs import (
     HOSTILE_ID,
     QUARANTINE_SCHEMA,
@@ -161,8 +162,6 @@ def test_every_reason_has_its_share_of_the_images_that_are_shown(inputs, tmp_pat
 def test_a_missing_shard_is_named(inputs, tmp_path):
     data = tmp_path / "data"
     images = pairs.read_pair_set(inputs["data"] / "raw/labelled").images
-    pairs.write_pair_set(
-        data / "raw/labelled", pairs.PairSet(images, pairs.make_empty_set().texts, pairs.make_empty_set().pairs)
-    )
+    pairs.write_pair_set(data / "raw/labelled", pairs.PairSet(images, EMPTY_SET.texts, EMPTY_SET.pairs))
     with pytest.raises(UserError, match=r"000000\.tar: this shard is missing"):
         write(inputs, tmp_path, data=data)
