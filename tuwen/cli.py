@@ -118,8 +118,8 @@ def shards(
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="result1.csv, result2.csv, or one like them.")],
-    queries: Annotated[Path, typer.Option(help="Table of what asks: word_test.csv, image_test.csv.")],
-    gallery: Annotated[Path, typer.Option(help="Table of what is asked for: image_data.csv, word_data.csv.")],
+    queries: Annotated[Path, typer.Option(help="Table of the queries: word_test.csv, image_test.csv.")],
+    gallery: Annotated[Path, typer.Option(help="Table of the gallery: image_data.csv, word_data.csv.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Ranks of each query.")] = 5,
 ) -> None:
     """Check anybody's result file strictly, and name all faults; exit code 1 where there is one."""
@@ -135,7 +135,9 @@ def classify(
     folder: Annotated[Path | None, typer.Option(help="A folder that holds a folder for each class.")] = None,
     csv: Annotated[Path | None, typer.Option(help="A CSV with the columns path and label.")] = None,
     templates: Annotated[Path | None, typer.Option(help="Prompts, one a line, {} for the label.")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON to write; the confusion picture goes beside it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON to write; the confusion matrix goes beside it as SVG.")
+    ] = None,
 ) -> None:
     """Zero-shot classification of pictures that are sorted already: how well a model knows their classes."""
     from tuwen.core.errors import UserError

@@ -2,6 +2,4 @@
 
 from tuwen.data.formats.pairs import IMAGES, PAIRS, TEXTS, PairSet
 
-EMPTY_SET = PairSet(
-    IMAGES.empty_table(), TEXTS.empty_table(), PAIRS.empty_table()
-)
+EMPTY_SET = PairSet(IMAGES.empty_table(), TEXTS.empty_table(), PAIRS.empty_table())

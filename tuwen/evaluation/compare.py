@@ -16,7 +16,7 @@ from tuwen.evaluation.metric import Estimate, Metric, OfQueries
 from tuwen.evaluation.ranks import RankedQueries, split_ranks
 from tuwen.retrieval.metrics import compute_paired_intervals
 
-HEADLINE, HEADLINE_K = "hit", 5  # what decides; the rest is shown: six decisions would cry wolf too often
+HEADLINE, HEADLINE_K = "hit", 5  # what decides; the rest is shown: six decisions would raise six times the alarms
 QUERY_COLUMNS = ["direction", "query_id", "group", "true_items"]  # must be equal, or the values do not compare
 # What an evaluation depends on. Not where a row came from: more rows for training move those of the test.
 DECISIVE = {

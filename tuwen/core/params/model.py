@@ -87,8 +87,8 @@ class OpenClip(Strict):
 
     def describe(self) -> str:
         """Return the origin of the weights in words, for the model card."""
-        pictures = f"open_clip's {self.image} from {self.image_weights} at {self.image_revision}"
-        return f"{pictures}, {self.text} at {self.text_revision}, fresh projections"
+        image_tower = f"open_clip's {self.image} from {self.image_weights} at {self.image_revision}"
+        return f"{image_tower}, {self.text} at {self.text_revision}, fresh projections"
 
 
 class Folder(Strict):
