@@ -25,7 +25,8 @@ def compute_contrastive_loss(
     scale: the factor before the softmax, 1 / temperature. positive_BC: [B, C] bool, true where pair i and pair j
     of all belong together, i's image with j's text and i's text with j's image; i with itself at least. With that
     alone this is CLIP's loss exactly. image_CD, text_CD: the images and texts that the B pairs are compared
-    with, themselves included; by default the B pairs alone. Returns the mean over both directions, a scalar in float32 (nats).
+    with, themselves included; by default the B pairs alone. Returns the mean over both directions, a scalar in
+    float32 (nats).
 
     Not the form that the contest's source prints, whose denominator lacks the positive: it is unbounded below.
     """
