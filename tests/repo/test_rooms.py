@@ -1,5 +1,6 @@
 """Who may import whom: floors, rooms of the library, owners of a foreign package; and how large they may grow."""
 
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -59,6 +60,15 @@ def test_a_room_imports_only_the_rooms_below_it(name: str) -> None:
     arrows = {(path, file) for path in rooms_modules() if room(path) == name for file in own_imports(path)}
     assert {arrow for arrow in arrows if arrow[1] in ROOT_MODULES} == set()
     assert {arrow for arrow in arrows if room(arrow[1]) not in MAY_IMPORT[name] | {name}} == set()
+
+
+def test_the_architecture_page_shows_the_same_table() -> None:
+    page = text_of(Path("docs/architecture.md"))
+    rows = re.findall(r"^\| `([\w/]+)` \| .+ \| (.*)\|$", page, flags=re.MULTILINE)
+    shown = {name: set(re.findall(r"`([\w/]+)`", imports)) for name, imports in rows if name != "tuwen"}
+    for name in set(MAY_IMPORT) - {"core", "data/formats"}:
+        assert shown[name] | FORMATS == MAY_IMPORT[name], name
+    assert set(shown) == set(MAY_IMPORT)
 
 
 def test_the_rooms_stand_above_each_other_without_a_circle() -> None:
