@@ -12,14 +12,12 @@ PACKAGES = ("tuwen", "stages", "flows", "tests")
 # What cannot change an out. Nothing is followed through these: what they import decides nothing either.
 WITHOUT_EFFECT = ("tuwen/core/", "tuwen/tracking/")
 
-Scope = dict[str, tuple[Path, ast.FunctionDef]]
-
 
 def parse(path: Path) -> ast.Module:
     """The syntax tree of a file, without the blocks that only type checkers read."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             node.body = []
     return tree
 

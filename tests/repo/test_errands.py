@@ -158,7 +158,6 @@ def test_a_new_metric_touches_the_files_that_the_page_lists(copy: Copy, store: P
     copy.replace("tuwen/retrieval/metrics.py", "def compute_hits(", FUNCTION)
     copy.replace("tuwen/evaluation/figures.py", "}\n\n\ndef measure_figures(", METRIC)
     assert copy.touched == set(listed_files("A new metric"))
-    assert len(copy.touched) <= 4
 
     for model in ("baseline", "finetuned"):
         copy.run("-m", "stages.evaluate", model)

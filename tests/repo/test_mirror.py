@@ -41,7 +41,7 @@ def mirrored_test(module: str) -> str:
 
 
 def names_of_modules() -> list[str]:
-    """All modules below tuwen/ but packages, which are tested by their modules, and what lies in no room."""
+    """All modules below tuwen/ but packages, which are tested by their modules."""
     paths = (path.removeprefix("tuwen/") for path in modules("tuwen"))
     return [path for path in paths if not path.endswith("__init__.py")]
 

@@ -28,6 +28,17 @@ def test_what_the_readme_tells_to_type_exists() -> None:
         assert {" ".join(words[:2]), " ".join(words[:3])} & commands, f"README.md: {' '.join(words)}"
 
 
+def test_every_file_that_a_page_names_exists() -> None:
+    there = {str(path) for path in tracked_files()}
+    names = {Path(path).name for path in there}
+    for page in (path for path in tracked_files() if path.suffix == ".md" and path.name != "log.md"):
+        text = re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)
+        for named in re.findall(r"`((?:tuwen|tests|flows|stages|docs|benchmarks|presets)/[\w./-]+\.\w+)`", text):
+            assert named in there, f"{page}: {named}"
+        for named in re.findall(r"`(test_\w+\.py)`", text):
+            assert named in names, f"{page}: {named}"
+
+
 def test_the_texts_hold_no_placeholder_and_every_link_leads_to_a_file_in_git() -> None:
     there = {str(path) for path in tracked_files()}
     for page in (path for path in tracked_files() if path.suffix == ".md"):

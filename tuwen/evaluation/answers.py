@@ -65,7 +65,7 @@ def choose_betas(valid: EmbeddedSet, bank: EmbeddedSet) -> dict[str, float]:
 def compute_corrections(
     embedded: EmbeddedSet, bank: EmbeddedSet, betas: Mapping[str, float]
 ) -> dict[str, Correction]:
-    """Return what the bank's texts correct of the set's images (t2i), and its images of the set's texts (i2t)."""
+    """Return QB-Norm's correction of each gallery: images by the bank's texts, texts by the bank's images."""
     return {
         name: qb_norm.compute_correction(
             bank.make_task(direction).queries, embedded.make_task(direction).gallery, betas[name]

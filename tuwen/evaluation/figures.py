@@ -46,7 +46,7 @@ def compute_hub_skewness(answers: Answers) -> float:
 
 
 def compute_corrected_hub_skewness(answers: Answers) -> float | None:
-    """Return the same of the answers by QB-Norm."""
+    """Return the hub skewness of QB-Norm's answers, None without a bank."""
     if answers.first_corrected is None:
         return None
     return compute_skewness(count_occurrences(answers.first_corrected, answers.gallery))

@@ -40,7 +40,7 @@ def list_titles() -> list[str]:
 
 
 def list_gain_titles() -> list[str]:
-    """Return the header of each gain's column; whose it is goes without saying where there are two models."""
+    """Return the header of each gain's column, which names the model where there are more than two."""
     rivals = list_rivals()
     return ["gain, points"] if len(rivals) == 1 else [f"{rival.title}: gain, points" for rival in rivals]
 

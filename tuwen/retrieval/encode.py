@@ -37,7 +37,7 @@ PIECE = 16  # rows that one thread encodes at once on CPU; more are slower there
 
 
 def read_images(data: Path, pair_set: "PairSet", size_px: int) -> list[Pixels]:
-    """Return what `stream_images` yields as a list, for who goes through it more than once."""
+    """Return what `stream_images` yields as a list, for callers that iterate more than once."""
     return list(stream_images(data, pair_set, size_px))
 
 

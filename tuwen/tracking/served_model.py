@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +41,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so i
         folder = Path(context.artifacts["gallery"])
         ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
         self.retriever = load_retriever(context.artifacts["model"])
+        self.turn = threading.Lock()  # a server asks by threads, and exact search sets flags of the whole process
         self.galleries = {
             kind: Gallery(np.load(folder / f"{kind}.npy", allow_pickle=False), ids[kind])
             for kind in ANSWER_KINDS.values()
@@ -61,8 +63,9 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so i
             rows = [row for row, (name, _) in enumerate(queries) if name == column]
             if not rows:
                 continue
-            vectors = self._encode(column, rows, [queries[row][1] for row in rows])
-            ids, cosines = self.galleries[kind].search(vectors, settings.get("k", DEFAULT_K))
+            with self.turn:
+                vectors = self._encode(column, rows, [queries[row][1] for row in rows])
+                ids, cosines = self.galleries[kind].search(vectors, settings.get("k", DEFAULT_K))
             for n, row in enumerate(rows):
                 answers[row] = {"ids": ids[n], "scores": cosines[n].tolist()}
                 if settings.get("embeddings"):

@@ -68,7 +68,7 @@ class _Rows:
 
 
 def _add_names(spec: ViewSpec) -> tuple[ViewSpec, set[str]]:
-    """Return the view with the names that no other row of its batch may have."""
+    """Return the view, and its original image and caption, which no other row of its batch may have."""
     return spec, {f"image {spec.positive_id}", f"caption {text.normalise(spec.caption)}"}
 
 

@@ -48,7 +48,7 @@ class MeasuredState(NamedTuple):
 
 
 def compute_standard_error(first_G: Shares, second_G: Shares) -> float:
-    """Return that of the difference of two criteria on the same images; an image with its texts is one draw."""
+    """Return the standard error of the difference of two criteria; an image with its texts is one draw."""
     if len(first_G) < 2:
         return math.inf
     return math.sqrt(len(first_G) * float(np.var(first_G - second_G, ddof=1)))

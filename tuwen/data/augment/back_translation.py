@@ -89,7 +89,7 @@ def choose_translation_device() -> str:
 
 
 def translate_back(captions: Sequence[str], params: Marian, cache: Path) -> dict[str, str]:
-    """Return caption -> what zh -> en -> zh makes of it, whatever it is; "" where it makes nothing.
+    """Return caption -> its back-translation (zh -> en -> zh), unchecked; "" where there is none.
 
     The captions are translated longest first in chunks; each finished chunk is a file in a folder of `cache`, so
     a killed run goes on at its next chunk. Beams, no sampling: on one kind of machine the same captions, params

@@ -85,7 +85,7 @@ def _link(finished: Path, out: Path) -> None:
 
 
 def _make_paraphrases(pair_sets: list[pairs.PairSet], params: Augment, work: Path) -> dict[str, str]:
-    """Make the paraphrases, or read those that a killed run made: shards that stand hold them.
+    """Make the paraphrases, or read those of a killed run, since its finished shards hold them.
 
     A second translation need not give the same words.
     """

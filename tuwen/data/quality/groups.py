@@ -76,7 +76,7 @@ def _replace_column(images: pa.Table, name: str, values: list[str]) -> pa.Table:
 def _key_shared_captions(
     image_ids: "pd.Series[str]", unknown: Booleans, carriers: "pd.Series[str]", key: "pd.Series[str]"
 ) -> Edges:
-    """Key the images whose captions share a key, where at least one of them has no group: that one joins all.
+    """Key the images whose captions are equal, where at least one of them lacks a group and so joins them all.
 
     carriers: the image_id of every caption, key: what equal captions share.
     """

@@ -194,7 +194,10 @@ def examine_set(folder: Path, name: str, params: Validate, max_tokens: int, exec
 
 
 def remove_torn_pairs(examined: ExaminedSet) -> None:
-    """Take out the pairs whose image or caption left, and then, but in a task, what no pair holds any more."""
+    """Remove the pairs whose image or caption was removed.
+
+    Outside a task, remove the images and texts that no pair holds any more, too.
+    """
     links = examined.links
     ends = ((examined.images, examined.image_rows), (examined.texts, examined.text_rows))
     for column, (table, rows) in zip(("picture_clean", "caption_clean"), ends, strict=True):

@@ -70,7 +70,10 @@ def build_pair_suite(needs_rows: bool) -> list[Any]:
 
 
 def build_torn_suite(outcome: str) -> list[Any]:
-    """Over pairs with `picture_clean` and `caption_clean`; outcome: what became of the ends that are not."""
+    """Return expectations over pairs with `picture_clean` and `caption_clean`.
+
+    outcome: what became of the ends that are not.
+    """
     return [
         _expect_one_of("picture_clean", [True], _describe_row_fault(f"picture_{outcome}")),
         _expect_one_of("caption_clean", [True], _describe_row_fault(f"caption_{outcome}")),
@@ -78,29 +81,38 @@ def build_torn_suite(outcome: str) -> list[Any]:
 
 
 def build_paired_suite() -> list[Any]:
-    """Over images or texts with `pairs`, the number of clean pairs that hold each: one alone is of no use."""
+    """Return expectations over images or texts with `pairs`, the number of clean pairs that hold each.
+
+    An image or text that no pair holds is of no use.
+    """
     return [_expect_between("pairs", _describe_row_fault("without_pair"), min_value=1)]
 
 
 def build_duplicate_suite() -> list[Any]:
-    """Over pairs with `duplicate`."""
+    """Return expectations over pairs with `duplicate`."""
     return [_expect_one_of("duplicate", [False], _describe_row_fault("duplicate_pair"))]
 
 
 def build_contradiction_suite() -> list[Any]:
-    """Over pairs with the columns of `consistency.find_contradictions`; all stay: which is wrong is unknown."""
+    """Return expectations over pairs with the columns of `consistency.find_contradictions`.
+
+    All stay, since either may be wrong.
+    """
     names = ("opposite_sides", "opposite_labels", "nothing_in_common")
     return [_expect_one_of(name, [False], _describe(name, "warning")) for name in names]
 
 
 def build_spread_suite(params: Validate) -> list[Any]:
-    """Over texts with `pictures`, the number of images under the equal normalised caption."""
+    """Return expectations over texts with `pictures`, the number of images under the equal normalised caption."""
     meta = _describe("on_too_many_pictures", "warning")
     return [_expect_between("pictures", meta, max_value=params.max_pictures_per_caption)]
 
 
 def build_leak_suite() -> list[Any]:
-    """Over images with `reaches`, the split that wins their group where the source put them elsewhere."""
+    """Return expectations over images with `reaches`.
+
+    `reaches`: the split that wins their group where the source put them elsewhere.
+    """
     return [
         _expect_none_of("reaches", [split], _describe_row_fault(f"leaks_into_{split}"))
         for split in ("test", "valid")
@@ -108,12 +120,15 @@ def build_leak_suite() -> list[Any]:
 
 
 def build_across_suite() -> list[Any]:
-    """Over dealt images with `near_elsewhere`: the source's groups part what looks alike; all stay."""
+    """Return expectations over dealt images with `near_elsewhere`.
+
+    The source's groups separate images that look alike; all stay.
+    """
     return [_expect_one_of("near_elsewhere", [False], _describe("near_equal_across_splits", "warning"))]
 
 
 def build_gallery_suite() -> list[Any]:
-    """Over what a task leaves to be ranked."""
+    """Return expectations over what a task leaves to be ranked."""
     fix = (
         f"a result ranks {MIN_GALLERY} items for every query: mend what was left out, clean/quarantine.csv names "
         "it, or give the task more items in the source"
@@ -123,17 +138,20 @@ def build_gallery_suite() -> list[Any]:
 
 
 def build_overlap_suite() -> list[Any]:
-    """Over corpus images with `in_valid_or_test`."""
+    """Return expectations over corpus images with `in_valid_or_test`."""
     return [_expect_one_of("in_valid_or_test", [False], _describe_row_fault("in_valid_or_test"))]
 
 
 def build_drift_suite(params: Validate) -> list[Any]:
-    """Over `consistency.measure_drift`."""
+    """Return expectations over `consistency.measure_drift`."""
     return [_expect_between("distance", _describe("drift", "warning"), max_value=params.max_drift)]
 
 
 def build_outcome_suite(params: Validate, reasons: str) -> list[Any]:
-    """Over `quarantined` (0 or 1 per row of a table); reasons: which faults they are, for the message."""
+    """Return expectations over `quarantined` (0 or 1 per row of a table).
+
+    reasons: which faults they are, for the message.
+    """
     gxe = import_great_expectations().expectations
 
     most = params.max_quarantined_share
@@ -146,13 +164,19 @@ def build_outcome_suite(params: Validate, reasons: str) -> list[Any]:
 
 
 def build_positives_suite() -> list[Any]:
-    """Over the queries of one split with `positives`, the number of true items in the gallery."""
+    """Return expectations over the queries of one split with `positives`.
+
+    `positives`: the number of true items in the gallery.
+    """
     fix = "no gallery item is true for it: pair it or remove it in the source"
     return [_expect_between("positives", _describe("without_positive", "critical", fix), min_value=1)]
 
 
 def build_group_suite(params: Validate, images: int) -> list[Any]:
-    """Over the split groups with `pictures` each, of `images` in all: a chain of links may have blown one up."""
+    """Return expectations over the split groups with `pictures` each, of `images` in all.
+
+    A chain of links may have blown one up.
+    """
     most = images * params.max_group_share if images > MIN_IMAGES_FOR_GROUP_SHARE else images
     meta = _describe(
         "group_too_large",
