@@ -108,3 +108,17 @@ def test_answering_needs_only_what_the_registered_model_requires(folders: dict[s
     command = [sys.executable, "-c", ANSWER_ALONE, folders["model"], folders["gallery"]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.stdout.removesuffix(".png\n") in HILLS, done.stderr
+
+
+def test_exact_search_serves_one_thread_at_a_time(served: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search sets flags of the whole process, and a server's threads share one model."""
+    gallery, held = served.galleries["images"], list[bool]()
+
+    def search(queries: Any, k: int) -> Any:
+        held.append(served.turn.locked())
+        return gallery.search(queries, k)
+
+    monkeypatch.setitem(served.galleries, "images", SimpleNamespace(search=search))
+    served.predict(None, pd.DataFrame([{"text": "大熊猫"}]), {"k": 1})
+    assert held == [True]
+    assert not served.turn.locked()
