@@ -43,7 +43,8 @@ test: .venv/ready
 
 # Debian: postgresql, chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips the browser, and says so.
 test-all: test
-	python -m pytest -rs tests/flows tests/services tests/faults tests/browser
+	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile tests/flows
+	python -m pytest -rs tests/services tests/faults tests/browser
 
 lint: .venv/ready
 	ruff check .
