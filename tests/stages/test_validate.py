@@ -22,7 +22,7 @@ from tests.support.validate import (
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs, shards
 from tuwen.data.quality.dealing import assert_nothing_lost
-from tuwen.data.quality.groups import replace_groups
+from tuwen.data.quality.duplicates.groups import replace_groups
 from tuwen.data.quality.validate import require_positives
 
 MakeRaw = Callable[..., Path]

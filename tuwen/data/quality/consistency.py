@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tuwen.core.params import Validate
 from tuwen.data.formats.text import CHINESE
 from tuwen.data.quality import quarantine, suites
-from tuwen.data.quality.components import Booleans, Integers
+from tuwen.data.quality.duplicates.components import Booleans, Integers
 from tuwen.data.quality.split import SPLITS
 
 if TYPE_CHECKING:

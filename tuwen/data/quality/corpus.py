@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from tuwen.core.params import Validate
 from tuwen.core.progress import follow
 from tuwen.data.formats import pairs, tar_stream
-from tuwen.data.quality import image_stats, near_duplicates, quarantine, suites, text_stats
+from tuwen.data.quality import image_stats, quarantine, suites, text_stats
+from tuwen.data.quality.duplicates import near_duplicates
 
 if TYPE_CHECKING:
     import pandas as pd

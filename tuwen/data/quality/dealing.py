@@ -9,7 +9,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
 from tuwen.data.quality import expectations, quarantine, suites
-from tuwen.data.quality.groups import find_split_groups, join_copies, number_copies, replace_groups
+from tuwen.data.quality.duplicates.groups import find_split_groups, join_copies, number_copies, replace_groups
 from tuwen.data.quality.split import (
     SPLITS,
     count_prevented_leaks,

@@ -15,7 +15,7 @@ from tuwen.data.formats import pairs
 from tuwen.data.formats.json_file import write_json
 from tuwen.data.quality import clean_sets, consistency, corpus, expectations, quarantine, suites, summary
 from tuwen.data.quality.dealing import Dealt, deal_labelled
-from tuwen.data.quality.groups import join_copies
+from tuwen.data.quality.duplicates.groups import join_copies
 from tuwen.data.quality.quarantine import TASK_SETS, ExaminedSet
 from tuwen.data.quality.split import SPLITS, merge_captions
 

@@ -11,7 +11,8 @@ from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
 from tuwen.data.formats import pairs
 from tuwen.data.formats.shards import ShardWriter
-from tuwen.data.quality import image_stats, near_duplicates
+from tuwen.data.quality import image_stats
+from tuwen.data.quality.duplicates import near_duplicates
 
 MAX_PIXELS = 50_000_000
 

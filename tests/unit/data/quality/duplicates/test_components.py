@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tuwen.data.quality import components
-from tuwen.data.quality.components import Edges, label_by_keys, label_components, number_keys
+from tuwen.data.quality.duplicates import components
+from tuwen.data.quality.duplicates.components import Edges, label_by_keys, label_components, number_keys
 
 
 def make_edges(*edges: tuple[int, int]) -> Edges:

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tuwen.data.quality.components import label_components
-from tuwen.data.quality.near_duplicates import (
+from tuwen.data.quality.duplicates.components import label_components
+from tuwen.data.quality.duplicates.near_duplicates import (
     NEAR_BITS,
     NEAR_COLOUR,
     find_near_images,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tuwen.data.quality.components import Edges, Integers, label_components
+from tuwen.data.quality.duplicates.components import Edges, Integers, label_components
 
 if TYPE_CHECKING:
     import pandas as pd

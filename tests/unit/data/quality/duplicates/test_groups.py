@@ -6,7 +6,7 @@ import pytest
 
 from tuwen.data.formats import pairs
 from tuwen.data.formats.text import normalise
-from tuwen.data.quality.groups import find_split_groups, join_copies, number_copies, replace_groups
+from tuwen.data.quality.duplicates.groups import find_split_groups, join_copies, number_copies, replace_groups
 
 LONG = "一只白猫趴在窗台上晒太阳"
 

@@ -7,8 +7,13 @@ import numpy as np
 import pyarrow as pa
 
 from tuwen.data.formats.pairs import IMAGES
-from tuwen.data.quality.components import Booleans, Edges, label_by_keys, label_components, number_keys
-from tuwen.data.quality.near_duplicates import Looks, collect_looks, find_near_pairs, number_near_clusters
+from tuwen.data.quality.duplicates.components import Booleans, Edges, label_by_keys, label_components, number_keys
+from tuwen.data.quality.duplicates.near_duplicates import (
+    Looks,
+    collect_looks,
+    find_near_pairs,
+    number_near_clusters,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
