@@ -5,43 +5,91 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tuwen.core.dvc_settings import CACHE, share_dvc_settings
 from tuwen.core.errors import UserError
 from tuwen.core.presets import compose_preset, format_preset
 
 WORKTREES = Path(".worktrees")
 INPUTS = "inputs"  # where presets expect a user's own data, ignored by git
+CODE = ("tuwen", "stages", "flows", "dvc.yaml", "constraints.txt")  # what runs there
 
 
 def make_worktree(preset: str) -> Path:
     """Return the folder to run `preset` in: this one for "" and "sample", else a git worktree under .worktrees/.
 
-    The worktree is created, or brought to the commit that is checked out here. It shares DVC's cache; its
-    params.yaml is the whole that presets/<preset>.yaml composes to; its inputs/ is a link to ours; its dvc.lock
-    stays its own. Nothing else in it is kept: work here, not there.
-    Raises UserError when the preset is missing or does not compose, and before git's first commit.
+    The worktree is created, or brought to the commit that is checked out here. It has this checkout's DVC settings,
+    and with them its cache; its params.yaml is the whole that presets/<preset>.yaml composes to; its inputs/ is a
+    link to ours; its dvc.lock stays its own. All of that is made sure of at each call. Nothing else in it is kept:
+    work here, not there.
+    Raises UserError when the preset is missing or does not compose, before git's first commit, where this folder
+    is no repository's top, and where code was changed there.
     """
     if preset in ("", "sample"):
         return Path(".")
     composed = compose_preset(preset)
     commit, folder = _git("rev-parse", "--verify", "HEAD"), WORKTREES / preset
-    if (folder / ".git").exists():
-        _check_out(folder, commit)
-    else:
-        _git("worktree", "add", "--quiet", "--force", "--detach", str(folder), commit)
-    local = folder / ".dvc" / "config.local"
-    if not local.exists():
-        local.parent.mkdir(exist_ok=True)
-        local.write_text(f"[cache]\n    dir = {Path('.dvc/cache').absolute()}\n")
-    if not os.path.lexists(folder / INPUTS):
-        (folder / INPUTS).symlink_to(Path(INPUTS).absolute())
-    (folder / "params.yaml").write_text(format_preset(composed), encoding="utf-8")
-    print(f"{folder}: {composed.path} on commit {commit[:12]}; uncommitted code is not used", file=sys.stderr)
+    _require_top()
+    try:
+        if _is_ours(folder):
+            _check_out(folder, commit)
+        else:
+            _add(folder, commit)
+        _refuse_edits(folder, commit)
+        settings = share_dvc_settings(folder)
+        _link_inputs(folder)
+        (folder / "params.yaml").write_text(format_preset(composed), encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the preset's folder cannot be made ({error}); is this checkout read-only?"
+        ) from None
+    print(
+        f"{folder}: {composed.path} on commit {commit[:12]}, DVC's cache {settings[CACHE]}; uncommitted code is not used",
+        file=sys.stderr,
+    )
     return folder
 
 
-def _check_out(folder: Path, commit: str) -> None:
+def _require_top() -> None:
+    top = Path(_git("rev-parse", "--show-toplevel"))
+    if not top.samefile(Path.cwd()):
+        raise UserError(
+            f"{Path.cwd()} lies inside the git repository {top}, which is not its own; a preset runs in a worktree "
+            "of a repository: clone this project by itself, or `git init` and commit here"
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether git knows `folder` as a worktree of this repository; a copied or moved one names the old place."""
+    if not (folder / ".git").exists():
+        return False
+    done = _run_git("-C", str(folder), "rev-parse", "--show-toplevel", "--git-common-dir")
+    if done.returncode != 0:
+        return False
+    top, common = done.stdout.splitlines()
+    ours = Path(_git("rev-parse", "--git-common-dir")).resolve()
+    return Path(top).resolve() == folder.resolve() and (folder / common).resolve() == ours
+
+
+def _add(folder: Path, commit: str) -> None:
+    """Make the worktree; in a folder that was cut off from its repository, outs and dvc.lock stay."""
+    aside = folder.with_name(f"{folder.name}.kept")
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        _git("worktree", "add", "--quiet", "--force", "--detach", "--no-checkout", str(folder), commit)
+    finally:
+        if aside.exists():
+            (aside / ".git").unlink(missing_ok=True)
+            if folder.exists():
+                (folder / ".git").rename(aside / ".git")
+                folder.rmdir()
+            aside.rename(folder)
+    _check_out(folder, commit, anew=True)
+
+
+def _check_out(folder: Path, commit: str, *, anew: bool = False) -> None:
     """Bring an existing worktree to `commit`; it keeps its dvc.lock."""
-    if _git("-C", str(folder), "rev-parse", "HEAD") == commit:
+    if not anew and _git("-C", str(folder), "rev-parse", "HEAD") == commit:
         return
     lock = folder / "dvc.lock"
     lock_bytes = lock.read_bytes() if lock.exists() else None
@@ -50,8 +98,43 @@ def _check_out(folder: Path, commit: str) -> None:
         lock.write_bytes(lock_bytes)  # the record of what ran here; the commit's own is the sample's
 
 
+def _refuse_edits(folder: Path, commit: str) -> None:
+    """Raise UserError where the code in the worktree is not the commit's."""
+    code = [name for name in CODE if (folder / name).exists()]
+    changed = (
+        _git("-C", str(folder), "status", "--porcelain", "--untracked-files=all", "--", *code) if code else ""
+    )
+    if changed:
+        names = ", ".join(line[3:] for line in changed.splitlines()[:3])
+        raise UserError(
+            f"{folder}: its code is not that of commit {commit[:12]}: {names}; work in {Path.cwd()} and commit there. "
+            f"To drop the changes: git -C {folder} checkout --force && git -C {folder} clean -d --force {' '.join(code)}"
+        )
+
+
+def _link_inputs(folder: Path) -> None:
+    """Make inputs/ a link to ours, relative, so that it holds where the whole checkout is moved."""
+    link, target = folder / INPUTS, os.path.relpath(INPUTS, folder)
+    if link.is_symlink() and os.readlink(link) != target:
+        link.unlink()
+    if not os.path.lexists(link):
+        link.symlink_to(target)
+
+
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    done = _run_git(*arguments)
     if done.returncode != 0:
-        raise UserError(f"git {' '.join(arguments)}: {done.stderr.strip()}; a preset runs on the code of a commit")
-    return done.stdout.strip()
+        why = done.stderr.strip()
+        raise UserError(f"git {' '.join(arguments)}: {why}; a preset runs on the code of a commit")
+    return done.stdout.rstrip("\n")
+
+
+def _run_git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run git without the hooks of the user, which are written for other occasions."""
+    command = ["git", "-c", f"core.hooksPath={os.devnull}", *arguments]
+    try:
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False
+        )
+    except FileNotFoundError:
+        raise UserError("git is not installed; a preset runs on the code of a commit") from None
