@@ -11,16 +11,16 @@ from tuwen.core.presets import compose_preset, format_preset
 
 WORKTREES = Path(".worktrees")
 INPUTS = "inputs"  # where presets expect a user's own data, ignored by git
-CODE = ("tuwen", "stages", "flows", "dvc.yaml", "constraints.txt")  # what runs there
+_CODE = ("tuwen", "stages", "flows", "dvc.yaml", "constraints.txt")  # what runs there
 
 
 def make_worktree(preset: str) -> Path:
     """Return the folder to run `preset` in: this one for "" and "sample", else a git worktree under .worktrees/.
 
-    The worktree is created, or brought to the commit that is checked out here. It has this checkout's DVC settings,
-    and with them its cache; its params.yaml is the whole that presets/<preset>.yaml composes to; its inputs/ is a
-    link to ours; its dvc.lock stays its own. All of that is made sure of at each call. Nothing else in it is kept:
-    work here, not there.
+    The worktree is created, or brought to the commit that is checked out here. It has this checkout's DVC
+    settings, and with them its cache; its params.yaml is the whole that presets/<preset>.yaml composes to; its
+    inputs/ is a link to ours; its dvc.lock stays its own. All of that is made sure of at each call. Nothing else in
+    it is kept: work here, not there.
     Raises UserError when the preset is missing or does not compose, before git's first commit, where this folder
     is no repository's top, and where code was changed there.
     """
@@ -40,12 +40,10 @@ def make_worktree(preset: str) -> Path:
         (folder / "params.yaml").write_text(format_preset(composed), encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"{folder}: the preset's folder cannot be made ({error}); is this checkout read-only?"
+            f"{folder}: cannot be made ({error}); a preset needs a checkout that is writable"
         ) from None
-    print(
-        f"{folder}: {composed.path} on commit {commit[:12]}, DVC's cache {settings[CACHE]}; uncommitted code is not used",
-        file=sys.stderr,
-    )
+    uses = f"{composed.path} on commit {commit[:12]}, DVC's cache {settings[CACHE]}"
+    print(f"{folder}: {uses}; uncommitted code is not used", file=sys.stderr)
     return folder
 
 
@@ -53,8 +51,8 @@ def _require_top() -> None:
     top = Path(_git("rev-parse", "--show-toplevel"))
     if not top.samefile(Path.cwd()):
         raise UserError(
-            f"{Path.cwd()} lies inside the git repository {top}, which is not its own; a preset runs in a worktree "
-            "of a repository: clone this project by itself, or `git init` and commit here"
+            f"{Path.cwd()} lies inside the git repository {top}, which is not its own; a preset runs in a "
+            "worktree of a repository: clone this project by itself, or `git init` and commit here"
         )
 
 
@@ -100,15 +98,13 @@ def _check_out(folder: Path, commit: str, *, anew: bool = False) -> None:
 
 def _refuse_edits(folder: Path, commit: str) -> None:
     """Raise UserError where the code in the worktree is not the commit's."""
-    code = [name for name in CODE if (folder / name).exists()]
-    changed = (
-        _git("-C", str(folder), "status", "--porcelain", "--untracked-files=all", "--", *code) if code else ""
-    )
-    if changed:
+    code = [name for name in _CODE if (folder / name).exists()]
+    status = ("-C", str(folder), "status", "--porcelain", "--untracked-files=all", "--")
+    if code and (changed := _git(*status, *code)):
         names = ", ".join(line[3:] for line in changed.splitlines()[:3])
         raise UserError(
-            f"{folder}: its code is not that of commit {commit[:12]}: {names}; work in {Path.cwd()} and commit there. "
-            f"To drop the changes: git -C {folder} checkout --force && git -C {folder} clean -d --force {' '.join(code)}"
+            f"{folder}: its code is not that of commit {commit[:12]}: {names}; work in {Path.cwd()} and commit "
+            f"there; `git -C {folder} stash --include-untracked -- {' '.join(code)}` takes the changes away"
         )
 
 
