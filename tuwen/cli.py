@@ -168,8 +168,11 @@ def sync() -> None:
     """Give every model and evaluation its MLflow run; write runs/lineage.json."""
     from tuwen.tracking.lineage import LINEAGE
     from tuwen.tracking.lineage import sync as make_runs
+    from tuwen.tracking.revision import explain_unknown
 
     runs = make_runs()
+    if why := explain_unknown():
+        print(f"warning: which code made these outs is unknown: {why}", file=sys.stderr)
     print(f"{len(runs)} outs with their MLflow runs: {LINEAGE.absolute()}")
 
 

@@ -19,8 +19,8 @@ def make_worktree(preset: str) -> Path:
 
     The worktree is created, or brought to the commit that is checked out here. It has this checkout's DVC
     settings, and with them its cache; its params.yaml is the whole that presets/<preset>.yaml composes to; its
-    inputs/ is a link to ours; its dvc.lock stays its own. All of that is made sure of at each call. Nothing else in
-    it is kept: work here, not there.
+    inputs/ is a link to ours; its dvc.lock stays its own. All of that is made sure of at each call. Nothing else
+    in it is kept: work here, not there.
     Raises UserError when the preset is missing or does not compose, before git's first commit, where this folder
     is no repository's top, and where code was changed there.
     """
@@ -120,7 +120,7 @@ def _link_inputs(folder: Path) -> None:
 def _git(*arguments: str) -> str:
     done = _run_git(*arguments)
     if done.returncode != 0:
-        why = done.stderr.strip()
+        why = " ".join(done.stderr.split())
         raise UserError(f"git {' '.join(arguments)}: {why}; a preset runs on the code of a commit")
     return done.stdout.rstrip("\n")
 

@@ -33,6 +33,7 @@ def sync() -> dict[str, str]:
     ties: dict[str, Any] = {
         "git_commit": revision.get_commit(),
         "git_dirty": revision.is_dirty(),
+        "git_unknown": revision.explain_unknown(),
         "dvc_lock_sha256": manifest.hash_file(LOCK) if LOCK.is_file() else "",
         "outs": {name: revision.read_hashes(stage, "outs") for name, stage in stages.items()},
         "runs": {},
@@ -48,8 +49,8 @@ def sync() -> dict[str, str]:
                 _attach(client, run_ids[str(out)], out, stages)
     except runs.list_store_errors() as error:
         raise UserError(
-            f"TUWEN_TRACKING_URI: {runs.explain(error)}; start that server "
-            "or correct the address, then run `tuwen track sync`; the results themselves are not affected"
+            f"TUWEN_TRACKING_URI: {runs.explain(error)}; then run `tuwen track sync`; "
+            "the results themselves are not affected"
         ) from error
     finally:
         LINEAGE.parent.mkdir(parents=True, exist_ok=True)
@@ -88,14 +89,14 @@ def _refill(client: Any, experiment: str, out: Path, locked: Mapping[str, Any]) 
     """Make the run of `out` from its files; the digest comes last, so half a run never counts as a whole one."""
     run_id = runs.create_run(client, experiment, _run_name(out), "training" if _is_model(out) else "evaluation")
     if _is_model(out):
-        origin = json.loads((out / manifest.MANIFEST).read_text())
+        origin = json.loads((out / manifest.MANIFEST).read_text(encoding="utf-8"))
         inputs = {f"tuwen.input.{name}": digest for name, digest in origin["inputs"].items()}
         runs.log_to_run(client, run_id, params=origin["params"], tags=inputs)
-        for record in json.loads((out / "training.json").read_text())["epochs"]:
+        for record in json.loads((out / "training.json").read_text(encoding="utf-8"))["epochs"]:
             runs.log_to_run(client, run_id, metrics=record, step=record["epoch"])
     else:
         params = {"model": out.name, **locked.get("params", {}).get("params.yaml", {}).get("evaluate", {})}
-        metrics = json.loads((out / "metrics.json").read_text())
+        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         runs.log_to_run(client, run_id, params=params, metrics=runs.flatten_metrics(metrics))
     # By dvc.lock the checked-out code gives these outs, whichever commit they were first made at.
     runs.log_to_run(client, run_id, tags={runs.COMMIT_TAG: revision.get_commit() or "", "tuwen.refilled": "true"})

@@ -65,8 +65,7 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
             return _choose_champion(client, version, measured, params)
         except runs.list_store_errors() as error:
             raise UserError(
-                f"TUWEN_TRACKING_URI: {runs.explain(error)}; start that server or correct the address, "
-                "then run `tuwen track register` again"
+                f"TUWEN_TRACKING_URI: {runs.explain(error)}; then run `tuwen track register` again"
             ) from error
 
 

@@ -12,21 +12,36 @@ CODE = ("tuwen", "stages", "dvc.yaml", "constraints.txt")
 
 
 def get_commit() -> str | None:
-    """Return the commit that is checked out; None outside git and before the first commit."""
-    return _git("rev-parse", "--verify", "HEAD")
+    """Return the commit that is checked out; None before the first one, and where explain_unknown() says why."""
+    return None if explain_unknown() else _git("rev-parse", "--verify", "HEAD").stdout.strip() or None
 
 
-def is_dirty() -> bool:
-    """Whether the code that decides the outs differs from the commit."""
-    return bool(_git("status", "--porcelain", "--", *(name for name in CODE if Path(name).exists())))
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+def is_dirty() -> bool | None:
+    """Whether the code that decides the outs differs from the commit; None where nobody can know."""
+    if explain_unknown():
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    code = (name for name in CODE if Path(name).exists())
+    return bool(_git("status", "--porcelain", "--untracked-files=normal", "--", *code).stdout)
+
+
+def explain_unknown() -> str | None:
+    """Return why git cannot tell which code this is, and the remedy; None where it can."""
+    try:
+        done = _git("ls-files", "--", "dvc.yaml")
+    except FileNotFoundError:
+        return "git is not installed"
+    if done.returncode != 0:  # no repository, or one of another user: git's own words hold the remedy
+        return " ".join(done.stderr.removeprefix("fatal: ").split())
+    # An unpacked ZIP inside another repository must not take that one's commit for its own.
+    if not done.stdout and Path("dvc.yaml").exists() and _git("rev-parse", "--verify", "HEAD").stdout:
+        return "the git repository around this folder does not hold it: commit it there, or `git init` here"
+    return None
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["git", *arguments], capture_output=True, encoding="utf-8", errors="surrogateescape", check=False
+    )
 
 
 def find_naming_file(out: Path) -> Path | None:

@@ -18,7 +18,8 @@ from tuwen.core.errors import hide_credentials
 from tuwen.core.progress import say
 from tuwen.core.signals import turn_sigterm_into_exit
 from tuwen.data.formats import manifest
-from tuwen.tracking.revision import digest_output, get_commit, is_dirty
+from tuwen.tracking.advice import advise
+from tuwen.tracking.revision import digest_output, explain_unknown, get_commit, is_dirty
 
 EXPERIMENT = "tuwen"
 OUTPUT_TAG = "tuwen.output_sha256"
@@ -81,9 +82,10 @@ class Run:
             self.id = _reopen(self._client, kept) or create_run(self._client, experiment, name, kind)
             with contextlib.suppress(OSError):  # without the file, work that is killed goes on in a second run
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_text(self.id)
+                kept.write_text(self.id, encoding="utf-8")
             tags = {f"tuwen.input.{key}": manifest.hash_path(path) for key, path in inputs.items()}
-            tags |= {COMMIT_TAG: get_commit() or "", "tuwen.git_dirty": str(is_dirty()).lower()}
+            dirty = explain_unknown() or str(is_dirty()).lower()
+            tags |= {COMMIT_TAG: get_commit() or "", "tuwen.git_dirty": dirty}
             tags |= {tag: os.environ[name] for name, tag in TAGGED_VARIABLES.items() if os.environ.get(name)}
             log_to_run(self._client, self.id, params=params, tags=tags)
             self._monitor = _system_metrics(self.id)
@@ -183,7 +185,7 @@ def create_run(client: Any, experiment: str, name: str, kind: str) -> str:
 
 def _reopen(client: Any, kept: Path) -> str | None:
     """Set the run that the file `kept` names to running; None where there is no such run or the store lost it."""
-    if not kept.is_file() or not (run_id := kept.read_text()):
+    if not kept.is_file() or not (run_id := kept.read_text(encoding="utf-8")):
         return None
     try:
         run = client.get_run(run_id)
@@ -243,6 +245,7 @@ def list_store_errors() -> tuple[type[Exception], ...]:
 
 
 def explain(error: BaseException) -> str:
-    """Return MLflow's address and the start of an error's message, without the passwords they may hold."""
+    """Return MLflow's address, the start of an error's message and what to do, without the passwords in them."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{hide_credentials(get_address())}: {hide_credentials(first)[:200]}"
+    shown = hide_credentials(first).rstrip(". ")[:200]
+    return f"{hide_credentials(get_address())}: {shown}; {advise(error, get_address())}"
