@@ -13,7 +13,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run test test-all lint pipeline reevaluate serve deploy mlflow
+.PHONY: run test test-all lint pipeline reevaluate serve deploy mlflow checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export TUWEN_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 # DVC keeps pickles for itself where every user of the machine may write; here nobody else can.
-export DVC_SITE_CACHE_DIR ?= $(shell mkdir -p -m 700 .dvc/tmp/site && echo '$(CURDIR)/.dvc/tmp/site')
+export DVC_SITE_CACHE_DIR ?= $(shell mkdir -p -m 700 .dvc/tmp/site)$(CURDIR)/.dvc/tmp/site
 # Nothing here reports to anyone.
 export DO_NOT_TRACK = 1
 export DVC_NO_ANALYTICS = 1
@@ -30,12 +30,17 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export NO_ALBUMENTATIONS_UPDATE = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
+# Variables of a notebook's, a hook's or a cluster's shell are left behind where they would break or steer a run.
+settle = settled=$$(python -E -m tuwen.core.environment); eval "$$settled"
+# Not the scripts in .venv/bin: those of a checkout that was copied are the old one's.
+tuwen = python -m tuwen.cli
+
 run: .venv/ready
-	@set -e; folder=$$(tuwen worktree '$(PRESET)'); cd "$$folder"; \
-	tuwen params; \
-	dvc repro; \
-	tuwen track sync || echo 'MLflow lacks these runs; the results stand'; \
-	tuwen results
+	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; \
+	$(tuwen) params; \
+	python -m dvc repro; \
+	$(tuwen) track sync || echo 'MLflow lacks these runs; the results stand'; \
+	$(tuwen) results
 
 # One process a core; each computes with one thread, or they would wait for each other.
 test: .venv/ready
@@ -52,25 +57,34 @@ lint: .venv/ready
 	mypy
 
 pipeline: .venv/ready
-	python -m flows.pipeline --preset '$(PRESET)'
-	@cd "$$(tuwen worktree '$(PRESET)')"; tuwen results
+	@$(settle); exec python -m flows.pipeline --preset '$(PRESET)'
+	@$(settle) 2>/dev/null; folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; $(tuwen) results
 
 serve: .venv/ready
-	python -m flows.serve
+	@$(settle); exec python -m flows.serve
 
 deploy: .venv/ready
-	python -m flows.deploy
+	@$(settle); python -m flows.deploy
 
 # `python -m flows.reevaluate` ends with 1, 2 or 3, which say why; make itself ends with 2 whatever failed.
 reevaluate: export BASE ?= origin/main
 reevaluate: .venv/ready
-	@python -m flows.reevaluate --base "$$BASE" --preset '$(PRESET)'
+	@$(settle); exec python -m flows.reevaluate --base "$$BASE" --preset '$(PRESET)'
 
 mlflow: .venv/ready
-	mlflow server --backend-store-uri "$$TUWEN_TRACKING_URI" --host 127.0.0.1 --port 5000
+	@$(settle); exec python -m mlflow server --backend-store-uri "$$TUWEN_TRACKING_URI" --host 127.0.0.1 --port 5000
 
-.venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed: make PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+# Before anything is installed: DVC needs a git repository, which a ZIP is not, and a folder to write in; ? % and : in
+# its name would mean something else in PATH and in the addresses of databases.
+checkout:
+	@case "$$PWD" in *[?:%]*) echo "error: $$PWD: give the folder a name without ? % and :" >&2; exit 1;; esac
+	@[ -w . ] || { echo "error: $$PWD cannot be written; copy the checkout to a folder of yours" >&2; exit 1; }
+	@why=$$(LC_ALL=C env -u GIT_DIR -u GIT_WORK_TREE -u GIT_INDEX_FILE git ls-files --error-unmatch dvc.yaml 2>&1) || \
+	[[ "$$why" == *'dubious ownership'* ]] || { echo "error: $$PWD is no git repository with these files" \
+	"($${why%%$$'\n'*}); clone it with git, or type here: git init && git add . && git commit -m start" >&2; exit 1; }
+
+.venv/ready: pyproject.toml constraints.txt | checkout
+	$(PYTHON) -I -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -I -m venv .venv
+	.venv/bin/python -I -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	touch $@

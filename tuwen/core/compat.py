@@ -1,7 +1,9 @@
 """Workarounds for faults in other packages, each with its reason and the condition under which it can go."""
 
 import functools
+import importlib
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +36,18 @@ def declare_torchvision_ops() -> Any:
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return library
+
+
+def import_matplotlib() -> None:
+    """Import matplotlib, whatever MPLBACKEND says; call before anything of it is imported.
+
+    Reason: it reads that variable as it is imported, and fails where a notebook names a backend in it that is
+    installed for its kernel alone. Nothing here draws by a backend that could be chosen. The variable stays.
+    Can go when matplotlib checks a backend where it is first used.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        importlib.import_module("matplotlib")
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend

@@ -24,6 +24,11 @@ def is_dirty() -> bool | None:
     return bool(_git("status", "--porcelain", "--untracked-files=normal", "--", *code).stdout)
 
 
+def describe_changes() -> str:
+    """Return `true` or `false` as is_dirty does, or why that is unknown: for a tag."""
+    return explain_unknown() or str(is_dirty()).lower()
+
+
 def explain_unknown() -> str | None:
     """Return why git cannot tell which code this is, and the remedy; None where it can."""
     try:

@@ -19,7 +19,7 @@ from tuwen.core.progress import say
 from tuwen.core.signals import turn_sigterm_into_exit
 from tuwen.data.formats import manifest
 from tuwen.tracking.advice import advise
-from tuwen.tracking.revision import digest_output, explain_unknown, get_commit, is_dirty
+from tuwen.tracking.revision import describe_changes, digest_output, get_commit
 
 EXPERIMENT = "tuwen"
 OUTPUT_TAG = "tuwen.output_sha256"
@@ -84,8 +84,7 @@ class Run:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_text(self.id, encoding="utf-8")
             tags = {f"tuwen.input.{key}": manifest.hash_path(path) for key, path in inputs.items()}
-            dirty = explain_unknown() or str(is_dirty()).lower()
-            tags |= {COMMIT_TAG: get_commit() or "", "tuwen.git_dirty": dirty}
+            tags |= {COMMIT_TAG: get_commit() or "", "tuwen.git_dirty": describe_changes()}
             tags |= {tag: os.environ[name] for name, tag in TAGGED_VARIABLES.items() if os.environ.get(name)}
             log_to_run(self._client, self.id, params=params, tags=tags)
             self._monitor = _system_metrics(self.id)

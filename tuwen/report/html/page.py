@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuwen.core.compat import import_matplotlib
 from tuwen.data.formats.images import decode_image
 
 if TYPE_CHECKING:
@@ -63,10 +64,12 @@ def draw_svg(name: str, draw: Callable[["Axes"], None], colours: Mapping[str, st
 
     name: unique on the page, since charts on one page must not share ids.
     """
-    import matplotlib
+    import_matplotlib()
+    from matplotlib import style
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE), io.StringIO() as file:
+    # not on top of a user's own matplotlibrc: equal facts give equal bytes for everybody
+    with style.context(["default", STYLE]), io.StringIO() as file:
         figure = Figure(figsize=(5, 2.8), layout="constrained")
         axes = figure.add_subplot()
         axes.grid(alpha=0.15, color=INK)
