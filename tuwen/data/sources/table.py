@@ -84,7 +84,8 @@ def _records(source: TableSource, path: Path, rows: Iterator[TextRow]) -> Iterat
         if described.get(image_id) != description:
             described[image_id] = image_id if description == image_id else description  # one object for equal ones
             record = ImageRecord(image_id, image.data, file, row, group=group, category=category, split=split)
-            yield record if image.data is not None else _from_file(Path(source.root), image.key, record)
+            name = f"{source.folder}/{image.key}" if source.folder and image.key else image.key
+            yield record if image.data is not None else _from_file(Path(source.root), name, record)
         for caption in _captions(source, cells, place):
             captions[image_id] = captions.get(image_id, 0) + 1
             text_id = f"{image_id}#{captions[image_id]}"
