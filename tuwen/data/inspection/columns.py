@@ -16,28 +16,8 @@ MIN_IMAGE_SHARE = 0.5  # of them, which must be images
 MIN_CHINESE_SHARE = 0.5  # of a caption column's cells, which must hold a Chinese character
 # Names that data sets give to such columns, in lower case.
 CAPTION_NAMES = frozenset(
-    [
-        "caption",
-        "captions",
-        "text",
-        "title",
-        "description",
-        "desc",
-        "keywords",
-        "query",
-        "sentence",
-        "标题",
-        "描述",
-        "说明",
-        "文本",
-        "文字",
-        "图片描述",
-        "商品标题",
-        "名称",
-        "关键词",
-        "关键字",
-    ]
-)
+    ("caption", "captions", "text", "title", "description", "desc", "keywords", "query", "sentence")
+) | frozenset(("标题", "描述", "说明", "文本", "文字", "图片描述", "商品标题", "名称", "关键词", "关键字"))
 GROUP_NAMES = frozenset(("group", "group_id", "product_id", "item_id", "spu", "sku", "商品id", "商品编号"))
 CATEGORY_NAMES = frozenset(("category", "class", "类别", "分类", "类目", "品类"))
 SPLIT_COLUMN_NAMES = frozenset(("split", "subset", "partition", "划分", "集合"))

@@ -77,7 +77,7 @@ def _format_group(name: str, values: list[tuple[str, Any, str]]) -> list[str]:
 def _choose(measured: SourceStats) -> list[tuple[str, list[tuple[str, Any, str]]]]:
     """Return (group of params, its keys with value and reason)."""
     tokens, chars, images = measured.tokens, measured.chars, measured.images
-    wanted = int(np.ceil(np.percentile(tokens, 99) / TOKEN_STEP) * TOKEN_STEP)
+    wanted = int(np.ceil(np.percentile(tokens, 99, method="higher") / TOKEN_STEP) * TOKEN_STEP)
     max_tokens = min(max(wanted, MIN_TOKENS), MAX_TOKENS)
     cut = f"{int((tokens > max_tokens).sum())} of {len(tokens)} captions are longer, up to {tokens.max()}"
     max_chars = max(200, int(np.percentile(chars, 99.9)))

@@ -31,7 +31,7 @@ def test_a_draft_composes_to_settings_that_fit_the_files(place: Path) -> None:
     assert path == Path("presets/shop.yaml")
     assert params.source == params.corpus["own"]
     assert (params.source.kind, params.source.root) == ("table", "inputs/小店")
-    assert params.text.max_tokens == 44  # the longest has 42 characters, [CLS] and [SEP]
+    assert params.text.max_tokens == 48  # the longest has 45, with [CLS] and [SEP]
     assert (params.split.test, params.split.valid) == (0.3, 0.15)
     assert params.augment.policy.outline == 0.0
     assert any("pictures (all looked at): 30, 0 missing" in line for line in seen)
