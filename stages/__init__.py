@@ -1,1 +1,9 @@
-""""""
+"""The stages of dvc.yaml, a thin script each: read params, call one function of the library, write outs."""
+
+import sys
+
+from tuwen.core.environment import prepare_process
+from tuwen.core.errors import report_user_errors
+
+if sys.argv[0] == "-m":  # `python -m stages.x` looks for x: nothing that the shell could spoil is imported yet
+    report_user_errors(prepare_process)()

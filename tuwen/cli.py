@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tuwen.core.environment import prepare_process
 from tuwen.core.errors import report_user_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -212,6 +213,7 @@ def worktree(preset: Annotated[str, typer.Argument(help="A file in presets/, wit
 @report_user_errors
 def main() -> None:
     """Run the command line."""
+    prepare_process()
     app()
 
 

