@@ -1,7 +1,7 @@
 """Images behind URLs: fetched once into a cache, several at a time, with a line for each in a table of status.
 
     <TUWEN_CACHE>/pictures/<2 digits>/<sha256 of the URL>    the bytes
-    <TUWEN_CACHE>/pictures/status.jsonl                      url, status, sha256, bytes, error: the last line counts
+    <TUWEN_CACHE>/pictures/status.jsonl                      url, status, sha256, bytes, error; the last counts
 
 A killed run goes on where it was; what failed is tried again in the next run.
 """
@@ -18,23 +18,24 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tuwen.core.environment import locate_cache, require_writable
 from tuwen.data.formats.text_files import TextRow
 
-SCHEMES = ("http://", "https://")
+URL_STARTS = ("http://", "https://")
 AT_ONCE = 16  # downloads
 ROWS_AHEAD = 256  # of a table, whose images are fetched together
 MAX_BYTES = 1 << 26  # of an image; a longer answer is cut off and refused
 SILENCE_SECONDS = 30  # without a byte
 TRIES = 3
 PAUSE_SECONDS = 1.0  # before the second try, twice that before the third
-HEADERS = {"User-Agent": "tuwen (Chinese image-text retrieval)", "Accept": "image/*"}
+REQUEST_HEADERS = {"User-Agent": "tuwen (Chinese image-text retrieval)", "Accept": "image/*"}
 
 
 def is_url(name: str) -> bool:
     """Tell whether the name of an image is an address to fetch it from."""
-    return name.lower().startswith(SCHEMES)
+    return name.lower().startswith(URL_STARTS)
 
 
 def fetch_ahead(rows: Iterator[TextRow], image: str) -> Iterator[TextRow]:
@@ -91,23 +92,16 @@ def _fetch_one(url: str) -> dict[str, Any]:
                 error = f"more than {MAX_BYTES} bytes"
                 break
             _keep(url, data)
-            return {
-                "url": url,
-                "status": "success",
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "bytes": len(data),
-            }
+            digest = hashlib.sha256(data).hexdigest()
+            return {"url": url, "status": "success", "sha256": digest, "bytes": len(data)}
     return {"url": url, "status": "failed_to_download", "error": error[:300]}
 
 
 def _download(url: str) -> bytes:
     """Return what the address answers, one byte more than MAX_BYTES at most."""
-    quoted = urllib.request.quote(
-        url, safe="%/:=&?~#+!$,;'@()*[]"
-    )  # Chinese letters of an address, as browsers do
-    with urllib.request.urlopen(
-        urllib.request.Request(quoted, headers=HEADERS), timeout=SILENCE_SECONDS
-    ) as answer:
+    quoted = quote(url, safe="%/:=&?~#+!$,;'@()*[]")  # Chinese letters, as browsers do
+    request = urllib.request.Request(quoted, headers=REQUEST_HEADERS)
+    with urllib.request.urlopen(request, timeout=SILENCE_SECONDS) as answer:
         data: bytes = answer.read(MAX_BYTES + 1)
         length = answer.headers.get("Content-Length")
     if length and len(data) <= MAX_BYTES and len(data) != int(length):

@@ -91,6 +91,5 @@ def test_a_picture_that_is_too_large_or_has_another_hash_is_not_taken(
 
 def test_an_address_with_chinese_letters_is_quoted(shop: str, tmp_path: Path) -> None:
     read_images(tmp_path / "a", [f"{shop}/图片/红烧肉 1.png?宽=3&高=%34"])
-    assert list(Shop.asked) == [
-        "/%E5%9B%BE%E7%89%87/%E7%BA%A2%E7%83%A7%E8%82%89%201.png?%E5%AE%BD=3&%E9%AB%98=%34"
-    ]
+    (asked,) = Shop.asked
+    assert asked == "/%E5%9B%BE%E7%89%87/%E7%BA%A2%E7%83%A7%E8%82%89%201.png?%E5%AE%BD=3&%E9%AB%98=%34"
