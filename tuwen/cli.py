@@ -51,6 +51,19 @@ def params(
 
 
 @app.command()
+def init(
+    place: Annotated[Path, typer.Argument(metavar="PLACE", help="A folder below inputs/, or a table in it.")],
+    name: Annotated[str | None, typer.Option(help="Of the preset; that of the folder if not given.")] = None,
+) -> None:
+    """Look at your own files, say what they are, and draft a preset for them."""
+    from tuwen.data.inspection.draft import write_draft
+
+    folder = place.parent if place.is_file() else place
+    path, seen = write_draft(place, name or folder.name.lower())
+    print("\n".join([*seen, f"{path} is drafted: read it, then `make run PRESET={path.stem}`"]))
+
+
+@app.command()
 def evaluate(
     images: Annotated[Path, typer.Option(help="Array [pictures, dimensions] as .npy, any float, any length.")],
     texts: Annotated[Path, typer.Option(help="Array [texts, dimensions] of the same model.")],

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "data/sources": FORMATS,
     "data/quality": FORMATS,
     "data/augment": FORMATS,
+    "data/inspection": FORMATS | {"data/quality", "data/sources"},
     "model": FORMATS,
     "retrieval": FORMATS | {"model"},
     "training": RANKING | {"data/augment"},

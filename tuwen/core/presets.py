@@ -144,15 +144,15 @@ def _plain(group: Group) -> dict[str, Any]:
 def _format(group: Group, depth: int = 0) -> Iterator[tuple[str, str]]:
     """Yield (line of YAML, preset that sets its value); a mapping's own line has no preset."""
     for key, part in group.items():
-        start = f"{'  ' * depth}{_flow(key)}:"
+        start = f"{'  ' * depth}{format_value(key)}:"
         if isinstance(part, Setting):
-            yield f"{start} {_flow(part.value)}", part.preset
+            yield f"{start} {format_value(part.value)}", part.preset
         else:
             yield start, ""
             yield from _format(part, depth + 1)
 
 
-def _flow(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as YAML 1.2 in one line."""
     from ruamel.yaml import YAML
 

@@ -21,6 +21,7 @@ DIGESTS = {
     "contest-24gb": "41efd7a3bfe96c10",
     "flickr30k-cn": "e276bffb3fc4e1f9",
     "muge": "a8ec65f55515a0eb",
+    "photos": "9706908d19084a89",
     "pretrain-200m": "2c7c163115ebb02b",
     "sample": "03d29869e5e92640",
     "smoke": "dbfd0b437538e375",

@@ -51,7 +51,8 @@ class TableSource(Strict):
     kind: Literal["table"]
     root: str  # folder that the picture paths start from
     file: str  # path of the table, relative to `root`
-    image: str  # column with a path relative to `root`, or with the encoded bytes (Parquet)
+    folder: str | None = None  # below `root`, where the picture paths start; null: `root` itself
+    image: str  # column with a path relative to that folder, or with the encoded bytes (Parquet)
     captions: Annotated[list[str], Field(min_length=1)]  # columns; in Parquet and JSONL a cell may hold a list
     image_id: str | None = None  # column; null: the path, or the sha256 of the bytes
     group: str | None = None  # column: pictures of one group stay in one split

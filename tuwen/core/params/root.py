@@ -7,7 +7,7 @@ params.yaml is whole: but for some keys of groups with a `kind`, there are no de
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from tuwen.core.errors import UserError
 from tuwen.core.params.data import Augment, Corpus, Count, Pairs, Source, Split, Strict, Validate
@@ -158,6 +158,14 @@ def check_params(values: Any, file: str) -> Params:
         return Params.model_validate(values)
     except ValidationError as error:
         raise UserError("\n".join(_explain(file, e) for e in error.errors())) from None
+
+
+def check_source(values: Any) -> Source:
+    """Return the settings of one source as a strict model. Raises UserError with a line for each mistake."""
+    try:
+        return TypeAdapter[Source](Source).validate_python(values)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain("source", e) for e in error.errors())) from None
 
 
 def _explain(file: str, error: Any) -> str:

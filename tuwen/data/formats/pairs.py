@@ -68,7 +68,7 @@ CLEAN_SETS = ("train", "valid", "test", "bank", "corpus", "t2i", "i2t")
 
 # Why a source could not give an image's bytes: no such file; a path that leaves the source's root; bytes that
 # cannot be taken out of their record, such as broken base64 or a cut tar member.
-FAULTS = ("missing", "outside_source", "unreadable_record")
+FAULTS = ("missing", "not_fetched", "outside_source", "unreadable_record")
 
 
 @dataclass(frozen=True)

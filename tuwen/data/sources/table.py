@@ -10,6 +10,7 @@ from tuwen.core.params import TableSource
 from tuwen.data.formats.text_files import TextRow, read_csv_rows, read_json_rows
 from tuwen.data.sources.files import read_image_file
 from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Record, SourceSets, TextRecord
+from tuwen.data.sources.url_images import fetch_ahead, is_url, read_url_image
 
 BATCH_ROWS = 64  # of a Parquet file, which may hold the images' bytes
 PARQUET_BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are
@@ -27,7 +28,8 @@ def read(source: TableSource) -> SourceSets:
         )
     if not path.is_file():
         raise UserError(f"{path}: not found; `file` in params.yaml names the table, from `root`")
-    return {"labelled": _records(source, path, _rows(source, path))}
+    rows = fetch_ahead(_rows(source, path), source.image)
+    return {"labelled": _records(source, path, rows)}
 
 
 def _rows(source: TableSource, path: Path) -> Iterator[TextRow]:
@@ -84,7 +86,9 @@ def _records(source: TableSource, path: Path, rows: Iterator[TextRow]) -> Iterat
         if described.get(image_id) != description:
             described[image_id] = image_id if description == image_id else description  # one object for equal ones
             record = ImageRecord(image_id, image.data, file, row, group=group, category=category, split=split)
-            yield record if image.data is not None else _from_file(Path(source.root), image.key, record)
+            starts_below = source.folder and image.key and not is_url(image.key)
+            name = f"{source.folder}/{image.key}" if starts_below else image.key
+            yield record if image.data is not None else _from_file(Path(source.root), name, record)
         for caption in _captions(source, cells, place):
             captions[image_id] = captions.get(image_id, 0) + 1
             text_id = f"{image_id}#{captions[image_id]}"
@@ -111,6 +115,9 @@ def _read_cell(cell: Any, place: str) -> _ImageCell:
 
 def _from_file(root: Path, name: str, record: ImageRecord) -> ImageRecord:
     """Return `record` with the bytes of its file, and the file as its place; else with the fault."""
+    if is_url(name):
+        data, fault = read_url_image(name)
+        return record._replace(data=data, fault=fault)
     data, fault = read_image_file(root, name)
     if fault:
         return record._replace(fault=fault)

@@ -1,0 +1,71 @@
+"""What a folder is: one kind, or a message that names what else it could be."""
+
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.own_files import DISHES, encode_photo, write_csv, write_photos
+from tuwen.core.errors import UserError
+from tuwen.core.params.root import check_source
+from tuwen.data.inspection.find_source import count_rows, find_source
+
+ROWS = [(f"p/{number}.jpg", dish) for number, dish in enumerate(DISHES)]
+
+
+def test_a_folder_with_one_table(tmp_path: Path) -> None:
+    write_photos(tmp_path / "p", len(DISHES))
+    write_csv(tmp_path / "list/菜单.csv", ("image", "caption"), ROWS)
+    source, why = find_source(tmp_path)
+    assert source == {
+        "kind": "table",
+        "root": tmp_path.as_posix(),
+        "file": "list/菜单.csv",
+        "image": "image",
+        "captions": ["caption"],
+    }
+    assert "image leads to pictures" in why
+    assert check_source(source).kind == "table"
+    assert count_rows(source) == len(DISHES)
+
+
+def test_a_parquet_file_may_be_named_itself(tmp_path: Path) -> None:
+    table = pa.table({"jpg": [encode_photo(n) for n in range(len(DISHES))], "caption": DISHES})
+    for name in ("a", "b"):
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    with pytest.raises(UserError, match="2 tables"):
+        find_source(tmp_path)
+    source, _ = find_source(tmp_path / "b.parquet")
+    assert (source["file"], source["image"], count_rows(source)) == ("b.parquet", "jpg", len(DISHES))
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "root"),
+    [
+        ("附件1/ImageWordData.csv", "contest", "."),
+        ("muge/train_imgs.tsv", "chinese_clip", "muge"),
+        ("tars/00000.tar", "webdataset", "."),
+        ("IQR/train/short_itr_train.json", "zero", "."),
+    ],
+)
+def test_the_forms_of_data_sets_are_known_by_their_files(tmp_path: Path, file: str, kind: str, root: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    (tmp_path / "._hidden.tar").touch()
+    source, why = find_source(tmp_path)
+    assert source == {"kind": kind, "root": (tmp_path / root).as_posix()}
+    assert Path(file).name in why
+
+
+def test_two_kinds_and_none_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not found"):
+        find_source(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no table"):
+        find_source(tmp_path)
+    with tarfile.open(tmp_path / "0.tar", "w"):
+        pass
+    (tmp_path / "valid_imgs.tsv").touch()
+    with pytest.raises(UserError, match=r"could be chinese_clip .*webdataset"):
+        find_source(tmp_path)

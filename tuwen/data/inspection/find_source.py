@@ -1,0 +1,92 @@
+"""Which kind of source a folder is, by the names and the content of its files."""
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tuwen.core.errors import UserError
+from tuwen.data.formats.text_files import read_csv_rows, read_json_rows
+from tuwen.data.inspection.columns import infer_columns
+from tuwen.data.sources.contest import LABELLED
+from tuwen.data.sources.zero import LIST
+
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+TRIED_ROWS = 500  # of a table
+
+
+def find_source(place: Path) -> tuple[dict[str, Any], str]:
+    """Return (the settings of `source` for a folder or a table below inputs/, why they are so).
+
+    Raises UserError where nothing, or more than one thing, could be meant.
+    """
+    if not place.exists():
+        raise UserError(f"{place}: not found; put your files into a folder below inputs/ and name it")
+    if place.is_file():
+        return _describe_table(place.parent, place)
+    files = list(_list_files(place))
+    kinds = {
+        "contest": [path for path in files if path.name == LABELLED],
+        "chinese_clip": [path for path in files if path.name.endswith("_imgs.tsv")],
+        "webdataset": [path for path in files if path.suffix == ".tar"],
+        "zero": [path for path in files if LIST.fullmatch(path.name)],
+    }
+    found = {kind: paths for kind, paths in kinds.items() if paths}
+    if len(found) > 1:
+        shown = ", ".join(f"{kind} ({paths[0]})" for kind, paths in found.items())
+        raise UserError(f"{place}: could be {shown}; name the folder of one of them")
+    for kind, paths in found.items():
+        root = paths[0].parent if kind == "chinese_clip" else place
+        return {"kind": kind, "root": root.as_posix()}, f"{len(paths)} files such as {paths[0].name}"
+    tables = [path for path in files if path.suffix.lower() in TABLES]
+    if not tables:
+        raise UserError(
+            f"{place}: no table (.csv, .tsv, .jsonl, .parquet), no tars and no lists among {len(files)} files; "
+            "write a table with a column of picture paths and one of captions"
+        )
+    if len(tables) > 1:
+        shown = ", ".join(str(path) for path in tables[:5])
+        raise UserError(f"{place}: {len(tables)} tables: {shown}; name the one that holds the pairs")
+    return _describe_table(place, tables[0])
+
+
+def count_rows(source: dict[str, Any]) -> int | None:
+    """Return how many rows the table of a source has; None for another kind."""
+    if source["kind"] != "table":
+        return None
+    return sum(1 for _ in _read_rows(Path(source["root"]) / source["file"]))
+
+
+def _list_files(folder: Path) -> Iterator[Path]:
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        yield from (Path(here) / name for name in sorted(names) if not name.startswith("."))
+
+
+def _describe_table(root: Path, path: Path) -> tuple[dict[str, Any], str]:
+    rows = list(islice(_read_rows(path), TRIED_ROWS))
+    columns = infer_columns(rows, root, str(path))
+    source: dict[str, Any] = {"kind": "table", "root": root.as_posix(), "file": path.relative_to(root).as_posix()}
+    source |= {"folder": columns.folder} if columns.folder else {}
+    source |= {"image": columns.image, "captions": columns.captions}
+    optional = {"group": columns.group, "category": columns.category, "split": columns.split}
+    source |= {name: column for name, column in optional.items() if column}
+    why = f"of its columns {', '.join(rows[0])}, {columns.image} leads to pictures"
+    left = f"; {', '.join(columns.others)} also hold Chinese text: add what describes the picture"
+    return source, why + (left if columns.others else "")
+
+
+def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    match path.suffix.lower():
+        case ".parquet":
+            import pyarrow.parquet as pq
+
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(64):
+                    yield from batch.to_pylist()
+        case ".jsonl":
+            yield from (cells for _, cells in read_json_rows(path, ()))
+        case suffix:
+            delimiter = "\t" if suffix == ".tsv" else ","
+            yield from (cells for _, cells in read_csv_rows(path, (), delimiter))
