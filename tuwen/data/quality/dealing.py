@@ -37,7 +37,7 @@ def deal_labelled(labelled: quarantine.ExaminedSet, params: Validate, dealing: S
     """
     if dealing.official:
         _require_clean_official_splits(labelled.images)
-    images = _group_images(labelled)
+    images = _group_images(labelled, params)
     sizes = images["split_group"].value_counts().rename_axis("group").reset_index(name="pictures")
     findings = expectations.run_suite(sizes, suites.build_group_suite(params, len(images)))
     expectations.stop_on_critical(labelled.images.place, sizes, findings)
@@ -61,13 +61,15 @@ def deal_labelled(labelled: quarantine.ExaminedSet, params: Validate, dealing: S
     return Dealt(parts, kept[kept["dealt"] != "train"], summary)
 
 
-def _group_images(labelled: quarantine.ExaminedSet) -> "pd.DataFrame":
+def _group_images(labelled: quarantine.ExaminedSet, params: Validate) -> "pd.DataFrame":
     """Return the clean measured images with `split_group` and `copies`; denied pairs join no groups."""
     normalised = labelled.texts.frame.set_index("text_id")["normalised"]
     links = labelled.links.clean
     true = links[links["label"].ne(0).fillna(True)]
     images = labelled.images.clean.copy()
-    images["split_group"] = find_split_groups(images, true.assign(normalised=true["text_id"].map(normalised)))
+    captions = true.assign(normalised=true["text_id"].map(normalised))
+    largest = suites.choose_largest_group(params, len(images))
+    images["split_group"] = find_split_groups(images, captions, params.max_pictures_per_caption, largest)
     images["copies"] = number_copies(images)
     return images
 

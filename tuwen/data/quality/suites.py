@@ -11,6 +11,7 @@ from tuwen.data.quality.expectations import import_great_expectations
 
 MIN_IMAGES_FOR_GROUP_SHARE = 1000  # in a smaller set a group may hold any share
 COMMON_FORMATS = ("GIF", "JPEG", "PNG", "WEBP")
+MAX_JOINED_SHARE = 0.1  # of such a small set, in a group that equal captions join
 PLAIN_MODES = ("L", "RGB")  # any other is converted: palette, alpha, CMYK, 16 bit
 MAX_LATIN_SHARE = 0.5
 MIN_GALLERY = 5  # what a result of the contest ranks for every query
@@ -170,6 +171,13 @@ def build_positives_suite() -> list[Any]:
     """
     fix = "no gallery item is true for it: pair it or remove it in the source"
     return [_expect_between("positives", _describe("without_positive", "critical", fix), min_value=1)]
+
+
+def choose_largest_group(params: Validate, images: int) -> int:
+    """Return how many of `images` a group may hold that equal captions join: not so many as to be critical."""
+    if images > MIN_IMAGES_FOR_GROUP_SHARE:
+        return int(images * params.max_group_share)
+    return max(params.max_pictures_per_caption, int(images * MAX_JOINED_SHARE))
 
 
 def build_group_suite(params: Validate, images: int) -> list[Any]:
