@@ -9,7 +9,7 @@ from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles,
 
 CANDIDATE_COLUMNS = ("state", "share in a mean with the baseline", "mean hit@5 on valid, %", "")
 EPOCHS_SHOWN = 6  # lines of the condensed training table
-ROWS_COLUMNS = ("source set", "table", "rows", "clean", "quarantined", "left out", "blank", "faults")
+ROWS_COLUMNS = ("source set", "table", "rows", "clean", "quarantined", "left out", "merged", "blank", "faults")
 
 
 def format_markdown(facts: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tuwen.core.errors import UserError
 from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
-from tuwen.data.quality import expectations, quarantine, suites
+from tuwen.data.quality import counterparts, expectations, quarantine, suites
 from tuwen.data.quality.duplicates.groups import find_split_groups, join_copies, number_copies, replace_groups
 from tuwen.data.quality.split import (
     SPLITS,
@@ -43,6 +43,9 @@ def deal_labelled(labelled: quarantine.ExaminedSet, params: Validate, dealing: S
     expectations.stop_on_critical(labelled.images.place, sizes, findings)
     images["dealt"], reaches = deal_images(images, dealing)
     labelled.images.frame["reaches"] = reaches.reindex(labelled.images.frame.index)
+    leaks = counterparts.find_leaked_into(images.assign(reaches=reaches))
+    others = labelled.images.describe_rows(list(leaks.values()))
+    labelled.images.counterparts |= dict(zip(leaks, others, strict=True))
     if labelled.images.examine(suites.build_leak_suite()):
         quarantine.remove_torn_pairs(labelled)
     kept, clean = images.loc[labelled.images.clean.index], labelled.select_clean()
@@ -53,6 +56,9 @@ def deal_labelled(labelled: quarantine.ExaminedSet, params: Validate, dealing: S
     across = find_copies_across_splits(kept["dealt"], kept["copies"])
     labelled.images.frame["near_elsewhere"] = across.reindex(labelled.images.frame.index, fill_value=False)
     labelled.images.examine(suites.build_across_suite())
+    copies = counterparts.find_copies_elsewhere(kept[across])
+    others = labelled.images.describe_rows(list(copies.values()))
+    labelled.images.note_staying("near_equal_across_splits", dict(zip(copies, others, strict=True)))
     summary = {
         "groups": _summarise_groups(sizes, int(across.sum())),
         "leaks": {"prevented": count_prevented_leaks(images, dealing)}

@@ -128,6 +128,14 @@ def build_across_suite() -> list[Any]:
     return [_expect_one_of("near_elsewhere", [False], _describe("near_equal_across_splits", "warning"))]
 
 
+def build_seen_suite() -> list[Any]:
+    """Return expectations over texts with `caption_in_train`: of valid and test, an equal caption is in train.
+
+    All stay; what is found by such a caption is measured apart.
+    """
+    return [_expect_one_of("caption_in_train", [False], _describe("caption_in_train", "warning"))]
+
+
 def build_gallery_suite() -> list[Any]:
     """Return expectations over what a task leaves to be ranked."""
     fix = (

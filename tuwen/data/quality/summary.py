@@ -32,7 +32,7 @@ IN_VALID_OR_TEST = "in_valid_or_test"  # the reason for which a corpus image lef
 
 
 class RowCounts(NamedTuple):
-    """What became of one table's rows: rows = clean + quarantined + left_out; blank ones are among the clean."""
+    """What became of one table's rows: rows = clean + quarantined + left_out + merged; blank ones are clean."""
 
     set: str
     table: str
@@ -40,13 +40,14 @@ class RowCounts(NamedTuple):
     clean: int
     quarantined: int
     left_out: int
+    merged: int  # into a row of the same letters
     blank: int
     faults: Mapping[str, int]  # reason -> rows
 
     @property
     def adds_up(self) -> bool:
         """Whether no row was lost."""
-        return self.rows == self.clean + self.quarantined + self.left_out
+        return self.rows == self.clean + self.quarantined + self.left_out + self.merged
 
 
 class FindingRow(NamedTuple):
@@ -140,6 +141,7 @@ def list_row_counts(summary: Summary) -> list[RowCounts]:
             clean=counts["clean"],
             quarantined=counts["quarantined"],
             left_out=counts.get("left_out", 0),
+            merged=counts.get("merged", 0),
             blank=counts.get("blank", 0),
             faults=counts["faults"],
         )

@@ -44,10 +44,11 @@ QUALITY: dict[str, Any] = {
 
 def test_row_counts_are_listed_for_tables_with_rows() -> None:
     labelled, art = summary.list_row_counts(QUALITY)
-    assert labelled == ("labelled", "images", 12, 10, 2, 0, 0, {"unreadable": 2})
-    assert art == ("corpus/art", "images", 9, 6, 3, 0, 0, {"in_valid_or_test": 3})
+    assert labelled == ("labelled", "images", 12, 10, 2, 0, 0, 0, {"unreadable": 2})
+    assert art == ("corpus/art", "images", 9, 6, 3, 0, 0, 0, {"in_valid_or_test": 3})
     assert labelled.adds_up
     assert not labelled._replace(clean=9).adds_up
+    assert labelled._replace(clean=9, merged=1).adds_up
 
 
 def test_findings_are_listed_the_severest_first() -> None:
