@@ -50,11 +50,14 @@ def check(
     queries: Annotated[Path, typer.Option(help="Table of the queries: word_test.csv, image_test.csv.")],
     gallery: Annotated[Path, typer.Option(help="Table of the gallery: image_data.csv, word_data.csv.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Ranks of each query.")] = 5,
+    truth: Annotated[
+        Path | None, typer.Option(help="True pairs to score it by: image_id,text_id or image_id,caption.")
+    ] = None,
 ) -> None:
     """Check anybody's result file strictly, and name all faults; exit code 1 where there is one."""
     from tuwen.prediction.check import check_result_file as is_sound
 
-    if not is_sound(file, queries, gallery, k):
+    if not is_sound(file, queries, gallery, k, truth):
         raise typer.Exit(1)
 
 

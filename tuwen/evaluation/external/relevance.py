@@ -6,7 +6,7 @@ is known not to fit. They hold the names of the rows: ids where there are any, e
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def _read_rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
     if not path.stat().st_size:
         _choose_columns(path, [])
     columns: list[str] = []
-    for line, row in _read_table(path) if path.suffix == ".parquet" else read_csv_rows(path, ()):
+    for line, row in pairs.stream_rows(path) if path.suffix == ".parquet" else read_csv_rows(path, ()):
         columns = columns or _choose_columns(path, list(row))
         image, text = (str(row[name]) for name in columns)
         given = row.get("label")
@@ -93,13 +93,6 @@ def _read_rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
         if label not in ("0", "1"):
             raise UserError(f"{path}: line {line}: label {label!r}: 1 where the text fits the image, else 0")
         yield line, image, text, label
-
-
-def _read_table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    table = pairs.read_table(path)
-    names = [*_choose_columns(path, table.schema.names), *({"label"} & set(table.schema.names))]
-    for line, values in enumerate(zip(*(table[name].to_pylist() for name in names), strict=True), 1):
-        yield line, dict(zip(names, values, strict=True))
 
 
 def _choose_columns(path: Path, found: Sequence[str]) -> list[str]:
