@@ -9,6 +9,7 @@ from tests.support.checkout import ROOT
 
 # Module below tuwen/ -> the file below tests/ that tests it together with the module it serves.
 TESTED_WITH_OTHERS = {
+    "cli/measure.py": "unit/evaluation/external/test_measure.py",
     "core/params/data.py": "unit/core/params/test_root.py",
     "core/params/training.py": "unit/core/params/test_root.py",
     "data/formats/checked_json.py": "unit/report/test_report_inputs.py",
@@ -20,6 +21,8 @@ TESTED_WITH_OTHERS = {
     "evaluation/answers.py": "stages/test_evaluate_figures.py",
     "evaluation/details.py": "stages/test_evaluate_figures.py",
     "evaluation/evaluate.py": "stages/test_evaluate.py",
+    "evaluation/external/arrays.py": "unit/evaluation/external/test_measure.py",
+    "evaluation/external/relevance.py": "unit/evaluation/external/test_measure.py",
     "evaluation/headline.py": "unit/report/test_report.py",
     "evaluation/metric.py": "unit/evaluation/test_figures.py",
     "evaluation/models.py": "unit/report/test_one_more.py",
@@ -30,6 +33,7 @@ TESTED_WITH_OTHERS = {
     "report/html/page.py": "unit/report/test_report.py",
     "report/hubs.py": "unit/report/test_report.py",
     "report/markdown.py": "unit/report/test_report.py",
+    "report/terminal.py": "unit/report/test_report.py",
     "tracking/artifacts.py": "unit/tracking/test_lineage.py",
 }
 IMPORT_STEPS = 4  # from a test to the module: test -> stage -> recipe -> encoder -> module

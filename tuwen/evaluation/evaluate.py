@@ -35,17 +35,19 @@ def evaluate_model(
     bank = sets["bank"]
     betas = choose_betas(sets["valid"], bank)
     metrics: dict[str, MetricValues] = {}
-    answers = {}
+    answers, exact = {}, {}
     for name in MEASURED_SETS:
         embedded = sets[name]
         answers[name] = answer_set(embedded, params, compute_corrections(embedded, bank, betas))
         metrics[name] = {"images": len(embedded.images), "texts": len(embedded.texts)}
-        metrics[name] |= measure_figures(embedded, answers[name], params)
+        values, exact[name] = measure_figures(embedded, answers[name], params)
+        metrics[name] |= values
     cosines = compute_pair_cosines(pairs.read_pair_set(clean / "bank"), bank.images, bank.texts)
     metrics["bank"] = _measure_doubt(cosines, doubt)
     results.mkdir(parents=True, exist_ok=True)
     write_json(results / "metrics.json", metrics)
-    write_json(results / "details.json", make_details(sets["test"], answers["test"], betas, params))
+    details = make_details(sets["test"], answers["test"], betas, params, exact["test"])
+    write_json(results / "details.json", details)
     pairs.write_table(results / "ranks.parquet", make_ranks_table(sets["test"], answers["test"], params.ks))
     pairs.write_table(results / "pair_cosines.parquet", cosines)
     return metrics

@@ -39,11 +39,17 @@ class Estimate(NamedTuple):
 class OfQueries(NamedTuple):
     """The mean over queries of `compute`: [N, K], or [N, 1] where the metric has no k.
 
-    It has the ranks of a direction alone, so that the gate can compute it from ranks.parquet.
+    It has the ranks of a direction alone, so that the gate can compute it from ranks.parquet. With an interval,
+    each is a share from 0 to 1, or a difference of two.
     """
 
     compute: Callable[[Judged, Sequence[int]], Floats]
     ranking: Literal["plain", "corrected", "gain"] = "plain"  # by cosine, by QB-Norm, the latter less the former
+
+    @property
+    def least(self) -> float:
+        """The least that a query's value can be."""
+        return -1 if self.ranking == "gain" else 0
 
     def compute_each(self, answers: Answers, ks: Sequence[int]) -> Floats | None:
         """Return the value of each query, [N, K]; None where it needs QB-Norm and there is no bank."""
@@ -53,6 +59,12 @@ class OfQueries(NamedTuple):
             return None
         corrected = self.compute(answers.judged_corrected, ks)
         return corrected if self.ranking == "corrected" else corrected - self.compute(answers.judged, ks)
+
+
+class OfGallery(NamedTuple):
+    """The mean over queries of `compute`, [N, K], which takes the size of the gallery besides."""
+
+    compute: Callable[[Judged, int, Sequence[int]], Floats]
 
 
 class OfAnswers(NamedTuple):
@@ -79,10 +91,11 @@ class Metric(NamedTuple):
     name: str  # in metrics.json; {direction} and {k} where there is a value for each
     title: str  # as people read it, with {k}
     unit: Unit
-    source: OfQueries | OfAnswers | MeanOverKs | OfSet  # what it is computed from
+    source: OfQueries | OfGallery | OfAnswers | MeanOverKs | OfSet  # what it is computed from
     has_interval: bool = False  # <name>_low and <name>_high follow
     needs_bank: bool = False  # of QB-Norm, so foreign embeddings and models without vectors lack it
     in_gate: bool = False  # the gate shows it; of queries alone
+    chance: str | None = None  # in FIGURES: what a ranking at random gets
     in_table: bool = True  # in the reports' table of further metrics; False: it stands elsewhere, or nowhere
 
     def list_values(self, ks: Sequence[int]) -> list[tuple[str, Direction | None, int | None]]:

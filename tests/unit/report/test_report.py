@@ -8,18 +8,20 @@ from PIL import Image
 
 from tests.support import report_inputs
 from tests.support.report_inputs import figures_of, write, written
+from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
-from tuwen.report import report
+from tuwen.report.terminal import format_headline
 
 
 def test_headline_table_shows_both_models_side_by_side(world):
-    table = report.format_headline(world / "results")
+    table = format_headline(world / "results", load_params(world / "params.yaml").evaluate)
     before, after = figures_of(world, "baseline"), figures_of(world, "finetuned")
-    found = re.findall(r"^(\S+ → \S+) +R@(\d+) +([\d.]+) % +([\d.]+) % +([+-][\d.]+)$", table, re.M)
+    found = re.findall(r"^(\S+ → \S+) +R@(\d+) +([\d.]+) % +([\d.]+) % +([\d.]+) % +([+-][\d.]+)", table, re.M)
     expected = [
         (
             title,
             str(k),
+            f"{100 * before[f'{direction}_chance_at_{k}']:.1f}",
             f"{100 * before[name]:.1f}",
             f"{100 * after[name]:.1f}",
             f"{100 * (after[name] - before[name]):+.1f}",
@@ -116,3 +118,21 @@ def test_both_reports_say_which_model_answers_and_what_the_corpus_shares_with_th
     write(root)
     for name in names:
         assert "refitted on all of augment.splits; its recall is not measured" in (root / name).read_text()
+
+
+def test_a_model_that_learned_nothing_is_no_big_number_anywhere(tmp_path):
+    """Ranks at random, of both models: at chance, without a sure gain, and every page says so in words."""
+    root = report_inputs.make(tmp_path, noise={"baseline": 1e6, "finetuned": 1e6})
+    write(root)
+    page, text = ((root / "results" / name).read_text() for name in ("report.html", "report.md"))
+    leads = page[page.index('class="grid leads"') : page.index('<h2 id="recall">')]
+    assert 'class="big"' not in leads
+    assert re.findall(r'<span class="doubt">(.*?)</span>', leads) == ["at chance"] * 3
+    assert leads.count("no sure gain: −") == 3
+    chance = figures_of(root, "baseline")["t2i_chance_at_5"]
+    assert f"(at chance, {100 * chance:.1f} %; over the baseline no sure gain: −" in text
+    assert "**" not in text[text.index("## R@k") : text.index("## recall@k")]
+    table = format_headline(root / "results", load_params(root / "params.yaml").evaluate)
+    line = next(line for line in table.splitlines() if line.startswith("text → image  R@5"))
+    assert re.search(rf"at chance, {100 * chance:.1f} %; no sure gain: −[\d.]+ to \+[\d.]+ points$", line)
+    assert "Which gains are sure stands in results/report.md" in format_headline(root / "results", None)

@@ -30,9 +30,10 @@ def test_the_corrected_figures_stand_beside_the_headline(made):
     after, before = figures_of(made, "finetuned"), figures_of(made, "baseline")
     page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
     row = section(page, "recall", "size")[2]
-    assert row[:3] == ["R@5", shown(before, "t2i_hit_at_5"), shown(after, "t2i_hit_at_5")]
+    chance = f"{100 * after['t2i_chance_at_5']:.1f}"
+    assert row[:4] == ["R@5", chance, shown(before, "t2i_hit_at_5"), shown(after, "t2i_hit_at_5")]
     change = shown(after, "t2i_qbnorm_gain_at_5", "{:+.1f} [{:+.1f}, {:+.1f}]")
-    assert row[4:6] == [shown(after, "t2i_qbnorm_hit_at_5"), change.replace("-", "−")]
+    assert row[5:7] == [shown(after, "t2i_qbnorm_hit_at_5"), change.replace("-", "−")]
     line = next(line for line in text.splitlines() if line.startswith("| text → image | R@5 |"))
     assert line.endswith(f"| {shown(after, 't2i_qbnorm_hit_at_5')} | {change} |")
 
@@ -229,8 +230,10 @@ def test_the_gain_is_what_lies_between_both_models_and_inside_its_interval(made)
     text = (made / "results/report.md").read_text()
     for way, title in (("t2i", "text → image"), ("i2t", "image → text")):
         for k in (1, 5, 10):
-            (line,) = re.findall(rf"^\| {title} \| R@{k} \| .* \| \*\*(.*?)\*\* \[(.*?), (.*?)\] \|", text, re.M)
+            form = rf"^\| {title} \| R@{k} \|(?: [^|]+ \|){{3}} (\**)([-+.\d]+)\1 \[(.*?), (.*?)\] \|"
+            ((strong, *line),) = re.findall(form, text, re.M)
             gain, low, high = map(float, line)
+            assert (strong == "**") == (low > 0)  # only a sure gain is put forward
             name = f"{way}_hit_at_{k}"
             assert abs(gain - 100 * (after[name] - before[name])) < 0.051
             assert low <= gain <= high

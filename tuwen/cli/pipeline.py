@@ -1,0 +1,46 @@
+"""Before and after the pipeline: settings, presets and their worktrees, and the table of recall."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+pipeline_app = typer.Typer()
+
+
+@pipeline_app.command()
+def results() -> None:
+    """Print the table of recall, baseline beside fine-tuned, and where the results lie."""
+    from tuwen.core.params import load_params
+    from tuwen.report.terminal import format_headline
+
+    folder = Path("results")
+    print(format_headline(folder, load_params().evaluate if Path("params.yaml").is_file() else None).rstrip())
+    print()
+    for name in ("result1.csv", "result2.csv", "report.html"):
+        path = (folder / name).absolute()
+        print(path if path.exists() else f"{path}: not here; `dvc pull` or `make run` brings it")
+
+
+@pipeline_app.command()
+def params(
+    preset: Annotated[str | None, typer.Option(help="Check and print this preset, composed, instead.")] = None,
+) -> None:
+    """Check params.yaml whole, before DVC removes the outs of a stage that would refuse it."""
+    from tuwen.core.params import load_params
+    from tuwen.core.presets import check_preset, compose_preset, format_preset
+
+    if preset is None:
+        load_params()
+        return
+    composed = compose_preset(preset)
+    check_preset(composed)
+    print(format_preset(composed), end="")
+
+
+@pipeline_app.command()
+def worktree(preset: Annotated[str, typer.Argument(help="A file in presets/, without .yaml.")] = "") -> None:
+    """Make the folder in which a preset runs, and print it."""
+    from tuwen.core.worktree import make_worktree
+
+    print(make_worktree(preset))
