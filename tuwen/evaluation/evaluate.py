@@ -12,6 +12,7 @@ from tuwen.evaluation.details import make_details
 from tuwen.evaluation.embedded_set import read_embedded_set, score_pairs
 from tuwen.evaluation.figures import DIGITS, MetricValues, measure_figures
 from tuwen.evaluation.ranks import make_ranks_table
+from tuwen.evaluation.seen.captions import find_seen_texts
 from tuwen.retrieval.vectors import Vectors
 
 MEASURED_SETS = ("test", "valid")
@@ -32,7 +33,10 @@ def evaluate_model(
         name: read_embedded_set(embeddings / name, clean / name, model, params.ks if name in MEASURED_SETS else ())
         for name in EVALUATED_SETS
     }
-    bank = sets["bank"]
+    bank, train = sets["bank"], pairs.read_pair_set(clean / "bank")
+    for name in MEASURED_SETS:
+        seen = find_seen_texts(pairs.read_pair_set(clean / name), train)
+        sets[name] = sets[name]._replace(seen_texts=seen)
     betas = choose_betas(sets["valid"], bank)
     metrics: dict[str, MetricValues] = {}
     answers, exact = {}, {}
@@ -42,7 +46,7 @@ def evaluate_model(
         metrics[name] = {"images": len(embedded.images), "texts": len(embedded.texts)}
         values, exact[name] = measure_figures(embedded, answers[name], params)
         metrics[name] |= values
-    cosines = compute_pair_cosines(pairs.read_pair_set(clean / "bank"), bank.images, bank.texts)
+    cosines = compute_pair_cosines(train, bank.images, bank.texts)
     metrics["bank"] = _measure_doubt(cosines, doubt)
     results.mkdir(parents=True, exist_ok=True)
     write_json(results / "metrics.json", metrics)

@@ -28,6 +28,7 @@ from tuwen.evaluation.metric import (
     OfQueries,
     OfSet,
 )
+from tuwen.evaluation.seen.rows import SEEN_FIGURES
 from tuwen.retrieval import metrics
 from tuwen.retrieval.vectors import Floats
 
@@ -163,6 +164,7 @@ FIGURES = {
     "auc": Metric(
         name="auc", title="AUC", unit=PERCENT, source=OfSet(measure_auc), has_interval=True, in_table=False
     ),
+    **SEEN_FIGURES,
 }
 
 
@@ -188,13 +190,10 @@ def _measure_direction(direction: Direction, answers: Answers, ks: Sequence[int]
         if isinstance(metric.source, OfAnswers):
             value = metric.source.compute(answers)
             values |= {name: value for name in names if value is not None}
-        elif isinstance(metric.source, OfGallery):
-            chance_NK = metric.source.compute(answers.judged, answers.gallery, ks)
-            values |= zip(names, chance_NK.mean(axis=0).tolist(), strict=True)
-        elif isinstance(metric.source, OfQueries) and not metric.has_interval:
+        elif isinstance(metric.source, OfQueries | OfGallery) and not metric.has_interval:
             each_NK = metric.source.compute_each(answers, ks)
             if each_NK is not None:
-                values |= zip(names, each_NK.mean(axis=0).tolist(), strict=True)
+                values |= zip(names, np.nanmean(each_NK, axis=0).tolist(), strict=True)
     return values
 
 
@@ -210,7 +209,10 @@ def _measure_intervals(answers: Mapping[str, Answers], params: Evaluate) -> Figu
             continue
         of = FIGURES[metric.source.key].list_values(params.ks)
         for name, direction, _ in metric.list_values(params.ks):
-            own = [names.index(other) for other, way, _ in of if direction is None or way == direction]
+            needed = [other for other, way, _ in of if direction is None or way == direction]
+            if not set(needed) <= set(names):
+                continue
+            own = list(map(names.index, needed))
             means_M, drawn_SM = (
                 np.append(each, each[..., own].mean(-1, keepdims=True), axis=-1) for each in (means_M, drawn_SM)
             )

@@ -10,7 +10,7 @@ from tuwen.core.params import Evaluate
 from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.evaluation.embedded_set import Groups
 from tuwen.evaluation.figures import ENDS, FIGURES, MetricValues
-from tuwen.evaluation.metric import Estimate, MeanOverKs, Metric, OfQueries
+from tuwen.evaluation.metric import Estimate, MeanOverKs, Metric, OfQueries, select_part
 from tuwen.evaluation.models import MODELS, get_base, list_rivals
 from tuwen.evaluation.results import Results
 from tuwen.retrieval.metrics import bootstrap, compute_ends, compute_intervals, count_groups, extend_points
@@ -62,6 +62,14 @@ def make_further_lines(results: Results, params: Evaluate) -> list[Line]:
     """Return the lines of all metrics that have no other place in the reports."""
     metrics = (metric for metric in FIGURES.values() if metric.in_table)
     return [line for metric in metrics for line in make_lines(results, metric, params) if line.models]
+
+
+def choose_headline(every: Sequence[Line], unseen: Sequence[Line]) -> list[Line]:
+    """Return the headline: of captions that are not in train, where all models have it, else of all of them."""
+    return [
+        apart if whole.models and apart.models.keys() == whole.models.keys() else whole
+        for whole, apart in zip(every, unseen, strict=True)
+    ]
 
 
 def tabulate_line(line: Line) -> list[str]:
@@ -119,17 +127,19 @@ def _compute_gain_ends(
     for name in DIRECTIONS:
         base, own = (results[one].ranks[name] for one in (get_base().name, model))
         first, second = (source.compute(ranked.judged, params.ks) for ranked in (base, own))
-        differences[name] = second - first, base.groups
+        if (change := select_part(second - first, source.part, base.seen)) is not None:
+            differences[name] = change, base.groups
     ends: dict[str, tuple[float, float]] = {}
     if isinstance(metric.source, MeanOverKs):
         for name, direction, _ in metric.list_values(params.ks):
             ways = [direction.name] if direction else list(DIRECTIONS)
+            if not set(ways) <= differences.keys():
+                continue
             found = _compute_mean_ends([differences[way] for way in ways], params)
             ends[name] = _scale(found, metric)
         return ends
-    for direction in DIRECTIONS.values():
-        names = [name for name, way, _ in metric.list_values(params.ks) if way == direction]
-        values, groups = differences[direction.name]
+    for way, (values, groups) in differences.items():
+        names = [name for name, own, _ in metric.list_values(params.ks) if own == DIRECTIONS[way]]
         found_M2 = compute_intervals(values, groups, params.bootstrap_samples, params.seed, least=-1)
         ends |= {name: _scale(found, metric) for name, found in zip(names, found_M2, strict=True)}
     return ends

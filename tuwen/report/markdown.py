@@ -33,6 +33,7 @@ def _format_lead(facts: dict[str, Any]) -> list[str]:
         f"{sizes['t2i_queries']} texts and {sizes['i2t_queries']} pictures are asked.",
         "Plain cosine over the whole gallery, no score correction, unless a column says QB-Norm.",
         facts["answering"],
+        *([facts["overlap"]] if facts["overlap"] else []),
         "",
         *(f"- {verdict}" for verdict in facts["verdicts"]),
     ]
@@ -57,8 +58,9 @@ def _format_headline(facts: dict[str, Any]) -> list[str]:
         (line.direction.title if line.direction else "both", line.title, *tabulate_models(line))
         for line in facts["summary"]
     ]
+    whole = ", all queries" if facts["overlap"] else ""
     return [
-        "## R@k (hit@k): any true item among the first k, in percent",
+        f"## R@k (hit@k): any true item among the first k, in percent{whole}",
         "",
         *_table(header, rows),
         "",

@@ -15,7 +15,7 @@ from tuwen.data.formats.json_file import read_json
 from tuwen.data.quality import summary
 from tuwen.evaluation.details import Details
 from tuwen.evaluation.figures import FIGURES
-from tuwen.evaluation.headline import make_further_lines, make_lines, tabulate_line
+from tuwen.evaluation.headline import choose_headline, make_further_lines, make_lines, tabulate_line
 from tuwen.evaluation.models import (
     MODELS,
     SHIPPED,
@@ -26,6 +26,7 @@ from tuwen.evaluation.models import (
     list_titles,
 )
 from tuwen.evaluation.results import Results, read_results
+from tuwen.evaluation.seen.captions import describe_seen
 from tuwen.evaluation.verdicts import format_verdict, judge_line
 from tuwen.report import curves, doubtful_pairs, examples, hubs, slices
 from tuwen.report.html.confusion import draw_confusion
@@ -57,11 +58,16 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
     ranks = {name: own.ranks for name, own in measured.items()}
     shown_k = 5 if 5 in params.evaluate.ks else params.evaluate.ks[0]
     lines = _collect_metrics(measured, params)
-    leads = [*(line for line in lines["hits"] if line.k == shown_k), lines["summary"][0]]
+    headline = [
+        *choose_headline(lines["hits"], lines["unseen"]),
+        choose_headline(lines["mean"], lines["unseen_mean"])[0],
+    ]
+    leads = [line for line in headline if line.k in (shown_k, None)]
     facts = lines | {
         "shown_k": shown_k,
         "leads": [(line, judge_line(line)) for line in leads],
         "verdicts": [format_verdict(line) for line in leads],
+        "overlap": describe_seen(measured[SHIPPED].metrics),
         "slices": slices.collect_slices(test, ranks, shown_k, params.evaluate),
         "slices_note": slices.NOTE,
         "answering": ANSWERING[params.finetune.refit_all],
@@ -100,6 +106,9 @@ def _collect_metrics(measured: Results, params: Params) -> dict[str, Any]:
         "hits": ("hit",),
         "corrected": ("qbnorm_hit",),
         "changes": ("qbnorm_gain",),
+        "unseen": ("unseen_hit",),
+        "mean": ("mean",),
+        "unseen_mean": ("unseen_mean",),
         "summary": ("mean", "median_rank"),
         "recalls": ("recall",),
         "hubness": ("hub_skewness",),

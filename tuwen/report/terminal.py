@@ -1,15 +1,17 @@
 """`tuwen results`: R@k of all models beside each other for a terminal, with chance, and which gains are none."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
-from tuwen.evaluation.figures import FIGURES
+from tuwen.evaluation.figures import FIGURES, MetricValues
 from tuwen.evaluation.headline import get_chance, make_lines
-from tuwen.evaluation.models import MODELS, get_base, list_gain_titles, list_rivals, list_titles
+from tuwen.evaluation.metric import Metric
+from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles, list_rivals, list_titles
 from tuwen.evaluation.results import read_results, read_test_metrics
+from tuwen.evaluation.seen.captions import describe_seen
 from tuwen.evaluation.verdicts import judge_line
 
 UNKNOWN = "Which gains are sure stands in results/report.md: {why}"
@@ -20,13 +22,18 @@ Doubts = Mapping[tuple[str, int | None], str]  # direction and k -> what is wron
 def format_headline(results: Path, params: Evaluate | None) -> str:
     """Return R@k on test in both directions, all models beside each other, as plain text for a terminal.
 
-    A line whose gain is not sure, or whose value is at chance, says so. params: those by which the intervals are
-    drawn; without them, or without all results, a last line says that they stand in the report.
+    Where captions of test stand in train, it is R@k of the others, and a line says so. A line whose gain is not
+    sure, or whose value is at chance, says so. params: those by which the intervals are drawn; without them, or
+    without all results, a last line says that they stand in the report.
     """
     metrics = {name: read_test_metrics(results / name / "metrics.json") for name in MODELS}
-    base, hit = get_base().name, FIGURES["hit"]
+    base = get_base().name
     ks = [int(found[1]) for name in metrics[base] if (found := re.fullmatch(r"t2i_hit_at_(\d+)", name))]
-    doubts, why = _find_doubts(results, params)
+    apart = all(
+        name in values for name, *_ in FIGURES["unseen_hit"].list_values(ks) for values in metrics.values()
+    )
+    hit = FIGURES["unseen_hit" if apart else "hit"]
+    doubts, why = _find_doubts(results, params, hit)
     has_chance = get_chance(metrics[base], hit, None, None, ks) is not None  # metrics.json of older code has none
     titles = (*(["chance"] if has_chance else []), *list_titles(), *list_gain_titles())
     lines = [f"{'test split':<14}{'':<6}{''.join(f'{title:>{len(title) + 2}}' for title in titles)}"]
@@ -42,15 +49,25 @@ def format_headline(results: Path, params: Evaluate | None) -> str:
         ]
         line = f"{direction.title:<14}{f'R@{k}':<6}{''.join(cells)}"
         lines.append(f"{line}  {doubts.get((direction.name, k), '')}".rstrip())
-    return "\n".join([*lines, *([UNKNOWN.format(why=why)] if why else [])]) + "\n"
+    notes = [UNKNOWN.format(why=why) if why else "", _describe_overlap(metrics[SHIPPED], ks) if apart else ""]
+    return "\n".join([*lines, *filter(None, notes)]) + "\n"
 
 
-def _find_doubts(results: Path, params: Evaluate | None) -> tuple[Doubts, str]:
+def _describe_overlap(values: MetricValues, ks: Sequence[int]) -> str:
+    """Return what the table leaves out, and the shipped model's recall with it."""
+    shown = {
+        f"{way.title} R@{k}": values[name] for name, way, k in FIGURES["hit"].list_values(ks) if way and k == 5
+    }
+    told = ", ".join(f"{title} {100 * value:.1f} %" for title, value in shown.items())
+    return f"{describe_seen(values)}\nWith all of them ({MODELS[SHIPPED].title}): {told}"
+
+
+def _find_doubts(results: Path, params: Evaluate | None, hit: Metric) -> tuple[Doubts, str]:
     """Return what to say of lines without a sure gain or at chance; else why it cannot be told."""
     if params is None:
         return {}, "params.yaml, which the intervals are drawn by, is not here"
     try:
-        lines = make_lines(read_results(results, params.ks), FIGURES["hit"], params)
+        lines = make_lines(read_results(results, params.ks), hit, params)
     except UserError as error:
         return {}, str(error)
     doubts = {}

@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.support import report_inputs
 from tests.support.report_inputs import figures_of, write, written
+from tests.support.retrieval import make_set, run
 from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
 from tuwen.report.terminal import format_headline
@@ -43,11 +44,38 @@ def test_markdown_has_the_figures_and_none_of_the_captions(made):
     assert f"| image → text | recall@5 | {100 * figures_of(made, 'baseline')['i2t_recall_at_5']:.1f} |" in text
     assert "12 pictures, 28 texts" in text
     assert "2 checks, 1 not met." in text
-    assert "| labelled | texts | 13 | 12 | 1 | 0 | 0 | 1 caption_visible |" in text
+    assert "| labelled | texts | 13 | 12 | 1 | 0 | 0 | 0 | 1 caption_visible |" in text
     for caption in pairs.read_pair_set(made / "data/clean/test").texts["caption"].to_pylist():
         assert caption not in text
     assert "![" not in text
     assert "<img" not in text
+
+
+def test_where_captions_stand_in_train_the_headline_is_about_the_others(world, tmp_path):
+    root = shutil.copytree(world, tmp_path / "root")
+    texts = pairs.read_pair_set(world / "data/clean/bank").texts["text_id"].to_pylist()
+    unlike = {text_id: f"别的颜色{n}" for n, text_id in enumerate(texts) if n not in (0, 1)}
+    pairs.write_pair_set(root / "data/clean/bank", make_set(root / "data", "clean/bank", unlike))
+    for model in ("baseline", "finetuned"):
+        run(root, model)
+    write(root)
+    after = figures_of(root, "finetuned")
+    assert (after["t2i_seen_queries"], after["i2t_seen_queries"]) == (
+        1,
+        1,
+    )  # 图00's captions; one is hostile in test
+    markdown, page = ((root / f"results/report.{kind}").read_text() for kind in ("md", "html"))
+    told = "1 of 28 texts and 1 of 12 pictures have a caption that stands in train too"
+    headline = f"text → image, R@5, caption not in train: {100 * after['t2i_unseen_hit_at_5']:.1f} %"
+    assert told in markdown
+    assert headline in markdown
+    assert "| text → image | R@5, caption in train |" in markdown
+    assert told in page
+    assert "<h3>text → image, R@5, caption not in train</h3>" in page
+    table = format_headline(root / "results", load_params(root / "params.yaml").evaluate)
+    assert told in table
+    assert f"{100 * after['t2i_unseen_hit_at_5']:.1f} %" in table
+    assert f"With all of them (fine-tuned): text → image R@5 {100 * after['t2i_hit_at_5']:.1f} %" in table
 
 
 def test_page_opens_offline(made):
