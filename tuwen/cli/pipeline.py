@@ -20,6 +20,19 @@ def results() -> None:
     for name in ("result1.csv", "result2.csv", "report.html"):
         path = (folder / name).absolute()
         print(path if path.exists() else f"{path}: not here; `dvc pull` or `make run` brings it")
+    if (Path("data/clean") / "quality.json").is_file():
+        print()
+        quality()
+
+
+@pipeline_app.command()
+def quality() -> None:
+    """Print what became of the rows of each set, and where the page of data quality lies."""
+    from tuwen.data.formats.json_file import read_json
+    from tuwen.data.quality.summary import format_counts
+
+    clean = Path("data/clean")
+    print(format_counts(read_json(clean / "quality.json"), clean))
 
 
 @pipeline_app.command()
@@ -28,10 +41,11 @@ def params(
 ) -> None:
     """Check params.yaml whole, before DVC removes the outs of a stage that would refuse it."""
     from tuwen.core.params import load_params
+    from tuwen.core.params.root import require_corpus
     from tuwen.core.presets import check_preset, compose_preset, format_preset
 
     if preset is None:
-        load_params()
+        require_corpus(load_params(), "params.yaml")
         return
     composed = compose_preset(preset)
     check_preset(composed)

@@ -42,7 +42,7 @@ def classify_labelled_images(
     model = load_model(model_folder).to(choose_device())
     size_px = model.config["image"]["size_px"]
     blocks = stream_vectors(model, labelled, lambda one: _decode_square(one, size_px), IMAGES_AT_ONCE)
-    vectors = np.concatenate(list(follow(blocks, "pictures", None)))
+    vectors = np.concatenate(list(follow(blocks, "pictures", len(labelled), len)))
     return classify_images(model, model_folder, vectors, [one.label for one in labelled], templates)
 
 

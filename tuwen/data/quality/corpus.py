@@ -150,7 +150,9 @@ def _measure_shards(
 
     results = executor.map(partial(_measure_shard, max_pixels), chosen)
     images, captions = [_make_image_frame([])], [pairs.TEXTS.empty_table()]
-    for row, (measured, texts) in zip(chosen, follow(results, "measure shards", len(chosen)), strict=True):
+    pairs_of_all = sum(row["pairs"] for row in chosen)
+    followed = follow(results, "measure pairs in shards", pairs_of_all, lambda result: len(result[0]))
+    for row, (measured, texts) in zip(chosen, followed, strict=True):
         part = _make_image_frame(measured)
         images.append(part.assign(image_id=[f"{row['sha256']}/{number}" for number in range(len(part))]))
         captions.append(_make_text_table(row["sha256"], texts))

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -49,6 +50,14 @@ def test_row_counts_are_listed_for_tables_with_rows() -> None:
     assert labelled.adds_up
     assert not labelled._replace(clean=9).adds_up
     assert labelled._replace(clean=9, merged=1).adds_up
+
+
+def test_a_terminal_is_told_what_became_of_the_rows_and_where_the_page_lies(tmp_path: Path) -> None:
+    assert summary.format_counts(QUALITY, tmp_path).splitlines() == [
+        "labelled: 12 rows in = 10 clean + 2 quarantined; most of all unreadable 2",
+        "corpus/art: 9 rows in = 6 clean + 3 quarantined; most of all in_valid_or_test 3",
+        f"checks not met: 1 (elongated); {tmp_path}/quality.html shows all, quarantine.csv beside it lists rows",
+    ]
 
 
 def test_findings_are_listed_the_severest_first() -> None:
