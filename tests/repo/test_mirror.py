@@ -28,6 +28,8 @@ TESTED_WITH_OTHERS = {
     "evaluation/models.py": "unit/report/test_one_more.py",
     "evaluation/results.py": "unit/report/test_report_inputs.py",
     "evaluation/zero_shot_file.py": "unit/report/test_report_inputs.py",
+    "model/weights/export.py": "unit/cli/test_export.py",
+    "model/weights/graphs.py": "unit/cli/test_export.py",
     "model/weights/published.py": "unit/model/weights/test_bad_weights.py",
     "prediction/predict.py": "stages/test_predict.py",
     "report/html/page.py": "unit/report/test_report.py",

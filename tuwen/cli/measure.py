@@ -22,7 +22,9 @@ def evaluate(
     ] = None,
     text_ids: Annotated[Path | None, typer.Option(help="The texts' ids, or texts.parquet.")] = None,
     k: Annotated[list[int], typer.Option("-k", help="Once for every k.")] = [1, 5, 10],  # noqa: B006 - typer copies it
-    out: Annotated[Path | None, typer.Option(help="Also write every figure there, as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Also write every figure there, as JSON.")
+    ] = None,
 ) -> None:
     """Measure anybody's embeddings: hit@k, recall@k, intervals, gallery curves, hubs, AUC."""
     from tuwen.data.formats.json_file import write_json
@@ -41,6 +43,7 @@ def evaluate(
     measured = evaluate_arrays(*arrays, relevance, k)
     print(format_figures(measured))
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, measured)
 
 

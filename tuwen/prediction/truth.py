@@ -17,12 +17,11 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.text_files import read_csv_rows
 from tuwen.prediction.result_file import HEADERS
-from tuwen.retrieval.metrics import Judged, compute_chances, compute_hits, compute_intervals
+from tuwen.retrieval.metrics import SAMPLES, SEED, Judged, compute_chances, compute_hits, compute_intervals
 
 TRUTH_COLUMNS = (("image_id", "text_id"), ("image", "text"), ("image_id", "caption"), ("image", "caption"))
 SCORED_KS = (1, 5, 10)  # as far as the file goes, and its last rank
-SAMPLES, SEED = 2000, 0
-NAMED = 3  # of what the truth does not know
+NAMES_SHOWN = 3  # of what the truth does not know
 
 TrueItems = Mapping[str, set[str]]  # query id -> ids of its true items
 
@@ -56,9 +55,9 @@ def describe_score(path: Path, task: Task, truth: Path, k: int) -> str:
     lines = [f"{asked} of {total} queries are scored"]
     if asked < total:
         lines[0] += f"; {total - asked} have no true item of this gallery in {truth}, such as "
-        lines[0] += ", ".join([repr(one) for one in task.query_ids if one not in found.items][:NAMED])
+        lines[0] += ", ".join([repr(one) for one in task.query_ids if one not in found.items][:NAMES_SHOWN])
     for kind, names in found.unknown.items():
-        such = ", ".join(map(repr, names[:NAMED]))
+        such = ", ".join(map(repr, names[:NAMES_SHOWN]))
         lines.append(f"{truth}: {len(names)} {kind}s of {found.pairs} pairs are not in the tables, such as {such}")
     ks = [*(one for one in SCORED_KS if one < k), k]
     hit_NK = compute_hits(judged, ks)

@@ -20,6 +20,7 @@ from tuwen.retrieval.vectors import Flags, Floats, RetrievalTask, Rows
 
 DRAWS_AT_ONCE = 1 << 22  # group numbers drawn at once (32 MB)
 INTERVAL = (0.025, 0.975)  # the quantiles of a 95 % interval
+SAMPLES, SEED = 2000, 0  # of the bootstrap, where no params.yaml says it
 POINT = 1e-9  # an interval that is narrower is a point, but for rounding
 
 

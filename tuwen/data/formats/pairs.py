@@ -106,10 +106,13 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """Read one Parquet file. Raises UserError when it is missing or its columns differ from `schema`."""
+    """Read one Parquet file. Raises UserError when it is missing, none, or its columns differ from `schema`."""
     if not path.is_file():
         raise UserError(f"{path}: this table is missing; run the stage that makes it with `dvc repro`")
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({error}); make this table anew") from None
     if schema is not None and table.schema.names != schema.names:
         raise UserError(f"{path}: columns {table.schema.names} found, {schema.names} expected")
     return table

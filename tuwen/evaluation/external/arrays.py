@@ -67,10 +67,10 @@ def make_array(kind: str, path: Path, vectors: Any, ids: Path | None = None) -> 
 
 
 def _read_lines(path: Path) -> tuple[list[str], Groups]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     try:
         ids = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save as UTF-8") from None
     return ids, np.arange(len(ids))

@@ -22,7 +22,6 @@ from tuwen.evaluation.external.relevance import Labelled, read_relevance, split_
 from tuwen.evaluation.figures import Figures, MetricValues, measure_figures
 from tuwen.retrieval import metrics
 
-SAMPLES, SEED = 2000, 0
 NAMED = 3  # queries without a true item
 
 
@@ -94,7 +93,7 @@ def _check_arrays(images: ForeignArray, texts: ForeignArray, ks: Sequence[int], 
 
 
 def _make_params(ks: Sequence[int]) -> Evaluate:
-    return Evaluate.model_construct(ks=sorted(ks), bootstrap_samples=SAMPLES, seed=SEED)
+    return Evaluate.model_construct(ks=sorted(ks), bootstrap_samples=metrics.SAMPLES, seed=metrics.SEED)
 
 
 def _join_set(images: ForeignArray, texts: ForeignArray, labelled: Labelled) -> EmbeddedSet:

@@ -47,11 +47,11 @@ def unit_of(path):
 
 
 def test_figures_are_those_of_the_cosine_and_it_says_what_it_did(world):
-    printed = evaluate("--out", "o.json")
+    printed = evaluate("--out", "新/o.json")  # a folder that is not there yet
     assert "图.npy: 12 images, float16, of length " in printed
     assert "文.npy: 24 texts, float64, of length " in printed
     assert printed.count("divided by it, a score is a cosine") == 2
-    figures = json.loads((world / "o.json").read_text())["figures"]
+    figures = json.loads((world / "新/o.json").read_text())["figures"]
     assert (figures["images"], figures["texts"], figures["pairs"]) == (12, 24, 24)
     images, texts = unit_of("图.npy"), unit_of("文.npy")
     for direction, queries, gallery, query, item in (
@@ -193,6 +193,11 @@ def test_other_bad_files_are_refused(world):
     write("i.txt", "甲\n乙\n")
     with pytest.raises(UserError, match=r"^i\.txt: 2 lines, but 图\.npy has 12 rows"):
         evaluate("--image-ids", "i.txt")
+    with pytest.raises(UserError, match=r"^\.: no such file"):
+        evaluate("--image-ids", ".")
+    write("r.parquet", HEADER)
+    with pytest.raises(UserError, match=r"^r\.parquet: cannot be read as Parquet"):
+        evaluate(relevance="r.parquet")
     for ks in (("0",), ("5", "5")):
         with pytest.raises(UserError, match=r"^-k: \[.*\] must be different numbers from 1 on"):
             evaluate(*(word for k in ks for word in ("-k", k)))
