@@ -1,4 +1,5 @@
 # make run [PRESET=name]   the whole pipeline, then the table of recall and where the results lie
+# make data [PRESET=name]  the data alone: what came in, what is wrong with it, and where the page lies
 # make pipeline [PRESET=…] the same stages as a Prefect flow
 # make test, make lint     the tests; ruff and mypy
 # make test-all            the tests, and those of flows, servers, faults and pages in a browser
@@ -13,7 +14,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run test test-all lint pipeline reevaluate serve deploy mlflow checkout
+.PHONY: run data test test-all lint pipeline reevaluate serve deploy mlflow checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -41,6 +42,11 @@ run: .venv/ready
 	python -m dvc repro; \
 	$(tuwen) track sync || echo 'MLflow lacks these runs; the results stand'; \
 	$(tuwen) results
+
+data: .venv/ready
+	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; \
+	python -m dvc repro validate; \
+	$(tuwen) quality
 
 # One process a core; each computes with one thread, or they would wait for each other.
 test: .venv/ready

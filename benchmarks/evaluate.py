@@ -53,9 +53,9 @@ def main() -> None:
 
     answers = answer_set(embedded, params)
     lap("ranks and first answers, both directions")
-    metrics = measure_figures(embedded, answers, params)
+    figures = measure_figures(embedded, answers, params)
     lap("metrics and their intervals")
-    make_details(embedded, answers, {}, params)
+    make_details(embedded, answers, {}, params, figures.exact)
     lap("curves, score histogram, hubs")
     seconds = clock[-1] - clock[0]
     print(f"{'in all':<44}{seconds:8.1f} s = {seconds / ALLOWED_SECONDS:.2f} of {ALLOWED_SECONDS} s")
@@ -65,7 +65,7 @@ def main() -> None:
     qb_norm.answer_both_corrected(embedded.images, embedded.texts, first, corrections)
     lap("QB-Norm: corrected answers")
     print(f"{'with QB-Norm':<44}{clock[-1] - clock[0]:8.1f} s")
-    print(f"R@5 {100 * metrics['t2i_hit_at_5']:.1f} %, {100 * metrics['i2t_hit_at_5']:.1f} %")
+    print(f"R@5 {100 * figures.values['t2i_hit_at_5']:.1f} %, {100 * figures.values['i2t_hit_at_5']:.1f} %")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")
 
 

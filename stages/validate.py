@@ -4,6 +4,8 @@ from pathlib import Path
 
 from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
+from tuwen.core.progress import say
+from tuwen.data.quality.summary import format_counts
 from tuwen.data.quality.validate import validate
 from tuwen.report.quality.page import write_page
 
@@ -22,6 +24,7 @@ def main() -> None:
         docs=Path("runs/data-docs"),
     )
     write_page(data / "clean/quality.html", data, validated.summary, validated.frames, validated.quarantine)
+    say(format_counts(validated.summary, data / "clean"))
 
 
 if __name__ == "__main__":

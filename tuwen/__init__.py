@@ -18,7 +18,7 @@ __all__ = ["Params", "check", "evaluate", "load", "load_params", "predict", "top
 
 if TYPE_CHECKING:
     from tuwen.core.params import Params, load_params
-    from tuwen.evaluation.external import evaluate_vectors as evaluate
+    from tuwen.evaluation.external.measure import evaluate_vectors as evaluate
     from tuwen.prediction.check import check_result_file as check
     from tuwen.prediction.predict import predict
     from tuwen.retrieval.retriever import load_retriever as load
@@ -28,7 +28,7 @@ else:
     _PLACES = {
         "Params": "tuwen.core.params.Params",
         "load_params": "tuwen.core.params.load_params",
-        "evaluate": "tuwen.evaluation.external.evaluate_vectors",
+        "evaluate": "tuwen.evaluation.external.measure.evaluate_vectors",
         "check": "tuwen.prediction.check.check_result_file",
         "predict": "tuwen.prediction.predict.predict",
         "load": "tuwen.retrieval.retriever.load_retriever",

@@ -9,26 +9,33 @@ from tests.support.checkout import ROOT
 
 # Module below tuwen/ -> the file below tests/ that tests it together with the module it serves.
 TESTED_WITH_OTHERS = {
+    "cli/measure.py": "unit/evaluation/external/test_measure.py",
     "core/params/data.py": "unit/core/params/test_root.py",
     "core/params/training.py": "unit/core/params/test_root.py",
     "data/formats/checked_json.py": "unit/report/test_report_inputs.py",
     "data/formats/directions.py": "unit/evaluation/test_embedded_set.py",
+    "data/quality/captions.py": "stages/test_validate.py",
     "data/quality/clean_sets.py": "stages/test_validate.py",
     "data/quality/dealing.py": "stages/test_validate.py",
     "data/quality/validate.py": "stages/test_validate.py",
     "evaluation/answers.py": "stages/test_evaluate_figures.py",
     "evaluation/details.py": "stages/test_evaluate_figures.py",
     "evaluation/evaluate.py": "stages/test_evaluate.py",
+    "evaluation/external/arrays.py": "unit/evaluation/external/test_measure.py",
+    "evaluation/external/relevance.py": "unit/evaluation/external/test_measure.py",
     "evaluation/headline.py": "unit/report/test_report.py",
     "evaluation/metric.py": "unit/evaluation/test_figures.py",
     "evaluation/models.py": "unit/report/test_one_more.py",
     "evaluation/results.py": "unit/report/test_report_inputs.py",
     "evaluation/zero_shot_file.py": "unit/report/test_report_inputs.py",
+    "model/weights/export.py": "unit/cli/test_export.py",
+    "model/weights/graphs.py": "unit/cli/test_export.py",
     "model/weights/published.py": "unit/model/weights/test_bad_weights.py",
     "prediction/predict.py": "stages/test_predict.py",
     "report/html/page.py": "unit/report/test_report.py",
     "report/hubs.py": "unit/report/test_report.py",
     "report/markdown.py": "unit/report/test_report.py",
+    "report/terminal.py": "unit/report/test_report.py",
     "tracking/artifacts.py": "unit/tracking/test_lineage.py",
 }
 IMPORT_STEPS = 4  # from a test to the module: test -> stage -> recipe -> encoder -> module

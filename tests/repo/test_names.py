@@ -32,7 +32,7 @@ def public_names(path: str) -> Iterator[str]:
     """Functions, classes and constants that a module defines at its top level, without the commands of the CLI."""
     for node in parse(ROOT / path).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names = [] if path == "tuwen/cli.py" and node.decorator_list else [node.name]
+            names = [] if path.startswith("tuwen/cli/") and node.decorator_list else [node.name]
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             bound = (name for target in targets for name in ast.walk(target))

@@ -30,9 +30,9 @@ MAY_IMPORT = {
     "report": FORMATS | {"data/quality", "retrieval", "evaluation"},
     "tracking": FORMATS | {"retrieval", "evaluation", "report"},
 }
-ROOT_MODULES = {"tuwen/__init__.py", "tuwen/cli.py"}
+ROOT_MODULES = {"tuwen/__init__.py", *modules("tuwen/cli")}  # above all rooms
 # These import what lies in their own folder; every other package is a docstring.
-FILLED = {"tuwen/data/sources/__init__.py", "tuwen/core/params/__init__.py"}
+FILLED = {"tuwen/cli/__init__.py", "tuwen/data/sources/__init__.py", "tuwen/core/params/__init__.py"}
 OWN_FOLDER = ("tuwen/tracking/served_model.py", "tuwen/__init__.py")  # to ship the package with a served model
 BARE = {"tuwen/model/device.py", "tuwen/training/loss.py"}
 BARE |= {f"tuwen/retrieval/{name}.py" for name in ("metrics", "qb_norm", "search", "shortlist", "vectors")}
@@ -120,7 +120,7 @@ def test_modules_and_folders_stay_small() -> None:
 
 
 def test_every_module_lies_in_a_room() -> None:
-    assert {path for path in modules("tuwen") if path.count("/") == 1} == ROOT_MODULES
+    assert {path for path in modules("tuwen") if path.count("/") == 1} == {"tuwen/__init__.py"}
     assert {room(path) for path in rooms_modules()} == set(MAY_IMPORT)
 
 

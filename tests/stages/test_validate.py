@@ -41,13 +41,19 @@ def test_every_row_comes_through(sound: Path) -> None:
     for name in ("labelled", "corpus/art"):
         for table, count in (("images", 12), ("texts", 24), ("pairs", 24)):
             none = dict.fromkeys(("quarantined", "left_out", "blank"), 0)
-            assert summary["raw"][name][table] == {"in": count, "clean": count, "faults": {}} | none
+            merged = 3 if (name, table) == ("labelled", "texts") else 0  # 水果 of valid and test
+            counts = {"in": count, "clean": count - merged, "merged": merged, "faults": {}}
+            assert summary["raw"][name][table] == counts | none
     assert_rows_add_up(sound)
     dealt = [image for name in ("train", "valid", "test") for image in read_ids(sound, name, "images")]
     assert sorted(dealt) == [f"labelled-{n:02d}.png" for n in range(12)]
     assert [len(read_ids(sound, name, "images")) for name in ("train", "valid", "test", "corpus")] == [7, 2, 3, 12]
-    assert read_quarantine(sound) == []
-    assert (sound / "quarantine.csv").read_text() == "set,file,row,id,reason,severity,outcome\n"
+    listed = [(row["item"], row["reason"], row["severity"], row["outcome"]) for row in read_quarantine(sound)]
+    assert (
+        listed
+        == [("text", "equal_to_another", "info", "merged")] * 3
+        + [("text", "caption_in_train", "warning", "stays")] * 2
+    ), "水果 stands in all three splits"
     assert summary["raw"]["labelled"]["formats"] == {"PNG": 12}
     assert summary["raw"]["labelled"]["side_words"] == 1  # 小女孩左手举着一只橙色的气球
     assert summary["groups"]["groups"] == 12
@@ -68,6 +74,17 @@ def test_train_keeps_its_texts_and_the_others_merge_equal_captions(sound: Path) 
         assert len(merged.pairs) == 2 * images
     assert read_quality(sound)["clean"]["test"] == {"images": 3, "texts": 4, "pairs": 6, "merged_captions": 2}
     assert read_ids(sound, "bank", "images") == read_ids(sound, "train", "images")
+
+
+def test_what_of_valid_and_test_stands_in_train_is_counted(sound: Path) -> None:
+    overlap = read_quality(sound)["leaks"][
+        "captions"
+    ]  # the corpus has the names, 水果 is the labelled set's alone
+    assert overlap["valid"] == {"captions": 3, "in_train": 1, "in_train_share": 0.3333, "in_corpus": 2}
+    assert overlap["test"] == {"captions": 4, "in_train": 1, "in_train_share": 0.25, "in_corpus": 3}
+    finding = read_quality(sound)["checks"]["labelled"]["texts"]["caption_in_train"]
+    assert finding == {"severity": "warning", "success": False, "unexpected": 2}
+    assert "test in train share" in (sound / "quality.html").read_text(encoding="utf-8")
 
 
 def test_sets_that_are_embedded_have_shards_of_their_own_the_others_point_into_raw(sound: Path) -> None:

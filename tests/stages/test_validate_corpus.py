@@ -11,6 +11,7 @@ from tests.support.validate import (
     PARAMS,
     assert_rows_add_up,
     draw_png,
+    read_counterparts,
     read_ids,
     read_quality,
     read_reasons,
@@ -104,6 +105,9 @@ def test_of_equal_pairs_the_first_source_keeps_its_own(collected: Path) -> None:
     assert {name for name, (reason, _) in left.items() if reason == "duplicate_pair"} == {"对抄.png", "对乙.png"}
     assert read_reasons(collected, "corpus/web", "image")["抄.png"] == ("without_pair", "quarantined")
     assert read_reasons(collected, "corpus/art", "pair") == {}
+    repeated = read_counterparts(collected, "duplicate_pair")
+    assert repeated["对乙.png"].startswith("corpus/web 对甲.png")
+    assert repeated["对抄.png"] == "corpus/art pair-corpus-name-00 (captions.csv, row 2)"
 
 
 def test_images_of_valid_and_test_leave_the_corpus(collected: Path) -> None:
@@ -113,6 +117,10 @@ def test_images_of_valid_and_test_leave_the_corpus(collected: Path) -> None:
     near = {"近.png"} if 6 in held_out else set()
     assert leaking == {f"标{n:02d}.png" for n in held_out} | near
     assert leaking >= near
+    originals = {name: f"labelled labelled-{name[1:3]}.png" for name in leaking - near}
+    originals |= dict.fromkeys(near, "labelled labelled-06.png")
+    words = read_counterparts(collected, "in_valid_or_test")
+    assert {name: words[name].partition(" (")[0] for name in leaking} == originals
     kept = read_ids(collected, "corpus", "images")
     assert {f"web/标{n:02d}.png" for n in range(12) if n not in held_out} <= set(kept)
     assert read_reasons(collected, "corpus/web", "pair")["对" + min(leaking)][0] == "picture_quarantined"

@@ -185,6 +185,7 @@ def test_the_csv_names_file_and_row_of_each(faulty: Path) -> None:
         "reason": "unreadable",
         "severity": "warning",
         "outcome": "quarantined",
+        "counterpart": "",
     }
     (empty,) = (row for row in rows if row["id"] == "labelled-name-05")
     assert (empty["file"], empty["row"]) == ("captions.csv", "12")

@@ -9,8 +9,10 @@ from tests.support.validate import (
     assert_rows_add_up,
     change_row,
     draw_png,
+    read_counterparts,
     read_ids,
     read_quality,
+    read_quarantine,
     read_reasons,
     run_validate,
 )
@@ -95,6 +97,9 @@ def test_the_sources_own_split_is_kept_but_for_what_leaks(official: Path) -> Non
     assert read_reasons(official, "labelled", "text")["labelled-name-00"][0] == "without_pair"
     leaks = read_quality(official)["leaks"]
     assert (leaks["leaks_into_test"], leaks["leaks_into_valid"]) == (1, 1)
+    assert read_counterparts(official, "leaks_into_test") == {
+        "labelled-00.png": "labelled labelled-08.png (pictures/labelled-08.png)"
+    }
     assert_rows_add_up(official)
 
 
@@ -148,6 +153,10 @@ def test_of_equal_pairs_the_one_of_the_later_split_stays(tmp_path: Path, make_ra
         f"pair-labelled-{kind}-00": ("duplicate_pair", "quarantined") for kind in ("name", "line")
     }
     assert "labelled-08.png" in read_ids(clean, "test", "images")
+    assert read_counterparts(clean, "duplicate_pair") == {
+        f"pair-labelled-{kind}-00": f"labelled pair-labelled-{kind}-08 (captions.csv, row {row})"
+        for kind, row in (("name", 18), ("line", 19))
+    }
 
 
 def test_what_looks_alike_in_two_groups_of_the_source_is_reported(tmp_path: Path, make_raw: MakeRaw) -> None:
@@ -156,3 +165,9 @@ def test_what_looks_alike_in_two_groups_of_the_source_is_reported(tmp_path: Path
     finding = read_quality(clean)["checks"]["labelled"]["images"]["near_equal_across_splits"]
     assert finding == {"severity": "warning", "success": False, "unexpected": 2}
     assert {"labelled-00.png"} <= set(read_ids(clean, "train", "images"))
+    near = {row["id"]: row for row in read_quarantine(clean) if row["reason"] == "near_equal_across_splits"}
+    assert {row["outcome"] for row in near.values()} == {"stays"}
+    assert {name: row["counterpart"] for name, row in near.items()} == {
+        f"labelled-0{one}.png": f"labelled labelled-0{other}.png (pictures/labelled-0{other}.png)"
+        for one, other in ((0, 8), (8, 0))
+    }

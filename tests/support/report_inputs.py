@@ -13,9 +13,9 @@ HOSTILE = "<script>document.title = '红色'; window.hurt = 1</script> & \"引�
 CLASSES = [*COLOURS, "<b>未分类</b>"]
 
 
-def make(root: Path) -> Path:
-    """Write params.yaml, data, embeddings, models and results of both models into `root`."""
-    build(root)
+def make(root: Path, noise: dict[str, float] | None = None) -> Path:
+    """Write params.yaml, data, embeddings, models and results of both models into `root`; noise: as in `build`."""
+    build(root, noise=noise)
     for name in ("test", "bank"):
         pairs.write_pair_set(
             root / "data/clean" / name, make_set(root / "data", "clean/test", {"name-00": HOSTILE})

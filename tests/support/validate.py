@@ -27,6 +27,7 @@ PARAMS = Validate(
 )
 SPLIT = Split(seed=0, valid=0.2, test=0.25, official=True)
 MAX_TOKENS = 32
+FAULTY = ("quarantined", "left_out", "blank")  # what may become of a row with a fault
 
 
 def run_validate(data: Path, params: Validate = PARAMS, sources: tuple[str, ...] = ("art",), **more: Any) -> Path:
@@ -63,9 +64,14 @@ def read_quarantine(clean: Path) -> list[dict[str, Any]]:
 
 
 def read_reasons(clean: Path, set_name: str, item: str) -> dict[str, tuple[str, str]]:
-    """Return id -> (reason, outcome) of the rows that left."""
+    """Return id -> (reason, outcome) of the rows that left, or are shown as a blank."""
     rows = [row for row in read_quarantine(clean) if (row["set"], row["item"]) == (set_name, item)]
-    return {row["id"]: (row["reason"], row["outcome"]) for row in rows}
+    return {row["id"]: (row["reason"], row["outcome"]) for row in rows if row["outcome"] in FAULTY}
+
+
+def read_counterparts(clean: Path, reason: str) -> dict[str, str]:
+    """Return id -> the row that it is about, of those listed for this reason."""
+    return {row["id"]: row["counterpart"] for row in read_quarantine(clean) if row["reason"] == reason}
 
 
 def read_quality(clean: Path) -> dict[str, Any]:
@@ -73,16 +79,24 @@ def read_quality(clean: Path) -> dict[str, Any]:
 
 
 def assert_rows_add_up(clean: Path) -> None:
-    """Assert that rows in = clean + quarantined + left out and that each that left is listed, in every table."""
+    """Assert that rows in = clean + quarantined + left out + merged, each of these listed, in every table."""
     for name, tables in read_quality(clean)["raw"].items():
         for table in ("images", "texts", "pairs"):
             counts, left = tables[table], read_reasons(clean, name, table.removesuffix("s"))
-            assert counts["in"] == counts["clean"] + counts["quarantined"] + counts["left_out"]
-            for outcome in ("quarantined", "left_out", "blank"):
+            gone = counts["quarantined"] + counts["left_out"] + counts["merged"]
+            assert counts["in"] == counts["clean"] + gone
+            merged = [row for row in read_quarantine(clean) if row["outcome"] == "merged"]
+            ours = [row for row in merged if (row["set"], f"{row['item']}s") == (name, table)]
+            assert counts["merged"] == len(ours) == sum(bool(row["counterpart"]) for row in ours)
+            for outcome in FAULTY:
                 assert counts[outcome] == [one for _, one in left.values()].count(outcome), (name, table, outcome)
             assert sum(counts["faults"].values()) == len(left)
             if name in ("t2i", "i2t") and counts["in"]:
                 assert counts["clean"] == len(read_ids(clean, name, table))
+            if name == "labelled":
+                before = set(read_ids(clean.parent / "raw", name, table))
+                kept = {one for split in ("train", "valid", "test") for one in read_ids(clean, split, table)}
+                assert counts["clean"] == len(kept & before)
 
 
 def draw_png(width: int, height: int, colour: str = "teal") -> bytes:

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -26,18 +26,29 @@ def say(line: str, *, error: bool = False) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def follow(items: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
-    """Yield `items` and show how many of `total` are done; total: None where it is unknown."""
+def follow(
+    items: Iterable[Item], label: str, total: int | None, count: Callable[[Item], int] = lambda item: 1
+) -> Iterator[Item]:
+    """Yield `items` and show how many of `total` are done; total: None where it is unknown.
+
+    count: how many of what `total` counts an item holds, as a batch of pictures holds many.
+    """
     if sys.stderr.isatty():
         from rich.console import Console
-        from rich.progress import track
+        from rich.progress import MofNCompleteColumn, Progress
 
-        yield from track(items, label, total, console=Console(stderr=True))
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bars:
+            bar = bars.add_task(label, total=total)
+            for item in items:
+                yield item
+                bars.advance(bar, count(item))
         return
-    last = time.monotonic()
+    last, done = time.monotonic(), 0
     of_total = "" if total is None else f"/{total}"
-    for done, item in enumerate(items, 1):
+    for item in items:
         yield item
+        done += count(item)
         if time.monotonic() - last > LINE_EVERY_SECONDS:
             last = time.monotonic()
             say(f"{label}: {done}{of_total}", error=True)

@@ -12,7 +12,7 @@ from tuwen.evaluation.embedded_set import EmbeddedSet, Groups
 from tuwen.retrieval import qb_norm
 from tuwen.retrieval.metrics import Judged, judge_answers, judge_queries
 from tuwen.retrieval.qb_norm import Correction
-from tuwen.retrieval.vectors import Rows
+from tuwen.retrieval.vectors import Flags, Rows
 
 HUB_K = 10  # an item is a hub where it stands among the first ten of many queries
 
@@ -26,6 +26,7 @@ class Answers(NamedTuple):
     first: Rows  # [Q, R] gallery rows, best first
     judged_corrected: Judged | None  # by QB-Norm, where there is a bank
     first_corrected: Rows | None  # [Q, R]
+    seen: Flags | None = None  # [N] whether a true caption stands in train; None: none does
 
 
 def answer_set(
@@ -50,6 +51,7 @@ def answer_set(
             first=first[name],
             judged_corrected=None if first_corrected is None else judge_answers(task, first_corrected, params.ks),
             first_corrected=first_corrected,
+            seen=embedded.list_seen(direction, judged.query),
         )
     return answers
 

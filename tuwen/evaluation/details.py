@@ -90,9 +90,13 @@ def read_details(path: Path, ks: Sequence[int]) -> Details:
 
 
 def make_details(
-    embedded: EmbeddedSet, answers: Mapping[str, Answers], betas: Mapping[str, float], params: Evaluate
+    embedded: EmbeddedSet,
+    answers: Mapping[str, Answers],
+    betas: Mapping[str, float],
+    params: Evaluate,
+    exact: Sequence[str],
 ) -> dict[str, Any]:
-    """Return what becomes details.json; betas: QB-Norm's temperature by direction."""
+    """Return what becomes details.json; betas: QB-Norm's temperature by direction; exact: as in `Figures`."""
     curves, hubs = {}, {}
     for name, direction in DIRECTIONS.items():
         own = answers[name]
@@ -110,6 +114,7 @@ def make_details(
         "score_histogram": count_scores(embedded, params.seed),
         "hubs": hubs,
         "qbnorm": {direction: {"beta": beta} for direction, beta in betas.items()},
+        "exact_intervals": list(exact),
     }
 
 

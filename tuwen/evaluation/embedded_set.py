@@ -12,7 +12,7 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.directions import Direction
 from tuwen.retrieval.metrics import check_ks
-from tuwen.retrieval.vectors import Floats, RetrievalTask, Rows, Vectors, read_set_vectors
+from tuwen.retrieval.vectors import Flags, Floats, RetrievalTask, Rows, Vectors, read_set_vectors
 
 Groups = npt.NDArray[Any]
 
@@ -29,6 +29,7 @@ class EmbeddedSet(NamedTuple):
     image_groups: Groups  # [I] what the bootstrap draws
     unfit: tuple[Rows, Rows]  # image and text rows of pairs known not to fit: a matching set's label 0
     ids: Mapping[str, Sequence[str]]  # images and texts -> ids of the rows
+    seen_texts: Flags | None = None  # [T] whether the caption stands in train; None: unknown
 
     def make_task(self, direction: Direction) -> RetrievalTask:
         """Return the set as queries and gallery."""
@@ -41,6 +42,15 @@ class EmbeddedSet(NamedTuple):
         groups = np.empty(len(self.texts), self.image_groups.dtype)
         groups[self.text[::-1]] = self.image_groups[self.image[::-1]]  # backwards: a text's first image stays
         return groups
+
+    def list_seen(self, direction: Direction, query: Rows) -> Flags | None:
+        """Return whether each of these queries has a true caption that stands in train; None where none has."""
+        if self.seen_texts is None:
+            return None
+        of_image = np.zeros(len(self.images), bool)
+        of_image[self.image[self.seen_texts[self.text]]] = True
+        seen = (of_image if direction.queries == "images" else self.seen_texts)[query]
+        return seen if seen.any() else None
 
 
 def read_embedded_set(embedded: Path, folder: Path, model: Path | None, ks: Sequence[int] = ()) -> EmbeddedSet:

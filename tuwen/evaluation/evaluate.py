@@ -12,6 +12,7 @@ from tuwen.evaluation.details import make_details
 from tuwen.evaluation.embedded_set import read_embedded_set, score_pairs
 from tuwen.evaluation.figures import DIGITS, MetricValues, measure_figures
 from tuwen.evaluation.ranks import make_ranks_table
+from tuwen.evaluation.seen.captions import find_seen_texts
 from tuwen.retrieval.vectors import Vectors
 
 MEASURED_SETS = ("test", "valid")
@@ -32,20 +33,25 @@ def evaluate_model(
         name: read_embedded_set(embeddings / name, clean / name, model, params.ks if name in MEASURED_SETS else ())
         for name in EVALUATED_SETS
     }
-    bank = sets["bank"]
+    bank, train = sets["bank"], pairs.read_pair_set(clean / "bank")
+    for name in MEASURED_SETS:
+        seen = find_seen_texts(pairs.read_pair_set(clean / name), train)
+        sets[name] = sets[name]._replace(seen_texts=seen)
     betas = choose_betas(sets["valid"], bank)
     metrics: dict[str, MetricValues] = {}
-    answers = {}
+    answers, exact = {}, {}
     for name in MEASURED_SETS:
         embedded = sets[name]
         answers[name] = answer_set(embedded, params, compute_corrections(embedded, bank, betas))
         metrics[name] = {"images": len(embedded.images), "texts": len(embedded.texts)}
-        metrics[name] |= measure_figures(embedded, answers[name], params)
-    cosines = compute_pair_cosines(pairs.read_pair_set(clean / "bank"), bank.images, bank.texts)
+        values, exact[name] = measure_figures(embedded, answers[name], params)
+        metrics[name] |= values
+    cosines = compute_pair_cosines(train, bank.images, bank.texts)
     metrics["bank"] = _measure_doubt(cosines, doubt)
     results.mkdir(parents=True, exist_ok=True)
     write_json(results / "metrics.json", metrics)
-    write_json(results / "details.json", make_details(sets["test"], answers["test"], betas, params))
+    details = make_details(sets["test"], answers["test"], betas, params, exact["test"])
+    write_json(results / "details.json", details)
     pairs.write_table(results / "ranks.parquet", make_ranks_table(sets["test"], answers["test"], params.ks))
     pairs.write_table(results / "pair_cosines.parquet", cosines)
     return metrics

@@ -6,6 +6,7 @@ Shapes: N queries with a true item, K ks, M columns of values, S samples of the 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from tuwen.core.params import Evaluate
 from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.evaluation.answers import Answers
 from tuwen.evaluation.embedded_set import EmbeddedSet, score_pairs
-from tuwen.evaluation.hubness import compute_skewness, count_occurrences
+from tuwen.evaluation.hubness import compute_corrected_hub_skewness, compute_hub_skewness
 from tuwen.evaluation.metric import (
     DECIMAL,
     PERCENT,
@@ -23,33 +24,26 @@ from tuwen.evaluation.metric import (
     MeanOverKs,
     Metric,
     OfAnswers,
+    OfGallery,
     OfQueries,
     OfSet,
 )
+from tuwen.evaluation.seen.rows import SEEN_FIGURES
 from tuwen.retrieval import metrics
 from tuwen.retrieval.vectors import Floats
 
 MetricValues = dict[str, float]  # name in metrics.json -> value
 
+
+class Figures(NamedTuple):
+    """What was measured of a set."""
+
+    values: MetricValues
+    exact: list[str]  # those whose interval is exact, as the bootstrap saw no spread (`metrics.extend_points`)
+
+
 DIGITS = 6  # that are kept
 ENDS = ("", "_low", "_high")
-
-
-def compute_median_rank(answers: Answers) -> float:
-    """Return the median rank of the best true item."""
-    return float(np.median(answers.judged.best_rank))
-
-
-def compute_hub_skewness(answers: Answers) -> float:
-    """Return the skewness of how often an item is among the first answers."""
-    return compute_skewness(count_occurrences(answers.first, answers.gallery))
-
-
-def compute_corrected_hub_skewness(answers: Answers) -> float | None:
-    """Return the hub skewness of QB-Norm's answers, None without a bank."""
-    if answers.first_corrected is None:
-        return None
-    return compute_skewness(count_occurrences(answers.first_corrected, answers.gallery))
 
 
 def count_unfit_pairs(embedded: EmbeddedSet, params: Evaluate) -> Estimate | None:
@@ -78,6 +72,14 @@ FIGURES = {
         source=OfQueries(metrics.compute_hits),
         has_interval=True,
         in_gate=True,
+        chance="chance",
+        in_table=False,
+    ),
+    "chance": Metric(
+        name="{direction}_chance_at_{k}",
+        title="R@{k} by chance",
+        unit=PERCENT,
+        source=OfGallery(metrics.compute_chances),
         in_table=False,
     ),
     "qbnorm_hit": Metric(
@@ -87,6 +89,7 @@ FIGURES = {
         source=OfQueries(metrics.compute_hits, "corrected"),
         has_interval=True,
         needs_bank=True,
+        chance="chance",
         in_table=False,
     ),
     "qbnorm_gain": Metric(
@@ -126,7 +129,7 @@ FIGURES = {
         name="{direction}_median_rank",
         title="median rank",
         unit=RANK,
-        source=OfAnswers(compute_median_rank),
+        source=OfAnswers(lambda answers: float(np.median(answers.judged.best_rank))),
         in_table=False,
     ),
     "hub_skewness": Metric(
@@ -161,20 +164,22 @@ FIGURES = {
     "auc": Metric(
         name="auc", title="AUC", unit=PERCENT, source=OfSet(measure_auc), has_interval=True, in_table=False
     ),
+    **SEEN_FIGURES,
 }
 
 
-def measure_figures(embedded: EmbeddedSet, answers: Mapping[str, Answers], params: Evaluate) -> MetricValues:
+def measure_figures(embedded: EmbeddedSet, answers: Mapping[str, Answers], params: Evaluate) -> Figures:
     """Measure every metric of FIGURES that applies to the set: those without an interval come first."""
     values: MetricValues = {}
     for direction in DIRECTIONS.values():
         values |= _measure_direction(direction, answers[direction.name], params.ks)
-    values |= _measure_intervals(answers, params)
+    drawn, exact = _measure_intervals(answers, params)
+    values |= drawn
     for metric in FIGURES.values():
         if isinstance(metric.source, OfSet) and (estimate := metric.source.compute(embedded, params)):
             ends = zip(ENDS, estimate, strict=True)
             values |= {metric.name + end: value for end, value in ends if value is not None}
-    return {name: round(value, DIGITS) for name, value in values.items()}
+    return Figures({name: round(value, DIGITS) for name, value in values.items()}, exact)
 
 
 def _measure_direction(direction: Direction, answers: Answers, ks: Sequence[int]) -> MetricValues:
@@ -185,39 +190,49 @@ def _measure_direction(direction: Direction, answers: Answers, ks: Sequence[int]
         if isinstance(metric.source, OfAnswers):
             value = metric.source.compute(answers)
             values |= {name: value for name in names if value is not None}
-        elif isinstance(metric.source, OfQueries) and not metric.has_interval:
+        elif isinstance(metric.source, OfQueries | OfGallery) and not metric.has_interval:
             each_NK = metric.source.compute_each(answers, ks)
             if each_NK is not None:
-                values |= zip(names, each_NK.mean(axis=0).tolist(), strict=True)
+                values |= zip(names, np.nanmean(each_NK, axis=0).tolist(), strict=True)
     return values
 
 
-def _measure_intervals(answers: Mapping[str, Answers], params: Evaluate) -> MetricValues:
+def _measure_intervals(answers: Mapping[str, Answers], params: Evaluate) -> Figures:
     """Measure what has an interval, all by the same draws of both directions."""
-    columns = _list_columns(answers, params.ks)
+    columns, least = _list_columns(answers, params.ks)
     values, names = np.stack(list(columns.values()), axis=1), list(columns)
     groups = np.concatenate([answers[name].groups for name in DIRECTIONS])
-    means_M = np.nanmean(values, axis=0)
+    means_M, groups_M = np.nanmean(values, axis=0), metrics.count_groups(values, groups)
     drawn_SM = metrics.bootstrap(values, groups, params.bootstrap_samples, params.seed)
     for metric in FIGURES.values():
         if not isinstance(metric.source, MeanOverKs):
             continue
         of = FIGURES[metric.source.key].list_values(params.ks)
         for name, direction, _ in metric.list_values(params.ks):
-            own = [names.index(other) for other, way, _ in of if direction is None or way == direction]
+            needed = [other for other, way, _ in of if direction is None or way == direction]
+            if not set(needed) <= set(names):
+                continue
+            own = list(map(names.index, needed))
             means_M, drawn_SM = (
                 np.append(each, each[..., own].mean(-1, keepdims=True), axis=-1) for each in (means_M, drawn_SM)
             )
+            groups_M = np.append(groups_M, groups_M[own].min())
             names.append(name)
-    low_M, high_M = np.nanquantile(drawn_SM, metrics.INTERVAL, axis=0)
+            least.append(0)
+    ends_M2 = metrics.compute_ends(drawn_SM)
+    low_M, high_M = metrics.extend_points(ends_M2, groups_M, least=np.array(least)).T
     ends = dict(zip(ENDS, (means_M, low_M, high_M), strict=True))
-    return {name + end: float(value_M[n]) for n, name in enumerate(names) for end, value_M in ends.items()}
+    return Figures(
+        {name + end: float(value_M[n]) for n, name in enumerate(names) for end, value_M in ends.items()},
+        [name for name, is_point in zip(names, metrics.find_points(ends_M2).tolist(), strict=True) if is_point],
+    )
 
 
-def _list_columns(answers: Mapping[str, Answers], ks: Sequence[int]) -> dict[str, Floats]:
-    """Return name -> the value of each query of both directions, NaN in the other direction's rows."""
+def _list_columns(answers: Mapping[str, Answers], ks: Sequence[int]) -> tuple[dict[str, Floats], list[float]]:
+    """Return name -> the value of each query of both directions, NaN in the other direction's rows; its least."""
     sizes = [len(answers[name].judged.query) for name in DIRECTIONS]
     columns: dict[str, Floats] = {}
+    least: list[float] = []
     for direction, end in zip(DIRECTIONS.values(), np.cumsum(sizes).tolist(), strict=True):
         own = answers[direction.name]
         rows = slice(end - len(own.judged.query), end)
@@ -230,4 +245,5 @@ def _list_columns(answers: Mapping[str, Answers], ks: Sequence[int]) -> dict[str
                 for name, each_N in zip(names, each_NK.T, strict=True):
                     columns[name] = np.full(sum(sizes), np.nan)
                     columns[name][rows] = each_N
-    return columns
+                    least.append(metric.source.least)
+    return columns, least

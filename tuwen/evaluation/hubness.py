@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tuwen.evaluation.answers import Answers
 from tuwen.retrieval.vectors import Rows
 
 
@@ -22,3 +23,15 @@ def compute_skewness(times: Rows) -> float:
 def find_hubs(times: Rows, count: int) -> Rows:
     """Return the `count` items that are found most often, the most frequent first; of equal ones the lower row."""
     return np.argsort(-times, kind="stable")[:count]
+
+
+def compute_hub_skewness(answers: Answers) -> float:
+    """Return the skewness of how often an item is among the first answers."""
+    return compute_skewness(count_occurrences(answers.first, answers.gallery))
+
+
+def compute_corrected_hub_skewness(answers: Answers) -> float | None:
+    """Return the hub skewness of QB-Norm's answers, None without a bank."""
+    if answers.first_corrected is None:
+        return None
+    return compute_skewness(count_occurrences(answers.first_corrected, answers.gallery))

@@ -6,12 +6,14 @@ Shapes: N queries with a true item, K ks.
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from tuwen.core.params import Evaluate
 from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.evaluation.answers import Answers
 from tuwen.evaluation.embedded_set import EmbeddedSet
 from tuwen.retrieval.metrics import Judged
-from tuwen.retrieval.vectors import Floats
+from tuwen.retrieval.vectors import Flags, Floats
 
 
 class Unit(NamedTuple):
@@ -36,23 +38,59 @@ class Estimate(NamedTuple):
     high: float | None = None
 
 
+# queries by their captions: whether train holds an equal one
+QueryPart = Literal["all", "seen", "unseen"]
+
+
+def select_part(each: Floats, part: QueryPart, seen: Flags | None) -> Floats | None:
+    """Return the values [N, K] of the queries of a part, NaN for the others; None where it has no query.
+
+    seen: which queries [N] have a caption that stands in train; None where none has, so that there are no parts.
+    """
+    if part == "all" or seen is None:
+        return each if part == "all" else None
+    chosen = seen if part == "seen" else ~seen
+    return np.where(chosen[:, None], each, np.nan) if chosen.any() else None
+
+
 class OfQueries(NamedTuple):
     """The mean over queries of `compute`: [N, K], or [N, 1] where the metric has no k.
 
-    It has the ranks of a direction alone, so that the gate can compute it from ranks.parquet.
+    It has the ranks of a direction alone, so that the gate can compute it from ranks.parquet. With an interval,
+    each is a share from 0 to 1, or a difference of two.
     """
 
     compute: Callable[[Judged, Sequence[int]], Floats]
     ranking: Literal["plain", "corrected", "gain"] = "plain"  # by cosine, by QB-Norm, the latter less the former
+    part: QueryPart = "all"
+
+    @property
+    def least(self) -> float:
+        """The least that a query's value can be."""
+        return -1 if self.ranking == "gain" else 0
 
     def compute_each(self, answers: Answers, ks: Sequence[int]) -> Floats | None:
-        """Return the value of each query, [N, K]; None where it needs QB-Norm and there is no bank."""
+        """Return the value of each query, [N, K], NaN where it does not count; None where there is none.
+
+        Without a bank there is no QB-Norm.
+        """
         if self.ranking == "plain":
-            return self.compute(answers.judged, ks)
+            return select_part(self.compute(answers.judged, ks), self.part, answers.seen)
         if answers.judged_corrected is None:
             return None
         corrected = self.compute(answers.judged_corrected, ks)
         return corrected if self.ranking == "corrected" else corrected - self.compute(answers.judged, ks)
+
+
+class OfGallery(NamedTuple):
+    """The mean over queries of `compute`, [N, K], which takes the size of the gallery besides."""
+
+    compute: Callable[[Judged, int, Sequence[int]], Floats]
+    part: QueryPart = "all"
+
+    def compute_each(self, answers: Answers, ks: Sequence[int]) -> Floats | None:
+        """Return the value of each query, as `OfQueries` does."""
+        return select_part(self.compute(answers.judged, answers.gallery, ks), self.part, answers.seen)
 
 
 class OfAnswers(NamedTuple):
@@ -79,10 +117,12 @@ class Metric(NamedTuple):
     name: str  # in metrics.json; {direction} and {k} where there is a value for each
     title: str  # as people read it, with {k}
     unit: Unit
-    source: OfQueries | OfAnswers | MeanOverKs | OfSet  # what it is computed from
+    source: OfQueries | OfGallery | OfAnswers | MeanOverKs | OfSet  # what it is computed from
     has_interval: bool = False  # <name>_low and <name>_high follow
     needs_bank: bool = False  # of QB-Norm, so foreign embeddings and models without vectors lack it
+    needs_overlap: bool = False  # of a part of the queries, so a set whose captions are not in train lacks it
     in_gate: bool = False  # the gate shows it; of queries alone
+    chance: str | None = None  # in FIGURES: what a ranking at random gets
     in_table: bool = True  # in the reports' table of further metrics; False: it stands elsewhere, or nowhere
 
     def list_values(self, ks: Sequence[int]) -> list[tuple[str, Direction | None, int | None]]:

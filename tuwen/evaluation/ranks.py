@@ -13,6 +13,7 @@ from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.evaluation.answers import Answers
 from tuwen.evaluation.embedded_set import EmbeddedSet, Groups
 from tuwen.retrieval.metrics import Judged
+from tuwen.retrieval.vectors import Flags
 
 
 class RankedQueries(NamedTuple):
@@ -21,10 +22,11 @@ class RankedQueries(NamedTuple):
     query_ids: pa.ChunkedArray  # [N]
     groups: Groups  # [N]
     judged: Judged  # its `query` are rows of the file's part
+    seen: Flags | None = None  # [N] as in `Answers`
 
 
 def make_ranks_table(embedded: EmbeddedSet, answers: Mapping[str, Answers], ks: Sequence[int]) -> pa.Table:
-    """Return a row for each query: direction, query_id, group, best_rank, true_items, found_at_<k> of each k.
+    """Return a row for each query: direction, query_id, group, caption_in_train, ranks, found_at_<k> of each k.
 
     answers: those of the set, judged at `ks`.
     """
@@ -35,6 +37,7 @@ def make_ranks_table(embedded: EmbeddedSet, answers: Mapping[str, Answers], ks: 
             "direction": pa.array([name] * len(judged.query), pa.string()),
             "query_id": pa.array([ids[row] for row in judged.query.tolist()], pa.string()),
             "group": pa.array(groups, pa.string()),
+            "caption_in_train": np.zeros(len(groups), bool) if answers[name].seen is None else answers[name].seen,
             "best_rank": judged.best_rank,
             "true_items": judged.true_items,
         }
@@ -60,5 +63,8 @@ def split_ranks(table: pa.Table, ks: Sequence[int]) -> dict[str, RankedQueries]:
         for column, name in enumerate(names):
             found[:, column] = rows[name].to_numpy()
         judged = Judged(np.arange(len(rows)), rows["best_rank"].to_numpy(), rows["true_items"].to_numpy(), found)
-        directions[direction] = RankedQueries(rows["query_id"], rows["group"].to_numpy(), judged)
+        known = "caption_in_train" in table.schema.names  # a file of older code has no such column
+        seen = rows["caption_in_train"].to_numpy() if known else np.zeros(len(rows), bool)
+        groups = rows["group"].to_numpy()
+        directions[direction] = RankedQueries(rows["query_id"], groups, judged, seen if seen.any() else None)
     return directions

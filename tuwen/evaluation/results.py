@@ -63,7 +63,9 @@ def read_metrics(path: Path, model: RankedModel, ks: Sequence[int]) -> dict[str,
             raise UserError(f"{path}: no figures at k = {k} (params.yaml: evaluate.ks); run `dvc repro`")
     names = ["images", "texts"]
     for metric in FIGURES.values():
-        if not isinstance(metric.source, OfSet) and (model.embeds or not metric.needs_bank):
+        if isinstance(metric.source, OfSet) or metric.needs_overlap:
+            continue
+        if model.embeds or not metric.needs_bank:
             ends = ENDS if metric.has_interval else ENDS[:1]
             names += [name + end for name, *_ in metric.list_values(ks) for end in ends]
     if missing := [name for name in names if name not in test]:

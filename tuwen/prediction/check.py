@@ -12,13 +12,16 @@ ID_COLUMNS = ("text_id", "image_id")
 MAX_FAULTS_SHOWN = 20  # of one kind
 
 
-def check_result_file(path: Path | str, queries: Path | str, gallery: Path | str, k: int = 5) -> bool:
+def check_result_file(
+    path: Path | str, queries: Path | str, gallery: Path | str, k: int = 5, truth: Path | str | None = None
+) -> bool:
     """Print every fault of the result file `path`, and the warning if there is one; return whether it is sound.
 
     queries, gallery: the contest's CSVs, others with a column text_id or image_id, or our Parquet tables; which of
     them holds texts decides the direction. Of one kind, MAX_FAULTS_SHOWN faults are printed and the rest is
-    counted. Raises UserError where a table cannot be read, repeats an id or is empty, and where both hold texts or
-    both images.
+    counted. truth: a table of true pairs (truth.py), by which a sound file is scored too. Raises UserError where a
+    table cannot be read, repeats an id or is empty, where both hold texts or both images, and for a truth that is
+    not one of these.
     """
     path, queries, gallery = Path(path), Path(queries), Path(gallery)
     query_column, query_ids = read_ids(queries)
@@ -29,7 +32,8 @@ def check_result_file(path: Path | str, queries: Path | str, gallery: Path | str
             f"{queries} and {gallery}: both have the column {query_column}; one must hold texts (text_id), "
             "the other pictures (image_id)"
         )
-    report = find_faults(path, query_ids, gallery_ids, k, direction=columns[query_column, gallery_column])
+    direction = columns[query_column, gallery_column]
+    report = find_faults(path, query_ids, gallery_ids, k, direction=direction)
     counts = Counter[str]()
     for fault in report.faults:
         counts[fault.kind] += 1
@@ -41,9 +45,14 @@ def check_result_file(path: Path | str, queries: Path | str, gallery: Path | str
     if report.warning:
         print(f"{path}: warning: {report.warning}")
     if report.faults:
-        print(f"{path}: {len(report.faults)} faults")
+        print(f"{path}: {len(report.faults)} faults{', so it is not scored' if truth else ''}")
         return False
     print(f"{path}: sound: {len(query_ids)} queries, {report.rows} rows, {report.distinct} distinct results")
+    if truth is not None:
+        from tuwen.prediction.truth import Task, describe_score  # it needs torch, the check does not
+
+        texts = queries if query_column == "text_id" else gallery
+        print(describe_score(path, Task(direction, query_ids, gallery_ids, texts), Path(truth), k))
     return True
 
 

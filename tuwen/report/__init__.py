@@ -1,5 +1,5 @@
 """What people read: results/report.md and report.html.
 
 Read report.py first, then markdown.py, curves.py, slices.py, examples.py, hubs.py and doubtful_pairs.py; html and
-quality hold the parts of the pages, templates their forms.
+quality hold the parts of the pages, templates their forms. terminal.py is the same in short.
 """

@@ -6,10 +6,11 @@ from typing import Any
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.evaluation.headline import format_estimate, format_gain, tabulate_line, tabulate_models
 from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles, list_titles
+from tuwen.evaluation.verdicts import is_sure_gain
 
 CANDIDATE_COLUMNS = ("state", "share in a mean with the baseline", "mean hit@5 on valid, %", "")
 EPOCHS_SHOWN = 6  # lines of the condensed training table
-ROWS_COLUMNS = ("source set", "table", "rows", "clean", "quarantined", "left out", "blank", "faults")
+ROWS_COLUMNS = ("source set", "table", "rows", "clean", "quarantined", "left out", "merged", "blank", "faults")
 
 
 def format_markdown(facts: dict[str, Any]) -> str:
@@ -32,6 +33,9 @@ def _format_lead(facts: dict[str, Any]) -> list[str]:
         f"{sizes['t2i_queries']} texts and {sizes['i2t_queries']} pictures are asked.",
         "Plain cosine over the whole gallery, no score correction, unless a column says QB-Norm.",
         facts["answering"],
+        *([facts["overlap"]] if facts["overlap"] else []),
+        "",
+        *(f"- {verdict}" for verdict in facts["verdicts"]),
     ]
 
 
@@ -40,26 +44,30 @@ def _format_headline(facts: dict[str, Any]) -> list[str]:
         (
             hit.direction.title,
             hit.title,
+            f"{hit.chance:{hit.metric.unit.form}}",
             *tabulate_models(hit),
-            *(format_gain(gain, hit.metric, "**") for gain in hit.gains.values()),
+            *(format_gain(gain, hit.metric, "**" if is_sure_gain(gain) else "") for gain in hit.gains.values()),
             format_estimate(corrected.models[SHIPPED], corrected.metric),
             format_gain(change.models[SHIPPED], change.metric),
         )
         for hit, corrected, change in zip(facts["hits"], facts["corrected"], facts["changes"], strict=True)
     ]
     qb_norm = (f"{MODELS[SHIPPED].title}, QB-Norm", "its change, points")
-    header = ("direction", "", *list_titles(), *list_gain_titles(), *qb_norm)
+    header = ("direction", "", "chance", *list_titles(), *list_gain_titles(), *qb_norm)
     summary = [
         (line.direction.title if line.direction else "both", line.title, *tabulate_models(line))
         for line in facts["summary"]
     ]
+    whole = ", all queries" if facts["overlap"] else ""
     return [
-        "## R@k (hit@k): any true item among the first k, in percent",
+        f"## R@k (hit@k): any true item among the first k, in percent{whole}",
         "",
         *_table(header, rows),
         "",
         f"In brackets: 95 % bootstrap intervals by group ({facts['evaluate'].bootstrap_samples} samples); "
-        "those of differences are paired: both answer the same queries.",
+        "those of differences are paired: both answer the same queries. Where all groups are alike, the bootstrap "
+        "sees no spread, and the interval is Clopper and Pearson's. Gains in bold are sure: their interval lies "
+        "above 0. Chance: hit@k of a ranking at random.",
         "",
         *_table(("direction", "", *list_titles()), summary),
     ]

@@ -4,7 +4,6 @@ report.html is one file that opens offline: images and charts stand inside it, t
 policy forbids every request.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from tuwen.data.formats.json_file import read_json
 from tuwen.data.quality import summary
 from tuwen.evaluation.details import Details
 from tuwen.evaluation.figures import FIGURES
-from tuwen.evaluation.headline import make_further_lines, make_lines, tabulate_line
+from tuwen.evaluation.headline import choose_headline, make_further_lines, make_lines, tabulate_line
 from tuwen.evaluation.models import (
     MODELS,
     SHIPPED,
@@ -26,7 +25,9 @@ from tuwen.evaluation.models import (
     list_rivals,
     list_titles,
 )
-from tuwen.evaluation.results import Results, read_results, read_test_metrics
+from tuwen.evaluation.results import Results, read_results
+from tuwen.evaluation.seen.captions import describe_seen
+from tuwen.evaluation.verdicts import format_verdict, judge_line
 from tuwen.report import curves, doubtful_pairs, examples, hubs, slices
 from tuwen.report.html.confusion import draw_confusion
 from tuwen.report.html.page import render
@@ -56,8 +57,17 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
     training = {name: read_json(models / name / "training.json") for name in MODELS}
     ranks = {name: own.ranks for name, own in measured.items()}
     shown_k = 5 if 5 in params.evaluate.ks else params.evaluate.ks[0]
-    facts = _collect_metrics(measured, params) | {
+    lines = _collect_metrics(measured, params)
+    headline = [
+        *choose_headline(lines["hits"], lines["unseen"]),
+        choose_headline(lines["mean"], lines["unseen_mean"])[0],
+    ]
+    leads = [line for line in headline if line.k in (shown_k, None)]
+    facts = lines | {
         "shown_k": shown_k,
+        "leads": [(line, judge_line(line)) for line in leads],
+        "verdicts": [format_verdict(line) for line in leads],
+        "overlap": describe_seen(measured[SHIPPED].metrics),
         "slices": slices.collect_slices(test, ranks, shown_k, params.evaluate),
         "slices_note": slices.NOTE,
         "answering": ANSWERING[params.finetune.refit_all],
@@ -96,6 +106,9 @@ def _collect_metrics(measured: Results, params: Params) -> dict[str, Any]:
         "hits": ("hit",),
         "corrected": ("qbnorm_hit",),
         "changes": ("qbnorm_gain",),
+        "unseen": ("unseen_hit",),
+        "mean": ("mean",),
+        "unseen_mean": ("unseen_mean",),
         "summary": ("mean", "median_rank"),
         "recalls": ("recall",),
         "hubness": ("hub_skewness",),
@@ -112,25 +125,6 @@ def _collect_metrics(measured: Results, params: Params) -> dict[str, Any]:
         "details": {name: own.details for name, own in measured.items()},
         "zero_shot": {name: measured[name].zero_shot for name in list_embedding()},
     }
-
-
-def format_headline(results: Path) -> str:
-    """Return R@k on test in both directions, all models beside each other, as plain text for a terminal."""
-    metrics = {name: read_test_metrics(results / name / "metrics.json") for name in MODELS}
-    base = get_base().name
-    ks = [int(found[1]) for name in metrics[base] if (found := re.fullmatch(r"t2i_hit_at_(\d+)", name))]
-    header = "".join(f"{title:>{len(title) + 2}}" for title in (*list_titles(), *list_gain_titles()))
-    lines = [f"{'test split':<14}{'':<6}{header}"]
-    for direction in DIRECTIONS.values():
-        for k in ks:
-            hits = {name: 100 * values[f"{direction.name}_hit_at_{k}"] for name, values in metrics.items()}
-            cells = [f"{hits[name]:>{len(title)}.1f} %" for name, title in zip(MODELS, list_titles(), strict=True)]
-            cells += [
-                f"{hits[rival.name] - hits[base]:>+{len(title) + 2}.1f}"
-                for rival, title in zip(list_rivals(), list_gain_titles(), strict=True)
-            ]
-            lines.append(f"{direction.title:<14}{f'R@{k}':<6}{''.join(cells)}")
-    return "\n".join(lines) + "\n"
 
 
 def _list_candidates(training: dict[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -49,15 +49,15 @@ def collect_slices(
         base, *rivals = (directions[name] for directions in ranks.values())
         row_N = pc.index_in(base.query_ids, value_set=ids).to_numpy()
         hits = [compute_hits(ranked.judged, [k]) for ranked in (base, *rivals)]
-        values = 100 * np.hstack([*hits, *(hit - hits[0] for hit in hits[1:])])
+        values = np.hstack([*hits, *(hit - hits[0] for hit in hits[1:])])
+        least = np.array([0] * len(hits) + [-1] * len(rivals))
         for title, flags in kinds_by_direction[name].items():
             inside = flags[row_N]
             if not LEAST <= inside.sum() < len(inside):
                 continue
-            ends = compute_intervals(
-                values[inside], base.groups[inside], evaluate.bootstrap_samples, evaluate.seed
-            ).tolist()
-            estimates = list(map(Estimate, values[inside].mean(axis=0).tolist(), *zip(*ends, strict=True)))
+            samples, seed = evaluate.bootstrap_samples, evaluate.seed
+            ends = 100 * compute_intervals(values[inside], base.groups[inside], samples, seed, least=least)
+            estimates = list(map(Estimate, (100 * values[inside].mean(axis=0)).tolist(), *ends.T.tolist()))
             models, gains = estimates[: len(ranks)], estimates[len(ranks) :]
             slices.append(
                 Slice(

@@ -63,7 +63,7 @@ def _write(out: Path, work: Path, shape: tuple[int, int], stream_from: Callable[
     rows, start = shape[0], sum(len(np.load(path, mmap_mode="r")) for path in parts)
     if start:
         print(f"goes on after {start} of {rows} {out.stem}, found in {work}", flush=True)
-    for vectors in _join_to_parts(follow(stream_from(start), out.stem, None)):
+    for vectors in _join_to_parts(follow(stream_from(start), f"embed {out.stem}", rows - start, len)):
         parts.append(work / f"{out.stem}-{len(parts):06d}.npy")
         np.save(work / "part.npy", vectors)
         os.replace(work / "part.npy", parts[-1])  # whole or not at all

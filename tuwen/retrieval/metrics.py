@@ -20,6 +20,8 @@ from tuwen.retrieval.vectors import Flags, Floats, RetrievalTask, Rows
 
 DRAWS_AT_ONCE = 1 << 22  # group numbers drawn at once (32 MB)
 INTERVAL = (0.025, 0.975)  # the quantiles of a 95 % interval
+SAMPLES, SEED = 2000, 0  # of the bootstrap, where no params.yaml says it
+POINT = 1e-9  # an interval that is narrower is a point, but for rounding
 
 
 class Judged(NamedTuple):
@@ -70,6 +72,14 @@ def compute_hits(judged: Judged, ks: Sequence[int]) -> Floats:
     return (judged.best_rank[:, None] <= np.asarray(ks)).astype(np.float64)
 
 
+def compute_chances(judged: Judged, gallery: int, ks: Sequence[int]) -> Floats:
+    """Return hit@k of a ranking at random, [N, K]: 1 - C(G - t, k) / C(G, k) for t true items of G; exact."""
+    true_items, query_N = np.unique(judged.true_items, return_inverse=True)
+    rank = np.arange(max(ks))
+    missed = np.maximum(gallery - true_items[:, None] - rank, 0) / (gallery - rank)  # each rank, all before missed
+    return np.asarray((1 - missed.cumprod(axis=1))[query_N][:, np.asarray(ks) - 1])
+
+
 def compute_recalls(judged: Judged, ks: Sequence[int]) -> Floats:
     """Return recall@k of each query, [N, K]: found / true items; ks: those that it was judged at."""
     return np.asarray(judged.found[:, : len(ks)] / judged.true_items[:, None])
@@ -118,10 +128,12 @@ def compute_auc(score: Floats, fits: Flags) -> float:
 
 
 def compute_auc_interval(score: Floats, fits: Flags, groups: npt.NDArray[Any], samples: int, seed: int) -> Floats:
-    """Return the 95 % bootstrap interval [2] of `compute_auc`; groups [P] are drawn as in `compute_intervals`."""
+    """Return the 95 % interval [2] of `compute_auc`; groups [P] are drawn as in `compute_intervals`."""
     names, group_P = np.unique(groups, return_inverse=True)
     drawn = _draws(len(names), samples, seed, max(1, DRAWS_AT_ONCE // len(score)))
-    return _quantiles(np.concatenate([_aucs(times[:, group_P], score, fits) for times in drawn]))
+    ends = compute_ends(np.concatenate([_aucs(times[:, group_P], score, fits) for times in drawn]))
+    fewest = min(len(np.unique(groups[kind])) for kind in (fits, ~fits))
+    return np.asarray(extend_points(ends, fewest))
 
 
 def _aucs(weight_SP: Floats, score: Floats, fits: Flags) -> Floats:
@@ -152,9 +164,15 @@ def bootstrap(values: Floats, groups: npt.NDArray[Any], samples: int, seed: int)
         return np.asarray(totals[:, : values.shape[1]] / totals[:, values.shape[1] :])
 
 
-def compute_intervals(values: Floats, groups: npt.NDArray[Any], samples: int, seed: int) -> Floats:
-    """Return 95 % bootstrap intervals [M, 2] (low, high) of the column means of `values` [N, M]."""
-    return _quantiles(bootstrap(values, groups, samples, seed))
+def compute_intervals(
+    values: Floats, groups: npt.NDArray[Any], samples: int, seed: int, *, least: float | Floats = 0
+) -> Floats:
+    """Return 95 % intervals [M, 2] (low, high) of the column means of `values` [N, M]: shares, or differences.
+
+    By the bootstrap over groups; exact ones where it sees no spread (`extend_points`, which `least` is for).
+    """
+    ends = compute_ends(bootstrap(values, groups, samples, seed))
+    return extend_points(ends, count_groups(values, groups), least=least)
 
 
 def compute_paired_intervals(
@@ -162,11 +180,37 @@ def compute_paired_intervals(
 ) -> Floats:
     """Return 95 % intervals [M, 2] of mean(second) - mean(first): two models, the same queries, [N, M] each."""
     assert first.shape == second.shape
-    return compute_intervals(second - first, groups, samples, seed)
+    return compute_intervals(second - first, groups, samples, seed, least=-1)
 
 
-def _quantiles(means: Floats) -> Floats:
+def compute_ends(means: Floats) -> Floats:
+    """Return the 95 % interval [..., 2] of each column of bootstrapped means [samples, ...]."""
     return np.asarray(np.nanquantile(means, INTERVAL, axis=0).T)
+
+
+def count_groups(values: Floats, groups: npt.NDArray[Any]) -> Rows:
+    """Count the groups [M] that have a row which counts in each column of `values` [N, M]."""
+    counted = ~np.isnan(values)
+    return np.array([len(np.unique(groups[column])) for column in counted.T], np.int64)
+
+
+def find_points(ends: Floats) -> Flags:
+    """Tell which intervals [..., 2] are a point: every group drawn had the same mean."""
+    return np.asarray(ends[..., 1] - ends[..., 0] < POINT)
+
+
+def extend_points(ends: Floats, groups: int | Rows, *, least: float | Floats = 0) -> Floats:
+    """Return `ends` [..., 2] with an exact interval wherever the bootstrap's is a point.
+
+    Where all groups have the same mean, so has every draw: 0 of 139 would be 0 for certain. But of G groups, drawn
+    independently, of which none differs, the share that differs in truth may be as large as 1 - 0.025^(1/G): the
+    end of the interval of Clopper and Pearson (1934) for 0 of G. Those may have any value from `least` (0 for a
+    share, -1 for a difference of two) to 1. groups: G, for each interval.
+    """
+    point = ends.mean(axis=-1)
+    unseen = 1 - INTERVAL[0] ** (1 / np.maximum(groups, 1))
+    low, high = point - unseen * np.maximum(point - least, 0), point + unseen * np.maximum(1 - point, 0)
+    return np.where(find_points(ends)[..., None], np.stack([low, high], axis=-1), ends)
 
 
 def _draws(groups: int, samples: int, seed: int, at_once: int) -> Iterator[Floats]:

@@ -20,6 +20,15 @@ def test_what_follow_prints_is_read_back(
     assert shares == [("ingest art: 其一", done / 4) for done in (1, 2, 3, 4)]
 
 
+def test_an_item_may_hold_many_of_what_is_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", -1.0)
+    batches = [["甲", "乙"], [], ["丙"]]
+    assert list(progress.follow(batches, "augment pairs", 3, len)) == batches
+    assert capsys.readouterr().err.splitlines() == [f"augment pairs: {done}/3" for done in (2, 2, 3)]
+
+
 def test_a_training_counts_its_epochs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     shares = [progress.parse_progress(line) for line in lines_of(capsys, monkeypatch, "epoch 2/4", 2)]
     assert shares == [("epoch 2/4", 0.375), ("epoch 2/4", 0.5)]

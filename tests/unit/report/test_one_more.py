@@ -14,13 +14,13 @@ from tests.support.retrieval import run
 from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
 from tuwen.evaluation.compare import compare_ranks, format_changes
-from tuwen.evaluation.external import evaluate_vectors
+from tuwen.evaluation.external.measure import evaluate_vectors
 from tuwen.evaluation.figures import FIGURES
 from tuwen.evaluation.headline import format_figures
 from tuwen.evaluation.metric import DECIMAL, Metric, OfAnswers, OfQueries
 from tuwen.evaluation.models import MODELS, RankedModel
 from tuwen.evaluation.results import read_results
-from tuwen.report.report import format_headline
+from tuwen.report.terminal import format_headline
 from tuwen.tracking.artifacts import draw_charts
 from tuwen.tracking.runs import flatten_metrics
 
@@ -97,7 +97,7 @@ def test_a_metric_is_measured_of_foreign_embeddings(monkeypatch: pytest.MonkeyPa
     # text 0 lies on image 1, text 2 on image 2; image 0 finds its text behind texts 1 and 0
     assert values["t2i_reciprocal_rank"] == 1
     assert values["i2t_reciprocal_rank"] == pytest.approx((1 / 2 + 1 + 1) / 3, abs=1e-6)
-    printed = format_figures({"figures": values, "gallery_curve": {"t2i": [], "i2t": []}})
+    printed = format_figures({"figures": values, "queries": {}, "gallery_curve": {"t2i": [], "i2t": []}})
     assert re.search(r"^image → text  reciprocal rank +0\.83  \[", printed, re.M)
 
 
@@ -120,12 +120,12 @@ def test_a_model_that_reorders_is_one_more_column(
     report_inputs.write(root)
     page, text = ((root / "results" / name).read_text() for name in ("report.html", "report.md"))
     gain_titles = ["fine-tuned: gain, points", "re-ranked: gain, points"]
-    header = f"| direction |  | baseline | fine-tuned | re-ranked | {' | '.join(gain_titles)} |"
+    header = f"| direction |  | chance | baseline | fine-tuned | re-ranked | {' | '.join(gain_titles)} |"
     assert f"{header} fine-tuned, QB-Norm | its change, points |" in text
-    (line,) = re.findall(r"^\| text → image \| R@5 \| (.*) \|$", text, re.M)
+    (line,) = re.findall(r"^\| text → image \| R@5 \| [\d.]+ \| (.*) \|$", text, re.M)
     assert line.split(" | ")[2].startswith("87.6 [")
     before, after, late = (float(cell.split(" [")[0]) for cell in line.split(" | ")[:3])
-    gains = [float(cell.split("**")[1]) for cell in line.split(" | ")[3:5]]
+    gains = [float(cell.strip("*").split("**")[0]) for cell in line.split(" | ")[3:5]]
     assert gains == pytest.approx([after - before, late - before], abs=0.11)
     assert re.search(r"^\| text → image \| median rank \| \S+ \| \S+ \| \S+ \|$", text, re.M)
     assert re.search(r"^\| text → image \| 6 to 15 characters \| 27( \| \S+ \[[^|]*\]){5} \|$", text, re.M)
@@ -135,10 +135,10 @@ def test_a_model_that_reorders_is_one_more_column(
     assert ".bar.reranked i { background: var(--reranked); }" in page
     (first, *_) = (row for row in html_rows(page) if "re-ranked" in row)
     titles = ["baseline", "fine-tuned", "re-ranked", "fine-tuned: gain", "re-ranked: gain"]
-    assert first[1:6] == titles
+    assert first[1:7] == ["chance", *titles]
     assert "stroke: var(--reranked)" in page
-    terminal = format_headline(root / "results").splitlines()
-    assert re.split(r" {2,}", terminal[0])[1:] == ["baseline", "fine-tuned", "re-ranked", *gain_titles]
+    terminal = format_headline(root / "results", None).splitlines()
+    assert re.split(r" {2,}", terminal[0])[1:] == ["chance", "baseline", "fine-tuned", "re-ranked", *gain_titles]
     assert f"{late} %" in terminal[2]
     params = load_params(root / "params.yaml").evaluate
     shown = format_recall(read_results(root / "results", params.ks), params)

@@ -8,18 +8,21 @@ from PIL import Image
 
 from tests.support import report_inputs
 from tests.support.report_inputs import figures_of, write, written
+from tests.support.retrieval import make_set, run
+from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
-from tuwen.report import report
+from tuwen.report.terminal import format_headline
 
 
 def test_headline_table_shows_both_models_side_by_side(world):
-    table = report.format_headline(world / "results")
+    table = format_headline(world / "results", load_params(world / "params.yaml").evaluate)
     before, after = figures_of(world, "baseline"), figures_of(world, "finetuned")
-    found = re.findall(r"^(\S+ → \S+) +R@(\d+) +([\d.]+) % +([\d.]+) % +([+-][\d.]+)$", table, re.M)
+    found = re.findall(r"^(\S+ → \S+) +R@(\d+) +([\d.]+) % +([\d.]+) % +([\d.]+) % +([+-][\d.]+)", table, re.M)
     expected = [
         (
             title,
             str(k),
+            f"{100 * before[f'{direction}_chance_at_{k}']:.1f}",
             f"{100 * before[name]:.1f}",
             f"{100 * after[name]:.1f}",
             f"{100 * (after[name] - before[name]):+.1f}",
@@ -41,11 +44,38 @@ def test_markdown_has_the_figures_and_none_of_the_captions(made):
     assert f"| image → text | recall@5 | {100 * figures_of(made, 'baseline')['i2t_recall_at_5']:.1f} |" in text
     assert "12 pictures, 28 texts" in text
     assert "2 checks, 1 not met." in text
-    assert "| labelled | texts | 13 | 12 | 1 | 0 | 0 | 1 caption_visible |" in text
+    assert "| labelled | texts | 13 | 12 | 1 | 0 | 0 | 0 | 1 caption_visible |" in text
     for caption in pairs.read_pair_set(made / "data/clean/test").texts["caption"].to_pylist():
         assert caption not in text
     assert "![" not in text
     assert "<img" not in text
+
+
+def test_where_captions_stand_in_train_the_headline_is_about_the_others(world, tmp_path):
+    root = shutil.copytree(world, tmp_path / "root")
+    texts = pairs.read_pair_set(world / "data/clean/bank").texts["text_id"].to_pylist()
+    unlike = {text_id: f"别的颜色{n}" for n, text_id in enumerate(texts) if n not in (0, 1)}
+    pairs.write_pair_set(root / "data/clean/bank", make_set(root / "data", "clean/bank", unlike))
+    for model in ("baseline", "finetuned"):
+        run(root, model)
+    write(root)
+    after = figures_of(root, "finetuned")
+    assert (after["t2i_seen_queries"], after["i2t_seen_queries"]) == (
+        1,
+        1,
+    )  # 图00's captions; one is hostile in test
+    markdown, page = ((root / f"results/report.{kind}").read_text() for kind in ("md", "html"))
+    told = "1 of 28 texts and 1 of 12 pictures have a caption that stands in train too"
+    headline = f"text → image, R@5, caption not in train: {100 * after['t2i_unseen_hit_at_5']:.1f} %"
+    assert told in markdown
+    assert headline in markdown
+    assert "| text → image | R@5, caption in train |" in markdown
+    assert told in page
+    assert "<h3>text → image, R@5, caption not in train</h3>" in page
+    table = format_headline(root / "results", load_params(root / "params.yaml").evaluate)
+    assert told in table
+    assert f"{100 * after['t2i_unseen_hit_at_5']:.1f} %" in table
+    assert f"With all of them (fine-tuned): text → image R@5 {100 * after['t2i_hit_at_5']:.1f} %" in table
 
 
 def test_page_opens_offline(made):
@@ -116,3 +146,21 @@ def test_both_reports_say_which_model_answers_and_what_the_corpus_shares_with_th
     write(root)
     for name in names:
         assert "refitted on all of augment.splits; its recall is not measured" in (root / name).read_text()
+
+
+def test_a_model_that_learned_nothing_is_no_big_number_anywhere(tmp_path):
+    """Ranks at random, of both models: at chance, without a sure gain, and every page says so in words."""
+    root = report_inputs.make(tmp_path, noise={"baseline": 1e6, "finetuned": 1e6})
+    write(root)
+    page, text = ((root / "results" / name).read_text() for name in ("report.html", "report.md"))
+    leads = page[page.index('class="grid leads"') : page.index('<h2 id="recall">')]
+    assert 'class="big"' not in leads
+    assert re.findall(r'<span class="doubt">(.*?)</span>', leads) == ["at chance"] * 3
+    assert leads.count("no sure gain: −") == 3
+    chance = figures_of(root, "baseline")["t2i_chance_at_5"]
+    assert f"(at chance, {100 * chance:.1f} %; over the baseline no sure gain: −" in text
+    assert "**" not in text[text.index("## R@k") : text.index("## recall@k")]
+    table = format_headline(root / "results", load_params(root / "params.yaml").evaluate)
+    line = next(line for line in table.splitlines() if line.startswith("text → image  R@5"))
+    assert re.search(rf"at chance, {100 * chance:.1f} %; no sure gain: −[\d.]+ to \+[\d.]+ points$", line)
+    assert "Which gains are sure stands in results/report.md" in format_headline(root / "results", None)

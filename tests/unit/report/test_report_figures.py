@@ -9,6 +9,7 @@ import numpy as np
 from tests.support.report_inputs import figures_of, write
 from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
+from tuwen.evaluation.models import MODELS
 from tuwen.report import doubtful_pairs
 from tuwen.report.html.confusion import draw_confusion
 from tuwen.report.html.histogram import draw_histogram
@@ -30,9 +31,10 @@ def test_the_corrected_figures_stand_beside_the_headline(made):
     after, before = figures_of(made, "finetuned"), figures_of(made, "baseline")
     page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
     row = section(page, "recall", "size")[2]
-    assert row[:3] == ["R@5", shown(before, "t2i_hit_at_5"), shown(after, "t2i_hit_at_5")]
+    chance = f"{100 * after['t2i_chance_at_5']:.1f}"
+    assert row[:4] == ["R@5", chance, shown(before, "t2i_hit_at_5"), shown(after, "t2i_hit_at_5")]
     change = shown(after, "t2i_qbnorm_gain_at_5", "{:+.1f} [{:+.1f}, {:+.1f}]")
-    assert row[4:6] == [shown(after, "t2i_qbnorm_hit_at_5"), change.replace("-", "−")]
+    assert row[5:7] == [shown(after, "t2i_qbnorm_hit_at_5"), change.replace("-", "−")]
     line = next(line for line in text.splitlines() if line.startswith("| text → image | R@5 |"))
     assert line.endswith(f"| {shown(after, 't2i_qbnorm_hit_at_5')} | {change} |")
 
@@ -229,8 +231,39 @@ def test_the_gain_is_what_lies_between_both_models_and_inside_its_interval(made)
     text = (made / "results/report.md").read_text()
     for way, title in (("t2i", "text → image"), ("i2t", "image → text")):
         for k in (1, 5, 10):
-            (line,) = re.findall(rf"^\| {title} \| R@{k} \| .* \| \*\*(.*?)\*\* \[(.*?), (.*?)\] \|", text, re.M)
+            form = rf"^\| {title} \| R@{k} \|(?: [^|]+ \|){{3}} (\**)([-+.\d]+)\1 \[(.*?), (.*?)\] \|"
+            ((strong, *line),) = re.findall(form, text, re.M)
             gain, low, high = map(float, line)
+            assert (strong == "**") == (low > 0)  # only a sure gain is put forward
             name = f"{way}_hit_at_{k}"
             assert abs(gain - 100 * (after[name] - before[name])) < 0.051
             assert low <= gain <= high
+
+
+def test_the_gain_of_the_mean_of_all_is_drawn_over_both_directions_at_once(made):
+    ranks = [pairs.read_table(made / "results" / model / "ranks.parquet").to_pylist() for model in MODELS]
+    drawn_by = load_params(made / "params.yaml").evaluate
+    gains = [
+        (
+            row["group"],
+            row["direction"],
+            np.mean([(now["best_rank"] <= k) - (row["best_rank"] <= k) for k in drawn_by.ks]),
+        )
+        for row, now in zip(*ranks, strict=True)
+    ]
+    names = sorted({group for group, _, _ in gains})
+    draws = np.random.default_rng(drawn_by.seed).integers(
+        len(names), size=(drawn_by.bootstrap_samples, len(names))
+    )
+    table = {
+        name: [[gain for group, way, gain in gains if (group, way) == (name, one)] for one in ("t2i", "i2t")]
+        for name in names
+    }
+    means = [
+        np.mean([np.mean([gain for g in draw for gain in table[names[g]][way]]) for way in (0, 1)])
+        for draw in draws
+    ]
+    low, high = 100 * np.quantile(means, [0.025, 0.975])
+    after, before = figures_of(made, "finetuned")["mean_recall"], figures_of(made, "baseline")["mean_recall"]
+    gain = f"{100 * (after - before):+.1f} points [{low:+.1f}, {high:+.1f}]"
+    assert f"; over the baseline {gain})" in (made / "results/report.md").read_text()

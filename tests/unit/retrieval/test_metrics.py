@@ -1,5 +1,8 @@
+import math
+
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -167,3 +170,43 @@ def test_paired_interval_is_narrower_than_the_models_own():
     assert 0 < low < gain < high
     alone = metrics.compute_intervals(first, np.arange(200), 1000, seed=0)[0]
     assert high - low < alone[1] - alone[0]
+
+
+def test_none_of_139_is_not_none_for_certain_nor_all_of_them_all():
+    """Where the bootstrap sees no spread, the interval is Clopper and Pearson's on the number of groups."""
+    groups = np.repeat(np.arange(139), 2)
+    values = np.column_stack([np.zeros(278), np.ones(278)])
+    found = metrics.compute_intervals(values, groups, 500, seed=0)
+    for column, right in enumerate((0, 139)):
+        exact = scipy.stats.binomtest(right, 139).proportion_ci(0.95, "exact")
+        assert found[column].tolist() == pytest.approx([exact.low, exact.high], abs=1e-12)
+    assert found[0][1] == pytest.approx(0.0262, abs=1e-4)
+
+
+def test_two_models_that_answer_all_alike_may_still_differ():
+    same = np.random.default_rng(0).integers(2, size=(139, 1)).astype(float)
+    low, high = metrics.compute_paired_intervals(same, same, np.arange(139), 500, seed=0)[0]
+    unseen = scipy.stats.binomtest(0, 139).proportion_ci(0.95, "exact").high
+    assert (low, high) == pytest.approx((-unseen, unseen))
+    none, all_of_them = np.zeros((20, 1)), np.ones((20, 1))
+    low, high = metrics.compute_paired_intervals(none, all_of_them, np.arange(20), 500, seed=0)[0]
+    assert (low, high) == pytest.approx((1 - 2 * scipy.stats.binomtest(0, 20).proportion_ci().high, 1))
+
+
+def test_a_perfect_auc_is_not_perfect_for_certain():
+    score, fits = np.array([0.9, 0.8, 0.7, 0.2, 0.1]), np.array([True, True, True, False, False])
+    low, high = metrics.compute_auc_interval(score, fits, np.arange(5), 500, seed=0)
+    assert (low, high) == pytest.approx((1 - scipy.stats.binomtest(0, 2).proportion_ci().high, 1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.data())
+def test_chance_is_what_all_rankings_get_on_average(gallery, data):
+    true_items = np.array(data.draw(st.lists(st.integers(1, gallery), min_size=1, max_size=3)))
+    ks = sorted(data.draw(st.sets(st.integers(1, gallery), min_size=1, max_size=3)))
+    judged = metrics.Judged(np.arange(len(true_items)), true_items, true_items, true_items[:, None])
+    found = metrics.compute_chances(judged, gallery, ks)
+    for n, true in enumerate(true_items.tolist()):
+        for column, k in enumerate(ks):
+            by_hand = 1 - math.comb(gallery - true, k) / math.comb(gallery, k)
+            assert found[n, column] == pytest.approx(by_hand, abs=1e-12)

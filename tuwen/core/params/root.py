@@ -113,8 +113,6 @@ class Params(Strict):
             raise ValueError("baseline.fit and baseline.policy go together: both, or null for both")
         if self.baseline.fit is None and self.baseline.start.kind == "fresh":
             raise ValueError("baseline.fit must not be null: fresh weights that are not trained know nothing")
-        if self.baseline.fit and not self.corpus:
-            raise ValueError("corpus must name a source: the baseline is pre-trained on nothing else")
         if unknown := sorted(set(self.baseline.weights) - set(self.corpus)):
             raise ValueError(f"baseline.weights names {unknown}; corpus holds {sorted(self.corpus)}")
         return self
@@ -128,6 +126,16 @@ class Params(Strict):
                 "finetune.refit_all would train the same model again: augment.splits holds train alone"
             )
         return self
+
+
+def require_corpus(params: Params, file: str) -> None:
+    """Raise UserError where the baseline has nothing to train on; data alone can be checked all the same."""
+    if params.baseline.fit and not params.corpus:
+        raise UserError(
+            f"{file}: corpus must name a source, as the baseline is pre-trained on nothing else; or let "
+            "baseline.start name published weights, with baseline.fit and baseline.policy null; "
+            "`make data` checks the data without either"
+        )
 
 
 # Groups that differ by `kind`: pydantic names the chosen kind as one more step of a place below them.
@@ -182,7 +190,10 @@ def _explain(file: str, error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{file}: {place} is not a known key; remove it or correct its spelling"
     if error["type"] == "value_error":
-        return f"{file}: {place}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"[:500]
+        told = f"{file}: {place}: {error['msg'].removeprefix('Value error, ')}"
+        return (
+            f"{told}, got {error['input']!r}" if loc else told
+        )  # of the whole file the message names what is wrong
     if error["type"] == "missing":
         return f"{file}: {place} is missing; add it (presets/sample.yaml is a whole file)"
     return f"{file}: {place}: {error['msg'].lower()}, got {error['input']!r}"

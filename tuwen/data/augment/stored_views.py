@@ -125,9 +125,12 @@ def _make_shards(make: "partial[str]", work: Path, count: int) -> list[str]:
     if finished:
         print(f"goes on after {len(finished)} of {count} shards, found in {work}", flush=True)
     digests = {number: manifest.hash_file(work / f"{number:06d}.tar") for number in finished}
+    plan = pq.ParquetFile(work / "rows.parquet").metadata
+    pairs_of = [plan.row_group(number).num_rows for number in range(count)]
     with make_executor() as executor:
-        results = follow(executor.map(make, waiting), "augment", len(waiting))
-        digests |= dict(zip(waiting, results, strict=True))
+        made = zip(waiting, executor.map(make, waiting), strict=True)
+        total = sum(pairs_of[number] for number in waiting)
+        digests |= dict(follow(made, "augment pairs", total, lambda one: pairs_of[one[0]]))
     return [digests[number] for number in range(count)]
 
 

@@ -11,8 +11,10 @@ In a task set (t2i, i2t) `images` and `texts` are queries and gallery; `pairs` i
 without `shard` could not be had (`fault` names the reason); a model is shown a blank image in its place.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,13 +106,21 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """Read one Parquet file. Raises UserError when it is missing or its columns differ from `schema`."""
+    """Read one Parquet file. Raises UserError when it is missing, none, or its columns differ from `schema`."""
     if not path.is_file():
         raise UserError(f"{path}: this table is missing; run the stage that makes it with `dvc repro`")
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({error}); make this table anew") from None
     if schema is not None and table.schema.names != schema.names:
         raise UserError(f"{path}: columns {table.schema.names} found, {schema.names} expected")
     return table
+
+
+def stream_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row, counted from 1, column -> value) of a Parquet table, as `read_csv_rows` does of a CSV."""
+    yield from enumerate(read_table(path).to_pylist(), 1)
 
 
 def select_true_pairs(pair_set: PairSet) -> pa.Table:

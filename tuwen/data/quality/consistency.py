@@ -8,13 +8,14 @@ import numpy.typing as npt
 
 from tuwen.core.params import Validate
 from tuwen.data.formats.text import CHINESE
-from tuwen.data.quality import quarantine, suites
+from tuwen.data.quality import counterparts, quarantine, suites
 from tuwen.data.quality.duplicates.components import Booleans, Integers
 from tuwen.data.quality.split import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
 
+EQUAL = ["image_key", "caption_key", "fits"]  # what a pair shares with one that it repeats
 MIN_CHINESE = 8  # characters: shorter captions of one image often share none
 CODE_POINTS = 0x110000
 NEIGHBOURS = 8  # captions of one image that each is compared with: all up to nine, and never m² of them
@@ -38,6 +39,8 @@ def find_inconsistencies(sets: Sequence[quarantine.ExaminedSet], params: Validat
     order = np.argsort(together["rank"].to_numpy(), kind="stable")
     repeated = np.zeros(len(together), bool)
     repeated[order] = find_duplicates(together.iloc[order])
+    if repeated.any():
+        _name_originals(sets, described, order)
     ends = np.cumsum([len(links) for links in described])
     for one, links, flags in zip(sets, described, np.split(repeated, ends[:-1]), strict=True):
         one.links.frame["duplicate"] = False
@@ -51,6 +54,24 @@ def find_inconsistencies(sets: Sequence[quarantine.ExaminedSet], params: Validat
         one.links.examine(suites.build_contradiction_suite())
         one.texts.frame["pictures"] = _count_images_per_caption(one, kept)
         one.texts.examine(suites.build_spread_suite(params))
+
+
+def _name_originals(
+    sets: Sequence[quarantine.ExaminedSet], described: "Sequence[pd.DataFrame]", order: Integers
+) -> None:
+    """Name for every pair that repeats another the first one; order: of all pairs, in which the first stays."""
+    import pandas as pd
+
+    owner = np.repeat(np.arange(len(sets)), [len(links) for links in described])
+    label = np.concatenate([links.index.to_numpy() for links in described])
+    keys = pd.concat([links[EQUAL] for links in described], ignore_index=True).iloc[order]
+    original = np.empty(len(order), np.int64)
+    original[order] = order[counterparts.find_originals(keys)]
+    repeats = np.flatnonzero(original != np.arange(len(order)))
+    for number, one in enumerate(sets):
+        of_one = repeats[owner[original[repeats]] == number]
+        for row, words in zip(of_one, one.links.describe_rows(label[original[of_one]].tolist()), strict=True):
+            sets[owner[row]].links.counterparts[label[row]] = words
 
 
 def _describe_pairs(sets: Sequence[quarantine.ExaminedSet]) -> "list[pd.DataFrame]":
@@ -101,7 +122,7 @@ def find_duplicates(links: "pd.DataFrame") -> Booleans:
 
     links: image_key, caption_key (numbers), fits (bool), one row per pair.
     """
-    return links.duplicated(["image_key", "caption_key", "fits"]).to_numpy(bool)
+    return links.duplicated(EQUAL).to_numpy(bool)
 
 
 def find_contradictions(links: "pd.DataFrame") -> dict[str, Booleans]:

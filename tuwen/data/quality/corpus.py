@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tuwen.core.params import Validate
 from tuwen.core.progress import follow
 from tuwen.data.formats import pairs, tar_stream
-from tuwen.data.quality import image_stats, quarantine, suites, text_stats
+from tuwen.data.quality import counterparts, image_stats, quarantine, suites, text_stats
 from tuwen.data.quality.duplicates import near_duplicates
 
 if TYPE_CHECKING:
@@ -53,7 +53,11 @@ def remove_held_out(source: quarantine.ExaminedSet, held_out: "pd.DataFrame") ->
 
     held_out: the measured images of valid and test.
     """
-    source.images.frame["in_valid_or_test"] = _is_held_out(source.images.frame, held_out)
+    images = source.images.frame
+    images["in_valid_or_test"] = flags = _is_held_out(images, held_out)
+    found = counterparts.find_nearest_held_out(images[flags], held_out)
+    words = counterparts.describe_rows("labelled", held_out.loc[list(found.values())])
+    source.images.counterparts |= dict(zip(found, words, strict=True))
     if source.images.examine(suites.build_overlap_suite()):
         quarantine.remove_torn_pairs(source)
 
@@ -146,7 +150,9 @@ def _measure_shards(
 
     results = executor.map(partial(_measure_shard, max_pixels), chosen)
     images, captions = [_make_image_frame([])], [pairs.TEXTS.empty_table()]
-    for row, (measured, texts) in zip(chosen, follow(results, "measure shards", len(chosen)), strict=True):
+    pairs_of_all = sum(row["pairs"] for row in chosen)
+    followed = follow(results, "measure pairs in shards", pairs_of_all, lambda result: len(result[0]))
+    for row, (measured, texts) in zip(chosen, followed, strict=True):
         part = _make_image_frame(measured)
         images.append(part.assign(image_id=[f"{row['sha256']}/{number}" for number in range(len(part))]))
         captions.append(_make_text_table(row["sha256"], texts))

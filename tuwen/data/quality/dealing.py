@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tuwen.core.errors import UserError
 from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
-from tuwen.data.quality import expectations, quarantine, suites
+from tuwen.data.quality import counterparts, expectations, quarantine, suites
 from tuwen.data.quality.duplicates.groups import find_split_groups, join_copies, number_copies, replace_groups
 from tuwen.data.quality.split import (
     SPLITS,
@@ -37,12 +37,15 @@ def deal_labelled(labelled: quarantine.ExaminedSet, params: Validate, dealing: S
     """
     if dealing.official:
         _require_clean_official_splits(labelled.images)
-    images = _group_images(labelled)
+    images = _group_images(labelled, params)
     sizes = images["split_group"].value_counts().rename_axis("group").reset_index(name="pictures")
     findings = expectations.run_suite(sizes, suites.build_group_suite(params, len(images)))
     expectations.stop_on_critical(labelled.images.place, sizes, findings)
     images["dealt"], reaches = deal_images(images, dealing)
     labelled.images.frame["reaches"] = reaches.reindex(labelled.images.frame.index)
+    leaks = counterparts.find_leaked_into(images.assign(reaches=reaches))
+    others = labelled.images.describe_rows(list(leaks.values()))
+    labelled.images.counterparts |= dict(zip(leaks, others, strict=True))
     if labelled.images.examine(suites.build_leak_suite()):
         quarantine.remove_torn_pairs(labelled)
     kept, clean = images.loc[labelled.images.clean.index], labelled.select_clean()
@@ -53,6 +56,9 @@ def deal_labelled(labelled: quarantine.ExaminedSet, params: Validate, dealing: S
     across = find_copies_across_splits(kept["dealt"], kept["copies"])
     labelled.images.frame["near_elsewhere"] = across.reindex(labelled.images.frame.index, fill_value=False)
     labelled.images.examine(suites.build_across_suite())
+    copies = counterparts.find_copies_elsewhere(kept[across])
+    others = labelled.images.describe_rows(list(copies.values()))
+    labelled.images.note_staying("near_equal_across_splits", dict(zip(copies, others, strict=True)))
     summary = {
         "groups": _summarise_groups(sizes, int(across.sum())),
         "leaks": {"prevented": count_prevented_leaks(images, dealing)}
@@ -61,13 +67,15 @@ def deal_labelled(labelled: quarantine.ExaminedSet, params: Validate, dealing: S
     return Dealt(parts, kept[kept["dealt"] != "train"], summary)
 
 
-def _group_images(labelled: quarantine.ExaminedSet) -> "pd.DataFrame":
+def _group_images(labelled: quarantine.ExaminedSet, params: Validate) -> "pd.DataFrame":
     """Return the clean measured images with `split_group` and `copies`; denied pairs join no groups."""
     normalised = labelled.texts.frame.set_index("text_id")["normalised"]
     links = labelled.links.clean
     true = links[links["label"].ne(0).fillna(True)]
     images = labelled.images.clean.copy()
-    images["split_group"] = find_split_groups(images, true.assign(normalised=true["text_id"].map(normalised)))
+    captions = true.assign(normalised=true["text_id"].map(normalised))
+    largest = suites.choose_largest_group(params, len(images))
+    images["split_group"] = find_split_groups(images, captions, params.max_pictures_per_caption, largest)
     images["copies"] = number_copies(images)
     return images
 

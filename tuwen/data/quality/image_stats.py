@@ -65,7 +65,7 @@ def measure_images(data: Path, images: "pa.Table", max_pixels: int, executor: Ex
     results = executor.map(partial(_measure_places, data.resolve(), max_pixels), tasks)
     schema = _make_schema()
     # tables as they come: a million images as Python objects would take more than a gigabyte
-    parts = [_make_table(part, schema) for part in follow(results, "measure images", len(tasks))]
+    parts = [_make_table(part, schema) for part in follow(results, "measure pictures", len(places), len)]
     measured: pd.DataFrame = pa.concat_tables([schema.empty_table(), *parts]).to_pandas()
     of_source: pd.DataFrame = images.select(SOURCE_COLUMNS).to_pandas()
     return pd.concat([of_source, measured], axis=1)

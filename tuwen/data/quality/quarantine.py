@@ -1,7 +1,7 @@
 """One raw set through its suites: which rows stay, which leave it or are shown as blanks, and for what reason."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tuwen.core.params import Validate
 from tuwen.data.formats import pairs
-from tuwen.data.quality import expectations, image_stats, pair_stats, suites, text_stats
+from tuwen.data.quality import counterparts, expectations, image_stats, pair_stats, suites, text_stats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,10 +28,11 @@ QUARANTINE_SCHEMA = pa.schema(
         ("row", pa.int64()),
         ("reason", pa.string()),
         ("severity", pa.string()),
-        ("outcome", pa.string()),
+        ("outcome", pa.string()),  # quarantined, left_out, blank, merged, stays
+        ("counterpart", pa.string()),  # the row that this one repeats, leaks into or is near to; null: none
     ]
 )
-CSV_COLUMNS = ("set", "file", "row", "id", "reason", "severity", "outcome")
+CSV_COLUMNS = ("set", "file", "row", "id", "reason", "severity", "outcome", "counterpart")
 UNSEEN = (*pairs.FAULTS, "unreadable", "too_large")
 TORN = ("picture_missing", "caption_missing", "picture_left_out", "caption_left_out")
 # role -> what becomes of a row with a fault, and with which faults; with any other it stays and is only counted
@@ -57,6 +58,9 @@ class ExaminedTable:
         self.outcome, self._reasons = OUTCOMES.get(role, ("quarantined", None))  # None: with any fault
         self.fault = pd.Series(None, index=frame.index, dtype=object)
         self.findings: list[expectations.Finding] = []
+        self.counterparts: dict[Any, str] = {}  # index label of a row with a fault -> the row that it is about
+        self._merged = 0  # rows that equal ones took in
+        self._noted: list[pa.Table] = []
 
     @property
     def stays(self) -> "pd.Series[bool]":
@@ -102,25 +106,48 @@ class ExaminedTable:
             self.findings += findings
 
     def count_rows(self) -> dict[str, Any]:
-        """Return what became of the rows: in = clean + quarantined + left_out; blanks are among the clean."""
-        counts = {"in": len(self.frame), "clean": int(self.stays.sum())}
+        """Return what became of the rows: in = clean + quarantined + left_out + merged; blanks are clean."""
+        counts = {"in": len(self.frame), "clean": int(self.stays.sum()) - self._merged}
         counts |= {"quarantined": 0, "left_out": 0, "blank": 0} | {self.outcome: int(self.fault.notna().sum())}
-        assert counts["in"] == counts["clean"] + counts["quarantined"] + counts["left_out"], self.place
+        counts["merged"] = self._merged
+        gone = counts["quarantined"] + counts["left_out"] + counts["merged"]
+        assert counts["in"] == counts["clean"] + gone, self.place
         return counts | {"faults": self.reasons}
 
+    def describe_rows(self, labels: Sequence[Any]) -> list[str]:
+        """Return the rows of these index labels in words."""
+        return counterparts.describe_rows(self.set, self.frame.loc[list(labels)])
+
+    def note_merged(self, into: Mapping[Any, str]) -> None:
+        """List rows that equal ones took in; into: index label -> those, in words."""
+        self._merged += len(into)
+        self._noted.append(self._list_rows(list(into), ["equal_to_another"] * len(into), "info", "merged", into))
+
+    def note_staying(self, reason: str, others: Mapping[Any, str]) -> None:
+        """List rows that stay under a warning; others: index label -> the row that it is about, in words."""
+        self._noted.append(self._list_rows(list(others), [reason] * len(others), "warning", "stays", others))
+
     def list_faults(self) -> pa.Table:
-        """Return the rows with a fault, as rows of `quarantine.parquet`."""
+        """Return the rows with a fault, merged ones and noted ones, as rows of `quarantine.parquet`."""
         faults = self.fault.dropna()
-        rows = self.frame.loc[faults.index]
+        labels = faults.index.tolist()
+        left = self._list_rows(labels, faults.tolist(), "warning", self.outcome, self.counterparts)
+        return pa.concat_tables([left, *self._noted])
+
+    def _list_rows(
+        self, labels: list[Any], reasons: list[str], severity: str, outcome: str, others: Mapping[Any, str]
+    ) -> pa.Table:
+        rows = self.frame.loc[labels]
         columns = {
-            "set": [self.set] * len(faults),
-            "item": [self.name.removesuffix("s")] * len(faults),
+            "set": [self.set] * len(rows),
+            "item": [self.name.removesuffix("s")] * len(rows),
             "id": rows.iloc[:, 0].tolist(),
             "file": rows["file"].astype(object).where(rows["file"].notna(), None).tolist(),
             "row": pa.array(rows["row"].to_numpy(float, na_value=float("nan")), from_pandas=True).cast(pa.int64()),
-            "reason": faults.tolist(),
-            "severity": ["warning"] * len(faults),
-            "outcome": [self.outcome] * len(faults),
+            "reason": reasons,
+            "severity": [severity] * len(rows),
+            "outcome": [outcome] * len(rows),
+            "counterpart": [others.get(label) for label in labels],
         }
         return pa.table(columns, QUARANTINE_SCHEMA)
 
@@ -211,7 +238,7 @@ def remove_torn_pairs(examined: ExaminedSet) -> None:
 
 
 def write_quarantine(clean: Path, tables: Iterable[ExaminedTable]) -> pa.Table:
-    """Write the rows with a fault into `clean/quarantine.parquet` and `.csv`; return them."""
+    """Write what `list_faults` returns of all tables as `clean/quarantine.parquet` and `.csv`; return it."""
     faults = pa.concat_tables([table.list_faults() for table in tables])
     pairs.write_table(clean / "quarantine.parquet", faults)
     with open(clean / "quarantine.csv", "w", encoding="utf-8", newline="") as file:

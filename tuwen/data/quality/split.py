@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -108,22 +107,44 @@ def select_images(pair_set: PairSet, image_ids: list[str]) -> PairSet:
 
 
 def merge_captions(pair_set: PairSet, normalised: Mapping[str, str]) -> PairSet:
-    """Return the set with the first text for all of equal normalised caption; pairs get many-to-many, each once.
+    """Return the set with one text for all captions of the same letters; pairs get many-to-many, each once.
 
-    normalised: text_id -> normalised caption. Where a caption both fits an image and does not, it fits.
+    The first text stays as it is. Captions of equal normalised form whose letters differ (Ｑ and q) stay texts of
+    their own, and each is true for the images of all: of such pairs, those that no row of the source holds come
+    last, and their pair_id ends in `~` and the text. normalised: text_id -> normalised caption. Where a caption
+    both fits an image and does not, it fits.
     """
-    first: dict[str, str] = {}
-    for text_id in pair_set.texts["text_id"].to_pylist():
-        first.setdefault(normalised[text_id], text_id)
-    rows = pair_set.pairs.to_pandas()
-    rows["text_id"] = [first[normalised[text_id]] for text_id in rows["text_id"]]
-    denied = pc.fill_null(pc.equal(pair_set.pairs["label"], 0), False).to_numpy()
-    kept = rows.iloc[np.argsort(denied, kind="stable")].drop_duplicates(["image_id", "text_id"]).index
+    import pandas as pd
+
+    first = find_first_texts(pair_set.texts)
+    rows = pair_set.pairs.to_pandas(integer_object_nulls=True)
+    rows["text_id"] = rows["text_id"].map(first)
+    rows["denied"] = pc.fill_null(pc.equal(pair_set.pairs["label"], 0), False).to_numpy()
+    together = pd.concat([rows, _link_variants(rows, normalised)], ignore_index=True)
+    kept = together.sort_values("denied", kind="stable").drop_duplicates(["image_id", "text_id"]).sort_index()
     texts = pair_set.texts.filter(_is_in(pair_set.texts["text_id"], list(first.values())))
-    position = pair_set.pairs.schema.get_field_index("text_id")
-    field = pair_set.pairs.schema.field(position)
-    merged = pair_set.pairs.set_column(position, field, pa.array(rows["text_id"].tolist(), field.type))
-    return PairSet(pair_set.images, texts, merged.take(pa.array(np.sort(kept.to_numpy()))))
+    merged = pa.Table.from_pandas(kept.drop(columns="denied"), pair_set.pairs.schema, preserve_index=False)
+    return PairSet(pair_set.images, texts, merged.replace_schema_metadata(None))
+
+
+def find_first_texts(texts: pa.Table) -> dict[str, str]:
+    """Return text_id -> the first text whose caption has the same letters; blanks do not count."""
+    by_letters: dict[str, str] = {}
+    return {
+        text_id: by_letters.setdefault(" ".join((caption or "").split()), text_id)
+        for text_id, caption in zip(texts["text_id"].to_pylist(), texts["caption"].to_pylist(), strict=True)
+    }
+
+
+def _link_variants(rows: "pd.DataFrame", normalised: Mapping[str, str]) -> "pd.DataFrame":
+    """Return the pairs that are true because another caption of equal normalised form is the image's."""
+    true = rows[~rows["denied"]].assign(form=lambda frame: frame["text_id"].map(normalised))
+    variants = true[["form", "text_id"]].drop_duplicates()
+    variants = variants[variants.duplicated("form", keep=False)]
+    linked = true.merge(variants.rename(columns={"text_id": "other"}), on="form")
+    linked = linked[linked["text_id"] != linked["other"]]
+    names = linked["pair_id"] + "~" + linked["other"]
+    return linked.assign(pair_id=names, text_id=linked["other"])[rows.columns]
 
 
 def _is_in(column: Any, values: list[str]) -> Any:

@@ -11,6 +11,7 @@ from tuwen.data.quality.expectations import import_great_expectations
 
 MIN_IMAGES_FOR_GROUP_SHARE = 1000  # in a smaller set a group may hold any share
 COMMON_FORMATS = ("GIF", "JPEG", "PNG", "WEBP")
+MAX_JOINED_SHARE = 0.1  # of such a small set, in a group that equal captions join
 PLAIN_MODES = ("L", "RGB")  # any other is converted: palette, alpha, CMYK, 16 bit
 MAX_LATIN_SHARE = 0.5
 MIN_GALLERY = 5  # what a result of the contest ranks for every query
@@ -127,6 +128,14 @@ def build_across_suite() -> list[Any]:
     return [_expect_one_of("near_elsewhere", [False], _describe("near_equal_across_splits", "warning"))]
 
 
+def build_seen_suite() -> list[Any]:
+    """Return expectations over texts with `caption_in_train`: of valid and test, an equal caption is in train.
+
+    All stay; what is found by such a caption is measured apart.
+    """
+    return [_expect_one_of("caption_in_train", [False], _describe("caption_in_train", "warning"))]
+
+
 def build_gallery_suite() -> list[Any]:
     """Return expectations over what a task leaves to be ranked."""
     fix = (
@@ -170,6 +179,13 @@ def build_positives_suite() -> list[Any]:
     """
     fix = "no gallery item is true for it: pair it or remove it in the source"
     return [_expect_between("positives", _describe("without_positive", "critical", fix), min_value=1)]
+
+
+def choose_largest_group(params: Validate, images: int) -> int:
+    """Return how many of `images` a group may hold that equal captions join: not so many as to be critical."""
+    if images > MIN_IMAGES_FOR_GROUP_SHARE:
+        return int(images * params.max_group_share)
+    return max(params.max_pictures_per_caption, int(images * MAX_JOINED_SHARE))
 
 
 def build_group_suite(params: Validate, images: int) -> list[Any]:

@@ -4,7 +4,10 @@ It imports nothing of its package when it runs: the stage `report` reads quality
 depend on the code that examines.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -28,11 +31,13 @@ TABULATED_KEYS = (
     "groups",
     "checks",
 )  # have readers of their own; other keys are shown as they are
+FATES = ("clean", "quarantined", "left_out", "merged")  # what rows in are the sum of
+REASONS_TOLD = 3  # on a terminal
 IN_VALID_OR_TEST = "in_valid_or_test"  # the reason for which a corpus image left
 
 
 class RowCounts(NamedTuple):
-    """What became of one table's rows: rows = clean + quarantined + left_out; blank ones are among the clean."""
+    """What became of one table's rows: rows = clean + quarantined + left_out + merged; blank ones are clean."""
 
     set: str
     table: str
@@ -40,13 +45,14 @@ class RowCounts(NamedTuple):
     clean: int
     quarantined: int
     left_out: int
+    merged: int  # into a row of the same letters
     blank: int
     faults: Mapping[str, int]  # reason -> rows
 
     @property
     def adds_up(self) -> bool:
         """Whether no row was lost."""
-        return self.rows == self.clean + self.quarantined + self.left_out
+        return self.rows == self.clean + self.quarantined + self.left_out + self.merged
 
 
 class FindingRow(NamedTuple):
@@ -140,6 +146,7 @@ def list_row_counts(summary: Summary) -> list[RowCounts]:
             clean=counts["clean"],
             quarantined=counts["quarantined"],
             left_out=counts.get("left_out", 0),
+            merged=counts.get("merged", 0),
             blank=counts.get("blank", 0),
             faults=counts["faults"],
         )
@@ -147,6 +154,25 @@ def list_row_counts(summary: Summary) -> list[RowCounts]:
         for table, counts in tables.items()
         if table in TABLE_NAMES and counts["in"]
     ]
+
+
+def format_counts(summary: Summary, folder: Path) -> str:
+    """Return what became of the rows of each set, and where `folder`, data/clean, shows it: for a terminal."""
+    lines = []
+    for name, group in groupby(list_row_counts(summary), key=lambda counts: counts.set):
+        tables = list(group)
+        fates = {fate: sum(getattr(one, fate) for one in tables) for fate in ("rows", *FATES)}
+        told = [
+            f"{number:,} {fate.replace('_', ' ')}" for fate, number in fates.items() if number and fate != "rows"
+        ]
+        faults = sum((Counter(one.faults) for one in tables), Counter[str]()).most_common(REASONS_TOLD)
+        worst = f"; most of all {', '.join(f'{reason} {rows:,}' for reason, rows in faults)}" if faults else ""
+        lines.append(f"{name}: {fates['rows']:,} rows in = {' + '.join(told)}{worst}")
+    failed = [row for row in list_findings(summary) if not row.success and row.severity != "info"]
+    checks = ", ".join(dict.fromkeys(row.expectation for row in failed[:REASONS_TOLD]))
+    more = f"checks not met: {len(failed)} ({checks}{', …' * (len(failed) > REASONS_TOLD)}); " if failed else ""
+    page = folder.absolute() / "quality.html"
+    return "\n".join([*lines, f"{more}{page} shows all, quarantine.csv beside it lists rows"])
 
 
 def list_findings(summary: Summary) -> list[FindingRow]:

@@ -13,7 +13,7 @@ from tuwen.core.executor import make_executor
 from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
 from tuwen.data.formats.json_file import write_json
-from tuwen.data.quality import clean_sets, consistency, corpus, expectations, quarantine, suites, summary
+from tuwen.data.quality import captions, clean_sets, consistency, corpus, expectations, quarantine, suites, summary
 from tuwen.data.quality.dealing import Dealt, deal_labelled
 from tuwen.data.quality.duplicates.groups import join_copies
 from tuwen.data.quality.quarantine import TASK_SETS, ExaminedSet
@@ -58,13 +58,15 @@ def validate(
     further = dealt.summary | {"drift": _examine_drift(examined, params)}
     further["corpus"] = {name: shards.summarise(dealt.held_out) for name, shards in in_place.items()}
     composed = _compose_sets(examined, collected, dealt)
+    captions.label_merged_rows(labelled, dealt.parts, composed)
+    further["leaks"] |= {"captions": captions.measure_overlap(labelled, composed, collected)}
     for name in (*SPLITS, "bank"):
         require_positives(clean / name, composed[name])
     used = {"validate": params.model_dump(), "split": dealing.model_dump()}
     written = clean_sets.write_clean_sets(raw, clean, composed, corpus.collect_shards(in_place), sources, used)
     body = summary.make_summary(examined, in_place, written, further)
     for name, part in (("valid", "valid"), ("test", "test"), ("bank", "train")):
-        body["clean"][name]["merged_captions"] = len(dealt.parts[part].texts) - len(written[name].texts)
+        body["clean"][name] |= _count_merged(dealt.parts[part], written[name])
     write_json(clean / "quality.json", body)
     if docs is not None:
         _write_data_docs(docs, summary.group_findings(examined, in_place))
@@ -131,6 +133,13 @@ def _compose_sets(
         "valid": merged["valid"],
         "test": merged["test"],
     } | {name: replace(one, images=join_copies(one.images)) for name, one in others.items()}
+
+
+def _count_merged(part: pairs.PairSet, merged: pairs.PairSet) -> dict[str, int]:
+    """Count the texts that equal ones took in, and the pairs that another spelling of their caption made true."""
+    linked = set(merged.pairs["pair_id"].to_pylist()) - set(part.pairs["pair_id"].to_pylist())
+    counts = {"merged_captions": len(part.texts) - len(merged.texts)}
+    return counts | ({"linked_pairs": len(linked)} if linked else {})
 
 
 def require_positives(folder: Path, pair_set: pairs.PairSet) -> None:

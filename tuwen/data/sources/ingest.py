@@ -63,7 +63,7 @@ def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
         images = open_files.enter_context(_Table(folder / "images.parquet", pairs.IMAGES, pairs.IMAGES.names))
         texts = open_files.enter_context(_Table(folder / "texts.parquet", pairs.TEXTS, TextRecord._fields))
         links = open_files.enter_context(_Table(folder / "pairs.parquet", pairs.PAIRS, PairRecord._fields))
-        for record in follow(records, f"ingest {folder.name}", None):
+        for record in follow(records, f"ingest {folder.name}, pairs", None, _count_pair):
             match record:
                 case ImageRecord():
                     counts[f"pictures {record.fault}" if record.fault else "pictures"] += 1
@@ -76,6 +76,10 @@ def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
                     links.add(record)
     summary = ", ".join(f"{what} {n}" for what, n in sorted(counts.items()))
     print(f"{folder}: {summary or 'empty'}", file=sys.stderr)
+
+
+def _count_pair(record: Record) -> int:
+    return int(isinstance(record, PairRecord))
 
 
 def _image_row(record: ImageRecord, shards: ShardWriter) -> tuple[Any, ...]:

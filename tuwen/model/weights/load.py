@@ -1,11 +1,10 @@
 """The dual encoder that the baseline starts from: fresh, published weights, or a model folder of ours.
 
-And back: `export_model` writes a model of ours for transformers or cn_clip. Weights are loaded whole or not at
-all: a tensor that is missing, unknown or of another shape is an error that lists it (state_dict.py).
+The way back is export.py. Weights are loaded whole or not at all: a tensor that is missing, unknown or of another
+shape is an error that lists it (state_dict.py).
 """
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,6 @@ from tuwen.model.weights.published import START_PLACE, Published
 if TYPE_CHECKING:
     from tuwen.core.params import Folder, Fresh, Params, Start
 
-MODEL_FORMS = ("hugging_face", "cn_clip")
 READERS: dict[str, Callable[[Any, int], Published]] = {
     "hugging_face": hugging_face.read_weights,
     "cn_clip": cn_clip.read_weights,
@@ -106,38 +104,3 @@ def _check_agreement(config: dict[str, Any], vocabulary: list[str], size_px: int
             f"{START_PLACE}: the vocabulary has {len(vocabulary)} tokens, expected {config['vocabulary']} at "
             "most, as the weights have; it belongs to another model"
         )
-
-
-def export_model(form: str, folder: Path, out: Path) -> None:
-    """Write the model in `folder` in another form: a folder for `hugging_face`, a `.pt` for `cn_clip`.
-
-    Raises UserError for an unknown form, an `out` that exists, and a model that the form has no place for.
-    """
-    if form not in MODEL_FORMS:
-        raise UserError(f"no such form {form!r}; expected {' or '.join(MODEL_FORMS)}")
-    if out.exists():
-        raise UserError(f"{out}: is there already; name another, or remove it")
-    encoder = dual_encoder.load_model(folder)
-    if obstacle := _find_obstacle(form, encoder.config):
-        raise UserError(f"{folder}: cannot be written as {form}: {obstacle}")
-    state, vocabulary = encoder.state_dict(), dual_encoder.read_vocabulary(folder)
-    if form == "hugging_face":
-        hugging_face.write_folder(encoder.config, state, vocabulary, out)
-    else:
-        cn_clip.write_checkpoint(state, out)
-
-
-def _find_obstacle(form: str, config: dict[str, Any]) -> str:
-    """Return what the form has no place for, or an empty string."""
-    image, text = config["image"], config["text"]
-    kinds = {"hugging_face": ("vit",), "cn_clip": ("vit", "resnet")}[form]
-    if image.get("kind") not in kinds:
-        return f"its picture tower is no {' or '.join(kinds)} of CLIP's form"
-    if text.get("pool") != "first":
-        return "its texts are averaged over their tokens, and the form takes the first"
-    if form == "hugging_face":
-        return ""
-    fixed = cn_clip.list_fixed_settings(config)
-    return "; ".join(
-        f"{name} is {own}, and there it is {must}" for name, (own, must) in fixed.items() if own != must
-    )

@@ -39,8 +39,8 @@ def write_page(
     """Write the page to `path`.
 
     data: the data root; body: the content of quality.json; frames: set -> images, texts, pairs -> measured
-    columns; quarantine: set, item, id, file, row, reason, severity, outcome of every row that left its set or is
-    shown to a model as a blank. Raises UserError where a shard is missing.
+    columns; quarantine: `quarantine.QUARANTINE_SCHEMA`, every row that left its set, is shown to a model as a
+    blank, or stays under a warning. Raises UserError where a shard is missing.
     """
     rows: pd.DataFrame = quarantine.to_pandas()
     measured = {name: tables["images"] for name, tables in frames.items()}
@@ -77,7 +77,11 @@ def _list_faults(rows: "pd.DataFrame") -> Iterator[tuple[Any, ...]]:
     groups = rows.groupby(["set", "item", "reason", "severity", "outcome"], sort=True)
     for key, group in sorted(groups, key=lambda keyed: (keyed[0][0], -len(keyed[1]))):
         first = odd_images.list_records(group.head(EXAMPLES_PER_FAULT))
-        examples = [f"{row['id']} ({odd_images.describe_place(row)})" for row in first]
+        examples = [
+            f"{row['id']} ({odd_images.describe_place(row)})"
+            + (f" = {other}" if (other := row.get("counterpart")) else "")
+            for row in first
+        ]
         yield (*key, len(group), "; ".join(examples))
 
 

@@ -7,6 +7,7 @@ import pytest
 from tests.support.checkout import ROOT
 from tuwen.core.errors import UserError
 from tuwen.core.params import load_params
+from tuwen.core.params.root import require_corpus
 
 CORPUS = (
     "corpus:\n  art: {kind: sample, root: tuwen/sources/sample.txt, art: [noto, twemoji], concepts: null, "
@@ -44,7 +45,6 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path) -> None:
         ("art: [noto,", "art: [noot,", r"corpus\.art\.art\.0: input should be .*, got 'noot'"),
         ("{kind: none}", "{kind: synonyms}", r"augment\.paraphrase\.share is missing"),
         ("weights: {}", "weights: {muge: 2.0}", r"baseline\.weights names \['muge'\]; corpus holds \['art'\]"),
-        (CORPUS, "corpus: {}\n", r"corpus must name a source"),
         (
             "{kind: fresh}",
             "{kind: fresh, shape: ViT-B-16}",
@@ -78,6 +78,25 @@ def test_a_mistake_names_the_place_and_the_value(tmp_path, old: str, new: str, m
     with pytest.raises(UserError, match=message) as caught:
         load_params(changed(tmp_path, old, new))
     assert str(tmp_path / "params.yaml") in str(caught.value)
+
+
+def test_without_a_corpus_the_data_can_be_read_and_the_baseline_cannot_be_trained(tmp_path) -> None:
+    path = changed(tmp_path, CORPUS, "corpus: {}\n")
+    bare = load_params(path)
+    assert bare.corpus == {}
+    with pytest.raises(
+        UserError, match=r"params\.yaml: corpus must name a source, .+ `make data` checks"
+    ) as caught:
+        require_corpus(bare, "params.yaml")
+    assert len(str(caught.value)) < 300
+    require_corpus(load_params(SHIPPED), "params.yaml")
+
+
+def test_a_mistake_of_the_whole_file_is_told_without_the_file(tmp_path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_params(changed(tmp_path, "refit_all: false", "refit_all: true"))
+    assert "'source'" not in str(caught.value)
+    assert len(str(caught.value)) < 250
 
 
 def test_a_missing_file_says_where_to_run(tmp_path) -> None:

@@ -48,7 +48,7 @@ def test_a_row_leaves_under_its_first_fault() -> None:
     assert list_reasons(table) == ["empty", "too_long", None, None]
     assert table.clean["text_id"].tolist() == ["句3", "句4"]
     assert table.reasons == {"empty": 1, "too_long": 1}
-    counts = {"in": 4, "clean": 2, "quarantined": 2, "left_out": 0, "blank": 0}
+    counts = {"in": 4, "clean": 2, "quarantined": 2, "left_out": 0, "blank": 0, "merged": 0}
     assert table.count_rows() == counts | {"faults": {"empty": 1, "too_long": 1}}
 
 
@@ -101,10 +101,25 @@ def test_the_quarantine_names_file_and_row_of_each_bad_row(tmp_path: Path) -> No
     assert faults.schema == QUARANTINE_SCHEMA
     assert faults.to_pylist()[1] == {
         **{"set": "labelled", "item": "text", "id": "句3", "file": None, "row": 4},
-        **{"reason": "empty", "severity": "warning", "outcome": "quarantined"},
+        **{"reason": "empty", "severity": "warning", "outcome": "quarantined", "counterpart": None},
     }
     assert (tmp_path / "quarantine.csv").read_text(encoding="utf-8").splitlines() == [
-        "set,file,row,id,reason,severity,outcome",
-        "labelled,表.csv,2,句1,empty,warning,quarantined",
-        "labelled,,4,句3,empty,warning,quarantined",
+        "set,file,row,id,reason,severity,outcome,counterpart",
+        "labelled,表.csv,2,句1,empty,warning,quarantined,",
+        "labelled,,4,句3,empty,warning,quarantined,",
+    ]
+
+
+def test_rows_that_equal_ones_took_in_are_listed_and_counted_apart(tmp_path: Path) -> None:
+    table = make_table(chars=[0, 5, 5, 5])
+    table.examine(build_suite())
+    table.note_merged(dict(zip([3], table.describe_rows([2]), strict=True)))
+    table.note_staying("caption_in_train", dict(zip([1], table.describe_rows([0]), strict=True)))
+    counts = {"in": 4, "clean": 2, "quarantined": 1, "left_out": 0, "blank": 0, "merged": 1}
+    assert table.count_rows() == counts | {"faults": {"empty": 1}}
+    write_quarantine(tmp_path, [table])
+    assert (tmp_path / "quarantine.csv").read_text(encoding="utf-8").splitlines()[1:] == [
+        "labelled,表.csv,2,句1,empty,warning,quarantined,",
+        "labelled,表.csv,5,句4,equal_to_another,info,merged,labelled 句3 (row 4)",
+        'labelled,表.csv,3,句2,caption_in_train,warning,stays,"labelled 句1 (表.csv, row 2)"',
     ]

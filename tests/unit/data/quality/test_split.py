@@ -95,6 +95,29 @@ def test_equal_captions_become_one_text_true_for_many_images(fruits: pairs.PairS
     assert merged.pairs.schema == pairs.PAIRS
 
 
+def test_a_caption_keeps_its_letters_and_other_spellings_are_true_too(fruits: pairs.PairSet) -> None:
+    captions = ["字母ｑ", "桃子", "字母Ｑ", "汽车", " 字母ｑ"]
+    position = fruits.texts.schema.get_field_index("caption")
+    spelled = replace(fruits, texts=fruits.texts.set_column(position, "caption", pa.array(captions)))
+    normalised = {f"t{n}": normalise(caption) for n, caption in enumerate(captions)}
+    merged = merge_captions(spelled, normalised)
+    assert dict(zip(*(merged.texts[name].to_pylist() for name in ("text_id", "caption")), strict=True)) == {
+        "t0": "字母ｑ",
+        "t1": "桃子",
+        "t2": "字母Ｑ",
+        "t3": "汽车",
+    }
+    true = {(row["image_id"], row["text_id"]): row["pair_id"] for row in merged.pairs.to_pylist()}
+    assert true == {
+        ("桃.png", "t0"): "p0",
+        ("桃.png", "t1"): "p1",
+        ("梨.png", "t2"): "p2",
+        ("车.png", "t3"): "p3",
+        ("梨.png", "t0"): "p4",
+        ("桃.png", "t2"): "p0~t2",
+    }, "what a model cannot tell apart must not count as wrong"
+
+
 def test_a_denied_caption_that_fits_too_fits(fruits: pairs.PairSet) -> None:
     labels = [0, 1, 0, 1, 1]  # t2 on the pear is denied and equals t4, which fits; t0 on the peach is denied alone
     position = fruits.pairs.schema.get_field_index("label")

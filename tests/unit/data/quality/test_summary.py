@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -44,10 +45,19 @@ QUALITY: dict[str, Any] = {
 
 def test_row_counts_are_listed_for_tables_with_rows() -> None:
     labelled, art = summary.list_row_counts(QUALITY)
-    assert labelled == ("labelled", "images", 12, 10, 2, 0, 0, {"unreadable": 2})
-    assert art == ("corpus/art", "images", 9, 6, 3, 0, 0, {"in_valid_or_test": 3})
+    assert labelled == ("labelled", "images", 12, 10, 2, 0, 0, 0, {"unreadable": 2})
+    assert art == ("corpus/art", "images", 9, 6, 3, 0, 0, 0, {"in_valid_or_test": 3})
     assert labelled.adds_up
     assert not labelled._replace(clean=9).adds_up
+    assert labelled._replace(clean=9, merged=1).adds_up
+
+
+def test_a_terminal_is_told_what_became_of_the_rows_and_where_the_page_lies(tmp_path: Path) -> None:
+    assert summary.format_counts(QUALITY, tmp_path).splitlines() == [
+        "labelled: 12 rows in = 10 clean + 2 quarantined; most of all unreadable 2",
+        "corpus/art: 9 rows in = 6 clean + 3 quarantined; most of all in_valid_or_test 3",
+        f"checks not met: 1 (elongated); {tmp_path}/quality.html shows all, quarantine.csv beside it lists rows",
+    ]
 
 
 def test_findings_are_listed_the_severest_first() -> None:

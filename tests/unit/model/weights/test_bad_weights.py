@@ -15,6 +15,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import CnClip, HuggingFace
 from tuwen.model import dual_encoder
 from tuwen.model.weights import load
+from tuwen.model.weights.export import export_model
 
 COMMIT = "660941af70c6ff89ce658a1735404c0f3e536c38"
 
@@ -192,14 +193,14 @@ def test_a_model_without_a_place_in_a_form_is_not_exported(tmp_path) -> None:
     }
     dual_encoder.save_model(dual_encoder.DualEncoder(config), tmp_path / "ours", ["[PAD]"])
     with pytest.raises(UserError, match="picture tower is no vit of CLIP's form"):
-        load.export_model("hugging_face", tmp_path / "ours", tmp_path / "out")
+        export_model("hugging_face", tmp_path / "ours", tmp_path / "out")
     own = chinese_clip_folder(tmp_path / "theirs")
     assert own.config.vision_config.layer_norm_eps == 1e-4
     encoder, tokens = load.load_weights(from_folder(tmp_path / "theirs"), SIZE_PX, TOKENS)
     dual_encoder.save_model(encoder, tmp_path / "eps", tokens)
     with pytest.raises(UserError, match=r"as cn_clip: heads is 4, and there it is 1; mlp is 160.*eps is 0\.0001"):
-        load.export_model("cn_clip", tmp_path / "eps", tmp_path / "out.pt")
-    with pytest.raises(UserError, match="expected hugging_face or cn_clip"):
-        load.export_model("onnx", tmp_path / "ours", tmp_path / "out")
+        export_model("cn_clip", tmp_path / "eps", tmp_path / "out.pt")
+    with pytest.raises(UserError, match="expected hugging_face, cn_clip or torch"):
+        export_model("onnx", tmp_path / "ours", tmp_path / "out")
     with pytest.raises(UserError, match="is there already"):
-        load.export_model("cn_clip", tmp_path / "eps", tmp_path / "ours")
+        export_model("cn_clip", tmp_path / "eps", tmp_path / "ours")

@@ -26,6 +26,7 @@ from tuwen.data.formats.images import resize_to_square
 from tuwen.data.formats.text import load_tokenizer, tokenize
 from tuwen.model import dual_encoder
 from tuwen.model.weights import load
+from tuwen.model.weights.export import export_model
 from tuwen.retrieval.encode import embed_captions, embed_images
 
 NEAR = {"atol": 1e-5, "rtol": 0}
@@ -132,7 +133,7 @@ def test_cn_clips_weights_go_round_bit_for_bit(tmp_path, kind: str, half: bool) 
     encoder, tokens = from_cn_clip(save_cn_clip(theirs, tmp_path / "clip.pt", half))
     dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
     assert_same_bits(dual_encoder.load_model(tmp_path / "ours"), encoder)
-    load.export_model("cn_clip", tmp_path / "ours", tmp_path / "again.pt")
+    export_model("cn_clip", tmp_path / "ours", tmp_path / "again.pt")
     assert_same_bits(from_cn_clip(tmp_path / "again.pt")[0], encoder)
     again = torch.load(tmp_path / "again.pt", weights_only=True)["state_dict"]
     back = cn_clip_model(VISIONS[kind])
@@ -150,7 +151,7 @@ def test_hugging_faces_weights_go_round_bit_for_bit(tmp_path) -> None:
     encoder, tokens = from_hugging_face(tmp_path / "theirs")
     dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
     assert_same_bits(dual_encoder.load_model(tmp_path / "ours"), encoder)
-    load.export_model("hugging_face", tmp_path / "ours", tmp_path / "again")
+    export_model("hugging_face", tmp_path / "ours", tmp_path / "again")
     assert_same_bits(ChineseCLIPModel.from_pretrained(tmp_path / "again"), theirs)
     again, same_tokens = from_hugging_face(tmp_path / "again")
     assert_same_bits(again, encoder)
@@ -166,7 +167,7 @@ def test_one_form_becomes_the_other_where_the_shape_allows(tmp_path) -> None:
     theirs = cn_clip_model()
     encoder, tokens = from_cn_clip(save_cn_clip(theirs, tmp_path / "clip.pt"))
     dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
-    load.export_model("hugging_face", tmp_path / "ours", tmp_path / "hf")
+    export_model("hugging_face", tmp_path / "ours", tmp_path / "hf")
     crossed, _ = from_hugging_face(tmp_path / "hf")
     assert_same_bits(crossed, encoder)
     assert np.array_equal(*(embed_all(one.eval())[0].numpy() for one in (crossed, encoder)))

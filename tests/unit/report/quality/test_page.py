@@ -53,11 +53,11 @@ def read_cells(page):
 
 
 def test_rows_in_equal_rows_out_for_every_set(page):
-    rows = [row for row in read_cells(page) if len(row) == 8 and row[1] == "images"]
+    rows = [row for row in read_cells(page) if len(row) == 9 and row[1] == "images"]
     assert rows == [
-        ["labelled", "images", "30", "23", "7", "0", "0", "✓"],
-        ["corpus/art", "images", "1", "0", "1", "0", "0", "✓"],
-        ["t2i", "images", "1", "0", "0", "1", "0", "✓"],
+        ["labelled", "images", "30", "23", "7", "0", "0", "0", "✓"],
+        ["corpus/art", "images", "1", "0", "1", "0", "0", "0", "✓"],
+        ["t2i", "images", "1", "0", "0", "1", "0", "0", "✓"],
     ]
 
 

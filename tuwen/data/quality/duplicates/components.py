@@ -56,6 +56,46 @@ def label_by_keys(size: int, keys: Iterable[Edges]) -> Integers:
     return label_components(nodes, edges)[:size]
 
 
+def join_within(base: Integers, keys: Edges, largest: int) -> Integers:
+    """Return the component of each row [N] where keys join rows too, beside the components of `base` [N].
+
+    keys: (row, number of its key). A key that would make a component of more than `largest` rows joins nothing;
+    those of the lowest numbers come first.
+    """
+    rows, numbers = keys
+    kept = np.arange(len(base)), base
+    joined = label_by_keys(len(base), [kept, keys])
+    doubtful = (np.bincount(joined)[joined] > largest)[rows]
+    if not doubtful.any():
+        return joined
+    order = np.flatnonzero(doubtful)[np.argsort(numbers[doubtful], kind="stable")]
+    members = np.split(base[rows[order]], np.flatnonzero(np.diff(numbers[order])) + 1)
+    joins = ~np.isin(numbers, numbers[order])
+    joins[order] = np.repeat(_choose_small(np.bincount(base), members, largest), [len(one) for one in members])
+    return label_by_keys(len(base), [kept, (rows[joins], numbers[joins])])
+
+
+def _choose_small(sizes: Integers, members: Iterable[Integers], largest: int) -> Booleans:
+    """Return which unions of `members`, components of these sizes, are made one after the other: no large one."""
+    total, parent = sizes.tolist(), list(range(len(sizes)))
+
+    def find_root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    chosen = []
+    for nodes in members:
+        roots = sorted({find_root(node) for node in nodes.tolist()})
+        size = sum(total[root] for root in roots)
+        chosen.append(len(roots) == 1 or size <= largest)
+        if chosen[-1]:
+            total[roots[0]] = size
+            for root in roots:
+                parent[root] = roots[0]
+    return np.array(chosen, bool)
+
+
 def number_keys(column: "pd.Series[Any]") -> Edges:
     """Return (row, number of its key) of every row that has a key, as `label_by_keys` takes them."""
     present = column.notna().to_numpy()

@@ -7,7 +7,14 @@ import numpy as np
 import pyarrow as pa
 
 from tuwen.data.formats.pairs import IMAGES
-from tuwen.data.quality.duplicates.components import Booleans, Edges, label_by_keys, label_components, number_keys
+from tuwen.data.quality.duplicates.components import (
+    Booleans,
+    Edges,
+    join_within,
+    label_by_keys,
+    label_components,
+    number_keys,
+)
 from tuwen.data.quality.duplicates.near_duplicates import (
     Looks,
     collect_looks,
@@ -18,29 +25,28 @@ from tuwen.data.quality.duplicates.near_duplicates import (
 if TYPE_CHECKING:
     import pandas as pd
 
-MIN_CAPTION_CHARS = 8  # shorter captions are equal by chance
-MAX_CAPTION_IMAGES = 20  # a caption on more images is boilerplate
 
-
-def find_split_groups(images: "pd.DataFrame", captions: "pd.DataFrame") -> list[str]:
+def find_split_groups(
+    images: "pd.DataFrame", captions: "pd.DataFrame", max_carriers: int, largest: int
+) -> list[str]:
     """Return the name of every image's split group: the connected component of images that must not be parted.
 
-    images: image_id, positive_id, group, sha256, dhash, red, green, blue, blank. captions: image_id, text_id and
+    images: image_id, positive_id, group, sha256, dhash, red, green, blue, blank. captions: image_id and
     normalised, one row per true pair. The source's `group`, its `positive_id` and equal bytes always join. Near
-    images, one text and equal captions join two images only where the source leaves the group of at least one
-    unknown: they are our guess at what the source knows better. A component is named by its smallest source group,
-    else by its smallest image_id, so the order of the rows does not matter.
+    images and equal captions join two images only where the source leaves the group of at least one unknown:
+    they are our guess at what the source knows better. A caption on more than `max_carriers` images joins
+    nothing, and none makes a group of more than `largest` images: short ones (红色, 水果) would chain a whole set
+    together. Captions of few images join first. A component is named by its smallest source group, else by its
+    smallest image_id, so the order of the rows does not matter.
     """
     keys = [number_keys(images[name]) for name in ("group", "positive_id", "sha256")]
     unknown = images["group"].isna().to_numpy(bool)
     if unknown.any():
-        long = captions[captions["normalised"].str.len() >= MIN_CAPTION_CHARS]
-        keys += [
-            _key_near_images(images, unknown),
-            _key_shared_captions(images["image_id"], unknown, captions["image_id"], captions["text_id"]),
-            _key_shared_captions(images["image_id"], unknown, long["image_id"], long["normalised"]),
-        ]
+        keys.append(_key_near_images(images, unknown))
     component = label_by_keys(len(images), keys)
+    if unknown.any():
+        shared = _key_shared_captions(images["image_id"], unknown, captions, max_carriers)
+        component = join_within(component, shared, largest)
     by_image = images["image_id"].groupby(component).min()
     by_source = images["group"].dropna().groupby(component[images["group"].notna().to_numpy()]).min()
     names = by_source.reindex(by_image.index).fillna(by_image)
@@ -79,18 +85,24 @@ def _replace_column(images: pa.Table, name: str, values: list[str]) -> pa.Table:
 
 
 def _key_shared_captions(
-    image_ids: "pd.Series[str]", unknown: Booleans, carriers: "pd.Series[str]", key: "pd.Series[str]"
+    image_ids: "pd.Series[str]", unknown: Booleans, captions: "pd.DataFrame", max_carriers: int
 ) -> Edges:
     """Key the images whose captions are equal, where at least one of them lacks a group and so joins them all.
 
-    carriers: the image_id of every caption, key: what equal captions share.
+    The keys of few images have the lowest numbers, among these those of long captions.
     """
     import pandas as pd
 
-    rows = carriers.map(pd.Series(range(len(image_ids)), image_ids.to_numpy())).to_numpy(int)
-    joins = carriers.groupby(key).transform("nunique") <= MAX_CAPTION_IMAGES
-    joins &= pd.Series(unknown[rows], key.index).groupby(key).transform("any")
-    return rows[joins.to_numpy(bool)], key[joins].factorize()[0]
+    carriers = captions["image_id"].map(pd.Series(range(len(image_ids)), image_ids.to_numpy())).to_numpy(int)
+    carried = pd.DataFrame({"row": carriers, "caption": captions["normalised"].to_numpy()}).drop_duplicates()
+    carried["unknown"] = unknown[carried["row"]]
+    by_caption = carried.groupby("caption").agg(carriers=("row", "size"), joins=("unknown", "any")).reset_index()
+    by_caption = by_caption[by_caption["joins"] & by_caption["carriers"].between(2, max_carriers)]
+    by_caption["shortness"] = -by_caption["caption"].str.len()
+    order = by_caption.sort_values(["carriers", "shortness", "caption"])["caption"]
+    numbers = carried["caption"].map(pd.Series(range(len(order)), order.to_numpy()))
+    shared = numbers.notna().to_numpy()
+    return carried["row"].to_numpy()[shared], numbers[shared].to_numpy(int)
 
 
 def _key_near_images(images: "pd.DataFrame", unknown: Booleans) -> Edges:

@@ -3,7 +3,13 @@ import pandas as pd
 import pytest
 
 from tuwen.data.quality.duplicates import components
-from tuwen.data.quality.duplicates.components import Edges, label_by_keys, label_components, number_keys
+from tuwen.data.quality.duplicates.components import (
+    Edges,
+    join_within,
+    label_by_keys,
+    label_components,
+    number_keys,
+)
 
 
 def make_edges(*edges: tuple[int, int]) -> Edges:
@@ -42,3 +48,12 @@ def test_rows_without_a_key_have_no_number() -> None:
     rows, numbers = number_keys(pd.Series(["猫", None, "狗", "猫"]))
     assert rows.tolist() == [0, 2, 3]
     assert numbers.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("largest", "firsts"), [(6, [0, 0, 0, 0, 0, 0]), (5, [0, 0, 0, 0, 4, 5]), (3, [0, 0, 2, 2, 4, 5])]
+)
+def test_keys_of_low_numbers_join_first_and_none_beyond_the_largest_size(largest: int, firsts: list[int]) -> None:
+    keys = np.array([0, 2, 3, 4, 5]), np.array([0, 0, 1, 1, 1])
+    labels = join_within(np.array([0, 0, 2, 2, 4, 5]), keys, largest).tolist()
+    assert [labels.index(label) for label in labels] == firsts

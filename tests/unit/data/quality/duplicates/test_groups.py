@@ -6,7 +6,8 @@ import pytest
 
 from tuwen.data.formats import pairs
 from tuwen.data.formats.text import normalise
-from tuwen.data.quality.duplicates.groups import find_split_groups, join_copies, number_copies, replace_groups
+from tuwen.data.quality.duplicates import groups
+from tuwen.data.quality.duplicates.groups import join_copies, number_copies, replace_groups
 
 LONG = "一只白猫趴在窗台上晒太阳"
 
@@ -20,6 +21,10 @@ def make_images(*changes: dict[str, Any]) -> pd.DataFrame:
         for n, change in enumerate(changes)
     ]
     return pd.DataFrame(rows)
+
+
+def find_split_groups(images: pd.DataFrame, captions: pd.DataFrame, largest: int = 100) -> list[str]:
+    return groups.find_split_groups(images, captions, 20, largest)
 
 
 def make_captions(**by_image: str) -> pd.DataFrame:
@@ -59,30 +64,42 @@ def test_an_equal_hash_of_another_colour_is_another_image() -> None:
     [
         (LONG, LONG, True),
         ("窗台上的 ＣＡＴ 在睡觉", "窗台上的 cat 在睡觉", True),
-        ("一只白猫在窗台上", "一只白猫在窗台上", True),
-        ("一只白猫在窗台", "一只白猫在窗台", False),  # seven characters: equal by chance
+        ("一只白猫在窗台", "一只白猫在窗台", True),
+        ("驴。", "驴。", True),
+        ("草莓。", " 草莓。", True),
         (LONG, LONG + "。", False),
     ],
 )
-def test_equal_long_captions_join(one: str, other: str, joined: bool) -> None:
-    groups = find_split_groups(make_images({}, {}), make_captions(p0=one, p1=other))
-    assert (groups[0] == groups[1]) is joined
+def test_equal_captions_join_however_short_they_are(one: str, other: str, joined: bool) -> None:
+    first, second = find_split_groups(make_images({}, {}), make_captions(p0=one, p1=other))
+    assert (first == second) is joined
 
 
-@pytest.mark.parametrize(("carriers", "groups"), [(20, 1), (21, 21)])
-def test_a_caption_on_more_than_twenty_images_is_boilerplate(carriers: int, groups: int) -> None:
+@pytest.mark.parametrize(("carriers", "count"), [(20, 1), (21, 21)])
+def test_a_caption_on_more_images_than_allowed_is_boilerplate(carriers: int, count: int) -> None:
     frame = make_images(*[{}] * carriers)
     carried = make_captions(**{f"p{n}": "本站图片均来自网络" for n in range(carriers)})
-    assert len(set(find_split_groups(frame, carried))) == groups
+    assert len(set(find_split_groups(frame, carried))) == count
+
+
+def test_captions_of_few_images_join_first_and_none_makes_a_group_too_large() -> None:
+    """红 is on four images and would chain both pairs; 驴。 and 草莓。 are on two each."""
+    frame = make_images(*[{}] * 6)
+    carried = pd.concat([make_captions(p0="驴。", p1="驴。", p2="草莓。", p3="草莓。"),
+                         make_captions(p1="红", p2="红", p4="红", p5="红")])  # fmt: skip
+    names = [f"图{n}.png" for n in (0, 0, 2, 2, 4, 5)]
+    assert find_split_groups(frame, carried, largest=5) == names
+    assert find_split_groups(frame, carried[::-1], largest=5) == names
+    assert find_split_groups(frame, carried, largest=6) == ["图0.png"] * 6
 
 
 def test_groups_chain_over_different_reasons_and_ignore_the_order_of_rows() -> None:
     frame = make_images({"sha256": "same"}, {"sha256": "same", "dhash": "ff0f"}, {"dhash": "ff0d"}, {}, {})
     carried = make_captions(p2=LONG, p3=LONG)
-    groups = dict(zip(frame["image_id"], find_split_groups(frame, carried), strict=True))
-    assert list(groups.values()) == ["图0.png"] * 4 + ["图4.png"]
+    named = dict(zip(frame["image_id"], find_split_groups(frame, carried), strict=True))
+    assert list(named.values()) == ["图0.png"] * 4 + ["图4.png"]
     turned = frame[::-1].reset_index(drop=True)
-    assert dict(zip(turned["image_id"], find_split_groups(turned, carried[::-1]), strict=True)) == groups
+    assert dict(zip(turned["image_id"], find_split_groups(turned, carried[::-1]), strict=True)) == named
 
 
 def test_an_image_without_a_group_joins_the_group_of_its_copy() -> None:
@@ -105,11 +122,11 @@ def test_groups_of_the_source_are_never_joined_by_a_guess() -> None:
     assert find_split_groups(frame, carried) == [*"丙丙丙丙丙己己"], "chains through an unknown one"
 
 
-@pytest.mark.parametrize(("carriers", "groups"), [(2, 1), (20, 1), (21, 21)])
-def test_images_of_one_text_are_one_group(carriers: int, groups: int) -> None:
+@pytest.mark.parametrize(("carriers", "count"), [(2, 1), (20, 1), (21, 21)])
+def test_images_of_one_text_are_one_group(carriers: int, count: int) -> None:
     frame = make_images(*[{}] * carriers)
     carried = make_captions(**{f"p{n}": "山水画" for n in range(carriers)}).assign(text_id="句0")
-    assert len(set(find_split_groups(frame, carried))) == groups
+    assert len(set(find_split_groups(frame, carried))) == count
     known = frame.assign(group=[f"概念{n}" for n in range(carriers)])
     assert len(set(find_split_groups(known, carried))) == carriers, "the source knows better"
 

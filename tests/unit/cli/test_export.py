@@ -1,0 +1,107 @@
+"""Sets and models in other forms by the command line, in real processes."""
+
+import re
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests.repo.files import text_of
+from tests.support.checkout import ROOT
+from tests.support.commands import call
+from tests.support.training import TINY
+from tests.support.weights import SIZE_PX, TOKENS, VOCABULARY, cn_clip_model, sha256
+from tuwen import cli
+from tuwen.core.params import CnClip, HuggingFace, load_params
+from tuwen.data.formats import pairs
+from tuwen.data.formats.shards import ShardWriter
+from tuwen.model import dual_encoder
+from tuwen.model.weights import load
+
+
+def test_sets_are_exported_and_their_shards_listed(tmp_path: Path) -> None:
+    row = {"image_id": "熊猫.jpg", "positive_id": "熊猫.jpg"}
+    with ShardWriter(tmp_path / "data", "clean/train/shards") as writer:
+        row |= writer.add("熊猫.jpg", b"\xff\xd8")._asdict()
+    texts = [{"text_id": "t1", "caption": "一只大熊猫坐在竹林里吃竹子"}]
+    linked = [{"pair_id": "p1", "image_id": "熊猫.jpg", "text_id": "t1"}]
+    tables = zip(([row], texts, linked), (pairs.IMAGES, pairs.TEXTS, pairs.PAIRS), strict=True)
+    found = pairs.PairSet(*(pa.Table.from_pylist(rows, schema) for rows, schema in tables))
+    for name in ("train", "valid"):
+        pairs.write_pair_set(tmp_path / "data/clean" / name, found)
+    sets = ("data/clean/train", "data/clean/valid")
+    call("tuwen", "export", "chinese_clip", *sets, "muge", cwd=tmp_path)
+    names = [f"{split}_{kind}" for split in ("train", "valid") for kind in ("imgs.tsv", "texts.jsonl")]
+    assert sorted(path.name for path in (tmp_path / "muge").iterdir()) == ["ids.csv", *names]
+    assert "1 pairs written" in call("tuwen", "export", "webdataset", *sets, "tars", cwd=tmp_path).stderr
+    listed = call("tuwen", "shards", "tars/train", "tars/valid/000000.tar", cwd=tmp_path).stdout
+    assert listed == (tmp_path / "tars/shards.csv").read_text()
+    again = call("tuwen", "export", "webdataset", *sets, "tars", cwd=tmp_path, fails=True)
+    assert again.stderr == "error: tars: exists and is not an empty folder; name another, or remove it\n"
+
+
+def test_a_model_is_exported_in_both_forms_and_one_without_a_place_there_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": cn_clip_model().state_dict()}, tmp_path / "clip.pt")
+    published = {"file": str(tmp_path / "clip.pt"), "sha256": sha256(tmp_path / "clip.pt")}
+    start = CnClip(kind="cn_clip", vocabulary=str(VOCABULARY), **published)
+    encoder, tokens = load.load_weights(start, SIZE_PX, TOKENS)
+    dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
+    call("tuwen", "export", "model", "hugging_face", "ours", "hf", cwd=tmp_path)
+    call("tuwen", "export", "model", "cn_clip", "ours", "again.pt", cwd=tmp_path)
+    file = tmp_path / "hf/model.safetensors"
+    folder = HuggingFace(kind="hugging_face", model=str(tmp_path / "hf"), revision=sha256(file))
+    again = start.model_copy(update={"file": str(tmp_path / "again.pt"), "sha256": sha256(tmp_path / "again.pt")})
+    for form in (folder, again):
+        state = load.load_weights(form, SIZE_PX, TOKENS)[0].state_dict()
+        assert state.keys() == encoder.state_dict().keys()
+        assert all(torch.equal(state[name], tensor) for name, tensor in encoder.state_dict().items())
+
+    dual_encoder.save_model(dual_encoder.DualEncoder(TINY), tmp_path / "tiny", ["[PAD]"])
+    for form, kinds in (("hugging_face", "vit"), ("cn_clip", "vit or resnet")):
+        refused = call("tuwen", "export", "model", form, "tiny", "none", cwd=tmp_path, fails=True)
+        said = f"error: tiny: cannot be written as {form}: its picture tower is no {kinds} of CLIP's form; "
+        assert refused.stderr.startswith(said + "`tuwen export model torch tiny none` writes any model")
+        assert not (tmp_path / "none").exists()
+
+
+def test_a_form_without_a_place_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    dual_encoder.save_model(dual_encoder.DualEncoder(TINY), tmp_path / "tiny", ["[PAD]"])
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom tuwen.core.errors import UserError\n"
+        "from tuwen.model.weights.export import export_model\n"
+        "try:\n    export_model('hugging_face', Path('tiny'), Path('out'))\n"
+        "except UserError:\n    print(sorted({'torch', 'transformers'} & set(sys.modules)))\n"
+    )
+    assert call(sys.executable, "-c", program, cwd=tmp_path).stdout == "[]\n"
+
+
+def test_the_command_of_the_readme_exports_a_model_of_the_samples_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README's line for models/finetuned, on random weights of the sample's kind."""
+    readme = text_of(Path("README.md"))
+    (line,) = re.findall(r"^\| `tuwen (export model \S+ models/finetuned OUT)` \|", readme, re.M)
+    shape = load_params(ROOT / "params.yaml")
+    assert shape.model
+    config = {"dim": shape.model.dim, "vocabulary": 40}
+    config |= {"image": shape.model.image.model_dump() | shape.image.model_dump()}
+    config |= {"text": shape.model.text.model_dump() | shape.text.model_dump()}
+    torch.manual_seed(0)
+    encoder = dual_encoder.DualEncoder(config).eval()
+    dual_encoder.save_model(encoder, tmp_path / "models/finetuned", [f"[{n}]" for n in range(40)])
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(cli.app, line.split()).exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "OUT").iterdir()) == [
+        *("image.pt2", "preprocessor.json", "text.pt2", "vocab.txt")
+    ]
+    pixels = torch.randn(3, 3, shape.image.size_px, shape.image.size_px)
+    ids = torch.randint(0, 40, (5, 7))
+    mask = (torch.arange(7) < torch.tensor([[7], [3], [1], [5], [2]])).long()
+    image, text = (torch.export.load(f"OUT/{name}.pt2").module() for name in ("image", "text"))
+    with torch.no_grad():
+        torch.testing.assert_close(image(pixels), encoder.encode_image(pixels))
+        torch.testing.assert_close(image(pixels[:1]), encoder.encode_image(pixels[:1]))
+        torch.testing.assert_close(text(ids, mask), encoder.encode_text(ids, mask))

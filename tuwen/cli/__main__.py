@@ -1,0 +1,5 @@
+"""python -m tuwen.cli"""
+
+from tuwen.cli import main
+
+main()

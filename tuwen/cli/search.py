@@ -1,0 +1,41 @@
+"""A model asked from the terminal."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+search_app = typer.Typer()
+
+PLAIN_COLUMNS = 1000  # of a file or a pipe, where no line is broken
+
+
+@search_app.command()
+def search(
+    query: Annotated[str, typer.Argument(metavar="TEXT|PICTURE", help="A text, or the path of a picture.")],
+    model: Annotated[Path, typer.Option(help="A model folder.")] = Path("models/finetuned"),
+    gallery: Annotated[str, typer.Option(help="A set that it has embedded, or a folder of pictures.")] = "bank",
+    k: Annotated[int, typer.Option("-k", min=1, help="Answers.")] = 5,
+) -> None:
+    """Search: a text finds pictures, a picture finds texts; in a folder of pictures both find pictures."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from tuwen.retrieval.lookup import find_answers
+
+    found = find_answers(query, model, gallery, k)
+    shown = [name for name in ("caption", "file") if any(getattr(one, name) for one in found)]
+    table = Table(box=None, pad_edge=False)
+    for name in ("rank", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("id", *shown):
+        table.add_column(name, overflow="fold")
+    for rank, one in enumerate(found, 1):
+        # as they are: a caption may hold what is markup elsewhere
+        words = (Text(" ".join(getattr(one, name).split())) for name in ("id", *shown))
+        table.add_row(str(rank), f"{one.score:.3f}", *words)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PLAIN_COLUMNS)
+    console.print(table)

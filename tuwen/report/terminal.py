@@ -1,0 +1,79 @@
+"""`tuwen results`: R@k of all models beside each other for a terminal, with chance, and which gains are none."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tuwen.core.errors import UserError
+from tuwen.core.params import Evaluate
+from tuwen.evaluation.figures import FIGURES, MetricValues
+from tuwen.evaluation.headline import get_chance, make_lines
+from tuwen.evaluation.metric import Metric
+from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles, list_rivals, list_titles
+from tuwen.evaluation.results import read_results, read_test_metrics
+from tuwen.evaluation.seen.captions import describe_seen
+from tuwen.evaluation.verdicts import judge_line
+
+UNKNOWN = "Which gains are sure stands in results/report.md: {why}"
+
+Doubts = Mapping[tuple[str, int | None], str]  # direction and k -> what is wrong with the shipped model's value
+
+
+def format_headline(results: Path, params: Evaluate | None) -> str:
+    """Return R@k on test in both directions, all models beside each other, as plain text for a terminal.
+
+    Where captions of test stand in train, it is R@k of the others, and a line says so. A line whose gain is not
+    sure, or whose value is at chance, says so. params: those by which the intervals are drawn; without them, or
+    without all results, a last line says that they stand in the report.
+    """
+    metrics = {name: read_test_metrics(results / name / "metrics.json") for name in MODELS}
+    base = get_base().name
+    ks = [int(found[1]) for name in metrics[base] if (found := re.fullmatch(r"t2i_hit_at_(\d+)", name))]
+    apart = all(
+        name in values for name, *_ in FIGURES["unseen_hit"].list_values(ks) for values in metrics.values()
+    )
+    hit = FIGURES["unseen_hit" if apart else "hit"]
+    doubts, why = _find_doubts(results, params, hit)
+    has_chance = get_chance(metrics[base], hit, None, None, ks) is not None  # metrics.json of older code has none
+    titles = (*(["chance"] if has_chance else []), *list_titles(), *list_gain_titles())
+    lines = [f"{'test split':<14}{'':<6}{''.join(f'{title:>{len(title) + 2}}' for title in titles)}"]
+    for name, direction, k in hit.list_values(ks):
+        assert direction
+        hits = {model: 100 * values[name] for model, values in metrics.items()}
+        chance = get_chance(metrics[base], hit, direction, k, ks)
+        cells = [] if chance is None else [f"{chance:>6.1f} %"]
+        cells += [f"{hits[name]:>{len(title)}.1f} %" for name, title in zip(MODELS, list_titles(), strict=True)]
+        cells += [
+            f"{hits[rival.name] - hits[base]:>+{len(title) + 2}.1f}"
+            for rival, title in zip(list_rivals(), list_gain_titles(), strict=True)
+        ]
+        line = f"{direction.title:<14}{f'R@{k}':<6}{''.join(cells)}"
+        lines.append(f"{line}  {doubts.get((direction.name, k), '')}".rstrip())
+    notes = [UNKNOWN.format(why=why) if why else "", _describe_overlap(metrics[SHIPPED], ks) if apart else ""]
+    return "\n".join([*lines, *filter(None, notes)]) + "\n"
+
+
+def _describe_overlap(values: MetricValues, ks: Sequence[int]) -> str:
+    """Return what the table leaves out, and the shipped model's recall with it."""
+    shown = {
+        f"{way.title} R@{k}": values[name] for name, way, k in FIGURES["hit"].list_values(ks) if way and k == 5
+    }
+    told = ", ".join(f"{title} {100 * value:.1f} %" for title, value in shown.items())
+    return f"{describe_seen(values)}\nWith all of them ({MODELS[SHIPPED].title}): {told}"
+
+
+def _find_doubts(results: Path, params: Evaluate | None, hit: Metric) -> tuple[Doubts, str]:
+    """Return what to say of lines without a sure gain or at chance; else why it cannot be told."""
+    if params is None:
+        return {}, "params.yaml, which the intervals are drawn by, is not here"
+    try:
+        lines = make_lines(read_results(results, params.ks), hit, params)
+    except UserError as error:
+        return {}, str(error)
+    doubts = {}
+    for line in lines:
+        assert line.direction
+        verdict = judge_line(line)
+        told = ([] if verdict.above_chance else [verdict.level]) + ([] if verdict.is_gain else [verdict.gain])
+        doubts[line.direction.name, line.k] = "; ".join(told)
+    return doubts, ""
