@@ -194,7 +194,7 @@ def test_half_of_a_surrogate_pair_in_json_is_replaced(root) -> None:
         ("a.jsonl", '["x"]\n', r"a\.jsonl:1: found '\[\"x\"\]', expected one JSON object on each line"),
         ("a.jsonl", "[" * 100_000, r"a\.jsonl:1: no valid JSON"),
         ("a.jsonl", '{"path": "x"}', r"a\.jsonl:1: the object lacks \['zh'\], found the keys \['path'\]"),
-        ("a.jsonl", '{"path": 3, "zh": "猫"}', r"a\.jsonl:1: the picture is 3, expected a path or bytes"),
+        ("a.jsonl", '{"path": 3, "zh": "猫"}', r"a\.jsonl:1: the picture is 3, expected a path, bytes or base64"),
         ("a.jsonl", '{"path": "x", "zh": {"a": 1}}', r"a\.jsonl:1: found \{'a': 1\}, expected a text"),
         ("a.parquet", "PAR1 path,zh PAR1", r"a\.parquet: not readable as Parquet after row 0"),
         ("a.xlsx", "PK", r"a\.xlsx: found '\.xlsx', expected \.csv, \.tsv, \.jsonl or \.parquet"),

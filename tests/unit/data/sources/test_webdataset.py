@@ -14,7 +14,7 @@ from tuwen.core.params import WebdatasetSource
 from tuwen.data import sources
 from tuwen.data.formats import pairs
 from tuwen.data.sources import webdataset
-from tuwen.data.sources.records import ImageRecord, PairRecord, TextRecord
+from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, TextRecord
 
 CAPTIONS = ["一只大熊猫坐在竹林里吃竹子", "雨后的街道上，行人撑着伞走过"]
 
@@ -33,7 +33,7 @@ def source(root: Path, caption: str = "caption") -> WebdatasetSource:
     return WebdatasetSource(kind="webdataset", root=str(root), caption=caption)
 
 
-def read(root: Path, caption: str = "caption") -> list[ImageRecord | TextRecord | PairRecord]:
+def read(root: Path, caption: str = "caption") -> list[Record]:
     return list(sources.read_source(source(root, caption))["labelled"])
 
 
@@ -62,11 +62,13 @@ def test_ids_stay_when_another_tar_comes(tmp_path: Path) -> None:
 
 def test_a_key_that_comes_twice_in_a_tar_stays_two_pictures(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"1.jpg": b"1", "2.jpg": b"2", "1.png": b"3"})
-    assert [(p.image_id, p.data, p.row) for p in read(tmp_path)] == [
+    *found, note = read(tmp_path)
+    assert [(p.image_id, p.data, p.row) for p in found] == [
         ("a/1", b"1", 1),
         ("a/2", b"2", 2),
         ("a/1@3", b"3", 3),
     ]
+    assert note == NoteRecord("keys that come again in their tar", "a/1@3")
 
 
 def test_what_is_missing_is_named_in_its_place(tmp_path: Path) -> None:
