@@ -34,6 +34,12 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
+def with_chunks(png: bytes, *chunks: bytes, at_end: bool = False) -> bytes:
+    """Return the PNG with more chunks, behind its header or before its end."""
+    place = len(png) - 12 if at_end else 33
+    return png[:place] + b"".join(chunks) + png[place:]
+
+
 # Broken
 
 

@@ -20,8 +20,8 @@ MOST_REMEMBERED = 1 << 16  # names, so that a table which names each image often
 AMBIGUOUS = "several files fit"
 MAGIC = (  # first bytes -> extension
     (rb"\xff\xd8\xff", "jpg"),
-    (rb"\x89PNG\r\n\x1a\n", "png"),
-    (rb"GIF8[79]a", "gif"),
+    (rb"\x89PNG", "png"),
+    (rb"GIF8", "gif"),
     (rb"RIFF....WEBP", "webp"),
     (rb"BM....\0\0\0\0", "bmp"),
     (rb"II\*\0|MM\0\*", "tif"),
