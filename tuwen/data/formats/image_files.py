@@ -1,9 +1,10 @@
-"""Image files: which names mean one, which file below a folder a name in a table means, and bytes in base64."""
+"""Image files: which names mean one, which file a name means, and their bytes before they are decoded."""
 
 import binascii
 import os
 import re
 import unicodedata
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -28,6 +29,9 @@ MAGIC = (  # first bytes -> extension
     (rb"....ftypavi[fs]", "avif"),
     (rb"....ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)", "heic"),
 )
+USED_CHUNKS = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT")  # of a PNG, beside those that it must have
+EXIF_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")
+MAX_EXIF_BYTES = 1 << 16
 DATA_ADDRESS = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
@@ -46,6 +50,24 @@ def is_image_name(path: PurePath | str) -> bool:
 def find_extension(data: bytes) -> str | None:
     """Return the extension that the first bytes of an encoded image ask for; None where they begin no image."""
     return next((name for start, name in MAGIC if re.match(start, data, re.DOTALL)), None)
+
+
+def remove_notes(data: bytes) -> bytes:
+    """Return a PNG without what is not used: colour profiles, texts, times, and what else viewers pass over.
+
+    Pillow refuses a PNG for a profile or a text of more than a megabyte, and for a slip in any of them.
+    """
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    kept, start = [data[:8]], 8
+    while (end := start + 12 + int.from_bytes(data[start : start + 4])) <= len(data):
+        chunk = data[start:end]
+        # an upper case letter marks what no reader may pass over; EXIF may stand in a text, where it is short
+        used = chunk[4:8] in USED_CHUNKS or (len(chunk) < MAX_EXIF_BYTES and chunk[8:].startswith(EXIF_TEXTS))
+        if chunk[4:5].isupper() or (used and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])):
+            kept.append(chunk)
+        start = end if chunk[4:8] != b"IEND" else len(data)
+    return b"".join([*kept, data[start:]])
 
 
 def decode_base64(text: bytes) -> bytes | None:

@@ -8,15 +8,17 @@ import functools
 import io
 import threading
 import warnings
-import zlib
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from tuwen.data.formats.image_files import find_extension, remove_notes
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 # Pillow reads more, but those hold vectors, start other programs, or lie about the size of what they contain
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+HEIC_REMEDY = "install the extra, `pip install -c constraints.txt -e '.[heic]'`, or convert it to JPEG"
 MAX_GIF_PIXELS = 1 << 28  # the limit of WebP
 MAX_ASPECT = 2.0
 # Mean and deviation of CLIP's training images, on a 0..255 scale (Radford et al. 2021).
@@ -25,9 +27,6 @@ STD = (68.5005, 66.6322, 70.3232)
 CLIP_PIXELS = {"mean": MEAN, "std": STD}
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601: how bright red, green and blue are
 EDGE = 70  # of 255: the least difference that counts as an outline
-USED_CHUNKS = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT")  # of a PNG, beside those that it must have
-EXIF_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")
-MAX_EXIF_BYTES = 1 << 16
 # EXIF orientation (CIPA DC-008, tag 0x0112) -> what turns the image upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,7 +44,7 @@ _OPENING = threading.Lock()
 def open_image(data: bytes) -> Image.Image:
     """Open encoded bytes as an image that has format, mode and size, but no pixels yet.
 
-    Raises OSError where the bytes are no image of one of FORMATS, or a GIF of more than MAX_GIF_PIXELS.
+    Raises OSError where the bytes are no image of `list_formats`, or a GIF of more than MAX_GIF_PIXELS.
     """
     _silence_pillow()
     with _OPENING:
@@ -53,7 +52,11 @@ def open_image(data: bytes) -> Image.Image:
         # GIF from taking any memory: opening one fills its first frame with the background.
         Image.MAX_IMAGE_PIXELS = MAX_GIF_PIXELS // 2 if data.startswith(b"GIF8") else None
         try:
-            return Image.open(io.BytesIO(_drop_notes(data)), formats=FORMATS)
+            return Image.open(io.BytesIO(remove_notes(data)), formats=list_formats())
+        except UnidentifiedImageError:
+            if find_extension(data) == "heic" and "HEIF" not in list_formats():
+                raise OSError(f"HEIC: {HEIC_REMEDY}") from None
+            raise
         except OSError:
             raise
         except Exception as error:
@@ -62,22 +65,15 @@ def open_image(data: bytes) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = None
 
 
-def _drop_notes(data: bytes) -> bytes:
-    """Return a PNG without what is not used: colour profiles, texts, times, and what else viewers pass over.
-
-    Pillow refuses a PNG for a profile or a text of more than a megabyte, and for a slip in any of them.
-    """
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return data
-    kept, start = [data[:8]], 8
-    while (end := start + 12 + int.from_bytes(data[start : start + 4])) <= len(data):
-        chunk = data[start:end]
-        # an upper case letter marks what no reader may pass over; EXIF may stand in a text, where it is short
-        used = chunk[4:8] in USED_CHUNKS or (len(chunk) < MAX_EXIF_BYTES and chunk[8:].startswith(EXIF_TEXTS))
-        if chunk[4:5].isupper() or (used and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])):
-            kept.append(chunk)
-        start = end if chunk[4:8] != b"IEND" else len(data)
-    return b"".join([*kept, data[start:]])
+@functools.cache
+def list_formats() -> tuple[str, ...]:
+    """Return what is opened: FORMATS, and HEIC, which phones write, where the extra `heic` is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return (*FORMATS, "HEIF")
 
 
 @functools.cache

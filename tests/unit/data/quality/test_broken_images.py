@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.support import broken
 from tests.support.broken import chunk, encode, landscape
 from tests.support.checkout import ROOT
+from tuwen.data.formats import images
 from tuwen.data.formats.images import decode_image, decode_pixels
 from tuwen.data.quality import image_stats
 
@@ -82,6 +83,17 @@ def test_what_a_picture_carries_beside_its_pixels_is_no_fault_of_it(number: int)
     assert decode_pixels(CARRIES[number]).shape == (48, 64, 3)
     if stats.format == "PNG":
         assert (decode_pixels(CARRIES[number]) == decode_pixels(PNG)).all()
+
+
+def test_heic_is_read_by_its_extra_or_named_with_it() -> None:
+    stats = measure(broken.heic())
+    if "HEIF" in images.list_formats():
+        assert (stats.format, stats.width, stats.readable) == ("HEIF", 64, True)
+        assert decode_pixels(broken.heic()).shape == (64, 64, 3)
+    else:
+        assert (stats.format, stats.readable) == ("HEIC", False)
+        with pytest.raises(OSError, match=r"HEIC: install the extra, .*\[heic\]"):
+            decode_pixels(broken.heic())
 
 
 def test_a_png_is_still_turned_by_the_exif_that_stands_in_a_text() -> None:
