@@ -22,6 +22,7 @@ SOURCE = '''"""Captions in files beside the images: cat.png and cat.txt."""
 from pathlib import Path
 
 from tuwen.core.params.data import SidecarSource
+from tuwen.data.formats.image_files import ImageFiles
 from tuwen.data.sources.files import make_relative, read_image_file
 from tuwen.data.sources.records import ImageRecord, PairRecord, SourceSets, TextRecord
 
@@ -32,11 +33,12 @@ def read(source: SidecarSource) -> SourceSets:
 
 
 def _read(root):
+    files = ImageFiles(root)
     for path in sorted(root.glob("*.txt")):
         image = path.with_suffix(".png")
-        data, fault = read_image_file(root, image.name)
+        data, found = read_image_file(files, image.name)
         file = make_relative(path, root)
-        yield ImageRecord(image.name, data, image.name, fault=fault)
+        yield ImageRecord(image.name, data, image.name, fault=found.fault)
         yield TextRecord(path.stem, path.read_text(encoding="utf-8"), file)
         yield PairRecord(path.stem, image.name, path.stem, file)
 '''

@@ -14,6 +14,7 @@ TESTED_WITH_OTHERS = {
     "core/params/training.py": "unit/core/params/test_root.py",
     "data/formats/checked_json.py": "unit/report/test_report_inputs.py",
     "data/formats/directions.py": "unit/evaluation/test_embedded_set.py",
+    "data/formats/tar_keys.py": "unit/data/formats/test_tar_stream.py",
     "data/quality/captions.py": "stages/test_validate.py",
     "data/quality/clean_sets.py": "stages/test_validate.py",
     "data/quality/dealing.py": "stages/test_validate.py",

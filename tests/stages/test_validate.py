@@ -62,6 +62,14 @@ def test_every_row_comes_through(sound: Path) -> None:
     assert finding == {"severity": "warning", "success": False, "unexpected": 12}
 
 
+def test_what_ingest_noted_stands_in_the_quality_files(make_raw: MakeRaw, tmp_path: Path) -> None:
+    data = make_raw(tmp_path)
+    note = {"names read otherwise: backslashes": {"count": 7, "examples": ["图\\1.jpg"]}}
+    (data / "raw/labelled/notes.json").write_text(json.dumps(note), encoding="utf-8")
+    summary = read_quality(run_validate(data))
+    assert summary["noted_by_ingest"] == {"labelled": {"names read otherwise: backslashes": 7}}
+
+
 def test_train_keeps_its_texts_and_the_others_merge_equal_captions(sound: Path) -> None:
     assert len(read_ids(sound, "train", "texts")) == len(read_ids(sound, "train", "pairs")) == 14
     for name, images in (("bank", 7), ("valid", 2), ("test", 3)):

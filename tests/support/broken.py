@@ -1,5 +1,6 @@
 """Encoded images as they occur in the wild: broken, misnamed, with a false size, or merely unusual."""
 
+import base64
 import io
 import random
 import struct
@@ -32,6 +33,12 @@ def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 def chunk(kind: bytes, body: bytes) -> bytes:
     """Return one chunk of a PNG."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def with_chunks(png: bytes, *chunks: bytes, at_end: bool = False) -> bytes:
+    """Return the PNG with more chunks, behind its header or before its end."""
+    place = len(png) - 12 if at_end else 33
+    return png[:place] + b"".join(chunks) + png[place:]
 
 
 # Broken
@@ -219,3 +226,14 @@ def progressive_jpeg() -> bytes:
 def webp() -> bytes:
     """Named .jpg by many sites."""
     return encode(landscape(), "WEBP")
+
+
+def heic() -> bytes:
+    """A teal square of 64 x 64, as phones write it."""
+    return base64.b64decode(
+        "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAVZtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9j"
+        "AAAAAERAAAEAAQAAAAABegABAAAAAAAAABgAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA1mlw"
+        "cnAAAAC3aXBjbwAAAHhodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQArQgEBA3AA"
+        "AAMAkAAAAwAAAwAeoCCBBZbqSSmubgIaDAgAAAMAyAAAAwAIQGIAAQAHRAHBcrAiQAAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAA"
+        "AABAAAAAQAAAABBwaXhpAAAAAAMICAgAAAAXaXBtYQAAAAAAAAABAAEEgQIDBAAAACBtZGF0AAAAFCgBrwQY/Hk46//4ESe7yftNZHQ4"
+    )

@@ -1,6 +1,8 @@
 """`tuwen classify`: images that people sorted, as a folder for each class or as a CSV, classified by a model."""
 
+import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +11,8 @@ import numpy as np
 
 from tuwen.core.errors import UserError
 from tuwen.core.progress import follow
-from tuwen.data.formats.images import SUFFIXES, Pixels, decode_pixels, resize_to_square
+from tuwen.data.formats.image_files import ImageFiles, is_hidden, is_image_name
+from tuwen.data.formats.images import Pixels, decode_pixels, resize_to_square
 from tuwen.data.formats.text_files import open_text, read_csv_rows
 from tuwen.evaluation.zero_shot import ONE_PROMPT, classify_images
 from tuwen.evaluation.zero_shot_file import ZeroShotReport
@@ -64,9 +67,9 @@ def read_labelled_tree(root: Path) -> list[LabelledImage]:
     labelled, others = list[LabelledImage](), list[Path]()
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
-        if not path.is_file() or any(part.startswith(".") for part in inside.parts):
+        if not path.is_file() or is_hidden(inside):
             continue
-        if path.suffix.lower() in SUFFIXES and len(inside.parts) > 1:
+        if is_image_name(inside) and len(inside.parts) > 1:
             labelled.append(LabelledImage(path, inside.parts[0], str(root)))
         else:
             others.append(path)
@@ -78,15 +81,25 @@ def read_labelled_tree(root: Path) -> list[LabelledImage]:
 
 
 def read_labelled_csv(path: Path) -> list[LabelledImage]:
-    """List the rows of a CSV with the columns path (from the CSV's folder, or absolute) and label."""
+    """List the rows of a CSV with the columns path (from the CSV's folder, or absolute) and label.
+
+    A path that is not the file's own name is read as `ImageFiles` does; such rows are counted on stderr.
+    """
     if not path.is_file():
         raise UserError(f"{path}: not found, or not a file; name a CSV with the columns path and label")
-    labelled = []
+    labelled, files, ways = [], ImageFiles(path.parent), Counter[str]()
     for line, cells in read_csv_rows(path, ("path", "label")):
         label = cells["label"].strip()
         if not label:
             raise UserError(f"{path}:{line}: the label is empty; write the picture's class")
-        labelled.append(LabelledImage(path.parent / cells["path"], label, f"{path}:{line}"))
+        image = path.parent / cells["path"]  # may be an absolute path to anywhere
+        if not os.path.isfile(image):
+            found = files.find(cells["path"])
+            image = path.parent / found.name if found.path else image
+            ways.update([found.way] if found.way else [])
+        labelled.append(LabelledImage(image, label, f"{path}:{line}"))
+    for way, count in sorted(ways.items()):
+        print(f"{path}: names read otherwise: {way}: {count}", file=sys.stderr)
     if not labelled:
         raise UserError(f"{path}: no row; write one for each picture")
     return labelled

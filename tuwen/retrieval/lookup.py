@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
-from tuwen.data.formats.images import SUFFIXES
+from tuwen.data.formats.image_files import IMAGE_EXTENSIONS, is_image_name
 
 if TYPE_CHECKING:  # so that what is missing is told before torch is loaded
     from tuwen.data.formats.pairs import PairSet
@@ -75,17 +75,17 @@ def _is_image(query: str) -> bool:
         return False
     if is_folder:
         raise UserError(f"{query}: a folder; give a text or the path of one picture, the folder is for --gallery")
-    if path.suffix.lower() in SUFFIXES:
+    if is_image_name(path):
         raise UserError(f"{query}: no such file; mend the path, or leave {path.suffix} out to ask by the text")
     return False
 
 
 def _list_images(folder: Path) -> list[Path]:
     """List the pictures below a folder, but hidden ones."""
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = [path for path in sorted(folder.rglob("*")) if is_image_name(path.relative_to(folder)) and path.is_file()]
     paths = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not paths:
-        raise UserError(f"--gallery {folder}: no picture in this folder ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"--gallery {folder}: no picture in this folder ({', '.join(sorted(IMAGE_EXTENSIONS))})")
     return paths
 
 

@@ -65,6 +65,21 @@ def test_files_that_are_no_pictures_are_counted(tree: Path, capsys: pytest.Captu
     assert "2 files are no pictures in a class folder" in capsys.readouterr().err
 
 
+def test_names_are_read_and_hidden_files_passed_by_as_every_source_does(tree: Path, capsys) -> None:
+    for name in ("._1.jpg", "Thumbs.db", "__MACOSX/1.jpg"):
+        (tree / "按颜色/红" / name).parent.mkdir(exist_ok=True)
+        (tree / "按颜色/红" / name).write_bytes(b"")
+    (tree / "按颜色/红/1.jfif").write_bytes(drawn(0))
+    assert len(image_folder.read_labelled_tree(tree / "按颜色")) == 15
+    lines = ["path,label", "按颜色\\红\\深一层\\0.png,红", " 按颜色/红/1.jfif,红", f"{tree}/按颜色/红/1.jfif,红"]
+    (tree / "图.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = [one.path.relative_to(tree).as_posix() for one in image_folder.read_labelled_csv(tree / "图.csv")]
+    assert found == ["按颜色/红/深一层/0.PNG", "按颜色/红/1.jfif", "按颜色/红/1.jfif"]
+    log = capsys.readouterr().err
+    assert "names read otherwise: backslashes and upper and lower case: 1" in log
+    assert "names read otherwise: blanks around it: 1" in log
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

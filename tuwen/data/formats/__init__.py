@@ -10,6 +10,8 @@ In reading order:
     text_files.py   CSV and JSONL of unknown encoding
     json_file.py    one JSON file
     checked_json.py a JSON file of a known form
+    image_files.py  names of image files: which mean one, and which file a name means
+    tar_keys.py     which members of a WebDataset tar belong together
     tar_stream.py   WebDataset tars from anywhere, as a stream
     pinned.py       published files, named by their sha256 or commit
 """

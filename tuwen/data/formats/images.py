@@ -11,12 +11,14 @@ import warnings
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from tuwen.data.formats.image_files import find_extension, remove_notes
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 # Pillow reads more, but those hold vectors, start other programs, or lie about the size of what they contain
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"})  # lower-cased
+HEIC_REMEDY = "install the extra, `pip install -c constraints.txt -e '.[heic]'`, or convert it to JPEG"
 MAX_GIF_PIXELS = 1 << 28  # the limit of WebP
 MAX_ASPECT = 2.0
 # Mean and deviation of CLIP's training images, on a 0..255 scale (Radford et al. 2021).
@@ -42,7 +44,7 @@ _OPENING = threading.Lock()
 def open_image(data: bytes) -> Image.Image:
     """Open encoded bytes as an image that has format, mode and size, but no pixels yet.
 
-    Raises OSError where the bytes are no image of one of FORMATS, or a GIF of more than MAX_GIF_PIXELS.
+    Raises OSError where the bytes are no image of `list_formats`, or a GIF of more than MAX_GIF_PIXELS.
     """
     _silence_pillow()
     with _OPENING:
@@ -50,13 +52,28 @@ def open_image(data: bytes) -> Image.Image:
         # GIF from taking any memory: opening one fills its first frame with the background.
         Image.MAX_IMAGE_PIXELS = MAX_GIF_PIXELS // 2 if data.startswith(b"GIF8") else None
         try:
-            return Image.open(io.BytesIO(data), formats=FORMATS)
+            return Image.open(io.BytesIO(remove_notes(data)), formats=list_formats())
+        except UnidentifiedImageError:
+            if find_extension(data) == "heic" and "HEIF" not in list_formats():
+                raise OSError(f"HEIC: {HEIC_REMEDY}") from None
+            raise
         except OSError:
             raise
         except Exception as error:
             raise OSError(f"no image: {error!r}") from error
         finally:
             Image.MAX_IMAGE_PIXELS = None
+
+
+@functools.cache
+def list_formats() -> tuple[str, ...]:
+    """Return what is opened: FORMATS, and HEIC, which phones write, where the extra `heic` is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return (*FORMATS, "HEIF")
 
 
 @functools.cache

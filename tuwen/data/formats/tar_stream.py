@@ -6,16 +6,17 @@ yields its samples and checks its size and sha256.
 
 import hashlib
 import io
-import itertools
 import tarfile
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.image_files import IMAGE_EXTENSIONS, is_hidden
+from tuwen.data.formats.tar_keys import CAPTION_KINDS, KeyedParts, TarPart, group_parts
 from tuwen.data.formats.text_files import parse_json
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
-CAPTION_EXTENSIONS = frozenset({"txt", "json"})
 MAX_MEMBER_BYTES = 1 << 28  # above any image or caption; a header may promise more than memory holds
 STREAM_BYTES = 1 << 16  # tarfile copies what is left of this much with every header
 # what tarfile raises on bytes that are no tar: its own errors, and those of the numbers and texts in a header
@@ -26,7 +27,7 @@ SHARD_REMEDY = "get it again, or list it anew with `tuwen shards`"
 class Sample(NamedTuple):
     """One key of a WebDataset tar. With a `fault` (one of `pairs.FAULTS`) it is no pair."""
 
-    key: str  # the member's name up to the first dot of its last part
+    key: str  # what the names of its members have in common; key@n where it came before in its tar
     image: bytes | None
     captions: list[str]  # empty where the key has no caption, which is no fault
     fault: str | None = None
@@ -71,59 +72,52 @@ class _HashedFile:
         return data
 
 
-def read_samples(file: BinaryIO, caption_key: str) -> Iterator[Sample]:
+def read_samples(file: BinaryIO, caption_key: str, left_over: Counter[str] | None = None) -> Iterator[Sample]:
     """Yield the keys of a tar from anywhere, one at a time, in order; `file` need not be seekable.
 
-    Members of one key are adjacent (https://github.com/webdataset/webdataset). A key has an image, captions from
-    its txt (whole, but for line ends at its end) and from `caption_key` of its json (a string or a list of them);
-    other members are ignored, as are hidden files and names without a dot. A second image starts a new sample.
+    Members of one key are adjacent (https://github.com/webdataset/webdataset); tar_keys.py says which these are.
+    A key has an image, captions from its txt (whole, but for line ends at its end) and from `caption_key` of its
+    json (a string or a list of them). left_over: what the members of no sample are -> how many; it is counted up.
     Faults: "missing" (no image), "unreadable_record" (a caption that cannot be read, a member that is cut or too
     large, a tar without its end), "outside_source" (a link, a device, an absolute name or one with ..).
-    Raises UserError that names the tar and the byte from which on it is no tar.
+    Raises UserError that names the tar and the byte from which on it is no tar, and as `tar_keys.group_parts`.
     """
-    for key, parts in itertools.groupby(_parts(file), lambda part: part.key):
-        sample: list[_Part] = []
-        for part in parts:
-            if any(part.field == other.field for other in sample):
-                yield _sample(key, sample, caption_key)
-                sample = []
-            sample.append(part)
-        yield _sample(key, sample, caption_key)
+    left_over = Counter() if left_over is None else left_over
+    for one in group_parts(_parts(file, left_over), _name(file), left_over):
+        yield _sample(one, caption_key)
 
 
-def count_pairs(file: BinaryIO) -> int:
-    """Return how many keys of a tar have both an image and a caption, by the names of its members."""
-    groups = itertools.groupby(_parts(file, load=False), lambda part: part.key)
-    fields_by_key = ({part.field for part in parts if part.fault is None} for _, parts in groups)
-    return sum("image" in fields and not CAPTION_EXTENSIONS.isdisjoint(fields) for fields in fields_by_key)
+def count_pairs(file: BinaryIO, left_over: Counter[str] | None = None) -> int:
+    """Return how many keys of a tar have both an image and a caption, by its members' names; as `read_samples`."""
+    left_over = Counter() if left_over is None else left_over
+    keyed = group_parts(_parts(file, left_over, load=False), _name(file), left_over)
+    return sum(one.image is not None and bool(one.captions) for one in keyed)
 
 
-class _Part(NamedTuple):
-    """One member of a sample."""
-
-    key: str
-    field: str  # "image", or the extension
-    data: bytes = b""
-    fault: str | None = None
+def _name(file: BinaryIO) -> str:
+    return str(getattr(file, "name", "this tar"))
 
 
-def _sample(key: str, parts: list[_Part], caption_key: str) -> Sample:
-    if faults := [part.fault for part in parts if part.fault]:
-        return Sample(key, None, [], faults[0])
-    image = next((part.data for part in parts if part.field == "image"), None)
+def _sample(one: KeyedParts, caption_key: str) -> Sample:
+    if one.fault:
+        return Sample(one.key, None, [], one.fault)
+    captions = list[str]()
     try:
-        read = {part.field: _captions(part, caption_key) for part in parts if part.field in CAPTION_EXTENSIONS}
+        for part in sorted(one.captions, key=lambda part: part.kind):  # json before txt
+            read = _captions(part, caption_key)
+            known = [] if part.kind == "json" else [caption.strip() for caption in captions]
+            captions += [text for text in read if text.strip() not in known]
     except (ValueError, RecursionError):
-        return Sample(key, None, [], "unreadable_record")
-    captions = read.get("json", [])
-    captions += [text for text in read.get("txt", []) if text.strip() not in map(str.strip, captions)]
-    return Sample(key, image, captions, "missing" if image is None else None)
+        return Sample(one.key, None, [], "unreadable_record")
+    if one.image is None:
+        return Sample(one.key, None, captions, "missing")
+    return Sample(one.key, one.image.data, captions)
 
 
-def _captions(part: _Part, caption_key: str) -> list[str]:
+def _captions(part: TarPart, caption_key: str) -> list[str]:
     """Raises ValueError where the bytes are no text or no json object, or the captions are no strings."""
     text = _decoded(part.data)
-    if part.field == "txt":
+    if part.kind == "txt":
         return [text.rstrip("\r\n")]
     body = parse_json(text)
     captions = body.get(caption_key) or [] if isinstance(body, dict) else None
@@ -165,7 +159,7 @@ class _Archive(tarfile.TarFile):
     whole = False  # whether what was read last is the end mark
 
 
-def _parts(file: BinaryIO, load: bool = True) -> Iterator[_Part]:
+def _parts(file: BinaryIO, left_over: Counter[str], load: bool = True) -> Iterator[TarPart]:
     """Yield the members that can belong to a sample; without `load` their bytes are not read."""
     archive: Any = None
     error, reported = None, False  # reported: the last part's fault already says that the tar is cut
@@ -173,7 +167,7 @@ def _parts(file: BinaryIO, load: bool = True) -> Iterator[_Part]:
         archive = _Archive.open(fileobj=file, mode="r|*", encoding="utf-8", bufsize=STREAM_BYTES)
         while (info := archive.next()) is not None:
             archive.members.clear()  # a kilobyte for each member
-            part = _part(archive, info, load)
+            part = _part(archive, info, left_over, load)
             if part is not None:
                 yield part
             reported = part is not None and part.fault == "unreadable_record"
@@ -181,10 +175,13 @@ def _parts(file: BinaryIO, load: bool = True) -> Iterator[_Part]:
     except BROKEN as broken:
         error = broken
     if archive is None or not _is_at_end(archive, error):
-        name, offset = getattr(file, "name", "this tar"), archive.offset if archive else 0
-        raise UserError(f"{name}: no tar from byte {offset} on ({error or 'bad header'}); get or write it again")
+        offset = archive.offset if archive else 0
+        raise UserError(
+            f"{_name(file)}: no tar from byte {offset} on ({error or 'bad header'}); get or write it again"
+        )
     if not (archive.whole or reported):
-        yield _Part(f"byte {archive.offset}", "", fault="unreadable_record")
+        cut = f"byte {archive.offset}"
+        yield TarPart(cut, (cut,), "", fault="unreadable_record")
 
 
 def _is_at_end(archive: Any, error: Exception | None) -> bool:
@@ -204,20 +201,24 @@ def _skip(archive: Any) -> None:
             raise tarfile.ReadError("unexpected end of data")
 
 
-def _part(archive: Any, info: tarfile.TarInfo, load: bool) -> _Part | None:
-    name = _decoded(info.name.encode("utf-8", "surrogateescape"), "replace")
-    folder, _, base = name.removeprefix("./").rpartition("/")
-    stem, _, extension = base.partition(".")
-    key = f"{folder}/{stem}" if folder else stem
+def _part(archive: Any, info: tarfile.TarInfo, left_over: Counter[str], load: bool) -> TarPart | None:
+    name = _decoded(info.name.encode("utf-8", "surrogateescape"), "replace").removeprefix("./")
+    folder, slash, base = unicodedata.normalize("NFC", name).rpartition("/")
+    *stem, extension = base.split(".")
+    part = TarPart(name, (f"{folder}{slash}{stem[0] if stem else ''}", *stem[1:]), extension.lower(), info.size)
+    if extension.lower() in IMAGE_EXTENSIONS:
+        part = part._replace(kind="image")
     if name.startswith("/") or ".." in name.split("/") or not (info.isreg() or info.isdir()):
-        return _Part(key, extension, fault="outside_source")
-    if info.isdir() or not stem or not extension:
+        return part._replace(fault="outside_source")
+    if info.isdir():
         return None
-    field = "image" if extension.lower() in IMAGE_EXTENSIONS else extension.lower()
-    if not load or (field != "image" and field not in CAPTION_EXTENSIONS):
-        return _Part(key, field)
+    if is_hidden(name) or not (extension and any(stem)):
+        left_over["hidden" if is_hidden(name) else "without extension"] += 1
+        return None
+    if not load or (part.kind != "image" and part.kind not in CAPTION_KINDS):
+        return part
     try:
         data = archive.extractfile(info).read() if info.size <= MAX_MEMBER_BYTES else None
     except tarfile.ReadError:  # the tar ends here
         data = None
-    return _Part(key, field, data or b"", "unreadable_record" if data is None else None)
+    return part._replace(data=data or b"", fault="unreadable_record" if data is None else None)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from tuwen.core.progress import follow
 from tuwen.data.formats import shards
-from tuwen.data.formats.images import open_image, put_on_white, read_orientation, turn_upright
+from tuwen.data.formats.image_files import find_extension
+from tuwen.data.formats.images import list_formats, open_image, put_on_white, read_orientation, turn_upright
 
 if TYPE_CHECKING:  # the processes of the executor import this module and need neither
     import pandas as pd
@@ -105,13 +106,15 @@ def measure_image(encoded: bytes, max_pixels: int) -> ImageStats:
         orientation = read_orientation(image)
         looks = _measure_looks(small, orientation)
     except Exception:  # decoders raise a dozen kinds on broken bytes; to us all mean the same
-        stats = stats if stats.format else stats._replace(**_read_gif_header(encoded))
+        stats = stats if stats.format else stats._replace(**_read_header(encoded))
         return stats._replace(readable=None if (stats.pixels or 0) > max_pixels else False)
     return stats._replace(readable=True, frames=_count_frames(encoded, image), orientation=orientation, **looks)
 
 
-def _read_gif_header(encoded: bytes) -> dict[str, Any]:
-    """Return format and sides of a GIF whose size keeps it from being opened; empty for anything else."""
+def _read_header(encoded: bytes) -> dict[str, Any]:
+    """Return format and sides of a GIF whose size keeps it from being opened, HEIC without its extra; else {}."""
+    if find_extension(encoded) == "heic" and "HEIF" not in list_formats():
+        return {"format": "HEIC"}
     if not encoded.startswith(b"GIF8") or len(encoded) < 10:
         return {}
     return {"format": "GIF", **_measure_sides(*struct.unpack_from("<HH", encoded, 6))}

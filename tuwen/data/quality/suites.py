@@ -12,6 +12,7 @@ from tuwen.data.quality.expectations import import_great_expectations
 MIN_IMAGES_FOR_GROUP_SHARE = 1000  # in a smaller set a group may hold any share
 COMMON_FORMATS = ("GIF", "JPEG", "PNG", "WEBP")
 MAX_JOINED_SHARE = 0.1  # of such a small set, in a group that equal captions join
+UNREAD_FORMAT = "HEIC"  # where the extra that reads it is not installed; where it is, the format is HEIF
 PLAIN_MODES = ("L", "RGB")  # any other is converted: palette, alpha, CMYK, 16 bit
 MAX_LATIN_SHARE = 0.5
 MIN_GALLERY = 5  # what a result of the contest ranks for every query
@@ -30,13 +31,14 @@ def build_image_suite(params: Validate, needs_rows: bool) -> list[Any]:
             column_A="sha256", column_B="measured_sha256", ignore_row_if="either_value_is_missing", **altered
         ),
         *(_expect_none_of("fault", [fault], _describe_row_fault(fault)) for fault in FAULTS),
+        _expect_none_of("format", [UNREAD_FORMAT], _describe_row_fault("heic_without_pillow_heif")),
         _expect_one_of("readable", [True], _describe_row_fault("unreadable")),
         _expect_between("pixels", _describe_row_fault("too_large"), max_value=params.max_pixels),
         _expect_between("width", _describe_row_fault("too_narrow"), min_value=params.min_side_px),
         _expect_between("height", _describe_row_fault("too_low"), min_value=params.min_side_px),
         _expect_between("aspect", _describe("elongated", "warning"), max_value=params.max_aspect),
         _expect_one_of("blank", [False], _describe("blank", "info")),
-        _expect_one_of("format", list(COMMON_FORMATS), _describe("uncommon_format", "info")),
+        _expect_one_of("format", [*COMMON_FORMATS, UNREAD_FORMAT], _describe("uncommon_format", "info")),
         _expect_between("frames", _describe("animated", "info"), max_value=1),
         _expect_one_of("mode", list(PLAIN_MODES), _describe("converted_to_rgb", "info")),
         _expect_one_of("orientation", [1], _describe("turned_upright", "info")),

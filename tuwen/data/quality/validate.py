@@ -1,7 +1,7 @@
 """From raw sets to clean ones: measured, examined, cleaned, split and written."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
 from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
-from tuwen.data.formats.json_file import write_json
+from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.data.quality import captions, clean_sets, consistency, corpus, expectations, quarantine, suites, summary
 from tuwen.data.quality.dealing import Dealt, deal_labelled
 from tuwen.data.quality.duplicates.groups import join_copies
@@ -57,6 +57,7 @@ def validate(
         corpus.remove_held_out(source, dealt.held_out)
     further = dealt.summary | {"drift": _examine_drift(examined, params)}
     further["corpus"] = {name: shards.summarise(dealt.held_out) for name, shards in in_place.items()}
+    further |= _count_notes(raw, examined)
     composed = _compose_sets(examined, collected, dealt)
     captions.label_merged_rows(labelled, dealt.parts, composed)
     further["leaks"] |= {"captions": captions.measure_overlap(labelled, composed, collected)}
@@ -87,6 +88,14 @@ def _examine_rows(
         for name in TASK_SETS:
             examined[name].tables[quarantine.GALLERIES[name]].examine(suites.build_gallery_suite())
         return examined, corpus.examine_in_place(raw / "corpus", sources, params, max_tokens, executor)
+
+
+def _count_notes(raw: Path, names: Iterable[str]) -> dict[str, dict[str, dict[str, int]]]:
+    """Return what ingest noted of each set and how often, under one key, if there is anything."""
+    files = {name: raw / name / "notes.json" for name in names}
+    notes = {name: read_json(path) for name, path in files.items() if path.is_file()}
+    counts = {name: {what: note["count"] for what, note in some.items()} for name, some in notes.items()}
+    return {"noted_by_ingest": counts} if counts else {}
 
 
 def _refuse_leftovers(corpus_folder: Path, sources: Sequence[str]) -> None:

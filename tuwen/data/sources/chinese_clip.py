@@ -1,12 +1,12 @@
 """Chinese-CLIP's form: images in base64, one a line, and texts with the ids of their images.
 
-{split}_imgs.tsv     image_id <tab> base64, plain or URL-safe
+{split}_imgs.tsv     image_id <tab> base64, plain, URL-safe or behind data:image/jpeg;base64,
 {split}_texts.jsonl  {"text_id": 8428, "text": "高级感托特包斜挎", "image_ids": [1076345, 517602]}
 MUGE, Flickr30k-CN and COCO-CN come in it: README.md of https://github.com/OFA-Sys/Chinese-CLIP.
 """
 
-import binascii
 import codecs
+import unicodedata
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
@@ -15,6 +15,7 @@ from typing import Any
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ChineseClipSource
+from tuwen.data.formats.image_files import decode_base64, is_hidden
 from tuwen.data.formats.text_files import read_json_rows
 from tuwen.data.sources.records import (
     SPLIT_NAMES,
@@ -29,7 +30,6 @@ from tuwen.data.sources.records import (
 IMAGE_SUFFIX, TEXT_SUFFIX = "_imgs.tsv", "_texts.jsonl"
 TEXT_FIELDS = ("text_id", "text", "image_ids")
 MAX_LINE_BYTES = 1 << 28  # above any image: a file without line ends must not fill the memory
-URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 def read(source: ChineseClipSource) -> SourceSets:
@@ -55,7 +55,8 @@ def _names(root: Path) -> list[str]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; `root` in params.yaml names the one with train{IMAGE_SUFFIX}")
     suffixes = (IMAGE_SUFFIX, TEXT_SUFFIX)
-    names = {end: {path.name.removesuffix(end) for path in root.glob(f"*{end}")} for end in suffixes}
+    paths = {end: [path.name for path in root.glob(f"*{end}") if not is_hidden(path.name)] for end in suffixes}
+    names = {end: {name.removesuffix(end) for name in paths[end]} for end in suffixes}
     if not names[IMAGE_SUFFIX]:
         raise UserError(
             f"{root}: no file named like train{IMAGE_SUFFIX}; `root` must name the folder that has them"
@@ -93,7 +94,7 @@ def _is_task(texts: Path) -> bool:
 def _records(root: Path, name: str, prefix: str, split: str | None) -> Iterator[Record]:
     images, texts = root / f"{name}{IMAGE_SUFFIX}", root / f"{name}{TEXT_SUFFIX}"
     for row, image_id, encoded in _lines(images):
-        data = _decoded(encoded)
+        data = decode_base64(encoded)
         fault = None if data else "unreadable_record"
         yield ImageRecord(f"{prefix}{image_id}", data or None, images.name, row, fault, split=split)
     for row, values in read_json_rows(texts, TEXT_FIELDS):
@@ -127,18 +128,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str, bytes]]:
 def _decoded_id(raw: bytes, place: str) -> str:
     for encoding in ("utf-8", "gb18030"):
         try:
-            return raw.decode(encoding).strip()
+            return _compose(raw.decode(encoding))
         except UnicodeDecodeError:
             continue
     raise UserError(f"{place}: the image id {raw[:40]!r} is neither UTF-8 nor GB18030; write it anew")
-
-
-def _decoded(encoded: bytes) -> bytes | None:
-    plain = encoded.strip().translate(URL_SAFE)
-    try:
-        return binascii.a2b_base64(plain + b"=" * (-len(plain) % 4), strict_mode=True)
-    except binascii.Error:
-        return None
 
 
 def _image_ids(values: dict[str, Any], place: str) -> list[str]:
@@ -151,4 +144,9 @@ def _image_ids(values: dict[str, Any], place: str) -> list[str]:
 def _id(value: Any, place: str) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
         raise UserError(f"{place}: the id is {value!r:.80}, expected a number or a text; give each its own")
-    return str(value).strip()
+    return _compose(str(value))
+
+
+def _compose(image_id: str) -> str:
+    """Return an id in one form: ids that are file names may stand as NFD in one file and as NFC in the other."""
+    return unicodedata.normalize("NFC", image_id.strip())

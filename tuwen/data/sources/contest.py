@@ -16,9 +16,10 @@ from pathlib import Path
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ContestSource
+from tuwen.data.formats.image_files import ImageFiles, is_hidden, is_image_name
 from tuwen.data.formats.text_files import read_csv_rows
-from tuwen.data.sources.files import make_relative, read_image_file
-from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
+from tuwen.data.sources.files import make_notes, make_relative, read_image_file
+from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, SourceSets, TextRecord
 
 LABELLED = "ImageWordData.csv"
 TASK_TABLES = {  # task -> texts, images
@@ -55,7 +56,7 @@ def _find_tables(root: Path) -> dict[str, Path]:
     names = {LABELLED, *(name for files in TASK_TABLES.values() for name in files)}
     tables: dict[str, Path] = {}
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if name != IMAGE_DATA)
+        folders[:] = sorted(name for name in folders if name != IMAGE_DATA and not is_hidden(name))
         for name in names.intersection(files):
             if name in tables:
                 raise UserError(f"{root}: {name} found twice, in {tables[name].parent} and {folder}; remove one")
@@ -81,44 +82,54 @@ def _check_image_folders(root: Path, tables: list[Path]) -> None:
 
 
 def _labelled(root: Path, table: Path) -> Iterator[Record]:
-    """Yield the records: captions of one image are numbered; images without a row come last and have no pair."""
-    file = make_relative(table, root)
-    captions: Counter[str] = Counter()
+    """Yield the records: captions of one image are numbered; images without a row come last and have no pair.
+
+    Rows that name one file in two ways are rows of one image, whose id is the first of them.
+    """
+    file, folder = make_relative(table, root), table.parent / IMAGE_DATA
+    files, captions = ImageFiles(folder), Counter[str]()
+    ids: dict[str, str] = {}  # file -> the id that named it first
     for row, cells in read_csv_rows(table, ("image_id", "caption")):
         image_id = cells["image_id"]
         if image_id not in captions:
-            yield _image(root, table, image_id, row)
+            found = files.find(image_id)
+            image_id = ids.setdefault(found.name, image_id) if found.path else image_id
+        if image_id not in captions:
+            yield from _image(root, table, files, image_id, row)
         captions[image_id] += 1
         text_id = f"{image_id}#{captions[image_id]}"
         yield TextRecord(text_id, cells["caption"], file, row)
         yield PairRecord(text_id, image_id, text_id, file, row)
-    folder = table.parent / IMAGE_DATA
-    for path in _unnamed(folder, captions):
-        data, fault = read_image_file(folder, path.relative_to(folder).as_posix())
-        yield ImageRecord(make_relative(path, folder), data, make_relative(path, root), fault=fault)
+    for path in _unnamed(folder, ids):
+        if is_hidden(path) or not is_image_name(path):
+            yield NoteRecord(f"files in {IMAGE_DATA} that are no pictures", path)
+            continue
+        data, found = read_image_file(files, path)
+        yield ImageRecord(path, data, make_relative(folder / path, root), fault=found.fault)
 
 
 def _task(root: Path, texts: Path, images: Path) -> Iterator[Record]:
     for row, cells in read_csv_rows(texts, ("text_id", "caption")):
         yield TextRecord(cells["text_id"], cells["caption"], make_relative(texts, root), row)
-    named = set[str]()
+    folder = images.parent / IMAGE_DATA
+    files, named = ImageFiles(folder), set[str]()
     for row, cells in read_csv_rows(images, ("image_id",)):
-        named.add(cells["image_id"])
-        yield _image(root, images, cells["image_id"], row)
-    if more := len(_unnamed(images.parent / IMAGE_DATA, named)):
+        named.add(files.find(cells["image_id"]).name)
+        yield from _image(root, images, files, cells["image_id"], row)
+    if more := len([path for path in _unnamed(folder, named) if is_image_name(path)]):
         print(f"{images}: {more} files in {IMAGE_DATA} are not named here and left alone", file=sys.stderr)
 
 
-def _image(root: Path, table: Path, image_id: str, row: int) -> ImageRecord:
-    folder = table.parent / IMAGE_DATA
-    data, fault = read_image_file(folder, image_id)
-    if fault:
-        return ImageRecord(image_id, None, make_relative(table, root), row, fault)
-    return ImageRecord(image_id, data, make_relative(folder / image_id.replace("\\", "/"), root))
+def _image(root: Path, table: Path, files: ImageFiles, image_id: str, row: int) -> Iterator[Record]:
+    data, found = read_image_file(files, image_id)
+    yield from make_notes(found, image_id)
+    if data is None:
+        yield ImageRecord(image_id, None, make_relative(table, root), row, found.fault)
+    else:
+        yield ImageRecord(image_id, data, make_relative(table.parent / IMAGE_DATA / found.name, root))
 
 
-def _unnamed(folder: Path, named: Collection[str]) -> list[Path]:
-    """Return the files under `folder` that no id in `named` names, in the order of their paths."""
-    slashed = {name.replace("\\", "/") for name in named}
-    paths = (Path(place) / file for place, _, files in os.walk(folder) for file in files)
-    return sorted(path for path in paths if path.relative_to(folder).as_posix() not in slashed)
+def _unnamed(folder: Path, named: Collection[str]) -> list[str]:
+    """Return the files under `folder`, as sorted paths from it, that are not among `named`."""
+    paths = (make_relative(Path(place) / file, folder) for place, _, files in os.walk(folder) for file in files)
+    return sorted(path for path in paths if path not in named)

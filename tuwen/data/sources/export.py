@@ -17,17 +17,11 @@ import pyarrow.compute as pc
 from tuwen.core.errors import UserError
 from tuwen.core.progress import follow
 from tuwen.data.formats import pairs, shards
+from tuwen.data.formats.image_files import find_extension
 from tuwen.data.sources import webdataset
 
 EXPORT_FORMS = ("chinese_clip", "webdataset")
 KEPT_NAMES = ("train", "valid", "test", "t2i", "i2t")  # any other set is written as train
-EXTENSIONS = (  # first bytes -> extension
-    (b"\xff\xd8", "jpg"),
-    (b"\x89PNG", "png"),
-    (b"GIF8", "gif"),
-    (b"RIFF", "webp"),
-    (b"BM", "bmp"),
-)
 
 
 def export_sets(form: str, sets: Sequence[Path], out: Path, shard_bytes: int = 512 << 20) -> None:
@@ -145,7 +139,7 @@ def _members(image_id: str, data: bytes | None, captions: list[str]) -> Iterator
     """Yield (extension, bytes): the image, its captions as json, and the first as txt, as many programs want."""
     if data is None:
         return
-    yield next((extension for start, extension in EXTENSIONS if data.startswith(start)), "jpg"), data
+    yield find_extension(data) or "jpg", data
     if captions:
         body: dict[str, Any] = {"image_id": image_id, "caption": captions}
         yield "json", json.dumps(body, ensure_ascii=False).encode()

@@ -1,12 +1,11 @@
 """Files and folders of a source: their names, and the image files that its tables name."""
 
 import os
-import re
 from pathlib import Path
 
 from tuwen.core.errors import UserError
-
-DRIVE = re.compile(r"[A-Za-z]:/")  # of a Windows path
+from tuwen.data.formats.image_files import FoundFile, ImageFiles
+from tuwen.data.sources.records import NoteRecord
 
 
 def make_relative(path: Path, root: Path) -> str:
@@ -32,25 +31,23 @@ def check_name(path: Path) -> None:
         ) from None
 
 
-def read_image_file(root: Path, name: str) -> tuple[bytes | None, str | None]:
-    """Return (bytes, None) of the file `name` under `root`, or (None, fault) where it cannot be had.
+def read_image_file(files: ImageFiles, name: str) -> tuple[bytes | None, FoundFile]:
+    """Return the bytes of the file that `name` means, and what it means; None where it cannot be had.
 
-    name: relative to `root`, with / or \\ between folders. An absolute name, or one that leaves `root` by .. or
-    by a link, is "outside_source"; one that is no file is "missing". Raises UserError when a file cannot be read.
+    Raises UserError when the file cannot be read.
     """
-    slashed = name.replace("\\", "/")
-    if slashed.startswith("/") or DRIVE.match(slashed):
-        return None, "outside_source"
-    if "\0" in slashed:
-        return None, "missing"
-    base = os.path.realpath(root)
-    path = os.path.realpath(os.path.join(base, slashed))
-    if os.path.commonpath((base, path)) != base:
-        return None, "outside_source"
-    if not os.path.isfile(path):
-        return None, "missing"
+    found = files.find(name)
+    if found.path is None:
+        return None, found
     try:
-        with open(path, "rb") as file:
-            return file.read(), None
+        with open(found.path, "rb") as file:
+            return file.read(), found
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; mend the file or its permissions") from None
+        raise UserError(
+            f"{found.path}: cannot be read: {error.strerror}; mend the file or its permissions"
+        ) from None
+
+
+def make_notes(found: FoundFile, name: str) -> list[NoteRecord]:
+    """Return what a person should know of a name that is not the file's own, or that several files fit."""
+    return [NoteRecord(f"names read otherwise: {found.way}", name)] if found.way else []

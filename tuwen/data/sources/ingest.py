@@ -18,11 +18,13 @@ from tuwen.core.params import Source
 from tuwen.core.progress import follow
 from tuwen.data import sources
 from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.shards import ShardWriter
-from tuwen.data.sources.records import ImageRecord, PairRecord, Record, TextRecord
+from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, TextRecord
 
 GROUP_ROWS = 1 << 16  # rows of a Parquet row group ...
 GROUP_CHARS = 1 << 26  # ... and its most characters, so that long captions cannot fill the memory
+MOST_EXAMPLES = 5  # of a note
 
 
 def ingest(source: Source, raw: Path) -> None:
@@ -57,7 +59,7 @@ def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)  # may hold shards of an interrupted run that no table names
     folder.mkdir(parents=True)
-    counts: Counter[str] = Counter()
+    counts, notes = Counter[str](), _Notes()
     with ExitStack() as open_files:
         shards = open_files.enter_context(ShardWriter(data, f"{folder.relative_to(data).as_posix()}/shards"))
         images = open_files.enter_context(_Table(folder / "images.parquet", pairs.IMAGES, pairs.IMAGES.names))
@@ -67,6 +69,8 @@ def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
             match record:
                 case ImageRecord():
                     counts[f"pictures {record.fault}" if record.fault else "pictures"] += 1
+                    if record.fault:
+                        notes.add(f"pictures {record.fault}", record.image_id)
                     images.add(_image_row(record, shards))
                 case TextRecord():
                     counts["texts"] += 1
@@ -74,6 +78,9 @@ def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
                 case PairRecord():
                     counts["pairs"] += 1
                     links.add(record)
+                case NoteRecord():
+                    notes.add(record.what, record.example)
+    notes.write(folder)
     summary = ", ".join(f"{what} {n}" for what, n in sorted(counts.items()))
     print(f"{folder}: {summary or 'empty'}", file=sys.stderr)
 
@@ -91,6 +98,27 @@ def _image_row(record: ImageRecord, shards: ShardWriter) -> tuple[Any, ...]:
         assert record.fault is None, record.fault
         values |= shards.add(record.image_id, record.data)._asdict()
     return tuple(values.get(name) for name in pairs.IMAGES.names)
+
+
+class _Notes:
+    """What a person should know of a set: how often, and the first examples."""
+
+    def __init__(self) -> None:
+        self._notes: dict[str, dict[str, Any]] = {}
+
+    def add(self, what: str, example: str) -> None:
+        """Count one case."""
+        note = self._notes.setdefault(what, {"count": 0, "examples": []})
+        note["count"] += 1
+        if len(note["examples"]) < MOST_EXAMPLES:
+            note["examples"].append(example[:200])
+
+    def write(self, folder: Path) -> None:
+        """Print the notes, and write them to `folder`/notes.json where there are any."""
+        for what, note in sorted(self._notes.items()):
+            print(f"{folder}: {what}: {note['count']}, such as {note['examples'][0]!r}", file=sys.stderr)
+        if self._notes:
+            write_json(folder / "notes.json", self._notes, sort_keys=True)
 
 
 class _Table:

@@ -43,7 +43,14 @@ class PairRecord(NamedTuple):
     label: int = 1  # 0: a matching set says that the caption does not fit
 
 
-Record = ImageRecord | TextRecord | PairRecord
+class NoteRecord(NamedTuple):
+    """What a person should know of the source though no row is bad; ingest counts and shows it (notes.json)."""
+
+    what: str  # equal ones are counted together
+    example: str  # where it was seen
+
+
+Record = ImageRecord | TextRecord | PairRecord | NoteRecord
 SourceSets = Mapping[str, Iterator[Record]]  # "labelled", and "t2i" and "i2t" where the source has task files
 
 # What data sets call their splits -> the pipeline's names.

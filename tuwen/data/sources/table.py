@@ -7,12 +7,20 @@ from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import TableSource
+from tuwen.data.formats.image_files import (
+    FoundFile,
+    ImageFiles,
+    decode_base64,
+    find_extension,
+    is_base64_image,
+)
 from tuwen.data.formats.text_files import TextRow, read_csv_rows, read_json_rows
-from tuwen.data.sources.files import read_image_file
+from tuwen.data.sources.files import make_notes, read_image_file
 from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Record, SourceSets, TextRecord
 from tuwen.data.sources.url_images import fetch_ahead, is_url, read_url_image
 
 BATCH_ROWS = 64  # of a Parquet file, which may hold the images' bytes
+LONGEST_NAME = 1 << 12  # characters: what is longer is no path, and base64 must not be searched for on the disk
 PARQUET_BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are
 
 
@@ -68,12 +76,12 @@ def _parquet_rows(path: Path, columns: list[str]) -> Iterator[TextRow]:
 
 
 def _records(source: TableSource, path: Path, rows: Iterator[TextRow]) -> Iterator[Record]:
-    file = PurePosixPath(source.file).as_posix()
+    file, files = PurePosixPath(source.file).as_posix(), ImageFiles(Path(source.root, source.folder or ""))
     described: dict[str, str] = {}  # image_id -> description of the image that was yielded last
     captions: dict[str, int] = {}  # image_id -> how many so far
     for row, cells in rows:
         place = f"{path}:{row}"
-        image = _read_cell(cells[source.image], place)
+        image = _read_cell(cells[source.image], files, place)
         group, category, split = (
             _optional_text(cells, name, place) for name in (source.group, source.category, source.split)
         )
@@ -85,10 +93,8 @@ def _records(source: TableSource, path: Path, rows: Iterator[TextRow]) -> Iterat
         description = "\0".join((image.key, group or "", category or "", split or "")).rstrip("\0")
         if described.get(image_id) != description:
             described[image_id] = image_id if description == image_id else description  # one object for equal ones
-            record = ImageRecord(image_id, image.data, file, row, group=group, category=category, split=split)
-            starts_below = source.folder and image.key and not is_url(image.key)
-            name = f"{source.folder}/{image.key}" if starts_below else image.key
-            yield record if image.data is not None else _from_file(Path(source.root), name, record)
+            record = ImageRecord(image_id, None, file, row, None, None, group, category, split)
+            yield from _make_image(image, files, record, source.folder)
         for caption in _captions(source, cells, place):
             captions[image_id] = captions.get(image_id, 0) + 1
             text_id = f"{image_id}#{captions[image_id]}"
@@ -97,31 +103,50 @@ def _records(source: TableSource, path: Path, rows: Iterator[TextRow]) -> Iterat
 
 
 class _ImageCell(NamedTuple):
-    """What an image cell holds: bytes, else a path; `key` tells images apart and is "" for an empty cell."""
+    """What an image cell holds: bytes, broken base64, else the name of a file."""
 
-    data: bytes | None
-    key: str
+    key: str  # tells images apart: what was written for one file in two ways is equal; "" for an empty cell
+    data: bytes | None = None
+    fault: str | None = None
+    name: str = ""  # of the file, as it is written
 
 
-def _read_cell(cell: Any, place: str) -> _ImageCell:
+def _read_cell(cell: Any, files: ImageFiles, place: str) -> _ImageCell:
     if isinstance(cell, dict):  # as Hugging Face's datasets write it: {"bytes": …, "path": …}
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes):
-        return _ImageCell(cell, hashlib.sha256(cell).hexdigest())
+        whole = find_extension(cell) is None and is_base64_image(cell)
+        return _decode_cell(cell) if whole else _ImageCell(hashlib.sha256(cell).hexdigest(), cell)
     if cell is None or isinstance(cell, str):
-        return _ImageCell(None, cell or "")
-    raise UserError(f"{place}: the picture is {cell!r:.80}, expected a path or bytes; name another column")
+        name = cell or ""
+        if is_url(name):
+            return _ImageCell(name, *read_url_image(name))
+        found = files.find(name) if len(name) < LONGEST_NAME else FoundFile(None, name)
+        if found.path is None and is_base64_image(name[:LONGEST_NAME].encode("utf-8", "replace")):
+            return _decode_cell(name.encode("utf-8", "replace"))
+        return _ImageCell(found.name if found.path else name, name=name)
+    raise UserError(f"{place}: the picture is {cell!r:.80}, expected a path, bytes or base64; name another column")
 
 
-def _from_file(root: Path, name: str, record: ImageRecord) -> ImageRecord:
-    """Return `record` with the bytes of its file, and the file as its place; else with the fault."""
-    if is_url(name):
-        data, fault = read_url_image(name)
-        return record._replace(data=data, fault=fault)
-    data, fault = read_image_file(root, name)
-    if fault:
-        return record._replace(fault=fault)
-    return record._replace(data=data, file=PurePosixPath(name.replace("\\", "/")).as_posix(), row=None)
+def _decode_cell(text: bytes) -> _ImageCell:
+    data = decode_base64(text)
+    key = hashlib.sha256(text if data is None else data).hexdigest()
+    return _ImageCell(key, data or None, None if data else "unreadable_record")
+
+
+def _make_image(
+    image: _ImageCell, files: ImageFiles, record: ImageRecord, folder: str | None
+) -> Iterator[Record]:
+    """Yield `record` with the bytes of the cell, or of its file, which is then its place; or with the fault."""
+    if image.data is not None or image.fault:
+        yield record._replace(data=image.data, fault=image.fault)
+        return
+    data, found = read_image_file(files, image.name)
+    yield from make_notes(found, image.name)
+    if data is None:
+        yield record._replace(fault=found.fault)
+    else:
+        yield record._replace(data=data, file=PurePosixPath(folder or "", found.name).as_posix(), row=None)
 
 
 def _optional_text(cells: dict[str, Any], column: str | None, place: str) -> str | None:

@@ -3,8 +3,10 @@
 import csv
 import os
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -12,10 +14,11 @@ from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
 from tuwen.core.params import WebdatasetSource
 from tuwen.data.formats import tar_stream
+from tuwen.data.formats.image_files import is_hidden
 from tuwen.data.formats.manifest import hash_file
 from tuwen.data.formats.text_files import read_csv_rows
 from tuwen.data.sources.files import check_name, make_relative
-from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
+from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, SourceSets, TextRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,11 +43,16 @@ def find_shards(places: Iterable[Path]) -> list[Path]:
     """Return the tars among `places`, and those in its folders, by path. Raises UserError where one has none."""
     tars: list[Path] = []
     for place in places:
-        here = [place] if place.is_file() else sorted(path for path in place.rglob("*.tar") if path.is_file())
+        here = [place] if place.is_file() else _list_tars(place)
         if not here:
             raise UserError(f"{place}: no such folder, or no .tar in it; name the folder that holds the shards")
         tars += here
     return tars
+
+
+def _list_tars(folder: Path) -> list[Path]:
+    tars = (path for path in folder.rglob("*.tar") if not is_hidden(path.relative_to(folder)))
+    return sorted(path for path in tars if path.is_file())
 
 
 def list_shards(places: Iterable[Path], file: TextIO) -> None:
@@ -64,9 +72,16 @@ def write_shard_list(file: TextIO, tars: Iterable[Path], measured: Iterable[tupl
 
 
 def measure_shard(tar: Path) -> tuple[int, str, int]:
-    """Return (bytes, sha256, pairs) of a tar, which is read twice: for its sha256 and its members' names."""
+    """Return (bytes, sha256, pairs) of a tar, which is read twice: for its sha256 and its members' names.
+
+    Members that are neither picture nor caption of a key are named on stderr, by their extensions.
+    """
+    left_over = Counter[str]()
     with open(tar, "rb") as file:
-        pairs = tar_stream.count_pairs(file)
+        pairs = tar_stream.count_pairs(file, left_over)
+    if left_over:
+        counts = ", ".join(f"{what} {count}" for what, count in sorted(left_over.items()))
+        print(f"{tar}: members left over: {counts}", file=sys.stderr)
     return tar.stat().st_size, hash_file(tar), pairs
 
 
@@ -122,16 +137,16 @@ def _number(cells: dict[str, str], column: str, place: str) -> int:
 
 
 def _records(path: Path, root: Path, caption_key: str) -> Iterator[Record]:
-    file = make_relative(path, root)
-    prefix, seen = os.path.splitext(file)[0], set[str]()
+    file, left_over = make_relative(path, root), Counter[str]()
     with open(path, "rb") as tar:
-        for row, sample in enumerate(tar_stream.read_samples(tar, caption_key), 1):
-            image_id = f"{prefix}/{sample.key}"
-            if image_id in seen:  # a key that comes twice in a tar
-                image_id = f"{image_id}@{row}"
-            seen.add(image_id)
+        for row, sample in enumerate(tar_stream.read_samples(tar, caption_key, left_over), 1):
+            image_id = f"{os.path.splitext(file)[0]}/{sample.key}"
             yield ImageRecord(image_id, sample.image, file, row, sample.fault)
+            if sample.key.endswith(f"@{row}"):
+                yield NoteRecord("keys that come again in their tar", image_id)
             for number, caption in enumerate(sample.captions, 1):
                 text_id = f"{image_id}#{number}"
                 yield TextRecord(text_id, caption, file, row)
                 yield PairRecord(text_id, image_id, text_id, file, row)
+    for what, count in sorted(left_over.items()):
+        yield from repeat(NoteRecord(f"members left over: {what}", file), count)

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ZeroSource
+from tuwen.data.formats.image_files import AMBIGUOUS, FoundFile, ImageFiles, is_hidden
 from tuwen.data.formats.text_files import open_text, read_json_rows
-from tuwen.data.sources.files import make_relative, read_image_file
+from tuwen.data.sources.files import make_notes, make_relative, read_image_file
 from tuwen.data.sources.records import (
     SPLIT_NAMES,
     ImageRecord,
@@ -64,9 +65,10 @@ def _find_lists(root: Path) -> tuple[list[_List], list[str]]:
     image_folders: list[Path] = []
     for place, folders, files in os.walk(root):
         folder = Path(place)
+        folders[:] = [name for name in folders if not is_hidden(name)]
         image_folders += [folder / name for name in folders if IMAGE_FOLDER.fullmatch(name)]
         folders[:] = [name for name in folders if not IMAGE_FOLDER.fullmatch(name)]
-        for match in filter(None, map(LIST.fullmatch, files)):
+        for match in filter(None, (LIST.fullmatch(name) for name in files if not is_hidden(name))):
             home = folder.parent if folder.name in SPLIT_NAMES and folder != root else folder
             sets.setdefault(home, {})[folder / match[0]] = SPLIT_NAMES[match[1]]
     lists = [
@@ -82,34 +84,38 @@ def _find_lists(root: Path) -> tuple[list[_List], list[str]]:
 
 def _records(root: Path, lists: list[_List], folders: list[str]) -> Iterator[Record]:
     ids: dict[str, str] = {}  # name of an image in the lists -> its id
-    yielded: set[str] = set()
+    yielded, files = set[str](), ImageFiles(root)
     for path, split in lists:
         file = make_relative(path, root)
         for line in _text_rows(path) if path.suffix == ".txt" else _json_rows(path):
             if line.image not in ids:
-                image_id, data, fault = _image(root, folders, line.image)
-                ids[line.image] = image_id
+                data, found = _image(files, folders, line.image)
+                yield from make_notes(found, line.image)
+                image_id = ids[line.image] = found.name
                 if image_id not in yielded:
                     yielded.add(image_id)
                     where, row = (image_id, None) if data is not None else (file, line.row)
-                    yield ImageRecord(image_id, data, where, row, fault, split=split)
+                    yield ImageRecord(image_id, data, where, row, found.fault, split=split)
             text_id = f"{file}:{line.row}"
             yield TextRecord(text_id, line.caption, file, line.row)
             yield PairRecord(text_id, ids[line.image], text_id, file, line.row, line.label)
 
 
-def _image(root: Path, folders: list[str], name: str) -> tuple[str, bytes | None, str | None]:
-    """Return (id, bytes, fault) of the file `name` under `root`, else of its last part in a folder of images."""
-    data, fault = read_image_file(root, name)
-    name = name.replace("\\", "/")
+def _image(files: ImageFiles, folders: list[str], name: str) -> tuple[bytes | None, FoundFile]:
+    """Return bytes and place of the file `name` under the root, else of its last part in a folder of images.
+
+    Where several folders have such a file, and not the same, none is taken.
+    """
+    data, found = read_image_file(files, name)
     if data is not None:
-        return name, data, None
-    for folder in folders:
-        place = f"{folder}/{name.rpartition('/')[2]}"
-        data, _ = read_image_file(root, place)
-        if data is not None:
-            return place, data, None
-    return name, None, fault
+        return data, found
+    last = name.replace("\\", "/").rpartition("/")[2]
+    fitting = [
+        one for one in (read_image_file(files, f"{folder}/{last}") for folder in folders) if one[0] is not None
+    ]
+    if len({data for data, _ in fitting}) > 1:
+        return None, FoundFile(None, name, AMBIGUOUS, "missing")
+    return fitting[0] if fitting else (None, found._replace(name=name.replace("\\", "/")))
 
 
 def _json_rows(path: Path) -> Iterator[_Row]:

@@ -3,6 +3,8 @@ import io
 import json
 import subprocess
 import tarfile
+from collections import Counter
+from itertools import islice
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import tar_stream
+from tuwen.data.formats.tar_keys import TarPart, group_parts
 from tuwen.data.formats.tar_stream import Sample
 
 CAPTION = "一只大熊猫坐在竹林里吃竹子"
@@ -64,10 +67,97 @@ def test_a_key_that_comes_twice_gives_two_samples() -> None:
     tar = tar_of([("a.jpg", b"1"), ("a.txt", b"x"), ("a.jpg", b"2"), ("b.gif", b"3"), ("a.png", b"4")])
     assert [(s.key, s.image, s.captions) for s in samples(tar)] == [
         ("a", b"1", ["x"]),
-        ("a", b"2", []),
+        ("a@2", b"2", []),
         ("b", b"3", []),
-        ("a", b"4", []),
+        ("a@4", b"4", []),
     ]
+
+
+def paired(names: str) -> tuple[list[tuple[str, str, list[str]]], Counter[str]]:
+    """The samples of a tar whose members hold their own names (json: as caption), and what is left over."""
+    members = [(n, (json.dumps({"caption": n}) if n.endswith("json") else n).encode()) for n in names.split()]
+    left_over, counted = Counter[str](), Counter[str]()
+    found = list(tar_stream.read_samples(io.BytesIO(tar_of(members)), "caption", left_over))
+    pairs = sum(s.image is not None and bool(s.captions) for s in found)
+    assert tar_stream.count_pairs(io.BytesIO(tar_of(members)), counted) == pairs
+    assert counted == left_over
+    held = sum((s.image is not None) + len(s.captions) for s in found)
+    assert held + left_over.total() == len(members)  # nothing is lost
+    return [(s.key, (s.image or b"").decode(), s.captions) for s in found], left_over
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "left_over"),
+    [
+        (
+            "iPhone6.7寸-060.jpg iPhone6.7寸-060.txt iPhone6.7寸-061.jpg iPhone6.7寸-061.txt",
+            [
+                ("iPhone6.7寸-060", "iPhone6.7寸-060.jpg", ["iPhone6.7寸-060.txt"]),
+                ("iPhone6.7寸-061", "iPhone6.7寸-061.jpg", ["iPhone6.7寸-061.txt"]),
+            ],
+            {},
+        ),
+        ("3.image.jpg 3.caption.txt", [("3", "3.image.jpg", ["3.caption.txt"])], {}),
+        ("x.jpg x.seg.png x.txt", [("x", "x.jpg", ["x.txt"])], {".seg.png": 1}),
+        ("x.caption.txt x.image.jpg x.seg.png", [("x", "x.image.jpg", ["x.caption.txt"])], {".seg.png": 1}),
+        ("000.cls 000.jpg 000.json 000.npy", [("000", "000.jpg", ["000.json"])], {".cls": 1, ".npy": 1}),
+        ("a.jpg a.jpg.txt", [("a", "a.jpg", ["a.jpg.txt"])], {}),
+        ("a.jpg a.caption_zh.txt a.tags.txt", [("a", "a.jpg", ["a.caption_zh.txt"])], {".tags.txt": 1}),
+        ("a.jpg a.txt a.1.jpg a.1.txt", [("a", "a.jpg", ["a.txt"]), ("a.1", "a.1.jpg", ["a.1.txt"])], {}),
+        ("v1.5/猫.jpg v1.5/猫.txt", [("v1.5/猫", "v1.5/猫.jpg", ["v1.5/猫.txt"])], {}),
+        ("店.8.image.jpg 店.8.caption.txt", [("店.8", "店.8.image.jpg", ["店.8.caption.txt"])], {}),
+        ("my.text.jpg my.text.txt", [("my.text", "my.text.jpg", ["my.text.txt"])], {}),
+        ("Mr.Wang.jpg Mr.Li.txt", [("Mr.Wang", "Mr.Wang.jpg", []), ("Mr.Li", "", ["Mr.Li.txt"])], {}),
+        ("6.7-060.jpg 6.7-061.txt", [("6.7-060", "6.7-060.jpg", []), ("6.7-061", "", ["6.7-061.txt"])], {}),
+        ("1.jpg 1.5.txt", [("1", "1.jpg", []), ("1.5", "", ["1.5.txt"])], {}),
+        ("x.seg.png x.txt", [("x.seg", "x.seg.png", []), ("x", "", ["x.txt"])], {}),  # a mask is no picture of it
+        ("._a.jpg .DS_Store a.jpg a.txt __MACOSX/._a.jpg README", [("a", "a.jpg", ["a.txt"])], {"hidden": 3}),
+        (
+            "1.avif 1.txt 2.TIF 2.txt 3.tiff 3.txt 4.jfif 4.txt 5.jpe 5.txt 6.JPG 6.txt 7.bmp 7.txt 8.heic 8.txt",
+            8,
+            {},
+        ),
+        ("a.jpg a.txt a.jpg a.txt", [("a", "a.jpg", ["a.txt"]), ("a@2", "a.jpg", ["a.txt"])], {}),
+    ],
+)
+def test_a_key_is_what_an_image_and_its_caption_have_in_common(names: str, expected, left_over) -> None:
+    found, left = paired(names)
+    if isinstance(expected, int):
+        assert sum(bool(image and captions) for _, image, captions in found) == expected
+    else:
+        assert found == expected
+    assert left == Counter(left_over) | Counter({"without extension": int("README" in names)})
+
+
+def test_many_pictures_of_one_first_part_are_streamed_and_all_found() -> None:
+    names = " ".join(
+        f"iPhone6.7寸-{n:03d}.jpg iPhone6.7寸-{n:03d}.seg.png iPhone6.7寸-{n:03d}.txt" for n in range(300)
+    )
+    found, left = paired(names)
+    assert [key for key, _, captions in found if captions == [f"{key}.txt"]] == [
+        f"iPhone6.7寸-{n:03d}" for n in range(300)
+    ]
+    assert left == {".seg.png": 300}
+    parts = (TarPart(f"6.{n}.jpg", ("6", str(n)), "image", data=b"x") for n in range(10**9))
+    few = islice(group_parts(parts, "a.tar", Counter()), 100)  # of a tar without end: nothing is held
+    assert [one.key for one in few] == [f"6.{n}" for n in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("a.jpg a.png a.txt", "several pictures of the key 'a' have one caption: a.jpg, a.png, a.txt"),
+        ("a.jpg a.image.png a.txt", "several pictures of the key 'a' have one caption"),
+        ("a.jpg a.JPG a.txt", "several pictures of the key 'a' have one caption"),
+        ("1.jpg 2.jpg 1.txt 2.txt", r"the picture and the caption of '1' stand apart \(member 1.txt\)"),
+    ],
+)
+def test_a_caption_of_two_pictures_or_far_from_its_own_stops_with_the_names(tmp_path, names, message) -> None:
+    path = tmp_path / "商品.tar"
+    path.write_bytes(tar_of([(name, b"x") for name in names.split()]))
+    for read in (lambda file: list(tar_stream.read_samples(file, "caption")), tar_stream.count_pairs):
+        with open(path, "rb") as file, pytest.raises(UserError, match=rf"商品\.tar: {message}"):
+            read(file)
 
 
 def test_a_pipe_and_a_compressed_tar_read_the_same(tmp_path) -> None:

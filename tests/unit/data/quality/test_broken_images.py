@@ -1,7 +1,9 @@
 """Every kind of broken or unusual image: what is measured of it, and that decoding agrees."""
 
+import random
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import broken
-from tests.support.broken import encode, landscape
+from tests.support.broken import chunk, encode, landscape
 from tests.support.checkout import ROOT
+from tuwen.data.formats import images
 from tuwen.data.formats.images import decode_image, decode_pixels
 from tuwen.data.quality import image_stats
 
@@ -40,6 +43,66 @@ WHOLE: list[tuple[Callable[[], bytes], dict[str, Any]]] = [
     (broken.one_pixel_high, {"width": 640, "height": 1, "pixels": 640, "aspect": 640.0}),
     (broken.blank, {"width": 320, "height": 240, "pixels": 76_800, "blank": True, "red": 255, "blue": 255}),
 ]
+PNG = encode(landscape())
+PROFILE = random.Random(0).randbytes(3 << 20)
+LONG = zlib.compress(bytes(5 << 20))  # a text of 5 MB in 5 kB
+
+
+def slip(whole: bytes) -> bytes:
+    return whole[:-1] + bytes([whole[-1] ^ 1])
+
+
+# what a picture carries beside its pixels, too large for Pillow or with a slip in it
+CARRIES: list[bytes] = [
+    encode(landscape(), icc_profile=PROFILE),
+    encode(landscape(), "JPEG", icc_profile=PROFILE),
+    encode(landscape().convert("CMYK"), "JPEG", icc_profile=PROFILE),
+    encode(landscape(), "WEBP", icc_profile=PROFILE),
+    encode(landscape(), "TIFF", icc_profile=PROFILE),
+    encode(landscape(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08" + bytes(65_000)),
+    *(
+        broken.with_chunks(PNG, *chunks, at_end=at_end)
+        for at_end in (False, True)
+        for chunks in [
+            [chunk(b"zTXt", b"Comment\0\0" + LONG)],
+            [chunk(b"iTXt", b"Comment\0\1\0\0\0" + LONG)],
+            [chunk(b"tEXt", b"Comment\0" + bytes(10 << 20))] * 7,
+            [chunk(b"iCCP", b"x\0\0junk")],
+            [slip(chunk(b"tEXt", b"Comment\0x"))],
+            [slip(chunk(b"caNv", bytes(16)))],
+            [chunk(b"gAMA", b""), chunk(b"pHYs", b"\0")],
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize("number", range(len(CARRIES)))
+def test_what_a_picture_carries_beside_its_pixels_is_no_fault_of_it(number: int) -> None:
+    stats = measure(CARRIES[number])
+    assert (stats.readable, stats.width, stats.height) == (True, 64, 48)
+    assert decode_pixels(CARRIES[number]).shape == (48, 64, 3)
+    if stats.format == "PNG":
+        assert (decode_pixels(CARRIES[number]) == decode_pixels(PNG)).all()
+
+
+def test_heic_is_read_by_its_extra_or_named_with_it() -> None:
+    stats = measure(broken.heic())
+    if "HEIF" in images.list_formats():
+        assert (stats.format, stats.width, stats.readable) == ("HEIF", 64, True)
+        assert decode_pixels(broken.heic()).shape == (64, 64, 3)
+    else:
+        assert (stats.format, stats.readable) == ("HEIC", False)
+        with pytest.raises(OSError, match=r"HEIC: install the extra, .*\[heic\]"):
+            decode_pixels(broken.heic())
+
+
+def test_a_png_is_still_turned_by_the_exif_that_stands_in_a_text() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    turned = broken.with_chunks(PNG, chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp))
+    assert measure(turned).orientation == 6
+    assert decode_pixels(turned).shape == (64, 48, 3)
+
+
 LOST: list[tuple[Callable[[], bytes], str]] = [
     (broken.truncated_jpeg, "JPEG"),
     (broken.closed_jpeg, "JPEG"),

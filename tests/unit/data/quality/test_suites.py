@@ -74,6 +74,7 @@ FAULTS = [
     ("images", "image_id", "猫.png", "duplicate_image_id", "critical"),
     ("images", "image_id", None, "null_image_id", "critical"),
     ("images", "measured_sha256", "z", "altered_bytes", "critical"),
+    ("images", "format", "HEIC", "heic_without_pillow_heif", "warning"),
     ("images", "readable", False, "unreadable", "warning"),
     ("images", "pixels", 1_000_001, "too_large", "warning"),
     ("images", "width", 15, "too_narrow", "warning"),

@@ -84,6 +84,23 @@ def test_both_alphabets_of_base64_and_all_line_ends(tmp_path: Path, encoded: byt
     assert read(tmp_path)["labelled"][0] == ImageRecord("train/1076345", JPEG, "train_imgs.tsv", 1)
 
 
+def test_addresses_with_base64_are_read_and_a_macs_second_files_passed_by(tmp_path: Path) -> None:
+    write(tmp_path, "train", {}, [BAG | {"image_ids": ["图.jpg", "ガ.jpg"]}])
+    lines = [
+        "图.jpg\tdata:image/jpeg;base64,/9j/++/+",
+        "カ\u3099.jpg\tDATA:image/jpeg;charset=utf-8;base64,_9j_--_-",
+    ]
+    (tmp_path / "train_imgs.tsv").write_text("\n".join(lines), encoding="utf-8")
+    for name in ("._train_imgs.tsv", "._train_texts.jsonl"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    records = read(tmp_path)["labelled"]
+    ids = ["train/图.jpg", "train/ガ.jpg"]  # the second in NFD in the one file and in NFC in the other
+    assert [(one.image_id, one.data) for one in records if isinstance(one, ImageRecord)] == [
+        (i, JPEG) for i in ids
+    ]
+    assert [one.image_id for one in records if isinstance(one, PairRecord)] == ids
+
+
 @pytest.mark.parametrize(
     "encoded", [b"", b"!!!!", b"/9j/4AA!", b"b'/9j/4AAQ'", b"/9j/\x004AAQ", b"/9j/ 4AAQ", b"A"]
 )

@@ -10,7 +10,7 @@ import pytest
 from tuwen.core.errors import UserError
 from tuwen.core.params import ContestSource
 from tuwen.data import sources
-from tuwen.data.sources.records import ImageRecord, PairRecord, Record, TextRecord
+from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, TextRecord
 
 JPEG = b"\xff\xd8\xff\xe0 stands for the bytes of a picture "
 CAPTIONS = ["一只猫, 在沙发上睡觉", '他说:"走吧",\n然后出了门', "《雨后》的街道"]
@@ -129,10 +129,11 @@ def test_folders_inside_imagedata_are_reached_with_either_slash(root) -> None:
         ["caption", "image_id"],
         [["一只猫", "子\\d.jpg"], ["一条狗", "子/d.jpg"]],
     )
-    found = of_kind(read(root)["labelled"], ImageRecord)
-    assert [picture.data for picture in found[:2]] == [JPEG, JPEG]
-    assert {picture.file for picture in found[:2]} == {"附件1/ImageData/子/d.jpg"}
-    assert "子/d.jpg" not in [picture.image_id for picture in found[2:]]
+    records = read(root)["labelled"]
+    found = of_kind(records, ImageRecord)
+    assert found[0] == ImageRecord("子\\d.jpg", JPEG, "附件1/ImageData/子/d.jpg")
+    assert "子/d.jpg" not in [picture.image_id for picture in found]  # one file is one picture
+    assert [link.image_id for link in of_kind(records, PairRecord)] == ["子\\d.jpg"] * 2
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
@@ -222,3 +223,35 @@ def test_each_table_of_pictures_has_a_real_folder_of_its_own(root, tmp_path) -> 
         (root / "附件3" / name).rename(root / "附件2" / name)
     with pytest.raises(UserError, match=r"image_data\.csv and image_test\.csv lie in one folder"):
         read(root)
+
+
+def test_hidden_files_and_what_is_no_picture_are_noted_and_never_pictures(root, capsys) -> None:
+    for folder in ("附件1/ImageData", "附件2/ImageData", "附件1/__MACOSX/附件1/ImageData"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for name in ("._a.jpg", ".DS_Store", "Thumbs.db", "说明.txt"):
+            (root / folder / name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    (root / "附件1/__MACOSX/ImageWordData.csv").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    (root / "附件1/ImageData/d.JFIF").write_bytes(JPEG)
+    sets = read(root)
+    assert [one.image_id for one in of_kind(sets["labelled"], ImageRecord)] == [
+        "b.jpg",
+        "a.jpg",
+        "c.jpg",
+        "d.JFIF",
+    ]
+    notes = of_kind(sets["labelled"], NoteRecord)
+    assert {note.what for note in notes} == {"files in ImageData that are no pictures"}
+    assert [note.example for note in notes] == [".DS_Store", "._a.jpg", "Thumbs.db", "说明.txt"]
+    assert "not named here" not in capsys.readouterr().err
+
+
+def test_two_names_of_one_file_are_one_picture_and_a_tasks_ids_stay(root) -> None:
+    table(root / "附件1/ImageWordData.csv", ["image_id", "caption"], [["A.jpg", "一只猫"], ["a.jpg ", "猫"]])
+    records = read(root)["labelled"]
+    assert of_kind(records, ImageRecord)[0] == ImageRecord("A.jpg", JPEG + b"a.jpg", "附件1/ImageData/a.jpg")
+    assert [link.text_id for link in of_kind(records, PairRecord)] == ["A.jpg#1", "A.jpg#2"]
+    assert of_kind(records, NoteRecord) == [NoteRecord("names read otherwise: upper and lower case", "A.jpg")]
+    table(root / "附件2/image_data.csv", ["image_id"], [["G1.jpg"], ["g1.jpg"], ["g2.JPG"]])
+    found = of_kind(read(root)["t2i"], ImageRecord)
+    assert [one.image_id for one in found] == ["G1.jpg", "g1.jpg", "g2.JPG"]
+    assert [one.data for one in found] == [JPEG + b"g1.jpg", JPEG + b"g1.jpg", JPEG + b"g2.jpg"]

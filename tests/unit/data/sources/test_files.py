@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.image_files import ImageFiles
 from tuwen.data.sources.files import check_name, check_names, make_relative, read_image_file
 
 PNG = b"\x89PNG"
@@ -22,7 +23,8 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["图/猫.png", "图\\猫.png", "./图/../图/猫.png", "in.png"])
 def test_an_image_under_the_root_is_read(root: Path, name: str) -> None:
-    assert read_image_file(root, name) == (PNG, None)
+    data, found = read_image_file(ImageFiles(root), name)
+    assert (data, found.fault) == (PNG, None)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,8 @@ def test_an_image_under_the_root_is_read(root: Path, name: str) -> None:
     ],
 )
 def test_an_image_that_cannot_be_had_has_a_fault(root: Path, name: str, fault: str) -> None:
-    assert read_image_file(root, name) == (None, fault)
+    data, found = read_image_file(ImageFiles(root), name)
+    assert (data, found.fault) == (None, fault)
 
 
 def test_names_that_no_table_could_hold_are_refused(root: Path) -> None:

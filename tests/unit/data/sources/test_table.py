@@ -1,5 +1,6 @@
 """Tables of every form, made here, and with the faults that users' tables have."""
 
+import base64
 import csv
 import hashlib
 import json
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.broken import encode, landscape
 from tuwen.core.errors import UserError
 from tuwen.core.params import TableSource
 from tuwen.data import sources
@@ -194,7 +196,7 @@ def test_half_of_a_surrogate_pair_in_json_is_replaced(root) -> None:
         ("a.jsonl", '["x"]\n', r"a\.jsonl:1: found '\[\"x\"\]', expected one JSON object on each line"),
         ("a.jsonl", "[" * 100_000, r"a\.jsonl:1: no valid JSON"),
         ("a.jsonl", '{"path": "x"}', r"a\.jsonl:1: the object lacks \['zh'\], found the keys \['path'\]"),
-        ("a.jsonl", '{"path": 3, "zh": "猫"}', r"a\.jsonl:1: the picture is 3, expected a path or bytes"),
+        ("a.jsonl", '{"path": 3, "zh": "猫"}', r"a\.jsonl:1: the picture is 3, expected a path, bytes or base64"),
         ("a.jsonl", '{"path": "x", "zh": {"a": 1}}', r"a\.jsonl:1: found \{'a': 1\}, expected a text"),
         ("a.parquet", "PAR1 path,zh PAR1", r"a\.parquet: not readable as Parquet after row 0"),
         ("a.xlsx", "PK", r"a\.xlsx: found '\.xlsx', expected \.csv, \.tsv, \.jsonl or \.parquet"),
@@ -248,3 +250,67 @@ def test_ingest_keeps_the_bytes_of_a_table(root, tmp_path) -> None:
     rows = pairs.read_pair_set(tmp_path / "data/raw/labelled").images.to_pylist()
     read_back = [shards.read_member(tmp_path / "data", shards.Place.of(row)) for row in rows]
     assert read_back == [CAT, DOG]
+
+
+def test_names_of_one_file_are_one_picture_and_how_they_were_read_is_noted(root, tmp_path) -> None:
+    (root / "pictures/ガ猫.JPG").write_bytes(CAT)
+    names = [
+        "pictures/ガ猫.JPG",
+        "pictures/ガ猫.jpg",
+        f"{root}/pictures/ガ猫.JPG",
+        "D:\\shop\\pictures\\ガ猫.JPG",
+        "pictures/%E3%82%AC%E7%8C%AB.JPG",
+        "./pictures/カ\u3099猫.JPG\u3000",
+    ]
+    write(root / "pairs.csv", [{"path": name, "zh": f"第{n}句"} for n, name in enumerate(names)])
+    records = read(root, "pairs.csv")
+    assert of_kind(records, ImageRecord) == [ImageRecord("pictures/ガ猫.JPG", CAT, "pictures/ガ猫.JPG")]
+    assert [link.pair_id for link in of_kind(records, PairRecord)] == [
+        f"pictures/ガ猫.JPG#{n}" for n in range(1, 7)
+    ]
+    # the note comes with the picture, so each picture is noted as its first row names it
+    write(root / "pairs.csv", [{"path": "pictures/DOG.png", "zh": "狗"}, {"path": "/etc/hostname", "zh": "外面"}])
+    ingest(source(root, "pairs.csv"), tmp_path / "data/raw")
+    assert json.loads((tmp_path / "data/raw/labelled/notes.json").read_text(encoding="utf-8")) == {
+        "names read otherwise: upper and lower case": {"count": 1, "examples": ["pictures/DOG.png"]},
+        "pictures outside_source": {"count": 1, "examples": ["/etc/hostname"]},
+    }
+
+
+@pytest.mark.parametrize("file", ["pairs.csv", "pairs.tsv", "pairs.jsonl", "pairs.parquet"])
+def test_a_column_may_hold_base64(root, file) -> None:
+    jpeg, png = encode(landscape(), "JPEG"), encode(landscape())
+    cells = [
+        base64.b64encode(jpeg).decode(),
+        base64.urlsafe_b64encode(jpeg).decode().rstrip("="),
+        f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}",
+        base64.b64encode(png).decode(),
+        base64.b64encode(png).decode()[:-9] + "!",
+        "data:image/png;base64,",
+        "pictures/cat.png",
+    ]
+    write(root / file, [{"path": cell, "zh": f"第{n}句"} for n, cell in enumerate(cells)])
+    records = read(root, file)
+    found = of_kind(records, ImageRecord)
+    assert [(one.data, one.fault) for one in found] == [
+        (jpeg, None),
+        (png, None),
+        (None, "unreadable_record"),
+        (None, "unreadable_record"),
+        (CAT, None),
+    ]
+    assert found[0].image_id == hashlib.sha256(jpeg).hexdigest()
+    assert [link.image_id for link in of_kind(records, PairRecord)][:3] == [found[0].image_id] * 3
+
+
+def test_base64_of_several_megabytes_is_read_from_a_csv(root) -> None:
+    big = encode(landscape(), icc_profile=bytes(range(256)) * 40_000, compress_level=0) + bytes(9_000_000)
+    write(root / "pairs.csv", [{"path": base64.b64encode(big).decode(), "zh": "大图"}])
+    assert of_kind(read(root, "pairs.csv"), ImageRecord)[0].data == big
+
+
+def test_a_file_whose_name_is_base64_is_that_file(root) -> None:
+    name = base64.urlsafe_b64encode(encode(landscape(), "GIF")).decode()[:64]
+    (root / name).write_bytes(CAT)
+    write(root / "pairs.csv", [{"path": name, "zh": "猫"}])
+    assert of_kind(read(root, "pairs.csv"), ImageRecord) == [ImageRecord(name, CAT, name)]

@@ -14,7 +14,7 @@ from tuwen.core.params import WebdatasetSource
 from tuwen.data import sources
 from tuwen.data.formats import pairs
 from tuwen.data.sources import webdataset
-from tuwen.data.sources.records import ImageRecord, PairRecord, TextRecord
+from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, TextRecord
 
 CAPTIONS = ["一只大熊猫坐在竹林里吃竹子", "雨后的街道上，行人撑着伞走过"]
 
@@ -33,7 +33,7 @@ def source(root: Path, caption: str = "caption") -> WebdatasetSource:
     return WebdatasetSource(kind="webdataset", root=str(root), caption=caption)
 
 
-def read(root: Path, caption: str = "caption") -> list[ImageRecord | TextRecord | PairRecord]:
+def read(root: Path, caption: str = "caption") -> list[Record]:
     return list(sources.read_source(source(root, caption))["labelled"])
 
 
@@ -62,11 +62,13 @@ def test_ids_stay_when_another_tar_comes(tmp_path: Path) -> None:
 
 def test_a_key_that_comes_twice_in_a_tar_stays_two_pictures(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"1.jpg": b"1", "2.jpg": b"2", "1.png": b"3"})
-    assert [(p.image_id, p.data, p.row) for p in read(tmp_path)] == [
+    *found, note = read(tmp_path)
+    assert [(p.image_id, p.data, p.row) for p in found] == [
         ("a/1", b"1", 1),
         ("a/2", b"2", 2),
         ("a/1@3", b"3", 3),
     ]
+    assert note == NoteRecord("keys that come again in their tar", "a/1@3")
 
 
 def test_what_is_missing_is_named_in_its_place(tmp_path: Path) -> None:
@@ -141,3 +143,23 @@ def test_a_wrong_line_of_a_list_is_named(tmp_path: Path, line: str, message: str
     path.write_text("address,size,sha256,pairs\n" + line.format("0" * 64, tar) + "\n")
     with pytest.raises(UserError, match=message):
         webdataset.read_shard_list(source(path))
+
+
+def test_names_with_dots_are_pictures_of_their_own_and_leftovers_are_noted(tmp_path: Path, capsys) -> None:
+    members = {f"iPhone6.7寸-{n:03d}.{end}": f"{n}".encode() for n in range(60, 100) for end in ("jpg", "txt")}
+    more = {"1.avif": b"a", "1.cls": b"7", "1.txt": b"x", "2.image.TIF": b"b", "2.caption.txt": b"y"}
+    tar = write_tar(tmp_path / "a.tar", members | more | {"._1.avif": b"", ".DS_Store": b"", "README": b""})
+    (tmp_path / "._a.tar").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    records = read(tmp_path)
+    captions = {one.text_id: one.caption for one in records if isinstance(one, TextRecord)}
+    images = {one.image_id: one.data for one in records if isinstance(one, ImageRecord)}
+    found = [(images[p.image_id], captions[p.text_id]) for p in records if isinstance(p, PairRecord)]
+    assert found == [*((f"{n}".encode(), f"{n}") for n in range(60, 100)), (b"a", "x"), (b"b", "y")]
+    assert len(images) == 42
+    left_over = {".cls": 1, "hidden": 2, "without extension": 1}
+    notes = [one for one in records if not isinstance(one, ImageRecord | TextRecord | PairRecord)]
+    assert notes == [
+        NoteRecord(f"members left over: {what}", "a.tar") for what, n in left_over.items() for _ in range(n)
+    ]
+    assert webdataset.measure_shard(tar)[2] == 42
+    assert "a.tar: members left over: .cls 1, hidden 2, without extension 1" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tuwen.core.errors import UserError
 from tuwen.core.params import ZeroSource
 from tuwen.data import sources
-from tuwen.data.sources.records import ImageRecord, PairRecord, TextRecord
+from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, TextRecord
 
 IMAGES = "IQR_IQM_ICR_ICM_images"
 CAT = "一只橘猫趴在窗台上晒太阳"
@@ -31,7 +31,7 @@ def pair(picture: str, text: str = CAT, **label: int) -> dict[str, Any]:
     return {"text": text, "image_path": picture, **label}
 
 
-def read(root: Path) -> list[ImageRecord | TextRecord | PairRecord]:
+def read(root: Path) -> list[ImageRecord | TextRecord | PairRecord | NoteRecord]:
     sets = sources.read_source(ZeroSource(kind="zero", root=str(root)))
     assert sets.keys() == {"labelled"}
     return list(sets["labelled"])
@@ -152,3 +152,25 @@ def test_any_bytes_end_in_records_or_one_error(tmp_path: Path, noise: bytes, tex
     except UserError:
         return
     assert sum(isinstance(r, PairRecord) for r in found) == sum(isinstance(r, TextRecord) for r in found)
+
+
+def test_names_are_read_in_the_folders_too_and_hidden_lists_passed_by(tmp_path: Path) -> None:
+    put(tmp_path, f"{IMAGES}/CAT.JPG", b"cat")
+    put(tmp_path, "Flickr30k-images/1.jpg", b"one")
+    put(tmp_path, f"{IMAGES}/1.jpg", b"another")
+    mac = b"\0\5\x16\7\0\2\0\0Mac OS X"
+    put(tmp_path, "ICR/train/._long_itr_train.json", mac)
+    put(tmp_path, "__MACOSX/ICR/train/long_itr_train.json", mac)
+    names = ["pic/0a/cat.jpg", "E:\\pic\\cat.jpg", "pic/1.jpg"]
+    put(tmp_path, "ICR/train/long_itr_train.json", [pair(name) for name in names])
+    found = read(tmp_path)
+    assert [one for one in found if isinstance(one, ImageRecord)] == [
+        ImageRecord(f"{IMAGES}/CAT.JPG", b"cat", f"{IMAGES}/CAT.JPG"),
+        ImageRecord("pic/1.jpg", None, "ICR/train/long_itr_train.json", 3, "missing"),
+    ]
+    case = "names read otherwise: upper and lower case"
+    assert [one for one in found if isinstance(one, NoteRecord)] == [
+        NoteRecord(case, names[0]),
+        NoteRecord(case, names[1]),
+        NoteRecord("names read otherwise: several files fit", "pic/1.jpg"),
+    ]
