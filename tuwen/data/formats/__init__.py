@@ -9,6 +9,7 @@ In reading order:
     text.py         captions: normal form, variants, tokens
     sides.py        left and right: what may be mirrored, and its caption
     text_files.py   CSV and JSONL of unknown encoding
+    impostors.py    what stands where a file should be: pointers, pages, archives
     json_file.py    one JSON file
     checked_json.py a JSON file of a known form
     tar_stream.py   WebDataset tars from anywhere, as a stream
