@@ -66,7 +66,12 @@ def make_texts(count):
     columns = {name: list(values) for name, values in (sizes | traits).items()}
     frame = pd.DataFrame({"text_id": [f"t{n}" for n in range(count)], "caption": captions} | columns)
     return frame.assign(
-        boilerplate=False, control_chars=0, private_use_chars=0, chinese_share=0.9, latin_share=0.05
+        unmirrored=False,
+        boilerplate=False,
+        control_chars=0,
+        private_use_chars=0,
+        chinese_share=0.9,
+        latin_share=0.05,
     )
 
 

@@ -13,7 +13,7 @@ BLOCK = """
 import sys
 
 ABSENT = {"pyarrow", "pandas", "pydantic", "ruamel", "albumentations", "cv2", "open_clip", "torchvision", "timm",
-          "mlflow", "dvc", "prefect", "great_expectations", "rich", "simplejpeg",
+          "mlflow", "dvc", "prefect", "great_expectations", "rich", "rjieba", "simplejpeg",
           "typer"}
 
 class Bare:
@@ -38,7 +38,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_model_loss_and_step_are_imported_without_the_extras() -> None:
     done = python("""
-import tuwen.data.formats.images, tuwen.data.formats.text, tuwen.model.dual_encoder
+import tuwen.data.formats.images, tuwen.data.formats.sides, tuwen.data.formats.text, tuwen.model.dual_encoder
 import tuwen.training.loss, tuwen.training.step
 print("all there")
 """)

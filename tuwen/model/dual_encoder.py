@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tuwen.core.errors import UserError
 from tuwen.data.formats import images
 from tuwen.data.formats.json_file import read_json, write_json
-from tuwen.model import state_dict, towers
+from tuwen.model import state_dict, towers, vocabulary_file
 
 START_SCALE = 1 / 0.07  # 1 / temperature, as CLIP begins
 MAX_SCALE = 100.0  # CLIP's clamp: the temperature never falls below 0.01
@@ -131,8 +131,7 @@ def load_model(folder: Path) -> DualEncoder:
     Raises UserError where a file is missing or broken, or the weights do not fit.
     """
     config = read_json(folder / "config.json", REMAKE)
-    if not (folder / "vocab.txt").is_file():
-        raise UserError(f"{folder / 'vocab.txt'}: missing; expected the model's tokens, one a line; {REMAKE}")
+    tokens = read_vocabulary(folder)
     try:
         model = DualEncoder(config)
         expected = _make_preprocessor(config)
@@ -140,10 +139,10 @@ def load_model(folder: Path) -> DualEncoder:
         raise UserError(f"{folder / 'config.json'}: no layers can be built by it ({error!r}); {REMAKE}") from None
     if read_json(folder / "preprocessor.json", REMAKE) != expected:
         raise UserError(f"{folder / 'preprocessor.json'}: is not what config.json says; {REMAKE}")
-    if (tokens := len(read_vocabulary(folder))) > config["vocabulary"]:
+    if len(tokens) > config["vocabulary"]:
         raise UserError(
             f"{folder / 'vocab.txt'}: expected {config['vocabulary']} tokens at most, as config.json says, got "
-            f"{tokens}; {REMAKE}"
+            f"{len(tokens)}; {REMAKE}"
         )
     weights = folder / "model.safetensors"
     state_dict.fill_layers(model, state_dict.read_state(weights), weights)
@@ -152,5 +151,4 @@ def load_model(folder: Path) -> DualEncoder:
 
 def read_vocabulary(folder: Path) -> list[str]:
     """Return the tokens of the model in `folder`, in the order of their ids."""
-    # not splitlines: published vocabularies hold tokens that Unicode counts as line ends
-    return (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return vocabulary_file.read_token_lines(folder / "vocab.txt", REMAKE)

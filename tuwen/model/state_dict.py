@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,22 +11,31 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.impostors import refuse_impostor
 
 State = dict[str, Tensor]  # what torch calls a state dict: name -> tensor
 MAX_TENSORS_LISTED = 6  # of each kind of fault in a message; a wrong model has hundreds
+MAX_HEADER_BYTES = 100 << 20  # of safetensors, by its format
+HOLDERS = ("state_dict", "model_state_dict", "model", "module")  # keys of a checkpoint that hold the weights
+PREFIXES = ("module.", "model.")  # before every name: of parallel training, of Lightning
+# within names: of torch.compile, of FSDP, of activation checkpointing
+WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+ADAPTERS = re.compile(r"^base_model\.|\b(?:lora_\w+|base_layer|modules_to_save)\.")  # of the package peft
 
 
 def read_state(path: Path) -> State:
     """Return the tensors of a safetensors file, or of a `.pt` or `.bin` of tensors alone; floats as float32.
 
-    Of a training checkpoint this is its `state_dict`; the prefix `module.` of a model that was trained in parallel
-    is removed. Raises UserError where the file is missing, broken, or holds anything but tensors and plain values.
+    The content tells which it is, not the name. Of a training checkpoint only the model's part is returned (see
+    HOLDERS), without the prefixes that a trainer puts before all names or a wrapper into some. Raises UserError
+    where the file is missing, broken, an adapter, or holds anything but tensors and plain values.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        if path.suffix == ".safetensors":
+        refuse_impostor(path, "readable weights")
+        if _is_safetensors(path):
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -43,12 +53,46 @@ def read_state(path: Path) -> State:
     return _select_tensors(path, content)
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Return whether the file is in safetensors. Raises UserError where it, or the zip of a `.pt`, is cut."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(9)
+        if head[8:] == b"{" and (length := int.from_bytes(head[:8], "little")) < MAX_HEADER_BYTES:
+            header = file.read(length - 1)
+            # the last tensor ends where the file does
+            ends = [int(end) for end in re.findall(rb'"data_offsets":\[\d+,(\d+)\]', header)]
+            if size < (whole := 8 + length + max(ends, default=0)):
+                raise UserError(
+                    f"{path}: no readable weights: the file is cut: {size:,} of {whole:,} bytes; fetch it again"
+                )
+            return True
+    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: no readable weights: the file is cut: its end is missing; fetch it again")
+    return False
+
+
 def _select_tensors(path: Path, content: object) -> State:
-    inner = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    inner = content
+    if isinstance(content, Mapping) and not all(isinstance(value, Tensor) for value in content.values()):
+        inner = next((content[name] for name in HOLDERS if isinstance(content.get(name), Mapping)), content)
     if not isinstance(inner, Mapping) or not inner or not all(isinstance(v, Tensor) for v in inner.values()):
-        raise UserError(f"{path}: expected names with tensors, or such under `state_dict`, got something else")
-    parallel = all(name.startswith("module.") for name in inner)
-    plain = {name.removeprefix("module.") if parallel else name: tensor for name, tensor in inner.items()}
+        got = f"{', '.join(map(str, list(inner)[:6]))}" if isinstance(inner, Mapping) else type(inner).__name__
+        optimizer = ", which is the state of an optimizer" if got == "state, param_groups" else ""
+        raise UserError(
+            f"{path}: expected names with tensors, or such under one of {', '.join(HOLDERS)}, got something else "
+            f"({got}{optimizer}); save `model.state_dict()`"
+        )
+    if adapters := [name for name in inner if ADAPTERS.search(name)]:
+        raise UserError(
+            f"{path}: {len(adapters)} tensors of an adapter (LoRA, as {adapters[0]}), no model: merge it "
+            "first (peft: `model.merge_and_unload()`) and save the result"
+        )
+    plain = {WRAPPERS.sub("", name): tensor for name, tensor in inner.items()}
+    while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in plain)), None):
+        plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
+    if len(plain) < len(inner):
+        raise UserError(f"{path}: some tensors are there twice, with and without _orig_mod.; save the model again")
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in plain.items()}
 
 
@@ -58,7 +102,8 @@ def fill_layers(layers: nn.Module, state: State, path: Path) -> None:
     Raises UserError that lists every kind of misfit, before a single tensor is copied: a half-loaded model never
     trains.
     """
-    wanted = {name: tensor.shape for name, tensor in layers.state_dict().items()}
+    own = layers.state_dict()
+    wanted = {name: tensor.shape for name, tensor in own.items()}
     shapes = {name: tensor.shape for name, tensor in state.items()}
     wrong = [
         f"{name}: expected {tuple(wanted[name])}, got {tuple(shape)}"
@@ -69,6 +114,14 @@ def fill_layers(layers: nn.Module, state: State, path: Path) -> None:
         "missing": [name for name in wanted if name not in shapes],
         "unexpected": [name for name in shapes if name not in wanted],
         "of another shape": wrong,
+        "of whole numbers, as quantised weights have": [
+            name
+            for name, tensor in state.items()
+            if name in own and own[name].is_floating_point() > tensor.is_floating_point()
+        ],
+        "with NaN or infinite numbers, as a training that failed leaves": [
+            name for name, tensor in state.items() if name in own and not bool(torch.isfinite(tensor).all())
+        ],
     }
     if any(faults.values()):
         raise UserError(_describe_misfit(path, faults))
@@ -78,7 +131,8 @@ def fill_layers(layers: nn.Module, state: State, path: Path) -> None:
 def _describe_misfit(path: Path, faults: Mapping[str, list[str]]) -> str:
     """Return the message that says which tensors of `path` do not fit; faults: kind -> names."""
     lists = "; ".join(_list_names(kind, names) for kind, names in faults.items() if names)
-    return f"{path}: these weights do not fit the model, and nothing was loaded: {lists}"
+    remedy = "take the weights that belong to this model, whole, in floats"
+    return f"{path}: these weights do not fit the model, and nothing was loaded: {lists}; {remedy}"
 
 
 def _list_names(kind: str, names: list[str]) -> str:

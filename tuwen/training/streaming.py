@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tuwen.core.errors import UserError
 from tuwen.core.params import Validate
 from tuwen.data.augment.views import Viewer, find_positive
-from tuwen.data.formats import text
+from tuwen.data.formats import sides, text
 from tuwen.data.formats.images import Pixels, decode_reduced, open_image
 from tuwen.data.formats.tar_stream import Sample, read_shard
 from tuwen.training.dataset import Decoder, ViewSpec, compute_window
@@ -24,13 +24,13 @@ class StreamedPair(NamedTuple):
     pair_id: str
     image: bytes  # encoded
     caption: str
-    sided: bool
+    mirroring: sides.Mirroring
     positive_id: str
     lap: int
 
     def make_row(self) -> dict[str, Any]:
         """Return what a viewer needs of a pair (views.py: ROWS)."""
-        columns = ("pair_id", "caption", "sided", "positive_id")
+        columns = ("pair_id", "caption", "mirroring", "positive_id")
         return {name: getattr(self, name) for name in columns} | {"paraphrase": None}
 
 
@@ -105,8 +105,8 @@ class StreamedViews:
             reason = "in_valid_or_test"
         else:
             pair_id = f"{row['sha256']}/{sample.key}"  # not the address: equal shards give equal views anywhere
-            sided = any(map(text.has_side_word, captions))
-            return StreamedPair(pair_id, sample.image, captions[lap % len(captions)], sided, digest, lap)
+            mirroring = sides.choose_strictest(captions)
+            return StreamedPair(pair_id, sample.image, captions[lap % len(captions)], mirroring, digest, lap)
         self.skipped[reason] += 1
         return None
 

@@ -190,7 +190,7 @@ def test_normalising_where_the_step_is_gives_the_same_bits() -> None:
 
 
 def test_a_viewer_makes_the_same_views_after_it_was_sent(data) -> None:
-    row = {"pair_id": "7", "positive_id": "7", "caption": caption(7), "paraphrase": None, "sided": False}
+    row = {"pair_id": "7", "positive_id": "7", "caption": caption(7), "paraphrase": None, "mirroring": "free"}
     picture = decode_pixels(drawn(7))
     for number in range(4):
         view = make_viewer().render(picture, row, number)

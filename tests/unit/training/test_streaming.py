@@ -59,7 +59,7 @@ def test_each_epoch_shows_every_pair_once_in_an_order_of_its_own(three) -> None:
 def test_a_view_is_that_of_its_pair_and_epoch_wherever_the_shard_lies(three, tmp_path) -> None:
     views = make_views(*three)
     seen = [{item.positive_id: item for item in decode_all(views, 0, epoch)} for epoch in (1, 2)]
-    row = {"pair_id": f"{three[1]['sha256']}/9", "caption": caption(9), "paraphrase": None, "sided": False}
+    row = {"pair_id": f"{three[1]['sha256']}/9", "caption": caption(9), "paraphrase": None, "mirroring": "free"}
     expected = Viewer(POLICY, SIZE_PX, 0).render(decode_image(drawn(9)), row, 2)
     assert np.array_equal(seen[1][digest(9)].pixels, expected.pixels)
     assert seen[1][digest(9)].caption == caption(9)

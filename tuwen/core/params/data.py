@@ -126,7 +126,9 @@ class Policy(Strict):
     crop_scale: ShareRange  # share of the area that a crop keeps
     crop_ratio: Range  # width / height of a crop, relative to the picture's own
     flip: bool  # mirror half of the views
-    flip_captions: Literal["keep", "swap"]  # a caption with 左 or 右: no flip, or a flip that swaps the two words
+    flip_captions: Literal[
+        "keep", "swap"
+    ]  # a caption that names a side: no flip, or a flip that swaps left and right
     rotate_degrees: Annotated[float, Field(ge=0, le=180)]  # largest turn either way
     zoom: Range  # scale of the picture on its white ground, before the crop
     colour: Share  # strength of the change in brightness, contrast and saturation

@@ -17,7 +17,7 @@ import pyarrow as pa
 from PIL import Image
 
 from tuwen.core.params import Policy
-from tuwen.data.formats import pairs, text
+from tuwen.data.formats import pairs, sides, text
 from tuwen.data.formats.images import MAX_ASPECT, Pixels, draw_outlines, make_colour_matrix, resize_to_square
 
 VIEWS = pa.schema(
@@ -39,7 +39,7 @@ VIEWS = pa.schema(
 PAIR_ROWS = pa.schema(
     [
         *(("pair_id", pa.string()), ("positive_id", pa.string()), ("caption", pa.string())),
-        *(("paraphrase", pa.string()), ("sided", pa.bool_())),
+        *(("paraphrase", pa.string()), ("mirroring", pa.string())),
         *(("shard", pa.string()), ("offset", pa.int64()), ("size", pa.int64())),
     ]
 )
@@ -125,8 +125,11 @@ class Viewer:
             return row["caption"], False, []
         caption, changes = self._reword(row, draw)
         mirrored = self.policy.flip and draw.random() < 0.5
-        flipped = mirrored and (not row["sided"] or self.policy.flip_captions == "swap")
-        if flipped and row["sided"] and (swapped := text.swap_sides(caption)) != caption:
+        may_swap = row["mirroring"] == "swap" == self.policy.flip_captions
+        flipped = mirrored and (
+            row["mirroring"] == "free" or (may_swap and sides.judge_mirroring(caption) != "keep")
+        )
+        if flipped and may_swap and (swapped := sides.swap_sides(caption)) != caption:
             caption, changes = swapped, [*changes, "swap_sides"]
         return caption, flipped, changes
 
@@ -206,28 +209,30 @@ class Viewer:
 
 def find_positive(row: Mapping[str, Any], flipped: bool) -> str:
     """Return the positive_id of a view of `row`; mirrored, an image is another one where left and right matter."""
-    return f"{row['positive_id']}~mirrored" if flipped and row["sided"] else str(row["positive_id"])
+    another = flipped and row["mirroring"] != "free"
+    return f"{row['positive_id']}~mirrored" if another else str(row["positive_id"])
 
 
 def list_rows(pair_set: pairs.PairSet, paraphrases: Mapping[str, str]) -> pa.Table:
     """Return one row (PAIR_ROWS) per true pair of the set, in its order; in Arrow, since there may be millions.
 
-    paraphrase: null where there is none. sided: whether any caption of the image, or a paraphrase of one, holds
-    左 or 右; a mirrored image would be a sibling of that caption even where this pair's own holds neither.
+    paraphrase: null where there is none. mirroring: the strictest decision (sides.py) for any caption of the image
+    or a paraphrase of one, since a mirrored image would be a sibling of that caption too.
     """
     image, caption = pairs.find_true_rows(pair_set)
     captions = pair_set.texts["caption"]
     reworded = [paraphrases.get(one) for one in captions.to_pylist()]
     variants = zip(captions.to_pylist(), reworded, strict=True)
-    has_side = np.array([any(map(text.has_side_word, (one, other or ""))) for one, other in variants], bool)
-    sided = np.zeros(len(pair_set.images), bool)
-    sided[image[has_side[caption]]] = True
+    decisions = (sides.choose_strictest((one, other or "")) for one, other in variants)
+    strictness = np.fromiter(map(sides.MIRRORINGS.index, decisions), np.int8, len(reworded))
+    of_image = np.zeros(len(pair_set.images), np.int8)
+    np.maximum.at(of_image, image, strictness[caption])
     columns = {name: pair_set.images[name].take(image) for name in ("positive_id", "shard", "offset", "size")}
     columns |= {
         "pair_id": pairs.select_true_pairs(pair_set)["pair_id"],
         "caption": captions.take(caption),
         "paraphrase": pa.array(reworded, pa.string()).take(caption),
-        "sided": pa.array(sided[image]),
+        "mirroring": pa.array(np.array(sides.MIRRORINGS)[of_image[image]], pa.string()),
     }
     return pa.table([columns[name] for name in PAIR_ROWS.names], schema=PAIR_ROWS)
 

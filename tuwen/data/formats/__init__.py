@@ -7,7 +7,9 @@ In reading order:
     manifest.py     what a folder was made from
     images.py       encoded bytes -> the pixels that a model sees
     text.py         captions: normal form, variants, tokens
+    sides.py        left and right: what may be mirrored, and its caption
     text_files.py   CSV and JSONL of unknown encoding
+    impostors.py    what stands where a file should be: pointers, pages, archives
     json_file.py    one JSON file
     checked_json.py a JSON file of a known form
     image_files.py  names of image files: which mean one, and which file a name means

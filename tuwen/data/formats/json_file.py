@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.impostors import refuse_impostor
 
 
 def read_json(path: Path, remedy: str = "run `dvc repro`") -> Any:
@@ -17,6 +18,8 @@ def read_json(path: Path, remedy: str = "run `dvc repro`") -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {remedy}") from None
     except (ValueError, RecursionError) as error:
+        if path.stat().st_size:
+            refuse_impostor(path, "valid JSON")
         raise UserError(f"{path}: not valid JSON ({error}); remove it and {remedy}") from None
 
 

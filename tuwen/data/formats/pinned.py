@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.impostors import refuse_impostor
 from tuwen.data.formats.manifest import hash_file
 
 REMEDY = (
@@ -28,6 +29,7 @@ def find_pinned(place: str, where: str, revision: str, weights: Sequence[str], f
         )
     if local.exists():
         path = local if local.is_file() else _first(place, local, weights)
+        refuse_impostor(path, "readable weights")
         if (sha256 := hash_file(path)) != revision:
             raise UserError(
                 f"{path}: expected the sha256 {revision} that {place} names, got {sha256}; fetch the file again, "
@@ -43,6 +45,17 @@ def _first(place: str, folder: Path, weights: Sequence[str]) -> Path:
     for name in weights:
         if (folder / name).is_file():
             return folder / name
+    names = sorted(path.name for path in folder.iterdir())
+    if "adapter_config.json" in names:
+        raise UserError(
+            f"{folder}: {place}: holds an adapter (LoRA) and not the weights: merge it first (peft: "
+            "`model.merge_and_unload().save_pretrained(…)`) and name that folder"
+        )
+    if parts := [name for name in names if re.search(r"-\d+-of-\d+\.", name)]:
+        raise UserError(
+            f"{folder}: {place}: the weights are in {len(parts)} parts ({parts[0]}, …), expected one file: save "
+            "them with `save_pretrained(…, max_shard_size='100GB')` and name that folder"
+        )
     raise UserError(f"{folder}: {place} expected one of {', '.join(weights)} in it; {REMEDY}")
 
 

@@ -1,4 +1,4 @@
-"""Chinese captions: normal form, left and right, variants of a caption, vocabulary and tokens."""
+"""Chinese captions: normal form, variants of a caption, vocabulary and tokens."""
 
 import random
 import re
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 LIST_MARK = "、"  # joins the items of an enumeration in Chinese
-# The words before the last two mean both sides, or "about".
-SIDE_WORDS = re.compile("左右|左顾右盼|左邻右舍|左思右想|左拥右抱|左膀右臂|左|右")
 CHINESE = re.compile(r"[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 # A mask stands in a caption for what was taken out of it, as <人名> does for a name. MASK takes any text in
 # half-width brackets, since translation may change the word in it; HAN_MASK, one to six Chinese characters in
@@ -33,16 +31,6 @@ def normalise(caption: str) -> str:
     """Return the form by which captions count as equal: NFKC, lower case, single blanks, no control characters."""
     folded = unicodedata.normalize("NFKC", caption).casefold()
     return " ".join(CONTROL.sub(" ", folded).split())
-
-
-def has_side_word(caption: str) -> bool:
-    """Whether the caption tells left from right, so that its image must not be mirrored."""
-    return "左" in caption or "右" in caption
-
-
-def swap_sides(caption: str) -> str:
-    """Return the caption of the mirrored image: 左 and 右 change places, but not in words that mean both sides."""
-    return SIDE_WORDS.sub(lambda word: {"左": "右", "右": "左"}.get(word[0], word[0]), caption)
 
 
 def measure_chinese_share(caption: str) -> float:

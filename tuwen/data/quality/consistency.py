@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tuwen.core.params import Validate
+from tuwen.data.formats.sides import list_sides
 from tuwen.data.formats.text import CHINESE
 from tuwen.data.quality import counterparts, quarantine, suites
 from tuwen.data.quality.duplicates.components import Booleans, Integers
@@ -128,13 +129,14 @@ def find_duplicates(links: "pd.DataFrame") -> Booleans:
 def find_contradictions(links: "pd.DataFrame") -> dict[str, Booleans]:
     """Return the pairs of one image, by its bytes, that cannot all be right: name -> one flag per row of `links`.
 
-    opposite_sides: one caption has 左 alone and another 右 alone. opposite_labels: one caption both fits and does
-    not. nothing_in_common: two captions of at least MIN_CHINESE Chinese characters have not one in common.
+    opposite_sides: one caption names left alone as a place, another right alone. opposite_labels: one caption both
+    fits and does not. nothing_in_common: two captions of at least MIN_CHINESE Chinese characters have not one in
+    common.
     links: image_key, caption_key (numbers), fits (bool), caption, one row per pair.
     """
     image, fits = links["image_key"].to_numpy(np.int64), links["fits"].to_numpy(bool)
-    captions = links["caption"].astype(str).str
-    left, right = (captions.contains(word, regex=False).to_numpy(bool) & fits for word in "左右")
+    named = [list_sides(str(caption)) for caption in links["caption"]]
+    left, right = (np.array([side in one for one in named], bool) & fits for side in ("left", "right"))
     image_and_caption = image << 32 | links["caption_key"].to_numpy(np.int64)
     pair_key = np.unique(image_and_caption, return_inverse=True)[1]
     return {

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tuwen.data.formats.text import CHINESE, HAN_MASK, STRAY_CONTROL, has_side_word, normalise
+from tuwen.data.formats.sides import CANDIDATE, has_side_word, judge_mirroring
+from tuwen.data.formats.text import CHINESE, HAN_MASK, STRAY_CONTROL, normalise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,8 +53,8 @@ def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
     normalised: the form in which captions are compared. chars: without blanks around, 0 where nothing is visible.
     tokens: BERT's words, [CLS] and [SEP] among them; a vocabulary may cut a Latin word further. chinese_share,
     latin_share: of the visible characters. control_chars (no tab, no line end), private_use_chars, masks: how
-    many. newline, boilerplate, side_word (左 or 右): whether. duplicates: captions of the table with the same
-    normalised form, itself among them.
+    many. newline, boilerplate, side_word (left or right as a place), unmirrored (its image is never mirrored, see
+    sides.py): whether. duplicates: captions of the table with the same normalised form, itself among them.
     """
     import pandas as pd
     import pyarrow.compute as pc
@@ -77,6 +78,9 @@ def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
     frame["boilerplate"] = pc.match_substring_regex(column, BOILERPLATE, ignore_case=True).to_numpy()
     frame["masks"] = pc.count_substring_regex(column, HAN_MASK).to_numpy().astype(np.int64)
     frame["side_word"] = np.fromiter(map(has_side_word, captions), bool, len(captions))
+    unmirrored = pc.match_substring_regex(column, CANDIDATE).to_numpy(zero_copy_only=False)
+    unmirrored[unmirrored] = [judge_mirroring(captions[row]) == "keep" for row in np.flatnonzero(unmirrored)]
+    frame["unmirrored"] = unmirrored
     frame["duplicates"] = frame.groupby("normalised")["normalised"].transform("size").astype(np.int64)
     return frame
 

@@ -1,6 +1,5 @@
 """The `.pt` files of the PyPI package cn_clip, in and out. open_clip's ViTs have the same tensor names."""
 
-import hashlib
 import math
 import re
 from pathlib import Path
@@ -10,15 +9,13 @@ import torch
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pinned
-from tuwen.model import architectures, dual_encoder, state_dict
+from tuwen.model import architectures, dual_encoder, state_dict, vocabulary_file
 from tuwen.model.state_dict import Counterpart, State
 from tuwen.model.weights.published import START_PLACE, Published
 
 if TYPE_CHECKING:
     from tuwen.core.params import CnClip
 
-# of the 21,128 lines of its clip/vocab.txt, which are those of Google's Chinese BERT
-VOCABULARY_SHA256 = "45bbac6b341c319adc98a532532882e91a9cefc0329aa57bac9ae761c27b291c"
 CN_CLIP_UNUSED = r"bert\.pooler\..*|bert\.embeddings\.position_ids"
 # our names -> cn_clip's
 CN_CLIP_IMAGE_NAMES = {"patches.weight": "conv1.weight", "position_embedding": "positional_embedding"}
@@ -33,12 +30,12 @@ def read_weights(start: "CnClip", max_tokens: int) -> Published:
     Raises UserError where a file is missing or not the pinned one, or is no Chinese-CLIP of cn_clip.
     """
     path = pinned.find_pinned(f"{START_PLACE}.file", start.file, start.sha256, (), ())
-    vocabulary = _read_tokens(Path(start.vocabulary))
+    tokens = _read_tokens(Path(start.vocabulary))
     state = state_dict.read_state(path)
     config = infer_config(state, max_tokens, path)
     counterparts = {name: find_counterpart(name) for name in dual_encoder.list_tensors(config)}
     ours = state_dict.convert_to_ours(state, counterparts, path, CN_CLIP_UNUSED)
-    return Published(config, ours, vocabulary, path)
+    return Published(config, ours, tokens, path)
 
 
 def find_counterpart(name: str) -> Counterpart:
@@ -72,7 +69,8 @@ def infer_config(state: State, max_tokens: int, path: Path) -> dict[str, Any]:
         positions = len(state["bert.embeddings.position_embeddings.weight"])
     except (KeyError, ValueError) as error:
         raise UserError(
-            f"{path}: expected the tensors of a Chinese-CLIP of cn_clip (visual.…, bert.…), there is no {error}"
+            f"{path}: expected the tensors of a Chinese-CLIP of cn_clip (visual.…, bert.…), there is no {error}; "
+            f"it has {', '.join(list(state)[:4])}, …: name the kind that wrote it in {START_PLACE}.kind"
         ) from None
     layers = _count_layers(state, r"bert\.encoder\.layer\.(\d+)\..*")
     text = architectures.make_bert_config(width, layers, max_tokens, positions)
@@ -99,14 +97,12 @@ def _count_layers(state: State, pattern: str) -> int:
 def _read_tokens(path: Path) -> list[str]:
     """Return cn_clip's tokens. Raises UserError where the file is missing or holds others."""
     where = "it is clip/vocab.txt in the PyPI package cn_clip, and vocab.txt of hfl/chinese-roberta-wwm-ext"
-    try:
-        tokens = [line.rstrip("\r") for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected cn_clip's vocabulary: {where}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a vocabulary ({error}): {where}") from None
-    if hashlib.sha256("".join(f"{token}\n" for token in tokens).encode()).hexdigest() != VOCABULARY_SHA256:
-        raise UserError(f"{path}: {len(tokens)} tokens, but not those of cn_clip, so ids would be wrong; {where}")
+    tokens = vocabulary_file.read_token_lines(path, where)
+    if vocabulary_file.digest_tokens(tokens) != vocabulary_file.CHINESE_BERT_SHA256:
+        fault = vocabulary_file.find_token_fault(tokens, architectures.VOCABULARY_SIZE) or "some differ"
+        raise UserError(
+            f"{path}: {len(tokens)} tokens, but not those of cn_clip, so ids would be wrong ({fault}); {where}"
+        )
     return tokens
 
 

@@ -8,7 +8,7 @@ from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
 from tuwen.data.formats import images, pinned
 from tuwen.data.formats.json_file import read_json_object, write_json
-from tuwen.model import dual_encoder, state_dict
+from tuwen.model import dual_encoder, state_dict, vocabulary_file
 from tuwen.model.state_dict import Counterpart
 from tuwen.model.weights.published import START_PLACE, Published
 
@@ -68,10 +68,20 @@ def read_weights(start: "HuggingFace", max_tokens: int) -> Published:
     Raises UserError where a file is missing or not the pinned one, or is not what a ChineseCLIPModel has.
     """
     path = pinned.find_pinned(f"{START_PLACE}.model", start.model, start.revision, HUB_WEIGHTS, HUB_FILES)
-    config, vocabulary = read_config(path.parent, max_tokens), read_tokens(path.parent)
-    counterparts = {name: find_counterpart(name) for name in dual_encoder.list_tensors(config)}
+    config, tokens = read_config(path.parent, max_tokens), read_tokens(path.parent)
+    vocabulary_file.check_tokens(tokens, find_token_file(path.parent), config["vocabulary"])
+    counterparts = {name: find_counterpart(name) for name in list_config_tensors(config, path.parent)}
     state = state_dict.convert_to_ours(state_dict.read_state(path), counterparts, path, HF_UNUSED)
-    return Published(config, state, vocabulary, path)
+    return Published(config, state, tokens, path)
+
+
+def list_config_tensors(config: dict[str, Any], folder: Path) -> list[str]:
+    """Return our names of a model of `config`. Raises UserError where that of `folder` builds none."""
+    try:
+        return dual_encoder.list_tensors(config)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, AssertionError) as error:
+        why = f"no layers can be built by it ({str(error)[:200]})"
+        raise UserError(f"{folder / 'config.json'}: {why}; {REFETCH}") from None
 
 
 def find_counterpart(name: str) -> Counterpart:
@@ -140,7 +150,21 @@ def _read_pixel_config(folder: Path, size_px: int) -> dict[str, Any]:
     # the class crops unless the file turns it off
     if content.get("do_center_crop", True):
         print(f"{path}: crops its pictures to a square; here they are squashed to it, as Chinese-CLIP was trained")
-    return make_pixel_config({name: content.get(f"image_{name}") for name in ("mean", "std")})
+    levels = {name: content.get(f"image_{name}") for name in ("mean", "std")}
+    check_pixel_levels(levels, path)
+    return make_pixel_config(levels)
+
+
+def check_pixel_levels(values: dict[str, Any], path: Path) -> None:
+    """Raise UserError where `mean` or `std`, read from `path`, is neither None nor three usable numbers."""
+    for name, given in values.items():
+        low = -1.0 if name == "mean" else 1e-6  # by which a picture is divided
+        listed = isinstance(given, list) and [
+            one for one in given if isinstance(one, int | float) and low <= one <= 1
+        ]
+        if given is not None and (listed != given or len(given) != 3):
+            due = "three numbers up to 1" + " above 0" * (name == "std")
+            raise UserError(f"{path}: {name} of the pictures: expected {due}, got {given!r}; {REFETCH}")
 
 
 def make_pixel_config(values: dict[str, Any]) -> dict[str, Any]:
@@ -159,13 +183,24 @@ def read_tokens(folder: Path) -> list[str]:
     settings = folder / "tokenizer_config.json"
     if settings.is_file() and read_json_object(settings, REFETCH).get("do_lower_case") is False:
         raise UserError(f"{settings}: do_lower_case: expected true, got false; texts are lower-cased here")
+    packed = vocabulary_file.read_packed_tokens(folder / "tokenizer.json", REFETCH)
     if (plain := folder / "vocab.txt").is_file():
-        return plain.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    if (packed := folder / "tokenizer.json").is_file():
-        ids: dict[str, int] = read_json_object(packed, REFETCH).get("model", {}).get("vocab", {})
-        if ids and sorted(ids.values()) == list(range(len(ids))):
-            return sorted(ids, key=ids.__getitem__)
+        tokens = vocabulary_file.read_token_lines(plain, REFETCH)
+        # transformers strips the tokens that it packs, of which one is U+2028
+        if packed and [token.strip() for token in packed] != [token.strip() for token in tokens]:
+            raise UserError(
+                f"{plain}: {len(tokens)} tokens that differ from the {len(packed)} of tokenizer.json beside it, "
+                f"so ids would depend on the reader; {REFETCH}"
+            )
+        return tokens
+    if packed:
+        return packed
     raise UserError(f"{plain}: missing; expected the tokens of the model, one a line, beside its weights")
+
+
+def find_token_file(folder: Path) -> Path:
+    """Return the file from which `read_tokens` takes them."""
+    return plain if (plain := folder / "vocab.txt").is_file() else folder / "tokenizer.json"
 
 
 def write_folder(config: dict[str, Any], state: state_dict.State, vocabulary: list[str], out: Path) -> None:

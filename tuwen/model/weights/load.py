@@ -12,7 +12,7 @@ import torch
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pinned
 from tuwen.data.formats.text import build_vocabulary
-from tuwen.model import dual_encoder, state_dict
+from tuwen.model import dual_encoder, state_dict, vocabulary_file
 from tuwen.model.architectures import make_chinese_clip_config
 from tuwen.model.weights import cn_clip, hugging_face, open_clip
 from tuwen.model.weights.published import START_PLACE, Published
@@ -75,7 +75,9 @@ def _load_folder(start: "Folder", max_tokens: int) -> tuple[dual_encoder.DualEnc
     weights = pinned.find_pinned(f"{START_PLACE}.folder", start.folder, start.sha256, ("model.safetensors",), ())
     encoder = dual_encoder.load_model(weights.parent)
     encoder.config["text"]["max_tokens"] = max_tokens
-    return encoder, dual_encoder.read_vocabulary(weights.parent)
+    tokens = dual_encoder.read_vocabulary(weights.parent)
+    vocabulary_file.check_tokens(tokens, weights.parent / "vocab.txt", encoder.config["vocabulary"])
+    return encoder, tokens
 
 
 def _fill_encoder(published: Published) -> dual_encoder.DualEncoder:

@@ -12,7 +12,7 @@ from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pinned
 from tuwen.data.formats.json_file import read_json_object
-from tuwen.model import architectures, dual_encoder, state_dict
+from tuwen.model import architectures, dual_encoder, state_dict, vocabulary_file
 from tuwen.model.weights import cn_clip, hugging_face
 from tuwen.model.weights.published import START_PLACE, Published
 
@@ -42,10 +42,13 @@ def read_weights(start: "OpenClip", max_tokens: int) -> Published:
         f"{START_PLACE}.text", start.text, start.text_revision, hugging_face.HUB_WEIGHTS, BERT_FILES
     )
     text, size = _read_bert_config(text_path.parent, max_tokens)
+    tokens = hugging_face.read_tokens(text_path.parent)
+    vocabulary_file.check_tokens(tokens, hugging_face.find_token_file(text_path.parent), size)
     image = _make_image_config(start.image, image_path)
     config = {"dim": start.dim, "image": image, "text": text, "vocabulary": size}
+    hugging_face.list_config_tensors(config, text_path.parent)
     state = _read_image_state(image_path, config) | _read_text_state(text_path)
-    return Published(config, state, hugging_face.read_tokens(text_path.parent), image_path, FRESH_LAYERS)
+    return Published(config, state, tokens, image_path, FRESH_LAYERS)
 
 
 def _make_image_config(name: str, path: Path) -> dict[str, Any]:
@@ -59,7 +62,9 @@ def _make_image_config(name: str, path: Path) -> dict[str, Any]:
             f"names; it has {stored['model_cfg']['vision_cfg']}"
         )
     clip = stored.get("preprocess_cfg", {})
-    pixels = hugging_face.make_pixel_config({name: clip.get(name) for name in ("mean", "std")})
+    levels = {name: clip.get(name) for name in ("mean", "std")}
+    hugging_face.check_pixel_levels(levels, beside)
+    pixels = hugging_face.make_pixel_config(levels)
     quick, width = bool(shape.get("quick_gelu")), vision["width"]
     if not vision.keys() <= VIT_KEYS or not isinstance(vision["layers"], int):
         config = {"kind": "open_clip", "size_px": vision["image_size"], "embed_dim": shape["embed_dim"]}

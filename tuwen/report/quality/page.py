@@ -29,7 +29,7 @@ HISTOGRAMS: list[tuple[str, str, str, Scale]] = [  # table, column, label, scale
     ("images", "size", "bytes per picture", "log"),
 ]
 FORMAT_COLUMNS = ("format", "mode", "frames", "orientation")
-TRAITS = ("newline", "side_word", "masks", "boilerplate", "control_chars", "private_use_chars")
+TRAITS = ("newline", "side_word", "unmirrored", "masks", "boilerplate", "control_chars", "private_use_chars")
 SHARES = {"chinese_share": "Chinese, %", "latin_share": "Latin, %"}
 
 

@@ -10,7 +10,6 @@ from tests.support.views import POLICY, draw_image, write_clean
 from tuwen.data.augment.views import View, Viewer, find_positive, list_rows
 from tuwen.data.formats import pairs
 from tuwen.data.formats.images import Pixels, resize_to_square
-from tuwen.data.formats.text import swap_sides
 
 STILL = POLICY.model_copy(
     update={
@@ -28,9 +27,9 @@ CROPPED = STILL.model_copy(update={"flip": False, "crop_scale": [0.5, 1.0], "cro
 
 
 def make_row(
-    pair_id: str = "p1", caption: str = "动物、熊、黑白", paraphrase: str | None = None, sided: bool = False
+    pair_id: str = "p1", caption: str = "动物、熊、黑白", paraphrase: str | None = None, mirroring: str = "free"
 ) -> dict:
-    return {"pair_id": pair_id, "caption": caption, "paraphrase": paraphrase, "sided": sided}
+    return {"pair_id": pair_id, "caption": caption, "paraphrase": paraphrase, "mirroring": mirroring}
 
 
 def render_views(policy, number: int = 60, size_px: int = 32, **columns) -> list[View]:
@@ -79,14 +78,14 @@ def test_a_flip_mirrors_about_half_of_the_views_and_nothing_else() -> None:
 
 
 def test_a_sided_image_is_never_flipped() -> None:
-    rendered = render_views(STILL, caption="跑步者", sided=True)
+    rendered = render_views(STILL, caption="跑步者", mirroring="swap")
     assert not any(view.flipped for view in rendered)
     assert all(view.pixels[4, 4].tolist() == [255, 0, 0] for view in rendered)
 
 
 def test_with_swap_a_sided_image_is_flipped_and_its_words_change_sides() -> None:
     policy = STILL.model_copy(update={"flip_captions": "swap"})
-    rendered = render_views(policy, caption="左边是红色", paraphrase="红色在左侧", sided=True)
+    rendered = render_views(policy, caption="左边是红色", paraphrase="红色在左侧", mirroring="swap")
     seen = {(view.flipped, view.caption, view.reworded) for view in rendered}
     assert seen == {
         (False, "左边是红色", None),
@@ -96,19 +95,21 @@ def test_with_swap_a_sided_image_is_flipped_and_its_words_change_sides() -> None
     }
 
 
-@pytest.mark.parametrize(
-    ("caption", "mirrored"),
-    [
-        ("小狗坐在猫的左边", "小狗坐在猫的右边"),
-        ("右手拿着杯子，左手拿着书", "左手拿着杯子，右手拿着书"),
-        ("五十个人左右围在桌子左侧", "五十个人左右围在桌子右侧"),
-        ("他左顾右盼", "他左顾右盼"),
-        ("一只大熊猫", "一只大熊猫"),
-    ],
-)
-def test_left_and_right_change_places_but_not_where_both_are_meant(caption: str, mirrored: str) -> None:
-    assert swap_sides(caption) == mirrored
-    assert swap_sides(mirrored) == caption
+@pytest.mark.parametrize("flip_captions", ["keep", "swap"])
+def test_a_name_or_a_text_in_the_picture_keeps_it_unmirrored_with_the_caption_unchanged(
+    flip_captions: str,
+) -> None:
+    policy = STILL.model_copy(update={"flip_captions": flip_captions})
+    for caption in ("左宗棠收复新疆", "T恤胸前印有“中国队”字样"):
+        rendered = render_views(policy, caption=caption, mirroring="keep")
+        assert {(view.flipped, view.caption, view.reworded) for view in rendered} == {(False, caption, None)}
+
+
+def test_a_wording_of_which_a_cut_leaves_no_place_is_not_mirrored() -> None:
+    policy = STILL.model_copy(update={"flip_captions": "swap", "text": ["drop_from_list"]})
+    rendered = render_views(policy, caption="靠左、左宗棠", mirroring="swap")  # as if the whole were swapped
+    assert {view.flipped for view in rendered if view.caption == "左宗棠"} == {False}
+    assert not any("右宗棠" in view.caption for view in rendered)
 
 
 def test_half_of_the_views_take_the_paraphrase_and_are_marked() -> None:
@@ -192,7 +193,7 @@ def test_outlines_are_black_where_colours_meet() -> None:
     assert view.pixels[40, 20].tolist() == [255, 0, 0]
 
 
-def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_image(tmp_path) -> None:
+def test_rows_are_the_true_pairs_and_any_caption_or_paraphrase_decides_on_mirroring_the_image(tmp_path) -> None:
     train = pairs.read_pair_set(
         write_clean(tmp_path, {"train": ["跑步者面向右边", "赛跑、运动", "一只猫", "一条狗"]}) / "train"
     )
@@ -208,8 +209,12 @@ def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_i
     ).to_pylist()
     assert [row["pair_id"] for row in rows] == [link["pair_id"] for link in linked if link["label"] != 0]
     by_pair = {row["pair_id"]: row for row in rows}
-    sided = {name: row["sided"] for name, row in by_pair.items()}
-    assert sided == {"p0": True, "p1": True, "p2": False, "p4": False, "p5": True}
+    mirroring = {name: row["mirroring"] for name, row in by_pair.items()}
+    assert mirroring == {"p0": "swap", "p1": "swap", "p2": "free", "p4": "free", "p5": "swap"}
+    named = pairs.PairSet(train.images, train.texts, table), {"跑步者面向右边": "左丘明面向右边"}
+    assert [row["mirroring"] for row in list_rows(*named).to_pylist() if row["pair_id"] in ("p0", "p1")] == [
+        "keep"
+    ] * 2
     image = train.images.to_pylist()[1]
     assert by_pair["p2"] == {
         **{
@@ -217,7 +222,7 @@ def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_i
             "positive_id": "train1",
             "caption": "赛跑、运动",
             "paraphrase": "跑步",
-            "sided": False,
+            "mirroring": "free",
         },
         **{name: image[name] for name in ("shard", "offset", "size")},
     }
@@ -225,6 +230,6 @@ def test_rows_are_the_true_pairs_and_sided_by_any_caption_or_paraphrase_of_the_i
 
 
 def test_a_mirrored_image_whose_caption_tells_sides_is_no_sibling_of_itself() -> None:
-    assert find_positive({"positive_id": "a", "sided": True}, True) != "a"
-    assert find_positive({"positive_id": "a", "sided": False}, True) == "a"
-    assert find_positive({"positive_id": "a", "sided": True}, False) == "a"
+    assert find_positive({"positive_id": "a", "mirroring": "swap"}, True) != "a"
+    assert find_positive({"positive_id": "a", "mirroring": "free"}, True) == "a"
+    assert find_positive({"positive_id": "a", "mirroring": "swap"}, False) == "a"

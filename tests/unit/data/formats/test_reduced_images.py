@@ -48,7 +48,7 @@ def test_a_reduced_picture_stands_upright_and_other_formats_stay_whole() -> None
 
 
 def test_a_view_of_a_reduced_picture_is_nearly_that_of_the_whole_one() -> None:
-    row = {"pair_id": "1", "positive_id": "1", "caption": caption(1), "paraphrase": None, "sided": False}
+    row = {"pair_id": "1", "positive_id": "1", "caption": caption(1), "paraphrase": None, "mirroring": "free"}
     encoded, size_px = photograph(700, 500), 48
     small = Viewer(settings().baseline.policy.model_copy(update={"outline": 0.0}), size_px, 0)
     whole = small.render(decode_pixels(encoded), row, 1)

@@ -25,12 +25,6 @@ def test_captions_that_differ_in_form_alone_are_equal(left: str, right: str) -> 
     assert text.normalise(left) == text.normalise(right)
 
 
-def test_left_and_right_are_side_words() -> None:
-    assert text.has_side_word("坐手动轮椅的人面向右边")
-    assert text.has_side_word("左手拿着苹果")
-    assert not text.has_side_word("一只大熊猫在吃竹子")
-
-
 def test_the_share_of_chinese_is_of_the_visible_characters() -> None:
     assert text.measure_chinese_share("大熊猫 吃\n竹子") == 1.0
     assert text.measure_chinese_share("nike 跑鞋!!") == 0.25

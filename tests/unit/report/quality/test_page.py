@@ -85,7 +85,7 @@ def test_findings_faults_and_further_values_stand_in_tables(page):
     assert ["prevented pairs", "7"] in rows
     assert ["GIF", "1", "0", "0"] in rows  # labelled, corpus, t2i; i2t has no picture
     assert ["several", "1", "0", "0"] in rows
-    assert ["labelled", "12", "3", "3", "3", "0", "0", "0", "90", "5"] in rows
+    assert ["labelled", "12", "3", "3", "0", "3", "0", "0", "0", "90", "5"] in rows
 
 
 def test_images_that_decode_are_shown_and_the_others_named(page):
