@@ -2,13 +2,11 @@
 
     tuwen evaluate --images A.npy --texts B.npy --relevance R.csv
 
-A.npy [I, D] and B.npy [T, D]: half, single or double precision, rows of any length. R.csv: UTF-8 with the header
+A.npy [I, D] and B.npy [T, D]: half, single or double precision, rows of any length. R.csv: a CSV with the header
 `image,text`, one true pair a line; a column `label` may say 0 where a text is known not to fit. Both columns hold
 row numbers from 0, or ids where a file names them, one a line in the order of the rows.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ import numpy as np
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
+from tuwen.data.formats.text_files import open_text, read_csv_records
 from tuwen.evaluation.answers import Answers, answer_set
 from tuwen.evaluation.details import make_details
 from tuwen.evaluation.embedded_set import EmbeddedSet
@@ -167,7 +166,9 @@ def _make_array(kind: str, path: Path, vectors: Any, ids: Path | None = None) ->
 
 
 def _read_ids(path: Path, vectors: Path, rows: int) -> list[str]:
-    ids = _read_text(path).removesuffix("\n").split("\n")
+    _require_file(path)
+    with open_text(path, newline=None) as file:
+        ids = [line.removesuffix("\n") for line in file]
     if len(ids) != rows:
         raise UserError(f"{path}: {len(ids)} lines, but {vectors} has {rows} rows; give each row its id")
     seen: dict[str, int] = {}
@@ -202,29 +203,26 @@ def _split_labels(labels: Mapping[tuple[int, int], str]) -> Labelled:
 
 def _read_lines(path: Path) -> Iterator[tuple[int, str, str, str]]:
     """Yield (line number, image, text, label) of every row of the relevance table."""
-    rows = csv.reader(io.StringIO(_read_text(path), newline=""))
-    header = next(rows, [])
+    _require_file(path)
+    records = read_csv_records(path, ("image", "text"))
+    _, header = next(records, (1, []))
     if sorted(header) not in (["image", "text"], ["image", "label", "text"]):
         raise UserError(f"{path}: line 1: header image,text[,label] expected, got {','.join(header)!r}")
-    for row in filter(None, rows):
+    for line, row in records:
         if len(row) != len(header):
-            raise UserError(f"{path}: line {rows.line_num}: {len(header)} fields expected, got {row}")
+            raise UserError(f"{path}: line {line}: {len(header)} fields expected, got {row}")
         named = {"label": "1"} | dict(zip(header, row, strict=True))
         if named["label"] not in ("0", "1"):
             raise UserError(
-                f"{path}: line {rows.line_num}: label {named['label']!r}: 1 where the text fits the image, else 0"
+                f"{path}: line {line}: label {named['label']!r}: 1 where the text fits the image, else 0"
             )
-        yield rows.line_num, named["image"], named["text"], named["label"]
+        yield line, named["image"], named["text"], named["label"]
 
 
 def _describe_names(one: ForeignArray) -> str:
     return f"known are {one.names[0]!r} to {one.names[-1]!r}, in the order of the rows"
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; save as UTF-8") from None
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")

@@ -8,6 +8,7 @@ In reading order:
     images.py       encoded bytes -> the pixels that a model sees
     text.py         captions: normal form, variants, tokens
     text_files.py   CSV and JSONL of unknown encoding
+    foreign_text/   how a text file is to be read: encoding, quotes, what was decoded wrongly before
     json_file.py    one JSON file
     checked_json.py a JSON file of a known form
     tar_stream.py   WebDataset tars from anywhere, as a stream

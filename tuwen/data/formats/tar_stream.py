@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.foreign_text.encoding import decode_text
+from tuwen.data.formats.foreign_text.mangled import find_mangled
 from tuwen.data.formats.text_files import parse_json
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
@@ -71,12 +73,13 @@ class _HashedFile:
         return data
 
 
-def read_samples(file: BinaryIO, caption_key: str) -> Iterator[Sample]:
+def read_samples(file: BinaryIO, caption_key: str, encoding: str | None = None) -> Iterator[Sample]:
     """Yield the keys of a tar from anywhere, one at a time, in order; `file` need not be seekable.
 
     Members of one key are adjacent (https://github.com/webdataset/webdataset). A key has an image, captions from
     its txt (whole, but for line ends at its end) and from `caption_key` of its json (a string or a list of them);
     other members are ignored, as are hidden files and names without a dot. A second image starts a new sample.
+    encoding: of the captions, where a person knows; None: each is UTF-8, or what it clearly is.
     Faults: "missing" (no image), "unreadable_record" (a caption that cannot be read, a member that is cut or too
     large, a tar without its end), "outside_source" (a link, a device, an absolute name or one with ..).
     Raises UserError that names the tar and the byte from which on it is no tar.
@@ -85,10 +88,10 @@ def read_samples(file: BinaryIO, caption_key: str) -> Iterator[Sample]:
         sample: list[_Part] = []
         for part in parts:
             if any(part.field == other.field for other in sample):
-                yield _sample(key, sample, caption_key)
+                yield _sample(key, sample, caption_key, encoding)
                 sample = []
             sample.append(part)
-        yield _sample(key, sample, caption_key)
+        yield _sample(key, sample, caption_key, encoding)
 
 
 def count_pairs(file: BinaryIO) -> int:
@@ -107,12 +110,16 @@ class _Part(NamedTuple):
     fault: str | None = None
 
 
-def _sample(key: str, parts: list[_Part], caption_key: str) -> Sample:
+def _sample(key: str, parts: list[_Part], caption_key: str, encoding: str | None) -> Sample:
     if faults := [part.fault for part in parts if part.fault]:
         return Sample(key, None, [], faults[0])
     image = next((part.data for part in parts if part.field == "image"), None)
     try:
-        read = {part.field: _captions(part, caption_key) for part in parts if part.field in CAPTION_EXTENSIONS}
+        read = {
+            part.field: _captions(part, caption_key, encoding)
+            for part in parts
+            if part.field in CAPTION_EXTENSIONS
+        }
     except (ValueError, RecursionError):
         return Sample(key, None, [], "unreadable_record")
     captions = read.get("json", [])
@@ -120,9 +127,11 @@ def _sample(key: str, parts: list[_Part], caption_key: str) -> Sample:
     return Sample(key, image, captions, "missing" if image is None else None)
 
 
-def _captions(part: _Part, caption_key: str) -> list[str]:
-    """Raises ValueError where the bytes are no text or no json object, or the captions are no strings."""
-    text = _decoded(part.data)
+def _captions(part: _Part, caption_key: str, encoding: str | None) -> list[str]:
+    """Raises ValueError where the bytes are no text, a mangled one or no json object, or captions no strings."""
+    text = decode_text(part.data, encoding)
+    if encoding is None and any(one.meant for one in find_mangled([text])):
+        raise ValueError("decoded wrongly and saved again")
     if part.field == "txt":
         return [text.rstrip("\r\n")]
     body = parse_json(text)
@@ -133,11 +142,11 @@ def _captions(part: _Part, caption_key: str) -> list[str]:
     return captions
 
 
-def _decoded(data: bytes, errors: str = "strict") -> str:
+def _decoded_name(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return data.decode("gb18030", errors)
+        return data.decode("gb18030", "replace")
 
 
 class _Header(tarfile.TarInfo):
@@ -205,7 +214,7 @@ def _skip(archive: Any) -> None:
 
 
 def _part(archive: Any, info: tarfile.TarInfo, load: bool) -> _Part | None:
-    name = _decoded(info.name.encode("utf-8", "surrogateescape"), "replace")
+    name = _decoded_name(info.name.encode("utf-8", "surrogateescape"))
     folder, _, base = name.removeprefix("./").rpartition("/")
     stem, _, extension = base.partition(".")
     key = f"{folder}/{stem}" if folder else stem

@@ -12,7 +12,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
 from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
-from tuwen.data.formats.json_file import write_json
+from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.data.quality import clean_sets, consistency, corpus, expectations, quarantine, suites, summary
 from tuwen.data.quality.dealing import Dealt, deal_labelled
 from tuwen.data.quality.duplicates.groups import join_copies
@@ -56,6 +56,7 @@ def validate(
     for source in collected.values():
         corpus.remove_held_out(source, dealt.held_out)
     further = dealt.summary | {"drift": _examine_drift(examined, params)}
+    further["files"] = {name: _read_readings(raw / name) for name in examined}
     further["corpus"] = {name: shards.summarise(dealt.held_out) for name, shards in in_place.items()}
     composed = _compose_sets(examined, collected, dealt)
     for name in (*SPLITS, "bank"):
@@ -85,6 +86,12 @@ def _examine_rows(
         for name in TASK_SETS:
             examined[name].tables[quarantine.GALLERIES[name]].examine(suites.build_gallery_suite())
         return examined, corpus.examine_in_place(raw / "corpus", sources, params, max_tokens, executor)
+
+
+def _read_readings(folder: Path) -> list[dict[str, Any]]:
+    """Return how the text files of a raw set were read, as `ingest` wrote it; none where it read none."""
+    path = folder / pairs.TEXT_FILES
+    return list(read_json(path)) if path.is_file() else []
 
 
 def _refuse_leftovers(corpus_folder: Path, sources: Sequence[str]) -> None:

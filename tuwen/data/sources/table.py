@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import TableSource
-from tuwen.data.formats.text_files import TextRow, read_csv_rows, read_json_rows
+from tuwen.data.formats.text_files import Reading, TextRow, read_csv_rows, read_json_rows
 from tuwen.data.sources.files import read_image_file
 from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Record, SourceSets, TextRecord
 
@@ -15,7 +15,7 @@ BATCH_ROWS = 64  # of a Parquet file, which may hold the images' bytes
 PARQUET_BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are
 
 
-def read(source: TableSource) -> SourceSets:
+def read(source: TableSource, readings: list[Reading]) -> SourceSets:
     """Return the pairs of the table; an image that several rows name alike is one image with several captions.
 
     Raises UserError where the table is missing, of another form, or lacks a column that params.yaml names.
@@ -27,19 +27,19 @@ def read(source: TableSource) -> SourceSets:
         )
     if not path.is_file():
         raise UserError(f"{path}: not found; `file` in params.yaml names the table, from `root`")
-    return {"labelled": _records(source, path, _rows(source, path))}
+    return {"labelled": _records(source, path, _rows(source, path, readings))}
 
 
-def _rows(source: TableSource, path: Path) -> Iterator[TextRow]:
+def _rows(source: TableSource, path: Path, readings: list[Reading]) -> Iterator[TextRow]:
     optional = (source.image_id, source.group, source.category, source.split)
     columns = list(dict.fromkeys([source.image, *source.captions, *(name for name in optional if name)]))
     match path.suffix.lower():
         case ".csv":
-            return read_csv_rows(path, columns)
+            return read_csv_rows(path, columns, ",", source.encoding, readings)
         case ".tsv":
-            return read_csv_rows(path, columns, "\t")
+            return read_csv_rows(path, columns, "\t", source.encoding, readings)
         case ".jsonl":
-            return read_json_rows(path, columns)
+            return read_json_rows(path, columns, source.encoding, readings)
         case ".parquet":
             return _parquet_rows(path, columns)
     raise UserError(
