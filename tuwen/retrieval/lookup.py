@@ -82,7 +82,9 @@ def _is_image(query: str) -> bool:
 
 def _list_images(folder: Path) -> list[Path]:
     """List the pictures below a folder, but hidden ones."""
-    found = [path for path in sorted(folder.rglob("*")) if is_image_name(path.relative_to(folder)) and path.is_file()]
+    found = [
+        path for path in sorted(folder.rglob("*")) if is_image_name(path.relative_to(folder)) and path.is_file()
+    ]
     paths = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not paths:
         raise UserError(f"--gallery {folder}: no picture in this folder ({', '.join(sorted(IMAGE_EXTENSIONS))})")

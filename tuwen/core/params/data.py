@@ -17,6 +17,16 @@ def _check_order(bounds: list[float]) -> list[float]:
     return bounds
 
 
+def _check_encoding(name: str | None) -> str | None:
+    try:
+        "".encode(name or "utf-8")
+    except LookupError:
+        raise ValueError("must be a text encoding, such as utf-8, gb18030, big5hkscs or utf-16, or null") from None
+    return name
+
+
+# of text files, where a person knows better; null: decided by what the bytes are (docs/data.md)
+Encoding = Annotated[str | None, AfterValidator(_check_encoding)]
 TwoItems = Field(min_length=2, max_length=2)
 Range = Annotated[list[Positive], TwoItems, AfterValidator(_check_order)]
 ShareRange = Annotated[list[Annotated[Positive, Field(le=1)]], TwoItems, AfterValidator(_check_order)]
@@ -43,6 +53,7 @@ class ContestSource(Strict):
 
     kind: Literal["contest"]
     root: str  # folder that holds them, at any depth
+    encoding: Encoding = None  # of the tables
 
 
 class TableSource(Strict):
@@ -58,6 +69,7 @@ class TableSource(Strict):
     group: str | None = None  # column: pictures of one group stay in one split
     category: str | None = None  # column
     split: str | None = None  # column with train, valid or test
+    encoding: Encoding = None  # of a CSV, TSV or JSONL
 
 
 class ChineseClipSource(Strict):
@@ -65,6 +77,7 @@ class ChineseClipSource(Strict):
 
     kind: Literal["chinese_clip"]
     root: str
+    encoding: Encoding = None  # of the texts and of the ids of pictures
 
 
 class ZeroSource(Strict):
@@ -72,6 +85,7 @@ class ZeroSource(Strict):
 
     kind: Literal["zero"]
     root: str
+    encoding: Encoding = None  # of the lists
 
 
 class WebdatasetSource(Strict):
@@ -80,6 +94,7 @@ class WebdatasetSource(Strict):
     kind: Literal["webdataset"]
     root: str  # folder of tars, or a CSV list of shards: address,size,sha256,pairs
     caption: str = "caption"  # key of the caption in json members
+    encoding: Encoding = None  # of txt and json members; with a list of shards, of the list
 
 
 Source = Annotated[

@@ -10,6 +10,7 @@ In reading order:
     sides.py        left and right: what may be mirrored, and its caption
     text_files.py   CSV and JSONL of unknown encoding
     impostors.py    what stands where a file should be: pointers, pages, archives
+    foreign_text/   how a text file is to be read: encoding, quotes, what was decoded wrongly before
     json_file.py    one JSON file
     checked_json.py a JSON file of a known form
     image_files.py  names of image files: which mean one, and which file a name means

@@ -4,6 +4,7 @@
     <set>/texts.parquet    text_id, caption, …
     <set>/pairs.parquet    pair_id, image_id, text_id, label, …
     <set>/shards/*.tar     the original bytes (raw sets, valid, test); other sets point into those
+    <set>/files.json       raw sets alone: how the text files of the source were read, where it has some
     <set>/shards.parquet   corpus alone: shards that stay where they are
 
 In a task set (t2i, i2t) `images` and `texts` are queries and gallery; `pairs` is empty where the truth is unknown.
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 
 from tuwen.core.errors import UserError
 
+TEXT_FILES = "files.json"
 RowNumbers = npt.NDArray[np.int64]
 
 IMAGES = pa.schema(

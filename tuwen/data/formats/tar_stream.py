@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.foreign_text.encoding import decode_text
+from tuwen.data.formats.foreign_text.mangled import find_mangled
 from tuwen.data.formats.image_files import IMAGE_EXTENSIONS, is_hidden
 from tuwen.data.formats.tar_keys import CAPTION_KINDS, KeyedParts, TarPart, group_parts
 from tuwen.data.formats.text_files import parse_json
@@ -72,19 +74,22 @@ class _HashedFile:
         return data
 
 
-def read_samples(file: BinaryIO, caption_key: str, left_over: Counter[str] | None = None) -> Iterator[Sample]:
+def read_samples(
+    file: BinaryIO, caption_key: str, encoding: str | None = None, left_over: Counter[str] | None = None
+) -> Iterator[Sample]:
     """Yield the keys of a tar from anywhere, one at a time, in order; `file` need not be seekable.
 
     Members of one key are adjacent (https://github.com/webdataset/webdataset); tar_keys.py says which these are.
     A key has an image, captions from its txt (whole, but for line ends at its end) and from `caption_key` of its
-    json (a string or a list of them). left_over: what the members of no sample are -> how many; it is counted up.
+    json (a string or a list of them). encoding: of the captions, where a person knows; None: each is UTF-8, or
+    what it clearly is. left_over: what the members of no sample are -> how many; it is counted up.
     Faults: "missing" (no image), "unreadable_record" (a caption that cannot be read, a member that is cut or too
     large, a tar without its end), "outside_source" (a link, a device, an absolute name or one with ..).
     Raises UserError that names the tar and the byte from which on it is no tar, and as `tar_keys.group_parts`.
     """
     left_over = Counter() if left_over is None else left_over
     for one in group_parts(_parts(file, left_over), _name(file), left_over):
-        yield _sample(one, caption_key)
+        yield _sample(one, caption_key, encoding)
 
 
 def count_pairs(file: BinaryIO, left_over: Counter[str] | None = None) -> int:
@@ -98,13 +103,13 @@ def _name(file: BinaryIO) -> str:
     return str(getattr(file, "name", "this tar"))
 
 
-def _sample(one: KeyedParts, caption_key: str) -> Sample:
+def _sample(one: KeyedParts, caption_key: str, encoding: str | None) -> Sample:
     if one.fault:
         return Sample(one.key, None, [], one.fault)
     captions = list[str]()
     try:
         for part in sorted(one.captions, key=lambda part: part.kind):  # json before txt
-            read = _captions(part, caption_key)
+            read = _captions(part, caption_key, encoding)
             known = [] if part.kind == "json" else [caption.strip() for caption in captions]
             captions += [text for text in read if text.strip() not in known]
     except (ValueError, RecursionError):
@@ -114,9 +119,11 @@ def _sample(one: KeyedParts, caption_key: str) -> Sample:
     return Sample(one.key, one.image.data, captions)
 
 
-def _captions(part: TarPart, caption_key: str) -> list[str]:
-    """Raises ValueError where the bytes are no text or no json object, or the captions are no strings."""
-    text = _decoded(part.data)
+def _captions(part: TarPart, caption_key: str, encoding: str | None) -> list[str]:
+    """Raises ValueError where the bytes are no text, a mangled one or no json object, or captions no strings."""
+    text = decode_text(part.data, encoding)
+    if encoding is None and any(one.meant for one in find_mangled([text])):
+        raise ValueError("decoded wrongly and saved again")
     if part.kind == "txt":
         return [text.rstrip("\r\n")]
     body = parse_json(text)
@@ -127,11 +134,11 @@ def _captions(part: TarPart, caption_key: str) -> list[str]:
     return captions
 
 
-def _decoded(data: bytes, errors: str = "strict") -> str:
+def _decoded_name(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return data.decode("gb18030", errors)
+        return data.decode("gb18030", "replace")
 
 
 class _Header(tarfile.TarInfo):
@@ -202,7 +209,7 @@ def _skip(archive: Any) -> None:
 
 
 def _part(archive: Any, info: tarfile.TarInfo, left_over: Counter[str], load: bool) -> TarPart | None:
-    name = _decoded(info.name.encode("utf-8", "surrogateescape"), "replace").removeprefix("./")
+    name = _decoded_name(info.name.encode("utf-8", "surrogateescape")).removeprefix("./")
     folder, slash, base = unicodedata.normalize("NFC", name).rpartition("/")
     *stem, extension = base.split(".")
     part = TarPart(name, (f"{folder}{slash}{stem[0] if stem else ''}", *stem[1:]), extension.lower(), info.size)

@@ -1,95 +1,113 @@
 """Text tables of unknown encoding: CSV and JSONL, row by row, with errors that name file, line and fix."""
 
-import codecs
 import csv
 import json
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.foreign_text.dialect import infer_dialect
+from tuwen.data.formats.foreign_text.examined_text import MAX_CHARS, examine_text, open_examined, split_lines
 
-ENCODINGS = ("utf-8", "gb18030")
-CHUNK_BYTES = 1 << 20
-MAX_CHARS = 1 << 26  # of a field or a line, above any caption: a quote never closed must not fill the memory
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 TextRow = tuple[int, dict[str, Any]]  # line on which the record starts, counted from 1; column -> value
 
 
+class Reading(NamedTuple):
+    """How a text file was read, and what a person should know of it."""
+
+    file: str
+    encoding: str
+    delimiter: str  # empty where there is none
+    quotes: str  # "none", "quoting" or "text"; empty where they mean nothing
+    lines: int
+    records: int  # without the header
+    notes: list[str]
+
+
 @contextmanager
-def open_text(path: Path, newline: str = "") -> Iterator[TextIO]:
-    """Open a text file of unknown encoding: UTF-8, else GB18030, each with or without a byte order mark.
+def open_text(
+    path: Path, newline: str | None = "", encoding: str | None = None, readings: list[Reading] | None = None
+) -> Iterator[TextIO]:
+    """Open a text file of unknown encoding, without its byte order mark.
 
-    The whole file decides; it is streamed, never held in memory. newline: as in `open`. Raises UserError when the
-    file is missing or in neither encoding.
+    The whole file decides (`foreign_text`); it is streamed, never held in memory. newline: as in `open`. encoding:
+    what a person says, which overrules. readings: gets how it was read. Raises UserError when the file is missing,
+    when its encoding cannot be decided, and when many of its lines were decoded wrongly and saved again.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: not found, or not a file; check `source` or `corpus` in params.yaml")
-    wrong_offsets = {}
-    for encoding in ENCODINGS:
-        offset = _first_wrong_byte(path, encoding)
-        if offset is None:
-            break
-        wrong_offsets[encoding] = offset
-    else:
-        places = " nor ".join(f"{encoding} (byte {offset})" for encoding, offset in wrong_offsets.items())
-        raise UserError(f"{path}: neither {places}, counted from 0; save the file as UTF-8")
-    if wrong_offsets:
-        print(f"{path}: not utf-8 (byte {wrong_offsets['utf-8']}), read as {encoding}", file=sys.stderr)
-    with open(path, encoding=encoding, newline=newline) as file:
-        if file.read(1) != "\ufeff":
-            file.seek(0)
+    text = examine_text(path, newline, encoding)
+    with open_examined(text, newline) as file:
         yield file
+    if readings is not None:
+        readings.append(Reading(str(path), text.encoding, "", "", text.lines, text.lines, text.notes))
 
 
-def _first_wrong_byte(path: Path, encoding: str) -> int | None:
-    """Return the offset of the first byte that is not `encoding`, None when all are."""
-    decoder, done = codecs.getincrementaldecoder(encoding)(), 0
-    with open(path, "rb") as file:
-        while True:
-            chunk = file.read(CHUNK_BYTES)
-            pending = len(decoder.getstate()[0])
-            try:
-                decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                return done - pending + error.start
-            if not chunk:
-                return None
-            done += len(chunk)
-
-
-def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    for number, line in enumerate(iter(partial(file.readline, MAX_CHARS), ""), 1):
-        if len(line) == MAX_CHARS and line[-1] not in "\r\n":
-            raise UserError(
-                f"{path}:{number}: no line end within {MAX_CHARS} characters; write one record on each"
-            )
-        yield line
-
-
-def read_csv_rows(path: Path, columns: Collection[str], delimiter: str = ",") -> Iterator[TextRow]:
+def read_csv_rows(
+    path: Path,
+    columns: Collection[str],
+    delimiter: str = ",",
+    encoding: str | None = None,
+    readings: list[Reading] | None = None,
+) -> Iterator[TextRow]:
     """Yield the records of a CSV with a header, in order; quoted fields may hold delimiters and newlines.
 
-    columns: what the header must name, in any order and beside others. Empty lines are skipped. Raises UserError
-    for a header that lacks one of them or has a name twice, and for a record of another number of fields.
+    columns: what the header must name, in any order and beside others. encoding, readings: as in
+    `read_csv_records`. Raises UserError as it does, for a header that lacks one of them or has a name twice, and
+    for a record of another number of fields.
+    """
+    records = read_csv_records(path, columns, delimiter, encoding, readings)
+    _, header = next(records, (1, []))
+    _check_header(path, header, columns)
+    for line, fields in records:
+        if len(fields) != len(header):
+            raise UserError(
+                f"{path}:{line}: found {len(fields)} fields, expected {len(header)} ({', '.join(header)}); "
+                f"put a field that holds {delimiter!r}, a quote or a newline in double quotes"
+            )
+        yield line, dict(zip(header, fields, strict=True))
+
+
+def read_csv_records(
+    path: Path,
+    columns: Collection[str],
+    delimiter: str = ",",
+    encoding: str | None = None,
+    readings: list[Reading] | None = None,
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line on which it starts, fields) of the records of a CSV, the header first; empty lines are skipped.
+
+    Whether quotes are quoting or text is decided by the whole file; `columns` are what the header must name.
+    encoding: what a person says, which overrules. readings: gets how the file was read, when all of it was. Raises
+    UserError where the records cannot be told, and where those that are read are not as many as those counted.
     """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CHARS))  # of the process; raised, never lowered
-    with open_text(path) as file:
-        reader = csv.reader(_lines(path, file), delimiter=delimiter, strict=True)
-        header = next((fields for _, fields in _records(path, reader)), [])
-        _check_header(path, header, columns)
+    text = examine_text(path, "", encoding)
+    with open_examined(text, "") as file:
+        dialect = infer_dialect(path, split_lines(path, file), columns, delimiter, MAX_CHARS)
+    if dialect.note:
+        print(f"{path}: {dialect.note}", file=sys.stderr)
+    quotes: dict[str, Any] = {} if dialect.quoting else {"quoting": csv.QUOTE_NONE}
+    count = 0
+    with open_examined(text, "") as file:
+        reader = csv.reader(split_lines(path, file), delimiter=delimiter, strict=True, **quotes)
         for line, fields in _records(path, reader):
-            if len(fields) != len(header):
-                raise UserError(
-                    f"{path}:{line}: found {len(fields)} fields, expected {len(header)} ({', '.join(header)}); "
-                    f"put a field that holds {delimiter!r}, a quote or a newline in double quotes"
-                )
-            yield line, dict(zip(header, fields, strict=True))
+            count += 1
+            yield line, fields
+    if count != dialect.records:
+        raise UserError(
+            f"{path}: {count} records were read, but the {dialect.lines} lines hold {dialect.records}; "
+            "look for quotes that are not closed, or write JSONL"
+        )
+    if readings is not None:
+        notes = [*text.notes, *([dialect.note] if dialect.note else [])]
+        readings.append(
+            Reading(str(path), text.encoding, delimiter, dialect.quotes, dialect.lines, count - 1, notes)
+        )
 
 
 def _records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
@@ -122,29 +140,39 @@ def _check_header(path: Path, header: Sequence[str], columns: Collection[str]) -
         )
 
 
-def read_json_rows(path: Path, keys: Collection[str]) -> Iterator[TextRow]:
+def read_json_rows(
+    path: Path, keys: Collection[str], encoding: str | None = None, readings: list[Reading] | None = None
+) -> Iterator[TextRow]:
     """Yield the objects of a JSONL file, in order, each as `parse_json` reads it; blank lines are skipped.
 
-    keys: what each object must hold, if only as null. Raises UserError for a line that is no such object.
+    keys: what each object must hold, if only as null. encoding, readings: as in `read_csv_rows`. Raises UserError
+    for a line that is no such object.
     """
-    with open_text(path, newline="\n") as file:
-        for line, text in enumerate(_lines(path, file), 1):
-            if not text.strip():
-                continue
-            try:
-                values = parse_json(text)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{line}: no valid JSON ({error}); write one object on each line") from None
-            if not isinstance(values, dict):
-                raise UserError(
-                    f"{path}:{line}: found {text.strip()[:80]!r}, expected one JSON object on each line"
-                )
-            if missing := [key for key in keys if key not in values]:
-                raise UserError(
-                    f"{path}:{line}: the object lacks {missing}, found the keys {list(values)}; "
-                    "add them, null where there is no value"
-                )
-            yield line, values
+    text, count = examine_text(path, "\n", encoding), 0
+    with open_examined(text, "\n") as file:
+        for line, row in enumerate(split_lines(path, file), 1):
+            if row.strip():
+                count += 1
+                yield line, _parse_object(path, line, row, keys)
+    if count != text.lines:
+        raise UserError(f"{path}: {count} objects were read, but {text.lines} lines hold one; write it anew")
+    if readings is not None:
+        readings.append(Reading(str(path), text.encoding, "", "", text.lines, count, text.notes))
+
+
+def _parse_object(path: Path, line: int, row: str, keys: Collection[str]) -> dict[str, Any]:
+    try:
+        values = parse_json(row)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}:{line}: no valid JSON ({error}); write one object on each line") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}:{line}: found {row.strip()[:80]!r}, expected one JSON object on each line")
+    if missing := [key for key in keys if key not in values]:
+        raise UserError(
+            f"{path}:{line}: the object lacks {missing}, found the keys {list(values)}; "
+            "add them, null where there is no value"
+        )
+    return values
 
 
 def parse_json(text: str) -> Any:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.image_files import ImageFiles, is_base64_image
 from tuwen.data.formats.images import open_image
 from tuwen.data.formats.text import CHINESE
 from tuwen.data.sources.files import read_image_file
 from tuwen.data.sources.records import SPLIT_NAMES
+from tuwen.data.sources.table import LONGEST_NAME
+from tuwen.data.sources.url_images import is_url
 
 TRIED_CELLS = 40  # of a column, looked up as image files
 MIN_IMAGE_SHARE = 0.5  # of them, which must be images
@@ -68,7 +71,8 @@ def _find_image_column(
     folders = [None, *sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")]
     for folder in folders:
         start = root / folder if folder else root
-        shares = {name: _measure_image_share(rows, name, start) for name in names}
+        files = ImageFiles(start)
+        shares = {name: _measure_image_share(rows, name, files) for name in names}
         best = max(names, key=lambda name: shares[name], default="")
         if best and shares[best] >= MIN_IMAGE_SHARE:
             return best, folder
@@ -79,17 +83,19 @@ def _find_image_column(
     )
 
 
-def _measure_image_share(rows: Sequence[Mapping[str, Any]], name: str, root: Path) -> float:
+def _measure_image_share(rows: Sequence[Mapping[str, Any]], name: str, files: ImageFiles) -> float:
     cells = list(islice((row[name] for row in rows if row[name]), TRIED_CELLS))
-    return sum(_is_image(cell, root) for cell in cells) / len(cells) if cells else 0.0
+    return sum(_is_image(cell, files) for cell in cells) / len(cells) if cells else 0.0
 
 
-def _is_image(cell: Any, root: Path) -> bool:
+def _is_image(cell: Any, files: ImageFiles) -> bool:
     if isinstance(cell, dict):  # as Hugging Face's datasets write it
         cell = cell.get("bytes") or cell.get("path")
     data = cell if isinstance(cell, bytes) else None
-    if isinstance(cell, str) and "\n" not in cell:
-        data, _ = read_image_file(root, cell)
+    if isinstance(cell, str):
+        if is_url(cell) or is_base64_image(cell.encode("utf-8", "replace")):
+            return True
+        data = read_image_file(files, cell)[0] if len(cell) < LONGEST_NAME else None
     try:
         return data is not None and open_image(data).width > 0
     except Exception:  # decoders raise a dozen kinds on bytes that are no image

@@ -30,6 +30,7 @@ TABULATED_KEYS = (
     "clean",
     "groups",
     "checks",
+    "files",
 )  # have readers of their own; other keys are shown as they are
 FATES = ("clean", "quarantined", "left_out", "merged")  # what rows in are the sum of
 REASONS_TOLD = 3  # on a terminal
@@ -75,7 +76,7 @@ def make_summary(
     """Return the content of quality.json.
 
     examined: raw set -> its tables; in_place: corpus source -> its shards that stay where they are; clean_sets: as
-    they were written; further: what is copied as it is (groups, leaks, drift, corpus).
+    they were written; further: what is copied as it is (groups, leaks, drift, files, corpus).
     """
     return {
         "raw": {name: _count_rows(one) for name, one in examined.items()},
@@ -189,6 +190,15 @@ def list_findings(summary: Summary) -> list[FindingRow]:
 def list_sizes(summary: Summary) -> list[tuple[str, int, int, int]]:
     """Return (clean set, images, texts, pairs) of every clean set."""
     return [(name, *(size[table] for table in TABLE_NAMES)) for name, size in summary["clean"].items()]
+
+
+def list_text_files(summary: Summary) -> list[tuple[str, str, str, str, int, int, str]]:
+    """Return (set, file, encoding, quotes, lines, records, notes) of every text file that was read."""
+    return [
+        (name, one["file"], one["encoding"], one["quotes"], one["lines"], one["records"], "; ".join(one["notes"]))
+        for name, files in summary.get("files", {}).items()
+        for one in files
+    ]
 
 
 def list_further(summary: Summary) -> dict[str, list[tuple[str, Any]]]:

@@ -56,6 +56,7 @@ def validate(
     for source in collected.values():
         corpus.remove_held_out(source, dealt.held_out)
     further = dealt.summary | {"drift": _examine_drift(examined, params)}
+    further["files"] = {name: _read_readings(raw / name) for name in examined}
     further["corpus"] = {name: shards.summarise(dealt.held_out) for name, shards in in_place.items()}
     further |= _count_notes(raw, examined)
     composed = _compose_sets(examined, collected, dealt)
@@ -96,6 +97,12 @@ def _count_notes(raw: Path, names: Iterable[str]) -> dict[str, dict[str, dict[st
     notes = {name: read_json(path) for name, path in files.items() if path.is_file()}
     counts = {name: {what: note["count"] for what, note in some.items()} for name, some in notes.items()}
     return {"noted_by_ingest": counts} if counts else {}
+
+
+def _read_readings(folder: Path) -> list[dict[str, Any]]:
+    """Return how the text files of a raw set were read, as `ingest` wrote it; none where it read none."""
+    path = folder / pairs.TEXT_FILES
+    return list(read_json(path)) if path.is_file() else []
 
 
 def _refuse_leftovers(corpus_folder: Path, sources: Sequence[str]) -> None:

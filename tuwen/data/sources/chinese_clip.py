@@ -15,8 +15,9 @@ from typing import Any
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ChineseClipSource
+from tuwen.data.formats.foreign_text.encoding import decode_text
 from tuwen.data.formats.image_files import decode_base64, is_hidden
-from tuwen.data.formats.text_files import read_json_rows
+from tuwen.data.formats.text_files import Reading, read_json_rows
 from tuwen.data.sources.records import (
     SPLIT_NAMES,
     ImageRecord,
@@ -32,7 +33,7 @@ TEXT_FIELDS = ("text_id", "text", "image_ids")
 MAX_LINE_BYTES = 1 << 28  # above any image: a file without line ends must not fill the memory
 
 
-def read(source: ChineseClipSource) -> SourceSets:
+def read(source: ChineseClipSource, readings: list[Reading]) -> SourceSets:
     """Return the pairs of every split, and as task t2i the split whose texts name no image at all.
 
     Ids of labelled pairs begin with their split, since some data sets number each split from the start; ids of the
@@ -40,14 +41,14 @@ def read(source: ChineseClipSource) -> SourceSets:
     """
     root = Path(source.root)
     names = _names(root)
-    tasks = [name for name in names if _is_task(root / f"{name}{TEXT_SUFFIX}")]
+    tasks = [name for name in names if _is_task(root / f"{name}{TEXT_SUFFIX}", source.encoding)]
     if len(tasks) > 1:
         raise UserError(f"{root}: the texts of {tasks} name no pictures; there can be one task, move the others")
     splits = _splits(root, [name for name in names if name not in tasks])
-    labelled = (_records(root, name, f"{SPLIT_NAMES[name]}/", split) for name, split in splits.items())
+    labelled = (_records(source, name, f"{SPLIT_NAMES[name]}/", split, readings) for name, split in splits.items())
     sets: dict[str, Iterator[Record]] = {"labelled": chain.from_iterable(labelled)}
     if tasks:
-        sets["t2i"] = _records(root, tasks[0], "", None)
+        sets["t2i"] = _records(source, tasks[0], "", None, readings)
     return sets
 
 
@@ -82,22 +83,25 @@ def _splits(root: Path, names: list[str]) -> dict[str, str | None]:
     return {name: map_official_splits(split_of.values())[split] for name, split in split_of.items()}
 
 
-def _is_task(texts: Path) -> bool:
+def _is_task(texts: Path, encoding: str | None) -> bool:
     """Whether there are texts and none names an image."""
     row = 0
-    for row, values in read_json_rows(texts, TEXT_FIELDS):
+    for row, values in read_json_rows(texts, TEXT_FIELDS, encoding):
         if _image_ids(values, f"{texts}:{row}"):
             return False
     return row > 0
 
 
-def _records(root: Path, name: str, prefix: str, split: str | None) -> Iterator[Record]:
+def _records(
+    source: ChineseClipSource, name: str, prefix: str, split: str | None, readings: list[Reading]
+) -> Iterator[Record]:
+    root = Path(source.root)
     images, texts = root / f"{name}{IMAGE_SUFFIX}", root / f"{name}{TEXT_SUFFIX}"
-    for row, image_id, encoded in _lines(images):
+    for row, image_id, encoded in _lines(images, source.encoding):
         data = decode_base64(encoded)
         fault = None if data else "unreadable_record"
         yield ImageRecord(f"{prefix}{image_id}", data or None, images.name, row, fault, split=split)
-    for row, values in read_json_rows(texts, TEXT_FIELDS):
+    for row, values in read_json_rows(texts, TEXT_FIELDS, source.encoding, readings):
         place = f"{texts}:{row}"
         text_id = f"{prefix}{_id(values['text_id'], place)}"
         text = values["text"] if values["text"] is not None else ""
@@ -108,7 +112,7 @@ def _records(root: Path, name: str, prefix: str, split: str | None) -> Iterator[
             yield PairRecord(f"{text_id}:{image_id}", f"{prefix}{image_id}", text_id, texts.name, row)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str, bytes]]:
+def _lines(path: Path, encoding: str | None) -> Iterator[tuple[int, str, bytes]]:
     """Yield (line counted from 1, image id, base64); empty lines are skipped."""
     with open(path, "rb") as file:
         for row, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), 1):
@@ -122,16 +126,17 @@ def _lines(path: Path) -> Iterator[tuple[int, str, bytes]]:
                 raise UserError(
                     f"{path}:{row}: found {len(fields)} fields, {line[:40]!r}, expected image id, tab, base64"
                 )
-            yield row, _decoded_id(fields[0], f"{path}:{row}"), fields[1]
+            yield row, _decoded_id(fields[0], encoding, f"{path}:{row}"), fields[1]
 
 
-def _decoded_id(raw: bytes, place: str) -> str:
-    for encoding in ("utf-8", "gb18030"):
-        try:
-            return _compose(raw.decode(encoding))
-        except UnicodeDecodeError:
-            continue
-    raise UserError(f"{place}: the image id {raw[:40]!r} is neither UTF-8 nor GB18030; write it anew")
+def _decoded_id(raw: bytes, encoding: str | None, place: str) -> str:
+    try:
+        return _compose(decode_text(raw, encoding))
+    except ValueError as error:
+        raise UserError(
+            f"{place}: the image id {raw[:40]!r} cannot be decoded ({error}); write it anew, or "
+            "name its `encoding:`"
+        ) from None
 
 
 def _image_ids(values: dict[str, Any], place: str) -> list[str]:

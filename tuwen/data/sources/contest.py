@@ -17,7 +17,7 @@ from pathlib import Path
 from tuwen.core.errors import UserError
 from tuwen.core.params import ContestSource
 from tuwen.data.formats.image_files import ImageFiles, is_hidden, is_image_name
-from tuwen.data.formats.text_files import read_csv_rows
+from tuwen.data.formats.text_files import Reading, read_csv_rows
 from tuwen.data.sources.files import make_notes, make_relative, read_image_file
 from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, SourceSets, TextRecord
 
@@ -30,14 +30,14 @@ IMAGE_TABLES = (LABELLED, *(images for _, images in TASK_TABLES.values()))
 IMAGE_DATA = "ImageData"
 
 
-def read(source: ContestSource) -> SourceSets:
+def read(source: ContestSource, readings: list[Reading]) -> SourceSets:
     """Return the labelled pairs, and each task whose two files are there; images in the order of their table.
 
     Raises UserError where a file is missing, stands in two folders, or has another header.
     """
     root = Path(source.root)
     tables = _find_tables(root)
-    sets: dict[str, Iterator[Record]] = {"labelled": _labelled(root, tables[LABELLED])}
+    sets: dict[str, Iterator[Record]] = {"labelled": _labelled(root, tables[LABELLED], source.encoding, readings)}
     for name, (texts, images) in TASK_TABLES.items():
         missing = [file for file in (texts, images) if file not in tables]
         if len(missing) == 1:
@@ -45,7 +45,7 @@ def read(source: ContestSource) -> SourceSets:
                 f"{root}: {missing[0]} not found, half of the task {name}; add it, or take out the other"
             )
         if not missing:
-            sets[name] = _task(root, tables[texts], tables[images])
+            sets[name] = _task(root, tables[texts], tables[images], source.encoding, readings)
     return sets
 
 
@@ -81,7 +81,7 @@ def _check_image_folders(root: Path, tables: list[Path]) -> None:
         owners[folder] = table
 
 
-def _labelled(root: Path, table: Path) -> Iterator[Record]:
+def _labelled(root: Path, table: Path, encoding: str | None, readings: list[Reading]) -> Iterator[Record]:
     """Yield the records: captions of one image are numbered; images without a row come last and have no pair.
 
     Rows that name one file in two ways are rows of one image, whose id is the first of them.
@@ -89,7 +89,7 @@ def _labelled(root: Path, table: Path) -> Iterator[Record]:
     file, folder = make_relative(table, root), table.parent / IMAGE_DATA
     files, captions = ImageFiles(folder), Counter[str]()
     ids: dict[str, str] = {}  # file -> the id that named it first
-    for row, cells in read_csv_rows(table, ("image_id", "caption")):
+    for row, cells in read_csv_rows(table, ("image_id", "caption"), encoding=encoding, readings=readings):
         image_id = cells["image_id"]
         if image_id not in captions:
             found = files.find(image_id)
@@ -108,12 +108,14 @@ def _labelled(root: Path, table: Path) -> Iterator[Record]:
         yield ImageRecord(path, data, make_relative(folder / path, root), fault=found.fault)
 
 
-def _task(root: Path, texts: Path, images: Path) -> Iterator[Record]:
-    for row, cells in read_csv_rows(texts, ("text_id", "caption")):
+def _task(
+    root: Path, texts: Path, images: Path, encoding: str | None, readings: list[Reading]
+) -> Iterator[Record]:
+    for row, cells in read_csv_rows(texts, ("text_id", "caption"), encoding=encoding, readings=readings):
         yield TextRecord(cells["text_id"], cells["caption"], make_relative(texts, root), row)
     folder = images.parent / IMAGE_DATA
     files, named = ImageFiles(folder), set[str]()
-    for row, cells in read_csv_rows(images, ("image_id",)):
+    for row, cells in read_csv_rows(images, ("image_id",), encoding=encoding, readings=readings):
         named.add(files.find(cells["image_id"]).name)
         yield from _image(root, images, files, cells["image_id"], row)
     if more := len([path for path in _unnamed(folder, named) if is_image_name(path)]):

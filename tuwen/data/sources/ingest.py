@@ -20,6 +20,7 @@ from tuwen.data import sources
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.shards import ShardWriter
+from tuwen.data.formats.text_files import Reading
 from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, TextRecord
 
 GROUP_ROWS = 1 << 16  # rows of a Parquet row group ...
@@ -32,9 +33,11 @@ def ingest(source: Source, raw: Path) -> None:
 
     What an earlier run left there is removed. Raises UserError where a file of the source is not of its form.
     """
-    sets = sources.read_source(source)
+    readings = list[Reading]()
+    sets = sources.read_source(source, readings)
     for name in pairs.RAW_SETS:
         _write(sets.get(name, iter(())), raw.parent, raw / name)
+        _write_readings(raw / name, readings, source)
     digest = manifest.hash_path(Path(source.root))  # once: it reads every image
     for name in pairs.RAW_SETS:
         manifest.write_manifest(raw / name, {"source": digest}, source.model_dump())
@@ -46,11 +49,13 @@ def ingest_corpus(source: Source, folder: Path) -> None:
     A list of WebDataset shards is written as `shards.parquet` beside empty tables: the shards stay where they are.
     """
     stays = source.kind == "webdataset" and Path(source.root).suffix == ".csv"
-    _write(iter(()) if stays else sources.read_source(source)["labelled"], folder.parents[2], folder)
+    readings = list[Reading]()
+    _write(iter(()) if stays else sources.read_source(source, readings)["labelled"], folder.parents[2], folder)
     if stays and source.kind == "webdataset":
         from tuwen.data.sources import webdataset
 
-        pairs.write_table(folder / "shards.parquet", webdataset.read_shard_list(source))
+        pairs.write_table(folder / "shards.parquet", webdataset.read_shard_list(source, readings))
+    _write_readings(folder, readings, source)
     manifest.write_manifest(folder, {"source": Path(source.root)}, source.model_dump())
 
 
@@ -87,6 +92,15 @@ def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
 
 def _count_pair(record: Record) -> int:
     return int(isinstance(record, PairRecord))
+
+
+def _write_readings(folder: Path, readings: list[Reading], source: Source) -> None:
+    """Write how the set's text files were read, where it has some, and empty the list for the next set."""
+    root = Path(source.root)
+    rows = [one._replace(file=Path(one.file).relative_to(root).as_posix())._asdict() for one in readings]
+    if rows:
+        write_json(folder / pairs.TEXT_FILES, rows)
+    readings.clear()
 
 
 def _image_row(record: ImageRecord, shards: ShardWriter) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from tuwen.data.formats.image_files import (
     find_extension,
     is_base64_image,
 )
-from tuwen.data.formats.text_files import TextRow, read_csv_rows, read_json_rows
+from tuwen.data.formats.text_files import Reading, TextRow, read_csv_rows, read_json_rows
 from tuwen.data.sources.files import make_notes, read_image_file
 from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Record, SourceSets, TextRecord
 from tuwen.data.sources.url_images import fetch_ahead, is_url, read_url_image
@@ -24,7 +24,7 @@ LONGEST_NAME = 1 << 12  # characters: what is longer is no path, and base64 must
 PARQUET_BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are
 
 
-def read(source: TableSource) -> SourceSets:
+def read(source: TableSource, readings: list[Reading]) -> SourceSets:
     """Return the pairs of the table; an image that several rows name alike is one image with several captions.
 
     Raises UserError where the table is missing, of another form, or lacks a column that params.yaml names.
@@ -36,20 +36,20 @@ def read(source: TableSource) -> SourceSets:
         )
     if not path.is_file():
         raise UserError(f"{path}: not found; `file` in params.yaml names the table, from `root`")
-    rows = fetch_ahead(_rows(source, path), source.image)
+    rows = fetch_ahead(_rows(source, path, readings), source.image)
     return {"labelled": _records(source, path, rows)}
 
 
-def _rows(source: TableSource, path: Path) -> Iterator[TextRow]:
+def _rows(source: TableSource, path: Path, readings: list[Reading]) -> Iterator[TextRow]:
     optional = (source.image_id, source.group, source.category, source.split)
     columns = list(dict.fromkeys([source.image, *source.captions, *(name for name in optional if name)]))
     match path.suffix.lower():
         case ".csv":
-            return read_csv_rows(path, columns)
+            return read_csv_rows(path, columns, ",", source.encoding, readings)
         case ".tsv":
-            return read_csv_rows(path, columns, "\t")
+            return read_csv_rows(path, columns, "\t", source.encoding, readings)
         case ".jsonl":
-            return read_json_rows(path, columns)
+            return read_json_rows(path, columns, source.encoding, readings)
         case ".parquet":
             return _parquet_rows(path, columns)
     raise UserError(
@@ -134,9 +134,7 @@ def _decode_cell(text: bytes) -> _ImageCell:
     return _ImageCell(key, data or None, None if data else "unreadable_record")
 
 
-def _make_image(
-    image: _ImageCell, files: ImageFiles, record: ImageRecord, folder: str | None
-) -> Iterator[Record]:
+def _make_image(image: _ImageCell, files: ImageFiles, record: ImageRecord, folder: str | None) -> Iterator[Record]:
     """Yield `record` with the bytes of the cell, or of its file, which is then its place; or with the fault."""
     if image.data is not None or image.fault:
         yield record._replace(data=image.data, fault=image.fault)

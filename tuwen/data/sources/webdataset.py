@@ -16,7 +16,7 @@ from tuwen.core.params import WebdatasetSource
 from tuwen.data.formats import tar_stream
 from tuwen.data.formats.image_files import is_hidden
 from tuwen.data.formats.manifest import hash_file
-from tuwen.data.formats.text_files import read_csv_rows
+from tuwen.data.formats.text_files import Reading, read_csv_rows
 from tuwen.data.sources.files import check_name, make_relative
 from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, SourceSets, TextRecord
 
@@ -36,7 +36,7 @@ def read(source: WebdatasetSource) -> SourceSets:
     root = Path(source.root)
     if root.suffix == ".csv":
         raise UserError(f"{root}: a list of shards is for `corpus` alone; `source` must name a folder of tars")
-    return {"labelled": chain.from_iterable(_records(path, root, source.caption) for path in find_shards([root]))}
+    return {"labelled": chain.from_iterable(_records(path, root, source) for path in find_shards([root]))}
 
 
 def find_shards(places: Iterable[Path]) -> list[Path]:
@@ -85,12 +85,12 @@ def measure_shard(tar: Path) -> tuple[int, str, int]:
     return tar.stat().st_size, hash_file(tar), pairs
 
 
-def read_shard_list(source: WebdatasetSource) -> "pa.Table":
+def read_shard_list(source: WebdatasetSource, readings: list[Reading] | None = None) -> "pa.Table":
     """Read the list of shards `root`, a CSV with the header address,size,sha256,pairs, as a `pairs.SHARDS` table.
 
     address: a URL or a path, kept as it is written; a relative path starts from the working directory, which is
-    the repository's root. Raises UserError that names the line where a value is wrong, an address or a sha256
-    comes again, or a file is missing or of another size.
+    the repository's root. readings: gets how the list was read. Raises UserError that names the line where a value
+    is wrong, an address or a sha256 comes again, or a file is missing or of another size.
     """
     import pyarrow as pa
 
@@ -98,7 +98,7 @@ def read_shard_list(source: WebdatasetSource) -> "pa.Table":
 
     path, rows, seen = Path(source.root), [], set[str]()
     lines: dict[str, int] = {}  # sha256 -> its line
-    for line, cells in read_csv_rows(path, LIST_COLUMNS):
+    for line, cells in read_csv_rows(path, LIST_COLUMNS, encoding=source.encoding, readings=readings):
         place, address = f"{path}:{line}", cells["address"]
         row = {
             "address": address,
@@ -136,10 +136,11 @@ def _number(cells: dict[str, str], column: str, place: str) -> int:
     return int(cells[column])
 
 
-def _records(path: Path, root: Path, caption_key: str) -> Iterator[Record]:
+def _records(path: Path, root: Path, source: WebdatasetSource) -> Iterator[Record]:
     file, left_over = make_relative(path, root), Counter[str]()
     with open(path, "rb") as tar:
-        for row, sample in enumerate(tar_stream.read_samples(tar, caption_key, left_over), 1):
+        samples = tar_stream.read_samples(tar, source.caption, source.encoding, left_over)
+        for row, sample in enumerate(samples, 1):
             image_id = f"{os.path.splitext(file)[0]}/{sample.key}"
             yield ImageRecord(image_id, sample.image, file, row, sample.fault)
             if sample.key.endswith(f"@{row}"):

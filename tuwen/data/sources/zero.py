@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tuwen.core.errors import UserError
 from tuwen.core.params import ZeroSource
 from tuwen.data.formats.image_files import AMBIGUOUS, FoundFile, ImageFiles, is_hidden
-from tuwen.data.formats.text_files import open_text, read_json_rows
+from tuwen.data.formats.text_files import Reading, open_text, read_json_rows
 from tuwen.data.sources.files import make_notes, make_relative, read_image_file
 from tuwen.data.sources.records import (
     SPLIT_NAMES,
@@ -45,7 +45,7 @@ class _Row(NamedTuple):
     label: int = 1
 
 
-def read(source: ZeroSource) -> SourceSets:
+def read(source: ZeroSource, readings: list[Reading]) -> SourceSets:
     """Return the pairs of all lists under `root`; a pair of a matching list has its label.
 
     An image's id is its path from `root`. Raises UserError where there is no list, or a line is not of its form.
@@ -56,7 +56,7 @@ def read(source: ZeroSource) -> SourceSets:
     lists, folders = _find_lists(root)
     if not lists:
         raise UserError(f"{root}: no list named like long_itr_train.json or flickr30k_cna_train.txt")
-    return {"labelled": _records(root, lists, folders)}
+    return {"labelled": _records(source, lists, folders, readings)}
 
 
 def _find_lists(root: Path) -> tuple[list[_List], list[str]]:
@@ -82,12 +82,16 @@ def _find_lists(root: Path) -> tuple[list[_List], list[str]]:
     return lists, sorted(make_relative(folder, root) for folder in image_folders)
 
 
-def _records(root: Path, lists: list[_List], folders: list[str]) -> Iterator[Record]:
+def _records(
+    source: ZeroSource, lists: list[_List], folders: list[str], readings: list[Reading]
+) -> Iterator[Record]:
+    root = Path(source.root)
     ids: dict[str, str] = {}  # name of an image in the lists -> its id
     yielded, files = set[str](), ImageFiles(root)
     for path, split in lists:
         file = make_relative(path, root)
-        for line in _text_rows(path) if path.suffix == ".txt" else _json_rows(path):
+        rows = _text_rows if path.suffix == ".txt" else _json_rows
+        for line in rows(path, source.encoding, readings):
             if line.image not in ids:
                 data, found = _image(files, folders, line.image)
                 yield from make_notes(found, line.image)
@@ -118,8 +122,8 @@ def _image(files: ImageFiles, folders: list[str], name: str) -> tuple[bytes | No
     return fitting[0] if fitting else (None, found._replace(name=name.replace("\\", "/")))
 
 
-def _json_rows(path: Path) -> Iterator[_Row]:
-    for row, values in read_json_rows(path, ("text", "image_path")):
+def _json_rows(path: Path, encoding: str | None, readings: list[Reading]) -> Iterator[_Row]:
+    for row, values in read_json_rows(path, ("text", "image_path"), encoding, readings):
         label: Any = values.get("label", 1)
         if isinstance(label, bool) or label not in (0, 1):
             raise UserError(f"{path}:{row}: the label is {label!r:.80}, expected 1 where the caption fits, else 0")
@@ -130,8 +134,8 @@ def _json_rows(path: Path) -> Iterator[_Row]:
         yield _Row(row, values["image_path"], text, int(label))
 
 
-def _text_rows(path: Path) -> Iterator[_Row]:
-    with open_text(path, newline="\n") as file:
+def _text_rows(path: Path, encoding: str | None, readings: list[Reading]) -> Iterator[_Row]:
+    with open_text(path, newline="\n", encoding=encoding, readings=readings) as file:
         for row, line in enumerate(file, 1):
             if not line.strip():
                 continue

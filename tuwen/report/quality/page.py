@@ -66,6 +66,7 @@ def write_page(
         "named": [one[:-1] for one in odd.named],
         "sizes": summary.list_sizes(body),
         "groups": summary.flatten_values(body["groups"]),
+        "files": summary.list_text_files(body),
         "further": summary.list_further(body),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

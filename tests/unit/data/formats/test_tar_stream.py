@@ -77,7 +77,7 @@ def paired(names: str) -> tuple[list[tuple[str, str, list[str]]], Counter[str]]:
     """The samples of a tar whose members hold their own names (json: as caption), and what is left over."""
     members = [(n, (json.dumps({"caption": n}) if n.endswith("json") else n).encode()) for n in names.split()]
     left_over, counted = Counter[str](), Counter[str]()
-    found = list(tar_stream.read_samples(io.BytesIO(tar_of(members)), "caption", left_over))
+    found = list(tar_stream.read_samples(io.BytesIO(tar_of(members)), "caption", left_over=left_over))
     pairs = sum(s.image is not None and bool(s.captions) for s in found)
     assert tar_stream.count_pairs(io.BytesIO(tar_of(members)), counted) == pairs
     assert counted == left_over

@@ -1,5 +1,6 @@
 """Which column is what: by the cells, and only then by the names."""
 
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,16 @@ def test_paths_may_start_from_a_folder_of_the_root(root: Path) -> None:
     assert (columns.folder, columns.image, columns.captions) == ("图片", "file", ["caption"])
 
 
-@pytest.mark.parametrize("wrap", [lambda data: data, lambda data: {"bytes": data, "path": None}])
-def test_encoded_bytes_are_the_image(root: Path, wrap: Any) -> None:
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda data: data,
+        lambda data: {"bytes": data, "path": None},
+        lambda data: b64encode(data).decode(),
+        lambda data: "https://shop.example/1.jpg",
+    ],
+)
+def test_encoded_bytes_and_addresses_are_the_image(root: Path, wrap: Any) -> None:
     rows = [{"image": wrap(encode_photo(number)), "text": dish} for number, dish in enumerate(DISHES)]
     assert infer_columns(rows, root, "pairs.parquet")[:3] == (None, "image", ["text"])
 

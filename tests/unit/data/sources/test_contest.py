@@ -173,7 +173,7 @@ def test_a_name_that_is_not_utf_8_is_named_with_the_way_out(root) -> None:
             r":2: found 1 fields, expected 2 \(image_id, caption\)",
         ),
         (
-            'image_id,caption\na.jpg,猫\nb.jpg,"猫\nc.jpg,狗\n',
+            'image_id,caption\na.jpg,猫\nb.jpg,"猫\nc.jpg,狗,狗\n',
             r":3: the record that starts here",
         ),
     ],

@@ -57,10 +57,10 @@ def train(root: Path) -> Path:
 
 
 def read(form: str, out: Path) -> dict[str, list[Record]]:
-    source = (
-        ChineseClipSource(kind="chinese_clip", root=str(out))
+    source = (  # random characters are no text of which the encoding could be told
+        ChineseClipSource(kind="chinese_clip", root=str(out), encoding="utf-8")
         if form == "chinese_clip"
-        else WebdatasetSource(kind="webdataset", root=str(out))
+        else WebdatasetSource(kind="webdataset", root=str(out), encoding="utf-8")
     )
     return {name: list(records) for name, records in sources.read_source(source).items()}
 

@@ -169,6 +169,37 @@ def test_a_path_may_turn_back_inside_root(root) -> None:
     assert [picture.data for picture in of_kind(read(root, "pairs.csv"), ImageRecord)] == [DOG, DOG]
 
 
+def test_captions_with_quotes_that_are_text_give_a_row_for_each_line(root, capsys) -> None:
+    captions = [f"第{n}号商品图" for n in range(60)]
+    captions[10], captions[14], captions[20] = '"双面羊绒大衣', '液晶显示器 27"', '"双面"羊绒'
+    for file, delimiter in (("pairs.tsv", "\t"), ("pairs.csv", ",")):
+        lines = [f"pictures/cat.png{delimiter}{caption}\n" for caption in captions]
+        (root / file).write_text(f"path{delimiter}zh\n{''.join(lines)}", encoding="utf-8")
+        assert [text.caption for text in of_kind(read(root, file), TextRecord)] == captions
+        assert f"{file}: quotes are text (line 22: as quoting" in capsys.readouterr().err
+
+
+def test_the_source_overrules_what_the_bytes_seem_to_be(root, tmp_path) -> None:
+    (root / "pairs.csv").write_text("path,zh\npictures/cat.png,猫\n", encoding="gb18030")
+    with pytest.raises(UserError, match=r"pairs\.csv: .*name its encoding where the source has `encoding:`"):
+        read(root, "pairs.csv")
+    ingest(source(root, "pairs.csv", encoding="gb18030"), tmp_path / "data/raw")
+    raw = tmp_path / "data/raw/labelled"
+    assert pairs.read_pair_set(raw).texts["caption"].to_pylist() == ["猫"]
+    assert json.loads((raw / "files.json").read_text(encoding="utf-8")) == [
+        {
+            "file": "pairs.csv",
+            "encoding": "gb18030",
+            "delimiter": ",",
+            "quotes": "none",
+            "lines": 2,
+            "records": 1,
+            "notes": ["read as gb18030: `encoding` says so"],
+        }
+    ]
+    assert not (tmp_path / "data/raw/t2i/files.json").exists()
+
+
 def test_a_caption_of_10_mb_and_nul_bytes_come_through(root, tmp_path) -> None:
     captions = ["猫\0狗", "图文" * 1_700_000, "\x00"]
     write(root / "pairs.csv", [{"path": "pictures/cat.png", "zh": caption} for caption in captions])
@@ -190,7 +221,7 @@ def test_half_of_a_surrogate_pair_in_json_is_replaced(root) -> None:
         ("a.csv", "", r"a\.csv: the file is empty, expected the columns path, zh"),
         ("a.csv", "path,text\n", r"lacks \['zh'\], found \['path', 'text'\]"),
         ("a.csv", "path,zh,zh\n", r"names \['zh'\] twice"),
-        ("a.csv", 'path,zh\nx,"猫"狗\n', r"a\.csv:2: the record that starts here is no valid CSV"),
+        ("a.csv", 'path,zh\nx,"猫"狗\ny,猫,狗\n', r"a\.csv:2: the record that starts here is no valid CSV"),
         ("a.tsv", "path\tzh\nx\t一\t二\n", r"a\.tsv:2: found 3 fields, expected 2 \(path, zh\)"),
         ("a.jsonl", '{"path": "x", "zh": "猫"}\n{"path": "x"\n', r"a\.jsonl:2: no valid JSON"),
         ("a.jsonl", '["x"]\n', r"a\.jsonl:1: found '\[\"x\"\]', expected one JSON object on each line"),

@@ -187,6 +187,14 @@ def test_other_bad_files_are_refused(world):
     (world / "r.csv").write_bytes("image,text\n猫咪,0\n".encode("gb18030"))
     with pytest.raises(UserError, match=r"^r\.csv: line 2: image '猫咪' is no row of 图\.npy"):
         evaluate()
+    (world / "r.csv").write_bytes("image,text\n猫,0\n".encode("gb18030"))
+    with pytest.raises(
+        UserError, match=r"^r\.csv: too few characters to tell the encoding; save the file as UTF-8"
+    ):
+        evaluate()
+    write("r.csv", HEADER + '"0,0\n' + "".join(f"{n % 12},{n % 12}\n" for n in range(30_000)))
+    with pytest.raises(UserError, match=r"^r\.csv: line 2: image '\"0' is no row of 图\.npy"):
+        evaluate()
     write("i.txt", "\n".join(["甲"] + [f"图{n}" for n in range(10)] + ["甲"]) + "\n")
     with pytest.raises(UserError, match=r"^i\.txt: line 12: id '甲' stands in line 1 too"):
         evaluate("--image-ids", "i.txt")

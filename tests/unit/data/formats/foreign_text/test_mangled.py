@@ -1,0 +1,58 @@
+"""Text that was decoded wrongly and saved again is found, and what people write is not taken for it."""
+
+import pytest
+
+from tuwen.data.formats.foreign_text.mangled import find_mangled
+
+SIMPLIFIED = ["一只猫坐在沙发上", "红色连衣裙", "两个人在海边散步", "苹果手机壳", "秋天的公园"]
+
+
+def mangle(text: str, right: str, wrong: str) -> str:
+    """Save in one encoding, open in another; cp1252 as browsers have it, with Latin-1 where it has nothing."""
+    data = text.encode(right)
+    if wrong != "cp1252":
+        return data.decode(wrong, "replace")
+    return "".join(bytes([b]).decode("cp1252" if b not in b"\x81\x8d\x8f\x90\x9d" else "latin-1") for b in data)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("utf-8", "cp1252"), ("utf-8", "latin-1"), ("utf-8", "gbk"), ("gbk", "cp1252"), ("utf-8", "cp950")],
+)
+def test_every_line_that_was_misread_is_found_with_what_was_meant(right: str, wrong: str) -> None:
+    lines = [mangle(line, right, wrong) for line in SIMPLIFIED]
+    found = find_mangled([*SIMPLIFIED, *lines])
+    assert [one.line for one in found] == [5, 6, 7, 8, 9]
+    assert all(set(one.meant) <= set(line) for one, line in zip(found, SIMPLIFIED, strict=True))
+    assert any(one.meant for one in found) or wrong == "cp950"  # which loses too much
+
+
+def test_a_whole_text_of_one_chinese_encoding_read_as_another_is_found() -> None:
+    traditional = ["一隻貓坐在沙發上", "紅色連衣裙", "兩個人在海邊散步", "蘋果手機殼", "秋天的公園", "臺灣的夜市"]
+    assert len(find_mangled([mangle(line, "cp950", "gb18030") for line in traditional])) >= 4
+
+
+@pytest.mark.parametrize(
+    "text", ["一只锟斤拷", "一只\ufffd\ufffd", "æµ‹è¯•", "²âÊÔ", "娴嬭瘯", "~{<:Ky2;~}", "\x1b$B%F\x1b(B"]
+)
+def test_known_forms_of_lost_text_are_found(text: str) -> None:
+    assert [one.line for one in find_mangled(["一只猫\n", f"{text}\n", "cat\n"])] == [1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "𰻞𰻞面 龘靐齉爩 饕餮 魑魅魍魉",
+        "臺灣 鬱金香 麤 冇咗",
+        "猫がソファに座っています。アイスクリーム",
+        "고양이가 소파에 앉아 있다",
+        "Un café près de l'hôtel; naïve, Ærø, ÀÉÈ, Übergröße",
+        "кошка на диване, Ελληνικά, العربية, ไทย, हिन्दी",
+        "😀👨‍👩‍👧 ①②③ ㎡ ５００毫升 ☆★",
+        "半个\ufffd",
+        "价格~{优惠}~",
+        "艅艎 瘛疭 靚妹 薴烯",
+    ],
+)
+def test_what_people_write_is_not_taken_for_it(text: str) -> None:
+    assert find_mangled([text]) == []

@@ -1,0 +1,117 @@
+"""Are the quotes of a CSV or TSV quoting, or text? Decided by the whole file, which is read both ways.
+
+As quoting, a quote that opens a cell and is text takes all rows up to the next one into that cell, and no parser
+can tell. But then every line, with quotes as text, has the header's number of cells, and what was taken looks like
+rows.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from tuwen.core.errors import UserError
+from tuwen.data.formats.foreign_text.quote_scan import QuoteScan, Taken
+
+MAX_SHAPES = 4  # a column of more forms than this, and than one for four rows, is not regular
+FEW_ROWS = 5  # without a quote: fewer do not tell what a row looks like
+FILE_NAME = re.compile(r".*\.([A-Za-z0-9]{2,5})")
+RUNS = [(re.compile("[0-9]+"), "0"), (re.compile("[A-Za-z]+"), "a"), (re.compile(r"[^\x00-\x7f]+"), "中")]
+
+
+class Dialect(NamedTuple):
+    """How the records of a file are to be read, and how many there are by this module's own count."""
+
+    quoting: bool  # False: quotes are text
+    quotes: str  # for people: "none", "quoting" or "text"
+    note: str  # empty: nothing to tell
+    lines: int  # that end in a line end, and the last
+    records: int  # that are not empty, the header among them
+
+
+def infer_dialect(
+    path: Path, lines: Iterable[str], columns: Collection[str], delimiter: str, max_chars: int
+) -> Dialect:
+    """Decide whether quotes are quoting or text. lines: with their ends; columns: what the header must name.
+
+    Raises UserError that names lines where both readings stand and differ in their rows, and where neither does.
+    """
+    scan = QuoteScan(delimiter, max_chars)
+    for line in lines:
+        scan.add(line)
+    scan.finish()
+    text_stands = scan.text_fault is None and set(columns) <= set(scan.header)
+    why = ""  # quotes are text
+    if scan.fault:
+        place, why = scan.fault
+        if not text_stands:
+            raise _make_invalid_error(path, place, why, scan)
+        why = f"line {place}: as quoting {why}"
+    elif scan.taken:
+        why = _judge_taken(path, scan, text_stands)
+    elif text_stands and scan.wrapped and not scan.proper and (scan.bare or (delimiter == "\t" and scan.samples)):
+        why = f"line {scan.first_quote}: what needs quoting has none"
+    if why:
+        return Dialect(False, "text", f"quotes are text ({why})", scan.lines, scan.text_records)
+    needless = scan.wrapped if scan.samples and not scan.proper else 0
+    note = f"{needless} cells are read without their quotes, which they do not need" if needless else ""
+    return Dialect(True, "quoting" if scan.first_quote else "none", note, scan.lines, scan.records)
+
+
+def _judge_taken(path: Path, scan: QuoteScan, text_stands: bool) -> str:
+    """Return why quotes are text in a file with records whose lines could be rows; empty where they are none."""
+    column = _find_regular_column(scan)
+    like_rows = [one for one in scan.taken if _is_like_rows(one, scan, column)]
+    if text_stands and like_rows == scan.taken and scan.text_records - scan.records == scan.taken_lines:
+        lost = f"{scan.taken_lines} rows" if scan.taken_lines else "cells"
+        return f"line {scan.taken[0].line}: as quoting {lost} would be lost in cells"
+    if like_rows or (text_stands and (column is None or len(scan.samples) < FEW_ROWS)):
+        raise _make_doubt_error(path, like_rows or scan.taken)
+    return ""
+
+
+def _find_regular_column(scan: QuoteScan) -> int | None:
+    """Return the column of file names, or else of the fewest forms; None where no column is regular."""
+    if len(scan.header) < 2 or not scan.samples:
+        return None
+    forms = [{_find_shape(row[column]) for row in scan.samples} for column in range(len(scan.header))]
+    orders = [(not all(form.startswith("*.") for form in some), len(some)) for some in forms]
+    best = min(range(len(forms)), key=orders.__getitem__)
+    return best if len(forms[best]) <= max(MAX_SHAPES, len(scan.samples) // 4) else None
+
+
+def _is_like_rows(taken: Taken, scan: QuoteScan, column: int | None) -> bool:
+    """Whether each line of the record has, in the regular column, a form that it has elsewhere."""
+    if column is None:
+        return False
+    known = {_find_shape(row[column]) for row in scan.samples} - {""}
+    return all(_find_shape(row[column]) in known for row in taken.rows)
+
+
+def _find_shape(cell: str) -> str:
+    """Return the form of a cell: that of a file's name is its extension, any other has its runs shortened."""
+    cell = cell.strip('"').strip()
+    if match := FILE_NAME.fullmatch(cell):
+        return f"*.{match[1].lower()}"
+    for runs, mark in RUNS:
+        cell = runs.sub(mark, cell)
+    return cell
+
+
+def _make_invalid_error(path: Path, line: int, why: str, scan: QuoteScan) -> UserError:
+    other = "the header lacks a column"
+    if scan.text_fault:
+        other = f"line {scan.text_fault[0]} has {scan.text_fault[1]} fields, not {len(scan.header)}"
+    return UserError(
+        f"{path}:{line}: the record that starts here is no valid CSV ({why}); double each quote inside a quoted "
+        f"field and close each quoted field (with quotes as text, {other})"
+    )
+
+
+def _make_doubt_error(path: Path, taken: list[Taken]) -> UserError:
+    lines = ", ".join(str(one.line) for one in taken[:5]) + (" …" if len(taken) > 5 else "")
+    return UserError(
+        f"{path}:{taken[0].line}: can be read in two ways: the quotes that open in lines {lines} take what "
+        "follows into their cells, and it may be rows; where a quote is text, double it and put its cell in "
+        "quotes, or write JSONL"
+    )

@@ -1,0 +1,102 @@
+"""A text file, examined as a whole before it is read: its encoding, NUL bytes, lines that were decoded wrongly."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from tuwen.core.errors import UserError
+from tuwen.data.formats.foreign_text.encoding import infer_encoding
+from tuwen.data.formats.foreign_text.mangled import Mangled, find_mangled
+
+BLOCK_CHARS = 1 << 20
+MAX_CHARS = 1 << 26  # of a field or a line, above any caption: a quote never closed must not fill the memory
+MAX_MANGLED_SHARE = 0.01  # of the lines beyond ASCII: more were decoded wrongly and saved, and the file is refused
+MAX_NAMED = 5
+NAME_ENCODING = "save the file as UTF-8, or name its encoding where the source has `encoding:`"
+
+
+class ExaminedText(NamedTuple):
+    """A text file that was examined as a whole."""
+
+    path: Path
+    encoding: str
+    has_mark: bool
+    lines: int  # that hold more than blanks
+    notes: list[str]
+
+
+@contextmanager
+def open_examined(text: ExaminedText, newline: str | None) -> Iterator[TextIO]:
+    """Open it in its encoding, behind its byte order mark; newline: as in `open`."""
+    with open(text.path, encoding=text.encoding, newline=newline) as file:
+        if file.read(1) != "\ufeff":
+            file.seek(0)
+        yield file
+
+
+def examine_text(path: Path, newline: str | None, encoding: str | None) -> ExaminedText:
+    """Decide the encoding, look at every line, and tell on stderr what a person should know."""
+    if not path.is_file():
+        raise UserError(f"{path}: not found, or not a file; check `source` or `corpus` in params.yaml")
+    decided = infer_encoding(path, encoding, NAME_ENCODING)
+    text = ExaminedText(path, decided.name, decided.bom > 0, 0, [decided.note] if decided.note else [])
+    lines = number = beyond = nuls = first_nul = 0
+    mangled = list[Mangled]()
+    with open_examined(text, newline) as file:
+        for block in _split_blocks(path, file):
+            joined = "".join(block)
+            if "\0" in joined:
+                first_nul = first_nul or number + next(n for n, line in enumerate(block, 1) if "\0" in line)
+                nuls += joined.count("\0")
+            lines += sum(not line.isspace() for line in block)
+            beyond += 0 if joined.isascii() else sum(not line.isascii() for line in block)
+            mangled += [one._replace(line=one.line + number + 1) for one in find_mangled(block)]
+            number += len(block)
+    if nuls:
+        text.notes.append(f"{nuls} NUL bytes, the first in line {first_nul}")
+    if mangled:
+        text.notes.append(_describe_mangled(path, mangled, beyond, encoding))
+    for note in text.notes:
+        print(f"{path}: {note}", file=sys.stderr)
+    return text._replace(lines=lines)
+
+
+def _describe_mangled(path: Path, mangled: Sequence[Mangled], beyond: int, encoding: str | None) -> str:
+    """Return what to tell of lines that were decoded wrongly. Raises UserError where they are many."""
+    first = mangled[0]
+    numbers = ", ".join(str(one.line) for one in mangled[:MAX_NAMED]) + (" …" if len(mangled) > MAX_NAMED else "")
+    meant = f", meant is {first.meant[:20]!r}" if first.meant else ""
+    raw = first.found[:4].encode("utf-8", "replace").hex(" ")
+    told = f"{len(mangled)} lines ({numbers}): {first.found[:20]!r} (bytes {raw}) is {first.how}{meant}"
+    if encoding is None and len(mangled) > MAX_MANGLED_SHARE * beyond:
+        raise UserError(
+            f"{path}:{first.line}: {told}; get the file as it was before it was saved so, or keep it as it is: "
+            "save it once more as UTF-8 and set `encoding: utf-8` in the source"
+        )
+    return told
+
+
+def _split_blocks(path: Path, file: TextIO) -> Iterator[list[str]]:
+    """Yield the lines in lists of about BLOCK_CHARS characters."""
+    block, chars = list[str](), 0
+    for line in split_lines(path, file):
+        block.append(line)
+        chars += len(line)
+        if chars >= BLOCK_CHARS:
+            yield block
+            block, chars = [], 0
+    if block:
+        yield block
+
+
+def split_lines(path: Path, file: TextIO) -> Iterator[str]:
+    """Yield the lines with their ends. Raises UserError for one of more than MAX_CHARS."""
+    for number, line in enumerate(iter(partial(file.readline, MAX_CHARS), ""), 1):
+        if len(line) == MAX_CHARS and line[-1] not in "\r\n":
+            raise UserError(
+                f"{path}:{number}: no line end within {MAX_CHARS} characters; write one record on each"
+            )
+        yield line

@@ -1,0 +1,122 @@
+"""Text that was decoded wrongly once and saved again (锟斤拷, æµ‹è¯•): undone, it is far more probable."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tuwen.data.formats.foreign_text.plausibility import CLASS_NAMES, classify_characters, get_weights, score_text
+from tuwen.data.formats.text import CHINESE
+
+LOST = re.compile("(?:\ufffd){2,}|锟斤拷|\x1b\\$|~\\{(?:[!-w][!-~])+~\\}")  # U+FFFD twice, ISO-2022, HZ
+LOSS = "what is left where a text was decoded wrongly and saved: its characters are lost"
+# (what it was read as, what it was) -> nats that undoing must gain; between two encodings of Chinese chance does
+MISREADINGS = {
+    ("cp1252", "utf-8"): 10.0,
+    ("cp1252", "gb18030"): 12.0,
+    ("cp1252", "cp950"): 12.0,
+    ("gb18030", "utf-8"): 10.0,
+    ("cp950", "utf-8"): 10.0,
+    ("gb18030", "cp950"): 24.0,
+    ("cp950", "gb18030"): 24.0,
+}
+LETTERS = re.compile("[\u0370-\u1fff]")
+LEAST_AMONG_MANY = (
+    5.0  # nats that suffice in a line where most lines were misread in the same way, and more than ...
+)
+MANY_LINES = 3  # ... of these
+SUSPECT = -10.2  # nats a character beyond ASCII: lines below it are tried
+LOST_COST = -9.0  # of a character of which a part is lost
+
+
+class Mangled(NamedTuple):
+    """A line that was decoded wrongly and saved again."""
+
+    line: int  # from 0
+    found: str
+    meant: str  # empty: it is lost
+    how: str
+
+
+class _Undone(NamedTuple):
+    """A line as it was before it was misread in one way."""
+
+    gain: float  # nats
+    found: str
+    meant: str
+    way: tuple[str, str]
+
+
+def find_mangled(lines: Sequence[str]) -> list[Mangled]:
+    """Find the lines that were decoded wrongly and saved again."""
+    text = "".join(lines)
+    numbers = {number for number, line in enumerate(lines) if LOST.search(line)} if LOST.search(text) else set()
+    beyond = np.zeros(1)
+    if not text.isascii():
+        classes = classify_characters(text)
+        starts = np.cumsum([0, *map(len, lines[:-1])])
+        nats = np.where(classes > 0, get_weights("chinese")[classes], 0.0)
+        beyond = np.add.reduceat((classes > 0).astype(np.int64), starts)
+        latin = np.add.reduceat((classes == CLASS_NAMES.index("latin")).astype(np.int64), starts)
+        poor = (np.add.reduceat(nats, starts) < SUSPECT * beyond) | (latin > 1)
+        numbers |= set(np.flatnonzero(poor & (beyond > 0)).tolist())
+    return _examine_lines({number: lines[number] for number in sorted(numbers)}, int(np.sum(beyond > 0)))
+
+
+def _examine_lines(suspects: dict[int, str], beyond: int) -> list[Mangled]:
+    """Return those that were mangled; beyond: how many lines of the text are not ASCII."""
+    found = {
+        number: Mangled(number, lost[0], "", LOSS)
+        for number, line in suspects.items()
+        if (lost := LOST.search(line))
+    }
+    undone = {number: max(_undo(line), default=None) for number, line in suspects.items() if number not in found}
+    ways = Counter(one.way for one in undone.values() if one)
+    for number, one in undone.items():
+        if one and (one.gain > MISREADINGS[one.way] or ways[one.way] > max(MANY_LINES, beyond / 2)):
+            right, wrong = one.way[1], one.way[0]
+            found[number] = Mangled(number, one.found, one.meant, f"{right} that was read as {wrong}")
+    return [found[number] for number in sorted(found)]
+
+
+def _undo(line: str) -> Iterator[_Undone]:
+    """Yield every misreading that explains the line."""
+    runs = re.findall("[^\x00-\x7f]+", line)
+    for wrong, right in MISREADINGS:
+        gain, found, meant = 0.0, "", ""
+        for run in runs:
+            undone = _undo_run(run, wrong, right)
+            whole = undone.replace("\ufffd", "")
+            lost = LOST_COST * (len(undone) - len(whole))
+            more = score_text(whole)[0] + lost - score_text(run)[0] if whole else 0.0
+            if more > 0:
+                gain, found, meant = gain + more, found + run, meant + whole
+        if gain > LEAST_AMONG_MANY and CHINESE.search(meant) and score_text(meant)[1] > SUSPECT:
+            yield _Undone(gain, found, meant, (wrong, right))
+
+
+def _undo_run(run: str, wrong: str, right: str) -> str:
+    """Return the run as it was before it was misread, with U+FFFD for what is lost; empty where it never was."""
+    if len(LETTERS.findall(run)) > len(run) / 2:  # Russian, Greek, Arabic
+        return ""
+    run = run.replace("\ufffd", "")
+    try:
+        if wrong == "cp1252":
+            data = b"".join(map(_to_cp1252, run))
+        elif wrong == "gb18030":  # as Windows has it, whose € is the byte 80
+            data = b"\x80".join(part.encode(wrong) for part in run.split("€"))
+        else:
+            data = run.encode(wrong)
+    except UnicodeError:
+        return ""
+    return data.decode(right, "replace")
+
+
+def _to_cp1252(character: str) -> bytes:
+    """Encode a character as cp1252, or as Latin-1 where that has it and cp1252 does not."""
+    try:
+        return character.encode("cp1252")
+    except UnicodeEncodeError:
+        return character.encode("latin-1")
