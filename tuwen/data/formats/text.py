@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tuwen.data.formats import spelling
+from tuwen.data.formats.json_file import read_json
+
 LIST_MARK = "、"  # joins the items of an enumeration in Chinese
 # The words before the last two mean both sides, or "about".
 SIDE_WORDS = re.compile("左右|左顾右盼|左邻右舍|左思右想|左拥右抱|左膀右臂|左|右")
@@ -26,7 +29,8 @@ HALF_WIDTH |= {ord("　"): " ", ord("。"): "."} | dict.fromkeys((*range(32), *r
 FULL_MARKS, HALF_MARKS = "，。！？：；（）", ",.!?:;()"
 CHINESE_MARK = re.compile(rf"(?<![0-9A-Za-z])[{HALF_MARKS}]|[{HALF_MARKS}](?![ /0-9A-Za-z])")  # not in 3.5, 10:30
 OPEN_BLANK = re.compile(r"(?<=[^\x00-\x7f]) | (?=[^\x00-\x7f])")  # beside a character that is not ASCII
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+UNKNOWN = "[UNK]"
+SPECIAL_TOKENS = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 
 
 def normalise(caption: str) -> str:
@@ -88,35 +92,42 @@ def vary(caption: str, kinds: Iterable[str], draw: random.Random) -> str:
     return LIST_MARK.join(items)
 
 
-def build_vocabulary(captions: Iterable[str]) -> list[str]:
-    """Return WordPiece tokens that spell all captions: special ones, characters, `##c` for Latin and digits."""
-    # the tokenizer lower-cases and strips accents, and so must the vocabulary
-    letters = {c for caption in captions for c in unicodedata.normalize("NFD", caption.lower())}
-    characters = sorted(c for c in letters if not c.isspace() and unicodedata.category(c) not in ("Mn", "Cc"))
-    continuations = [f"##{c}" for c in characters if c.isascii() and c.isalnum()]
-    return [*SPECIAL_TOKENS, *characters, *continuations]
+def build_vocabulary(captions: Iterable[str], simplify: bool = False) -> list[str]:
+    """Return the tokens of a fresh model, by which `load_tokenizer` spells every caption, these and all others.
+
+    simplify: captions are read in simplified characters, as `params.Text.simplify` says.
+    """
+    read = spelling.simplify_captions(list(captions)) if simplify else captions
+    return [*SPECIAL_TOKENS, *spelling.list_pieces(read)]
 
 
 def load_tokenizer(vocabulary: Path) -> Any:
-    """Return the BERT tokenizer over a `vocab.txt`: Chinese characters one by one, Latin lower-cased.
+    """Return the tokenizer over a `vocab.txt`; `preprocessor.json` beside it says whether captions are simplified.
 
-    Where the vocabulary lacks “ and ”, which would become unknown tokens, they are read as ", as in Chinese-CLIP's
-    training (its data.py).
+    A vocabulary of `build_vocabulary` is read as spelling.py says. Any other is BERT's: Chinese characters one by
+    one, Latin lower-cased and cut into the longest pieces that the vocabulary holds. Where it lacks “ and ”, which
+    would become unknown tokens, they are read as ", as in Chinese-CLIP's training (its data.py).
     """
     from tokenizers import normalizers
     from transformers import BertTokenizer
 
     tokenizer = BertTokenizer(vocab=str(vocabulary), do_lower_case=True)
-    tokens = tokenizer.get_vocab()
-    marks = [normalizers.Replace(mark, '"') for mark in "“”" if mark not in tokens]
-    rust = tokenizer.backend_tokenizer
-    rust.normalizer = normalizers.Sequence([*marks, rust.normalizer])
+    tokens, rust = tokenizer.get_vocab(), tokenizer.backend_tokenizer
+    if spelling.has_bytes(tokens):
+        spelling.set_spelling(rust, UNKNOWN)
+    else:
+        marks = [normalizers.Replace(mark, '"') for mark in "“”" if mark not in tokens]
+        rust.normalizer = normalizers.Sequence([*marks, rust.normalizer])
+    beside = vocabulary.with_name("preprocessor.json")
+    tokenizer.simplify = beside.is_file() and read_json(beside)["text"].get("simplify", False)
     return tokenizer
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> tuple[Any, Any]:
-    """Return int64 tensors ids [B, L] and mask [B, L] of B captions; L: the longest one, at most `max_tokens`."""
-    batch = tokenizer(
-        list(captions), padding="longest", truncation=True, max_length=max_tokens, return_tensors="pt"
-    )
+    """Return int64 tensors ids [B, L] and mask [B, L] of B captions; L: the longest one, at most `max_tokens`.
+
+    tokenizer: of `load_tokenizer`. All captions of training, embedding and asking come through here.
+    """
+    read = spelling.simplify_captions(captions) if tokenizer.simplify else list(captions)
+    batch = tokenizer(read, padding="longest", truncation=True, max_length=max_tokens, return_tensors="pt")
     return batch["input_ids"], batch["attention_mask"]
