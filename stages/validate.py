@@ -21,7 +21,14 @@ def main() -> None:
         params.text.max_tokens,
         docs=Path("runs/data-docs"),
     )
-    write_page(data / "clean/quality.html", data, validated.summary, validated.frames, validated.quarantine)
+    write_page(
+        data / "clean/quality.html",
+        data,
+        validated.summary,
+        validated.frames,
+        validated.quarantine,
+        validated.examples,
+    )
 
 
 if __name__ == "__main__":

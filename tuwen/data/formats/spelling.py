@@ -11,10 +11,10 @@ from typing import Any
 
 # Characters that nobody sees and that steer nothing but how a line is drawn: soft hyphen, zero-width and
 # bidirectional controls, variation selectors. Not U+E0020 to U+E007F, which tell the flags of regions apart.
-ZERO_WIDTH = "\u00ad\u115f\u1160\u180b-\u180e\u200b-\u200d\u2060-\u2065\u3164\ufeff\uffa0"
+ZERO_WIDTH = "\u00ad\u115f\u1160\u180b-\u180e\u200b\u200c\u2060-\u2065\u3164\ufeff\uffa0"
 BIDI_CONTROLS = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"
-VARIATION_SELECTORS = "\ufe00-\ufe0f"
-UNSEEN_CHARACTERS = f"[{ZERO_WIDTH}{BIDI_CONTROLS}{VARIATION_SELECTORS}]"
+JOINERS = "\u200d\ufe00-\ufe0f"  # with the variation selectors: parts of some emoji
+UNSEEN_CHARACTERS = f"[{ZERO_WIDTH}{BIDI_CONTROLS}{JOINERS}]"
 CONTROL_CHARACTERS = r"[\p{Cc}\p{Zl}\p{Zp}]"
 QUOTES = "[“”„‟]"
 # All bytes of UTF-8 that ASCII has not; ASCII itself is in every fresh vocabulary.

@@ -22,6 +22,7 @@ HAN_MASK = r"[<＜]\p{Han}{1,6}[>＞]"
 # CONTROL is Unicode's Cc, Zl and Zp, all of them blanks to `normalise`. STRAY_CONTROL is what should not be in a
 # caption: Cc without tab and line ends, which captions of the contest hold.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+UNSEEN_CHARACTER = re.compile(spelling.UNSEEN_CHARACTERS)
 STRAY_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Full-width characters to half-width ones, control characters to blanks.
 HALF_WIDTH = {full: chr(full - 0xFEE0) for full in range(0xFF01, 0xFF5F)}
@@ -34,8 +35,11 @@ SPECIAL_TOKENS = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 
 
 def normalise(caption: str) -> str:
-    """Return the form by which captions count as equal: NFKC, lower case, single blanks, no control characters."""
-    folded = unicodedata.normalize("NFKC", caption).casefold()
+    """Return the form by which captions count as equal: NFKC, lower case, single blanks, nothing that is not seen.
+
+    What a model reads as one caption is one: no model sees zero-width characters and bidirectional controls.
+    """
+    folded = UNSEEN_CHARACTER.sub("", unicodedata.normalize("NFKC", caption)).casefold()
     return " ".join(CONTROL.sub(" ", folded).split())
 
 

@@ -108,6 +108,10 @@ class ExaminedTable:
         assert counts["in"] == counts["clean"] + counts["quarantined"] + counts["left_out"], self.place
         return counts | {"faults": self.reasons}
 
+    def list_example_rows(self) -> list[expectations.ExampleRow]:
+        """Return some rows of each check that is not met."""
+        return list(expectations.list_example_rows(self.frame, self.findings))
+
     def list_faults(self) -> pa.Table:
         """Return the rows with a fault, as rows of `quarantine.parquet`."""
         faults = self.fault.dropna()

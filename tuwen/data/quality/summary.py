@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
     from tuwen.data.formats.pairs import PairSet
     from tuwen.data.quality.corpus import InPlace
-    from tuwen.data.quality.expectations import Finding
+    from tuwen.data.quality.expectations import ExampleRow, Finding
     from tuwen.data.quality.quarantine import ExaminedSet
 
     Frames = Mapping[str, Mapping[str, pd.DataFrame]]  # set -> table -> measured columns
     Findings = Mapping[str, Mapping[str, list[Finding]]]  # set -> table, or "drift" -> findings
+    Examples = Mapping[tuple[str, str], list[ExampleRow]]  # (set, table) -> rows that do not meet a check
 
 Summary = Mapping[str, Any]  # the content of quality.json
 
@@ -116,8 +117,22 @@ def merge_findings(findings: "Iterable[Finding]") -> dict[str, dict[str, Any]]:
     for finding in findings:
         entry = merged.setdefault(finding.name, {"severity": finding.severity, "success": True, "unexpected": 0})
         entry["success"] = entry["success"] and finding.success
+        entry["severity"] = min(entry["severity"], finding.severity, key=SEVERITIES.index)
         entry["unexpected"] += finding.unexpected
     return merged
+
+
+def collect_example_rows(
+    examined: "Mapping[str, ExaminedSet]", in_place: "Mapping[str, InPlace]"
+) -> "dict[tuple[str, str], list[ExampleRow]]":
+    """Return (set, table) -> rows that do not meet a check; no table without one."""
+    tables = [(name, table) for name, one in examined.items() for table in one.tables.values()]
+    tables += [(f"corpus/{name}", table) for name, one in in_place.items() for table in (one.images, one.texts)]
+    found: dict[tuple[str, str], list[ExampleRow]] = {}
+    for name, table in tables:
+        if examples := table.list_example_rows():
+            found.setdefault((name, table.name), []).extend(examples)
+    return found
 
 
 def collect_frames(
