@@ -8,6 +8,7 @@ In reading order:
     images.py       encoded bytes -> the pixels that a model sees
     text.py         captions: normal form, variants, tokens
     spelling.py     how a fresh vocabulary spells any caption
+    token_stats.py  what a model does not see of captions
     text_files.py   CSV and JSONL of unknown encoding
     json_file.py    one JSON file
     checked_json.py a JSON file of a known form

@@ -106,7 +106,14 @@ def build_vocabulary(captions: Iterable[str], simplify: bool = False) -> list[st
 
 
 def load_tokenizer(vocabulary: Path) -> Any:
-    """Return the tokenizer over a `vocab.txt`; `preprocessor.json` beside it says whether captions are simplified.
+    """Return `make_tokenizer` over a `vocab.txt`, with the switch of the `preprocessor.json` beside it."""
+    beside = vocabulary.with_name("preprocessor.json")
+    simplify = beside.is_file() and read_json(beside)["text"].get("simplify", False)
+    return make_tokenizer(str(vocabulary), simplify)
+
+
+def make_tokenizer(vocabulary: str | Sequence[str], simplify: bool = False) -> Any:
+    """Return the tokenizer over tokens in the order of their ids, or over a file of them.
 
     A vocabulary of `build_vocabulary` is read as spelling.py says. Any other is BERT's: Chinese characters one by
     one, Latin lower-cased and cut into the longest pieces that the vocabulary holds. Where it lacks “ and ”, which
@@ -115,23 +122,28 @@ def load_tokenizer(vocabulary: Path) -> Any:
     from tokenizers import normalizers
     from transformers import BertTokenizer
 
-    tokenizer = BertTokenizer(vocab=str(vocabulary), do_lower_case=True)
+    given = vocabulary if isinstance(vocabulary, str) else {token: n for n, token in enumerate(vocabulary)}
+    tokenizer = BertTokenizer(vocab=given, do_lower_case=True)
     tokens, rust = tokenizer.get_vocab(), tokenizer.backend_tokenizer
     if spelling.has_bytes(tokens):
         spelling.set_spelling(rust, UNKNOWN)
     else:
         marks = [normalizers.Replace(mark, '"') for mark in "“”" if mark not in tokens]
         rust.normalizer = normalizers.Sequence([*marks, rust.normalizer])
-    beside = vocabulary.with_name("preprocessor.json")
-    tokenizer.simplify = beside.is_file() and read_json(beside)["text"].get("simplify", False)
+    tokenizer.simplify = simplify
     return tokenizer
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> tuple[Any, Any]:
     """Return int64 tensors ids [B, L] and mask [B, L] of B captions; L: the longest one, at most `max_tokens`.
 
-    tokenizer: of `load_tokenizer`. All captions of training, embedding and asking come through here.
+    tokenizer: of `make_tokenizer`. All captions of training, embedding and asking come through here.
     """
-    read = spelling.simplify_captions(captions) if tokenizer.simplify else list(captions)
+    read = simplify_for(tokenizer, captions)
     batch = tokenizer(read, padding="longest", truncation=True, max_length=max_tokens, return_tensors="pt")
     return batch["input_ids"], batch["attention_mask"]
+
+
+def simplify_for(tokenizer: Any, captions: Sequence[str]) -> list[str]:
+    """Return captions as `tokenizer` is given them: in simplified characters where its model reads these."""
+    return spelling.simplify_captions(captions) if tokenizer.simplify else list(captions)
