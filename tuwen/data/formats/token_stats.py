@@ -10,7 +10,6 @@ from tuwen.data.formats.text import normalise, simplify_for
 MEASURED_CAPTIONS = 50_000  # of a set, evenly spread: seconds
 CHUNK = 5_000
 EXAMPLES = 5
-DIGITS = 6
 # A larger share is told as a warning: unknown words, captions that are cut, captions that equal another one.
 NOTABLE_SHARES = {"unk_share": 0.01, "cut_share": 0.05, "equal_share": 0.01}
 MEANINGS = {
@@ -18,6 +17,7 @@ MEANINGS = {
     "cut_share": "of the captions are longer than text.max_tokens and are cut there",
     "equal_share": "of the captions are equal to another one for the model",
 }
+LOSS_COLUMNS = ("set", "captions", "unknown words, %", "cut captions, %", "equal captions, %", "such as")
 
 
 def measure_tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> dict[str, Any]:
@@ -47,10 +47,7 @@ def measure_tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> 
     shares = (unknown, words), (cut, len(chosen)), (sum(map(len, groups)), len(chosen))
     return {
         "captions": len(chosen),
-        **{
-            name: round(part / max(whole, 1), DIGITS)
-            for name, (part, whole) in zip(MEANINGS, shares, strict=True)
-        },
+        **{name: round(part / max(whole, 1), 6) for name, (part, whole) in zip(MEANINGS, shares, strict=True)},
         "examples": {name: list(kept) for name, kept in shown.items()}
         | {"equal_share": [" = ".join(group[:3]) for group in groups[:EXAMPLES]]},
     }
@@ -76,4 +73,17 @@ def list_losses(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
         + "; ".join(f"{example:.60}" for example in one["examples"][share][:EXAMPLES])
         for (name, one), share in itertools.product(measured.items(), MEANINGS)
         if one[share] > NOTABLE_SHARES[share]
+    ]
+
+
+def tabulate_losses(measured: Mapping[str, Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """Return a row for each set: its name, captions, the shares of LOSS_COLUMNS in per cent, examples."""
+    return [
+        (
+            name,
+            one["captions"],
+            *(f"{100 * one[share]:.2f}" for share in MEANINGS),
+            "; ".join(f"{example:.60}" for share in MEANINGS for example in one["examples"][share][:2]),
+        )
+        for name, one in measured.items()
     ]
