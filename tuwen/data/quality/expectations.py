@@ -7,7 +7,7 @@ Which rows fail always comes from the expectation's own result. The suites stand
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,21 +95,27 @@ def _read_result(result: Any) -> Finding:
     )
 
 
-def list_example_rows(frame: "pd.DataFrame", findings: Sequence[Finding]) -> Iterator[ExampleRow]:
+def list_example_rows(
+    frame: "pd.DataFrame", findings: Sequence[Finding], find_caption: Callable[[Any], str | None] | None = None
+) -> Iterator[ExampleRow]:
     """Yield the first EXAMPLES_PER_CHECK rows of each check of `findings` that is not met.
 
-    The first column of `frame` is the id; `file`, `row` and `caption` are shown where it has them.
+    The first column of `frame` is the id; `file`, `row` and `caption` are shown where it has them. find_caption:
+    returns the caption of an index label, for a frame that has none.
     """
     rows_of: dict[str, set[Any]] = {}
     for finding in findings:
         if not finding.success and finding.rows:
             rows_of.setdefault(finding.name, set()).update(finding.rows[:EXAMPLES_PER_CHECK])
     for name, labels in rows_of.items():
-        chosen = frame.loc[[label for label in sorted(labels)[:EXAMPLES_PER_CHECK] if label in frame.index]]
-        for values in chosen.astype(object).where(chosen.notna(), None).to_dict("records"):
+        for label in sorted(labels)[:EXAMPLES_PER_CHECK]:
+            values = frame.loc[label, [c for c in (frame.columns[0], "file", "row", "caption") if c in frame]]
+            values = values.astype(object).where(values.notna(), None)
+            caption = find_caption(label) if find_caption else values.get("caption")
             identity = values[frame.columns[0]]
-            caption = format_caption(values.get("caption") or "")
-            yield ExampleRow(name, str(identity or ""), values.get("file"), values.get("row"), caption)
+            yield ExampleRow(
+                name, str(identity or ""), values.get("file"), values.get("row"), format_caption(caption or "")
+            )
 
 
 def format_caption(caption: str) -> str:

@@ -126,13 +126,13 @@ def collect_example_rows(
     examined: "Mapping[str, ExaminedSet]", in_place: "Mapping[str, InPlace]"
 ) -> "dict[tuple[str, str], list[ExampleRow]]":
     """Return (set, table) -> rows that do not meet a check; no table without one."""
-    tables = [(name, table) for name, one in examined.items() for table in one.tables.values()]
-    tables += [(f"corpus/{name}", table) for name, one in in_place.items() for table in (one.images, one.texts)]
-    found: dict[tuple[str, str], list[ExampleRow]] = {}
-    for name, table in tables:
-        if examples := table.list_example_rows():
-            found.setdefault((name, table.name), []).extend(examples)
-    return found
+    found = {
+        (name, table): rows for name, one in examined.items() for table, rows in one.list_example_rows().items()
+    }
+    for name, shards in in_place.items():
+        for measured in (shards.images, shards.texts):
+            found[f"corpus/{name}", measured.name] = measured.list_example_rows()
+    return {key: rows for key, rows in found.items() if rows}
 
 
 def collect_frames(
