@@ -127,6 +127,7 @@ def make_tokenizer(vocabulary: str | Sequence[str], simplify: bool = False) -> A
     tokens, rust = tokenizer.get_vocab(), tokenizer.backend_tokenizer
     if spelling.has_bytes(tokens):
         spelling.set_spelling(rust, UNKNOWN)
+        tokenizer.split_special_tokens = True  # [MASK] in a caption is what stands there
     else:
         marks = [normalizers.Replace(mark, '"') for mark in "“”" if mark not in tokens]
         rust.normalizer = normalizers.Sequence([*marks, rust.normalizer])

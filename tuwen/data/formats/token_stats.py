@@ -32,7 +32,7 @@ def measure_tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> 
     chosen = different[:: -(-len(different) // MEASURED_CAPTIONS) or 1]
     words = unknown = cut = 0
     shown: dict[str, dict[str, None]] = {"unk_share": {}, "cut_share": {}}
-    equal = defaultdict[tuple[int, ...], list[str]](list)
+    equal = defaultdict[tuple[int, ...], list[tuple[str, str]]](list)
     for caption, read, encoding in _encode(tokenizer, chosen):
         words += len({word for word in encoding.word_ids if word is not None})
         for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
@@ -42,14 +42,16 @@ def measure_tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> 
         if len(encoding.ids) > max_tokens:
             cut += 1
             _keep(shown["cut_share"], caption)
-        equal[tuple(encoding.ids[: max_tokens - 1])].append(caption)  # the last place is [SEP]'s
-    groups = [group for group in equal.values() if len(set(map(normalise, group))) > 1]
+        equal[tuple(encoding.ids[: max_tokens - 1])].append(
+            (caption, normalise(read))
+        )  # the last place is [SEP]'s
+    groups = [group for group in equal.values() if len({form for _, form in group}) > 1]
     shares = (unknown, words), (cut, len(chosen)), (sum(map(len, groups)), len(chosen))
     return {
         "captions": len(chosen),
         **{name: round(part / max(whole, 1), 6) for name, (part, whole) in zip(MEANINGS, shares, strict=True)},
         "examples": {name: list(kept) for name, kept in shown.items()}
-        | {"equal_share": [" = ".join(group[:3]) for group in groups[:EXAMPLES]]},
+        | {"equal_share": [" = ".join(caption for caption, _ in group[:3]) for group in groups[:EXAMPLES]]},
     }
 
 

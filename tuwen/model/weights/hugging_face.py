@@ -181,7 +181,7 @@ def write_folder(config: dict[str, Any], state: state_dict.State, vocabulary: li
     tokenizer: dict[str, Any] = {"do_lower_case": True, "tokenizer_class": "BertTokenizer"}
     if spelling.has_bytes(vocabulary):  # BERT's own reading of vocab.txt would make unknown tokens of words
         load_tokenizer(out / "vocab.txt").backend_tokenizer.save(str(out / "tokenizer.json"))
-        tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "split_special_tokens": True}
         tokenizer |= {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
     tokenizer |= {"model_max_length": config["text"]["max_tokens"]}
     files = {PREPROCESSOR_FILE: _make_preprocessor(config["image"]), "tokenizer_config.json": tokenizer}

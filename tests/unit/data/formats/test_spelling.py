@@ -113,6 +113,8 @@ def test_a_character_that_the_vocabulary_lacks_is_its_bytes(tmp_path: Path) -> N
     tokenizer = load(tmp_path, ["一只猫"])
     assert tokenizer.tokenize("龘猫") == ["<0xE9>", "<0xBE>", "<0x98>", "猫"]
     assert tokenizer.tokenize("xΩ5") == ["x", "<0xCF>", "<0x89>", "5"]
+    assert tokenizer.unk_token_id not in tokenizer("[UNK]")["input_ids"]
+    assert tokenizer("[MASK]")["input_ids"] == tokenizer("[mask]")["input_ids"]
     assert tokenizer.tokenize("<0xE9>") == ["<", "0", "##x", "##e", "##9", ">"]  # a caption cannot forge one
 
 

@@ -48,6 +48,12 @@ def test_captions_that_differ_in_form_alone_are_not_counted() -> None:
     assert measure_tokens(make_tokenizer(build_vocabulary(captions)), captions, 52)["equal_share"] == 0.0
 
 
+def test_traditional_and_simplified_are_one_caption_to_a_model_that_reads_them_so() -> None:
+    captions = ["龍貓公仔", "龙猫公仔"]
+    tokenizer = make_tokenizer(build_vocabulary(captions, simplify=True), simplify=True)
+    assert measure_tokens(tokenizer, captions, 52)["equal_share"] == 0.0
+
+
 def test_a_large_set_is_measured_by_evenly_spread_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_stats, "MEASURED_CAPTIONS", 4)
     monkeypatch.setattr(token_stats, "CHUNK", 3)

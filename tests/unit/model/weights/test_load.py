@@ -197,7 +197,7 @@ def test_a_folder_of_our_own_is_a_start_too(tmp_path) -> None:
 def test_a_vocabulary_of_ours_is_read_alike_by_transformers(tmp_path) -> None:
     from transformers import AutoTokenizer, ChineseCLIPProcessor
 
-    captions = ["保温杯５００毫升", "促销🔥🔥", "陕西𰻞𰻞面", "龘", "ガラス", "“Nike”帽子"]
+    captions = ["保温杯５００毫升", "促销🔥🔥", "陕西𰻞𰻞面", "龘", "ガラス", "“Nike”帽子", "[MASK]猫"]
     vocabulary = build_vocabulary(captions[:3])
     encoder, tokens = from_cn_clip(save_cn_clip(cn_clip_model(), tmp_path / "clip.pt"))
     padded = [*vocabulary, *(f"[unused{number}]" for number in range(len(tokens) - len(vocabulary)))]
