@@ -23,7 +23,8 @@ def main() -> None:
         params.text.max_tokens,
         docs=Path("runs/data-docs"),
     )
-    write_page(data / "clean/quality.html", data, validated.summary, validated.frames, validated.quarantine)
+    page = data / "clean/quality.html"
+    write_page(page, data, validated.summary, validated.frames, validated.quarantine, validated.examples)
     say(format_counts(validated.summary, data / "clean"))
 
 

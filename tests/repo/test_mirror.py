@@ -18,7 +18,7 @@ TESTED_WITH_OTHERS = {
     "data/formats/foreign_text/quote_scan.py": "unit/data/formats/foreign_text/test_dialect.py",
     "data/formats/foreign_text/wrong_bytes.py": "unit/data/formats/foreign_text/test_encoding.py",
     "data/formats/directions.py": "unit/evaluation/test_embedded_set.py",
-    "data/formats/tar_keys.py": "unit/data/formats/test_tar_stream.py",
+    "data/formats/foreign_tar/tar_keys.py": "unit/data/formats/foreign_tar/test_tar_stream.py",
     "data/quality/captions.py": "stages/test_validate.py",
     "data/quality/clean_sets.py": "stages/test_validate.py",
     "data/quality/dealing.py": "stages/test_validate.py",

@@ -115,6 +115,13 @@ def test_bad_labelled_rows_leave_with_a_reason_and_take_their_pairs_along(faulty
     assert any("labelled-09.png" in read_ids(faulty, name, "images") for name in ("train", "valid", "test"))
 
 
+def test_the_page_shows_rows_of_each_check_that_is_not_met(faulty: Path) -> None:
+    page = (faulty / "quality.html").read_text(encoding="utf-8")
+    assert r"铃声\x07响了" in page
+    assert "旧" * 61 in page
+    assert '<td class="word">左手举着灯笼</td>' in page  # of a pair that contradicts another
+
+
 def test_what_contradicts_and_what_drifts_is_reported_and_stays(faulty: Path) -> None:
     summary = read_quality(faulty)
     assert summary["checks"]["labelled"]["pairs"]["opposite_sides"]["unexpected"] == 2

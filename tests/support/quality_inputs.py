@@ -9,6 +9,7 @@ from PIL import Image
 from tests.support.pair_sets import EMPTY_SET
 from tuwen.data.formats import pairs
 from tuwen.data.formats.shards import ShardWriter
+from tuwen.data.quality.expectations import ExampleRow
 
 HOSTILE_ID = "<script>alert('红')</script>&\".jpg"
 QUARANTINE_COLUMNS = ("set", "item", "id", "file", "row", "reason", "severity", "outcome")
@@ -134,6 +135,7 @@ def make_inputs(data):
         "body": make_summary(frames, rows),
         "frames": frames,
         "quarantine": pa.Table.from_pylist(rows, QUARANTINE_SCHEMA),
+        "examples": {("labelled", "images"): [ExampleRow("undersized", HOSTILE_ID, "图片/表.csv", 3.0, "")]},
     }
 
 

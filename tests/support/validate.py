@@ -34,7 +34,9 @@ def run_validate(data: Path, params: Validate = PARAMS, sources: tuple[str, ...]
     """Write `data/clean` from `data/raw` as the stage does, the page included; return `data/clean`."""
     clean = data / "clean"
     validated = validate(data / "raw", clean, params, SPLIT, sources, MAX_TOKENS, **more)
-    write_page(clean / "quality.html", data, validated.summary, validated.frames, validated.quarantine)
+    write_page(
+        clean / "quality.html", data, validated.summary, validated.frames, validated.quarantine, validated.examples
+    )
     return clean
 
 

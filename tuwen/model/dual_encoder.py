@@ -26,9 +26,9 @@ class DualEncoder(nn.Module):
     """Image tower, text tower, a projection each and a temperature; `config` alone decides what is built.
 
     config: `dim`; `image` (`kind`, `size_px` and what towers.py names, and `mean` and `std` of the pixels, 0..1,
-    where they are not CLIP's); `text` (`max_tokens`, `width`, `layers`, `dropout`, what towers.py names, and
-    `pool`: `first` takes the vector of [CLS], `mean` the average over the tokens); `vocabulary` (a number of
-    tokens).
+    where they are not CLIP's); `text` (`max_tokens`, `width`, `layers`, `dropout`, what towers.py names,
+    `simplify`: captions are read in simplified characters, and `pool`: `first` takes the vector of [CLS], `mean`
+    the average over the tokens); `vocabulary` (a number of tokens).
     """
 
     pixel_factor: Tensor
@@ -121,7 +121,8 @@ def _make_preprocessor(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "image": {"rule": rule, "max_aspect": images.MAX_ASPECT, "size_px": image["size_px"], **pixels}
         | {"resample": "antialiased bicubic", "scale": 1 / 255},
-        "text": {"lower_case": True, "max_tokens": config["text"]["max_tokens"], "tokenizer": "BERT WordPiece"},
+        "text": {"lower_case": True, "max_tokens": config["text"]["max_tokens"], "tokenizer": "BERT WordPiece"}
+        | ({"simplify": True} if config["text"].get("simplify") else {}),
     }
 
 

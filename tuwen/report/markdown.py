@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.data.formats.token_stats import LOSS_COLUMNS
 from tuwen.evaluation.headline import format_estimate, format_gain, tabulate_line, tabulate_models
 from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles, list_titles
 from tuwen.evaluation.verdicts import is_sure_gain
@@ -185,6 +186,10 @@ def _format_training(facts: dict[str, Any]) -> list[str]:
         lines += ["", *_table(("epoch", *keys), rows)] if rows else []
         states = facts["candidates"][name]
         lines += ["", *_table(CANDIDATE_COLUMNS, states)] if states else []
+    losses = [row[:-1] for row in facts["losses"]]  # the examples are captions
+    lines += (
+        ["", "What the models do not see of captions:", "", *_table(LOSS_COLUMNS[:-1], losses)] if losses else []
+    )
     return lines
 
 

@@ -12,6 +12,7 @@ from tuwen.core.params import Params
 from tuwen.data.formats import pairs
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
+from tuwen.data.formats.token_stats import LOSS_COLUMNS, tabulate_losses
 from tuwen.data.quality import summary
 from tuwen.evaluation.details import Details
 from tuwen.evaluation.figures import FIGURES
@@ -72,6 +73,7 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "slices_note": slices.NOTE,
         "answering": ANSWERING[params.finetune.refit_all],
         "training": training,
+        "losses": tabulate_losses(training[base].get("captions", {})),
         "candidates": {name: _list_candidates(records) for name, records in training.items()},
         "doubt": measured[base].bank | {"min_cosine": params.pairs.min_cosine},
         "quality": _collect_quality(read_json(data / "clean/quality.json")),
@@ -94,6 +96,7 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "with_ema": any(
             "ema_valid_t2i_hit_at_5" in one for records in training.values() for one in records["epochs"]
         ),
+        "loss_columns": LOSS_COLUMNS,
         "confusion": draw_confusion(shipped.zero_shot.classes, shipped.zero_shot.confusion),
     }
     (results / "report.md").write_text(format_markdown(facts), encoding="utf-8")

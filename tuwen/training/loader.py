@@ -140,6 +140,10 @@ class _TaskDecoder(Dataset[_DecodedTask | UserError]):
         ids, mask = text.tokenize(self._tokenizer, [spec.caption for spec in task], self._max_tokens)
         return ids, mask
 
+    def read_captions(self, rows: list[ViewSpec]) -> list[str]:
+        """Return the captions as the model is given them."""
+        return text.simplify_for(self._tokenizer, [spec.caption for spec in rows])
+
 
 def _decode_in_workers(
     decoder: _TaskDecoder, tasks: Iterator[list[ViewSpec]], count: int, share: int
@@ -186,7 +190,7 @@ def _assemble_batch(
     ids = torch.cat([_pad(part.ids, longest, decoder.padding) for part in sound])
     mask = torch.cat([_pad(part.mask, longest, 0) for part in sound])
     positive_id = _hash_names(spec.positive_id for spec in rows)
-    caption_id = _hash_names(text.normalise(spec.caption) for spec in rows)
+    caption_id = _hash_names(map(text.normalise, decoder.read_captions(rows)))
     names = tuple(spec.pair_id for spec in rows)
     if torch.cuda.is_available():
         pixels = normalise_pixels(torch.cat([_send(part.pixels) for part in sound]))

@@ -5,6 +5,7 @@ Each writes a model folder (dual_encoder.py) with `training.json`, which has a r
 """
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,8 +18,11 @@ from tuwen.core.params import Params
 from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import read_json
+from tuwen.data.formats.text import make_tokenizer
+from tuwen.data.formats.token_stats import list_losses, measure_tokens
 from tuwen.model import dual_encoder
 from tuwen.model.weights.load import make_start
+from tuwen.training import distributed
 from tuwen.training.checkpoint import remove_checkpoint
 from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, Views
 from tuwen.training.runner import Job, Log, run_training, write_untrained
@@ -27,6 +31,7 @@ from tuwen.training.streaming import StreamedViews, list_basic_characters
 from tuwen.training.validation import make_validator
 
 VALID_BATCH_SIZE = 64  # of a model that is measured and not trained
+CAPTION_SETS = ("corpus", "train", "valid", "test")  # of which is measured what a model does not see
 
 
 def list_baseline_inputs(clean: Path) -> dict[str, Path]:
@@ -51,16 +56,17 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
     stored, streamed = _make_corpus_views(clean, params) if fit else (None, [])
     encoder, vocabulary = make_start(params, lambda: _list_captions(clean, bool(streamed)))
     validate = make_validator(clean / "valid", params.image.size_px, fit.batch_size if fit else VALID_BATCH_SIZE)
+    facts = {"captions": _measure_captions(clean, encoder, vocabulary)} if distributed.is_first() else {}
 
     def measure(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
         measured = validate(encoder, tokenizer)
         return measured._replace(figures=measured.figures | _count_skipped(streamed))
 
     if fit and stored is not None:
-        job = Job(encoder, vocabulary, MixedViews([stored, *streamed]), fit, seed, origin=origin)
+        job = Job(encoder, vocabulary, MixedViews([stored, *streamed]), fit, seed, origin=origin, facts=facts)
         wrote = run_training(job, out, checkpoint, measure, log)
     else:
-        wrote = write_untrained(encoder, vocabulary, origin, out, measure)
+        wrote = write_untrained(encoder, vocabulary, origin, out, measure, facts)
     if wrote:
         manifest.write_manifest(out, list_baseline_inputs(clean), list_baseline_settings(params))
         remove_checkpoint(checkpoint)
@@ -97,6 +103,19 @@ def _list_captions(clean: Path, streamed: bool) -> Iterable[str]:
         yield from pairs.read_pair_set(clean / name).texts["caption"].to_pylist()
     if streamed:
         yield list_basic_characters()
+
+
+def _measure_captions(clean: Path, encoder: dual_encoder.DualEncoder, vocabulary: list[str]) -> dict[str, Any]:
+    """Return set -> what the model does not see of its captions; what is notable is printed as a warning."""
+    text = encoder.config["text"]
+    tokenizer = make_tokenizer(vocabulary, text.get("simplify", False))
+    captions = {name: pairs.read_pair_set(clean / name).texts["caption"].to_pylist() for name in CAPTION_SETS}
+    measured = {
+        name: measure_tokens(tokenizer, listed, text["max_tokens"]) for name, listed in captions.items() if listed
+    }
+    for line in list_losses(measured):
+        print(f"warning: {clean}/{line}", file=sys.stderr, flush=True)
+    return measured
 
 
 def _count_skipped(streamed: list[StreamedViews]) -> dict[str, float]:

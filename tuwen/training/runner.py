@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tuwen.core.params import Fit
@@ -73,9 +74,14 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
 
 
 def write_untrained(
-    encoder: dual_encoder.DualEncoder, vocabulary: list[str], origin: str, out: Path, validate: Validator
+    encoder: dual_encoder.DualEncoder,
+    vocabulary: list[str],
+    origin: str,
+    out: Path,
+    validate: Validator,
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> bool:
-    """Write `encoder` to `out` as it is, measured once as epoch 0.
+    """Write `encoder` to `out` as it is, measured once as epoch 0; facts: more entries of training.json.
 
     Returns whether this process, the first one, wrote it.
     """
@@ -84,7 +90,7 @@ def write_untrained(
     dual_encoder.save_model(encoder, out, vocabulary)
     measured = validate(encoder.to(device.choose_device()), load_tokenizer(out / "vocab.txt")).figures
     valid = {name: round(value, 6) for name, value in measured.items()}
-    _write_facts(encoder, origin, out, {"pairs": 0, "steps": 0, "valid": valid, "epochs": []})
+    _write_facts(encoder, origin, out, {"pairs": 0, "steps": 0, **facts, "valid": valid, "epochs": []})
     return True
 
 

@@ -11,8 +11,8 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Validate
 from tuwen.data.augment.views import Viewer, find_positive
 from tuwen.data.formats import sides, text
+from tuwen.data.formats.foreign_tar.tar_stream import Sample, read_shard
 from tuwen.data.formats.images import Pixels, decode_reduced, open_image
-from tuwen.data.formats.tar_stream import Sample, read_shard
 from tuwen.training.dataset import Decoder, ViewSpec, compute_window
 
 SHUFFLE_BUFFER_BYTES = 256 << 20  # of encoded images; about 3,000 of 85 kB

@@ -1,6 +1,7 @@
 import base64
 import html
 import io
+import json
 import re
 import shutil
 
@@ -164,3 +165,15 @@ def test_a_model_that_learned_nothing_is_no_big_number_anywhere(tmp_path):
     line = next(line for line in table.splitlines() if line.startswith("text → image  R@5"))
     assert re.search(rf"at chance, {100 * chance:.1f} %; no sure gain: −[\d.]+ to \+[\d.]+ points$", line)
     assert "Which gains are sure stands in results/report.md" in format_headline(root / "results", None)
+
+
+def test_both_reports_say_what_the_models_do_not_see_of_captions(world, tmp_path):
+    root = shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    path = root / "models/baseline/training.json"
+    examples = {"unk_share": ["５００"], "cut_share": [], "equal_share": ["保温杯５００毫升 = 保温杯７５０毫升"]}
+    lost = {"captions": 41, "unk_share": 0.049, "cut_share": 0.0, "equal_share": 0.4, "examples": examples}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"captions": {"train": lost}}))
+    write(root)
+    assert "| train | 41 | 4.90 | 0.00 | 40.00 |" in (root / "results/report.md").read_text()
+    page = (root / "results/report.html").read_text()
+    assert "５００; 保温杯５００毫升 = 保温杯７５０毫升" in page

@@ -15,7 +15,7 @@ from tuwen.data.augment.views import Viewer
 from tuwen.data.formats import text
 from tuwen.data.formats.images import decode_pixels, make_pixel_tensor
 from tuwen.training import loader
-from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews
+from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, ViewSpec
 from tuwen.training.loader import count_loading_workers, load_batches, normalise_pixels
 from tuwen.training.streaming import StreamedViews
 
@@ -69,6 +69,23 @@ def test_the_bytes_are_the_same_whatever_the_workers(mixed, data, monkeypatch, w
     assert count_loading_workers() == int(workers)
     assert [dump(load_epoch(mixed, data, epoch=number)) for number in epochs] == alone
     assert torch.equal(torch.get_rng_state(), state)  # the training's own draws stay where they are
+
+
+def test_captions_that_a_model_reads_alike_are_siblings(data, tmp_path) -> None:
+    class Twins:
+        decoders = (lambda source: np.zeros((16, 16, 3), np.uint8),)
+
+        def __len__(self) -> int:
+            return 2
+
+        def plan(self, seed: int, epoch: int):
+            return (ViewSpec(str(n), str(n), words, 0, n) for n, words in enumerate(("龍貓公仔", "龙猫公仔")))
+
+    vocabulary = text.build_vocabulary(["龙猫公仔"])
+    for simplify, names in ((True, 1), (False, 2)):
+        tokenizer = text.make_tokenizer(vocabulary, simplify)
+        (batch,) = load_batches(Twins(), tokenizer, max_tokens=24, batch_size=2, seed=0, epoch=1)
+        assert len(set(batch.caption_id.tolist())) == len({tuple(row) for row in batch.ids.tolist()}) == names
 
 
 def test_tasks_of_any_size_give_the_same_batches(mixed, data, monkeypatch) -> None:

@@ -15,6 +15,7 @@ from tuwen.core.params import Params
 from tuwen.data.augment.stored_views import augment
 from tuwen.data.formats import pairs
 from tuwen.data.formats.manifest import hash_file
+from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
 from tuwen.training import recipes, trainer
 
@@ -117,7 +118,26 @@ def test_the_vocabulary_spells_corpus_and_train_and_never_valid_or_test(here: Pa
     assert len(read_vocabulary()) > 6763
     Path("data/clean/corpus/shards.parquet").unlink()
     make_baseline(settings(corpus=SOURCES))
-    assert read_vocabulary() == {*("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), "龘", "靐"}
+    assert read_vocabulary() == {*build_vocabulary([]), "龘", "靐"}
+
+
+def test_what_the_model_does_not_see_of_captions_is_measured_and_told(here: Path, capsys) -> None:
+    long = "这是一句比模型能读的长得多的说明文字" * 3
+    for name, captions in (("train", [f"{long}{n}" for n in range(8)]), ("valid", ["一只猫"] * 4)):
+        pair_set = pairs.read_pair_set(Path("data/clean", name))
+        captions = [captions[n % len(captions)] for n in range(len(pair_set.texts))]
+        texts = pair_set.texts.set_column(1, "caption", pa.array(captions))
+        pairs.write_pair_set(Path("data/clean", name), pairs.PairSet(pair_set.images, texts, pair_set.pairs))
+    params = settings(corpus=SOURCES)
+    measured = make_baseline(params)["captions"]
+    assert list(measured) == ["corpus", "train", "valid", "test"]
+    assert {one["unk_share"] for one in measured.values()} == {0.0}
+    assert (measured["train"]["cut_share"], measured["train"]["equal_share"]) == (1.0, 1.0)
+    assert (measured["valid"]["captions"], measured["valid"]["cut_share"]) == (1, 0.0)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: data/clean/train")]
+    assert len(told) == 2
+    assert "100.0 % of the captions are longer than text.max_tokens and are cut there, such as 这是一句" in told[0]
+    assert "100.0 % of the captions are equal to another one for the model" in told[1]
 
 
 def test_a_corpus_of_shards_alone_is_enough_and_one_without_a_pair_is_named(here: Path) -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 from tests.support.training import SIZE_PX, caption, decode_all, drawn, members, settings, write_shard
 from tuwen.core.errors import UserError
 from tuwen.data.augment.views import Viewer
+from tuwen.data.formats.foreign_tar.tar_stream import read_shard
 from tuwen.data.formats.images import decode_image
-from tuwen.data.formats.tar_stream import read_shard
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.training import streaming
 from tuwen.training.streaming import StreamedViews, list_basic_characters

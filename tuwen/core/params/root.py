@@ -31,6 +31,7 @@ class Text(Strict):
     """How a caption becomes the model's input."""
 
     max_tokens: Annotated[int, Field(ge=3)]  # counts [CLS] and [SEP]
+    simplify: bool  # traditional characters are read as simplified ones, in training and in asking alike
 
 
 class Embed(Strict):

@@ -8,13 +8,14 @@ In reading order:
     images.py       encoded bytes -> the pixels that a model sees
     text.py         captions: normal form, variants, tokens
     sides.py        left and right: what may be mirrored, and its caption
+    spelling.py     how a fresh vocabulary spells any caption
+    token_stats.py  what a model does not see of captions
     text_files.py   CSV and JSONL of unknown encoding
     impostors.py    what stands where a file should be: pointers, pages, archives
     foreign_text/   how a text file is to be read: encoding, quotes, what was decoded wrongly before
     json_file.py    one JSON file
     checked_json.py a JSON file of a known form
     image_files.py  names of image files: which mean one, and which file a name means
-    tar_keys.py     which members of a WebDataset tar belong together
-    tar_stream.py   WebDataset tars from anywhere, as a stream
+    foreign_tar/    WebDataset tars from anywhere, as a stream
     pinned.py       published files, named by their sha256 or commit
 """

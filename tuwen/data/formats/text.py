@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tuwen.data.formats import spelling
+from tuwen.data.formats.json_file import read_json
+
 LIST_MARK = "、"  # joins the items of an enumeration in Chinese
 CHINESE = re.compile(r"[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 # A mask stands in a caption for what was taken out of it, as <人名> does for a name. MASK takes any text in
@@ -17,6 +20,7 @@ HAN_MASK = r"[<＜]\p{Han}{1,6}[>＞]"
 # CONTROL is Unicode's Cc, Zl and Zp, all of them blanks to `normalise`. STRAY_CONTROL is what should not be in a
 # caption: Cc without tab and line ends, which captions of the contest hold.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+UNSEEN_CHARACTER = re.compile(spelling.UNSEEN_CHARACTERS)
 STRAY_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Full-width characters to half-width ones, control characters to blanks.
 HALF_WIDTH = {full: chr(full - 0xFEE0) for full in range(0xFF01, 0xFF5F)}
@@ -24,12 +28,16 @@ HALF_WIDTH |= {ord("　"): " ", ord("。"): "."} | dict.fromkeys((*range(32), *r
 FULL_MARKS, HALF_MARKS = "，。！？：；（）", ",.!?:;()"
 CHINESE_MARK = re.compile(rf"(?<![0-9A-Za-z])[{HALF_MARKS}]|[{HALF_MARKS}](?![ /0-9A-Za-z])")  # not in 3.5, 10:30
 OPEN_BLANK = re.compile(r"(?<=[^\x00-\x7f]) | (?=[^\x00-\x7f])")  # beside a character that is not ASCII
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+UNKNOWN = "[UNK]"
+SPECIAL_TOKENS = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 
 
 def normalise(caption: str) -> str:
-    """Return the form by which captions count as equal: NFKC, lower case, single blanks, no control characters."""
-    folded = unicodedata.normalize("NFKC", caption).casefold()
+    """Return the form by which captions count as equal: NFKC, lower case, single blanks, nothing that is not seen.
+
+    What a model reads as one caption is one: no model sees zero-width characters and bidirectional controls.
+    """
+    folded = UNSEEN_CHARACTER.sub("", unicodedata.normalize("NFKC", caption)).casefold()
     return " ".join(CONTROL.sub(" ", folded).split())
 
 
@@ -76,35 +84,55 @@ def vary(caption: str, kinds: Iterable[str], draw: random.Random) -> str:
     return LIST_MARK.join(items)
 
 
-def build_vocabulary(captions: Iterable[str]) -> list[str]:
-    """Return WordPiece tokens that spell all captions: special ones, characters, `##c` for Latin and digits."""
-    # the tokenizer lower-cases and strips accents, and so must the vocabulary
-    letters = {c for caption in captions for c in unicodedata.normalize("NFD", caption.lower())}
-    characters = sorted(c for c in letters if not c.isspace() and unicodedata.category(c) not in ("Mn", "Cc"))
-    continuations = [f"##{c}" for c in characters if c.isascii() and c.isalnum()]
-    return [*SPECIAL_TOKENS, *characters, *continuations]
+def build_vocabulary(captions: Iterable[str], simplify: bool = False) -> list[str]:
+    """Return the tokens of a fresh model, by which `load_tokenizer` spells every caption, these and all others.
+
+    simplify: captions are read in simplified characters, as `params.Text.simplify` says.
+    """
+    read = spelling.simplify_captions(list(captions)) if simplify else captions
+    return [*SPECIAL_TOKENS, *spelling.list_pieces(read)]
 
 
 def load_tokenizer(vocabulary: Path) -> Any:
-    """Return the BERT tokenizer over a `vocab.txt`: Chinese characters one by one, Latin lower-cased.
+    """Return `make_tokenizer` over a `vocab.txt`, with the switch of the `preprocessor.json` beside it."""
+    beside = vocabulary.with_name("preprocessor.json")
+    simplify = beside.is_file() and read_json(beside)["text"].get("simplify", False)
+    return make_tokenizer(str(vocabulary), simplify)
 
-    Where the vocabulary lacks “ and ”, which would become unknown tokens, they are read as ", as in Chinese-CLIP's
-    training (its data.py).
+
+def make_tokenizer(vocabulary: str | Sequence[str], simplify: bool = False) -> Any:
+    """Return the tokenizer over tokens in the order of their ids, or over a file of them.
+
+    A vocabulary of `build_vocabulary` is read as spelling.py says. Any other is BERT's: Chinese characters one by
+    one, Latin lower-cased and cut into the longest pieces that the vocabulary holds. Where it lacks “ and ”, which
+    would become unknown tokens, they are read as ", as in Chinese-CLIP's training (its data.py).
     """
     from tokenizers import normalizers
     from transformers import BertTokenizer
 
-    tokenizer = BertTokenizer(vocab=str(vocabulary), do_lower_case=True)
-    tokens = tokenizer.get_vocab()
-    marks = [normalizers.Replace(mark, '"') for mark in "“”" if mark not in tokens]
-    rust = tokenizer.backend_tokenizer
-    rust.normalizer = normalizers.Sequence([*marks, rust.normalizer])
+    given = vocabulary if isinstance(vocabulary, str) else {token: n for n, token in enumerate(vocabulary)}
+    tokenizer = BertTokenizer(vocab=given, do_lower_case=True)
+    tokens, rust = tokenizer.get_vocab(), tokenizer.backend_tokenizer
+    if spelling.has_bytes(tokens):
+        spelling.set_spelling(rust, UNKNOWN)
+        tokenizer.split_special_tokens = True  # [MASK] in a caption is what stands there
+    else:
+        marks = [normalizers.Replace(mark, '"') for mark in "“”" if mark not in tokens]
+        rust.normalizer = normalizers.Sequence([*marks, rust.normalizer])
+    tokenizer.simplify = simplify
     return tokenizer
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> tuple[Any, Any]:
-    """Return int64 tensors ids [B, L] and mask [B, L] of B captions; L: the longest one, at most `max_tokens`."""
-    batch = tokenizer(
-        list(captions), padding="longest", truncation=True, max_length=max_tokens, return_tensors="pt"
-    )
+    """Return int64 tensors ids [B, L] and mask [B, L] of B captions; L: the longest one, at most `max_tokens`.
+
+    tokenizer: of `make_tokenizer`. All captions of training, embedding and asking come through here.
+    """
+    read = simplify_for(tokenizer, captions)
+    batch = tokenizer(read, padding="longest", truncation=True, max_length=max_tokens, return_tensors="pt")
     return batch["input_ids"], batch["attention_mask"]
+
+
+def simplify_for(tokenizer: Any, captions: Sequence[str]) -> list[str]:
+    """Return captions as `tokenizer` is given them: in simplified characters where its model reads these."""
+    return spelling.simplify_captions(captions) if tokenizer.simplify else list(captions)

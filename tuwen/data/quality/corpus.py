@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from tuwen.core.params import Validate
 from tuwen.core.progress import follow
-from tuwen.data.formats import pairs, tar_stream
+from tuwen.data.formats import pairs
+from tuwen.data.formats.foreign_tar import tar_stream
 from tuwen.data.quality import counterparts, image_stats, quarantine, suites, text_stats
 from tuwen.data.quality.duplicates import near_duplicates
 

@@ -2,12 +2,12 @@
 
 critical   the stage cannot go on: UserError with place, value and fix
 warning    a row with a fault leaves its set, or is shown as a blank; what is a matter of degree is reported alone
-info       counted, changes nothing
+info       counted, changes nothing; some are a warning on more than NOTABLE_SHARE of the rows
 Which rows fail always comes from the expectation's own result. The suites stand in suites.py.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES_PER_MESSAGE = 3  # ids that a message names
+NOTABLE_SHARE = 0.05
+EXAMPLES_PER_CHECK = 5  # rows that the page of data quality shows of a check that is not met
+CAPTION_HEAD, CAPTION_TAIL = 40, 20  # characters of a caption that are shown
 
 
 class Finding(NamedTuple):
@@ -33,6 +36,16 @@ class Finding(NamedTuple):
     fix: str
     row_fault: bool  # the name is the reason under which the rows are listed in `quarantine`
     result: Any  # as Great Expectations gave it
+
+
+class ExampleRow(NamedTuple):
+    """A row that does not meet a check."""
+
+    check: str
+    id: str
+    file: str | None
+    row: float | None
+    caption: str  # as `format_caption` returns it; empty where the table has none
 
 
 def run_suite(frame: "pd.DataFrame", suite: list[Any]) -> list[Finding]:
@@ -64,18 +77,53 @@ def list_columns(suite: list[Any]) -> list[str]:
 
 def _read_result(result: Any) -> Finding:
     config, values = result.expectation_config, result.result
+    meta = dict(config.meta)
+    severities = config.severity.value, meta.pop("often")
     assert "unexpected_count" in values or "observed_value" in values, result.exception_info
     if isinstance(values.get("observed_value"), np.generic):  # its pages cannot show NumPy's numbers
         values["observed_value"] = values["observed_value"].item()
+    unexpected = int(values.get("unexpected_count", not result.success))
+    often = unexpected > NOTABLE_SHARE * values.get("element_count", unexpected)
     return Finding(
-        severity=config.severity.value,
+        severity=severities[often],
         success=bool(result.success),
-        unexpected=int(values.get("unexpected_count", not result.success)),
+        unexpected=unexpected,
         rows=list(values.get("unexpected_index_list") or []),
         observed=values.get("observed_value"),
         result=result,
-        **config.meta,
+        **meta,
     )
+
+
+def list_example_rows(
+    frame: "pd.DataFrame", findings: Sequence[Finding], find_caption: Callable[[Any], str | None] | None = None
+) -> Iterator[ExampleRow]:
+    """Yield the first EXAMPLES_PER_CHECK rows of each check of `findings` that is not met.
+
+    The first column of `frame` is the id; `file`, `row` and `caption` are shown where it has them. find_caption:
+    returns the caption of an index label, for a frame that has none.
+    """
+    rows_of: dict[str, set[Any]] = {}
+    for finding in findings:
+        if not finding.success and finding.rows:
+            rows_of.setdefault(finding.name, set()).update(finding.rows[:EXAMPLES_PER_CHECK])
+    for name, labels in rows_of.items():
+        for label in sorted(labels)[:EXAMPLES_PER_CHECK]:
+            values = frame.loc[label, [c for c in (frame.columns[0], "file", "row", "caption") if c in frame]]
+            values = values.astype(object).where(values.notna(), None)
+            caption = find_caption(label) if find_caption else values.get("caption")
+            identity = values[frame.columns[0]]
+            yield ExampleRow(
+                name, str(identity or ""), values.get("file"), values.get("row"), format_caption(caption or "")
+            )
+
+
+def format_caption(caption: str) -> str:
+    """Return a caption for people: its ends where it is long, `\\u200b` for a character that cannot be seen."""
+    left_out = len(caption) - CAPTION_HEAD - CAPTION_TAIL
+    if left_out > CAPTION_TAIL:
+        caption = f"{caption[:CAPTION_HEAD]} … ({left_out} characters) … {caption[-CAPTION_TAIL:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in caption)
 
 
 def stop_on_critical(place: Path, frame: "pd.DataFrame", findings: list[Finding]) -> None:

@@ -1,7 +1,7 @@
 """One raw set through its suites: which rows stay, which leave it or are shown as blanks, and for what reason."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +114,12 @@ class ExaminedTable:
         assert counts["in"] == counts["clean"] + gone, self.place
         return counts | {"faults": self.reasons}
 
+    def list_example_rows(
+        self, find_caption: Callable[[int], str | None] | None = None
+    ) -> list[expectations.ExampleRow]:
+        """Return some rows of each check that is not met, as `expectations.list_example_rows`."""
+        return list(expectations.list_example_rows(self.frame, self.findings, find_caption))
+
     def describe_rows(self, labels: Sequence[Any]) -> list[str]:
         """Return the rows of these index labels in words."""
         return counterparts.describe_rows(self.set, self.frame.loc[list(labels)])
@@ -173,6 +179,19 @@ class ExaminedSet:
     def frames(self) -> dict[str, "pd.DataFrame"]:
         """The measured columns, by the name of the file."""
         return {name: table.frame for name, table in self.tables.items()}
+
+    def list_example_rows(self) -> dict[str, list[expectations.ExampleRow]]:
+        """Return table -> some rows of each check that is not met; pairs are shown by their captions."""
+        captions = self.texts.frame["caption"]
+
+        def find_caption(pair: int) -> str | None:
+            row = self.text_rows[pair]
+            return None if row < 0 else captions.iloc[row]
+
+        return {
+            name: table.list_example_rows(find_caption if table is self.links else None)
+            for name, table in self.tables.items()
+        }
 
     def select_clean(self) -> pairs.PairSet:
         """Return the rows that stay; what is shown as a blank has neither bytes nor characters."""

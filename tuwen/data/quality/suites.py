@@ -7,6 +7,7 @@ from typing import Any
 
 from tuwen.core.params import Validate
 from tuwen.data.formats.pairs import FAULTS
+from tuwen.data.quality.caption_marks import MARK_DECISIONS
 from tuwen.data.quality.expectations import import_great_expectations
 
 MIN_IMAGES_FOR_GROUP_SHARE = 1000  # in a smaller set a group may hold any share
@@ -52,13 +53,16 @@ def build_text_suite(params: Validate, max_tokens: int, needs_rows: bool) -> lis
         _expect_between("chars", _describe_row_fault("empty"), min_value=1),
         _expect_between("chars", _describe_row_fault("too_long"), max_value=params.max_chars),
         _expect_between("control_chars", _describe_row_fault("control_characters"), max_value=0),
-        _expect_one_of("boilerplate", [False], _describe("boilerplate", "warning")),
+        *(_expect_one_of(name, [False], _describe(name, *decision)) for name, decision in MARK_DECISIONS.items()),
+        _expect_none_of("chars", [1], _describe("one_character", "info")),
+        _expect_none_of("script", ["mixed"], _describe("mixed_scripts", "warning")),
+        _expect_none_of("script", ["traditional"], _describe("traditional", "info")),
         _expect_between("private_use_chars", _describe("private_use_characters", "info"), max_value=0),
         _expect_one_of("newline", [False], _describe("newline", "info")),
         _expect_between("chinese_share", _describe("no_chinese", "info"), min_value=0, strict_min=True),
         _expect_between("latin_share", _describe("mostly_latin", "info"), max_value=MAX_LATIN_SHARE),
         _expect_between("masks", _describe("masks", "info"), max_value=0),
-        _expect_between("tokens", _describe("over_max_tokens", "info"), max_value=max_tokens),
+        _expect_between("tokens", _describe("over_max_tokens", "info", often="warning"), max_value=max_tokens),
         _expect_between("duplicates", _describe("duplicate_caption", "info"), max_value=1),
     ]
 
@@ -234,8 +238,10 @@ def _expect_none_of(column: str, values: list[Any], meta: dict[str, Any]) -> Any
     return gxe.ExpectColumnValuesToNotBeInSet(column=column, value_set=values, **meta)
 
 
-def _describe(name: str, severity: str, fix: str = "", row_fault: bool = False) -> dict[str, Any]:
-    return {"severity": severity, "meta": {"name": name, "fix": fix, "row_fault": row_fault}}
+def _describe(name: str, severity: str, fix: str = "", row_fault: bool = False, often: str = "") -> dict[str, Any]:
+    """Return what an expectation says of itself; often: the severity on a notable share of the rows."""
+    meta = {"name": name, "fix": fix, "row_fault": row_fault, "often": often or severity}
+    return {"severity": severity, "meta": meta}
 
 
 def _describe_row_fault(name: str) -> dict[str, Any]:

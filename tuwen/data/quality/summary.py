@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
     from tuwen.data.formats.pairs import PairSet
     from tuwen.data.quality.corpus import InPlace
-    from tuwen.data.quality.expectations import Finding
+    from tuwen.data.quality.expectations import ExampleRow, Finding
     from tuwen.data.quality.quarantine import ExaminedSet
 
     Frames = Mapping[str, Mapping[str, pd.DataFrame]]  # set -> table -> measured columns
     Findings = Mapping[str, Mapping[str, list[Finding]]]  # set -> table, or "drift" -> findings
+    Examples = Mapping[tuple[str, str], list[ExampleRow]]  # (set, table) -> rows that do not meet a check
 
 Summary = Mapping[str, Any]  # the content of quality.json
 
@@ -123,8 +124,22 @@ def merge_findings(findings: "Iterable[Finding]") -> dict[str, dict[str, Any]]:
     for finding in findings:
         entry = merged.setdefault(finding.name, {"severity": finding.severity, "success": True, "unexpected": 0})
         entry["success"] = entry["success"] and finding.success
+        entry["severity"] = min(entry["severity"], finding.severity, key=SEVERITIES.index)
         entry["unexpected"] += finding.unexpected
     return merged
+
+
+def collect_example_rows(
+    examined: "Mapping[str, ExaminedSet]", in_place: "Mapping[str, InPlace]"
+) -> "dict[tuple[str, str], list[ExampleRow]]":
+    """Return (set, table) -> rows that do not meet a check; no table without one."""
+    found = {
+        (name, table): rows for name, one in examined.items() for table, rows in one.list_example_rows().items()
+    }
+    for name, shards in in_place.items():
+        for measured in (shards.images, shards.texts):
+            found[f"corpus/{name}", measured.name] = measured.list_example_rows()
+    return {key: rows for key, rows in found.items() if rows}
 
 
 def collect_frames(

@@ -9,6 +9,7 @@ import numpy as np
 
 from tuwen.data.formats.sides import CANDIDATE, has_side_word, judge_mirroring
 from tuwen.data.formats.text import CHINESE, HAN_MASK, STRAY_CONTROL, normalise
+from tuwen.data.quality.caption_marks import find_marks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,18 +22,6 @@ END_TOKENS = 2  # [CLS] and [SEP]
 NEWLINE = re.compile(r"[\r\n]")
 INVISIBLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]")
 
-# What news sites write around pictures: any one of these, in RE2 (https://github.com/google/re2/wiki/Syntax)
-BOILERPLATE = "|".join(
-    (
-        "图片来源|图源|来源[:：]",  # where the picture is from
-        "资料图|资料照片|网络图|视觉中国|东方IC|供图|图集",  # who supplied it
-        "点击(查看|图片|进入|浏览|放大)|查看(原图|大图|更多)|下一页",  # what to click on
-        "版权|侵权|未经授权|转载|责任?编辑",  # whose it is
-        "公众号|扫码|关注我们",  # whom to follow
-        r"https?://|www\.|网址",
-    )
-)
-
 # One bit for each trait of a character; BERT drops a character that has none of the last three
 (
     VISIBLE,
@@ -41,10 +30,12 @@ BOILERPLATE = "|".join(
     IS_CONTROL,
     IS_PRIVATE,
     IS_NEWLINE,
+    IS_TRADITIONAL,
+    IS_SIMPLIFIED,
     SPACE,
     ALONE,
     LETTER,
-) = (1 << bit for bit in range(9))
+) = (1 << bit for bit in range(11))
 
 
 def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
@@ -53,8 +44,10 @@ def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
     normalised: the form in which captions are compared. chars: without blanks around, 0 where nothing is visible.
     tokens: BERT's words, [CLS] and [SEP] among them; a vocabulary may cut a Latin word further. chinese_share,
     latin_share: of the visible characters. control_chars (no tab, no line end), private_use_chars, masks: how
-    many. newline, boilerplate, side_word (left or right as a place), unmirrored (its image is never mirrored, see
-    sides.py): whether. duplicates: captions of the table with the same normalised form, itself among them.
+    many. script: `traditional` or `simplified` where it has characters that only one of them writes, `mixed`,
+    else empty. newline, side_word (left or right as a place), unmirrored (its image is never mirrored, see
+    sides.py), and all of `caption_marks.find_marks`: whether. duplicates: captions of the table with the same
+    normalised form, itself among them.
     """
     import pandas as pd
     import pyarrow.compute as pc
@@ -75,7 +68,11 @@ def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
     frame["control_chars"] = count["control"]
     frame["private_use_chars"] = count["private"]
     frame["newline"] = count["newline"] > 0
-    frame["boilerplate"] = pc.match_substring_regex(column, BOILERPLATE, ignore_case=True).to_numpy()
+    scripts = np.array(["", "traditional", "simplified", "mixed"], object)
+    frame["script"] = pd.Series(
+        scripts[(count["traditional"] > 0) + 2 * (count["simplified"] > 0)], frame.index, dtype=str
+    )
+    frame = frame.assign(**find_marks(column))
     frame["masks"] = pc.count_substring_regex(column, HAN_MASK).to_numpy().astype(np.int64)
     frame["side_word"] = np.fromiter(map(has_side_word, captions), bool, len(captions))
     unmirrored = pc.match_substring_regex(column, CANDIDATE).to_numpy(zero_copy_only=False)
@@ -102,6 +99,8 @@ def _count(captions: list[str]) -> dict[str, IntCounts]:
         "control": IS_CONTROL,
         "private": IS_PRIVATE,
         "newline": IS_NEWLINE,
+        "traditional": IS_TRADITIONAL,
+        "simplified": IS_SIMPLIFIED,
     }
     counts = {name: count_per_row(traits & bit != 0) for name, bit in bits.items()}
     kept = np.flatnonzero(traits & (SPACE | ALONE | LETTER))
@@ -131,8 +130,30 @@ def _find_traits(character: str) -> int:
         | IS_CONTROL * bool(STRAY_CONTROL.match(character))
         | IS_PRIVATE * (unicodedata.category(character) == "Co")
         | IS_NEWLINE * bool(NEWLINE.match(character))
+        | _find_script(character)
         | _find_token_trait(character)
     )
+
+
+def _find_script(character: str) -> int:
+    """Return IS_TRADITIONAL or IS_SIMPLIFIED for a character that the other script writes otherwise, else 0.
+
+    OpenCC alone would call 乾 traditional, though 乾隆 keeps it, and 后 simplified, though 皇后 does: what the
+    character set of the other script holds too, tells nothing.
+    """
+    if not CHINESE.match(character):
+        return 0
+    to_simplified, to_traditional = _make_converters()
+    if to_simplified(character) != character and not character.encode("gb2312", "ignore"):
+        return IS_TRADITIONAL
+    return IS_SIMPLIFIED * (to_traditional(character) != character and not character.encode("big5", "ignore"))
+
+
+@functools.cache
+def _make_converters() -> tuple[Any, Any]:
+    from opencc import OpenCC
+
+    return OpenCC("t2s").convert, OpenCC("s2t").convert
 
 
 def _find_token_trait(character: str) -> int:

@@ -26,6 +26,7 @@ class Validated(NamedTuple):
     summary: dict[str, Any]  # the content of quality.json
     frames: "summary.Frames"
     quarantine: pa.Table  # the content of quarantine.parquet
+    examples: "summary.Examples"
 
 
 def validate(
@@ -72,7 +73,8 @@ def validate(
     write_json(clean / "quality.json", body)
     if docs is not None:
         _write_data_docs(docs, summary.group_findings(examined, in_place))
-    return Validated(body, summary.collect_frames(examined, in_place), _write_quarantine(clean, examined))
+    frames, examples = summary.collect_frames(examined, in_place), summary.collect_example_rows(examined, in_place)
+    return Validated(body, frames, _write_quarantine(clean, examined), examples)
 
 
 def _examine_rows(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
 from tuwen.core.params import WebdatasetSource
-from tuwen.data.formats import tar_stream
+from tuwen.data.formats.foreign_tar import tar_stream
 from tuwen.data.formats.image_files import is_hidden
 from tuwen.data.formats.manifest import hash_file
 from tuwen.data.formats.text_files import Reading, read_csv_rows

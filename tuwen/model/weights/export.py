@@ -46,6 +46,8 @@ def _find_obstacle(form: str, config: dict[str, Any]) -> str:
     if form == "torch":
         return ""
     image, text = config.get("image", {}), config.get("text", {})
+    if text.get("simplify"):
+        return "it reads simplified characters (text.simplify), and the form leaves captions as they are"
     if image.get("kind") not in IMAGE_KINDS[form]:
         return f"its picture tower is no {' or '.join(IMAGE_KINDS[form])} of CLIP's form"
     if text.get("pool") != "first":

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
-from tuwen.data.formats import images, pinned
+from tuwen.data.formats import images, pinned, spelling
 from tuwen.data.formats.json_file import read_json_object, write_json
+from tuwen.data.formats.text import SPECIAL_TOKENS, load_tokenizer
 from tuwen.model import dual_encoder, state_dict, vocabulary_file
 from tuwen.model.state_dict import Counterpart
 from tuwen.model.weights.published import START_PLACE, Published
@@ -211,12 +212,16 @@ def write_folder(config: dict[str, Any], state: state_dict.State, vocabulary: li
     theirs = make_transformers_config(config)
     theirs.architectures = ["ChineseCLIPModel"]
     theirs.save_pretrained(out)
-    tokenizer = {"do_lower_case": True, "tokenizer_class": "BertTokenizer"}
+    (out / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    tokenizer: dict[str, Any] = {"do_lower_case": True, "tokenizer_class": "BertTokenizer"}
+    if spelling.has_bytes(vocabulary):  # BERT's own reading of vocab.txt would make unknown tokens of words
+        load_tokenizer(out / "vocab.txt").backend_tokenizer.save(str(out / "tokenizer.json"))
+        tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "split_special_tokens": True}
+        tokenizer |= {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
     tokenizer |= {"model_max_length": config["text"]["max_tokens"]}
     files = {PREPROCESSOR_FILE: _make_preprocessor(config["image"]), "tokenizer_config.json": tokenizer}
     for name, body in files.items():
         write_json(out / name, body, sort_keys=True)
-    (out / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     tensors = state_dict.convert_to_theirs(state, {name: find_counterpart(name) for name in state})
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
 

@@ -35,14 +35,29 @@ def make_start(
     list_captions: returns the captions whose characters a fresh model knows. Raises UserError as `load_weights`
     does.
     """
-    start, size_px, max_tokens = params.baseline.start, params.image.size_px, params.text.max_tokens
+    start, size_px, text = params.baseline.start, params.image.size_px, params.text
     if start.kind != "fresh":
         torch.manual_seed(params.baseline.seed)
-        return load_weights(start, size_px, max_tokens)
-    vocabulary = build_vocabulary(list_captions())
-    config = _make_fresh_config(params, start, vocabulary)
-    torch.manual_seed(params.baseline.seed)
-    return dual_encoder.DualEncoder(config), vocabulary
+        encoder, vocabulary = load_weights(start, size_px, text.max_tokens)
+    else:
+        vocabulary = build_vocabulary(list_captions(), text.simplify)
+        config = _make_fresh_config(params, start, vocabulary)
+        torch.manual_seed(params.baseline.seed)
+        encoder = dual_encoder.DualEncoder(config)
+    _set_simplify(encoder.config["text"], start, text.simplify)
+    return encoder, vocabulary
+
+
+def _set_simplify(text: dict[str, Any], start: "Start", simplify: bool) -> None:
+    """Record whether captions are simplified. Raises UserError where a model of ours was trained otherwise."""
+    trained = text.get("simplify", False)
+    if start.kind == "folder" and trained != simplify:
+        raise UserError(
+            f"params.yaml: text.simplify: the weights of baseline.start were trained with {str(trained).lower()}, "
+            f"expected that, got {str(simplify).lower()}"
+        )
+    if simplify:
+        text["simplify"] = True
 
 
 def _make_fresh_config(params: "Params", start: "Fresh", vocabulary: list[str]) -> dict[str, Any]:

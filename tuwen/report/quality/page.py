@@ -34,13 +34,19 @@ SHARES = {"chinese_share": "Chinese, %", "latin_share": "Latin, %"}
 
 
 def write_page(
-    path: Path, data: Path, body: summary.Summary, frames: "summary.Frames", quarantine: pa.Table
+    path: Path,
+    data: Path,
+    body: summary.Summary,
+    frames: "summary.Frames",
+    quarantine: pa.Table,
+    examples: "summary.Examples | None" = None,
 ) -> None:
     """Write the page to `path`.
 
     data: the data root; body: the content of quality.json; frames: set -> images, texts, pairs -> measured
     columns; quarantine: `quarantine.QUARANTINE_SCHEMA`, every row that left its set, is shown to a model as a
-    blank, or stays under a warning. Raises UserError where a shard is missing.
+    blank, or stays under a warning; examples: rows that do not meet a check. Raises UserError where a shard is
+    missing.
     """
     rows: pd.DataFrame = quarantine.to_pandas()
     measured = {name: tables["images"] for name, tables in frames.items()}
@@ -50,6 +56,7 @@ def write_page(
         "counts": summary.list_row_counts(body),
         "findings": summary.list_findings(body),
         "severities": summary.SEVERITIES,
+        "examples": list(_list_examples(body, examples or {})),
         "faults": list(_list_faults(rows)),
         "colours": {
             name: colour
@@ -71,6 +78,15 @@ def write_page(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render("quality.html.j2", facts), encoding="utf-8")
+
+
+def _list_examples(body: summary.Summary, examples: "summary.Examples") -> Iterator[tuple[str, ...]]:
+    """Yield (severity, set, table, check, id, place, caption), in the order of the checks not met."""
+    for finding in summary.list_findings(body):
+        for one in examples.get((finding.set, finding.table), ()):
+            if one.check == finding.expectation and not finding.success:
+                place = odd_images.describe_place({"file": one.file, "row": one.row})
+                yield (finding.severity, finding.set, finding.table, one.check, one.id, place, one.caption)
 
 
 def _list_faults(rows: "pd.DataFrame") -> Iterator[tuple[Any, ...]]:

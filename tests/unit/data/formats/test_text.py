@@ -19,6 +19,9 @@ CAPTIONS = [
         ("大熊猫\n吃竹子", "大熊猫 吃竹子"),
         ("  红色 的  裙子 ", "红色 的 裙子"),
         ("Ｎｉｋｅ鞋", "nike鞋"),
+        ("红色\u200b羽绒服\ufeff", "红色羽绒服"),
+        ("\u202a红色羽绒服\u202c", "红色羽绒服"),
+        ("❤\ufe0f礼物", "❤礼物"),
     ],
 )
 def test_captions_that_differ_in_form_alone_are_equal(left: str, right: str) -> None:

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from tests.support.checkout import ROOT
 from tuwen.core.errors import UserError
 from tuwen.core.params import load_params
-from tuwen.data.quality import suites
+from tuwen.data.formats import pairs
+from tuwen.data.quality import suites, text_stats
+from tuwen.data.quality.expectations import ExampleRow
 from tuwen.data.quality.quarantine import QUARANTINE_SCHEMA, ExaminedTable, write_quarantine
 
 PARAMS = load_params(ROOT / "params.yaml").validate_.model_copy(
@@ -123,3 +126,36 @@ def test_rows_that_equal_ones_took_in_are_listed_and_counted_apart(tmp_path: Pat
         "labelled,表.csv,5,句4,equal_to_another,info,merged,labelled 句3 (row 4)",
         'labelled,表.csv,3,句2,caption_in_train,warning,stays,"labelled 句1 (表.csv, row 2)"',
     ]
+
+
+def test_a_check_that_is_not_met_shows_rows_with_their_captions() -> None:
+    captions = [
+        "一只橘猫趴在窗台上",
+        "https://item.example.com/1",
+        "IMG_1234.jpg",
+        "红色\u200b羽绒服",
+        "保温杯&amp;茶杯",
+        "长" * 90 + "尾",
+        "龍猫公仔",
+        *(f"{number}%" for number in range(7)),
+    ]
+    rows = [{"text_id": f"句{n}", "caption": c, "file": "表.csv", "row": n + 2} for n, c in enumerate(captions)]
+    frame = text_stats.measure_captions(pa.Table.from_pylist(rows, pairs.TEXTS))
+    table = ExaminedTable(Path("raw/texts.parquet"), "labelled", "texts", frame, needs_rows=True)
+    table.examine(suites.build_text_suite(PARAMS.model_copy(update={"max_chars": 200}), 52, True))
+    shown: dict[str, list[ExampleRow]] = {}
+    for example in table.list_example_rows():
+        shown.setdefault(example.check, []).append(example)
+    assert [one.caption for one in shown["url_only"]] == ["https://item.example.com/1"]
+    assert [(one.id, one.file, one.row) for one in shown["file_name_only"]] == [("句2", "表.csv", 4)]
+    assert [one.caption for one in shown["zero_width"]] == [r"红色\u200b羽绒服"]
+    assert [one.caption for one in shown["html"]] == ["保温杯&amp;茶杯"]
+    assert [one.caption for one in shown["over_max_tokens"]] == [
+        "长" * 40 + " … (31 characters) … " + "长" * 19 + "尾"
+    ]
+    assert [one.caption for one in shown["mixed_scripts"]] == ["龍猫公仔"]
+    assert [one.caption for one in shown["number_only"]] == [f"{number}%" for number in range(5)]
+    assert list_reasons(table)[:3] == [None, "url_only", "file_name_only"]
+    severity = {finding.name: finding.severity for finding in table.findings if not finding.success}
+    assert severity["number_only"] == "warning"  # 7 of 14
+    assert severity["zero_width"] == "info"

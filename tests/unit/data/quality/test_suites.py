@@ -10,6 +10,7 @@ from tests.support.checkout import ROOT
 from tuwen.core.errors import UserError
 from tuwen.core.params import load_params
 from tuwen.data.quality import expectations, suites
+from tuwen.data.quality.caption_marks import PATTERNS
 from tuwen.prediction.predict import CONTEST_K
 
 PARAMS = load_params(ROOT / "params.yaml").validate_.model_copy(
@@ -41,9 +42,10 @@ FRAMES: dict[str, dict[str, list[Any]]] = {
     },
     "texts": {
         "text_id": ["句1", "句2", "句3", "句4"],
-        "chars": [5, 8, 20, 1],
+        "chars": [5, 8, 20, 2],
         "control_chars": [0] * 4,
-        "boilerplate": [False] * 4,
+        **dict.fromkeys(("boilerplate", *PATTERNS), [False] * 4),
+        "script": ["simplified", "", "", "simplified"],
         "private_use_chars": [0] * 4,
         "newline": [False] * 4,
         "chinese_share": [1.0, 0.9, 0.1, 1.0],
@@ -93,7 +95,13 @@ FAULTS = [
     ("texts", "chars", 0, "empty", "warning"),
     ("texts", "chars", 21, "too_long", "warning"),
     ("texts", "control_chars", 1, "control_characters", "warning"),
-    ("texts", "boilerplate", True, "boilerplate", "warning"),
+    ("texts", "chars", 1, "one_character", "info"),
+    *(("texts", name, True, name, "warning") for name in ("boilerplate", "html", "escapes")),
+    *(("texts", name, True, name, "warning") for name in ("url_only", "file_name_only", "placeholder")),
+    *(("texts", name, True, name, "info") for name in ("number_only", "symbols_only", "file_ending")),
+    *(("texts", name, True, name, "info") for name in ("zero_width", "bidi_controls")),
+    ("texts", "script", "mixed", "mixed_scripts", "warning"),
+    ("texts", "script", "traditional", "traditional", "info"),
     ("texts", "private_use_chars", 1, "private_use_characters", "info"),
     ("texts", "latin_share", 0.6, "mostly_latin", "info"),
     ("texts", "masks", 1, "masks", "info"),
@@ -187,6 +195,15 @@ def test_the_share_of_bad_rows_is_observed() -> None:
         pd.DataFrame({"quarantined": [0.0, 1.0, 1.0, 0.0]}), build_suite("outcome")
     )
     assert (finding.success, finding.rows, finding.observed) == (False, [], 0.5)
+
+
+@pytest.mark.parametrize(("cut", "severity"), [(119, "warning"), (36, "warning"), (35, "info"), (1, "info")])
+def test_what_befalls_a_notable_share_of_the_captions_is_a_warning(cut: int, severity: str) -> None:
+    sound = {name: [values[0]] * 700 for name, values in FRAMES["texts"].items()}
+    frame = pd.DataFrame(sound | {"text_id": range(700), "tokens": [33] * cut + [32] * (700 - cut)})
+    findings = {finding.name: finding for finding in expectations.run_suite(frame, build_suite("texts"))}
+    assert findings["over_max_tokens"].severity == severity
+    assert findings["over_max_tokens"].unexpected == cut
 
 
 def test_no_expectation_goes_without_a_fault() -> None:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.checkout import ROOT
 from tests.support.weights import (
     CAPTIONS,
     RESNET,
@@ -21,9 +22,10 @@ from tests.support.weights import (
     draw_pictures,
     sha256,
 )
-from tuwen.core.params import CnClip, Folder, HuggingFace
+from tuwen.core.errors import UserError
+from tuwen.core.params import CnClip, Folder, HuggingFace, Params, load_params
 from tuwen.data.formats.images import resize_to_square
-from tuwen.data.formats.text import load_tokenizer, tokenize
+from tuwen.data.formats.text import build_vocabulary, load_tokenizer, tokenize
 from tuwen.model import dual_encoder
 from tuwen.model.weights import load
 from tuwen.model.weights.export import export_model
@@ -191,3 +193,64 @@ def test_a_folder_of_our_own_is_a_start_too(tmp_path) -> None:
     assert_same_bits(again, encoder)
     assert same_tokens == tokens
     assert again.config["text"]["max_tokens"] == 24
+
+
+def test_a_vocabulary_of_ours_is_read_alike_by_transformers(tmp_path) -> None:
+    from transformers import AutoTokenizer, ChineseCLIPProcessor
+
+    captions = ["保温杯５００毫升", "促销🔥🔥", "陕西𰻞𰻞面", "龘", "ガラス", "“Nike”帽子", "[MASK]猫"]
+    vocabulary = build_vocabulary(captions[:3])
+    encoder, tokens = from_cn_clip(save_cn_clip(cn_clip_model(), tmp_path / "clip.pt"))
+    padded = [*vocabulary, *(f"[unused{number}]" for number in range(len(tokens) - len(vocabulary)))]
+    encoder.config["vocabulary"] = len(padded)
+    encoder.text_tower.resize_token_embeddings(len(padded))
+    dual_encoder.save_model(encoder, tmp_path / "ours", padded)
+    load.export_model("hugging_face", tmp_path / "ours", tmp_path / "theirs")
+    ours = load_tokenizer(tmp_path / "ours/vocab.txt")(captions)["input_ids"]
+    assert ours[0] != ours[3]
+    for theirs in (AutoTokenizer, ChineseCLIPProcessor):
+        read = theirs.from_pretrained(tmp_path / "theirs")
+        tokenizer = getattr(read, "tokenizer", read)
+        assert tokenizer(captions)["input_ids"] == ours
+        assert (tokenizer.pad_token, tokenizer.unk_token, tokenizer.cls_token) == ("[PAD]", "[UNK]", "[CLS]")
+
+
+def set_simplify(start: Folder | None, simplify: bool) -> Params:
+    """Return the sample's params with another start and switch."""
+    params = load_params(ROOT / "presets/sample.yaml")
+    text = params.text.model_copy(update={"simplify": simplify, "max_tokens": TOKENS})
+    changed: dict[str, object] = {"text": text}
+    if start:
+        changed["image"] = params.image.model_copy(update={"size_px": SIZE_PX})
+        changed["baseline"] = params.baseline.model_copy(update={"start": start})
+    return params.model_copy(update=changed)
+
+
+def test_the_switch_of_training_is_that_of_asking(tmp_path) -> None:
+    encoder, vocabulary = load.make_start(set_simplify(None, True), lambda: ["龍貓公仔", "一只猫"])
+    dual_encoder.save_model(encoder, tmp_path, vocabulary)
+    assert dual_encoder.load_model(tmp_path).config["text"]["simplify"]
+    tokenizer = load_tokenizer(tmp_path / "vocab.txt")
+    ids, _ = tokenize(tokenizer, ["龍貓公仔", "龙猫公仔"], TOKENS)
+    assert ids[0].tolist() == ids[1].tolist()
+    with pytest.raises(UserError, match=r"cannot be written as hugging_face: it reads simplified characters"):
+        load.export_model("hugging_face", tmp_path, tmp_path / "theirs")
+
+
+def test_without_the_switch_nothing_of_it_is_recorded(tmp_path) -> None:
+    encoder, vocabulary = load.make_start(set_simplify(None, False), lambda: ["龍貓公仔", "龙猫公仔"])
+    dual_encoder.save_model(encoder, tmp_path, vocabulary)
+    assert "simplify" not in (tmp_path / "preprocessor.json").read_text(encoding="utf-8")
+    ids, _ = tokenize(load_tokenizer(tmp_path / "vocab.txt"), ["龍貓公仔", "龙猫公仔"], TOKENS)
+    assert ids[0].tolist() != ids[1].tolist()
+
+
+def test_a_model_of_ours_starts_with_the_switch_it_was_trained_with(tmp_path) -> None:
+    encoder, tokens = from_cn_clip(save_cn_clip(cn_clip_model(), tmp_path / "clip.pt", prefix=""))
+    dual_encoder.save_model(encoder, tmp_path / "ours", tokens)
+    start = Folder(
+        kind="folder", folder=str(tmp_path / "ours"), sha256=sha256(tmp_path / "ours/model.safetensors")
+    )
+    assert "simplify" not in load.make_start(set_simplify(start, False), list)[0].config["text"]
+    with pytest.raises(UserError, match=r"text\.simplify: the weights .+ trained with false, .+ got true"):
+        load.make_start(set_simplify(start, True), list)

@@ -88,6 +88,13 @@ def test_findings_faults_and_further_values_stand_in_tables(page):
     assert ["labelled", "12", "3", "3", "0", "3", "0", "0", "0", "90", "5"] in rows
 
 
+def test_a_check_that_is_not_met_names_rows(page):
+    shown = ["warning", "labelled", "images", "undersized", html.escape(HOSTILE_ID), "图片/表.csv, row 3", ""]
+    assert shown in [
+        [cell.replace("&#39;", "&#x27;").replace("&#34;", "&quot;") for cell in row] for row in read_cells(page)
+    ]
+
+
 def test_images_that_decode_are_shown_and_the_others_named(page):
     tiles = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)".*?<span title="([^"]*)"', page, re.S)
     shown = {html.unescape(name): encoded for encoded, name in tiles}

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats import tar_stream
-from tuwen.data.formats.tar_keys import TarPart, group_parts
-from tuwen.data.formats.tar_stream import Sample
+from tuwen.data.formats.foreign_tar import tar_stream
+from tuwen.data.formats.foreign_tar.tar_keys import TarPart, group_parts
+from tuwen.data.formats.foreign_tar.tar_stream import Sample
 
 CAPTION = "一只大熊猫坐在竹林里吃竹子"
 PANDA = {"panda.jpg": b"\xff\xd8panda", "panda.txt": CAPTION.encode()}

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.foreign_tar.tar_keys import CAPTION_KINDS, KeyedParts, TarPart, group_parts
 from tuwen.data.formats.foreign_text.encoding import decode_text
 from tuwen.data.formats.foreign_text.mangled import find_mangled
 from tuwen.data.formats.image_files import IMAGE_EXTENSIONS, is_hidden
-from tuwen.data.formats.tar_keys import CAPTION_KINDS, KeyedParts, TarPart, group_parts
 from tuwen.data.formats.text_files import parse_json
 
 MAX_MEMBER_BYTES = 1 << 28  # above any image or caption; a header may promise more than memory holds

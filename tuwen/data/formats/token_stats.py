@@ -1,0 +1,91 @@
+"""What a model does not see of captions: unknown words, what is cut off, captions that become equal."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tuwen.data.formats.text import normalise, simplify_for
+
+MEASURED_CAPTIONS = 50_000  # of a set, evenly spread: seconds
+CHUNK = 5_000
+EXAMPLES = 5
+# A larger share is told as a warning: unknown words, captions that are cut, captions that equal another one.
+NOTABLE_SHARES = {"unk_share": 0.01, "cut_share": 0.05, "equal_share": 0.01}
+MEANINGS = {
+    "unk_share": "of the words are unknown to the vocabulary and become one token, [UNK]",
+    "cut_share": "of the captions are longer than text.max_tokens and are cut there",
+    "equal_share": "of the captions are equal to another one for the model",
+}
+LOSS_COLUMNS = ("set", "captions", "unknown words, %", "cut captions, %", "equal captions, %", "such as")
+
+
+def measure_tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> dict[str, Any]:
+    """Return what `text.tokenize` loses of the different ones among `captions`.
+
+    captions: how many were measured, at most MEASURED_CAPTIONS. unk_share: of their words. cut_share: of the
+    captions, those of more than `max_tokens` tokens. equal_share: those whose tokens, as far as they are read, are
+    those of another caption that differs in more than width, case and blanks. examples: up to EXAMPLES unknown
+    words, cut captions, and groups of equal ones, each in the order in which they come.
+    """
+    different = list(dict.fromkeys(captions))
+    chosen = different[:: -(-len(different) // MEASURED_CAPTIONS) or 1]
+    words = unknown = cut = 0
+    shown: dict[str, dict[str, None]] = {"unk_share": {}, "cut_share": {}}
+    equal = defaultdict[tuple[int, ...], list[tuple[str, str]]](list)
+    for caption, read, encoding in _encode(tokenizer, chosen):
+        words += len({word for word in encoding.word_ids if word is not None})
+        for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if number == tokenizer.unk_token_id:
+                unknown += 1
+                _keep(shown["unk_share"], read[start:end])
+        if len(encoding.ids) > max_tokens:
+            cut += 1
+            _keep(shown["cut_share"], caption)
+        equal[tuple(encoding.ids[: max_tokens - 1])].append(
+            (caption, normalise(read))
+        )  # the last place is [SEP]'s
+    groups = [group for group in equal.values() if len({form for _, form in group}) > 1]
+    shares = (unknown, words), (cut, len(chosen)), (sum(map(len, groups)), len(chosen))
+    return {
+        "captions": len(chosen),
+        **{name: round(part / max(whole, 1), 6) for name, (part, whole) in zip(MEANINGS, shares, strict=True)},
+        "examples": {name: list(kept) for name, kept in shown.items()}
+        | {"equal_share": [" = ".join(caption for caption, _ in group[:3]) for group in groups[:EXAMPLES]]},
+    }
+
+
+def _encode(tokenizer: Any, captions: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
+    """Yield each caption, as it is read, and its whole tokenizers.Encoding."""
+    for start in range(0, len(captions), CHUNK):
+        chunk = captions[start : start + CHUNK]
+        read = simplify_for(tokenizer, chunk)
+        yield from zip(chunk, read, tokenizer(read).encodings, strict=True)
+
+
+def _keep(shown: dict[str, None], example: str) -> None:
+    if len(shown) < EXAMPLES:
+        shown[example] = None
+
+
+def list_losses(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each share above NOTABLE_SHARES, with examples; measured: set -> `measure_tokens`."""
+    return [
+        f"{name}: {100 * one[share]:.1f} % {MEANINGS[share]}, such as "
+        + "; ".join(f"{example:.60}" for example in one["examples"][share][:EXAMPLES])
+        for (name, one), share in itertools.product(measured.items(), MEANINGS)
+        if one[share] > NOTABLE_SHARES[share]
+    ]
+
+
+def tabulate_losses(measured: Mapping[str, Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """Return a row for each set: its name, captions, the shares of LOSS_COLUMNS in per cent, examples."""
+    return [
+        (
+            name,
+            one["captions"],
+            *(f"{100 * one[share]:.2f}" for share in MEANINGS),
+            "; ".join(f"{example:.60}" for share in MEANINGS for example in one["examples"][share][:2]),
+        )
+        for name, one in measured.items()
+    ]
