@@ -258,7 +258,7 @@ def test_names_that_are_no_row_are_counted(world):
 
 def test_a_quote_that_is_never_closed_is_one_message(world):
     write("r.csv", HEADER + '"0,0\n' + "0,0\n" * 40_000)  # over the csv module's limit of a field
-    with pytest.raises(UserError, match=r"^r\.csv:2: "):
+    with pytest.raises(UserError, match=r"^r\.csv: line 2: image '\"0' is no row"):
         evaluate()
 
 
