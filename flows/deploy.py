@@ -31,7 +31,8 @@ def deploy(api: str) -> None:
             [sys.executable, "-m", "prefect", *command],
             env=environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         if done.returncode != 0:

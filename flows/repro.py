@@ -50,7 +50,7 @@ def read_graph(folder: Path = HERE) -> Any:
 def read_status(folder: Path = HERE) -> Status:
     """Return what differs from dvc.lock, by stage. Changes that stages above would still make are not foreseen."""
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         raise UserError(f"dvc status: {done.stderr.strip()}")
     status: Status = json.loads(done.stdout)

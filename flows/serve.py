@@ -96,7 +96,7 @@ def wait_until(running: Running, name: str, is_there: Callable[[], bool], second
     while not is_there():
         for ended, process in running.items():
             if process.poll() is not None:
-                last = (LOGS / f"{ended}.log").read_text(errors="replace").splitlines()[-15:]
+                last = (LOGS / f"{ended}.log").read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
                 raise UserError("\n".join([f"{ended} ended with exit code {process.returncode}:", *last]))
         if time.monotonic() > deadline:
             raise UserError(f"{name} does not answer after {seconds:.0f} s; see {LOGS / name}.log")

@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 from prefect.utilities.slugify import slugify
 
 from flows import guard
+from tuwen.core.environment import choose_inherited
 from tuwen.core.progress import parse_progress
 
 GUARD_SECONDS = 12.0  # for the guard to end what it started; its own patience is shorter
@@ -78,7 +79,7 @@ class ProgressArtifact:
 @contextlib.contextmanager
 def _guarded(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Start a process in a session of its own; it and all it started end with the block or this process."""
-    environment = os.environ | {
+    environment = choose_inherited(os.environ) | {  # a worker starts its flows itself, from any shell
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # dvc.yaml says `python`
         "PYTHONUNBUFFERED": "1",  # lines when they are printed, not when a pipe is full
         "TUWEN_PREFECT_FLOW_RUN": flow_run.id or "",  # for the tag of MLflow's run
@@ -88,7 +89,6 @@ def _guarded(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         encoding="utf-8",
         errors="replace",
         env=environment,

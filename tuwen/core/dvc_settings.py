@@ -14,7 +14,7 @@ OWN_LEVELS = (".dvc/config", ".dvc/config.local")  # the other two, a user's and
 CACHE = "cache.dir"
 
 
-def share_dvc_settings(folder: Path) -> dict[str, str]:
+def copy_dvc_settings(folder: Path) -> dict[str, str]:
     """Give `folder` this checkout's DVC settings, in its .dvc/config.local, and return all that hold there.
 
     Raises UserError where DVC cannot read either, or reads something else there than here.

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from tuwen.core.errors import UserError, report_user_errors
 
-CHECKOUT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[2]
 # Families of variables that decide how a run goes; of these only WANTED is taken over.
 FOREIGN = re.compile(
     r"MPLBACKEND|MATPLOTLIBRC|USE_(TORCH|TF|FLAX|JAX)|(DVC|DVCLIVE|GX|MLFLOW|PREFECT)_\w+|PYTHON[A-Z]\w+"
@@ -37,7 +37,7 @@ WANTED = re.compile(
     r"|PYTHON(PATH|UTF8|UNBUFFERED|DONTWRITEBYTECODE|PYCACHEPREFIX|FAULTHANDLER|HASHSEED|NOUSERSITE|STARTUP|USERBASE)"
 )
 # torchrun gives them to its processes; operators of a cluster give them to every job.
-RANKS = re.compile(r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)")
+PROCESSES = re.compile(r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)")
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 PROXY = re.compile(r"(all|https?)_proxy", re.IGNORECASE)
@@ -74,7 +74,7 @@ def choose_inherited(environment: Mapping[str, str], *, socks: bool = True) -> d
     """
     foreign = {name for name in environment if FOREIGN.fullmatch(name) and not WANTED.fullmatch(name)}
     if TORCHRUN not in environment:
-        foreign |= {name for name in environment if RANKS.fullmatch(name)}
+        foreign |= {name for name in environment if PROCESSES.fullmatch(name)}
     schemes = (*SCHEMES, *SOCKS) if socks else SCHEMES
     foreign |= {
         name
@@ -152,12 +152,12 @@ def _find_foreign_folders() -> list[str]:
 
 
 def _own_folders(python_path: str) -> Iterator[str]:
-    """Yield the folders of PYTHONPATH that belong to this checkout, the working directory or this Python."""
-    own = [os.path.abspath(folder) for folder in (CHECKOUT, ".", sys.prefix, sys.base_prefix)]
-    own += [os.path.realpath(folder) for folder in own]
-    for entry in python_path.split(os.pathsep):
-        places = os.path.abspath(entry), os.path.realpath(entry)
-        if entry and any(Path(place).is_relative_to(folder) for place in places for folder in own):
+    """Yield the folders of PYTHONPATH that belong to this checkout or this Python, and the working directory."""
+    trees = [os.path.abspath(folder) for folder in (_ROOT, sys.prefix)]
+    trees += [os.path.realpath(folder) for folder in trees]
+    for entry in filter(None, python_path.split(os.pathsep)):
+        places = {os.path.abspath(entry), os.path.realpath(entry)}
+        if os.getcwd() in places or any(Path(place).is_relative_to(tree) for place in places for tree in trees):
             yield entry
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tuwen.core.dvc_settings import CACHE, share_dvc_settings
+from tuwen.core.dvc_settings import CACHE, copy_dvc_settings
 from tuwen.core.errors import UserError
 from tuwen.core.presets import compose_preset, format_preset
 
@@ -35,7 +35,7 @@ def make_worktree(preset: str) -> Path:
         else:
             _add(folder, commit)
         _refuse_edits(folder, commit)
-        settings = share_dvc_settings(folder)
+        settings = copy_dvc_settings(folder)
         _link_inputs(folder)
         (folder / "params.yaml").write_text(format_preset(composed), encoding="utf-8")
     except OSError as error:

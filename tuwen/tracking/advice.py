@@ -81,7 +81,7 @@ CAUSES = (
 UNREACHABLE = "start that server or correct the address"
 
 
-def advise(error: BaseException, address: str) -> str:
+def find_remedy(error: BaseException, address: str) -> str:
     """Return what to do about an error of the store at `address`, whose password is not shown."""
     shown = shlex.quote(hide_credentials(address))
     message = f"{getattr(error, 'error_code', '')} {error}"

@@ -18,7 +18,7 @@ from tuwen.core.errors import hide_credentials
 from tuwen.core.progress import say
 from tuwen.core.signals import turn_sigterm_into_exit
 from tuwen.data.formats import manifest
-from tuwen.tracking.advice import advise
+from tuwen.tracking.advice import find_remedy
 from tuwen.tracking.revision import describe_changes, digest_output, get_commit
 
 EXPERIMENT = "tuwen"
@@ -247,4 +247,4 @@ def explain(error: BaseException) -> str:
     """Return MLflow's address, the start of an error's message and what to do, without the passwords in them."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     shown = hide_credentials(first).rstrip(". ")[:200]
-    return f"{hide_credentials(get_address())}: {shown}; {advise(error, get_address())}"
+    return f"{hide_credentials(get_address())}: {shown}; {find_remedy(error, get_address())}"

@@ -129,3 +129,64 @@ def test_a_worktree_removed_by_hand_is_made_again(project: Path) -> None:
     shutil.rmtree(folder)
     make_worktree("contest")
     assert (folder / "dvc.yaml").is_file()
+
+
+ODD = 'it\'s a "#1", %(x)s $HOME Ü项目'
+
+
+def test_neither_the_name_of_the_folder_nor_a_move_nor_a_copy_matters(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cache, inputs, lock and outs are those of the checkout that is asked, wherever it lies."""
+    (project / "inputs").mkdir()
+    (project / "inputs/数据.txt").touch()
+    (project / ".git/hooks/post-checkout").write_text("#!/bin/sh\necho refused >&2; exit 1\n")
+    (project / ".git/hooks/post-checkout").chmod(0o755)
+    folder = make_worktree("contest")
+    (folder / "dvc.lock").write_text("ran: here\n")
+    (folder / "out").mkdir()
+    (folder / "out/model").touch()
+    moved, copied = project.with_name(ODD), project.with_name("copy")
+    project.rename(moved)
+    shutil.copytree(moved, copied, symlinks=True)
+    for place in (moved, copied):
+        monkeypatch.chdir(place)
+        capsys.readouterr()
+        make_worktree("contest")
+        assert f"DVC's cache {place}/.dvc/cache; " in capsys.readouterr().err
+        assert call("dvc", "cache", "dir", cwd=folder.absolute()) == f"{place}/.dvc/cache"
+        common = Path(call("git", "rev-parse", "--git-common-dir", cwd=folder.absolute()))
+        assert common.resolve() == (place / ".git").resolve()
+        assert (folder / "dvc.lock").read_text() == "ran: here\n"
+        assert (folder / "out/model").exists()
+        assert (folder / "inputs/数据.txt").resolve().is_relative_to(place)
+        assert sorted(path.name for path in folder.parent.iterdir()) == ["contest"]
+
+
+def test_a_worktree_runs_the_code_of_its_commit_or_says_that_it_does_not(project: Path) -> None:
+    (project / "tuwen").mkdir()
+    (project / "tuwen/loss.py").write_text("first = 1\n")
+    commit(project, "code")
+    folder = make_worktree("contest")
+    (folder / "tuwen/loss.py").write_text("edited = 1\n")
+    (folder / "tuwen/new.py").touch()
+    with pytest.raises(
+        UserError, match=r"its code is not that of commit .*: tuwen/loss.py, tuwen/new.py; work in "
+    ):
+        make_worktree("contest")
+
+
+def test_a_project_inside_another_repository_says_so(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = project / "sub"
+    shutil.copytree(project / "presets", inside / "presets")
+    monkeypatch.chdir(inside)
+    with pytest.raises(UserError, match=r"sub lies inside the git repository .*, which is not its own; .* clone"):
+        make_worktree("contest")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_a_checkout_of_another_user_says_what_git_says(project: Path) -> None:
+    os.chown(project, 12345, 12345)
+    os.chown(project / ".git", 12345, 12345)
+    with pytest.raises(UserError, match=r"dubious ownership .* git config --global --add safe.directory"):
+        make_worktree("contest")

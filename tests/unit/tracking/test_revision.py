@@ -1,5 +1,6 @@
 """The commit, whether the code differs from it, and the digest that names an out."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -101,3 +102,31 @@ def test_hashes_are_those_that_dvc_lock_lists() -> None:
     assert revision.read_hashes(stage, "deps") == {"data/augmented": "abcd.dir"}
     assert revision.read_hashes(stage, "outs") == {"models/finetuned": "0123.dir"}
     assert revision.read_hashes({}, "outs") == {}
+
+
+def test_what_git_cannot_tell_is_unknown_with_the_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert revision.is_dirty() is None
+    assert "not a git repository" in str(revision.explain_unknown())
+    subprocess.run([*GIT, "init", "--quiet"], check=True)
+    Path("notes.txt").touch()
+    commit()
+    Path("unpacked").mkdir()  # a ZIP of this project, in another repository
+    Path(".gitignore").write_text("unpacked/\n")
+    monkeypatch.chdir("unpacked")
+    Path("dvc.yaml").write_text("stages: {}\n")
+    assert (revision.get_commit(), revision.is_dirty()) == (None, None)
+    assert revision.describe_changes().startswith("the git repository around this folder does not hold it")
+    monkeypatch.setenv("PATH", "")
+    assert revision.describe_changes() == "git is not installed"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_a_checkout_of_another_user_is_not_called_clean(folder: Path) -> None:
+    Path("dvc.yaml").write_text("stages: {}\n")
+    subprocess.run([*GIT, "init", "--quiet"], check=True)
+    commit()
+    assert revision.is_dirty() is False
+    for path in (folder, folder / ".git"):
+        os.chown(path, 12345, 12345)
+    assert (revision.get_commit(), revision.is_dirty()) == (None, None)
+    assert "git config --global --add safe.directory" in str(revision.explain_unknown())
