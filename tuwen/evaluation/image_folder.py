@@ -9,7 +9,7 @@ import numpy as np
 
 from tuwen.core.errors import UserError
 from tuwen.core.progress import follow
-from tuwen.data.formats.images import SUFFIXES, Pixels, decode_pixels, resize_to_square
+from tuwen.data.formats.images import Pixels, decode_pixels, resize_to_square
 from tuwen.data.formats.text_files import open_text, read_csv_rows
 from tuwen.evaluation.zero_shot import ONE_PROMPT, classify_images
 from tuwen.evaluation.zero_shot_file import ZeroShotReport
@@ -17,6 +17,7 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import load_model
 from tuwen.retrieval.encode import stream_vectors
 
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 IMAGES_AT_ONCE = 256
 
 
@@ -66,7 +67,7 @@ def read_labelled_tree(root: Path) -> list[LabelledImage]:
         inside = path.relative_to(root)
         if not path.is_file() or any(part.startswith(".") for part in inside.parts):
             continue
-        if path.suffix.lower() in SUFFIXES and len(inside.parts) > 1:
+        if path.suffix.lower() in IMAGE_SUFFIXES and len(inside.parts) > 1:
             labelled.append(LabelledImage(path, inside.parts[0], str(root)))
         else:
             others.append(path)

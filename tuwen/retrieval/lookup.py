@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
-from tuwen.data.formats.images import SUFFIXES
 
 if TYPE_CHECKING:  # so that what is missing is told before torch is loaded
     from tuwen.data.formats.pairs import PairSet
     from tuwen.retrieval.vectors import Vectors
 
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 DATA, VECTORS = Path("data/clean"), Path("embeddings")
 
 

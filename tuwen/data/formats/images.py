@@ -16,7 +16,6 @@ from PIL import ExifTags, Image
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 # Pillow reads more, but those hold vectors, start other programs, or lie about the size of what they contain
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"})  # lower-cased
 MAX_GIF_PIXELS = 1 << 28  # the limit of WebP
 MAX_ASPECT = 2.0
 # Mean and deviation of CLIP's training images, on a 0..255 scale (Radford et al. 2021).

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
+from tuwen.data.formats.text_files import open_text
 from tuwen.evaluation.embedded_set import Groups
 from tuwen.retrieval.vectors import Vectors, check_vectors
 
@@ -69,10 +70,8 @@ def make_array(kind: str, path: Path, vectors: Any, ids: Path | None = None) -> 
 def _read_lines(path: Path) -> tuple[list[str], Groups]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    try:
-        ids = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; save as UTF-8") from None
+    with open_text(path) as file:
+        ids = [line.removesuffix("\n").removesuffix("\r") for line in file]
     return ids, np.arange(len(ids))
 
 
