@@ -78,8 +78,8 @@ def format_report(report: ZeroShotReport) -> str:
         shares = report[key]
         rows.append((name, f"{report['pictures']:,}", f"{shares['top_1']:.1%}", f"{shares['top_5']:.1%}"))
     classes, largest = len(report["classes"]), max((line["pictures"] for line in report["per_class"]), default=0)
-    chances = [f"{min(1, k / max(1, classes)):.1%}" for k in (1, 5)]
-    rows.append(("all, by chance", f"{report['pictures']:,}", *chances))
+    first, five = (f"{min(1, k / max(1, classes)):.1%}" for k in (1, 5))
+    rows.append(("all, by chance", f"{report['pictures']:,}", first, five))
     share = f"{largest / max(1, report['pictures']):.1%}"
     rows.append(("all, largest class", f"{report['pictures']:,}", share, ""))
     longest = max(_count_columns(row[0]) for row in rows)

@@ -191,7 +191,7 @@ def compute_ends(means: Floats) -> Floats:
 def count_groups(values: Floats, groups: npt.NDArray[Any]) -> Rows:
     """Count the groups [M] that have a row which counts in each column of `values` [N, M]."""
     names, group_N = np.unique(groups, return_inverse=True)
-    rows = (np.bincount(group_N, column, len(names)) for column in ~np.isnan(values).T)
+    rows = (np.bincount(group_N, column, len(names)) for column in (~np.isnan(values)).T)
     return np.array([np.count_nonzero(row) for row in rows], np.int64)
 
 
