@@ -20,6 +20,7 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import load_model
 from tuwen.retrieval.encode import stream_vectors
 
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 IMAGES_AT_ONCE = 256
 
 

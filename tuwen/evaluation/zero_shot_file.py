@@ -71,12 +71,17 @@ def make_empty_report() -> ZeroShotReport:
 
 
 def format_report(report: ZeroShotReport) -> str:
-    """Format the report for a terminal: each class, then all by the ensemble and by one prompt."""
+    """Format the report for a terminal: each class, then all by the ensemble and by one prompt, and by chance."""
     rows = [("class", "pictures", "top-1", "top-5")]
     rows += [(line["class"], f"{line['pictures']:,}", f"{line['top_1']:.1%}", "") for line in report["per_class"]]
     for name, key in (("all, by the ensemble", "ensemble"), ("all, by one prompt", "one_prompt")):
         shares = report[key]
         rows.append((name, f"{report['pictures']:,}", f"{shares['top_1']:.1%}", f"{shares['top_5']:.1%}"))
+    classes, largest = len(report["classes"]), max((line["pictures"] for line in report["per_class"]), default=0)
+    first, five = (f"{min(1, k / max(1, classes)):.1%}" for k in (1, 5))
+    rows.append(("all, by chance", f"{report['pictures']:,}", first, five))
+    share = f"{largest / max(1, report['pictures']):.1%}"
+    rows.append(("all, largest class", f"{report['pictures']:,}", share, ""))
     longest = max(_count_columns(row[0]) for row in rows)
     return "\n".join(
         f"{name}{' ' * (longest - _count_columns(name))}  {pictures:>8}  {top_1:>6}  {top_5:>6}".rstrip()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # so that what is missing is told before torch is loaded
     from tuwen.data.formats.pairs import PairSet
     from tuwen.retrieval.vectors import Vectors
 
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 DATA, VECTORS = Path("data/clean"), Path("embeddings")
 
 

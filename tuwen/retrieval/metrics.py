@@ -190,8 +190,9 @@ def compute_ends(means: Floats) -> Floats:
 
 def count_groups(values: Floats, groups: npt.NDArray[Any]) -> Rows:
     """Count the groups [M] that have a row which counts in each column of `values` [N, M]."""
-    counted = ~np.isnan(values)
-    return np.array([len(np.unique(groups[column])) for column in counted.T], np.int64)
+    names, group_N = np.unique(groups, return_inverse=True)
+    rows = (np.bincount(group_N, column, len(names)) for column in (~np.isnan(values)).T)
+    return np.array([np.count_nonzero(row) for row in rows], np.int64)
 
 
 def find_points(ends: Floats) -> Flags:

@@ -87,7 +87,7 @@ def test_ids_name_the_rows_and_chosen_ks_are_measured(world):
     evaluate("-k", "2", "--out", "rows.json")
     ids = [f"图 {n},甲" for n in range(12)]
     write("i.txt", "\n".join(ids) + "\n")
-    write("t.txt", "\n".join(f"文{n}" for n in range(24)))
+    write("t.txt", "\r\n".join(f"文{n}" for n in range(24)))  # as Windows ends lines
     write("named.csv", "\ufefftext,image\n" + "".join(f'文{n},"{ids[n // 2]}"\r\n' for n in range(24)))
     evaluate(
         "-k", "2", "--image-ids", "i.txt", "--text-ids", "t.txt", "--out", "named.json", relevance="named.csv"
