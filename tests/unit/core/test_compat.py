@@ -1,8 +1,10 @@
-"""torchvision beside a torch for which its compiled part was not built."""
+"""Faults of other packages: torchvision without its compiled part, matplotlib in a notebook's shell."""
 
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 from tests.support.checkout import ROOT
 
@@ -23,7 +25,12 @@ def test_a_chart_is_the_same_under_a_notebooks_backend_and_a_users_own_style(tmp
     shells = {}, {"MPLBACKEND": "module://no_such_backend", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
     drawn = [
         subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | shell, cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env=os.environ | shell,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for shell in shells
     ]
