@@ -33,11 +33,11 @@ class Sample(NamedTuple):
     fault: str | None = None
 
 
-def read_shard(row: dict[str, Any]) -> Iterator[Sample]:
+def read_shard(row: dict[str, Any], left_over: Counter[str] | None = None) -> Iterator[Sample]:
     """Yield the samples of one listed shard (`pairs.SHARDS`), read once from end to end, from disk or by fsspec.
 
-    Raises UserError where it cannot be opened or read, and where its size, or after the last sample its sha256, is
-    not the listed one.
+    left_over: as in `read_samples`. Raises UserError where it cannot be opened or read, and where its size, or
+    after the last sample its sha256, is not the listed one.
     """
     import fsspec
 
@@ -52,7 +52,7 @@ def read_shard(row: dict[str, Any]) -> Iterator[Sample]:
         if size is not None and size != row["size"]:
             raise UserError(f"{address}: {size} bytes found, {row['size']} expected; {SHARD_REMEDY}")
         hashed = _HashedFile(file, address)
-        yield from read_samples(cast(BinaryIO, hashed), row["caption_key"])
+        yield from read_samples(cast(BinaryIO, hashed), row["caption_key"], left_over)
         while hashed.read(1 << 20):
             pass
     sha256 = hashed.sha256.hexdigest()
