@@ -25,7 +25,7 @@ MAGIC = (  # first bytes -> extension
     (rb"GIF8", "gif"),
     (rb"RIFF....WEBP", "webp"),
     (rb"BM....\0\0\0\0", "bmp"),
-    (rb"II\*\0|MM\0\*", "tif"),
+    (rb"II[*+]\0|MM\0[*+]", "tif"),
     (rb"....ftypavi[fs]", "avif"),
     (rb"....ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)", "heic"),
 )
