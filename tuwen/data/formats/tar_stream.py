@@ -205,8 +205,9 @@ def _part(archive: Any, info: tarfile.TarInfo, left_over: Counter[str], load: bo
     name = _decoded(info.name.encode("utf-8", "surrogateescape"), "replace").removeprefix("./")
     folder, slash, base = unicodedata.normalize("NFC", name).rpartition("/")
     *stem, extension = base.split(".")
-    part = TarPart(name, (f"{folder}{slash}{stem[0] if stem else ''}", *stem[1:]), extension.lower(), info.size)
-    if extension.lower() in IMAGE_EXTENSIONS:
+    extension = extension.strip().lower()
+    part = TarPart(name, (f"{folder}{slash}{stem[0] if stem else ''}", *stem[1:]), extension, info.size)
+    if extension in IMAGE_EXTENSIONS:
         part = part._replace(kind="image")
     if name.startswith("/") or ".." in name.split("/") or not (info.isreg() or info.isdir()):
         return part._replace(fault="outside_source")
