@@ -73,7 +73,12 @@ def collected(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Pa
     ]
     copied = [("抄.png", picture(0, ground="lightyellow"), "红色的圆")]  # art's first pair
     write_source(data, "web", own + labelled + near + twice + copied)
-    good = [("a.png", draw_png(20, 20, "red")), ("a.txt", "一块红色".encode())]
+    good = [
+        ("a.png", draw_png(20, 20, "red")),
+        ("a.seg.png", b""),
+        ("a.txt", "一块红色".encode()),
+        ("a.cls", b"7"),
+    ]
     bad = [("b.jpg", b"no picture"), ("b.txt", "坏图".encode()), ("c.txt", "没有图".encode())]
     shards = [
         write_tar(root / "far", "one", good + bad),
@@ -138,6 +143,7 @@ def test_shards_elsewhere_are_measured_counted_and_listed_with_their_source(coll
         "measured_pictures": 5,
         "measured_captions": 5,
         "faults": {"missing": 1, "too_narrow": 1, "unreadable": 1, "empty": 2},
+        "members_left_over": {".cls": 1, ".seg.png": 1},
         "in_valid_or_test": int(
             0 in {int(n[9:11]) for s in ("valid", "test") for n in read_ids(collected, s, "images")}
         ),

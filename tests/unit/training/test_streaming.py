@@ -17,7 +17,7 @@ from PIL import Image
 from tests.support.training import SIZE_PX, caption, decode_all, drawn, members, settings, write_shard
 from tuwen.core.errors import UserError
 from tuwen.data.augment.views import Viewer
-from tuwen.data.formats.foreign_tar.tar_stream import read_shard
+from tuwen.data.formats.foreign_tar.tar_stream import count_pairs, read_shard
 from tuwen.data.formats.images import decode_image
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.training import streaming
@@ -53,6 +53,19 @@ def test_each_epoch_shows_every_pair_once_in_an_order_of_its_own(three) -> None:
     assert len({tuple(order) for order in orders}) == 3
     assert list_shown(make_views(*three), 2) == orders[1]  # a training that resumes at epoch 2 has seen no other
     assert list_shown(views, 2, seed=1) != orders[1]
+    assert not views.skipped
+
+
+def test_names_with_dots_are_streamed_by_the_rule_that_counts_them(tmp_path) -> None:
+    named = [(f"iPhone6.7寸-{n:03d}.jpg", drawn(n)) for n in range(12)]
+    named += [(f"iPhone6.7寸-{n:03d}.seg.png", drawn(n + 20)) for n in range(12)]
+    named += [(f"iPhone6.7寸-{n:03d}.txt", caption(n).encode()) for n in range(12)]
+    row = write_shard(tmp_path / "0.tar", sorted(named), 12)
+    with open(tmp_path / "0.tar", "rb") as file:
+        assert count_pairs(file) == 12
+    views = make_views(row)
+    shown = {item.positive_id: item.caption for item in decode_all(views, 0, 1)}
+    assert shown == {digest(n): caption(n) for n in range(12)}
     assert not views.skipped
 
 

@@ -5,8 +5,8 @@ import os
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -25,7 +25,7 @@ MAGIC = (  # first bytes -> extension
     (rb"GIF8", "gif"),
     (rb"RIFF....WEBP", "webp"),
     (rb"BM....\0\0\0\0", "bmp"),
-    (rb"II\*\0|MM\0\*", "tif"),
+    (rb"II[*+]\0|MM\0[*+]", "tif"),
     (rb"....ftypavi[fs]", "avif"),
     (rb"....ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)", "heic"),
 )
@@ -44,7 +44,7 @@ def is_hidden(path: PurePath | str) -> bool:
 
 def is_image_name(path: PurePath | str) -> bool:
     """Whether a file of this name should be an image: by its extension, and not hidden."""
-    return PurePath(path).suffix[1:].lower() in IMAGE_EXTENSIONS and not is_hidden(path)
+    return PurePath(path).suffix[1:].strip().lower() in IMAGE_EXTENSIONS and not is_hidden(path)
 
 
 def find_extension(data: bytes) -> str | None:
@@ -105,20 +105,24 @@ class ImageFiles:
     A file of exactly this name comes first. Else the name is read without the blanks around it, as a file://
     address, with / for \\, with its percent escapes decoded, as an absolute path into the folder, as a path on the
     Windows machine where the folder once lay; then in another Unicode form (NFC, NFD); then without regard to
-    upper and lower case. A reading counts only where exactly one file fits.
+    upper and lower case, and to blanks around the file's own name. It counts only where exactly one file fits.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = os.path.realpath(root)
         self._listed: dict[str, dict[str, list[str]]] = {}  # folder -> folded name -> names
         self._drive: str | None = None  # what stood for `root` on a Windows machine: one answer for all names
+        self._look_ups: tuple[Callable[[str, list[str]], FoundFile], ...] = (
+            self._find_exact,
+            *(partial(self._find_folded, *level) for level in FOLDS),
+        )
         self.find = lru_cache(MOST_REMEMBERED)(self._find)
 
     def _find(self, name: str) -> FoundFile:
         """Return the file that `name` means; a link that leads out of the folder is not followed."""
         if "\0" in name:
             return FoundFile(None, name, fault="missing")
-        for look_up in (self._find_exact, self._find_folded):
+        for look_up in self._look_ups:
             for reading, ways in _list_readings(name):
                 found = look_up(reading, ways)
                 if found.path or found.way:
@@ -142,7 +146,7 @@ class ImageFiles:
     def _find_on_drive(self, reading: str, ways: list[str]) -> FoundFile:
         """Find C:/Users/li/photos/1.jpg as photos/1.jpg or 1.jpg, where one of them is a file."""
         parts = [part for part in reading.split("/") if part]
-        for look_up in (self._find_exact, self._find_folded):
+        for look_up in self._look_ups:
             fitting = dict[str, FoundFile]()
             for number in range(1, len(parts)):
                 drive, rest = "/".join(parts[:number]), "/".join(parts[number:])
@@ -156,8 +160,8 @@ class ImageFiles:
                 return FoundFile(None, reading, AMBIGUOUS, "missing")
         return FoundFile(None, reading, fault="outside_source")
 
-    def _find_folded(self, reading: str, ways: list[str]) -> FoundFile:
-        """Find the only file whose name differs in its Unicode form, or else also in upper and lower case."""
+    def _find_folded(self, way: str, fold: Callable[[str], str], reading: str, ways: list[str]) -> FoundFile:
+        """Find the only file whose name differs in no more than what `fold` levels."""
         nothing = FoundFile(None, reading, fault="missing")
         whole, root = _compose(reading), _compose(self.root)
         if whole.startswith(f"{root}/"):
@@ -166,13 +170,10 @@ class ImageFiles:
         if not parts or ".." in parts or whole.startswith("/") or DRIVE.match(whole):
             return nothing
         fitting = [os.path.relpath(path, self.root) for path in self._expand(self.root, parts)]
-        same = [path for path in fitting if _compose(path) == "/".join(parts)]
-        for paths, way in ((same, "Unicode form (NFC, NFD)"), (fitting, "upper and lower case")):
-            if len(paths) == 1:
-                return self._find_exact(paths[0], [*ways, way])
-            if paths:
-                return nothing._replace(way=AMBIGUOUS)
-        return nothing
+        fitting = [path for path in fitting if [*map(fold, path.split("/"))] == [*map(fold, parts)]]
+        if len(fitting) == 1:
+            return self._find_exact(fitting[0], [*ways, way])
+        return nothing._replace(way=AMBIGUOUS) if fitting else nothing
 
     def _expand(self, folder: str, parts: list[str]) -> Iterator[str]:
         """Yield the files below `folder` whose path folds to the same as `parts` do."""
@@ -196,8 +197,12 @@ def _compose(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _fold(name: str) -> str:
+def _fold_case(name: str) -> str:
     return _compose(_compose(name).casefold())
+
+
+def _fold(name: str) -> str:
+    return _fold_case(_strip(name))
 
 
 def _list_readings(name: str) -> Iterator[tuple[str, list[str]]]:
@@ -229,6 +234,11 @@ def _read_address(name: str) -> str:
     return path if DRIVE.match(path) else f"/{path}"
 
 
+FOLDS = (
+    ("Unicode form (NFC, NFD)", _compose),
+    ("upper and lower case", _fold_case),
+    ("blanks in the file's own name", _fold),
+)
 READINGS = (
     ("blanks around it", _strip),
     ("file:// address", _read_address),

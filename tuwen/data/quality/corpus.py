@@ -1,5 +1,6 @@
 """The corpus: its sources as one set, without what valid and test hold; shards that stay elsewhere, sampled."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ class InPlace:
     measured: int  # shards
     images: quarantine.ExaminedTable
     texts: quarantine.ExaminedTable
+    left_over: Counter[str]  # members of the measured shards that belong to no pair, by extension
 
     def summarise(self, held_out: "pd.DataFrame") -> dict[str, Any]:
         """Return how much there is, what of it was measured, and its faults; held_out as in `remove_held_out`."""
@@ -89,6 +91,7 @@ class InPlace:
             "measured_pictures": len(self.images.frame),
             "measured_captions": len(self.texts.frame),
             "faults": self.images.reasons | self.texts.reasons,
+            "members_left_over": dict(sorted(self.left_over.items())),
             "in_valid_or_test": int(_is_held_out(self.images.frame, held_out).sum()),
         }
 
@@ -112,14 +115,14 @@ def _examine_shards(
     place: Path, listed: pa.Table, params: Validate, max_tokens: int, executor: Executor
 ) -> InPlace:
     chosen, name = choose_shards(listed.to_pylist(), params), f"corpus/{place.parent.name}"
-    measured, captions = _measure_shards(chosen, params.max_pixels, executor)
+    measured, captions, left_over = _measure_shards(chosen, params.max_pixels, executor)
     images = quarantine.ExaminedTable(place, name, "images", measured, needs_rows=False)
     images.examine(suites.build_image_suite(params, needs_rows=False))
     texts = quarantine.ExaminedTable(place, name, "texts", captions, needs_rows=False)
     texts.examine(suites.build_text_suite(params, max_tokens, needs_rows=False))
     for table in (images, texts):
         table.examine_outcome(params)
-    return InPlace(listed, len(chosen), images, texts)
+    return InPlace(listed, len(chosen), images, texts, left_over)
 
 
 def collect_shards(in_place: Mapping[str, InPlace]) -> pa.Table:
@@ -145,20 +148,21 @@ def choose_shards(listed: Sequence[dict[str, Any]], params: Validate) -> list[di
 
 def _measure_shards(
     chosen: list[dict[str, Any]], max_pixels: int, executor: Executor
-) -> "tuple[pd.DataFrame, pd.DataFrame]":
-    """Return measured images and captions; ids are the shard's sha256 and a number."""
+) -> "tuple[pd.DataFrame, pd.DataFrame, Counter[str]]":
+    """Return measured images and captions, with the shard's sha256 and a number as ids, and what is left over."""
     import pandas as pd
 
     results = executor.map(partial(_measure_shard, max_pixels), chosen)
-    images, captions = [_make_image_frame([])], [pairs.TEXTS.empty_table()]
+    images, captions, left_over = [_make_image_frame([])], [pairs.TEXTS.empty_table()], Counter[str]()
     pairs_of_all = sum(row["pairs"] for row in chosen)
     followed = follow(results, "measure pairs in shards", pairs_of_all, lambda result: len(result[0]))
-    for row, (measured, texts) in zip(chosen, followed, strict=True):
+    for row, (measured, texts, left) in zip(chosen, followed, strict=True):
         part = _make_image_frame(measured)
         images.append(part.assign(image_id=[f"{row['sha256']}/{number}" for number in range(len(part))]))
         captions.append(_make_text_table(row["sha256"], texts))
+        left_over += left
     frame = pd.concat([part for part in images if len(part)] or images, ignore_index=True)
-    return frame, text_stats.measure_captions(pa.concat_tables(captions))
+    return frame, text_stats.measure_captions(pa.concat_tables(captions)), left_over
 
 
 def _make_text_table(shard: str, texts: list[str]) -> pa.Table:
@@ -179,10 +183,13 @@ def _make_image_frame(measured: "list[tuple[str | None, image_stats.ImageStats]]
 
 def _measure_shard(
     max_pixels: int, row: dict[str, Any]
-) -> "tuple[list[tuple[str | None, image_stats.ImageStats]], list[str]]":
-    """Return (fault, stats) of every image of a shard, and its captions; a sample without one counts as empty."""
-    measured, captions = [], list[str]()
-    for sample in tar_stream.read_shard(row):
+) -> "tuple[list[tuple[str | None, image_stats.ImageStats]], list[str], Counter[str]]":
+    """Return (fault, stats) of every image of a shard, its captions, and what is left over of it.
+
+    A sample without a caption counts as one with an empty caption.
+    """
+    measured, captions, left_over = [], list[str](), Counter[str]()
+    for sample in tar_stream.read_shard(row, left_over):
         stats = (
             image_stats.ImageStats()
             if sample.image is None
@@ -190,4 +197,4 @@ def _measure_shard(
         )
         measured.append((sample.fault, stats))
         captions += sample.captions or ([] if sample.fault else [""])
-    return measured, captions
+    return measured, captions, left_over

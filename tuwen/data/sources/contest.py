@@ -91,9 +91,9 @@ def _labelled(root: Path, table: Path, encoding: str | None, readings: list[Read
     ids: dict[str, str] = {}  # file -> the id that named it first
     for row, cells in read_csv_rows(table, ("image_id", "caption"), encoding=encoding, readings=readings):
         image_id = cells["image_id"]
-        if image_id not in captions:
-            found = files.find(image_id)
-            image_id = ids.setdefault(found.name, image_id) if found.path else image_id
+        found = files.find(image_id)
+        yield from make_notes(found, image_id)
+        image_id = ids.setdefault(found.name, image_id) if found.path else image_id
         if image_id not in captions:
             yield from _image(root, table, files, image_id, row)
         captions[image_id] += 1
@@ -116,7 +116,9 @@ def _task(
     folder = images.parent / IMAGE_DATA
     files, named = ImageFiles(folder), set[str]()
     for row, cells in read_csv_rows(images, ("image_id",), encoding=encoding, readings=readings):
-        named.add(files.find(cells["image_id"]).name)
+        found = files.find(cells["image_id"])
+        yield from make_notes(found, cells["image_id"])
+        named.add(found.name)
         yield from _image(root, images, files, cells["image_id"], row)
     if more := len([path for path in _unnamed(folder, named) if is_image_name(path)]):
         print(f"{images}: {more} files in {IMAGE_DATA} are not named here and left alone", file=sys.stderr)
@@ -124,7 +126,6 @@ def _task(
 
 def _image(root: Path, table: Path, files: ImageFiles, image_id: str, row: int) -> Iterator[Record]:
     data, found = read_image_file(files, image_id)
-    yield from make_notes(found, image_id)
     if data is None:
         yield ImageRecord(image_id, None, make_relative(table, root), row, found.fault)
     else:

@@ -82,6 +82,7 @@ def _records(source: TableSource, path: Path, rows: Iterator[TextRow]) -> Iterat
     for row, cells in rows:
         place = f"{path}:{row}"
         image = _read_cell(cells[source.image], files, place)
+        yield from make_notes(image.found, image.name)
         group, category, split = (
             _optional_text(cells, name, place) for name in (source.group, source.category, source.split)
         )
@@ -108,7 +109,8 @@ class _ImageCell(NamedTuple):
     key: str  # tells images apart: what was written for one file in two ways is equal; "" for an empty cell
     data: bytes | None = None
     fault: str | None = None
-    name: str = ""  # of the file, as it is written
+    name: str = ""  # of the file, as it is written ...
+    found: FoundFile = FoundFile(None, "")  # ... and what it means
 
 
 def _read_cell(cell: Any, files: ImageFiles, place: str) -> _ImageCell:
@@ -124,7 +126,7 @@ def _read_cell(cell: Any, files: ImageFiles, place: str) -> _ImageCell:
         found = files.find(name) if len(name) < LONGEST_NAME else FoundFile(None, name)
         if found.path is None and is_base64_image(name[:LONGEST_NAME].encode("utf-8", "replace")):
             return _decode_cell(name.encode("utf-8", "replace"))
-        return _ImageCell(found.name if found.path else name, name=name)
+        return _ImageCell(found.name if found.path else name, name=name, found=found)
     raise UserError(f"{place}: the picture is {cell!r:.80}, expected a path, bytes or base64; name another column")
 
 
@@ -140,7 +142,6 @@ def _make_image(image: _ImageCell, files: ImageFiles, record: ImageRecord, folde
         yield record._replace(data=image.data, fault=image.fault)
         return
     data, found = read_image_file(files, image.name)
-    yield from make_notes(found, image.name)
     if data is None:
         yield record._replace(fault=found.fault)
     else:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ZeroSource
-from tuwen.data.formats.image_files import AMBIGUOUS, FoundFile, ImageFiles, is_hidden
+from tuwen.data.formats.image_files import AMBIGUOUS, FoundFile, ImageFiles, is_hidden, is_image_name
 from tuwen.data.formats.text_files import Reading, open_text, read_json_rows
 from tuwen.data.sources.files import make_notes, make_relative, read_image_file
 from tuwen.data.sources.records import (
@@ -87,6 +87,7 @@ def _records(
 ) -> Iterator[Record]:
     root = Path(source.root)
     ids: dict[str, str] = {}  # name of an image in the lists -> its id
+    otherwise: dict[str, FoundFile] = {}  # names that are not the file's own
     yielded, files = set[str](), ImageFiles(root)
     for path, split in lists:
         file = make_relative(path, root)
@@ -94,12 +95,14 @@ def _records(
         for line in rows(path, source.encoding, readings):
             if line.image not in ids:
                 data, found = _image(files, folders, line.image)
-                yield from make_notes(found, line.image)
                 image_id = ids[line.image] = found.name
+                otherwise |= {line.image: found} if found.way else {}
                 if image_id not in yielded:
                     yielded.add(image_id)
                     where, row = (image_id, None) if data is not None else (file, line.row)
                     yield ImageRecord(image_id, data, where, row, found.fault, split=split)
+            if line.image in otherwise:
+                yield from make_notes(otherwise[line.image], line.image)
             text_id = f"{file}:{line.row}"
             yield TextRecord(text_id, line.caption, file, line.row)
             yield PairRecord(text_id, ids[line.image], text_id, file, line.row, line.label)
@@ -143,4 +146,4 @@ def _text_rows(path: Path, encoding: str | None, readings: list[Reading]) -> Ite
             number = name.partition("#")[0].strip()
             if not (tab and number):
                 raise UserError(f"{path}:{row}: found {line.strip()[:40]!r}, expected number#n, tab, caption")
-            yield _Row(row, number if number.lower().endswith(".jpg") else f"{number}.jpg", caption)
+            yield _Row(row, number if is_image_name(number) else f"{number}.jpg", caption)

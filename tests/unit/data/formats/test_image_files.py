@@ -34,6 +34,8 @@ def put(root: Path, *names: str) -> Path:
         (NFC, NFD, "Unicode form (NFC, NFD)"),
         ("图/a.JPG", "图/a.jpg", "upper and lower case"),
         ("Photos/a.jpg", "photos/A.Jpg", "upper and lower case"),
+        ("图/a.jpg\u3000", "图/a.jpg", "blanks in the file's own name"),
+        ("图 /A.jpg ", "图/a.jpg", "blanks in the file's own name"),
         ("图/a.jpg", "图\\a.jpg", "backslashes"),
         ("图/a.jpg", ".\\图\\a.jpg", "backslashes"),
         ("图/a.jpg", "图/a.jpg \t", "blanks around it"),
@@ -133,7 +135,7 @@ def test_hidden_files_and_extensions_are_the_same_for_every_reader() -> None:
     Image.init()
     decoded = {end[1:] for end, kind in Image.EXTENSION.items() if kind in FORMATS}
     assert decoded | {"dib", "heic", "heif", "hif"} == image_files.IMAGE_EXTENSIONS
-    assert all(image_files.is_image_name(f"1.{end.upper()}") for end in decoded)
+    assert all(image_files.is_image_name(f"1.{end.upper()} ") for end in decoded)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])

@@ -250,7 +250,10 @@ def test_two_names_of_one_file_are_one_picture_and_a_tasks_ids_stay(root) -> Non
     records = read(root)["labelled"]
     assert of_kind(records, ImageRecord)[0] == ImageRecord("A.jpg", JPEG + b"a.jpg", "附件1/ImageData/a.jpg")
     assert [link.text_id for link in of_kind(records, PairRecord)] == ["A.jpg#1", "A.jpg#2"]
-    assert of_kind(records, NoteRecord) == [NoteRecord("names read otherwise: upper and lower case", "A.jpg")]
+    assert of_kind(records, NoteRecord) == [
+        NoteRecord("names read otherwise: upper and lower case", "A.jpg"),
+        NoteRecord("names read otherwise: blanks around it", "a.jpg "),
+    ]
     table(root / "附件2/image_data.csv", ["image_id"], [["G1.jpg"], ["g1.jpg"], ["g2.JPG"]])
     found = of_kind(read(root)["t2i"], ImageRecord)
     assert [one.image_id for one in found] == ["G1.jpg", "g1.jpg", "g2.JPG"]

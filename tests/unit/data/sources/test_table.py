@@ -18,7 +18,7 @@ from tuwen.core.params import TableSource
 from tuwen.data import sources
 from tuwen.data.formats import pairs, shards
 from tuwen.data.sources.ingest import ingest
-from tuwen.data.sources.records import ImageRecord, PairRecord, Record, TextRecord
+from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, TextRecord
 
 CAT, DOG = b"\x89PNG a cat", b"\x89PNG a dog"
 ROWS = [
@@ -299,7 +299,13 @@ def test_names_of_one_file_are_one_picture_and_how_they_were_read_is_noted(root,
     assert [link.pair_id for link in of_kind(records, PairRecord)] == [
         f"pictures/ガ猫.JPG#{n}" for n in range(1, 7)
     ]
-    # the note comes with the picture, so each picture is noted as its first row names it
+    assert [note.what.partition(": ")[2] for note in of_kind(records, NoteRecord)] == [
+        "upper and lower case",
+        "absolute path",
+        "backslashes and Windows drive",
+        "percent escapes",
+        "blanks around it and Unicode form (NFC, NFD)",
+    ]
     write(root / "pairs.csv", [{"path": "pictures/DOG.png", "zh": "狗"}, {"path": "/etc/hostname", "zh": "外面"}])
     ingest(source(root, "pairs.csv"), tmp_path / "data/raw")
     assert json.loads((tmp_path / "data/raw/labelled/notes.json").read_text(encoding="utf-8")) == {

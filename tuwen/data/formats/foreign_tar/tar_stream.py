@@ -35,11 +35,11 @@ class Sample(NamedTuple):
     fault: str | None = None
 
 
-def read_shard(row: dict[str, Any]) -> Iterator[Sample]:
+def read_shard(row: dict[str, Any], left_over: Counter[str] | None = None) -> Iterator[Sample]:
     """Yield the samples of one listed shard (`pairs.SHARDS`), read once from end to end, from disk or by fsspec.
 
-    Raises UserError where it cannot be opened or read, and where its size, or after the last sample its sha256, is
-    not the listed one.
+    left_over: as in `read_samples`. Raises UserError where it cannot be opened or read, and where its size, or
+    after the last sample its sha256, is not the listed one.
     """
     import fsspec
 
@@ -54,7 +54,7 @@ def read_shard(row: dict[str, Any]) -> Iterator[Sample]:
         if size is not None and size != row["size"]:
             raise UserError(f"{address}: {size} bytes found, {row['size']} expected; {SHARD_REMEDY}")
         hashed = _HashedFile(file, address)
-        yield from read_samples(cast(BinaryIO, hashed), row["caption_key"])
+        yield from read_samples(cast(BinaryIO, hashed), row["caption_key"], left_over)
         while hashed.read(1 << 20):
             pass
     sha256 = hashed.sha256.hexdigest()
@@ -212,8 +212,9 @@ def _part(archive: Any, info: tarfile.TarInfo, left_over: Counter[str], load: bo
     name = _decoded_name(info.name.encode("utf-8", "surrogateescape")).removeprefix("./")
     folder, slash, base = unicodedata.normalize("NFC", name).rpartition("/")
     *stem, extension = base.split(".")
-    part = TarPart(name, (f"{folder}{slash}{stem[0] if stem else ''}", *stem[1:]), extension.lower(), info.size)
-    if extension.lower() in IMAGE_EXTENSIONS:
+    extension = extension.strip().lower()
+    part = TarPart(name, (f"{folder}{slash}{stem[0] if stem else ''}", *stem[1:]), extension, info.size)
+    if extension in IMAGE_EXTENSIONS:
         part = part._replace(kind="image")
     if name.startswith("/") or ".." in name.split("/") or not (info.isreg() or info.isdir()):
         return part._replace(fault="outside_source")
