@@ -56,7 +56,7 @@ def examine_text(path: Path, newline: str | None, encoding: str | None) -> Exami
             mangled += [one._replace(line=one.line + number + 1) for one in find_mangled(block)]
             number += len(block)
     if nuls:
-        text.notes.append(f"{nuls} NUL bytes, the first in line {first_nul}")
+        text.notes.append(f"{nuls} NUL bytes (00), the first in line {first_nul}")
     if mangled:
         text.notes.append(_describe_mangled(path, mangled, beyond, encoding))
     for note in text.notes:

@@ -22,11 +22,10 @@ MISREADINGS = {
     ("gb18030", "cp950"): 24.0,
     ("cp950", "gb18030"): 24.0,
 }
+ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 LETTERS = re.compile("[\u0370-\u1fff]")
-LEAST_AMONG_MANY = (
-    5.0  # nats that suffice in a line where most lines were misread in the same way, and more than ...
-)
-MANY_LINES = 3  # ... of these
+LEAST_AMONG_MANY = 5.0  # nats that suffice in a line where most lines were misread in the same way, ...
+MANY_LINES = 3  # ... and more than these
 SUSPECT = -10.2  # nats a character beyond ASCII: lines below it are tried
 LOST_COST = -9.0  # of a character of which a part is lost
 
@@ -50,8 +49,11 @@ class _Undone(NamedTuple):
 
 
 def find_mangled(lines: Sequence[str]) -> list[Mangled]:
-    """Find the lines that were decoded wrongly and saved again."""
+    """Find the lines that were decoded wrongly and saved again; escapes as of JSON are characters here."""
     text = "".join(lines)
+    if "\\u" in text:
+        lines = [ESCAPE.sub(lambda match: chr(int(match[1], 16)), line) for line in lines]
+        text = "".join(lines)
     numbers = {number for number, line in enumerate(lines) if LOST.search(line)} if LOST.search(text) else set()
     beyond = np.zeros(1)
     if not text.isascii():

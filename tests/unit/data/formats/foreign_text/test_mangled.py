@@ -33,7 +33,17 @@ def test_a_whole_text_of_one_chinese_encoding_read_as_another_is_found() -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["一只锟斤拷", "一只\ufffd\ufffd", "æµ‹è¯•", "²âÊÔ", "娴嬭瘯", "~{<:Ky2;~}", "\x1b$B%F\x1b(B"]
+    "text",
+    [
+        "一只锟斤拷",
+        "一只\ufffd\ufffd",
+        "æµ‹è¯•",
+        "²âÊÔ",
+        "娴嬭瘯",
+        "~{<:Ky2;~}",
+        r'{"a": "\u00e6\u00b5\u2039\u00e8\u00af\u2022"}',
+        "\x1b$B%F\x1b(B",
+    ],
 )
 def test_known_forms_of_lost_text_are_found(text: str) -> None:
     assert [one.line for one in find_mangled(["一只猫\n", f"{text}\n", "cat\n"])] == [1]
