@@ -12,6 +12,15 @@ from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.quality.expectations import ExampleRow
 
 HOSTILE_ID = "<script>alert('红')</script>&\".jpg"
+TEXT_FILE = {  # as `ingest` writes it
+    "file": "<表>.tsv",
+    "encoding": "gb18030",
+    "delimiter": "\t",
+    "quotes": "text",
+    "lines": 61,
+    "records": 60,
+    "notes": ["quotes are text (line 12: as quoting 4 rows would be lost in cells)"],
+}
 QUARANTINE_COLUMNS = ("set", "item", "id", "file", "row", "reason", "severity", "outcome")
 QUARANTINE_SCHEMA = pa.schema(
     [(name, pa.int64() if name == "row" else pa.string()) for name in QUARANTINE_COLUMNS]
@@ -167,4 +176,5 @@ def make_summary(frames, rows):
         "checks": {"labelled": {"images": {"rows": met, "undersized": missed}}},
         "drift": {"t2i": {"caption_chars": 0.125, "aspect": 0.25}},
         "leaks": {"prevented_pairs": 7},
+        "files": {"labelled": [TEXT_FILE]},
     }

@@ -57,7 +57,8 @@ def validate(
     for source in collected.values():
         corpus.remove_held_out(source, dealt.held_out)
     further = dealt.summary | {"drift": _examine_drift(examined, params)}
-    further["files"] = {name: _read_readings(raw / name) for name in examined}
+    if files := {name: read for name in examined if (read := _read_readings(raw / name))}:
+        further["files"] = files
     further["corpus"] = {name: shards.summarise(dealt.held_out) for name, shards in in_place.items()}
     further |= _count_notes(raw, examined)
     composed = _compose_sets(examined, collected, dealt)

@@ -1,9 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats.text_files import open_text, parse_json, read_csv_rows, read_json_rows
+from tuwen.data.formats.text_files import Reading, open_text, parse_json, read_csv_rows, read_json_rows
 
 CAPTION = "雨后的街道，行人撑着伞"
 
@@ -27,6 +28,49 @@ def test_a_missing_text_and_one_of_no_encoding_are_named(tmp_path: Path) -> None
     message = r"neither utf-8 \(byte 2\) nor gb18030 \(byte 2\), counted from 0; save the file as UTF-8"
     with pytest.raises(UserError, match=message), open_text(path):
         pass
+
+
+def test_many_lines_that_were_decoded_wrongly_are_an_error_few_are_told_and_a_person_overrules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, lines = tmp_path / "texts.txt", [f"第{n}号商品图\n" for n in range(300)]
+    lines[7] = "æµ‹è¯•\n"
+    path.write_text("".join(lines), encoding="utf-8")
+    told = "1 lines (8): 'æµ‹è¯•' (bytes c3 a6 c2 b5 e2 80 b9 c3 a8) is utf-8 that was read as cp1252"
+    with open_text(path) as file:
+        assert file.readlines() == lines
+    assert capsys.readouterr().err == f"{path}: {told}, meant is '测试'\n"
+    lines[10:20] = ["锟斤拷锟斤拷\n"] * 10
+    path.write_text("".join(lines), encoding="utf-8")
+    message = r"texts\.txt:8: 11 lines \(8, 11, 12, 13, 14 …\).* `encoding: utf-8` in"
+    with pytest.raises(UserError, match=message), open_text(path):
+        pass
+    with open_text(path, encoding="utf-8") as file:
+        assert file.readlines() == lines
+    assert "11 lines (8, 11, 12, 13, 14 …)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "utf-16-le", "utf-16-be"])
+def test_tables_in_other_encodings_are_read_and_counted(tmp_path: Path, encoding: str) -> None:
+    readings = list[Reading]()
+    rows = [(f"p/{n}.jpg", f"第{n}号商品图，红色连衣裙") for n in range(10)]
+    (tmp_path / "a.csv").write_bytes("".join(f"{a},{b}\n" for a, b in [("path", "title"), *rows]).encode(encoding))
+    lines = [json.dumps({"path": path, "title": title}, ensure_ascii=False) for path, title in rows]
+    (tmp_path / "a.jsonl").write_bytes("\n\n".join(lines).encode(encoding))
+    found = list(read_csv_rows(tmp_path / "a.csv", ["path", "title"], readings=readings))
+    assert [(cells["path"], cells["title"]) for _, cells in found] == rows
+    found = list(read_json_rows(tmp_path / "a.jsonl", ["path", "title"], readings=readings))
+    assert [(line, cells["title"]) for line, cells in found] == [(2 * n + 1, rows[n][1]) for n in range(10)]
+    read_as = {"utf-16": "utf-16-le"}.get(encoding, encoding)
+    assert [(one.encoding, one.lines, one.records) for one in readings] == [(read_as, 11, 10), (read_as, 10, 10)]
+
+
+def test_nul_bytes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("一只猫\n一\0只\0狗\n", encoding="utf-8")
+    with open_text(path) as file:
+        assert file.read() == "一只猫\n一\0只\0狗\n"
+    assert f"{path}: 2 NUL bytes (00), the first in line 2" in capsys.readouterr().err
 
 
 def test_records_of_a_csv_name_the_line_on_which_they_start(tmp_path: Path) -> None:

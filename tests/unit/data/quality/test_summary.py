@@ -72,6 +72,16 @@ def test_sizes_are_those_of_the_clean_sets() -> None:
     assert summary.list_sizes(QUALITY) == [("test", 3, 4, 6)]
 
 
+def test_text_files_are_listed_with_how_they_were_read() -> None:
+    one = {"file": "a.tsv", "encoding": "gb18030", "delimiter": "\t", "quotes": "text", "lines": 61, "records": 60}
+    files = {"labelled": [one | {"notes": ["甲", "乙"]}], "t2i": []}
+    assert summary.list_text_files(QUALITY | {"files": files}) == [
+        ("labelled", "a.tsv", "gb18030", "text", 61, 60, "甲; 乙")
+    ]
+    assert summary.list_text_files(QUALITY) == []
+    assert "files" not in summary.list_further(QUALITY | {"files": files})
+
+
 def test_keys_without_a_reader_of_their_own_are_listed_as_they_are() -> None:
     assert summary.list_further(QUALITY | {"more": 7}) == {
         "leaks": [("prevented", 0), ("leaks into test", 1)],

@@ -95,6 +95,11 @@ def test_a_check_that_is_not_met_names_rows(page):
     ]
 
 
+def test_how_text_files_were_read_stands_on_the_page(page):
+    note = "quotes are text (line 12: as quoting 4 rows would be lost in cells)"
+    assert ["labelled", "&lt;表&gt;.tsv", "gb18030", "text", "61", "60", note] in read_cells(page)
+
+
 def test_images_that_decode_are_shown_and_the_others_named(page):
     tiles = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)".*?<span title="([^"]*)"', page, re.S)
     shown = {html.unescape(name): encoded for encoded, name in tiles}

@@ -61,12 +61,16 @@ def infer_dialect(
 def _judge_taken(path: Path, scan: QuoteScan, text_stands: bool) -> str:
     """Return why quotes are text in a file with records whose lines could be rows; empty where they are none."""
     column = _find_regular_column(scan)
-    like_rows = [one for one in scan.taken if _is_like_rows(one, scan, column)]
-    if text_stands and like_rows == scan.taken and scan.text_records - scan.records == scan.taken_lines:
+    alike = {one.line: _count_like_rows(one, scan, column) for one in scan.taken}
+    complete = [one for one in scan.taken if one.is_all and alike[one.line] == len(one.rows)]
+    if text_stands and complete == scan.taken and scan.text_records - scan.records == scan.taken_lines:
         lost = f"{scan.taken_lines} rows" if scan.taken_lines else "cells"
         return f"line {scan.taken[0].line}: as quoting {lost} would be lost in cells"
-    if like_rows or (text_stands and (column is None or len(scan.samples) < FEW_ROWS)):
-        raise _make_doubt_error(path, like_rows or scan.taken)
+    doubtful = [one for one in scan.taken if alike[one.line] > 1]
+    if text_stands and (column is None or len(scan.samples) < FEW_ROWS):
+        doubtful = [one for one in scan.taken if one.is_all]
+    if doubtful:
+        raise _make_doubt_error(path, doubtful)
     return ""
 
 
@@ -80,12 +84,12 @@ def _find_regular_column(scan: QuoteScan) -> int | None:
     return best if len(forms[best]) <= max(MAX_SHAPES, len(scan.samples) // 4) else None
 
 
-def _is_like_rows(taken: Taken, scan: QuoteScan, column: int | None) -> bool:
-    """Whether each line of the record has, in the regular column, a form that it has elsewhere."""
+def _count_like_rows(taken: Taken, scan: QuoteScan, column: int | None) -> int:
+    """Count the lines of the record that have, in the regular column, a form that rows have there."""
     if column is None:
-        return False
+        return 0
     known = {_find_shape(row[column]) for row in scan.samples} - {""}
-    return all(_find_shape(row[column]) in known for row in taken.rows)
+    return sum(_find_shape(row[column]) in known for row in taken.rows)
 
 
 def _find_shape(cell: str) -> str:

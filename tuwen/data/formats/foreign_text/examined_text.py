@@ -56,25 +56,25 @@ def examine_text(path: Path, newline: str | None, encoding: str | None) -> Exami
             mangled += [one._replace(line=one.line + number + 1) for one in find_mangled(block)]
             number += len(block)
     if nuls:
-        text.notes.append(f"{nuls} NUL bytes, the first in line {first_nul}")
+        text.notes.append(f"{nuls} NUL bytes (00), the first in line {first_nul}")
     if mangled:
-        text.notes.append(_describe_mangled(path, mangled, beyond, encoding))
+        text.notes.append(_describe_mangled(text, mangled, beyond, encoding is None))
     for note in text.notes:
         print(f"{path}: {note}", file=sys.stderr)
     return text._replace(lines=lines)
 
 
-def _describe_mangled(path: Path, mangled: Sequence[Mangled], beyond: int, encoding: str | None) -> str:
+def _describe_mangled(text: ExaminedText, mangled: Sequence[Mangled], beyond: int, may_refuse: bool) -> str:
     """Return what to tell of lines that were decoded wrongly. Raises UserError where they are many."""
     first = mangled[0]
     numbers = ", ".join(str(one.line) for one in mangled[:MAX_NAMED]) + (" …" if len(mangled) > MAX_NAMED else "")
     meant = f", meant is {first.meant[:20]!r}" if first.meant else ""
     raw = first.found[:4].encode("utf-8", "replace").hex(" ")
     told = f"{len(mangled)} lines ({numbers}): {first.found[:20]!r} (bytes {raw}) is {first.how}{meant}"
-    if encoding is None and len(mangled) > MAX_MANGLED_SHARE * beyond:
+    if may_refuse and len(mangled) > MAX_MANGLED_SHARE * beyond:
         raise UserError(
-            f"{path}:{first.line}: {told}; get the file as it was before it was saved so, or keep it as it is: "
-            "save it once more as UTF-8 and set `encoding: utf-8` in the source"
+            f"{text.path}:{first.line}: {told}; get the file as it was before, or set `encoding: {text.encoding}` "
+            "in the source to read it as it is"
         )
     return told
 

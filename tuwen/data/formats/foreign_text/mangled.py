@@ -11,6 +11,7 @@ from tuwen.data.formats.foreign_text.plausibility import CLASS_NAMES, classify_c
 from tuwen.data.formats.text import CHINESE
 
 LOST = re.compile("(?:\ufffd){2,}|锟斤拷|\x1b\\$|~\\{(?:[!-w][!-~])+~\\}")  # U+FFFD twice, ISO-2022, HZ
+QUESTION_MARKS = re.compile(r"\?{3,}")  # in most lines, and no Chinese: saved in an encoding without it
 LOSS = "what is left where a text was decoded wrongly and saved: its characters are lost"
 # (what it was read as, what it was) -> nats that undoing must gain; between two encodings of Chinese chance does
 MISREADINGS = {
@@ -22,11 +23,10 @@ MISREADINGS = {
     ("gb18030", "cp950"): 24.0,
     ("cp950", "gb18030"): 24.0,
 }
+ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 LETTERS = re.compile("[\u0370-\u1fff]")
-LEAST_AMONG_MANY = (
-    5.0  # nats that suffice in a line where most lines were misread in the same way, and more than ...
-)
-MANY_LINES = 3  # ... of these
+LEAST_AMONG_MANY = 5.0  # nats that suffice in a line where most lines were misread in the same way, ...
+MANY_LINES = 3  # ... and more than these
 SUSPECT = -10.2  # nats a character beyond ASCII: lines below it are tried
 LOST_COST = -9.0  # of a character of which a part is lost
 
@@ -50,11 +50,17 @@ class _Undone(NamedTuple):
 
 
 def find_mangled(lines: Sequence[str]) -> list[Mangled]:
-    """Find the lines that were decoded wrongly and saved again."""
+    """Find the lines that were decoded wrongly and saved again; escapes as of JSON are characters here."""
     text = "".join(lines)
+    if "\\u" in text:
+        lines = [ESCAPE.sub(lambda match: chr(int(match[1], 16)), line) for line in lines]
+        text = "".join(lines)
     numbers = {number for number, line in enumerate(lines) if LOST.search(line)} if LOST.search(text) else set()
     beyond = np.zeros(1)
-    if not text.isascii():
+    if text.isascii():
+        asked = {number for number, line in enumerate(lines) if QUESTION_MARKS.search(line)}
+        numbers |= asked if len(asked) > max(MANY_LINES, len(lines) / 2) else set()
+    else:
         classes = classify_characters(text)
         starts = np.cumsum([0, *map(len, lines[:-1])])
         nats = np.where(classes > 0, get_weights("chinese")[classes], 0.0)
@@ -70,7 +76,7 @@ def _examine_lines(suspects: dict[int, str], beyond: int) -> list[Mangled]:
     found = {
         number: Mangled(number, lost[0], "", LOSS)
         for number, line in suspects.items()
-        if (lost := LOST.search(line))
+        if (lost := LOST.search(line) or (QUESTION_MARKS.search(line) if line.isascii() else None))
     }
     undone = {number: max(_undo(line), default=None) for number, line in suspects.items() if number not in found}
     ways = Counter(one.way for one in undone.values() if one)
@@ -100,6 +106,8 @@ def _undo(line: str) -> Iterator[_Undone]:
 def _undo_run(run: str, wrong: str, right: str) -> str:
     """Return the run as it was before it was misread, with U+FFFD for what is lost; empty where it never was."""
     if len(LETTERS.findall(run)) > len(run) / 2:  # Russian, Greek, Arabic
+        return ""
+    if wrong != "cp1252" and not CHINESE.search(run):
         return ""
     run = run.replace("\ufffd", "")
     try:

@@ -56,9 +56,7 @@ OTHER_LANGUAGES = {  # what differs from Chinese text
     "cp949": {"hangul": -10.0, "frequent hangul": -5.2},
     "cp1252": {"frequent": -25.0, "common": -25.0},
 }
-LONE_ACCENT = re.compile(
-    r"(?<![A-Za-z\u00c0-\u024f])[\u00c0-\u024f](?![A-Za-z\u00c0-\u024f])"
-)  # an accent in no word
+LONE_ACCENT = re.compile(r"(?<![A-Za-z\u00c0-\u024f])[\u00c0-\u024f](?![A-Za-z\u00c0-\u024f])")
 LONE_ACCENT_COST = -6.0
 
 

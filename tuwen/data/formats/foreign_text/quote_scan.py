@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 SAMPLE_ROWS = 2000  # rows that show what a column looks like
-MAX_NOTED = 1000  # lines in quoted cells that are kept to be judged at the end, and records of them
+MAX_NOTED = 1000  # records that are kept to be judged at the end ...
+MAX_ROWS = 50  # ... and lines of each
 
 
 class Taken(NamedTuple):
-    """A record over several lines, or of another number of fields, whose lines as text could all be rows."""
+    """A record over several lines, or of another number of fields, some of whose lines could be rows, as text."""
 
     line: int  # the first
-    rows: list[list[str]]  # its lines' cells, with quotes as text; of many lines the first
+    rows: list[list[str]]  # the cells of those lines, with quotes as text; of many the first
+    is_all: bool  # whether all of its lines could be rows
 
 
 class QuoteScan:
@@ -89,20 +91,20 @@ class QuoteScan:
             self._end_record(self._fields, line)
 
     def _note_line(self, line: str) -> None:
-        """Keep a line of a record over several lines, as long as each of them could be a row."""
-        self._all_rows &= line.count(self.delimiter) + 1 == len(self.header)
-        if self._all_rows and len(self._rows) < MAX_NOTED:
+        """Keep a line of a record over several lines where it could be a row."""
+        could_be = line.count(self.delimiter) + 1 == len(self.header)
+        self._all_rows &= could_be
+        if could_be and len(self._rows) < MAX_ROWS:
             self._rows.append(line.split(self.delimiter))
 
     def _end_record(self, fields: int, line: str) -> None:
-        if self._rows and self._all_rows:
-            self.taken_lines += self.lines - self._opened
-            if len(self.taken) < MAX_NOTED:
-                self.taken.append(Taken(self._opened, self._rows))
-        elif self._width and fields != self._width and not self._rows and self._all_rows:
+        first = self._opened or self.lines
+        if self._width and fields != self._width and first == self.lines:
             self._note_line(line)
-            if self._rows and len(self.taken) < MAX_NOTED:
-                self.taken.append(Taken(self.lines, self._rows))
+        if self._rows:
+            self.taken_lines += self.lines - first
+            if len(self.taken) < MAX_NOTED:
+                self.taken.append(Taken(first, self._rows, self._all_rows))
         self._opened = 0
         self.records += 1
         self._width = self._width or fields

@@ -83,6 +83,10 @@ def test_rows_that_lie_in_a_quoted_cell_are_an_error_with_their_lines_where_othe
     write_as_text(tmp_path / "a.csv", [COLUMNS, *rows], ",")
     with pytest.raises(UserError, match=r"a\.csv:13: can be read in two ways: the quotes that open in lines 13 "):
         read(tmp_path / "a.csv")
+    rows[3][1], rows[12][1] = "一只猫", "多,了"  # a line among those taken is no row
+    write_as_text(tmp_path / "a.csv", [COLUMNS, *rows], ",")
+    with pytest.raises(UserError, match=r"a\.csv:12: can be read in two ways: the quotes that open in lines 12 "):
+        read(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,29 @@ def test_every_line_that_was_misread_is_found_with_what_was_meant(right: str, wr
     assert any(one.meant for one in found) or wrong == "cp950"  # which loses too much
 
 
+def test_lines_of_question_marks_alone_are_found() -> None:
+    lost = [line.encode("ascii", "replace").decode() for line in SIMPLIFIED]
+    assert [one.line for one in find_mangled(lost)] == [0, 1, 2, 3, 4]
+    assert find_mangled(["what???", "a cat", "a dog"]) == []
+
+
 def test_a_whole_text_of_one_chinese_encoding_read_as_another_is_found() -> None:
     traditional = ["一隻貓坐在沙發上", "紅色連衣裙", "兩個人在海邊散步", "蘋果手機殼", "秋天的公園", "臺灣的夜市"]
     assert len(find_mangled([mangle(line, "cp950", "gb18030") for line in traditional])) >= 4
 
 
 @pytest.mark.parametrize(
-    "text", ["一只锟斤拷", "一只\ufffd\ufffd", "æµ‹è¯•", "²âÊÔ", "娴嬭瘯", "~{<:Ky2;~}", "\x1b$B%F\x1b(B"]
+    "text",
+    [
+        "一只锟斤拷",
+        "一只\ufffd\ufffd",
+        "æµ‹è¯•",
+        "²âÊÔ",
+        "娴嬭瘯",
+        "~{<:Ky2;~}",
+        r'{"a": "\u00e6\u00b5\u2039\u00e8\u00af\u2022"}',
+        "\x1b$B%F\x1b(B",
+    ],
 )
 def test_known_forms_of_lost_text_are_found(text: str) -> None:
     assert [one.line for one in find_mangled(["一只猫\n", f"{text}\n", "cat\n"])] == [1]
@@ -50,6 +66,8 @@ def test_known_forms_of_lost_text_are_found(text: str) -> None:
         "кошка на диване, Ελληνικά, العربية, ไทย, हिन्दी",
         "😀👨‍👩‍👧 ①②③ ㎡ ５００毫升 ☆★",
         "半个\ufffd",
+        "\ue000\ue001",
+        "really???",
         "价格~{优惠}~",
         "艅艎 瘛疭 靚妹 薴烯",
     ],
