@@ -38,7 +38,7 @@ def test_ranks_and_metrics_equal_the_definitions(world):
     metrics = run(world)["test"]
     table = pairs.read_table(world / "results/finetuned/ranks.parquet").to_pylist()
     assert list(table[0]) == [
-        *("direction", "query_id", "group", "best_rank", "true_items"),
+        *("direction", "query_id", "group", "caption_in_train", "best_rank", "true_items"),
         *("found_at_1", "found_at_5", "found_at_10"),
     ]
     for direction in ("t2i", "i2t"):

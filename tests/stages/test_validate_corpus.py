@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.support.validate import (
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.shards import ShardWriter
+from tuwen.data.quality.summary import format_counts
 
 MakeRaw = Callable[..., Path]
 
@@ -169,3 +171,14 @@ def test_a_source_that_is_no_longer_named_is_refused(tmp_path: Path, make_raw: M
     write_source(data, "old", [("旧.png", draw_png(40, 40), "从前的一张图")])
     with pytest.raises(UserError, match=r"raw/corpus/old: params\.yaml: corpus does not name old"):
         run_validate(data)
+
+
+def test_without_a_corpus_the_data_is_examined_all_the_same(tmp_path: Path, make_raw: MakeRaw) -> None:
+    data = make_raw(tmp_path)
+    shutil.rmtree(data / "raw/corpus")
+    clean = run_validate(data, sources=())
+    assert_rows_add_up(clean)
+    assert read_quality(clean)["clean"]["corpus"] == {"images": 0, "texts": 0, "pairs": 0}
+    told = format_counts(read_quality(clean), clean).splitlines()
+    assert told[0].startswith("labelled: 12 pictures, 24 texts, 24 pairs: 60 rows in = ")
+    assert str(clean / "quality.html") in told[-1]

@@ -111,7 +111,7 @@ class Validate(Strict):
     max_pixels: Count  # larger pictures are quarantined before they are decoded
     max_aspect: Annotated[float, Field(ge=1)]  # long side / short side; more is a warning
     max_chars: Count  # longer captions are quarantined
-    max_pictures_per_caption: Count  # a caption on more pictures is a warning
+    max_pictures_per_caption: Count  # a caption on more pictures is a warning, and does not keep them in one split
     max_quarantined_share: Share  # critical: a larger share of the rows is quarantined
     max_group_share: Share  # critical: a group of the split holds more of the labelled pictures
     max_drift: Share  # Kolmogorov-Smirnov distance between labelled and task sets; more is a warning

@@ -204,7 +204,7 @@ def build_group_suite(params: Validate, images: int) -> list[Any]:
         "group_too_large",
         "critical",
         f"it holds more of the labelled pictures than validate.max_group_share ({params.max_group_share}) allows "
-        "and cannot be split: give the source's `group` column, remove the pictures and captions that chain it, "
+        "and cannot be split: give the source's `group` column, remove the pictures that chain it, "
         "or raise the share",
     )
     return [_expect_between("pictures", meta, max_value=most)]

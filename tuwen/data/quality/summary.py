@@ -183,7 +183,8 @@ def format_counts(summary: Summary, folder: Path) -> str:
         ]
         faults = sum((Counter(one.faults) for one in tables), Counter[str]()).most_common(REASONS_TOLD)
         worst = f"; most of all {', '.join(f'{reason} {rows:,}' for reason, rows in faults)}" if faults else ""
-        lines.append(f"{name}: {fates['rows']:,} rows in = {' + '.join(told)}{worst}")
+        came = ", ".join(f"{one.rows:,} {'pictures' if one.table == 'images' else one.table}" for one in tables)
+        lines.append(f"{name}: {came}: {fates['rows']:,} rows in = {' + '.join(told)}{worst}")
     failed = [row for row in list_findings(summary) if not row.success and row.severity != "info"]
     checks = ", ".join(dict.fromkeys(row.expectation for row in failed[:REASONS_TOLD]))
     more = f"checks not met: {len(failed)} ({checks}{', …' * (len(failed) > REASONS_TOLD)}); " if failed else ""

@@ -54,8 +54,8 @@ def test_row_counts_are_listed_for_tables_with_rows() -> None:
 
 def test_a_terminal_is_told_what_became_of_the_rows_and_where_the_page_lies(tmp_path: Path) -> None:
     assert summary.format_counts(QUALITY, tmp_path).splitlines() == [
-        "labelled: 12 rows in = 10 clean + 2 quarantined; most of all unreadable 2",
-        "corpus/art: 9 rows in = 6 clean + 3 quarantined; most of all in_valid_or_test 3",
+        "labelled: 12 pictures: 12 rows in = 10 clean + 2 quarantined; most of all unreadable 2",
+        "corpus/art: 9 pictures: 9 rows in = 6 clean + 3 quarantined; most of all in_valid_or_test 3",
         f"checks not met: 1 (elongated); {tmp_path}/quality.html shows all, quarantine.csv beside it lists rows",
     ]
 
