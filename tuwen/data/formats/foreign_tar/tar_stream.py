@@ -54,7 +54,7 @@ def read_shard(row: dict[str, Any], left_over: Counter[str] | None = None) -> It
         if size is not None and size != row["size"]:
             raise UserError(f"{address}: {size} bytes found, {row['size']} expected; {SHARD_REMEDY}")
         hashed = _HashedFile(file, address)
-        yield from read_samples(cast(BinaryIO, hashed), row["caption_key"], left_over)
+        yield from read_samples(cast(BinaryIO, hashed), row["caption_key"], left_over=left_over)
         while hashed.read(1 << 20):
             pass
     sha256 = hashed.sha256.hexdigest()
