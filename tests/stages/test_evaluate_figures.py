@@ -9,7 +9,7 @@ from tests.support.retrieval import run
 from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
 from tuwen.evaluation import details
-from tuwen.evaluation.evaluate import calibrate_cosine
+from tuwen.evaluation.evaluate import choose_min_cosine
 from tuwen.retrieval import metrics as recall
 from tuwen.retrieval import qb_norm
 
@@ -235,11 +235,11 @@ def test_the_calibrated_cosine_parts_true_pairs_from_shuffled_ones_though_some_t
     shuffled = draw.normal(0.1, 0.05, 8000)
     for wrong in (0.0, 0.1, 0.4):
         true = np.where(draw.random(2000) < wrong, draw.normal(0.1, 0.05, 2000), draw.normal(0.35, 0.06, 2000))
-        least = calibrate_cosine(true, shuffled)
+        least = choose_min_cosine(true, shuffled)
         assert 0.18 < least < 0.26
         assert (true < least).mean() == pytest.approx(wrong, abs=0.03)
-    assert calibrate_cosine(np.array([0.1, 0.2]), np.array([])) == -1.0
-    assert calibrate_cosine(np.array([0.1, 0.2]), np.array([0.5, 0.6])) == -1.0  # a model that knows the opposite
+    assert choose_min_cosine(np.array([0.1, 0.2]), np.array([])) == -1.0
+    assert choose_min_cosine(np.array([0.1, 0.2]), np.array([0.5, 0.6])) == -1.0  # a model that knows the opposite
 
 
 def exchange_captions(root: Path, number: int) -> None:

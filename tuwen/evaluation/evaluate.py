@@ -71,7 +71,7 @@ def _measure_doubt(cosines: pa.Table, params: Pairs, bank: EmbeddedSet, seed: in
     cosine, values = cosines["cosine"].to_numpy(), MetricValues()
     least = params.min_cosine
     if least == "auto":
-        least = values["min_cosine"] = calibrate_cosine(cosine, _score_shuffled_pairs(bank, seed))
+        least = values["min_cosine"] = choose_min_cosine(cosine, _score_shuffled_pairs(bank, seed))
     if least is not None:
         values["share_under_min_cosine"] = round(float((cosine < least).mean()), DIGITS)
     return {"pairs": len(cosine), "mean_cosine": round(float(cosine.mean()), DIGITS)} | values
@@ -87,7 +87,7 @@ def _score_shuffled_pairs(bank: EmbeddedSet, seed: int) -> Floats:
     return score_pairs(bank.images, bank.texts, image[false], text[false])
 
 
-def calibrate_cosine(true: Floats, shuffled: Floats) -> float:
+def choose_min_cosine(true: Floats, shuffled: Floats) -> float:
     """Return the cosine under which the share of `shuffled` exceeds that of `true` most; -1 where it never does.
 
     Pairs of `true` that do not fit hardly move it: they lie with the shuffled ones and take from all shares alike.
