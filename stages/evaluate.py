@@ -6,7 +6,8 @@ from pathlib import Path
 from tuwen.core.errors import UserError, report_user_errors
 from tuwen.core.params import load_params
 from tuwen.data.formats import manifest
-from tuwen.evaluation.evaluate import EVALUATED_SETS, evaluate_model
+from tuwen.evaluation.evaluate import EVALUATED_SETS, evaluate_model, judge_pairs
+from tuwen.evaluation.models import get_base
 from tuwen.evaluation.zero_shot import evaluate_zero_shot
 from tuwen.tracking import runs
 
@@ -31,6 +32,11 @@ def main() -> None:
         evaluate_zero_shot(Path("models") / model, *test, results / "zero_shot.json")
         run.log_metrics(runs.flatten_metrics(metrics), step=0)
         run.finish_output(results)
+        finding = judge_pairs(metrics["bank"], params.pairs, results) if model == get_base().name else ""
+        if finding and params.pairs.severity == "critical":
+            raise UserError(finding)
+        if finding:
+            print(f"warning: {finding}", file=sys.stderr)
 
 
 if __name__ == "__main__":

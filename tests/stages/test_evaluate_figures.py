@@ -9,6 +9,7 @@ from tests.support.retrieval import run
 from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
 from tuwen.evaluation import details
+from tuwen.evaluation.evaluate import choose_min_cosine
 from tuwen.retrieval import metrics as recall
 from tuwen.retrieval import qb_norm
 
@@ -227,3 +228,50 @@ def test_groups_that_the_source_does_not_know_are_the_pictures(world):
     run(world)
     rows = pairs.read_table(world / "results/finetuned/ranks.parquet").to_pylist()
     assert {row["group"] for row in rows if row["query_id"] == "name-03"} == {"图03.png"}
+
+
+def test_the_calibrated_cosine_parts_true_pairs_from_shuffled_ones_though_some_true_ones_are_wrong():
+    draw = np.random.default_rng(0)
+    shuffled = draw.normal(0.1, 0.05, 8000)
+    for wrong in (0.0, 0.1, 0.4):
+        true = np.where(draw.random(2000) < wrong, draw.normal(0.1, 0.05, 2000), draw.normal(0.35, 0.06, 2000))
+        least = choose_min_cosine(true, shuffled)
+        assert 0.18 < least < 0.26
+        assert (true < least).mean() == pytest.approx(wrong, abs=0.03)
+    assert choose_min_cosine(np.array([0.1, 0.2]), np.array([])) == -1.0
+    assert choose_min_cosine(np.array([0.1, 0.2]), np.array([0.5, 0.6])) == -1.0  # a model that knows the opposite
+
+
+def exchange_captions(root: Path, number: int) -> None:
+    """Give the first `number` of the bank's texts the vectors of others."""
+    path = root / "embeddings/baseline/bank/texts.npy"
+    texts = np.load(path)
+    texts[:number] = np.roll(texts[:number], number // 2, axis=0)
+    np.save(path, texts)
+
+
+@pytest.mark.parametrize(("severity", "code", "head"), [("critical", 1, "error: "), ("warning", 0, "warning: ")])
+def test_a_bank_of_exchanged_captions_is_told_or_ends_the_stage(
+    world, write_params, run_stage, severity, code, head
+):
+    write_params(world, pairs={"min_cosine": "auto", "max_share": 0.3, "severity": severity})
+    done = run_stage(world, "evaluate", "baseline")
+    assert (done.returncode, done.stderr) == (0, "")  # as it is
+    exchange_captions(world, 24)
+    done = run_stage(world, "evaluate", "baseline")
+    assert done.returncode == code
+    bank = json.loads((world / "results/baseline/metrics.json").read_text())["bank"]
+    share = bank["share_under_min_cosine"]
+    assert 0.4 < share < 0.9
+    table = pairs.read_table(world / "results/baseline/pair_cosines.parquet")
+    lowest = ", ".join(table["pair_id"].to_pylist()[:5])
+    assert done.stderr.startswith(
+        f"{head}results/baseline/pair_cosines.parquet: {100 * share:.1f} % of 36 pairs have a cosine under "
+        f"{bank['min_cosine']:g}, expected 30 % at most (params.yaml: pairs.max_share); the lowest: {lowest}. "
+    )
+    assert "mend the source, or raise pairs.max_share" in done.stderr
+
+
+def test_without_a_least_cosine_none_is_judged(world, write_params):
+    write_params(world, pairs={"min_cosine": None, "max_share": 0.0, "severity": "critical"})
+    assert run(world, "baseline")["bank"].keys() == {"pairs", "mean_cosine"}

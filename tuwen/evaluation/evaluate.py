@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from tuwen.core.params import Evaluate, Pairs
@@ -9,14 +10,16 @@ from tuwen.data.formats import pairs
 from tuwen.data.formats.json_file import write_json
 from tuwen.evaluation.answers import answer_set, choose_betas, compute_corrections
 from tuwen.evaluation.details import make_details
-from tuwen.evaluation.embedded_set import read_embedded_set, score_pairs
+from tuwen.evaluation.embedded_set import EmbeddedSet, read_embedded_set, score_pairs
 from tuwen.evaluation.figures import DIGITS, MetricValues, measure_figures
 from tuwen.evaluation.ranks import make_ranks_table
 from tuwen.evaluation.seen.captions import find_seen_texts
-from tuwen.retrieval.vectors import Vectors
+from tuwen.retrieval.vectors import Floats, Vectors
 
 MEASURED_SETS = ("test", "valid")
 EVALUATED_SETS = (*MEASURED_SETS, "bank")
+SHUFFLES = 4  # false pairs for each true one, to calibrate by
+PAIRS_NAMED = 5
 
 
 def evaluate_model(
@@ -47,7 +50,7 @@ def evaluate_model(
         values, exact[name] = measure_figures(embedded, answers[name], params)
         metrics[name] |= values
     cosines = compute_pair_cosines(train, bank.images, bank.texts)
-    metrics["bank"] = _measure_doubt(cosines, doubt)
+    metrics["bank"] = _measure_doubt(cosines, doubt, bank, params.seed)
     results.mkdir(parents=True, exist_ok=True)
     write_json(results / "metrics.json", metrics)
     details = make_details(sets["test"], answers["test"], betas, params, exact["test"])
@@ -69,10 +72,52 @@ def compute_pair_cosines(pair_set: pairs.PairSet, images: Vectors, texts: Vector
     return table.sort_by([("cosine", "ascending"), ("pair_id", "ascending")]).combine_chunks()
 
 
-def _measure_doubt(cosines: pa.Table, params: Pairs) -> MetricValues:
-    cosine = cosines["cosine"].to_numpy()
-    return {
-        "pairs": len(cosine),
-        "mean_cosine": round(float(cosine.mean()), DIGITS),
-        "share_under_min_cosine": round(float((cosine < params.min_cosine).mean()), DIGITS),
-    }
+def _measure_doubt(cosines: pa.Table, params: Pairs, bank: EmbeddedSet, seed: int) -> MetricValues:
+    """Return the bank's figures; with `min_cosine: auto` what it came to, with null no share."""
+    cosine, values = cosines["cosine"].to_numpy(), MetricValues()
+    least = params.min_cosine
+    if least == "auto":
+        least = values["min_cosine"] = choose_min_cosine(cosine, _score_shuffled_pairs(bank, seed))
+    if least is not None:
+        values["share_under_min_cosine"] = round(float((cosine < least).mean()), DIGITS)
+    return {"pairs": len(cosine), "mean_cosine": round(float(cosine.mean()), DIGITS)} | values
+
+
+def _score_shuffled_pairs(bank: EmbeddedSet, seed: int) -> Floats:
+    """Return the cosines of pairs whose texts changed places, without those that are true all the same."""
+    draw = np.random.default_rng(seed)
+    image = np.tile(bank.image, SHUFFLES)
+    text = np.concatenate([draw.permutation(bank.text) for _ in range(SHUFFLES)])
+    width = len(bank.texts)
+    false = ~np.isin(image * width + text, bank.image * width + bank.text)
+    return score_pairs(bank.images, bank.texts, image[false], text[false])
+
+
+def choose_min_cosine(true: Floats, shuffled: Floats) -> float:
+    """Return the cosine under which the share of `shuffled` exceeds that of `true` most; -1 where it never does.
+
+    Pairs of `true` that do not fit hardly move it: they lie with the shuffled ones and take from all shares alike.
+    """
+    edges = np.unique(np.concatenate([true, shuffled]))
+    below = [np.searchsorted(np.sort(cosines), edges) / max(len(cosines), 1) for cosines in (true, shuffled)]
+    excess = below[1] - below[0]
+    return round(float(edges[excess.argmax()]), DIGITS) if len(edges) and excess.max() > 0 else -1.0
+
+
+def judge_pairs(bank: MetricValues, params: Pairs, results: Path) -> str:
+    """Return what is wrong with the bank's pairs by the figures of one model; empty where they are in bounds.
+
+    results: folder of the model's results, which name the pairs.
+    """
+    share = bank.get("share_under_min_cosine", 0.0)
+    if share <= params.max_share:
+        return ""
+    table = results / "pair_cosines.parquet"
+    lowest = ", ".join(pairs.read_table(table).slice(0, PAIRS_NAMED)["pair_id"].to_pylist())
+    least, most = bank.get("min_cosine", params.min_cosine), 100 * params.max_share
+    return (
+        f"results/{results.name}/{table.name}: {100 * share:.1f} % of {bank['pairs']:,} pairs have a cosine under "
+        f"{least:g}, expected {most:g} % at most (params.yaml: pairs.max_share); the lowest: {lowest}. Pictures "
+        "and captions may not belong together: look at them (the lowest stand first), mend the source, or "
+        "raise pairs.max_share"
+    )

@@ -51,7 +51,8 @@ def collect_doubtful_pairs(data: Path, cosines: Path, params: Pairs) -> Doubtful
         for row, image, text in zip(lowest.to_pylist(), images, texts, strict=True)
     ]
     values = {"labelled": table["cosine"].to_numpy()}
-    return Doubtful(shown, draw_histogram("cosines", "cosine of a pair", values, mark=params.min_cosine))
+    mark = None if params.min_cosine == "auto" else params.min_cosine
+    return Doubtful(shown, draw_histogram("cosines", "cosine of a pair", values, mark=mark))
 
 
 def _take(table: pa.Table, key: str, rows: pa.Table, place: Path) -> list[dict[str, str]]:

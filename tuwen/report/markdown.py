@@ -194,14 +194,14 @@ def _format_training(facts: dict[str, Any]) -> list[str]:
 
 
 def _format_doubt(facts: dict[str, Any]) -> list[str]:
-    doubt = facts["doubt"]
-    return [
-        "## Doubtful pairs",
-        "",
-        f"The {get_base().title} gives the bank's {doubt['pairs']} pairs a mean cosine of "
-        f"{doubt['mean_cosine']:.3f}; {100 * doubt['share_under_min_cosine']:.1f} % lie under "
-        f"{doubt['min_cosine']:g} (params.yaml: pairs.min_cosine). report.html shows the lowest.",
-    ]
+    doubt, finding = facts["doubt"], facts["doubt_finding"]
+    base, mean = get_base().title, doubt["mean_cosine"]
+    head = f"The {base} gives the bank's {doubt['pairs']} pairs a mean cosine of {mean:.3f}"
+    if doubt["min_cosine"] is not None:
+        share = 100 * doubt["share_under_min_cosine"]
+        head += f"; {share:.1f} % lie under {doubt['min_cosine']:g} (params.yaml: pairs.min_cosine)"
+    warning = ["", f"**Too many:** {finding}."] if finding else []
+    return ["## Doubtful pairs", "", f"{head}. report.html shows the lowest.", *warning]
 
 
 def _format_quality(facts: dict[str, Any]) -> list[str]:

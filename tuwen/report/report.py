@@ -15,6 +15,7 @@ from tuwen.data.formats.json_file import read_json
 from tuwen.data.formats.token_stats import LOSS_COLUMNS, tabulate_losses
 from tuwen.data.quality import summary
 from tuwen.evaluation.details import Details
+from tuwen.evaluation.evaluate import judge_pairs
 from tuwen.evaluation.figures import FIGURES
 from tuwen.evaluation.headline import choose_headline, make_further_lines, make_lines, tabulate_line
 from tuwen.evaluation.models import (
@@ -56,6 +57,8 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
     test = pairs.read_pair_set(folder)
     vectors = {name: read_set_vectors(embeddings / name / "test", folder, test) for name in list_embedding()}
     training = {name: read_json(models / name / "training.json") for name in MODELS}
+    least = measured[base].bank.get("min_cosine", params.pairs.min_cosine)  # what auto came to
+    doubt = params.pairs.model_copy(update={"min_cosine": least})
     ranks = {name: own.ranks for name, own in measured.items()}
     shown_k = 5 if 5 in params.evaluate.ks else params.evaluate.ks[0]
     lines = _collect_metrics(measured, params)
@@ -75,7 +78,8 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "training": training,
         "losses": tabulate_losses(training[base].get("captions", {})),
         "candidates": {name: _list_candidates(records) for name, records in training.items()},
-        "doubt": measured[base].bank | {"min_cosine": params.pairs.min_cosine},
+        "doubt": {"min_cosine": doubt.min_cosine} | measured[base].bank,
+        "doubt_finding": judge_pairs(measured[base].bank, params.pairs, results / base),
         "quality": _collect_quality(read_json(data / "clean/quality.json")),
     }
     shown = examples.collect_examples(data, test, vectors, ranks, params.report.examples, params.evaluate.seed)
@@ -91,7 +95,7 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "shipped": SHIPPED,
         "directions": DIRECTIONS,
         "hubs": hubs.collect_hubs(data, test, shipped.details, shipped.metrics, results / SHIPPED),
-        "doubtful": doubtful_pairs.collect_doubtful_pairs(data, cosines, params.pairs),
+        "doubtful": doubtful_pairs.collect_doubtful_pairs(data, cosines, doubt),
         "curves": _draw_curves(training, facts["details"], params.evaluate.ks),
         "with_ema": any(
             "ema_valid_t2i_hit_at_5" in one for records in training.values() for one in records["epochs"]

@@ -131,7 +131,10 @@ class Split(Strict):
 class Pairs(Strict):
     """Labelled pairs that do not seem to belong together: the baseline gives them a low cosine."""
 
-    min_cosine: Annotated[float, Field(ge=-1, le=1)]  # a pair below it is doubtful
+    # A pair below it is doubtful. auto: the cosine that parts true pairs from shuffled ones best; null: none is.
+    min_cosine: Annotated[float, Field(ge=-1, le=1)] | Literal["auto"] | None
+    max_share: Share  # of pairs that may be doubtful before it is a finding
+    severity: Literal["warning", "critical"]  # of that finding: it is told, or ends `evaluate` of the baseline
     lowest: Count  # how many of the doubtful pairs the report shows
 
 
