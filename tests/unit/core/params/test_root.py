@@ -90,6 +90,6 @@ def test_the_encoding_of_a_source_is_one_of_text_that_python_knows() -> None:
     assert ContestSource(kind="contest", root="x").encoding is None
     for name in ("utf-8", "gb18030", "big5hkscs", "utf-16", "cp932"):
         assert ContestSource(kind="contest", root="x", encoding=name).encoding == name
-    for name in ("chinese", "hex", "rot13"):
+    for name in ("mandarin", "hex", "rot13"):
         with pytest.raises(ValidationError, match="must be a text encoding, such as utf-8, gb18030"):
             ContestSource(kind="contest", root="x", encoding=name)
