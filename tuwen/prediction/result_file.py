@@ -1,5 +1,6 @@
 """Is a result file sound, whoever wrote it? Every fault with its line, its value and how to mend it."""
 
+import codecs
 import csv
 import io
 import itertools
@@ -99,7 +100,8 @@ def _read_text(path: Path, faults: list[Fault]) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         value = f"{data[error.start]:#04x}"
         faults.append(Fault(line, "encoding", f"byte {value} is not UTF-8; save as UTF-8 without BOM"))
-        text = data.decode("gb18030", "replace")  # to name the other faults too
+        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if is_utf16 else "gb18030", "replace")  # to name the other faults too
     if "\r" in text:
         line = text.count("\n", 0, text.index("\r")) + 1
         faults.append(Fault(line, "encoding", "a carriage return; end lines with LF alone"))

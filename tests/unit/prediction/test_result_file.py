@@ -164,6 +164,13 @@ def test_wrong_encodings_are_named(tmp_path, data, message):
         check(write(tmp_path, data))
 
 
+def test_a_file_in_utf_16_has_that_one_fault_alone(tmp_path):
+    path = write(tmp_path, GOOD.encode("utf-16"))
+    found = result_file.find_faults(path, TEXTS[:2], IMAGES, 2, direction="t2i")
+    assert [(fault.line, fault.kind) for fault in found.faults] == [(1, "encoding")]
+    assert found.rows == 4
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"result1\.csv: this result file is missing"):
         check(tmp_path / "result1.csv")

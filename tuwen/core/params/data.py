@@ -19,7 +19,7 @@ def _check_order(bounds: list[float]) -> list[float]:
 
 def _check_encoding(name: str | None) -> str | None:
     try:
-        "".encode(name or "utf-8")
+        "a".encode(name or "utf-8")
     except LookupError:
         raise ValueError("must be a text encoding, such as utf-8, gb18030, big5hkscs or utf-16, or null") from None
     return name

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tests.support.checkout import ROOT
 from tuwen.core.errors import UserError
-from tuwen.core.params import load_params
+from tuwen.core.params import ContestSource, load_params
 from tuwen.core.params.root import require_corpus
 
 CORPUS = (
@@ -102,3 +103,12 @@ def test_a_mistake_of_the_whole_file_is_told_without_the_file(tmp_path) -> None:
 def test_a_missing_file_says_where_to_run(tmp_path) -> None:
     with pytest.raises(UserError, match="run from the repository's root"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_the_encoding_of_a_source_is_one_of_text_that_python_knows() -> None:
+    assert ContestSource(kind="contest", root="x").encoding is None
+    for name in ("utf-8", "gb18030", "big5hkscs", "utf-16", "cp932"):
+        assert ContestSource(kind="contest", root="x", encoding=name).encoding == name
+    for name in ("mandarin", "hex", "rot13"):
+        with pytest.raises(ValidationError, match="must be a text encoding, such as utf-8, gb18030"):
+            ContestSource(kind="contest", root="x", encoding=name)

@@ -211,6 +211,26 @@ def test_texts_in_other_encodings() -> None:
     assert samples(name + bytes(1024)) == [Sample("大熊猫", b"", [])]
 
 
+def test_captions_are_what_they_clearly_are_or_what_a_person_says() -> None:
+    texts = [
+        "一隻貓坐在沙發上".encode("big5"),
+        "貓".encode("big5"),
+        "æµ‹è¯•".encode(),
+        "一只猫坐着".encode("utf-16"),
+    ]
+    tar = tar_of(
+        {f"{n}.{kind}": data for n, text in enumerate(texts) for kind, data in (("jpg", b""), ("txt", text))}
+    )
+    assert [(s.captions, s.fault) for s in samples(tar)] == [
+        (["一隻貓坐在沙發上"], None),
+        ([], "unreadable_record"),  # cannot be told
+        ([], "unreadable_record"),  # decoded wrongly and saved
+        (["一只猫坐着"], None),
+    ]
+    told = list(tar_stream.read_samples(io.BytesIO(tar), "caption", "big5"))
+    assert [s.captions for s in told[:2]] == [["一隻貓坐在沙發上"], ["貓"]]
+
+
 def test_a_caption_of_ten_megabytes_is_whole() -> None:
     assert samples(tar_of({"a.jpg": b"1", "a.txt": b"x" * 10_000_000}))[0].captions == ["x" * 10_000_000]
 
