@@ -62,7 +62,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Pa
     """Clean sets with three corpus sources: art, web (copies of art's and labelled images) and far (shards)."""
     root = tmp_path_factory.mktemp("collected")
     data = make_raw(root)
-    own = [(f"自{n}.png", picture(n, ground="lightyellow"), "自己拍的照片") for n in range(2)]
+    own = [(f"自{n}.png", picture(n, ground="khaki"), "自己拍的照片") for n in range(2)]
     labelled = [(f"标{n:02d}.png", picture(n), f"第{n}张标注过的图片") for n in range(12)]
     near = [("近.png", picture(6, ground="#fffdfd"), "和测试集里的一张差不多")]
     twice = [
@@ -70,7 +70,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Pa
         ("乙.png", draw_png(30, 30), " 水果"),
         ("丙.png", draw_png(30, 30), "蔬菜"),
     ]
-    copied = [("抄.png", picture(0, ground="lightyellow"), "红色的圆")]  # art's first pair
+    copied = [("抄.png", picture(0, ground="khaki"), "红色的圆")]  # art's first pair
     write_source(data, "web", own + labelled + near + twice + copied)
     good = [("a.png", draw_png(20, 20, "red")), ("a.txt", "一块红色".encode())]
     bad = [("b.jpg", b"no picture"), ("b.txt", "坏图".encode()), ("c.txt", "没有图".encode())]

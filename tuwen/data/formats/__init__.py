@@ -6,6 +6,8 @@ In reading order:
     shards.py       images in tar shards: written in sequence, read by offset
     manifest.py     what a folder was made from
     images.py       encoded bytes -> the pixels that a model sees
+    looks.py        how an image looks, in 1.5 kB
+    near_looks.py   whether two images show one picture
     text.py         captions: normal form, variants, tokens
     text_files.py   CSV and JSONL of unknown encoding
     json_file.py    one JSON file

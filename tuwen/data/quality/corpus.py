@@ -58,6 +58,13 @@ def remove_held_out(source: quarantine.ExaminedSet, held_out: "pd.DataFrame") ->
         quarantine.remove_torn_pairs(source)
 
 
+def list_held_out(held_out: "pd.DataFrame") -> pa.Table:
+    """Return what training must know of `held_out` to keep it out of shards that stay where they are."""
+    thumbnails = held_out["thumbnail"].astype(object).where(~held_out["blank"].eq(True), None)
+    rows = {"sha256": held_out["measured_sha256"].tolist(), "thumbnail": thumbnails.tolist()}
+    return pa.table(rows, schema=pairs.HELD_OUT)
+
+
 def _is_held_out(images: "pd.DataFrame", held_out: "pd.DataFrame") -> "pd.Series[bool]":
     equal = images["measured_sha256"].isin(held_out["measured_sha256"])
     return equal | near_duplicates.find_near_images(images, held_out)

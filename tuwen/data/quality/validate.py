@@ -61,7 +61,9 @@ def validate(
     for name in (*SPLITS, "bank"):
         require_positives(clean / name, composed[name])
     used = {"validate": params.model_dump(), "split": dealing.model_dump()}
-    written = clean_sets.write_clean_sets(raw, clean, composed, corpus.collect_shards(in_place), sources, used)
+    elsewhere = corpus.collect_shards(in_place)
+    held_out = corpus.list_held_out(dealt.held_out if len(elsewhere) else dealt.held_out[:0])
+    written = clean_sets.write_clean_sets(raw, clean, composed, elsewhere, held_out, sources, used)
     body = summary.make_summary(examined, in_place, written, further)
     for name, part in (("valid", "valid"), ("test", "test"), ("bank", "train")):
         body["clean"][name]["merged_captions"] = len(dealt.parts[part].texts) - len(written[name].texts)
