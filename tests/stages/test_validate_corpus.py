@@ -18,6 +18,7 @@ from tests.support.validate import (
 )
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.looks import measure_look
 from tuwen.data.formats.shards import ShardWriter
 
 MakeRaw = Callable[..., Path]
@@ -116,6 +117,14 @@ def test_images_of_valid_and_test_leave_the_corpus(collected: Path) -> None:
     kept = read_ids(collected, "corpus", "images")
     assert {f"web/标{n:02d}.png" for n in range(12) if n not in held_out} <= set(kept)
     assert read_reasons(collected, "corpus/web", "pair")["对" + min(leaking)][0] == "picture_quarantined"
+
+
+def test_training_is_told_what_shards_elsewhere_may_not_show(collected: Path) -> None:
+    told = pairs.read_table(collected / "corpus/held_out.parquet", pairs.HELD_OUT)
+    held_out = pa.concat_tables(pairs.read_pair_set(collected / part).images for part in ("valid", "test"))
+    assert sorted(told["sha256"].to_pylist()) == sorted(held_out["sha256"].to_pylist())
+    looks = {hashlib.sha256(picture(n)).hexdigest(): measure_look(picture(n)).thumbnail for n in range(12)}
+    assert told["thumbnail"].to_pylist() == [looks[digest] for digest in told["sha256"].to_pylist()]
 
 
 def test_shards_elsewhere_are_measured_counted_and_listed_with_their_source(collected: Path) -> None:

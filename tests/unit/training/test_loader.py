@@ -131,7 +131,7 @@ def test_a_batch_without_a_sound_image_and_a_lost_shard_end_the_training_from_an
     lost.decoders = [type(lost.decoders[0])(tmp_path)]
     for workers in ("1", "2"):
         monkeypatch.setenv("TUWEN_WORKERS", workers)
-        with pytest.raises(UserError, match="no picture of a whole batch can be shown, .* is unreadable"):
+        with pytest.raises(UserError, match=r"no picture of a whole batch can be shown, .* is unreadable"):
             load_epoch(bad, data, batch_size=3)
         with pytest.raises(UserError, match=r"^\S+000000\.tar: this shard is missing"):
             load_epoch(lost, data, batch_size=4)
