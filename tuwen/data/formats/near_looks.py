@@ -3,8 +3,8 @@
 A picture that is cut shows what a window of the whole one shows, and so does the whole one in its copy with a
 border. Hence each is compared whole, and mirrored, with windows of the other that leave out each of MARGINS. A
 window is CELLS x CELLS means. The two must rise and fall alike from cell to cell (a correlation); and unless both
-hold as many levels as photographs do, their cells must have the same brightness and colour too: drawings of one
-set of icons differ in less than the copies of a photograph do. All that decides is counted in whole numbers, so
+have shades as photographs do, their cells must have the same brightness and colour too: drawings of one set of
+icons differ in less than the copies of a photograph do. All that decides is counted in whole numbers, so
 that any machine gives the same answer.
 
 Why no index: copies of these kinds are too far from each other for one. Every pair is compared, but by a bound:
@@ -31,7 +31,8 @@ NearPairs = tuple[Places, Places]
 MARGINS = tuple(step / 80 for step in range(9))
 NEAR_RELIEF = 0.94
 NEAR_LEVELS = {margin: 12 + 320 * margin for margin in MARGINS}
-RICH_LEVELS = 8  # as many of 64 levels of brightness hold a photograph, four times as many as a drawing
+SHADES = (2, 12)  # levels between neighbouring pixels
+MIN_SHADING = 0.18  # the share of such pixels that half of the photographs have, and no drawing in flat colours
 GREY_SPAN = 4  # levels by which the colours of a grey picture differ from none
 GRID = 12  # cells a side of a window; the outer ones, which an inexact margin touches, are left out
 CELLS = GRID - 2
@@ -49,7 +50,7 @@ class Windows(NamedTuple):
 
     relief: npt.NDArray[np.int16]  # rises and falls, of length SCALE, or 0 where there are hardly any [N, R]
     cells: Bytes  # brightness, blue and red [N, 3, CELLS, CELLS]
-    rich: npt.NDArray[np.bool_]  # the thumbnail has many levels of brightness [N]
+    shaded: npt.NDArray[np.bool_]  # the thumbnail has shades as photographs have [N]
     grey: npt.NDArray[np.bool_]  # ... and no colour
 
 
@@ -115,7 +116,7 @@ def describe_windows(thumbnails: Bytes, margin: float) -> Windows:
     return Windows(
         _measure_relief(cells[:, 0]),
         np.rint(cells / STEPS).astype(np.uint8),
-        _count_levels(thumbnails[:, :pixels]) >= RICH_LEVELS,
+        _measure_shading(thumbnails[:, :pixels]) >= MIN_SHADING,
         np.abs(thumbnails[:, pixels:].astype(np.int16) - 128).max(axis=1) <= GREY_SPAN,
     )
 
@@ -146,12 +147,13 @@ def _measure_relief(bright: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
     return np.rint(np.where(length < MIN_RELIEF, 0, relief * SCALE / np.maximum(length, 1))).astype(np.int16)
 
 
-def _count_levels(bright: Bytes) -> npt.NDArray[np.float64]:
-    """Return how many of 64 levels of brightness N thumbnails hold: one over the chance that two pixels agree."""
-    places = (bright // 4) + 64 * np.arange(len(bright))[:, None]
-    counts = np.bincount(places.ravel(), minlength=64 * len(bright)).reshape(-1, 64)
-    levels: npt.NDArray[np.float64] = bright.shape[1] ** 2 / (counts * counts).sum(axis=1)
-    return levels
+def _measure_shading(bright: Bytes) -> npt.NDArray[np.float64]:
+    """Return the share of neighbouring pixels that differ as in shades, not as in flat colour or at edges [N]."""
+    levels = bright.reshape(-1, THUMB_PX, THUMB_PX).astype(np.int16)
+    steps = [np.abs(np.diff(levels, axis=axis)) for axis in (1, 2)]
+    shades = sum(((one >= SHADES[0]) & (one <= SHADES[1])).sum(axis=(1, 2)) for one in steps)
+    share: npt.NDArray[np.float64] = shades / (2 * THUMB_PX * (THUMB_PX - 1))
+    return share
 
 
 def _add_mirrored(windows: Windows) -> Windows:
@@ -163,7 +165,7 @@ def _add_mirrored(windows: Windows) -> Windows:
     return Windows(
         np.concatenate([windows.relief, np.concatenate([across, down], axis=1)]),
         np.concatenate([windows.cells, windows.cells[..., ::-1]]),
-        np.tile(windows.rich, 2),
+        np.tile(windows.shaded, 2),
         np.tile(windows.grey, 2),
     )
 
@@ -224,5 +226,5 @@ def _compare(
     levels = np.abs(whole.cells[rows].astype(np.int16) - windows.cells[other_rows]).max(axis=(2, 3))
     same = levels <= NEAR_LEVELS[margin]
     colour = same[:, 1:].all(axis=1) | whole.grey[rows] | windows.grey[other_rows]
-    near[near] = whole.rich[rows] & windows.rich[other_rows] | same[:, 0] & colour
+    near[near] = whole.shaded[rows] & windows.shaded[other_rows] | same[:, 0] & colour
     return near
