@@ -63,7 +63,7 @@ def _raw_set(
     captions: Mapping[str, str],
     grouped: bool,
 ) -> pairs.PairSet:
-    ground = "white" if name == "labelled" else "lightyellow"
+    ground = "white" if name == "labelled" else "khaki"
     images, texts, rows = [], [], []
     with ShardWriter(data, f"raw/{FOLDERS.get(name, name)}/shards") as writer:
         for n in numbers:

@@ -20,6 +20,7 @@ from tests.support.validate import (
 )
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.near_images.looks import measure_look
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.quality.summary import format_counts
 
@@ -65,7 +66,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Pa
     """Clean sets with three corpus sources: art, web (copies of art's and labelled images) and far (shards)."""
     root = tmp_path_factory.mktemp("collected")
     data = make_raw(root)
-    own = [(f"自{n}.png", picture(n, ground="lightyellow"), "自己拍的照片") for n in range(2)]
+    own = [(f"自{n}.png", picture(n, ground="khaki"), "自己拍的照片") for n in range(2)]
     labelled = [(f"标{n:02d}.png", picture(n), f"第{n}张标注过的图片") for n in range(12)]
     near = [("近.png", picture(6, ground="#fffdfd"), "和测试集里的一张差不多")]
     twice = [
@@ -73,7 +74,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Pa
         ("乙.png", draw_png(30, 30), " 水果"),
         ("丙.png", draw_png(30, 30), "蔬菜"),
     ]
-    copied = [("抄.png", picture(0, ground="lightyellow"), "红色的圆")]  # art's first pair
+    copied = [("抄.png", picture(0, ground="khaki"), "红色的圆")]  # art's first pair
     write_source(data, "web", own + labelled + near + twice + copied)
     good = [
         ("a.png", draw_png(20, 20, "red")),
@@ -131,6 +132,14 @@ def test_images_of_valid_and_test_leave_the_corpus(collected: Path) -> None:
     kept = read_ids(collected, "corpus", "images")
     assert {f"web/标{n:02d}.png" for n in range(12) if n not in held_out} <= set(kept)
     assert read_reasons(collected, "corpus/web", "pair")["对" + min(leaking)][0] == "picture_quarantined"
+
+
+def test_training_is_told_what_shards_elsewhere_may_not_show(collected: Path) -> None:
+    told = pairs.read_table(collected / "corpus/held_out.parquet", pairs.HELD_OUT)
+    held_out = pa.concat_tables(pairs.read_pair_set(collected / part).images for part in ("valid", "test"))
+    assert sorted(told["sha256"].to_pylist()) == sorted(held_out["sha256"].to_pylist())
+    looks = {hashlib.sha256(picture(n)).hexdigest(): measure_look(picture(n)).thumbnail for n in range(12)}
+    assert told["thumbnail"].to_pylist() == [looks[digest] for digest in told["sha256"].to_pylist()]
 
 
 def test_shards_elsewhere_are_measured_counted_and_listed_with_their_source(collected: Path) -> None:

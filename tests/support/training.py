@@ -121,7 +121,11 @@ class DecodedView(NamedTuple):
 def decode_all(views: Views, seed: int, epoch: int) -> list[DecodedView]:
     """Return all views of an epoch, decoded here one after another, without those of broken images."""
     decoded = ((spec, views.decoders[spec.decoder](spec.source)) for spec in list(views.plan(seed, epoch)))
-    return [DecodedView(pixels, spec.caption, spec.positive_id) for spec, pixels in decoded if pixels is not None]
+    return [
+        DecodedView(pixels, spec.caption, spec.positive_id)
+        for spec, pixels in decoded
+        if not isinstance(pixels, str)
+    ]
 
 
 def fit(**changes: Any) -> params.Fit:

@@ -36,14 +36,14 @@ class ViewSpec(NamedTuple):
     caption: str
     decoder: int  # which of `Views.decoders` makes its pixels
     source: Any  # what that decoder makes them from; it pickles
-    skipped: Counter[str] | None = None  # where the view is counted if its image proves broken
+    skipped: Counter[str] | None = None  # where the view is counted if another image must stand in for its own
 
 
 class Decoder(Protocol):
     """Makes the pixels of views, in any process: it pickles and is small."""
 
-    def __call__(self, source: Any) -> Pixels | None:
-        """Map `ViewSpec.source` to uint8 [S, S, 3]; None where the image is broken and another may stand in."""
+    def __call__(self, source: Any) -> Pixels | str:
+        """Map `ViewSpec.source` to uint8 [S, S, 3], or to the reason why another image must stand in."""
 
 
 class Views(Protocol):

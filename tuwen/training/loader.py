@@ -64,7 +64,8 @@ def load_batches(
     first_step: batches that are passed by, without decoding an image. rank of ranks: the share of each batch that
     this process gets, decoded by it alone; all shares together are the batch that one process alone would get.
     apart: no batch holds two views of one image or caption (no_duplicates.py). Where there is a GPU the tensors
-    lie on it. An image of a streamed shard that proves broken when it is decoded is replaced by the row before it.
+    lie on it. An image of a streamed shard that proves broken or banned when it is decoded is replaced by the row
+    before it.
     Raises UserError where a shard or a batch is not what it should be.
     """
     share, steps = batch_size // ranks, len(views) // batch_size
@@ -104,12 +105,12 @@ def count_loading_workers() -> int:
 
 
 class _DecodedTask(NamedTuple):
-    """uint8 pixels [R, S, S, 3], ids and mask [R, L], and the rows whose images proved broken."""
+    """uint8 pixels [R, S, S, 3], ids and mask [R, L], and why rows cannot be shown: row -> reason."""
 
     pixels: Tensor
     ids: Tensor
     mask: Tensor
-    broken: list[int]
+    faults: dict[int, str]
 
 
 class _TaskDecoder(Dataset[_DecodedTask | UserError]):
@@ -125,14 +126,13 @@ class _TaskDecoder(Dataset[_DecodedTask | UserError]):
             images = [self.decode(spec) for spec in task]
         except UserError as error:  # DataLoader would wrap its message into a worker's traceback
             return error
-        blank = np.zeros_like(
-            next((image for image in images if image is not None), np.zeros((0, 0, 3), np.uint8))
-        )
-        pixels = np.stack([blank if image is None else image for image in images])
-        broken = [row for row, image in enumerate(images) if image is None]
-        return _DecodedTask(torch.from_numpy(pixels), *self.tokenize(task), broken)
+        faults = {row: image for row, image in enumerate(images) if isinstance(image, str)}
+        sound = [image for image in images if not isinstance(image, str)]
+        blank = np.zeros_like(sound[0] if sound else np.zeros((0, 0, 3), np.uint8))
+        pixels = np.stack([blank if isinstance(image, str) else image for image in images])
+        return _DecodedTask(torch.from_numpy(pixels), *self.tokenize(task), faults)
 
-    def decode(self, spec: ViewSpec) -> Pixels | None:
+    def decode(self, spec: ViewSpec) -> Pixels | str:
         return self._decoders[spec.decoder](spec.source)
 
     def tokenize(self, task: list[ViewSpec]) -> tuple[Tensor, Tensor]:
@@ -182,7 +182,7 @@ def _assemble_batch(
             raise part
         start = first + len(rows)
         task = batch[start : start + len(part.pixels)]
-        if part.broken:
+        if part.faults:
             task, part = _replace_broken(batch, start, part, decoder)
         rows += task
         sound.append(part)
@@ -209,19 +209,19 @@ def _replace_broken(
 ) -> tuple[list[ViewSpec], _DecodedTask]:
     """Return the task from `start` on with the sound row before it in the place of each broken one."""
     task, images = batch[start : start + len(part.pixels)], list(part.pixels.numpy())
-    for row in part.broken:
+    for row, reason in part.faults.items():
         skipped = task[row].skipped
         if skipped is not None:
-            skipped["unreadable"] += 1
+            skipped[reason] += 1
         earlier = (batch[start + row - back] for back in range(1, len(batch)))
         decoded = ((spec, decoder.decode(spec)) for spec in earlier)
-        replacement = next(((spec, image) for spec, image in decoded if image is not None), None)
+        replacement = next(((spec, image) for spec, image in decoded if not isinstance(image, str)), None)
         if replacement is None:
             raise UserError(
-                f"no picture of a whole batch can be decoded, {task[row].pair_id} is one; mend the shards"
+                f"no picture of a whole batch can be shown, {task[row].pair_id} is {reason}; mend the shards"
             )
         task[row], images[row] = replacement
-    return task, _DecodedTask(torch.from_numpy(np.stack(images)), *decoder.tokenize(task), [])
+    return task, _DecodedTask(torch.from_numpy(np.stack(images)), *decoder.tokenize(task), {})
 
 
 def normalise_pixels(pixels: Tensor) -> Tensor:

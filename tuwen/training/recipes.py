@@ -27,7 +27,7 @@ from tuwen.training.checkpoint import remove_checkpoint
 from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, Views
 from tuwen.training.runner import Job, Log, run_training, write_untrained
 from tuwen.training.selection import Choice, Measured
-from tuwen.training.streaming import StreamedViews, list_basic_characters
+from tuwen.training.streaming import Banned, StreamedViews, list_basic_characters, read_banned
 from tuwen.training.validation import make_validator
 
 VALID_BATCH_SIZE = 64  # of a model that is measured and not trained
@@ -79,11 +79,7 @@ def _make_corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[S
     by_source: dict[str, list[dict[str, Any]]] = {}
     for row in pairs.read_shards(clean / "corpus").to_pylist():
         by_source.setdefault(row["source"], []).append(row)
-    banned = {
-        digest
-        for name in ("valid", "test")
-        for digest in pairs.read_pair_set(clean / name).images["sha256"].to_pylist()
-    }
+    banned = read_banned(clean) if by_source else Banned()
     streamed = [
         StreamedViews(listed, viewer, params.validate_, weight=weights.get(source, 1.0), banned=banned)
         for source, listed in by_source.items()

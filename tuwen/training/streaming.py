@@ -5,14 +5,17 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import Validate
 from tuwen.data.augment.views import Viewer, find_positive
-from tuwen.data.formats import sides, text
+from tuwen.data.formats import pairs, sides, text
 from tuwen.data.formats.foreign_tar.tar_stream import Sample, read_shard
 from tuwen.data.formats.images import Pixels, decode_reduced, open_image
+from tuwen.data.formats.near_images.looks import measure_look
+from tuwen.data.formats.near_images.near_looks import HeldOut, collect_thumbnails
 from tuwen.training.dataset import Decoder, ViewSpec, compute_window
 
 SHUFFLE_BUFFER_BYTES = 256 << 20  # of encoded images; about 3,000 of 85 kB
@@ -34,21 +37,36 @@ class StreamedPair(NamedTuple):
         return {name: getattr(self, name) for name in columns} | {"paraphrase": None}
 
 
+class Banned(NamedTuple):
+    """The images of valid and test: no training may see them, nor what is near to them."""
+
+    equal: Set[str] = frozenset()  # their sha256
+    near: HeldOut | None = None  # their thumbnails, those of blank ones apart
+
+
+def read_banned(clean: Path) -> Banned:
+    """Read what `validate` held out of the corpus in `clean`."""
+    table = pairs.read_table(clean / "corpus/held_out.parquet", pairs.HELD_OUT)
+    thumbnails = table["thumbnail"].drop_null().unique().to_pylist()
+    near = HeldOut(collect_thumbnails(thumbnails)) if thumbnails else None
+    return Banned(frozenset(table["sha256"].to_pylist()), near)
+
+
 class StreamedViews:
     """A fresh view of each pair of one source's shards in each epoch (dataset.py: Views).
 
     listed: rows of `pairs.SHARDS`. limits: what puts a row of other sets into quarantine is skipped here. banned:
-    sha256 of images that no training may see. Of a key with several captions each lap shows another one.
-    `skipped`: reason, as in the quarantine, -> pairs of this epoch that were not shown; an image that proves
-    broken when it is decoded is counted by the process that trains on it.
+    what no training may see. Of a key with several captions each lap shows another one. `skipped`: reason, as in
+    the quarantine, -> pairs of this epoch that were not shown; an image that proves broken or near to a banned one
+    when it is decoded is counted by the process that trains on it.
     """
 
     def __init__(
-        self, listed: list[dict[str, Any]], viewer: Viewer, limits: Validate, *, weight: float, banned: Set[str]
+        self, listed: list[dict[str, Any]], viewer: Viewer, limits: Validate, *, weight: float, banned: Banned
     ) -> None:
-        self.decoders: list[Decoder] = [_StreamedDecoder(viewer)]
+        self.decoders: list[Decoder] = [_StreamedDecoder(viewer, banned.near)]
         self._listed, self._viewer, self._limits = listed, viewer, limits
-        self._weight, self._banned = weight, banned
+        self._weight, self._banned = weight, banned.equal
         self._pairs: int = sum(row["pairs"] for row in listed)
         self.skipped: Counter[str] = Counter()
 
@@ -143,16 +161,24 @@ class StreamedViews:
 class _StreamedDecoder:
     """Makes fresh views of images that come with their specs."""
 
-    def __init__(self, viewer: Viewer) -> None:
-        self._viewer = viewer
+    def __init__(self, viewer: Viewer, banned: HeldOut | None) -> None:
+        self._viewer, self._banned = viewer, banned
 
-    def __call__(self, source: tuple[bytes, dict[str, Any], int]) -> Pixels | None:
+    def __call__(self, source: tuple[bytes, dict[str, Any], int]) -> Pixels | str:
         encoded, row, view = source
         try:
             pixels, reduced = decode_reduced(encoded, self._viewer.enough_px)
-        except OSError:
-            return None
+            if self._banned and _is_banned(encoded, self._banned):
+                return "in_valid_or_test"
+        except (OSError, ValueError):
+            return "unreadable"
         return self._viewer.render(pixels, row, view, reduced).pixels
+
+
+def _is_banned(encoded: bytes, banned: HeldOut) -> bool:
+    """Return what `validate` would decide: it measures the same bytes. Raises what decoders raise."""
+    look = measure_look(encoded)
+    return not look.blank and banned.is_near(look.thumbnail)
 
 
 def shuffle_in_buffer(stream: Iterable[StreamedPair], draw: random.Random) -> Iterator[StreamedPair]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from tuwen.core.params import Params
 from tuwen.data.augment.stored_views import augment
 from tuwen.data.formats import pairs
 from tuwen.data.formats.manifest import hash_file
+from tuwen.data.formats.near_images.looks import measure_look
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
 from tuwen.training import recipes, trainer
@@ -38,6 +40,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_shard(root / "far/1.tar", members([304, 305, 306, 20, 31]), 5),  # 20 is in valid, 31 in test
     ]
     pairs.write_table(root / "data/clean/corpus/shards.parquet", pa.Table.from_pylist(listed, pairs.SHARDS))
+    encoded = [drawn(number) for number in (*range(20, 24), *range(30, 34))]
+    held_out = [{"sha256": sha256(one).hexdigest(), "thumbnail": measure_look(one).thumbnail} for one in encoded]
+    pairs.write_table(root / "data/clean/corpus/held_out.parquet", pa.Table.from_pylist(held_out, pairs.HELD_OUT))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("TUWEN_WORKERS", "1")

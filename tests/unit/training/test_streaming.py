@@ -11,18 +11,25 @@ from functools import partial
 from itertools import chain
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+from tests.support.looks import draw_picture
 from tests.support.training import SIZE_PX, caption, decode_all, drawn, members, settings, write_shard
 from tuwen.core.errors import UserError
 from tuwen.data.augment.views import Viewer
+from tuwen.data.formats import pairs
 from tuwen.data.formats.foreign_tar.tar_stream import count_pairs, read_shard
 from tuwen.data.formats.images import decode_image
+from tuwen.data.formats.near_images.looks import measure_look
 from tuwen.data.formats.text import build_vocabulary
+from tuwen.data.quality.duplicates.near_duplicates import find_near_images
 from tuwen.training import streaming
-from tuwen.training.streaming import StreamedViews, list_basic_characters
+from tuwen.training.streaming import Banned, StreamedViews, list_basic_characters, read_banned
 
+NONE = Banned()
 POLICY = settings().baseline.policy
 LIMITS = settings(validate={"min_side_px": 8, "max_pixels": 1_000_000, "max_chars": 200}).validate_
 
@@ -31,7 +38,7 @@ def digest(number: int) -> str:
     return hashlib.sha256(drawn(number)).hexdigest()
 
 
-def make_views(*rows, weight: float = 1.0, banned: frozenset[str] = frozenset()) -> StreamedViews:
+def make_views(*rows, weight: float = 1.0, banned: Banned = NONE) -> StreamedViews:
     return StreamedViews(list(rows), Viewer(POLICY, SIZE_PX, 0), LIMITS, weight=weight, banned=banned)
 
 
@@ -123,7 +130,7 @@ def list_broken() -> list[tuple[str, bytes]]:
 
 
 def test_what_is_bad_is_skipped_and_counted_and_the_epoch_keeps_its_length(tmp_path) -> None:
-    views = make_views(write_shard(tmp_path / "0.tar", list_broken(), 18), banned=frozenset({digest(26)}))
+    views = make_views(write_shard(tmp_path / "0.tar", list_broken(), 18), banned=Banned(frozenset({digest(26)})))
     cut = hashlib.sha256(drawn(20)[:90]).hexdigest()  # its header is sound, so it is planned
     for epoch in (1, 2):
         seen = Counter(spec.positive_id for spec in views.plan(0, epoch))
@@ -143,6 +150,39 @@ def test_what_is_bad_is_skipped_and_counted_and_the_epoch_keeps_its_length(tmp_p
         "unreadable_record": 1,
         "in_valid_or_test": 1,
     }
+
+
+def test_a_changed_copy_of_a_held_out_image_is_seen_when_it_is_decoded(tmp_path) -> None:
+    """By the rule that takes it out of a stored corpus; the process that trains counts it (test_loader.py)."""
+    shown = {n: draw_picture(n) for n in range(6)}
+    copied = {2: draw_picture(2, mirrored=True), 4: draw_picture(4, margin=0.05)}
+    files = [
+        file
+        for n, encoded in (shown | copied).items()
+        for file in ((f"{n}.png", encoded), (f"{n}.txt", caption(n).encode()))
+    ]
+    write_held_out(tmp_path, [shown[2], shown[4], draw_blank(40, 40), draw_picture(9)])
+    views = make_views(write_shard(tmp_path / "0.tar", files, 6), banned=read_banned(tmp_path))
+    decoded = {spec.pair_id[-1]: views.decoders[0](spec.source) for spec in views.plan(0, 1)}
+    assert {key for key, pixels in decoded.items() if isinstance(pixels, str)} == {"2", "4"}
+    assert decoded["2"] == decoded["4"] == "in_valid_or_test"
+    images = pd.DataFrame([measure_look(encoded) for encoded in (shown | copied).values()])
+    held_out = pd.DataFrame([measure_look(encoded) for encoded in (shown[2], shown[4])])
+    assert find_near_images(images, held_out).tolist() == [n in copied for n in range(6)]
+
+
+def write_held_out(clean, images: list[bytes]) -> None:
+    looks = [measure_look(encoded) for encoded in images]
+    rows = {
+        "sha256": [hashlib.sha256(encoded).hexdigest() for encoded in images],
+        "thumbnail": [None if look.blank else look.thumbnail for look in looks],
+    }
+    pairs.write_table(clean / "corpus/held_out.parquet", pa.table(rows, schema=pairs.HELD_OUT))
+
+
+def test_without_the_table_of_what_is_held_out_there_is_no_training(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"held_out\.parquet: this table is missing; run the stage"):
+        read_banned(tmp_path)
 
 
 def test_shards_without_a_pair_that_can_be_shown_end_the_training_with_their_names(tmp_path) -> None:
@@ -220,7 +260,7 @@ def test_each_lap_shows_another_caption_of_an_image_and_none_is_mirrored_against
     assert [item.caption for epoch in range(1, 5) for item in decode_all(views, 0, epoch)] == captions[:2] * 2
     still = {"rotate_degrees": 0.0, "zoom": [1.0, 1.0], "crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0]}
     policy = POLICY.model_copy(update=still | {"colour": 0.0, "grey": 0.0, "outline": 0.0})
-    kept = StreamedViews([row], Viewer(policy, SIZE_PX, 0), LIMITS, weight=20.0, banned=frozenset())
+    kept = StreamedViews([row], Viewer(policy, SIZE_PX, 0), LIMITS, weight=20.0, banned=Banned())
     assert len({item.pixels.tobytes() for item in decode_all(kept, 0, 1)}) == 1  # a mirrored one would differ
 
 

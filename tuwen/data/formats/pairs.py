@@ -6,6 +6,7 @@
     <set>/shards/*.tar     the original bytes (raw sets, valid, test); other sets point into those
     <set>/files.json       raw sets alone: how the text files of the source were read, where it has some
     <set>/shards.parquet   corpus alone: shards that stay where they are
+    <set>/held_out.parquet clean corpus alone: the images of valid and test, which no such shard may show
 
 In a task set (t2i, i2t) `images` and `texts` are queries and gallery; `pairs` is empty where the truth is unknown.
 `shard` is a path relative to the data root (the folder that holds `raw/` and `clean/`). The bytes of an image
@@ -64,6 +65,13 @@ SHARDS = pa.schema(
         ("pairs", pa.int64()),
         ("caption_key", pa.string()),  # of the caption in json members
         ("source", pa.string()),  # the name in params.yaml's corpus
+    ]
+)
+
+HELD_OUT = pa.schema(
+    [
+        ("sha256", pa.string()),
+        ("thumbnail", pa.binary()),  # of `looks.Look`; null where the image is blank, to which nothing is near
     ]
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tuwen.data.formats import manifest, pairs, shards
-from tuwen.data.quality.quarantine import TASK_SETS
+from tuwen.data.quality.examined_table import TASK_SETS
 from tuwen.data.quality.split import SPLITS
 
 # The contest's own task files: task set -> file -> (table, columns)
@@ -25,13 +25,15 @@ def write_clean_sets(
     clean: Path,
     pair_sets: Mapping[str, pairs.PairSet],
     elsewhere: pa.Table,
+    held_out: pa.Table,
     sources: Sequence[str],
     params: Mapping[str, Any],
 ) -> dict[str, pairs.PairSet]:
     """Write all sets of `pair_sets` below `clean`, and return them as written.
 
     valid and test get shards of their own, and so does a task that the test split stands in for; other images
-    stay in the raw shards. elsewhere: the corpus shards that stay where they are. sources: the names under
+    stay in the raw shards. elsewhere: the corpus shards that stay where they are. held_out:
+    what they may not show (`pairs.HELD_OUT`). sources: the names under
     raw/corpus. params: "validate" and "split", for the manifests.
     """
     for name in pairs.CLEAN_SETS:
@@ -49,6 +51,7 @@ def write_clean_sets(
         _write_task(clean / name, written[name])
         if name == "corpus":
             pairs.write_table(clean / name / "shards.parquet", elsewhere)
+            pairs.write_table(clean / name / "held_out.parquet", held_out)
         used = dict(params) if "labelled" in origins[name] else {"validate": params["validate"]}
         manifest.write_manifest(clean / name, {origin: raw / origin for origin in origins[name]}, used)
     return written

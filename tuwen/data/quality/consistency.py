@@ -9,7 +9,8 @@ import numpy.typing as npt
 from tuwen.core.params import Validate
 from tuwen.data.formats.sides import list_sides
 from tuwen.data.formats.text import CHINESE
-from tuwen.data.quality import counterparts, quarantine, suites
+from tuwen.data.quality import quarantine, suites
+from tuwen.data.quality.duplicates import counterparts
 from tuwen.data.quality.duplicates.components import Booleans, Integers
 from tuwen.data.quality.split import SPLITS
 

@@ -16,8 +16,9 @@ from tuwen.core.params import Validate
 from tuwen.core.progress import follow
 from tuwen.data.formats import pairs
 from tuwen.data.formats.foreign_tar import tar_stream
-from tuwen.data.quality import counterparts, image_stats, quarantine, suites, text_stats
-from tuwen.data.quality.duplicates import near_duplicates
+from tuwen.data.quality import image_stats, quarantine, suites, text_stats
+from tuwen.data.quality.duplicates import counterparts, near_duplicates
+from tuwen.data.quality.examined_table import ExaminedTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +65,13 @@ def remove_held_out(source: quarantine.ExaminedSet, held_out: "pd.DataFrame") ->
         quarantine.remove_torn_pairs(source)
 
 
+def list_held_out(held_out: "pd.DataFrame") -> pa.Table:
+    """Return what training must know of `held_out` to keep it out of shards that stay where they are."""
+    thumbnails = held_out["thumbnail"].astype(object).where(~held_out["blank"].eq(True), None)
+    rows = {"sha256": held_out["measured_sha256"].tolist(), "thumbnail": thumbnails.tolist()}
+    return pa.table(rows, schema=pairs.HELD_OUT)
+
+
 def _is_held_out(images: "pd.DataFrame", held_out: "pd.DataFrame") -> "pd.Series[bool]":
     equal = images["measured_sha256"].isin(held_out["measured_sha256"])
     return equal | near_duplicates.find_near_images(images, held_out)
@@ -78,8 +86,8 @@ class InPlace:
 
     shards: pa.Table  # pairs.SHARDS, all of them
     measured: int  # shards
-    images: quarantine.ExaminedTable
-    texts: quarantine.ExaminedTable
+    images: ExaminedTable
+    texts: ExaminedTable
     left_over: Counter[str]  # members of the measured shards that belong to no pair, by extension
 
     def summarise(self, held_out: "pd.DataFrame") -> dict[str, Any]:
@@ -116,9 +124,9 @@ def _examine_shards(
 ) -> InPlace:
     chosen, name = choose_shards(listed.to_pylist(), params), f"corpus/{place.parent.name}"
     measured, captions, left_over = _measure_shards(chosen, params.max_pixels, executor)
-    images = quarantine.ExaminedTable(place, name, "images", measured, needs_rows=False)
+    images = ExaminedTable(place, name, "images", measured, needs_rows=False)
     images.examine(suites.build_image_suite(params, needs_rows=False))
-    texts = quarantine.ExaminedTable(place, name, "texts", captions, needs_rows=False)
+    texts = ExaminedTable(place, name, "texts", captions, needs_rows=False)
     texts.examine(suites.build_text_suite(params, max_tokens, needs_rows=False))
     for table in (images, texts):
         table.examine_outcome(params)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tuwen.core.errors import UserError
 from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
-from tuwen.data.quality import counterparts, expectations, quarantine, suites
+from tuwen.data.quality import expectations, quarantine, suites
+from tuwen.data.quality.duplicates import counterparts
 from tuwen.data.quality.duplicates.groups import find_split_groups, join_copies, number_copies, replace_groups
+from tuwen.data.quality.examined_table import ExaminedTable
 from tuwen.data.quality.split import (
     SPLITS,
     count_prevented_leaks,
@@ -90,7 +92,7 @@ def _summarise_groups(sizes: "pd.DataFrame", near_across_splits: int) -> dict[st
     }
 
 
-def _require_clean_official_splits(images: quarantine.ExaminedTable) -> None:
+def _require_clean_official_splits(images: ExaminedTable) -> None:
     """Raise UserError where no image of one of the source's own splits is clean: no other may take its place."""
     counts, clean = images.frame["split"].value_counts(), set(images.clean["split"].dropna())
     for split in SPLITS:

@@ -1,7 +1,6 @@
 """Measures every image into pandas columns; what the columns must be stands in suites.py."""
 
 import hashlib
-import math
 import struct
 from collections.abc import Iterable
 from concurrent.futures import Executor
@@ -9,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
-import simplejpeg
 from PIL import Image
 
 from tuwen.core.progress import follow
 from tuwen.data.formats import shards
 from tuwen.data.formats.image_files import find_extension
-from tuwen.data.formats.images import list_formats, open_image, put_on_white, read_orientation, turn_upright
+from tuwen.data.formats.images import list_formats, open_image, read_orientation
+from tuwen.data.formats.near_images.looks import measure_look
 
 if TYPE_CHECKING:  # the processes of the executor import this module and need neither
     import pandas as pd
@@ -23,12 +22,6 @@ if TYPE_CHECKING:  # the processes of the executor import this module and need n
 
 IMAGES_PER_TASK = 128
 SOURCE_COLUMNS = ["image_id", "positive_id", "group", "split", "size", "sha256", "fault", "file", "row"]
-REDUCED_PX = 32  # the short side that an image keeps when it is reduced to be measured
-FIRST_ON_ITS_SIDE = 5  # of the EXIF orientations
-BLANK_SPAN = 8  # an image is blank when no channel spans more levels than JPEG noise does
-
-# libjpeg's warnings of lost data; its other ones, such as bytes that belong to nothing, are harmless
-LOST_DATA = ("premature end of data segment", "bad Huffman code")
 
 
 class ImageStats(NamedTuple):
@@ -44,11 +37,8 @@ class ImageStats(NamedTuple):
     orientation: int | None = None  # EXIF, 1..8
     pixels: int | None = None
     readable: bool | None = None  # decodes to the last row; None when refused for its size
-    dhash: str | None = None  # 64 bits as hex: is each cell of a 9 x 8 grid brighter than its right neighbour?
-    red: int | None = None  # mean colour, 0..255
-    green: int | None = None
-    blue: int | None = None
-    blank: bool | None = None  # one colour, but for marks too small to be seen (`_reduce`)
+    blank: bool | None = None  # as of `looks.Look`
+    thumbnail: bytes | None = None
 
 
 def measure_images(data: Path, images: "pa.Table", max_pixels: int, executor: Executor) -> "pd.DataFrame":
@@ -75,7 +65,7 @@ def measure_images(data: Path, images: "pa.Table", max_pixels: int, executor: Ex
 def _make_schema() -> "pa.Schema":
     import pyarrow as pa
 
-    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary()}
     return pa.schema([(name, types[get_args(hint)[0]]) for name, hint in get_type_hints(ImageStats).items()])
 
 
@@ -102,13 +92,14 @@ def measure_image(encoded: bytes, max_pixels: int) -> ImageStats:
         stats = stats._replace(format=image.format, mode=image.mode, **_measure_sides(*image.size))
         if image.width * image.height > max_pixels:
             return stats
-        small = _reduce(encoded, image)
+        look = measure_look(encoded, image)
         orientation = read_orientation(image)
-        looks = _measure_looks(small, orientation)
     except Exception:  # decoders raise a dozen kinds on broken bytes; to us all mean the same
         stats = stats if stats.format else stats._replace(**_read_header(encoded))
         return stats._replace(readable=None if (stats.pixels or 0) > max_pixels else False)
-    return stats._replace(readable=True, frames=_count_frames(encoded, image), orientation=orientation, **looks)
+    return stats._replace(
+        readable=True, frames=_count_frames(encoded, image), orientation=orientation, **look._asdict()
+    )
 
 
 def _read_header(encoded: bytes) -> dict[str, Any]:
@@ -133,54 +124,3 @@ def _count_frames(encoded: bytes, image: Image.Image) -> int | None:
         return int(getattr(open_image(encoded), "n_frames", 1))
     except Exception:
         return None
-
-
-class _Reduced(NamedTuple):
-    image: Image.Image  # RGB, not turned yet
-    sides: tuple[float, float]  # how much of it the original fills: the last row and column may be cut
-
-
-def _reduce(encoded: bytes, image: Image.Image) -> _Reduced:
-    """Decode `encoded`, whose `open_image` is `image`, whole and 2, 4 or 8 times smaller.
-
-    The short side keeps REDUCED_PX. A cell is the mean of its pixels, so of black marks on white those of three
-    pixels and more in a cell of 8 x 8 keep an image from being blank. A JPEG gets small while it is decoded:
-    every bit of it is read, but of 64 pixels one is computed, which takes three fifths of the time.
-    """
-    width, height = image.size
-    factor = next(size for size in (8, 4, 2, 1) if size == 1 or min(width, height) >= size * REDUCED_PX)
-    sides = width / factor, height / factor
-    if image.format == "JPEG" and image.mode in ("RGB", "L"):
-        small = _decode_small_jpeg(encoded, *map(math.ceil, sides))
-        if small is not None:
-            return _Reduced(small, sides)
-    drafted = image.draft(None, (width // factor, height // factor))  # of the other JPEGs
-    whole = put_on_white(image)
-    return _Reduced(whole if drafted else whole.reduce(factor), sides)
-
-
-def _decode_small_jpeg(encoded: bytes, width: int, height: int) -> Image.Image | None:
-    """Decode the JPEG in the smallest size of at least width x height; None where Pillow must judge its bytes.
-
-    Raises ValueError where data were lost though the end mark stands: Pillow paints what is missing grey.
-    """
-    try:
-        return Image.fromarray(simplejpeg.decode_jpeg(encoded, "RGB", min_height=height, min_width=width))
-    except ValueError as error:
-        if any(warning in str(error) for warning in LOST_DATA):
-            raise
-        return None
-
-
-def _measure_looks(small: _Reduced, orientation: int) -> dict[str, Any]:
-    """Return dhash, mean colour and `blank` of an image. dhash: N. Krawetz, "Kind of Like That", 2013."""
-    whole = (0.0, 0.0, *small.sides)
-    shape = (9, 8) if orientation < FIRST_ON_ITS_SIDE else (8, 9)
-    # Hamming, because Pillow's box takes a pixel whole or not at all, by which copies of other sizes differ
-    grey = small.image.convert("L").resize(shape, Image.Resampling.HAMMING, whole)
-    grid = turn_upright(grey, orientation).tobytes()
-    bits = "".join("1" if grid[i] > grid[i + 1] else "0" for i in range(72) if i % 9 < 8)
-    red, green, blue = small.image.resize((1, 1), Image.Resampling.BOX, whole).tobytes()
-    extrema: Any = small.image.getextrema()
-    blank = max(high - low for low, high in extrema) <= BLANK_SPAN
-    return {"dhash": f"{int(bits, 2):016x}", "red": red, "green": green, "blue": blue, "blank": blank}

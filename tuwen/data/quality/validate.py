@@ -13,10 +13,12 @@ from tuwen.core.executor import make_executor
 from tuwen.core.params import Split, Validate
 from tuwen.data.formats import pairs
 from tuwen.data.formats.json_file import read_json, write_json
-from tuwen.data.quality import captions, clean_sets, consistency, corpus, expectations, quarantine, suites, summary
+from tuwen.data.quality import clean_sets, consistency, corpus, expectations, quarantine, suites, summary
 from tuwen.data.quality.dealing import Dealt, deal_labelled
+from tuwen.data.quality.duplicates import captions
 from tuwen.data.quality.duplicates.groups import join_copies
-from tuwen.data.quality.quarantine import TASK_SETS, ExaminedSet
+from tuwen.data.quality.examined_table import TASK_SETS, ExaminedTable
+from tuwen.data.quality.quarantine import ExaminedSet
 from tuwen.data.quality.split import SPLITS, merge_captions
 
 
@@ -67,7 +69,9 @@ def validate(
     for name in (*SPLITS, "bank"):
         require_positives(clean / name, composed[name])
     used = {"validate": params.model_dump(), "split": dealing.model_dump()}
-    written = clean_sets.write_clean_sets(raw, clean, composed, corpus.collect_shards(in_place), sources, used)
+    elsewhere = corpus.collect_shards(in_place)
+    held_out = corpus.list_held_out(dealt.held_out if len(elsewhere) else dealt.held_out[:0])
+    written = clean_sets.write_clean_sets(raw, clean, composed, elsewhere, held_out, sources, used)
     body = summary.make_summary(examined, in_place, written, further)
     for name, part in (("valid", "valid"), ("test", "test"), ("bank", "train")):
         body["clean"][name] |= _count_merged(dealt.parts[part], written[name])
@@ -118,7 +122,7 @@ def _refuse_leftovers(corpus_folder: Path, sources: Sequence[str]) -> None:
         )
 
 
-def _list_tables(examined: Mapping[str, ExaminedSet]) -> list[quarantine.ExaminedTable]:
+def _list_tables(examined: Mapping[str, ExaminedSet]) -> list[ExaminedTable]:
     return [table for one in examined.values() for table in one.tables.values()]
 
 

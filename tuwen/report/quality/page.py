@@ -44,7 +44,7 @@ def write_page(
     """Write the page to `path`.
 
     data: the data root; body: the content of quality.json; frames: set -> images, texts, pairs -> measured
-    columns; quarantine: `quarantine.QUARANTINE_SCHEMA`, every row that left its set, is shown to a model as a
+    columns; quarantine: `examined_table.QUARANTINE_SCHEMA`, every row that left its set, is shown to a model as a
     blank, or stays under a warning; examples: rows that do not meet a check. Raises UserError where a shard is
     missing.
     """

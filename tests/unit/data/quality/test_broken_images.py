@@ -41,7 +41,7 @@ WHOLE: list[tuple[Callable[[], bytes], dict[str, Any]]] = [
     (lambda: broken.rotated_jpeg(6), {"width": 48, "height": 64, "orientation": 6}),
     (broken.one_pixel, {"width": 1, "height": 1, "pixels": 1, "aspect": 1.0, "blank": True}),
     (broken.one_pixel_high, {"width": 640, "height": 1, "pixels": 640, "aspect": 640.0}),
-    (broken.blank, {"width": 320, "height": 240, "pixels": 76_800, "blank": True, "red": 255, "blue": 255}),
+    (broken.blank, {"width": 320, "height": 240, "pixels": 76_800, "blank": True}),
 ]
 PNG = encode(landscape())
 PROFILE = random.Random(0).randbytes(3 << 20)
@@ -127,7 +127,7 @@ def test_unusual_images_are_read_and_named_for_what_they_are(make, expected: dic
 @pytest.mark.parametrize(("make", "kind"), LOST)
 def test_images_that_lost_a_part_are_unreadable(make, kind: str) -> None:
     stats = measure(make())
-    assert (stats.format, stats.readable, stats.dhash, stats.blank) == (kind, False, None, None)
+    assert (stats.format, stats.readable, stats.thumbnail, stats.blank) == (kind, False, None, None)
     assert stats.measured_sha256 is not None
 
 
@@ -185,8 +185,9 @@ def test_a_turned_copy_is_measured_alike(orientation: int) -> None:
     stored = measure(broken.rotated_jpeg(1, 323, 245))
     turned = measure(broken.rotated_jpeg(orientation, 323, 245))
     assert turned.orientation == orientation
-    assert (int(str(stored.dhash), 16) ^ int(str(turned.dhash), 16)).bit_count() <= 2
-    assert turned[-4:-1] == pytest.approx(stored[-4:-1], abs=1)  # red, green, blue
+    levels = [np.frombuffer(stats.thumbnail or b"", np.uint8).astype(int) for stats in (stored, turned)]
+    assert np.abs(levels[0] - levels[1]).mean() < 2, "but for what the two shapes are squashed by"
+    assert np.abs(levels[0] - levels[1]).max() < 60, "at an edge"
 
 
 def test_a_jpeg_cut_anywhere_is_unreadable_with_or_without_a_new_end_mark() -> None:
@@ -226,4 +227,4 @@ def test_no_damage_makes_measuring_raise_and_what_is_readable_decodes(data: st.D
     stats = measure(damaged, 1_000_000)
     if stats.readable:
         assert (decode_pixels(damaged) == np.asarray(decode_image(damaged))).all()
-        assert stats.dhash is not None
+        assert stats.thumbnail is not None

@@ -12,19 +12,12 @@ from tuwen.core.executor import make_executor
 from tuwen.data.formats import pairs
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.quality import image_stats
-from tuwen.data.quality.duplicates import near_duplicates
 
 MAX_PIXELS = 50_000_000
 
 
 def measure(encoded: bytes) -> image_stats.ImageStats:
     return image_stats.measure_image(encoded, MAX_PIXELS)
-
-
-def bits_apart(one: image_stats.ImageStats, other: image_stats.ImageStats) -> int:
-    assert one.dhash is not None
-    assert other.dhash is not None
-    return (int(one.dhash, 16) ^ int(other.dhash, 16)).bit_count()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
@@ -35,31 +28,6 @@ def test_format_comes_from_the_bytes_and_the_digest_is_exact(kind: str) -> None:
     assert (stats.aspect, stats.orientation, stats.frames) == (64 / 48, 1, 1)
     assert stats.measured_sha256 == hashlib.sha256(encoded).hexdigest()
     assert (stats.readable, stats.blank) == (True, False)
-
-
-@pytest.mark.parametrize("size", [(320, 240), (321, 243), (640, 480), (639, 479), (129, 300)])
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_copy_in_another_size_and_format_has_a_near_hash_and_colour(size: tuple[int, int], kind: str) -> None:
-    one = measure(encode(landscape(*size), kind))
-    for width in (100, 154, 192):
-        copy = landscape(*size).resize((width, round(width * size[1] / size[0])), Image.Resampling.LANCZOS)
-        stats = measure(encode(copy, "JPEG", quality=85))
-        assert bits_apart(stats, one) <= near_duplicates.NEAR_BITS
-        assert (stats.red, stats.green, stats.blue) == pytest.approx((one.red, one.green, one.blue), abs=2)
-
-
-def test_another_image_has_another_hash() -> None:
-    one = measure(encode(landscape(320, 240)))
-    assert bits_apart(measure(encode(landscape(320, 240).rotate(90))), one) > 10
-    assert bits_apart(measure(encode(landscape(320, 240).transpose(Image.Transpose.FLIP_LEFT_RIGHT))), one) > 10
-
-
-def test_the_mean_colour_is_that_of_all_pixels() -> None:
-    picture = Image.new("RGB", (643, 481), "black")
-    picture.paste("white", (0, 0, 643, 120))
-    for kind in ("PNG", "JPEG"):
-        stats = measure(encode(picture, kind))
-        assert (stats.red, stats.green, stats.blue) == pytest.approx((255 * 120 / 481,) * 3, abs=1.5)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -86,7 +54,8 @@ def test_one_black_pixel_on_a_large_white_image_is_dust() -> None:
 
 def test_a_transparent_image_is_measured_on_white() -> None:
     stats = measure(encode(Image.new("RGBA", (32, 32), (0, 0, 0, 0))))
-    assert (stats.red, stats.green, stats.blue, stats.blank) == (255, 255, 255, True)
+    assert stats.blank is True
+    assert set(stats.thumbnail or b"") == {255, 128}, "white, without colour"
 
 
 def make_images(data: Path, count: int) -> pa.Table:
@@ -137,7 +106,7 @@ def test_an_image_that_the_source_lacks_is_unreadable(tmp_path: Path) -> None:
         )
     assert measured["readable"].tolist() == [False]
     assert measured[["image_id", "fault", "file", "row"]].iloc[0].tolist() == list(lost.values())
-    assert measured[["format", "width", "dhash", "measured_sha256"]].isna().all(axis=None)
+    assert measured[["format", "width", "thumbnail", "measured_sha256"]].isna().all(axis=None)
 
 
 def test_a_set_without_images_has_all_columns(tmp_path: Path) -> None:

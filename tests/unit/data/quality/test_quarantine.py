@@ -12,8 +12,9 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
 from tuwen.data.quality import suites, text_stats
+from tuwen.data.quality.examined_table import QUARANTINE_SCHEMA, ExaminedTable
 from tuwen.data.quality.expectations import ExampleRow
-from tuwen.data.quality.quarantine import QUARANTINE_SCHEMA, ExaminedTable, write_quarantine
+from tuwen.data.quality.quarantine import write_quarantine
 
 PARAMS = load_params(ROOT / "params.yaml").validate_.model_copy(
     update={"max_chars": 10, "max_quarantined_share": 0.5}

@@ -31,7 +31,7 @@ def find_split_groups(
 ) -> list[str]:
     """Return the name of every image's split group: the connected component of images that must not be parted.
 
-    images: image_id, positive_id, group, sha256, dhash, red, green, blue, blank. captions: image_id and
+    images: image_id, positive_id, group, sha256, blank, thumbnail. captions: image_id and
     normalised, one row per true pair. The source's `group`, its `positive_id` and equal bytes always join. Near
     images and equal captions join two images only where the source leaves the group of at least one unknown:
     they are our guess at what the source knows better. A caption on more than `max_carriers` images joins
@@ -56,7 +56,7 @@ def find_split_groups(
 def number_copies(images: "pd.DataFrame") -> "pd.Series[int]":
     """Return a number per image, shared by those of equal bytes or joined by a chain of near ones.
 
-    images: sha256, dhash, red, green, blue, blank.
+    images: sha256, blank, thumbnail.
     """
     import pandas as pd
 
@@ -108,8 +108,8 @@ def _key_shared_captions(
 def _key_near_images(images: "pd.DataFrame", unknown: Booleans) -> Edges:
     """Key the images in chains of near ones in which no two neighbours both have a group of the source."""
     alone, grouped = collect_looks(images[unknown]), collect_looks(images[~unknown])
-    middle = len(alone.hashes)  # the looks of grouped images are numbered from here
-    labels = label_components(middle + len(grouped.hashes), _find_joining_pairs(alone, grouped))
+    middle = len(alone.thumbnails)  # the looks of grouped images are numbered from here
+    labels = label_components(middle + len(grouped.thumbnails), _find_joining_pairs(alone, grouped))
     key = np.full(len(images), -1)
     for looks, members, first in ((alone, unknown, 0), (grouped, ~unknown, middle)):
         rows, has_look = np.flatnonzero(members), looks.look_of >= 0
@@ -123,4 +123,4 @@ def _find_joining_pairs(alone: Looks, grouped: Looks) -> Iterator[Edges]:
     """Yield the near pairs among `alone`, then those of `alone` and `grouped`, numbered behind `alone`."""
     yield from find_near_pairs(alone, alone)
     for one, other in find_near_pairs(alone, grouped):
-        yield one, other + len(alone.hashes)
+        yield one, other + len(alone.thumbnails)

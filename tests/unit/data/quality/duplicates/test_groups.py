@@ -4,6 +4,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from tests.support.looks import draw_thumbnail
 from tuwen.data.formats import pairs
 from tuwen.data.formats.text import normalise
 from tuwen.data.quality.duplicates import groups
@@ -16,7 +17,7 @@ def make_images(*changes: dict[str, Any]) -> pd.DataFrame:
     """Return one row per dict; unless the dict says otherwise, an image shares nothing with the others."""
     rows = [
         {"image_id": f"图{n}.png", "positive_id": f"图{n}.png", "group": None, "sha256": f"sum {n}"}
-        | {"dhash": f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}", "red": 10, "green": 20, "blue": 30, "blank": False}
+        | {"thumbnail": draw_thumbnail(1000 + n), "blank": False}
         | change
         for n, change in enumerate(changes)
     ]
@@ -47,16 +48,17 @@ def test_groups_of_the_source_that_hold_equal_bytes_are_one() -> None:
 
 @pytest.mark.parametrize(
     "same",
-    [{"sha256": "same"}, {"positive_id": "原图.png"}, {"dhash": "00ff00ff00ff00ff"}],
+    [{"sha256": "same"}, {"positive_id": "原图.png"}, {"thumbnail": draw_thumbnail(0)}],
 )
 def test_equal_images_are_one_group(same: dict[str, Any]) -> None:
     assert find_split_groups(make_images(same, {}, same), make_captions()) == ["图0.png", "图1.png", "图0.png"]
 
 
-def test_an_equal_hash_of_another_colour_is_another_image() -> None:
-    heart = {"dhash": "00c6ffff7e3c1800"}
-    frame = make_images(heart | {"red": 200}, heart | {"red": 150}, heart | {"red": 157})
-    assert find_split_groups(frame, make_captions()) == ["图0.png", "图1.png", "图1.png"]
+@pytest.mark.parametrize("changes", [{"mirrored": True}, {"margin": 0.05}, {"mirrored": True, "margin": 0.05}])
+def test_a_changed_copy_is_in_the_group_of_its_picture(changes: dict[str, Any]) -> None:
+    one, copy = {"thumbnail": draw_thumbnail(0)}, {"thumbnail": draw_thumbnail(0, **changes)}
+    groups = find_split_groups(make_images(one, {}, copy), make_captions())
+    assert groups == ["图0.png", "图1.png", "图0.png"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,10 @@ def test_captions_of_few_images_join_first_and_none_makes_a_group_too_large() ->
 
 
 def test_groups_chain_over_different_reasons_and_ignore_the_order_of_rows() -> None:
-    frame = make_images({"sha256": "same"}, {"sha256": "same", "dhash": "ff0f"}, {"dhash": "ff0d"}, {}, {})
+    look = {"thumbnail": draw_thumbnail(0)}
+    frame = make_images(
+        {"sha256": "same"}, {"sha256": "same"} | look, {"thumbnail": draw_thumbnail(0, mirrored=True)}, {}, {}
+    )
     carried = make_captions(p2=LONG, p3=LONG)
     named = dict(zip(frame["image_id"], find_split_groups(frame, carried), strict=True))
     assert list(named.values()) == ["图0.png"] * 4 + ["图4.png"]
@@ -109,7 +114,7 @@ def test_an_image_without_a_group_joins_the_group_of_its_copy() -> None:
 
 def test_groups_of_the_source_are_never_joined_by_a_guess() -> None:
     """An image of unknown group joins what is near to it, and nothing else."""
-    near = [{"dhash": f"00ff00ff00ff{bits}"} for bits in ("0000", "0007", "003f", "01ff", "01ff")]
+    near = [{"thumbnail": draw_thumbnail(0, margin=margin)} for margin in (0.0, 0.09, 0.17, 0.24, 0.24)]
     frame = make_images(*(look | {"group": name} for look, name in zip(near, "甲乙丙丁戊", strict=True)), {}, {})
     frame.loc[6, "group"] = "己"
     carried = make_captions(p0=LONG, p1=LONG, p5=LONG[1:], p6=LONG[1:])
@@ -158,7 +163,8 @@ def test_images_of_equal_bytes_and_their_siblings_have_one_original() -> None:
 
 
 def test_copies_are_equal_bytes_and_chains_of_near_images() -> None:
-    twins = [{"sha256": "same"}, {"sha256": "same"}, {"dhash": "ff0f"}, {"dhash": "ff0d"}, {"dhash": "ff08"}, {}]
+    near = [{"thumbnail": draw_thumbnail(0, margin=margin)} for margin in (0.0, 0.09, 0.17)]
+    twins = [{"sha256": "same"}, {"sha256": "same"}, *near, {}]
     numbers = number_copies(make_images(*twins)).tolist()
     assert numbers[0] == numbers[1]
     assert numbers[2] == numbers[3] == numbers[4]

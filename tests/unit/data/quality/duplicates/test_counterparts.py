@@ -1,6 +1,7 @@
 import pandas as pd
 
-from tuwen.data.quality.counterparts import (
+from tests.support.looks import draw_thumbnail
+from tuwen.data.quality.duplicates.counterparts import (
     describe_rows,
     find_copies_elsewhere,
     find_leaked_into,
@@ -47,20 +48,19 @@ def test_a_copy_elsewhere_is_the_first_of_another_split() -> None:
 
 
 def test_equal_bytes_come_before_near_images_and_what_is_neither_is_not_there() -> None:
-    look = {"red": 10, "green": 20, "blue": 30, "blank": False}
     held_out = pd.DataFrame(
         [
-            {"measured_sha256": "a", "dhash": "00ff00ff00ff00ff"} | look,
-            {"measured_sha256": "b", "dhash": "0f0f0f0f0f0f0f0f"} | look,
+            {"measured_sha256": "a", "blank": False, "thumbnail": draw_thumbnail(1)},
+            {"measured_sha256": "b", "blank": False, "thumbnail": draw_thumbnail(2)},
         ],
         index=[40, 30],
     )
     images = pd.DataFrame(
         [
-            {"measured_sha256": "b", "dhash": "00ff00ff00ff00fe"} | look,
-            {"measured_sha256": "c", "dhash": "00ff00ff00ff00fe"} | look,
-            {"measured_sha256": "d", "dhash": "123456789abcdef0"} | look,
-            {"measured_sha256": None, "dhash": None} | look,
+            {"measured_sha256": "b", "blank": False, "thumbnail": draw_thumbnail(1)},
+            {"measured_sha256": "c", "blank": False, "thumbnail": draw_thumbnail(1, mirrored=True)},
+            {"measured_sha256": "d", "blank": False, "thumbnail": draw_thumbnail(3)},
+            {"measured_sha256": None, "blank": None, "thumbnail": None},
         ]
     )
     assert find_nearest_held_out(images, held_out) == {0: 30, 1: 40}

@@ -66,12 +66,12 @@ def find_copies_elsewhere(images: "pd.DataFrame") -> dict[Any, Any]:
 def find_nearest_held_out(images: "pd.DataFrame", held_out: "pd.DataFrame") -> dict[Any, Any]:
     """Return image -> the image of `held_out` with the same bytes, else the first near one, by their index labels.
 
-    Both: measured_sha256, dhash, red, green, blue, blank. An image that neither equals nor is near to one is not
+    Both: measured_sha256, blank, thumbnail. An image that neither equals nor is near to one is not
     there.
     """
     looks, other_looks = collect_looks(images), collect_looks(held_out)
-    near = np.full(len(looks.hashes) + 1, len(held_out))  # the last one stands for what has no look
-    first_with_look = np.full(len(other_looks.hashes), len(held_out))
+    near = np.full(len(looks.thumbnails) + 1, len(held_out))  # the last one stands for what has no look
+    first_with_look = np.full(len(other_looks.thumbnails), len(held_out))
     has_look = other_looks.look_of >= 0
     np.minimum.at(first_with_look, other_looks.look_of[has_look], np.flatnonzero(has_look))
     for rows, other_rows in find_near_pairs(looks, other_looks):

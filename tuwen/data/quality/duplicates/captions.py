@@ -8,7 +8,8 @@ from tuwen.data.quality import suites
 from tuwen.data.quality.split import SPLITS, find_first_texts
 
 if TYPE_CHECKING:
-    from tuwen.data.quality.quarantine import ExaminedSet, ExaminedTable
+    from tuwen.data.quality.examined_table import ExaminedTable
+    from tuwen.data.quality.quarantine import ExaminedSet
 
 Parts = Mapping[str, pairs.PairSet]  # split -> its pairs
 HELD_OUT = ("valid", "test")
