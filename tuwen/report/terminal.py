@@ -14,7 +14,7 @@ from tuwen.evaluation.results import read_results, read_test_metrics
 from tuwen.evaluation.seen.captions import describe_seen
 from tuwen.evaluation.verdicts import judge_line
 
-UNKNOWN = "Which gains are sure stands in results/report.md: {why}"
+GAINS_UNKNOWN = "Which gains are sure stands in results/report.md: {why}"
 
 Doubts = Mapping[tuple[str, int | None], str]  # direction and k -> what is wrong with the shipped model's value
 
@@ -49,7 +49,10 @@ def format_headline(results: Path, params: Evaluate | None) -> str:
         ]
         line = f"{direction.title:<14}{f'R@{k}':<6}{''.join(cells)}"
         lines.append(f"{line}  {doubts.get((direction.name, k), '')}".rstrip())
-    notes = [UNKNOWN.format(why=why) if why else "", _describe_overlap(metrics[SHIPPED], ks) if apart else ""]
+    notes = [
+        GAINS_UNKNOWN.format(why=why) if why else "",
+        _describe_overlap(metrics[SHIPPED], ks) if apart else "",
+    ]
     return "\n".join([*lines, *filter(None, notes)]) + "\n"
 
 

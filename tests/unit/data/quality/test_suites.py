@@ -82,6 +82,7 @@ FAULTS = [
     ("images", "width", 15, "too_narrow", "warning"),
     ("images", "height", 1, "too_low", "warning"),
     ("images", "fault", "missing", "missing", "warning"),
+    ("images", "fault", "not_fetched", "not_fetched", "warning"),
     ("images", "fault", "outside_source", "outside_source", "warning"),
     ("images", "fault", "unreadable_record", "unreadable_record", "warning"),
     ("images", "aspect", 8.1, "elongated", "warning"),

@@ -27,7 +27,7 @@ BOMS = {  # the longest first
     b"\x84\x31\x95\x33": "gb18030",
 }
 # What is tried where the bytes are not plainly UTF-8, and how much less often it is met, in nats. Those of
-# FOREIGN are told, never read unasked: they hold no Chinese.
+# NOT_CHINESE are told, never read unasked: they hold no Chinese.
 PRIORS = {
     "utf-8": 0.0,
     "gb18030": -3.0,
@@ -40,7 +40,7 @@ PRIORS = {
     "cp949": -12.0,
     "cp1252": -10.0,
 }
-FOREIGN = ("cp932", "euc_jp", "cp949", "cp1252")
+NOT_CHINESE = ("cp932", "euc_jp", "cp949", "cp1252")
 
 
 class Candidate(NamedTuple):
@@ -155,7 +155,7 @@ def _score(sample: bytes, name: str) -> Candidate:
     text = sample.decode(name, "replace")
     genuine = sample.count("\ufffd".encode()) if name == "utf-8" else 0
     wrong = max(text.count("\ufffd") - genuine, 0)
-    total, quality = plausibility.score_text(text, name if name in FOREIGN else "chinese")
+    total, quality = plausibility.score_text(text, name if name in NOT_CHINESE else "chinese")
     return Candidate(name, total + PRIORS[name], wrong, quality)
 
 
@@ -170,7 +170,7 @@ def _refuse_doubt(
         )
     if others:
         raise UserError(f"{place}: {where}; {remedy}: {' and '.join(described)} stay plausible")
-    if best.name in FOREIGN:
+    if best.name in NOT_CHINESE:
         raise UserError(f"{place}: {where}; {remedy}: it seems to be {described[0]}, which holds no Chinese")
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tuwen.data.quality.quarantine import ExaminedSet
 
 Parts = Mapping[str, pairs.PairSet]  # split -> its pairs
-HELD_OUT = ("valid", "test")
+HELD_OUT_SETS = ("valid", "test")
 
 
 def label_merged_rows(labelled: "ExaminedSet", parts: Parts, composed: Parts) -> None:
@@ -21,7 +21,7 @@ def label_merged_rows(labelled: "ExaminedSet", parts: Parts, composed: Parts) ->
     parts: the splits as dealt out; composed: as they are written. A text that another split keeps is not gone.
     """
     texts, links = dict[str, str](), dict[str, str]()
-    for name in HELD_OUT:
+    for name in HELD_OUT_SETS:
         first = find_first_texts(parts[name].texts)
         kept = composed[name].pairs.select(["image_id", "text_id", "pair_id"]).to_pylist()
         pair_of = {
@@ -62,7 +62,7 @@ def measure_overlap(
     in_train: dict[str, str] = {}
     for text_id in texts["train"]:
         in_train.setdefault(form_of[text_id], text_id)
-    held_out = {text_id for name in HELD_OUT for text_id in texts[name]}
+    held_out = {text_id for name in HELD_OUT_SETS for text_id in texts[name]}
     _note_seen(
         labelled.texts,
         {text_id: in_train[form_of[text_id]] for text_id in sorted(held_out) if form_of[text_id] in in_train},
@@ -71,7 +71,7 @@ def measure_overlap(
     for one in corpus.values():  # millions of captions, of which few are looked for
         column = one.texts.clean["normalised"]
         in_corpus |= set(column[column.isin([form_of[text_id] for text_id in held_out])])
-    for name in HELD_OUT:
+    for name in HELD_OUT_SETS:
         forms = {form_of[text_id] for text_id in texts[name]}
         seen, known = len(forms & in_train.keys()), len(forms & in_corpus)
         share = round(seen / max(len(forms), 1), 4)

@@ -1,4 +1,4 @@
-"""Images that show one picture, as formats/near_images/near_looks.py decides: copies resized, mirrored, cut, bordered."""
+"""Images that show one picture, as formats/near_images decides: copies resized, mirrored, cut, bordered."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
