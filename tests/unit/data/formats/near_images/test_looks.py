@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from tests.support.broken import encode, landscape, rotated_jpeg
-from tuwen.data.formats import looks
+from tuwen.data.formats.near_images import looks
 from tuwen.data.formats.near_images.looks import THUMB_PX, measure_look
 
 

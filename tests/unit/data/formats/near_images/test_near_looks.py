@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from tests.support.broken import encode
-from tuwen.data.formats import near_looks
+from tuwen.data.formats.near_images import near_looks
 from tuwen.data.formats.near_images.looks import measure_look
 from tuwen.data.formats.near_images.near_looks import (
     HeldOut,
