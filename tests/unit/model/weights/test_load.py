@@ -205,7 +205,7 @@ def test_a_vocabulary_of_ours_is_read_alike_by_transformers(tmp_path) -> None:
     encoder.config["vocabulary"] = len(padded)
     encoder.text_tower.resize_token_embeddings(len(padded))
     dual_encoder.save_model(encoder, tmp_path / "ours", padded)
-    load.export_model("hugging_face", tmp_path / "ours", tmp_path / "theirs")
+    export_model("hugging_face", tmp_path / "ours", tmp_path / "theirs")
     ours = load_tokenizer(tmp_path / "ours/vocab.txt")(captions)["input_ids"]
     assert ours[0] != ours[3]
     for theirs in (AutoTokenizer, ChineseCLIPProcessor):
@@ -234,7 +234,7 @@ def test_the_switch_of_training_is_that_of_asking(tmp_path) -> None:
     ids, _ = tokenize(tokenizer, ["龍貓公仔", "龙猫公仔"], TOKENS)
     assert ids[0].tolist() == ids[1].tolist()
     with pytest.raises(UserError, match=r"cannot be written as hugging_face: it reads simplified characters"):
-        load.export_model("hugging_face", tmp_path, tmp_path / "theirs")
+        export_model("hugging_face", tmp_path, tmp_path / "theirs")
 
 
 def test_without_the_switch_nothing_of_it_is_recorded(tmp_path) -> None:
