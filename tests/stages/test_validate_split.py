@@ -63,6 +63,12 @@ def test_a_group_that_swallows_the_set_stops_the_stage(
         run_validate(data, PARAMS.model_copy(update={"max_group_share": 0.2}))
 
 
+def read_copies_on_page(clean: Path) -> str:
+    """Return the part of quality.html that shows copies; it comes before the distributions."""
+    page = (clean / "quality.html").read_text(encoding="utf-8")
+    return page.partition("<h2>Pictures that show the same</h2>")[2].partition("<h2>")[0]
+
+
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory, make_raw: MakeRaw) -> Path:
     """Clean sets of a source with splits of its own that leak twice, and with pairs of label 0."""
@@ -101,6 +107,11 @@ def test_the_sources_own_split_is_kept_but_for_what_leaks(official: Path) -> Non
         "labelled-00.png": "labelled labelled-08.png (pictures/labelled-08.png)"
     }
     assert_rows_add_up(official)
+    page = read_copies_on_page(official)
+    assert page.count("2 pictures, equal bytes · ") == 2
+    assert "the source has them in train, test" in page
+    assert "the source has them in train, valid" in page
+    assert "left: leaks into test (source: train)" in page
 
 
 def test_denied_pairs_stay_and_are_no_positives(official: Path) -> None:
@@ -157,6 +168,7 @@ def test_of_equal_pairs_the_one_of_the_later_split_stays(tmp_path: Path, make_ra
         f"pair-labelled-{kind}-00": f"labelled pair-labelled-{kind}-08 (captions.csv, row {row})"
         for kind, row in (("name", 18), ("line", 19))
     }
+    assert "left: duplicate pair (source: train)" in read_copies_on_page(clean)
 
 
 def test_what_looks_alike_in_two_groups_of_the_source_is_reported(tmp_path: Path, make_raw: MakeRaw) -> None:
@@ -171,3 +183,4 @@ def test_what_looks_alike_in_two_groups_of_the_source_is_reported(tmp_path: Path
         f"labelled-0{one}.png": f"labelled labelled-0{other}.png (pictures/labelled-0{other}.png)"
         for one, other in ((0, 8), (8, 0))
     }
+    assert "now in train, test" in read_copies_on_page(clean)

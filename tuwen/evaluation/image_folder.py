@@ -20,7 +20,6 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import load_model
 from tuwen.retrieval.encode import stream_vectors
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 IMAGES_AT_ONCE = 256
 
 
@@ -60,7 +59,7 @@ def _decode_square(one: LabelledImage, size_px: int) -> Pixels:
 def read_labelled_tree(root: Path) -> list[LabelledImage]:
     """List the images below `root`, at any depth; the first folder on the way is the class.
 
-    Raises UserError where `root` is no folder. What has no image's suffix, or lies beside the class folders, is
+    Raises UserError where `root` is no folder. What has no image's name, or lies beside the class folders, is
     left out and counted on stderr; hidden files are not even counted.
     """
     if not root.is_dir():

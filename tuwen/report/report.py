@@ -4,7 +4,7 @@ report.html is one file that opens offline: images and charts stand inside it, t
 policy forbids every request.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tuwen.data.quality import summary
 from tuwen.evaluation.details import Details
 from tuwen.evaluation.evaluate import judge_pairs
 from tuwen.evaluation.figures import FIGURES
-from tuwen.evaluation.headline import choose_headline, make_further_lines, make_lines, tabulate_line
+from tuwen.evaluation.headline import Line, choose_headline, make_further_lines, make_lines, tabulate_line
 from tuwen.evaluation.models import (
     MODELS,
     SHIPPED,
@@ -57,20 +57,12 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
     test = pairs.read_pair_set(folder)
     vectors = {name: read_set_vectors(embeddings / name / "test", folder, test) for name in list_embedding()}
     training = {name: read_json(models / name / "training.json") for name in MODELS}
-    least = measured[base].bank.get("min_cosine", params.pairs.min_cosine)  # what auto came to
-    doubt = params.pairs.model_copy(update={"min_cosine": least})
     ranks = {name: own.ranks for name, own in measured.items()}
     shown_k = 5 if 5 in params.evaluate.ks else params.evaluate.ks[0]
     lines = _collect_metrics(measured, params)
-    headline = [
-        *choose_headline(lines["hits"], lines["unseen"]),
-        choose_headline(lines["mean"], lines["unseen_mean"])[0],
-    ]
-    leads = [line for line in headline if line.k in (shown_k, None)]
     facts = lines | {
         "shown_k": shown_k,
-        "leads": [(line, judge_line(line)) for line in leads],
-        "verdicts": [format_verdict(line) for line in leads],
+        **_judge_headline(lines, shown_k),
         "overlap": describe_seen(measured[SHIPPED].metrics),
         "slices": slices.collect_slices(test, ranks, shown_k, params.evaluate),
         "slices_note": slices.NOTE,
@@ -78,11 +70,12 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "training": training,
         "losses": tabulate_losses(training[base].get("captions", {})),
         "candidates": {name: _list_candidates(records) for name, records in training.items()},
-        "doubt": {"min_cosine": doubt.min_cosine} | measured[base].bank,
+        "doubt": {"min_cosine": params.pairs.min_cosine} | measured[base].bank,  # the bank's: what auto came to
         "doubt_finding": judge_pairs(measured[base].bank, params.pairs, results / base),
         "quality": _collect_quality(read_json(data / "clean/quality.json")),
     }
     shown = examples.collect_examples(data, test, vectors, ranks, params.report.examples, params.evaluate.seed)
+    doubt = params.pairs.model_copy(update={"min_cosine": facts["doubt"]["min_cosine"]})
     shipped, cosines = measured[SHIPPED], results / base / "pair_cosines.parquet"
     page = {
         **facts,
@@ -105,6 +98,19 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
     }
     (results / "report.md").write_text(format_markdown(facts), encoding="utf-8")
     (results / "report.html").write_text(render("report.html.j2", page), encoding="utf-8")
+
+
+def _judge_headline(lines: Mapping[str, Sequence[Line]], shown_k: int) -> dict[str, Any]:
+    """Return the lines that lead the reports, each with what may be said of it, and that as text."""
+    headline = [
+        *choose_headline(lines["hits"], lines["unseen"]),
+        choose_headline(lines["mean"], lines["unseen_mean"])[0],
+    ]
+    leads = [line for line in headline if line.k in (shown_k, None)]
+    return {
+        "leads": [(line, judge_line(line)) for line in leads],
+        "verdicts": [format_verdict(line) for line in leads],
+    }
 
 
 def _collect_metrics(measured: Results, params: Params) -> dict[str, Any]:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:  # so that what is missing is told before torch is loaded
     from tuwen.data.formats.pairs import PairSet
     from tuwen.retrieval.vectors import Vectors
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 DATA, VECTORS = Path("data/clean"), Path("embeddings")
 
 
@@ -83,10 +82,9 @@ def _is_image(query: str) -> bool:
 
 def _list_images(folder: Path) -> list[Path]:
     """List the pictures below a folder, but hidden ones."""
-    found = [
+    paths = [
         path for path in sorted(folder.rglob("*")) if is_image_name(path.relative_to(folder)) and path.is_file()
     ]
-    paths = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not paths:
         raise UserError(f"--gallery {folder}: no picture in this folder ({', '.join(sorted(IMAGE_EXTENSIONS))})")
     return paths

@@ -55,14 +55,10 @@ def deal_labelled(labelled: quarantine.ExaminedSet, params: Validate, dealing: S
     parts = {name: select_images(grouped, kept["image_id"][kept["dealt"] == name].tolist()) for name in SPLITS}
     assert_nothing_lost(grouped, parts)
     _require_images(labelled.images.place, parts)
-    across = find_copies_across_splits(kept["dealt"], kept["copies"])
-    labelled.images.frame["near_elsewhere"] = across.reindex(labelled.images.frame.index, fill_value=False)
-    labelled.images.examine(suites.build_across_suite())
-    copies = counterparts.find_copies_elsewhere(kept[across])
-    others = labelled.images.describe_rows(list(copies.values()))
-    labelled.images.note_staying("near_equal_across_splits", dict(zip(copies, others, strict=True)))
+    _note_copies(labelled.images.frame, images)
+    across = _examine_copies_elsewhere(labelled.images, kept)
     summary = {
-        "groups": _summarise_groups(sizes, int(across.sum())),
+        "groups": _summarise_groups(sizes, across),
         "leaks": {"prevented": count_prevented_leaks(images, dealing)}
         | {name: int((labelled.images.fault == name).sum()) for name in ("leaks_into_test", "leaks_into_valid")},
     }
@@ -80,6 +76,28 @@ def _group_images(labelled: quarantine.ExaminedSet, params: Validate) -> "pd.Dat
     images["split_group"] = find_split_groups(images, captions, params.max_pictures_per_caption, largest)
     images["copies"] = number_copies(images)
     return images
+
+
+def _note_copies(frame: "pd.DataFrame", images: "pd.DataFrame") -> None:
+    """Add to all measured images `copies`, as `images` has it, and `dealt`, which is null where one left before.
+
+    What left before, such as the image of a repeated pair, is a copy where its bytes equal those of `images`.
+    """
+    same_bytes = images.dropna(subset="sha256").drop_duplicates("sha256").set_index("sha256")["copies"]
+    copies = images["copies"].reindex(frame.index).astype("Int64")
+    frame["copies"] = copies.fillna(frame["sha256"].map(same_bytes).astype("Int64"))
+    frame["dealt"] = images["dealt"].reindex(frame.index)
+
+
+def _examine_copies_elsewhere(table: ExaminedTable, kept: "pd.DataFrame") -> int:
+    """Report the images with a copy in another split, which the source's groups part; return their number."""
+    across = find_copies_across_splits(kept["dealt"], kept["copies"])
+    table.frame["near_elsewhere"] = across.reindex(table.frame.index, fill_value=False)
+    table.examine(suites.build_across_suite())
+    copies = counterparts.find_copies_elsewhere(kept[across])
+    others = table.describe_rows(list(copies.values()))
+    table.note_staying("near_equal_across_splits", dict(zip(copies, others, strict=True)))
+    return int(across.sum())
 
 
 def _summarise_groups(sizes: "pd.DataFrame", near_across_splits: int) -> dict[str, int]:

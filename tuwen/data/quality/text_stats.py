@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tuwen.data.formats.sides import CANDIDATE, has_side_word, judge_mirroring
-from tuwen.data.formats.text import CHINESE, HAN_MASK, STRAY_CONTROL, normalise
+from tuwen.data.formats.spelling import UNSEEN_CHARACTERS
+from tuwen.data.formats.text import CHINESE, CONTROL, HAN_MASK, STRAY_CONTROL, normalise
 from tuwen.data.quality.caption_marks import find_marks
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ IntCounts = np.ndarray[Any, np.dtype[np.int64]]
 CAPTIONS_PER_PART = 100_000  # a part of usual captions takes 100 MB while it is measured
 END_TOKENS = 2  # [CLS] and [SEP]
 NEWLINE = re.compile(r"[\r\n]")
-INVISIBLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]")
+INVISIBLE = re.compile(rf"\s|{CONTROL.pattern}|{UNSEEN_CHARACTERS}")
 
 # One bit for each trait of a character; BERT drops a character that has none of the last three
 (

@@ -101,7 +101,7 @@ def _labelled(root: Path, table: Path, encoding: str | None, readings: list[Read
         yield TextRecord(text_id, cells["caption"], file, row)
         yield PairRecord(text_id, image_id, text_id, file, row)
     for path in _unnamed(folder, ids):
-        if is_hidden(path) or not is_image_name(path):
+        if not is_image_name(path):
             yield NoteRecord(f"files in {IMAGE_DATA} that are no pictures", path)
             continue
         data, found = read_image_file(files, path)

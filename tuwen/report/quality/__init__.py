@@ -1,1 +1,1 @@
-"""data/clean/quality.html: page.py, then odd_images.py, which chooses the images to look at."""
+"""data/clean/quality.html: page.py, then odd_images.py and copies.py, which choose the images to look at."""

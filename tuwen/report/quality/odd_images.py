@@ -52,7 +52,7 @@ def collect_odd_images(
     decodes = rows["readable"].eq(True)
     turn = rows[decodes].groupby(["set", "reason"], sort=False).cumcount()
     chosen = rows.loc[turn.sort_values(kind="stable").index[:MAX_IMAGES_SHOWN].sort_values()]
-    tried = _make_thumbnails(data, chosen)
+    tried = _show(data, chosen)
     shown, failed = [odd for odd in tried if odd.uri], [odd for odd in tried if not odd.uri]
     unreadable = [_make_odd_image(row) for row in list_records(rows[~decodes].head(MAX_IMAGES_NAMED))]
     named = [*failed, *unreadable][:MAX_IMAGES_NAMED]
@@ -84,22 +84,23 @@ def _list_rows(measured: Mapping[str, "pd.DataFrame"], quarantine: "pd.DataFrame
     return pd.concat([part.reindex(columns=LISTED_COLUMNS).astype(object) for part in parts], ignore_index=True)
 
 
-def _make_thumbnails(data: Path, rows: "pd.DataFrame") -> list[OddImage]:
+def _show(data: Path, rows: "pd.DataFrame") -> list[OddImage]:
     odd_images = []
     for name, of_set in rows.groupby("set", sort=False):
-        places = _read_places(data / "raw" / str(name) / "images.parquet", of_set["id"].tolist())
-        for row in list_records(of_set):
-            place = places.get(row["id"])
-            uri = make_thumbnail(shards.read_member(data, place)) if place else ""
-            odd_images.append(_make_odd_image(row, uri))
+        uris = read_thumbnails(data, str(name), of_set["id"].tolist())
+        odd_images += [_make_odd_image(row, uris.get(row["id"], "")) for row in list_records(of_set)]
     return odd_images
 
 
-def _read_places(path: Path, ids: list[str]) -> dict[str, shards.Place]:
-    """Return image -> where its bytes lie, of those that the raw table at `path` has bytes of."""
-    columns = ["image_id", *shards.Place._fields]
+def read_thumbnails(data: Path, set_name: str, ids: list[str]) -> dict[str, str]:
+    """Return image -> the `data:` URI of its thumbnail, of those that the raw set `set_name` has bytes of.
+
+    Raises UserError where a shard is missing, OSError for bytes that do not decode.
+    """
+    path, columns = data / "raw" / set_name / "images.parquet", ["image_id", *shards.Place._fields]
     rows = pq.read_table(path, columns=columns, filters=[("image_id", "in", ids)]).to_pylist()
-    return {row["image_id"]: shards.Place.of(row) for row in rows if row["shard"] is not None}
+    places = {row["image_id"]: shards.Place.of(row) for row in rows if row["shard"] is not None}
+    return {image_id: make_thumbnail(shards.read_member(data, place)) for image_id, place in places.items()}
 
 
 def list_records(rows: "pd.DataFrame") -> list[dict[str, Any]]:

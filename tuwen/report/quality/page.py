@@ -1,4 +1,4 @@
-"""The page of data quality: rows in and out, expectations not met, faults, images to look at, distributions.
+"""The page of data quality: rows in and out, expectations not met, faults, odd images, copies, distributions.
 
 One file that opens offline: images and charts stand inside it, there is no script, and its own policy forbids
 every request.
@@ -14,7 +14,7 @@ import pyarrow as pa
 from tuwen.data.quality import summary
 from tuwen.report.html.histogram import COLOURS, Scale, Values, draw_histogram
 from tuwen.report.html.page import render
-from tuwen.report.quality import odd_images
+from tuwen.report.quality import copies, odd_images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +70,7 @@ def write_page(
             *_count_traits(frames),
         ],
         "odd_images": odd,
+        "copies": copies.collect_copies(data, frames, rows),
         "named": [one[:-1] for one in odd.named],
         "sizes": summary.list_sizes(body),
         "groups": summary.flatten_values(body["groups"]),

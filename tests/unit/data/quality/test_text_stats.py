@@ -26,6 +26,7 @@ def make_texts(*captions: str | None) -> pa.Table:
         ("good morning", "chinese_share", 0.0),
         (" \u3000\n", "chars", 0),
         ("\u200b\ufeff", "chars", 0),
+        ("\u3164\u061c\ufe0f", "chars", 0),
         ("\u200b\ufeff", "latin_share", 0.0),
         (None, "chars", 0),
         (None, "tokens", 2),
