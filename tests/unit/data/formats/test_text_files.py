@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,19 @@ def test_objects_of_a_jsonl_may_have_more_keys_and_blank_lines_between_them(tmp_
 )
 def test_half_of_a_surrogate_pair_is_replaced(text: str, value: object) -> None:
     assert parse_json(text) == value
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|", "，"])
+def test_a_csv_parted_by_something_else_is_told_by_what(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(f"picture{mark}title\n1.jpg{mark}一只猫\n", encoding="utf-8")
+    with pytest.raises(
+        UserError, match=rf"pairs\.csv: the header lacks .* it is parted by {re.escape(repr(mark))}"
+    ):
+        list(read_csv_rows(path, ["picture", "title"]))
+
+
+def test_columns_without_a_name_at_the_end_are_no_name_twice(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("picture,title,,\n1.jpg,一只猫,,\n", encoding="utf-8")
+    assert [cells["title"] for _, cells in read_csv_rows(path, ["picture", "title"])] == ["一只猫"]
