@@ -125,3 +125,14 @@ def test_columns_without_a_name_at_the_end_are_no_name_twice(tmp_path: Path) -> 
     path = tmp_path / "pairs.csv"
     path.write_text("picture,title,,\n1.jpg,一只猫,,\n", encoding="utf-8")
     assert [cells["title"] for _, cells in read_csv_rows(path, ["picture", "title"])] == ["一只猫"]
+
+
+def test_a_character_that_was_lost_before_is_told_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("picture,title\n1.jpg,一只猫\n2.jpg,红色\ufffd衣裙\n3.jpg,秋\ufffd\n", encoding="utf-8")
+    assert len(list(read_csv_rows(path, ["title"]))) == 3
+    assert "2 characters that were lost before (U+FFFD, bytes ef bf bd in UTF-8), the first in line 3" in (
+        capsys.readouterr().err
+    )
