@@ -108,3 +108,13 @@ def test_objects_of_a_jsonl_may_have_more_keys_and_blank_lines_between_them(tmp_
 )
 def test_half_of_a_surrogate_pair_is_replaced(text: str, value: object) -> None:
     assert parse_json(text) == value
+
+
+def test_what_is_of_note_is_told_once_however_often_a_file_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("文件,描述\n1.jpg,一只橘猫趴在窗台上晒太阳\n2.jpg,海边的日落与归来的渔船\n".encode("gb18030"))
+    rows = [list(read_csv_rows(path, ["描述"])) for _ in range(2)]
+    assert rows[0] == rows[1] != []
+    assert capsys.readouterr().err.count("read as gb18030") == 1
