@@ -56,12 +56,13 @@ def params(
 def init(
     place: Annotated[Path, typer.Argument(metavar="PLACE", help="A folder below inputs/, or a table in it.")],
     name: Annotated[str | None, typer.Option(help="Of the preset; that of the folder if not given.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of the text files, where it cannot be told.")] = None,
 ) -> None:
     """Look at your own files, say what they are, and draft a preset for them."""
     from tuwen.data.inspection.draft import write_draft
 
     folder = place.parent if place.is_file() else place
-    path, seen = write_draft(place, name or folder.name.lower())
+    path, seen = write_draft(place, name or folder.name.lower(), encoding=encoding)
     print("\n".join([*seen, f"{path} is drafted: read it, then `make run PRESET={path.stem}`"]))
 
 

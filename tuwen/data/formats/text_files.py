@@ -128,7 +128,7 @@ def _records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
 
 
 def _check_header(path: Path, header: Sequence[str], columns: Collection[str], delimiter: str) -> None:
-    expected = f"expected the columns {', '.join(columns)}"
+    expected = f"expected the columns {', '.join(columns)}" if columns else "expected the names of the columns"
     if not header:
         raise UserError(f"{path}: the file is empty, {expected} in its first line")
     if twice := sorted({name for name in header if name and header.count(name) > 1}):

@@ -1,4 +1,4 @@
 """What somebody's own files are: their kind, columns and sizes, and a preset that fits them.
 
-Read find_source.py first, then columns.py, measure_source.py and draft.py.
+Read find_source.py first, then columns.py and explain_files.py, measure_source.py and draft.py.
 """

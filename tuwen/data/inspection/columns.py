@@ -1,12 +1,13 @@
 """The columns of a table: which one names the images, which are captions, and what the others may be."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats.image_files import ImageFiles, is_base64_image
+from tuwen.data.formats.image_files import ImageFiles, is_base64_image, is_hidden, is_image_name
 from tuwen.data.formats.images import open_image
 from tuwen.data.formats.text import CHINESE
 from tuwen.data.sources.files import read_image_file
@@ -15,6 +16,7 @@ from tuwen.data.sources.table import LONGEST_NAME
 from tuwen.data.sources.url_images import is_url
 
 TRIED_CELLS = 40  # of a column, looked up as image files
+TRIED_FOLDERS = 100  # from which the paths may start
 MIN_IMAGE_SHARE = 0.5  # of them, which must be images
 MIN_CHINESE_SHARE = 0.5  # of a caption column's cells, which must hold a Chinese character
 # Names that data sets give to such columns, in lower case.
@@ -68,8 +70,9 @@ def _find_image_column(
     rows: Sequence[Mapping[str, Any]], names: Sequence[str], root: Path, place: str
 ) -> tuple[str, str | None]:
     """Return (the column whose cells are most often images, the folder below `root` that its paths start from)."""
-    folders = [None, *sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")]
-    for folder in folders:
+    holds = {path.parent.relative_to(root).as_posix(): path for path in _list_images(root)}
+    folders = sorted(holds, key=lambda folder: (folder.count("/"), folder))
+    for folder in [None, *islice((folder for folder in folders if folder != "."), TRIED_FOLDERS)]:
         start = root / folder if folder else root
         files = ImageFiles(start)
         shares = {name: _measure_image_share(rows, name, files) for name in names}
@@ -77,10 +80,17 @@ def _find_image_column(
         if best and shares[best] >= MIN_IMAGE_SHARE:
             return best, folder
     shown = {name: str(rows[0][name])[:60] for name in names} if rows else {}
+    lies = f", where {holds[folders[0]]} lies" if folders else ", where there are none"
     raise UserError(
-        f"{place}: no column leads to pictures: no paths from {root} or one of its folders, no encoded bytes; "
+        f"{place}: no column leads to pictures: no paths from {root} or its folders{lies}, no encoded bytes; "
         f"the first row is {shown}; correct the paths, or move the pictures"
     )
+
+
+def _list_images(root: Path) -> Iterator[Path]:
+    for here, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (Path(here, name) for name in sorted(names, reverse=True) if is_image_name(name))
 
 
 def _measure_image_share(rows: Sequence[Mapping[str, Any]], name: str, files: ImageFiles) -> float:

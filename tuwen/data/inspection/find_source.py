@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats.text_files import read_csv_rows, read_json_rows
+from tuwen.data.formats.image_files import is_image_name
+from tuwen.data.formats.text_files import Reading, read_csv_rows, read_json_rows
 from tuwen.data.inspection.columns import infer_columns
+from tuwen.data.inspection.explain_files import explain_files
 from tuwen.data.sources.contest import LABELLED
 from tuwen.data.sources.zero import LIST
 
@@ -16,15 +18,19 @@ TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TRIED_ROWS = 500  # of a table
 
 
-def find_source(place: Path) -> tuple[dict[str, Any], str]:
+def find_source(place: Path, encoding: str | None = None) -> tuple[dict[str, Any], str]:
     """Return (the settings of `source` for a folder or a table below inputs/, why they are so).
 
-    Raises UserError where nothing, or more than one thing, could be meant.
+    encoding: of its text files, as a person says. Raises UserError where nothing, or more than one thing, could be
+    meant.
     """
+    said = {"encoding": encoding} if encoding else {}
     if not place.exists():
         raise UserError(f"{place}: not found; put your files into a folder below inputs/ and name it")
     if place.is_file():
-        return _describe_table(place.parent, place)
+        if place.suffix.lower() not in TABLES:
+            raise UserError(f"{place}: {explain_files(place.parent, [place])}")
+        return _describe_table(place.parent, place, said)
     files = list(_list_files(place))
     kinds = {
         "contest": [path for path in files if path.name == LABELLED],
@@ -38,24 +44,22 @@ def find_source(place: Path) -> tuple[dict[str, Any], str]:
         raise UserError(f"{place}: could be {shown}; name the folder of one of them")
     for kind, paths in found.items():
         root = paths[0].parent if kind == "chinese_clip" else place
-        return {"kind": kind, "root": root.as_posix()}, f"{len(paths)} files such as {paths[0].name}"
+        return {"kind": kind, "root": root.as_posix()} | said, f"{len(paths)} files such as {paths[0].name}"
     tables = [path for path in files if path.suffix.lower() in TABLES]
     if not tables:
-        raise UserError(
-            f"{place}: no table (.csv, .tsv, .jsonl, .parquet), no tars and no lists among {len(files)} files; "
-            "write a table with a column of picture paths and one of captions"
-        )
+        raise UserError(f"{place}: {explain_files(place, files)}")
     if len(tables) > 1:
         shown = ", ".join(str(path) for path in tables[:5])
         raise UserError(f"{place}: {len(tables)} tables: {shown}; name the one that holds the pairs")
-    return _describe_table(place, tables[0])
+    return _describe_table(place, tables[0], said)
 
 
-def count_rows(source: dict[str, Any]) -> int | None:
-    """Return how many rows the table of a source has; None for another kind."""
+def count_rows(source: dict[str, Any], readings: list[Reading] | None = None) -> int | None:
+    """Return how many rows the table of a source has; None for another kind. readings: gets how it was read."""
     if source["kind"] != "table":
         return None
-    return sum(1 for _ in _read_rows(Path(source["root"]) / source["file"]))
+    path = Path(source["root"]) / source["file"]
+    return sum(1 for _ in _read_rows(path, source.get("encoding"), readings))
 
 
 def _list_files(folder: Path) -> Iterator[Path]:
@@ -64,10 +68,14 @@ def _list_files(folder: Path) -> Iterator[Path]:
         yield from (Path(here) / name for name in sorted(names) if not name.startswith("."))
 
 
-def _describe_table(root: Path, path: Path) -> tuple[dict[str, Any], str]:
-    rows = list(islice(_read_rows(path), TRIED_ROWS))
+def _describe_table(root: Path, path: Path, said: dict[str, str]) -> tuple[dict[str, Any], str]:
+    rows = list(islice(_read_rows(path, said.get("encoding")), TRIED_ROWS))
+    if not rows:
+        raise UserError(f"{path}: no rows below the header; each row names a picture and its caption")
+    _check_first_line(path, list(rows[0]))
     columns = infer_columns(rows, root, str(path))
     source: dict[str, Any] = {"kind": "table", "root": root.as_posix(), "file": path.relative_to(root).as_posix()}
+    source |= said if path.suffix.lower() != ".parquet" else {}
     source |= {"folder": columns.folder} if columns.folder else {}
     source |= {"image": columns.image, "captions": columns.captions}
     optional = {"group": columns.group, "category": columns.category, "split": columns.split}
@@ -77,7 +85,22 @@ def _describe_table(root: Path, path: Path) -> tuple[dict[str, Any], str]:
     return source, why + (left if columns.others else "")
 
 
-def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _check_first_line(path: Path, header: list[str]) -> None:
+    """Raise UserError where the first line is a row, or is cut at another delimiter than its ending says."""
+    if named := [name for name in header if is_image_name(name)]:
+        raise UserError(
+            f"{path}: the first line should name the columns, but it holds a picture, {named[0]!r}; "
+            "put a line such as `image,caption` before it"
+        )
+    other = next((mark for mark in "\t;|," if len(header) == 1 and mark in header[0]), None)
+    if other:
+        way = "rename it to .tsv" if other == "\t" else "save it with commas as .csv, or with tabs as .tsv"
+        raise UserError(f"{path}: the header {header[0]!r:.80} is one column, divided by {other!r}; {way}")
+
+
+def _read_rows(
+    path: Path, encoding: str | None, readings: list[Reading] | None = None
+) -> Iterator[dict[str, Any]]:
     match path.suffix.lower():
         case ".parquet":
             import pyarrow.parquet as pq
@@ -86,7 +109,7 @@ def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 for batch in file.iter_batches(64):
                     yield from batch.to_pylist()
         case ".jsonl":
-            yield from (cells for _, cells in read_json_rows(path, ()))
+            yield from (cells for _, cells in read_json_rows(path, (), encoding, readings))
         case suffix:
             delimiter = "\t" if suffix == ".tsv" else ","
-            yield from (cells for _, cells in read_csv_rows(path, (), delimiter))
+            yield from (cells for _, cells in read_csv_rows(path, (), delimiter, encoding, readings))

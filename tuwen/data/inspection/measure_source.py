@@ -1,11 +1,15 @@
 """The first pairs of a source, measured: sizes of the images, lengths of the captions."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tuwen.core.params.root import check_source
 from tuwen.data.formats.images import open_image
+from tuwen.data.formats.spelling import make_folding
+from tuwen.data.formats.text_files import Reading
 from tuwen.data.quality.text_stats import measure_captions
 from tuwen.data.sources import read_source
 from tuwen.data.sources.records import ImageRecord, TextRecord
@@ -18,15 +22,17 @@ class SourceStats(NamedTuple):
 
     images: int
     faulty: int  # of them, that could not be had or opened
+    first_fault: str  # the first of those, with its fault; empty where there is none
     captions: int
     whole: bool  # nothing is left that was not looked at
     short_px: Any  # short side of each image that could be opened
     pixels: Any  # of each
-    tokens: Any  # of each caption, [CLS] and [SEP] among them
+    tokens: Any  # of each caption, as `count_tokens` counts them
     chars: Any
     chinese: int  # captions that hold a Chinese character
     side_words: int  # captions with left or right
     repeated: int  # captions that another image has as well
+    readings: list[Reading]  # of the text files that were read to their end
 
 
 def measure_source(source: dict[str, Any]) -> SourceStats:
@@ -34,8 +40,9 @@ def measure_source(source: dict[str, Any]) -> SourceStats:
     import pyarrow as pa
 
     captions: list[str] = []
-    short, pixels, images, faulty, whole = [], [], 0, 0, True
-    for record in read_source(check_source(source))["labelled"]:
+    short, pixels, images, faulty, first_fault, whole = [], [], 0, 0, "", True
+    readings = list[Reading]()
+    for record in read_source(check_source(source), readings)["labelled"]:
         if isinstance(record, TextRecord):
             captions.append(record.caption)
         elif isinstance(record, ImageRecord):
@@ -45,6 +52,8 @@ def measure_source(source: dict[str, Any]) -> SourceStats:
             images += 1
             size = _measure_size(record.data)
             faulty += size is None
+            if size is None and not first_fault:
+                first_fault = f"{record.image_id:.200}: {record.fault or 'unreadable'}"
             if size:
                 short.append(min(size))
                 pixels.append(size[0] * size[1])
@@ -52,16 +61,31 @@ def measure_source(source: dict[str, Any]) -> SourceStats:
     return SourceStats(
         images=images,
         faulty=faulty,
+        first_fault=first_fault,
         captions=len(captions),
         whole=whole,
         short_px=np.array(short, int),
         pixels=np.array(pixels, int),
-        tokens=texts["tokens"].to_numpy(),
+        tokens=count_tokens(captions),
         chars=texts["chars"].to_numpy(),
         chinese=int((texts["chinese_share"] > 0).sum()),
         side_words=int(texts["side_word"].sum()),
         repeated=int((texts["duplicates"] > 1).sum()),
+        readings=readings,
     )
+
+
+def count_tokens(captions: Sequence[str]) -> Any:
+    """Return the tokens of each caption [N] for a fresh model, in valid or test, with [CLS] and [SEP].
+
+    A character that no other caption has is unknown there, for the vocabulary is made of train: it is read as its
+    UTF-8 bytes.
+    """
+    fold = make_folding().normalize_str
+    spelled = ["".join(fold(caption).split()) for caption in captions]
+    having = Counter(character for text in spelled for character in set(text))
+    unknown = {character for character, count in having.items() if count == 1 and not character.isascii()}
+    return np.array([2 + sum(len(c.encode()) if c in unknown else 1 for c in text) for text in spelled], int)
 
 
 def _measure_size(data: bytes | None) -> tuple[int, int] | None:

@@ -136,3 +136,13 @@ def test_a_character_that_was_lost_before_is_told_with_its_line(
     assert "2 characters that were lost before (U+FFFD, bytes ef bf bd in UTF-8), the first in line 3" in (
         capsys.readouterr().err
     )
+
+
+def test_what_is_of_note_is_told_once_however_often_a_file_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("文件,描述\n1.jpg,一只橘猫趴在窗台上晒太阳\n2.jpg,海边的日落与归来的渔船\n".encode("gb18030"))
+    rows = [list(read_csv_rows(path, ["描述"])) for _ in range(2)]
+    assert rows[0] == rows[1] != []
+    assert capsys.readouterr().err.count("read as gb18030") == 1

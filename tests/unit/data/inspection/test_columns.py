@@ -1,5 +1,6 @@
 """Which column is what: by the cells, and only then by the names."""
 
+import shutil
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ def test_paths_may_start_from_a_folder_of_the_root(root: Path) -> None:
     rows = [{"caption": dish, "file": f"{number}.jpg"} for number, dish in enumerate(DISHES)]
     columns = infer_columns(rows, root, "pairs.csv")
     assert (columns.folder, columns.image, columns.captions) == ("图片", "file", ["caption"])
+    write_photos(root / "商店/2024", len(DISHES) + 4)
+    rows = [{"caption": dish, "file": f"{number + 4}.jpg"} for number, dish in enumerate(DISHES)]
+    shutil.rmtree(root / "图片")
+    assert infer_columns(rows, root, "pairs.csv").folder == "商店/2024"
 
 
 @pytest.mark.parametrize(

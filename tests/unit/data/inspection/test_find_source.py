@@ -10,6 +10,7 @@ import pytest
 from tests.support.own_files import DISHES, encode_photo, write_csv, write_photos
 from tuwen.core.errors import UserError
 from tuwen.core.params.root import check_source
+from tuwen.data.formats.text_files import Reading
 from tuwen.data.inspection.find_source import count_rows, find_source
 
 ROWS = [(f"p/{number}.jpg", dish) for number, dish in enumerate(DISHES)]
@@ -62,10 +63,46 @@ def test_the_forms_of_data_sets_are_known_by_their_files(tmp_path: Path, file: s
 def test_two_kinds_and_none_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not found"):
         find_source(tmp_path / "nothing")
-    with pytest.raises(UserError, match="no table"):
+    with pytest.raises(UserError, match="nothing is in it"):
         find_source(tmp_path)
     with tarfile.open(tmp_path / "0.tar", "w"):
         pass
     (tmp_path / "valid_imgs.tsv").touch()
     with pytest.raises(UserError, match=r"could be chinese_clip .*webdataset"):
         find_source(tmp_path)
+
+
+def test_a_first_line_that_is_a_row_is_not_taken_for_the_names_of_columns(tmp_path: Path) -> None:
+    write_photos(tmp_path / "p", len(DISHES))
+    write_csv(tmp_path / "a.csv", ROWS[0], ROWS[1:])
+    with pytest.raises(UserError, match=r"a\.csv: the first line should name the columns.*'p/0\.jpg'"):
+        find_source(tmp_path)
+
+
+@pytest.mark.parametrize(("mark", "way"), [("\t", "rename it to .tsv"), (";", "save it with commas")])
+def test_another_delimiter_than_the_ending_says_is_named(tmp_path: Path, mark: str, way: str) -> None:
+    lines = [mark.join(row) for row in (("file", "text"), *ROWS)]
+    (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(UserError, match=way):
+        find_source(tmp_path)
+
+
+def test_a_table_without_rows_or_header_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("file,text\n", encoding="utf-8")
+    with pytest.raises(UserError, match="no rows below the header"):
+        find_source(tmp_path)
+    (tmp_path / "a.csv").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="is empty, expected the names of the columns in its first line"):
+        find_source(tmp_path)
+
+
+def test_an_encoding_that_two_could_be_is_said_by_the_person(tmp_path: Path) -> None:
+    write_photos(tmp_path / "p", 2)
+    (tmp_path / "a.csv").write_bytes("file,text\np/0.jpg,猫\np/1.jpg,猫\n".encode("gbk"))
+    with pytest.raises(UserError, match=r"`tuwen init`: --encoding.*gb18030 .*utf-8"):
+        find_source(tmp_path)
+    source, _ = find_source(tmp_path, "gb18030")
+    readings = list[Reading]()
+    assert source["encoding"] == "gb18030"
+    assert (count_rows(source, readings), readings[0].encoding) == (2, "gb18030")
+    assert find_source(tmp_path / "a.csv", "gb18030")[0] == source

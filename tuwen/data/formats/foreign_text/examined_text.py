@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -15,7 +15,9 @@ BLOCK_CHARS = 1 << 20
 MAX_CHARS = 1 << 26  # of a field or a line, above any caption: a quote never closed must not fill the memory
 MAX_MANGLED_SHARE = 0.01  # of the lines beyond ASCII: more were decoded wrongly and saved, and the file is refused
 MAX_NAMED = 5
-NAME_ENCODING = "save the file as UTF-8, or name its encoding where the source has `encoding:`"
+NAME_ENCODING = (
+    "save the file as UTF-8, or name its encoding where the source has `encoding:` (`tuwen init`: --encoding)"
+)
 
 
 class ExaminedText(NamedTuple):
@@ -60,8 +62,14 @@ def examine_text(path: Path, newline: str | None, encoding: str | None) -> Exami
     if mangled:
         text.notes.append(_describe_mangled(text, mangled, beyond, encoding is None))
     for note in text.notes:
-        print(f"{path}: {note}", file=sys.stderr)
+        _tell_once(f"{path}: {note}")
     return text._replace(lines=lines)
+
+
+@cache
+def _tell_once(line: str) -> None:
+    """Print a line on stderr; a file that one command reads several times is told of once."""
+    print(line, file=sys.stderr)
 
 
 def _describe_mangled(text: ExaminedText, mangled: Sequence[Mangled], beyond: int, may_refuse: bool) -> str:
