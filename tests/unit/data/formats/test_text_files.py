@@ -136,3 +136,26 @@ def test_a_character_that_was_lost_before_is_told_with_its_line(
     assert "2 characters that were lost before (U+FFFD, bytes ef bf bd in UTF-8), the first in line 3" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 753193\n",
+            "Git LFS pointer to a file of",
+        ),
+        (b"<!DOCTYPE html>\n<html><body>\xe7\x99\xbb\xe5\xbd\x95</body></html>", "a web page"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\xff\xfe\x81\x90\xc3", "a gzip archive"),
+        (
+            b"PK\x03\x04\x14\0\x08\x08\xff\xfe\x81\x90\xc3\xb7\x92",
+            "a workbook of Excel; unpack it, or save its sheet",
+        ),
+    ],
+)
+@pytest.mark.parametrize("read", [read_csv_rows, read_json_rows])
+def test_what_is_no_table_at_all_is_called_what_it_is(tmp_path: Path, read, content: bytes, told: str) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"pairs\.csv: no (table|text): it is .*{told}"):
+        list(read(path, ["title"]))
