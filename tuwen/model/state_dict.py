@@ -41,6 +41,8 @@ def read_state(path: Path) -> State:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: missing; expected a file of weights (.safetensors, .pt or .bin)") from None
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         why = str(error).partition("\n")[0][:200]
         raise UserError(
@@ -67,6 +69,10 @@ def _is_safetensors(path: Path) -> bool:
                     f"{path}: no readable weights: the file is cut: {size:,} of {whole:,} bytes; fetch it again"
                 )
             return True
+    if not head.startswith((b"PK", b"\x80")):  # a zip, or a pickle as torch wrote before
+        raise UserError(
+            f"{path}: no readable weights: it begins with {head!r}; take safetensors, or what torch.save writes"
+        )
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise UserError(f"{path}: no readable weights: the file is cut: its end is missing; fetch it again")
     return False
@@ -118,6 +124,11 @@ def fill_layers(layers: nn.Module, state: State, path: Path) -> None:
             name
             for name, tensor in state.items()
             if name in own and own[name].is_floating_point() > tensor.is_floating_point()
+        ],
+        "of zeros alone, as a saving that failed leaves": [
+            name
+            for name, tensor in state.items()
+            if name in own and tensor.ndim > 1 and not bool(tensor.any()) and bool(own[name].any())
         ],
         "with NaN or infinite numbers, as a training that failed leaves": [
             name for name, tensor in state.items() if name in own and not bool(torch.isfinite(tensor).all())

@@ -26,6 +26,8 @@ def read_json(path: Path, remedy: str = "run `dvc repro`") -> Any:
 def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     """Return the object that a JSON file holds. Raises UserError as `read_json`, and for any other value."""
     body = read_json(path, remedy)
+    if isinstance(body, dict) and "error" in body:
+        refuse_impostor(path, "JSON of a model")
     if not isinstance(body, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(body).__name__}; remove it and {remedy}")
     return body

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TextIO
 from tuwen.core.errors import UserError
 from tuwen.data.formats.foreign_text.dialect import infer_dialect
 from tuwen.data.formats.foreign_text.examined_text import MAX_CHARS, examine_text, open_examined, split_lines
+from tuwen.data.formats.impostors import WORKBOOKS, refuse_impostor
 
 DELIMITERS = ";\t,|，；"  # by which programs part columns
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -136,6 +137,7 @@ def _check_header(path: Path, header: Sequence[str], columns: Collection[str], d
             f"{path}: the header names {twice} twice, found {list(header)}, {expected}; rename one of them"
         )
     if missing := [name for name in columns if name not in header]:
+        refuse_impostor(path, "table", WORKBOOKS)
         remedy = "add or rename columns"
         if parted := [mark for mark in DELIMITERS if {*columns} <= {*",".join(header).split(mark)}]:
             remedy = (
@@ -168,10 +170,12 @@ def _parse_object(path: Path, line: int, row: str, keys: Collection[str]) -> dic
     try:
         values = parse_json(row)
     except (ValueError, RecursionError) as error:
+        refuse_impostor(path, "table", WORKBOOKS)
         raise UserError(f"{path}:{line}: no valid JSON ({error}); write one object on each line") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}:{line}: found {row.strip()[:80]!r}, expected one JSON object on each line")
     if missing := [key for key in keys if key not in values]:
+        refuse_impostor(path, "table", WORKBOOKS)
         raise UserError(
             f"{path}:{line}: the object lacks {missing}, found the keys {list(values)}; "
             "add them, null where there is no value"

@@ -14,6 +14,7 @@ from tuwen.data.formats.image_files import (
     find_extension,
     is_base64_image,
 )
+from tuwen.data.formats.impostors import WORKBOOKS, refuse_impostor
 from tuwen.data.formats.text_files import Reading, TextRow, read_csv_rows, read_json_rows
 from tuwen.data.sources.files import make_notes, read_image_file
 from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Record, SourceSets, TextRecord
@@ -72,6 +73,7 @@ def _parquet_rows(path: Path, columns: list[str]) -> Iterator[TextRow]:
                     row += 1
                     yield row, values
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        refuse_impostor(path, "Parquet", WORKBOOKS)
         raise UserError(f"{path}: not readable as Parquet after row {row}: {error}; write the file anew") from None
 
 

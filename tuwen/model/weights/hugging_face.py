@@ -11,6 +11,7 @@ from tuwen.data.formats.json_file import read_json_object, write_json
 from tuwen.data.formats.text import SPECIAL_TOKENS, load_tokenizer
 from tuwen.model import dual_encoder, state_dict, vocabulary_file
 from tuwen.model.state_dict import Counterpart
+from tuwen.model.weights import pixel_config
 from tuwen.model.weights.published import START_PLACE, Published
 
 if TYPE_CHECKING:
@@ -144,36 +145,15 @@ def _read_pixel_config(folder: Path, size_px: int) -> dict[str, Any]:
         path, content = whole, read_json_object(whole, REFETCH).get("image_processor")
     content = content or read_json_object(path, REFETCH)
     size = content.get("size", size_px)
-    if isinstance(size, dict):
-        size = size.get("height", size.get("shortest_edge"))
-    if size != size_px:
+    if (set(size.values()) - {None} if isinstance(size, dict) else {size}) != {size_px}:
         raise UserError(f"{path}: size: expected {size_px} px, as config.json says, got {content['size']}")
+    pixel_config.check_pixel_steps(content, path, REFETCH)
     # the class crops unless the file turns it off
     if content.get("do_center_crop", True):
         print(f"{path}: crops its pictures to a square; here they are squashed to it, as Chinese-CLIP was trained")
     levels = {name: content.get(f"image_{name}") for name in ("mean", "std")}
-    check_pixel_levels(levels, path)
-    return make_pixel_config(levels)
-
-
-def check_pixel_levels(values: dict[str, Any], path: Path) -> None:
-    """Raise UserError where `mean` or `std`, read from `path`, is neither None nor three usable numbers."""
-    for name, given in values.items():
-        low = -1.0 if name == "mean" else 1e-6  # by which a picture is divided
-        listed = isinstance(given, list) and [
-            one for one in given if isinstance(one, int | float) and low <= one <= 1
-        ]
-        if given is not None and (listed != given or len(given) != 3):
-            due = "three numbers up to 1" + " above 0" * (name == "std")
-            raise UserError(f"{path}: {name} of the pictures: expected {due}, got {given!r}; {REFETCH}")
-
-
-def make_pixel_config(values: dict[str, Any]) -> dict[str, Any]:
-    """Return `mean` and `std` (0..1) as dual_encoder.py takes them: {} where they are CLIP's or None."""
-    clip = {name: [value / 255 for value in levels] for name, levels in images.CLIP_PIXELS.items()}
-    own = {name: list(given) if given else clip[name] for name, given in values.items()}
-    same = all(abs(a - b) < 1e-6 for name, shares in own.items() for a, b in zip(shares, clip[name], strict=True))
-    return {} if same else own
+    pixel_config.check_pixel_levels(levels, path, REFETCH)
+    return pixel_config.make_pixel_config(levels)
 
 
 def read_tokens(folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats import pinned
 from tuwen.data.formats.json_file import read_json_object
 from tuwen.model import architectures, dual_encoder, state_dict, vocabulary_file
-from tuwen.model.weights import cn_clip, hugging_face
+from tuwen.model.weights import cn_clip, hugging_face, pixel_config
 from tuwen.model.weights.published import START_PLACE, Published
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def _make_image_config(name: str, path: Path) -> dict[str, Any]:
         )
     clip = stored.get("preprocess_cfg", {})
     levels = {name: clip.get(name) for name in ("mean", "std")}
-    hugging_face.check_pixel_levels(levels, beside)
-    pixels = hugging_face.make_pixel_config(levels)
+    pixel_config.check_pixel_levels(levels, beside, hugging_face.REFETCH)
+    pixels = pixel_config.make_pixel_config(levels)
     quick, width = bool(shape.get("quick_gelu")), vision["width"]
     if not vision.keys() <= VIT_KEYS or not isinstance(vision["layers"], int):
         config = {"kind": "open_clip", "size_px": vision["image_size"], "embed_dim": shape["embed_dim"]}

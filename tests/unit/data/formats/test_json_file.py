@@ -50,3 +50,9 @@ def test_another_value_than_an_object_is_named(tmp_path: Path, content: str, kin
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=rf"expected a JSON object, got {kind}; remove it and fetch it again$"):
         read_json_object(path, "fetch it again")
+
+
+def test_the_error_message_of_a_server_is_no_settings_file(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"error": "Entry not found"}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: .*it is the error message of a server; fetch"):
+        read_json_object(tmp_path / "tokenizer_config.json", "fetch it again")

@@ -146,3 +146,26 @@ def test_what_is_of_note_is_told_once_however_often_a_file_is_read(
     rows = [list(read_csv_rows(path, ["描述"])) for _ in range(2)]
     assert rows[0] == rows[1] != []
     assert capsys.readouterr().err.count("read as gb18030") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 753193\n",
+            "Git LFS pointer to a file of",
+        ),
+        (b"<!DOCTYPE html>\n<html><body>\xe7\x99\xbb\xe5\xbd\x95</body></html>", "a web page"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\xff\xfe\x81\x90\xc3", "a gzip archive"),
+        (
+            b"PK\x03\x04\x14\0\x08\x08\xff\xfe\x81\x90\xc3\xb7\x92",
+            "a workbook of Excel; unpack it, or save its sheet",
+        ),
+    ],
+)
+@pytest.mark.parametrize("read", [read_csv_rows, read_json_rows])
+def test_what_is_no_table_at_all_is_called_what_it_is(tmp_path: Path, read, content: bytes, told: str) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"pairs\.csv: no (table|text): it is .*{told}"):
+        list(read(path, ["title"]))

@@ -106,6 +106,26 @@ def test_a_broken_file_is_named(tmp_path, content: bytes, message: str) -> None:
     assert_refused(from_file(tmp_path / "clip.pt"), rf"clip\.pt: ({message})")
 
 
+@pytest.mark.parametrize("content", [b"Entry not found", b"\x93NUMPY\x01\x00v\x00", b"GGUF\x03\x00\x00\x00"])
+def test_a_file_that_holds_no_code_is_not_called_code(tmp_path, content: bytes) -> None:
+    (tmp_path / "clip.pt").write_bytes(content)
+    assert_refused(
+        from_file(tmp_path / "clip.pt"), r"clip\.pt: no readable weights: it begins with b.*safetensors"
+    )
+
+
+def test_a_table_of_zeros_is_named(tmp_path, state) -> None:
+    name = "bert.embeddings.word_embeddings.weight"
+    torch.save(state | {name: torch.zeros_like(state[name])}, tmp_path / "clip.pt")
+    assert_refused(from_file(tmp_path / "clip.pt"), r"1 of zeros alone.*\(text_tower.*word_embeddings")
+
+
+def test_a_cut_file_is_told_once(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-100])
+    assert_refused(from_folder(folder), r"^[^ ]*model\.safetensors: no readable weights: the file is cut: [^:]*$")
+
+
 def test_tensors_of_something_else_are_named(tmp_path) -> None:
     torch.save({"state_dict": {"encoder.weight": torch.zeros(2)}}, tmp_path / "clip.pt")
     assert_refused(from_file(tmp_path / "clip.pt"), r"clip\.pt: expected the tensors of a Chinese-CLIP of cn_clip")

@@ -9,7 +9,7 @@ from tests.support.weights import SIZE_PX, TOKENS, chinese_clip_folder
 from tuwen.core.errors import UserError
 from tuwen.data.formats.images import MEAN, STD
 from tuwen.model.state_dict import Counterpart
-from tuwen.model.weights import hugging_face
+from tuwen.model.weights import hugging_face, pixel_config
 
 
 def write_json(path: Path, body: object) -> None:
@@ -66,8 +66,8 @@ def test_a_preprocessor_of_another_size_is_refused_and_one_that_crops_is_reporte
 
 def test_clips_own_pixels_are_left_out_of_the_config() -> None:
     near = {"mean": [value / 255 + 1e-8 for value in MEAN], "std": None}
-    assert hugging_face.make_pixel_config(near) == {}
-    own = hugging_face.make_pixel_config({"mean": [0.5] * 3, "std": None})
+    assert pixel_config.make_pixel_config(near) == {}
+    own = pixel_config.make_pixel_config({"mean": [0.5] * 3, "std": None})
     assert own == {"mean": [0.5] * 3, "std": [value / 255 for value in STD]}
 
 

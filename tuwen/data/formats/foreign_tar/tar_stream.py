@@ -6,6 +6,7 @@ yields its samples and checks its size and sha256.
 
 import hashlib
 import io
+import re
 import tarfile
 import unicodedata
 from collections import Counter
@@ -23,6 +24,7 @@ MAX_MEMBER_BYTES = 1 << 28  # above any image or caption; a header may promise m
 STREAM_BYTES = 1 << 16  # tarfile copies what is left of this much with every header
 # what tarfile raises on bytes that are no tar: its own errors, and those of the numbers and texts in a header
 BROKEN = (tarfile.TarError, ValueError, ArithmeticError, LookupError, EOFError, OSError, RecursionError, TypeError)
+CURRENT_FOLDER = re.compile(r"^(?:\./+)+")
 SHARD_REMEDY = "get it again, or list it anew with `tuwen shards`"
 
 
@@ -209,7 +211,7 @@ def _skip(archive: Any) -> None:
 
 
 def _part(archive: Any, info: tarfile.TarInfo, left_over: Counter[str], load: bool) -> TarPart | None:
-    name = _decoded_name(info.name.encode("utf-8", "surrogateescape")).removeprefix("./")
+    name = CURRENT_FOLDER.sub("", _decoded_name(info.name.encode("utf-8", "surrogateescape")))
     folder, slash, base = unicodedata.normalize("NFC", name).rpartition("/")
     *stem, extension = base.split(".")
     extension = extension.strip().lower()

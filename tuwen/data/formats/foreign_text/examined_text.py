@@ -10,11 +10,13 @@ from typing import NamedTuple, TextIO
 from tuwen.core.errors import UserError
 from tuwen.data.formats.foreign_text.encoding import infer_encoding
 from tuwen.data.formats.foreign_text.mangled import Mangled, find_mangled
+from tuwen.data.formats.impostors import WORKBOOKS, refuse_impostor
 
 BLOCK_CHARS = 1 << 20
 MAX_CHARS = 1 << 26  # of a field or a line, above any caption: a quote never closed must not fill the memory
 MAX_MANGLED_SHARE = 0.01  # of the lines beyond ASCII: more were decoded wrongly and saved, and the file is refused
 MAX_NAMED = 5
+LOST_CHARACTERS = ("NUL bytes (00)", "characters that were lost before (U+FFFD, bytes ef bf bd in UTF-8)")
 NAME_ENCODING = (
     "save the file as UTF-8, or name its encoding where the source has `encoding:` (`tuwen init`: --encoding)"
 )
@@ -43,22 +45,29 @@ def examine_text(path: Path, newline: str | None, encoding: str | None) -> Exami
     """Decide the encoding, look at every line, and tell on stderr what a person should know."""
     if not path.is_file():
         raise UserError(f"{path}: not found, or not a file; check `source` or `corpus` in params.yaml")
-    decided = infer_encoding(path, encoding, NAME_ENCODING)
+    try:
+        decided = infer_encoding(path, encoding, NAME_ENCODING)
+    except UserError:
+        refuse_impostor(path, "text", WORKBOOKS)
+        raise
     text = ExaminedText(path, decided.name, decided.bom > 0, 0, [decided.note] if decided.note else [])
-    lines = number = beyond = nuls = first_nul = 0
+    lines = number = beyond = 0
+    lost = {"\0": [0, 0], "\ufffd": [0, 0]}  # character -> how many, and the line of the first
     mangled = list[Mangled]()
     with open_examined(text, newline) as file:
         for block in _split_blocks(path, file):
             joined = "".join(block)
-            if "\0" in joined:
-                first_nul = first_nul or number + next(n for n, line in enumerate(block, 1) if "\0" in line)
-                nuls += joined.count("\0")
+            for character, found in lost.items():
+                if count := joined.count(character):
+                    first = next(n for n, line in enumerate(block, 1) if character in line)
+                    lost[character] = [found[0] + count, found[1] or number + first]
             lines += sum(not line.isspace() for line in block)
             beyond += 0 if joined.isascii() else sum(not line.isascii() for line in block)
             mangled += [one._replace(line=one.line + number + 1) for one in find_mangled(block)]
             number += len(block)
-    if nuls:
-        text.notes.append(f"{nuls} NUL bytes (00), the first in line {first_nul}")
+    for (count, first), what in zip(lost.values(), LOST_CHARACTERS, strict=True):
+        if count:
+            text.notes.append(f"{count} {what}, the first in line {first}")
     if mangled:
         text.notes.append(_describe_mangled(text, mangled, beyond, encoding is None))
     for note in text.notes:

@@ -81,11 +81,7 @@ def _examine_lines(suspects: dict[int, str], beyond: int) -> list[Mangled]:
     found = {
         number: Mangled(number, lost[0], "", LOSS)
         for number, line in suspects.items()
-        if (
-            lost := LOST.search(line)
-            or ONLY_QUESTION_MARKS.search(line)
-            or (QUESTION_MARKS.search(line) if line.isascii() else None)
-        )
+        if (lost := _find_loss(line))
     }
     undone = {number: max(_undo(line), default=None) for number, line in suspects.items() if number not in found}
     ways = Counter(one.way for one in undone.values() if one)
@@ -94,6 +90,11 @@ def _examine_lines(suspects: dict[int, str], beyond: int) -> list[Mangled]:
             right, wrong = one.way[1], one.way[0]
             found[number] = Mangled(number, one.found, one.meant, f"{right} that was read as {wrong}")
     return [found[number] for number in sorted(found)]
+
+
+def _find_loss(line: str) -> re.Match[str] | None:
+    found = LOST.search(line) or ONLY_QUESTION_MARKS.search(line)
+    return found or (QUESTION_MARKS.search(line) if line.isascii() else None)
 
 
 def _undo(line: str) -> Iterator[_Undone]:

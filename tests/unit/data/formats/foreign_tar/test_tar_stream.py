@@ -280,3 +280,8 @@ def test_any_bytes_end_in_samples_or_one_error(noise: bytes, at: int, form: int)
         except UserError:
             continue
         assert all(s.fault or s.image is not None for s in found)
+
+
+def test_a_name_that_begins_in_the_current_folder_twice_is_one_of_a_person() -> None:
+    tar = tar_of({".//1.jpg": b"1", ".//1.txt": "雨".encode(), "././2.jpg": b"2", "././2.txt": "雪".encode()})
+    assert samples(tar) == [Sample("1", b"1", ["雨"]), Sample("2", b"2", ["雪"])]
