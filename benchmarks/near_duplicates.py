@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
-from tuwen.data.formats import near_looks, pairs, shards
+from tuwen.data.formats import pairs, shards
 from tuwen.data.formats.images import FORMATS, decode_image
+from tuwen.data.formats.near_images import near_looks
 from tuwen.data.formats.near_images.looks import measure_look
 
 PICTURES = 2000

@@ -21,6 +21,8 @@ HAN_MASK = r"[<＜]\p{Han}{1,6}[>＞]"
 # caption: Cc without tab and line ends, which captions of the contest hold.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 UNSEEN_CHARACTER = re.compile(spelling.UNSEEN_CHARACTERS)
+DOUBLE_QUOTE = re.compile(spelling.QUOTES)
+SENTENCE_ENDS = " 。.!"  # after NFKC, which makes ． and ！ these
 STRAY_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Full-width characters to half-width ones, control characters to blanks.
 HALF_WIDTH = {full: chr(full - 0xFEE0) for full in range(0xFF01, 0xFF5F)}
@@ -35,10 +37,12 @@ SPECIAL_TOKENS = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 def normalise(caption: str) -> str:
     """Return the form by which captions count as equal: NFKC, lower case, single blanks, nothing that is not seen.
 
-    What a model reads as one caption is one: no model sees zero-width characters and bidirectional controls.
+    What a model reads as one caption is one: no model sees zero-width characters and bidirectional controls, and a
+    fresh one reads one kind of double quotes. 草莓 and 草莓。 are one caption to people: the end of a sentence goes.
     """
     folded = UNSEEN_CHARACTER.sub("", unicodedata.normalize("NFKC", caption)).casefold()
-    return " ".join(CONTROL.sub(" ", folded).split())
+    written = " ".join(CONTROL.sub(" ", DOUBLE_QUOTE.sub('"', folded)).split())
+    return written.rstrip(SENTENCE_ENDS) or written
 
 
 def measure_chinese_share(caption: str) -> float:

@@ -13,6 +13,7 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats.foreign_text.dialect import infer_dialect
 from tuwen.data.formats.foreign_text.examined_text import MAX_CHARS, examine_text, open_examined, split_lines
 
+DELIMITERS = ";\t,|，；"  # by which programs part columns
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 TextRow = tuple[int, dict[str, Any]]  # line on which the record starts, counted from 1; column -> value
@@ -62,7 +63,7 @@ def read_csv_rows(
     """
     records = read_csv_records(path, columns, delimiter, encoding, readings)
     _, header = next(records, (1, []))
-    _check_header(path, header, columns)
+    _check_header(path, header, columns, delimiter)
     for line, fields in records:
         if len(fields) != len(header):
             raise UserError(
@@ -126,18 +127,21 @@ def _records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
             yield line, fields
 
 
-def _check_header(path: Path, header: Sequence[str], columns: Collection[str]) -> None:
+def _check_header(path: Path, header: Sequence[str], columns: Collection[str], delimiter: str) -> None:
     expected = f"expected the columns {', '.join(columns)}"
     if not header:
         raise UserError(f"{path}: the file is empty, {expected} in its first line")
-    if twice := sorted({name for name in header if header.count(name) > 1}):
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
         raise UserError(
             f"{path}: the header names {twice} twice, found {list(header)}, {expected}; rename one of them"
         )
     if missing := [name for name in columns if name not in header]:
-        raise UserError(
-            f"{path}: the header lacks {missing}, found {list(header)}, {expected}; add or rename columns"
-        )
+        remedy = "add or rename columns"
+        if parted := [mark for mark in DELIMITERS if {*columns} <= {*",".join(header).split(mark)}]:
+            remedy = (
+                f"it is parted by {parted[0]!r}, not by {delimiter!r}: save it by commas as .csv, by tabs as .tsv"
+            )
+        raise UserError(f"{path}: the header lacks {missing}, found {list(header)}, {expected}; {remedy}")
 
 
 def read_json_rows(

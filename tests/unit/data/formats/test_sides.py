@@ -1,4 +1,4 @@
-"""Left and right: 345 real phrases (sides.tsv: decision, caption), and what becomes of their words."""
+"""Left and right: 756 real phrases (sides.tsv: decision, caption), and what becomes of their words."""
 
 import pickle
 from collections import Counter
@@ -51,6 +51,10 @@ def test_a_phrase_that_is_mirrored_says_the_opposite_and_twice_mirrored_the_same
         ("From left to right: Tom, Jerry", "From right to left: Tom, Jerry"),
         ("左宗棠站在右侧", "左宗棠站在右侧"),
         ("copyright leftover", "copyright leftover"),
+        ("足球飞向球门左上角", "足球飞向球门右上角"),
+        ("从左往右数第三只小鸭子", "从右往左数第三只小鸭子"),
+        ("摆在电脑右侧的仙人掌", "摆在电脑左侧的仙人掌"),
+        ("左边是香肠，右边是煎蛋", "右边是香肠，左边是煎蛋"),
     ],
 )
 def test_left_and_right_change_places_but_not_where_both_are_meant(caption: str, mirrored: str) -> None:

@@ -22,10 +22,18 @@ CAPTIONS = [
         ("红色\u200b羽绒服\ufeff", "红色羽绒服"),
         ("\u202a红色羽绒服\u202c", "红色羽绒服"),
         ("❤\ufe0f礼物", "❤礼物"),
+        ("草莓。", "草莓"),
+        ("草莓．", "草莓 ！"),
+        ("一盒“生巧”", '一盒"生巧"'),
     ],
 )
 def test_captions_that_differ_in_form_alone_are_equal(left: str, right: str) -> None:
     assert text.normalise(left) == text.normalise(right)
+
+
+def test_a_caption_of_marks_alone_is_not_an_empty_one() -> None:
+    assert text.normalise("！。") == "!。"
+    assert text.normalise("这是草莓？") != text.normalise("这是草莓。")
 
 
 def test_the_share_of_chinese_is_of_the_visible_characters() -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,30 @@ def test_objects_of_a_jsonl_may_have_more_keys_and_blank_lines_between_them(tmp_
 )
 def test_half_of_a_surrogate_pair_is_replaced(text: str, value: object) -> None:
     assert parse_json(text) == value
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|", "，"])
+def test_a_csv_parted_by_something_else_is_told_by_what(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(f"picture{mark}title\n1.jpg{mark}一只猫\n", encoding="utf-8")
+    with pytest.raises(
+        UserError, match=rf"pairs\.csv: the header lacks .* it is parted by {re.escape(repr(mark))}"
+    ):
+        list(read_csv_rows(path, ["picture", "title"]))
+
+
+def test_columns_without_a_name_at_the_end_are_no_name_twice(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("picture,title,,\n1.jpg,一只猫,,\n", encoding="utf-8")
+    assert [cells["title"] for _, cells in read_csv_rows(path, ["picture", "title"])] == ["一只猫"]
+
+
+def test_a_character_that_was_lost_before_is_told_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("picture,title\n1.jpg,一只猫\n2.jpg,红色\ufffd衣裙\n3.jpg,秋\ufffd\n", encoding="utf-8")
+    assert len(list(read_csv_rows(path, ["title"]))) == 3
+    assert "2 characters that were lost before (U+FFFD, bytes ef bf bd in UTF-8), the first in line 3" in (
+        capsys.readouterr().err
+    )

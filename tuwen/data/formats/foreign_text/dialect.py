@@ -42,14 +42,22 @@ def infer_dialect(
     scan.finish()
     text_stands = scan.text_fault is None and set(columns) <= set(scan.header)
     why = ""  # quotes are text
+    # a writer that puts cells in quotes did: as text, all of these would keep them
+    is_wrapped = 2 * scan.wrapped_rows >= scan.text_records - 1 > 0
     if scan.fault:
         place, why = scan.fault
-        if not text_stands:
+        if not text_stands or is_wrapped:
             raise _make_invalid_error(path, place, why, scan)
         why = f"line {place}: as quoting {why}"
     elif scan.taken:
         why = _judge_taken(path, scan, text_stands)
-    elif text_stands and scan.wrapped and not scan.proper and (scan.bare or (delimiter == "\t" and scan.samples)):
+    elif (
+        text_stands
+        and not is_wrapped
+        and scan.wrapped
+        and not scan.proper
+        and (scan.bare or (delimiter == "\t" and scan.samples))
+    ):
         why = f"line {scan.first_quote}: what needs quoting has none"
     if why:
         return Dialect(False, "text", f"quotes are text ({why})", scan.lines, scan.text_records)
@@ -104,11 +112,13 @@ def _find_shape(cell: str) -> str:
 
 def _make_invalid_error(path: Path, line: int, why: str, scan: QuoteScan) -> UserError:
     other = "the header lacks a column"
+    if scan.wrapped_rows:
+        other = f"{scan.wrapped_rows} rows would keep the quotes around their cells"
     if scan.text_fault:
         other = f"line {scan.text_fault[0]} has {scan.text_fault[1]} fields, not {len(scan.header)}"
     return UserError(
         f"{path}:{line}: the record that starts here is no valid CSV ({why}); double each quote inside a quoted "
-        f"field and close each quoted field (with quotes as text, {other})"
+        f'field ("", not \\") and close each quoted field (with quotes as text, {other})'
     )
 
 

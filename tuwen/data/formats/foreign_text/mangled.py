@@ -11,6 +11,9 @@ from tuwen.data.formats.foreign_text.plausibility import CLASS_NAMES, classify_c
 from tuwen.data.formats.text import CHINESE
 
 LOST = re.compile("(?:\ufffd){2,}|锟斤拷|\x1b\\$|~\\{(?:[!-w][!-~])+~\\}")  # U+FFFD twice, ISO-2022, HZ
+ONLY_QUESTION_MARKS = re.compile(
+    r'(?:^|[,\t"])[?\d ._-]*\?{3,}[?\d ._-]*(?=$|[,\t"\r\n])'
+)  # a cell of nothing else
 QUESTION_MARKS = re.compile(r"\?{3,}")  # in most lines, and no Chinese: saved in an encoding without it
 LOSS = "what is left where a text was decoded wrongly and saved: its characters are lost"
 # (what it was read as, what it was) -> nats that undoing must gain; between two encodings of Chinese chance does
@@ -56,6 +59,8 @@ def find_mangled(lines: Sequence[str]) -> list[Mangled]:
         lines = [ESCAPE.sub(lambda match: chr(int(match[1], 16)), line) for line in lines]
         text = "".join(lines)
     numbers = {number for number, line in enumerate(lines) if LOST.search(line)} if LOST.search(text) else set()
+    if "???" in text:
+        numbers |= {number for number, line in enumerate(lines) if ONLY_QUESTION_MARKS.search(line)}
     beyond = np.zeros(1)
     if text.isascii():
         asked = {number for number, line in enumerate(lines) if QUESTION_MARKS.search(line)}
@@ -76,7 +81,11 @@ def _examine_lines(suspects: dict[int, str], beyond: int) -> list[Mangled]:
     found = {
         number: Mangled(number, lost[0], "", LOSS)
         for number, line in suspects.items()
-        if (lost := LOST.search(line) or (QUESTION_MARKS.search(line) if line.isascii() else None))
+        if (
+            lost := LOST.search(line)
+            or ONLY_QUESTION_MARKS.search(line)
+            or (QUESTION_MARKS.search(line) if line.isascii() else None)
+        )
     }
     undone = {number: max(_undo(line), default=None) for number, line in suspects.items() if number not in found}
     ways = Counter(one.way for one in undone.values() if one)

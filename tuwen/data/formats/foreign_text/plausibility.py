@@ -40,6 +40,7 @@ CLASSES = {
     "frequent": -7.2,
     "common": -9.3,  # of the first level of GB2312 or Big5
     "mark": -7.2,
+    "unit": -8.5,  # what stands between the words of goods: degrees, diameters, numbers in circles, stars
     "latin": -7.0,
     "kana": -10.5,
     "symbol": -11.0,
@@ -56,6 +57,7 @@ OTHER_LANGUAGES = {  # what differs from Chinese text
     "cp949": {"hangul": -10.0, "frequent hangul": -5.2},
     "cp1252": {"frequent": -25.0, "common": -25.0},
 }
+UNITS = "±°℃Φφ∅Ωμ㎡㎝㎜㎏√≥≤～·￥①②③④⑤⑥⑦⑧⑨⑩ⅠⅡⅢⅣⅤ№★☆●○■□◆◇▲△▼→←↑↓※♥♪✓✔❤"
 LONE_ACCENT = re.compile(r"(?<![A-Za-z\u00c0-\u024f])[\u00c0-\u024f](?![A-Za-z\u00c0-\u024f])")
 LONE_ACCENT_COST = -6.0
 
@@ -75,7 +77,18 @@ def _make_class_table() -> np.ndarray[Any, np.dtype[np.uint8]]:
         "kana": [(0x3040, 0x3100), (0xFF66, 0xFFA0)],
         "hangul": [(0xAC00, 0xD7A4), (0x1100, 0x1200), (0x3130, 0x3190)],
         "mark": [(0x3000, 0x3020), (0xFF01, 0xFF5F), (0x2018, 0x201F), (0x2014, 0x2015), (0x2026, 0x2027)],
-        "rare": [(0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0)],
+        "rare": [  # Chinese, and what GBK looks like as UTF-8: Ͱ, ƿ
+            (0x180, 0x1CD),
+            (0x1DD, 0x250),
+            (0x370, 0x384),
+            (0x3D0, 0x400),
+            (0x460, 0x590),
+            (0x700, 0x800),
+            (0x3400, 0x4DC0),
+            (0x4E00, 0xA000),
+            (0xF900, 0xFB00),
+            (0x20000, 0x323B0),
+        ],
         "symbol": [(0x1F000, 0x1FB00), (0xFE00, 0xFE10), (0xE0020, 0xE0080)],
     }
     for name, parts in ranges.items():
@@ -83,6 +96,7 @@ def _make_class_table() -> np.ndarray[Any, np.dtype[np.uint8]]:
             table[low:high] = number[name]
     table[[ord(character) for character in FREQUENT_HANGUL if not character.isspace()]] = number["frequent hangul"]
     table[[0xA0, 0xB7, 0xD7]] = number["mark"]  # the hard blank, the dot in foreign names, the sign between sizes
+    table[[ord(character) for character in UNITS]] = number["unit"]
     table[0xFFFD] = number["bad"]
     table[[ord(character) for character in _list_common()]] = number["common"]
     table[[ord(character) for character in FREQUENT if not character.isspace()]] = number["frequent"]

@@ -1,5 +1,6 @@
 """A CSV or TSV read both ways, line by line: its quotes as quoting, and as text. Nothing is decided here."""
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ class QuoteScan:
         self.text_records = 0
         self.text_fault: tuple[int, int] | None = None
         self.samples: list[list[str]] = []  # rows without a quote
+        self.wrapped_rows = 0  # with a cell between quotes
+        self._wrapped = re.compile(rf'(?:^|{re.escape(delimiter)})"[^"]*"(?:{re.escape(delimiter)}|$)')
         # as quoting: the records, the first that is none and why
         self.records = 0
         self.fault: tuple[int, str] | None = None
@@ -64,7 +67,9 @@ class QuoteScan:
             self.header = line.split(self.delimiter)
         elif width != len(self.header):
             self.text_fault = self.text_fault or (self.lines, width)
-        elif '"' not in line and not self._opened and len(self.samples) < SAMPLE_ROWS:
+        elif '"' in line:
+            self.wrapped_rows += self._wrapped.search(line) is not None
+        elif not self._opened and len(self.samples) < SAMPLE_ROWS:
             self.samples.append(line.split(self.delimiter))
 
     def _add_as_quoting(self, line: str, chars: int) -> None:

@@ -143,3 +143,25 @@ def test_any_table_comes_back_as_it_was_written_whichever_way(tmp_path: Path, se
     write = write_quoted if quoted else write_as_text
     write(tmp_path / "a.csv", [columns, *rows], delimiter)
     assert read(tmp_path / "a.csv", delimiter, columns) == rows
+
+
+@pytest.mark.parametrize("broken", ['"显示器 27" 高清"', '"显示器 27\\" 高清"'])
+def test_one_broken_quote_does_not_make_text_of_the_quotes_around_all_cells(tmp_path: Path, broken: str) -> None:
+    rows = [[name, f'"{title}"'] for name, title in name_pictures(30)]
+    rows[9][1] = broken
+    write_as_text(tmp_path / "a.csv", [COLUMNS, *rows], ",")
+    with pytest.raises(
+        UserError, match=r"a\.csv:11: .* \(\"\", not \\\"\).* 29 rows would keep the quotes around"
+    ):
+        read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_quotes_around_most_cells_go_also_where_another_cell_holds_one_as_text(
+    tmp_path: Path, delimiter: str
+) -> None:
+    rows = name_pictures(30)
+    rows[9][1] = '27" 显示器'
+    written = [[name, title if '"' in title else f'"{title}"'] for name, title in rows]
+    write_as_text(tmp_path / "a.csv", [COLUMNS, *written], delimiter)
+    assert read(tmp_path / "a.csv", delimiter) == rows

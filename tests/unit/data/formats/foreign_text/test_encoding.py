@@ -34,6 +34,9 @@ def read(path: Path, encoding: str | None = None) -> str:
         (["path,title", "p/1.jpg,熊猫", "p/2.jpg,panda"], "gb18030"),
         (["path,title", "p/1.jpg,panda"], "utf-16-le"),
         (["保温杯，５００毫升", "“双面”羊绒大衣", "27英寸×2"], "gb18030"),
+        ([f"Φ{n}0mm ×{n} 不锈钢管 ±0.5℃ 304" for n in range(20)], "gb18030"),
+        ([f"★M{n} {n}Ω 螺丝→{n}片" for n in range(20)], "gbk"),
+        ([f"Φ{n}0mm ×{n} 鋼管 ±0.5℃ 304" for n in range(20)], "big5"),
     ],
 )
 def test_a_text_is_read_in_the_encoding_that_it_was_saved_in(
@@ -130,3 +133,23 @@ def test_a_caption_alone_is_decoded_where_it_can_be_told() -> None:
     with pytest.raises(ValueError, match="stay plausible"):
         decode_text("貓".encode("big5"))
     assert decode_text("貓".encode("big5"), "big5") == "貓"
+
+
+@pytest.mark.parametrize(
+    ("line", "encoding"),
+    [
+        ("{}L 桶", "gbk"),
+        ("①{}片②", "gbk"),
+        ("{}κ 表", "gbk"),
+        ("β{}", "gbk"),
+        ("●{}cm", "big5"),
+        ("{}—{} 尺", "gbk"),
+    ],
+)
+def test_a_word_that_stands_in_every_row_is_no_more_evidence_than_in_one(
+    tmp_path: Path, line: str, encoding: str
+) -> None:
+    path = save(tmp_path / "a.txt", [line.format(n, n) for n in range(60)], encoding)
+    with pytest.raises(UserError, match="plausible"):
+        read(path)
+    assert read(path, encoding).startswith(line.format(0, 0))

@@ -74,3 +74,10 @@ def test_known_forms_of_lost_text_are_found(text: str) -> None:
 )
 def test_what_people_write_is_not_taken_for_it(text: str) -> None:
     assert find_mangled([text]) == []
+
+
+@pytest.mark.parametrize("line", ['7.jpg,"????????7?"', "7.jpg\t????", '{"image": "7.jpg", "title": "?? ?????"}'])
+def test_a_cell_of_question_marks_alone_is_found_among_whole_lines(line: str) -> None:
+    assert [
+        one.line for one in find_mangled([*SIMPLIFIED, f"{line}\n", "7.jpg,什么???\n", "7.jpg,a cat???\n"])
+    ] == [5]
