@@ -23,6 +23,7 @@ class ExaminedText(NamedTuple):
 
     path: Path
     encoding: str
+    has_mark: bool
     lines: int  # that hold more than blanks
     notes: list[str]
 
@@ -41,7 +42,7 @@ def examine_text(path: Path, newline: str | None, encoding: str | None) -> Exami
     if not path.is_file():
         raise UserError(f"{path}: not found, or not a file; check `source` or `corpus` in params.yaml")
     decided = infer_encoding(path, encoding, NAME_ENCODING)
-    text = ExaminedText(path, decided.name, 0, [decided.note] if decided.note else [])
+    text = ExaminedText(path, decided.name, decided.bom > 0, 0, [decided.note] if decided.note else [])
     lines = number = beyond = nuls = first_nul = 0
     mangled = list[Mangled]()
     with open_examined(text, newline) as file:
