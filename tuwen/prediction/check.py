@@ -58,7 +58,7 @@ def check_result_file(
 
 def read_ids(path: Path) -> tuple[str, list[str]]:
     """Return (text_id or image_id, its values in order) of a CSV in UTF-8 or GB18030, or of a Parquet table."""
-    read = _read_parquet_ids if path.suffix == ".parquet" else _read_csv_ids
+    read = _read_parquet_ids if path.suffix.lower() == ".parquet" else _read_csv_ids
     column, ids, lines = read(path)
     if not ids:
         raise UserError(f"{path}: no row; name the table with the {column} of each query or gallery item")

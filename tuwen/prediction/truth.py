@@ -131,7 +131,7 @@ def _read_captions(path: Path) -> Mapping[str, list[str]]:
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if path.suffix != ".parquet":
+    if path.suffix.lower() != ".parquet":
         return read_csv_rows(path, ())
     from tuwen.data.formats import pairs  # not needed on a bare machine
 

@@ -141,8 +141,9 @@ def test_tables_are_read_in_every_form(tmp_path):
         found = read_ids(write_csv(tmp_path / f"{encoding}.csv", texts, encoding))
         assert found == ("text_id", ["句,1", "句\n2"])
     table = pairs.pa.Table.from_pylist([{"text_id": "句,1"}, {"text_id": "句\n2"}], pairs.TEXTS)
-    pairs.write_table(tmp_path / "texts.parquet", table)
-    assert read_ids(tmp_path / "texts.parquet") == ("text_id", ["句,1", "句\n2"])
+    for name in ("texts.parquet", "TEXTS.PARQUET"):
+        pairs.write_table(tmp_path / name, table)
+        assert read_ids(tmp_path / name) == ("text_id", ["句,1", "句\n2"])
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,10 @@ def test_what_the_tables_do_not_hold_is_counted_and_named(capsys: pytest.Capture
 def test_a_parquet_of_ours_is_a_truth(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"pair_id": f"p{n}", "image_id": i, "text_id": t} for n, (i, t) in enumerate(TRUE)]
     pairs.write_table(Path("pairs.parquet"), pa.Table.from_pylist(rows, pairs.PAIRS))
-    by_table = score(capsys, "result1.csv", "texts.csv", "images.csv", truth="pairs.parquet")
-    assert by_table == score(capsys, "result1.csv", "texts.csv", "images.csv", truth="ids.csv")
+    Path("PAIRS.PARQUET").write_bytes(Path("pairs.parquet").read_bytes())
+    by_ids = score(capsys, "result1.csv", "texts.csv", "images.csv", truth="ids.csv")
+    for truth in ("pairs.parquet", "PAIRS.PARQUET"):
+        assert score(capsys, "result1.csv", "texts.csv", "images.csv", truth=truth) == by_ids
 
 
 def test_a_truth_that_cannot_be_used_is_named_with_its_remedy() -> None:

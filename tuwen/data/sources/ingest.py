@@ -48,7 +48,7 @@ def ingest_corpus(source: Source, folder: Path) -> None:
 
     A list of WebDataset shards is written as `shards.parquet` beside empty tables: the shards stay where they are.
     """
-    stays = source.kind == "webdataset" and Path(source.root).suffix == ".csv"
+    stays = source.kind == "webdataset" and Path(source.root).suffix.lower() == ".csv"
     readings = list[Reading]()
     _write(iter(()) if stays else sources.read_source(source, readings)["labelled"], folder.parents[2], folder)
     if stays and source.kind == "webdataset":

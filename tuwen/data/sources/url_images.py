@@ -3,7 +3,8 @@
     <TUWEN_CACHE>/pictures/<2 digits>/<sha256 of the URL>    the bytes
     <TUWEN_CACHE>/pictures/status.jsonl                      url, status, sha256, bytes, error; the last counts
 
-A killed run goes on where it was; what failed is tried again in the next run.
+A killed run goes on where it was; what failed is tried again in the next run, and so is what no longer
+has the sha256 of its line.
 """
 
 import hashlib
@@ -13,14 +14,16 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from tuwen.core.environment import locate_cache, require_writable
+from tuwen.data.formats.manifest import hash_file
 from tuwen.data.formats.text_files import TextRow
 
 URL_STARTS = ("http://", "https://")
@@ -43,35 +46,59 @@ def fetch_ahead(rows: Iterator[TextRow], image: str) -> Iterator[TextRow]:
 
     image: the column that may hold a URL. Raises UserError where the cache cannot be written.
     """
+    known: dict[str, str] | None = None  # URL -> sha256, as the table of status has it
     with ThreadPoolExecutor(AT_ONCE) as threads:
         while group := list(islice(rows, ROWS_AHEAD)):
             cells = [cells[image] for _, cells in group]
-            _fetch(dict.fromkeys(cell for cell in cells if isinstance(cell, str) and is_url(cell)), threads)
+            if urls := dict.fromkeys(cell for cell in cells if isinstance(cell, str) and is_url(cell)):
+                known = _read_status() if known is None else known
+                known |= _fetch([url for url in urls if not _is_kept(url, known)], threads)
             yield from group
 
 
-def read_url_image(url: str, sha256: str | None = None) -> tuple[bytes | None, str | None]:
-    """Return (bytes, None) of an image that `fetch_ahead` has fetched, else (None, "not_fetched").
+def read_url_image(url: str) -> tuple[bytes | None, str | None]:
+    """Return (bytes, None) of an image that `fetch_ahead` has fetched, else (None, "not_fetched")."""
+    path = _locate(url)
+    return (path.read_bytes(), None) if path.is_file() else (None, "not_fetched")
 
-    sha256: of the bytes, if known; others are not taken.
-    """
+
+def _read_status() -> dict[str, str]:
+    """Return URL -> sha256 of what was fetched; lines that a killed run left half are passed over."""
+    path = locate_cache("pictures") / "status.jsonl"
+    known: dict[str, str] = {}
+    if path.is_file():
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                with suppress(ValueError, KeyError, TypeError):
+                    status = json.loads(line)
+                    known[status["url"]] = status["sha256"]
+    return known
+
+
+def _is_kept(url: str, known: Mapping[str, str]) -> bool:
+    """Whether the cache has the bytes of an image; those of another sha256 than its line are thrown away."""
     path = _locate(url)
     if not path.is_file():
-        return None, "not_fetched"
-    data = path.read_bytes()
-    return (data, None) if sha256 in (None, hashlib.sha256(data).hexdigest()) else (None, "not_fetched")
+        return False
+    if url in known and hash_file(path) != known[url]:
+        path.unlink()
+        return False
+    return True
 
 
-def _fetch(urls: Iterable[str], threads: ThreadPoolExecutor) -> None:
-    wanted = [url for url in urls if not _locate(url).is_file()]
+def _fetch(wanted: Sequence[str], threads: ThreadPoolExecutor) -> dict[str, str]:
+    """Fetch images into the cache; return URL -> sha256 of those that came."""
     if not wanted:
-        return
+        return {}
+    came: dict[str, str] = {}
     cache = locate_cache("pictures")
     require_writable(cache)
     with open(cache / "status.jsonl", "a", encoding="utf-8") as file:
         for line in threads.map(_fetch_one, wanted):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
+            came |= {line["url"]: line["sha256"]} if "sha256" in line else {}
+    return came
 
 
 def _fetch_one(url: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def read(source: WebdatasetSource) -> SourceSets:
     Raises UserError where there is no tar, and where a tar cannot be read (see `tar_stream.read_samples`).
     """
     root = Path(source.root)
-    if root.suffix == ".csv":
+    if root.suffix.lower() == ".csv":
         raise UserError(f"{root}: a list of shards is for `corpus` alone; `source` must name a folder of tars")
     return {"labelled": chain.from_iterable(_records(path, root, source) for path in find_shards([root]))}
 
@@ -51,8 +51,8 @@ def find_shards(places: Iterable[Path]) -> list[Path]:
 
 
 def _list_tars(folder: Path) -> list[Path]:
-    tars = (path for path in folder.rglob("*.tar") if not is_hidden(path.relative_to(folder)))
-    return sorted(path for path in tars if path.is_file())
+    tars = (path for path in folder.rglob("*") if path.suffix.lower() == ".tar")
+    return sorted(path for path in tars if path.is_file() and not is_hidden(path.relative_to(folder)))
 
 
 def list_shards(places: Iterable[Path], file: TextIO) -> None:

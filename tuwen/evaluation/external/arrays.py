@@ -62,7 +62,7 @@ def make_array(kind: str, path: Path, vectors: Any, ids: Path | None = None) -> 
         array = array / lengths[:, None]
     names, groups = [str(row) for row in range(len(array))], np.arange(len(array))
     if ids is not None:
-        names, groups = _read_table_ids(ids, kind) if ids.suffix == ".parquet" else _read_lines(ids)
+        names, groups = _read_table_ids(ids, kind) if ids.suffix.lower() == ".parquet" else _read_lines(ids)
         _check_ids(ids, names, path, len(array))
     return ForeignArray(kind, path, np.ascontiguousarray(array, np.float32), names, groups, note)
 

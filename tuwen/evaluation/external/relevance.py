@@ -39,7 +39,7 @@ def find_ids(relevance: Path, kind: str) -> Path | None:
     kind: image or text.
     """
     table = relevance.with_name(f"{kind}s.parquet")
-    return table if relevance.suffix == ".parquet" and table.is_file() else None
+    return table if relevance.suffix.lower() == ".parquet" and table.is_file() else None
 
 
 def read_relevance(path: Path, images: ForeignArray, texts: ForeignArray) -> Labelled:
@@ -85,7 +85,7 @@ def _read_rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
     if not path.stat().st_size:
         _choose_columns(path, [])
     columns: list[str] = []
-    for line, row in pairs.stream_rows(path) if path.suffix == ".parquet" else read_csv_rows(path, ()):
+    for line, row in pairs.stream_rows(path) if path.suffix.lower() == ".parquet" else read_csv_rows(path, ()):
         columns = columns or _choose_columns(path, list(row))
         image, text = (str(row[name]) for name in columns)
         given = row.get("label")

@@ -60,6 +60,16 @@ def test_ids_stay_when_another_tar_comes(tmp_path: Path) -> None:
     assert read(tmp_path)[1:] == before
 
 
+def test_a_tar_in_capitals_is_one_too(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"1.jpg": b"0"})
+    write_tar(tmp_path / "B.TAR", {"1.jpg": b"1"})
+    images = [record for record in read(tmp_path) if isinstance(record, ImageRecord)]
+    assert {(image.image_id, image.file, image.data) for image in images} == {
+        ("a/1", "a.tar", b"0"),
+        ("B/1", "B.TAR", b"1"),
+    }
+
+
 def test_a_key_that_comes_twice_in_a_tar_stays_two_pictures(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"1.jpg": b"1", "2.jpg": b"2", "1.png": b"3"})
     *found, note = read(tmp_path)

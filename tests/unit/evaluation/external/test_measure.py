@@ -203,9 +203,10 @@ def test_other_bad_files_are_refused(world):
         evaluate("--image-ids", "i.txt")
     with pytest.raises(UserError, match=r"^\.: no such file"):
         evaluate("--image-ids", ".")
-    write("r.parquet", HEADER)
-    with pytest.raises(UserError, match=r"^r\.parquet: cannot be read as Parquet"):
-        evaluate(relevance="r.parquet")
+    for name in ("r.parquet", "R.PARQUET"):
+        write(name, HEADER)
+        with pytest.raises(UserError, match=rf"^{name}: cannot be read as Parquet"):
+            evaluate(relevance=name)
     for ks in (("0",), ("5", "5")):
         with pytest.raises(UserError, match=r"^-k: \[.*\] must be different numbers from 1 on"):
             evaluate(*(word for k in ks for word in ("-k", k)))
