@@ -38,7 +38,7 @@ def normalise(caption: str) -> str:
     """Return the form by which captions count as equal: NFKC, lower case, single blanks, nothing that is not seen.
 
     What a model reads as one caption is one: no model sees zero-width characters and bidirectional controls, and a
-    fresh one reads one kind of double quotes. 草莓 and 草莓。 are one caption to people: the end of a sentence goes.
+    fresh one reads one kind of double quotes. 草莓 and 草莓。 are one to people: the end of a sentence goes.
     """
     folded = UNSEEN_CHARACTER.sub("", unicodedata.normalize("NFKC", caption)).casefold()
     written = " ".join(CONTROL.sub(" ", DOUBLE_QUOTE.sub('"', folded)).split())

@@ -69,7 +69,8 @@ def test_a_changed_copy_is_in_the_group_of_its_picture(changes: dict[str, Any]) 
         ("一只白猫在窗台", "一只白猫在窗台", True),
         ("驴。", "驴。", True),
         ("草莓。", " 草莓。", True),
-        (LONG, LONG + "。", False),
+        ("草莓", "草莓。", True),
+        (LONG, LONG + "呢", False),
     ],
 )
 def test_equal_captions_join_however_short_they_are(one: str, other: str, joined: bool) -> None:
