@@ -16,9 +16,8 @@ from tuwen.data.formats.foreign_text import plausibility
 from tuwen.data.formats.foreign_text.wrong_bytes import find_wrong_byte, refuse_mixture, refuse_wrong_bytes
 
 SAMPLE_BYTES = 1 << 20
-FEW = (
-    12  # characters beyond ASCII in different words; as many that are valid UTF-8 are UTF-8 but once in a million
-)
+# characters beyond ASCII in different words; as many that are valid UTF-8 are UTF-8, one in a million is not
+FEW = 12
 SURE = 7.0  # nats: the second reading is a thousand times less probable than the first
 POOR = -13.0  # nats a character beyond ASCII; below it no text that anybody wrote
 # What stands between blanks, marks and digits, which are no part of a character but in four bytes of GB18030. Each
