@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats.image_files import is_image_name
+from tuwen.data.formats.image_files import is_hidden, is_image_name
 from tuwen.data.formats.text_files import Reading, read_csv_rows, read_json_rows
 from tuwen.data.inspection.columns import infer_columns
 from tuwen.data.inspection.explain_files import explain_files
@@ -35,7 +35,7 @@ def find_source(place: Path, encoding: str | None = None) -> tuple[dict[str, Any
     kinds = {
         "contest": [path for path in files if path.name == LABELLED],
         "chinese_clip": [path for path in files if path.name.endswith("_imgs.tsv")],
-        "webdataset": [path for path in files if path.suffix == ".tar"],
+        "webdataset": [path for path in files if path.suffix.lower() == ".tar"],
         "zero": [path for path in files if LIST.fullmatch(path.name)],
     }
     found = {kind: paths for kind, paths in kinds.items() if paths}
@@ -64,8 +64,8 @@ def count_rows(source: dict[str, Any], readings: list[Reading] | None = None) ->
 
 def _list_files(folder: Path) -> Iterator[Path]:
     for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        yield from (Path(here) / name for name in sorted(names) if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (Path(here) / name for name in sorted(names) if not is_hidden(name))
 
 
 def _describe_table(root: Path, path: Path, said: dict[str, str]) -> tuple[dict[str, Any], str]:
@@ -103,11 +103,15 @@ def _read_rows(
 ) -> Iterator[dict[str, Any]]:
     match path.suffix.lower():
         case ".parquet":
+            import pyarrow as pa
             import pyarrow.parquet as pq
 
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(64):
-                    yield from batch.to_pylist()
+            try:
+                with pq.ParquetFile(path) as file:
+                    for batch in file.iter_batches(64):
+                        yield from batch.to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(f"{path}: not readable as Parquet: {error}; write the file anew") from None
         case ".jsonl":
             yield from (cells for _, cells in read_json_rows(path, (), encoding, readings))
         case suffix:

@@ -106,3 +106,16 @@ def test_an_encoding_that_two_could_be_is_said_by_the_person(tmp_path: Path) -> 
     assert source["encoding"] == "gb18030"
     assert (count_rows(source, readings), readings[0].encoding) == (2, "gb18030")
     assert find_source(tmp_path / "a.csv", "gb18030")[0] == source
+
+
+def test_a_broken_parquet_file_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "pairs.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(UserError, match=r"pairs\.parquet: not readable as Parquet: .*; write the file anew"):
+        find_source(tmp_path)
+
+
+def test_files_of_the_system_are_passed_by_and_endings_may_be_in_capitals(tmp_path: Path) -> None:
+    for name in ("__MACOSX/a.csv", "._b.csv", "Thumbs.db", "00000.TAR"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_source(tmp_path)[0]["kind"] == "webdataset"
