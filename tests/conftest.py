@@ -38,6 +38,13 @@ def _no_traces_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
 
 
+@pytest.fixture(autouse=True)
+def _no_variables_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mlflow leaves these in the process; a command would say that it does not take them over."""
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty MLflow database of this test's own, which TUWEN_TRACKING_URI names."""

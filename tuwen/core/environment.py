@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tuwen.core.errors import UserError, report_user_errors
+from tuwen.core.progress import say
 
 _ROOT = Path(__file__).parents[2]
 # Families of variables that decide how a run goes; of these only WANTED is taken over.
@@ -141,7 +142,7 @@ def _choose_with_home(*, socks: bool = True) -> dict[str, str]:
     names += [f"{folder} in PYTHONPATH" for folder in _find_foreign_folders()]
     if names:
         listed = ", ".join(names).encode("ascii", "backslashreplace").decode()
-        print(f"environment: not taken over: {listed} (docs/operations.md)", file=sys.stderr, flush=True)
+        say(f"environment: not taken over: {listed} (docs/operations.md)", error=True)
     return inherited
 
 

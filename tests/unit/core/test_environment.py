@@ -219,3 +219,16 @@ def test_a_shell_is_told_by_commands_of_its_own(tmp_path: Path) -> None:
     assert "MPLBACKEND" not in left
     assert left["NO_PROXY"] == "it's,localhost,127.0.0.1,::1"
     assert done.stderr == "environment: not taken over: MPLBACKEND (docs/operations.md)\n"
+
+
+def test_a_full_log_disk_does_not_end_a_process_that_leaves_variables_behind() -> None:
+    program = "from tuwen.core.environment import prepare_process as prepare; prepare(); print('on')"
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_EXPERIMENT_ID": "7"},
+            stdout=subprocess.PIPE,
+            stderr=full,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (0, b"on\n")
