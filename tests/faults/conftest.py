@@ -13,7 +13,7 @@ import pytest
 from tests.support import smoke
 
 Whole = Callable[[], Path]
-RUN_SECONDS = 240  # for one stage or flow to end
+RUN_SECONDS = 600  # for one stage or flow to end
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ WRITTEN = {
     "report": "results/report.*",
 }
 TRAININGS = ("baseline", "final", "finetuned")  # as MLflow names them
-STAGE_SECONDS = 240  # for a stage and those above it to come so far
+STAGE_SECONDS = 900  # for a stage and those above it to come so far
 MOST_DELAY_SECONDS = 0.15  # half of what is left of the quickest stage at that moment
 # Both at once, since neither may change a byte.
 STRANGE = {"LC_ALL": "C", "TZ": "Pacific/Chatham", "TUWEN_CHECKPOINT_SECONDS": "0"}
@@ -70,14 +70,14 @@ def kill_in(folder: Path, stage: str, delay_seconds: float, *, alone: bool) -> N
         time.sleep(delay_seconds)  # the moment of the kill is what is drawn
         if alone:
             process.kill()
-            assert repro.wait(60) != 0
+            assert repro.wait(240) != 0
         else:
             os.killpg(repro.pid, signal.SIGKILL)
-            repro.wait(10)
+            repro.wait(60)
     finally:
         kill_group(repro)
     assert stage not in outs(folder), f"{stage} had ended before the kill"
-    assert psutil.wait_procs([process, *started], timeout=10)[1] == [], f"{stage} left processes"
+    assert psutil.wait_procs([process, *started], timeout=60)[1] == [], f"{stage} left processes"
 
 
 def wait_for_writing(folder: Path, stage: str, repro: psutil.Process) -> psutil.Process:

@@ -20,7 +20,7 @@ Start = Callable[..., subprocess.Popen[str]]
 @pytest.fixture(scope="session")
 def server() -> Iterator[None]:
     """One Prefect server for all tests."""
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=400):
         yield
 
 

@@ -90,7 +90,7 @@ def test_a_regression_ends_the_command_line_with_its_figures(project: Path) -> N
     check_out(project, "worse")
     command = [sys.executable, "-m", "flows.reevaluate", "--base", "base"]
     environment = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value() or ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 1, done.stderr
     page = Path("runs/reevaluate.md").read_text(encoding="utf-8")
     assert page in done.stdout

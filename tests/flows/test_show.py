@@ -72,7 +72,7 @@ def test_the_plan_is_there_before_the_first_stage_ends_and_progress_while_it_run
     assert shown is not None
     assert (shown.data, shown.description) == (37.5, "baseline: epoch 2/4")
     Path("gate").write_text("权重")
-    assert running.wait(60) == 0
+    assert running.wait(240) == 0
     ended = newest("progress-baseline")
     assert ended is not None
     assert (ended.id, ended.data) == (shown.id, 100.0)

@@ -108,7 +108,7 @@ def run(*arguments: str, log: str | None = None, **variables: str) -> "subproces
     environment = make_environment(variables)
     with open(log or os.devnull, "w") as written:
         streams = {"stdout": written, "stderr": written} if log else {"capture_output": True}
-        return subprocess.run([sys.executable, *arguments], env=environment, text=True, timeout=180, **streams)
+        return subprocess.run([sys.executable, *arguments], env=environment, text=True, timeout=600, **streams)
 
 
 def read_state() -> Mapping[str, object]:

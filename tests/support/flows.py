@@ -4,7 +4,7 @@ import os
 import select
 from pathlib import Path
 
-END_SECONDS = 15  # a cancelled flow and all it started are gone within this
+END_SECONDS = 30  # a cancelled flow and all it started are gone within this; within 15 where nothing else runs
 
 # Every stage notes in ran.txt (no out of DVC's) that it really ran.
 STAGES = """\

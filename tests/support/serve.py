@@ -79,7 +79,7 @@ class Service:
             assert self.process.poll() is None, self.read_output()
             return "Ctrl-C stops all" in self.read_output()
 
-        wait_until(is_up, 150, "make serve reports that all is up")
+        wait_until(is_up, 400, "make serve reports that all is up")
 
     def read_output(self) -> str:
         return self.output.read_text(errors="replace")
@@ -133,7 +133,7 @@ class Service:
         """Start a run; return once its training has written a checkpoint and goes on."""
         assert self.list_checkpoints() == []
         run_id = self.start_run(**parameters)
-        wait_until(self.list_checkpoints, 120, f"a checkpoint; {self.read_output()}")
+        wait_until(self.list_checkpoints, 400, f"a checkpoint; {self.read_output()}")
         return run_id
 
 

@@ -14,7 +14,7 @@ from tests.support.checkout import ROOT
 from tuwen.core.presets import compose_preset, format_preset
 
 STAGES = 20  # eight single ones, one corpus source, nine of embed, two of evaluate
-RUN_SECONDS = 600
+RUN_SECONDS = 1200
 
 
 def make(folder: Path) -> Path:

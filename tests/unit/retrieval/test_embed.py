@@ -76,7 +76,7 @@ def killed(function: str, after: int) -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
 

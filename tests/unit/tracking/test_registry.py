@@ -153,7 +153,7 @@ def test_the_command_prints_what_became_of_the_model_and_nothing_else(project: P
     def call(**environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tuwen.cli", "track", "register"]
         variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=400)
 
     done = call()
     assert (done.stdout, done.stderr) == (

@@ -28,7 +28,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
         subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(2)
     ]
-    printed = [node.communicate(timeout=180)[0].decode() for node in nodes]
+    printed = [node.communicate(timeout=600)[0].decode() for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], printed
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
 

@@ -194,7 +194,7 @@ except UserError as error:
     # without a network huggingface_hub tries again for 23 s; set to be offline it gives up at once
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=offline, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program], env=offline, capture_output=True, text=True, timeout=400
     )
     message = (
         rf"baseline\.start\.model: OFA-Sys/some-model at {COMMIT} cannot be fetched: .*HF_ENDPOINT names a mirror"
