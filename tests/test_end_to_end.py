@@ -124,7 +124,12 @@ def test_a_bad_setting_stops_the_run_and_finished_stages_keep_their_outs(project
     params.write_text(kept.replace("max_tokens: 32", "max_tokens: many"))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["dvc", "repro"], cwd=project, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=1200
+        ["dvc", "repro"],
+        cwd=project,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=1200,
     )
     params.write_text(kept)
     assert done.returncode != 0

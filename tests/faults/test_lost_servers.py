@@ -170,7 +170,7 @@ def test_a_flow_goes_on_after_its_server_was_restarted(flow: Flow) -> None:
 
 def test_a_flow_whose_server_stays_away_ends_with_a_message_and_the_next_one_goes_on(flow: Flow) -> None:
     with flow.server():
-        # With Prefect's own five retries it takes four minutes; with none, one slow answer at the start would end it.
+        # Prefect would try five times, for four minutes; with none, one slow answer at the start would end it.
         process = flow.start(PREFECT_CLIENT_MAX_RETRIES="2")
         flow.wait_for_the_stage()
     (flow.folder / "gate").write_text("权重")
