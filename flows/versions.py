@@ -1,6 +1,6 @@
-"""Which versions of packages decided the outs: those that dvc.lock records, and what the gate makes of changed ones."""
+"""The versions of packages that decided the outs, as dvc.lock records them, and what the gate makes of others."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -10,7 +10,7 @@ from tuwen.core.versions import VERSIONS, flatten_versions
 
 
 def drop_version_changes(status: Status, stages: Iterable[str]) -> tuple[Status, list[str]]:
-    """Return `status` without the changed versions of `stages`, and those of them that only versions make stale."""
+    """Return `status` without the changed versions of `stages`, and which of these are stale by versions alone."""
     kept, dropped = dict(status), list[str]()
     for stage in sorted(set(stages) & status.keys()):
         entries = [left for entry in status[stage] if (left := _drop(entry))]
@@ -37,8 +37,31 @@ def read_recorded_versions(lock: str, stages: Iterable[str]) -> dict[str, str]:
     return recorded
 
 
-def format_version_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """Return "pillow 12.0.0 → 13.0.0, …" for what differs, empty where nothing does."""
+def describe_versions(
+    before: Mapping[str, str], after: Mapping[str, str], ran: Sequence[str], outdated: Sequence[str]
+) -> list[str]:
+    """Return paragraphs for the gate's page; none where the same versions stand behind the figures of both sides.
+
+    before, after: the base's and this checkout's versions (`read_recorded_versions`); ran: the stages that ran for
+    this comparison; outdated: those that did not, though their versions changed.
+    """
+    notes = []
+    anew = f" Run anew here: {', '.join(ran)}." if ran else ""
+    if not before and after:
+        notes.append(f"The base does not record which versions of packages made its figures.{anew}")
+    elif before != after:
+        notes.append(
+            f"Other versions of packages than the base's made these figures: {_format(before, after)}.{anew}"
+        )
+    if outdated:
+        notes.append(
+            "Data and model are taken as recorded. For other versions of packages `dvc repro` would make anew: "
+            f"{', '.join(outdated)}."
+        )
+    return notes
+
+
+def _format(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     names = sorted(before.keys() | after.keys(), key=str.lower)
     changed = [name for name in names if before.get(name) != after.get(name)]
     return ", ".join(f"{name} {before.get(name, 'none')} → {after.get(name, 'none')}" for name in changed)
