@@ -12,17 +12,17 @@ from tests.support.training import SIZE_PX, caption, drawn, members, settings, w
 from tuwen.core.errors import UserError
 from tuwen.data.augment.stored_views import augment
 from tuwen.data.augment.views import Viewer
-from tuwen.data.formats import text
+from tuwen.data.formats import pairs, text
 from tuwen.data.formats.images import decode_pixels, make_pixel_tensor
 from tuwen.training import loader
 from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, ViewSpec
 from tuwen.training.loader import count_loading_workers, load_batches, normalise_pixels
 from tuwen.training.streaming import Banned, StreamedViews
 
-PARAMS = settings(augment={"views": 2}, validate={"min_side_px": 8, "max_pixels": 1_000_000, "max_chars": 200})
+PARAMS = settings(augment={"views": 2})
 
 
-LIMITS = pairs.Limits(max_chars=200, max_pixels=50_000_000, min_side_px=16)
+LIMITS = pairs.Limits(max_chars=200, max_pixels=1_000_000, min_side_px=8)
 
 
 def make_viewer() -> Viewer:
