@@ -1,6 +1,7 @@
 """Which stages run when one setting changes: docs/architecture.md's table against DVC's graph and real outs."""
 
 import functools
+import io
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
+from PIL import Image
 
 from tests.stages.conftest import picture
 from tests.support.checkout import ROOT
@@ -105,11 +107,19 @@ def test_a_key_is_read_by_the_stages_of_its_row(key: str) -> None:
 
 @pytest.fixture(scope="module")
 def judged(make_raw: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `data/raw` and what `validate` makes of it: an image of 20 px, one of 60 px, the others 48."""
+    """A folder with `data/raw` and what `validate` makes of it: images of 20, 60 and 60 x 40 px, the others of 48."""
     pictures = {"labelled-03.png": picture(3, side_px=20), "labelled-05.png": picture(5, side_px=60)}
+    pictures["labelled-07.png"] = widen(picture(7))
     data = make_raw(tmp_path_factory.mktemp("judged"), pictures=pictures, grouped=False, tasks=True)
     run_validate(data)
     return data.parent
+
+
+def widen(encoded: bytes) -> bytes:
+    """The image at 60 x 40 px."""
+    wide = io.BytesIO()
+    Image.open(io.BytesIO(encoded)).resize((60, 40)).save(wide, "PNG")
+    return wide.getvalue()
 
 
 def run_validate(data: Path, params: Validate = PARAMS, split: Split = SPLIT) -> None:
