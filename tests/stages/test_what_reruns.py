@@ -107,7 +107,7 @@ def test_a_key_is_read_by_the_stages_of_its_row(key: str) -> None:
 
 @pytest.fixture(scope="module")
 def judged(make_raw: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `data/raw` and what `validate` makes of it: images of 20, 60 and 60 x 40 px, the others of 48."""
+    """A folder with `data/raw` and what `validate` makes of it: images of 20, 60, 60 x 40 px, and others of 48."""
     pictures = {"labelled-03.png": picture(3, side_px=20), "labelled-05.png": picture(5, side_px=60)}
     pictures["labelled-07.png"] = widen(picture(7))
     data = make_raw(tmp_path_factory.mktemp("judged"), pictures=pictures, grouped=False, tasks=True)
