@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import networkx as nx
 import typer
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -24,6 +25,7 @@ from flows import guard
 from flows.pipeline import Preset
 from flows.repro import Status, plan, read_graph, read_status, run_stages, select_stages
 from flows.show import plain, table
+from flows.versions import describe_versions, drop_version_changes, read_recorded_versions
 from flows.watch import watch
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params, load_params
@@ -35,6 +37,7 @@ MODEL = "finetuned"
 EVALUATE = f"evaluate@{MODEL}"
 TRAINING = "finetune"  # it is stale whenever a stage above it is; a refit is not measured
 RANKS_FILE, TEST = Path("results") / MODEL / "ranks.parquet", Path("data/clean/test")
+LOCK = Path("dvc.lock")
 TEST_TABLES = tuple(TEST / f"{name}.parquet" for name in ("images", "texts", "pairs"))
 BASE = Path("runs/base")  # the files fetched from the base
 PAGE = Path("runs/reevaluate.md")
@@ -55,7 +58,8 @@ class GateResult(NamedTuple):
 def reevaluate(base: str = "origin/main", preset: Preset = "sample") -> State[None]:
     """Compare the recall of this checkout's model with a revision's, query by query; fail where it is worse.
 
-    Embeddings and evaluation are brought up to date; a model that dvc.yaml would train anew is refused.
+    Embeddings and evaluation are brought up to date; a model that dvc.yaml would train anew is refused, unless
+    nothing but versions of packages would: it is then judged as it is, embedded and evaluated with the new ones.
 
     Args:
         base: The git revision to compare with; its ranks must be in DVC's cache or remote.
@@ -81,7 +85,9 @@ def run_gate(base: str, folder: Path) -> GateResult:
 
     graph = read_graph(folder)
     fetch_missing(graph, read_status(folder), folder)
-    stale = plan(graph, read_status(folder), [EVALUATE], force=False)
+    above = {TRAINING, *nx.ancestors(graph, TRAINING)}
+    status, outdated = drop_version_changes(read_status(folder), above)
+    stale = plan(graph, status, [EVALUATE], force=False)
     if TRAINING in stale:
         return GateResult(NOT_REBUILT, _not_rebuilt(stale))
     try:
@@ -97,7 +103,11 @@ def run_gate(base: str, folder: Path) -> GateResult:
         return GateResult(NOT_COMPARABLE, str(error))
     faults = find_regressions(changes, params.gate.max_drop_points)
     lead = "\n".join(f"- {fault}" for fault in faults) or f"No R@5 fell, beyond chance or the limit, from {base}."
-    why = f"{lead}\n\n{format_changes(changes)}\n\n{_legend(base, folder, params)}"
+    measuring = select_stages(graph, [EVALUATE])[1] - above
+    locks = ((place / LOCK).read_text(encoding="utf-8") for place in (folder / BASE, folder))
+    before, after = (read_recorded_versions(lock, measuring) for lock in locks)
+    notes = describe_versions(before, after, list(stale), outdated)
+    why = "\n\n".join([lead, *notes, format_changes(changes), _legend(base, folder, params)])
     return GateResult(WORSE if faults else NOT_WORSE, why)
 
 
@@ -117,7 +127,7 @@ def fetch_missing(graph: Any, status: Status, folder: Path) -> None:
 
 
 def fetch_base(base: str, folder: Path) -> None:
-    """Fetch the base's ranks and test tables into `BASE`, as `dvc get --rev` does.
+    """Fetch the base's ranks, test tables and dvc.lock into `BASE`, as `dvc get --rev` does.
 
     Raises UserError when git does not know the revision, or cache and remote lack its files.
     """
@@ -128,7 +138,7 @@ def fetch_base(base: str, folder: Path) -> None:
     shutil.rmtree(folder / BASE, ignore_errors=True)
     try:
         with contextlib.closing(DVCFileSystem(str(folder.absolute()), rev=base)) as files:
-            for path in (RANKS_FILE, *TEST_TABLES):
+            for path in (RANKS_FILE, *TEST_TABLES, LOCK):
                 fetched = folder / BASE / path
                 fetched.parent.mkdir(parents=True, exist_ok=True)
                 # Not get_file: it may hard-link into the cache, and a second call would empty the cached file.

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,37 @@ def test_a_second_run_does_nothing_and_a_report_setting_remakes_the_report_alone
     again = run(project, "dvc", "repro").stdout
     params.write_text(kept)
     assert [line for line in again.splitlines() if line.startswith("Running")] == ["Running stage 'report':"]
+
+
+def test_thresholds_and_versions_run_what_they_decide_and_nothing_else(project: Path) -> None:
+    """The same keys as docs/architecture.md's table, in the whole graph; another Prefect decides nothing."""
+    assert list_stale(project, "versions.yaml", r'(?m)^( +torch: &torch )"[\d.]+"', r'\1"99.0"') == {
+        *("baseline", "finetune", "refit", "embed", "evaluate", "predict", "report"),
+    }
+    assert list_stale(project, "versions.yaml", r'resvg_py: "[\d.]+"', 'resvg_py: "99.0"') == {"ingest", "corpus"}
+    assert list_stale(project, "constraints.txt", r"(?m)^prefect==.+$", "prefect==99.0") == set()
+    params = project / "params.yaml"
+    kept = params.read_text(encoding="utf-8")
+    changed = re.sub(r"(?m)^(  max_drift): .*$", r"\1: 0.3", kept)
+    params.write_text(re.sub(r"(?m)^(  min_side_px): .*$", r"\1: 15", changed), encoding="utf-8")
+    again = run(project, "dvc", "repro").stdout
+    params.write_text(kept, encoding="utf-8")
+    run(project, "dvc", "repro")  # by the run cache
+    ran = re.findall(r"^Running stage '(\S+)':$", again, flags=re.MULTILINE)
+    assert "validate" in ran
+    assert set(ran) <= {"validate", "report"}
+
+
+def list_stale(project: Path, file: str, pattern: str, new: str) -> set[str]:
+    """Return the stages that DVC would run, were this the text of a file."""
+    path = project / file
+    kept = path.read_text(encoding="utf-8")
+    changed = re.sub(pattern, new, kept)
+    assert changed != kept
+    path.write_text(changed, encoding="utf-8")
+    status = json.loads(run(project, "dvc", "status", "--json").stdout)
+    path.write_text(kept, encoding="utf-8")
+    return {name.partition("@")[0] for name in status}
 
 
 def test_training_again_gives_the_same_bytes(project: Path) -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,12 @@ def test_training_is_told_what_shards_elsewhere_may_not_show(collected: Path) ->
     assert sorted(told["sha256"].to_pylist()) == sorted(held_out["sha256"].to_pylist())
     looks = {hashlib.sha256(picture(n)).hexdigest(): measure_look(picture(n)).thumbnail for n in range(12)}
     assert told["thumbnail"].to_pylist() == [looks[digest] for digest in told["sha256"].to_pylist()]
+
+
+def test_training_is_told_what_rows_of_shards_elsewhere_may_be(collected: Path) -> None:
+    told = json.loads((collected / "corpus/limits.json").read_text(encoding="utf-8"))
+    assert told == {"max_chars": 60, "max_pixels": 100_000, "min_side_px": 16}
+    assert told == PARAMS.model_dump(include=set(told))
 
 
 def test_shards_elsewhere_are_measured_counted_and_listed_with_their_source(collected: Path) -> None:

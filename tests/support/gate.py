@@ -2,8 +2,9 @@
 
     captions.txt -> validate -> finetune -> embed -> evaluate (the real stage)
 
-noise.txt sets how wrong the model of finetune is, so that a commit can make it worse or better. Every
-stage but evaluate notes in ran.txt that it really ran.    python -m tests.support.gate STAGE
+noise.txt sets how wrong the model of finetune is, so that a commit can make it worse or better. versions.yaml
+names a package that decides what finetune, embed and evaluate make; constraints.txt pins others. Every stage but
+evaluate notes in ran.txt that it really ran.    python -m tests.support.gate STAGE
 """
 
 import json
@@ -26,23 +27,27 @@ stages:
     outs: [data/clean/test, data/clean/valid, data/clean/bank]
   finetune:
     cmd: python -m tests.support.gate finetune
+    params: [versions.yaml: [model]]
     deps: [noise.txt, data/clean/valid]
     outs: [models/finetuned]
   embed:
     cmd: python -m tests.support.gate embed
     meta: {gpu: true}
+    params: [versions.yaml: [model]]
     deps: [models/finetuned, data/clean]
     outs: [embeddings/finetuned]
   evaluate:
     foreach: [finetuned]
     do:
       cmd: python -m stages.evaluate ${item}
-      params: [evaluate, pairs]
+      params: [evaluate, pairs, versions.yaml: [model]]
       deps: [models/finetuned, data/clean, embeddings/finetuned]
       outs: ["results/${item}/details.json", "results/${item}/pair_cosines.parquet",
              "results/${item}/ranks.parquet", "results/${item}/zero_shot.json"]
       metrics: ["results/${item}/metrics.json": {cache: false}]
 """
+# Of a package that is installed nowhere, so that its version may change.
+VERSIONS = 'model: {{tuwen-test-encoder: "{version}"}}\n'
 IGNORED = """\
 /data/*
 !/data/clean/
@@ -73,6 +78,8 @@ def build(folder: Path, noise: float) -> Path:
     shutil.copy(ROOT / ".dvc/config", folder / ".dvc")  # its outs are links into the cache
     (folder / "dvc.yaml").write_text(STAGES)
     (folder / ".gitignore").write_text(IGNORED)
+    (folder / "versions.yaml").write_text(VERSIONS.format(version="2.0"))
+    shutil.copy(ROOT / "constraints.txt", folder)
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "data/clean").mkdir(parents=True)
     (folder / "data/clean/kept.txt").touch()  # git keeps a part of this dep, so in a fresh clone it is not missing

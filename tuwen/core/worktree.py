@@ -11,7 +11,7 @@ from tuwen.core.presets import compose_preset, format_preset
 
 WORKTREES = Path(".worktrees")
 INPUTS = "inputs"  # where presets expect a user's own data, ignored by git
-_CODE = ("tuwen", "stages", "flows", "dvc.yaml", "constraints.txt")  # what runs there
+_CODE = ("tuwen", "stages", "flows", "dvc.yaml", "constraints.txt", "versions.yaml")  # what runs there
 
 
 def make_worktree(preset: str) -> Path:

@@ -52,7 +52,7 @@ def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed) ->
         (len(captions), model.config["dim"]),
         lambda start: stream_caption_vectors(model, tokenizer, captions[start:], params.batch_size),
     )
-    manifest.write_manifest(out, inputs, settings)
+    manifest.write_manifest(out, inputs, {})
     shutil.rmtree(work, ignore_errors=True)
 
 

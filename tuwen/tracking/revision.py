@@ -8,7 +8,7 @@ from typing import Any
 from tuwen.data.formats import manifest
 
 # Neither params nor outs make the code dirty: params are logged as such, and a preset's worktree has its own.
-CODE = ("tuwen", "stages", "dvc.yaml", "constraints.txt")
+CODE = ("tuwen", "stages", "dvc.yaml", "constraints.txt", "versions.yaml")
 
 
 def get_commit() -> str | None:

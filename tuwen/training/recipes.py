@@ -27,7 +27,7 @@ from tuwen.training.checkpoint import remove_checkpoint
 from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, Views
 from tuwen.training.runner import Job, Log, run_training, write_untrained
 from tuwen.training.selection import Choice, Measured
-from tuwen.training.streaming import Banned, StreamedViews, list_basic_characters, read_banned
+from tuwen.training.streaming import StreamedViews, list_basic_characters, read_banned, read_limits
 from tuwen.training.validation import make_validator
 
 VALID_BATCH_SIZE = 64  # of a model that is measured and not trained
@@ -42,8 +42,7 @@ def list_baseline_inputs(clean: Path) -> dict[str, Path]:
 def list_baseline_settings(params: Params) -> dict[str, Any]:
     """Return the params that decide the baseline; the revision of published weights is one of them."""
     groups = {"image": params.image, "text": params.text, "model": params.model, "baseline": params.baseline}
-    limits = params.validate_.model_dump(include={"max_chars", "max_pixels", "min_side_px"})
-    return {name: group.model_dump() if group else None for name, group in groups.items()} | {"validate": limits}
+    return {name: group.model_dump() if group else None for name, group in groups.items()}
 
 
 def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log: Log) -> None:
@@ -79,11 +78,13 @@ def _make_corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[S
     by_source: dict[str, list[dict[str, Any]]] = {}
     for row in pairs.read_shards(clean / "corpus").to_pylist():
         by_source.setdefault(row["source"], []).append(row)
-    banned = read_banned(clean) if by_source else Banned()
-    streamed = [
-        StreamedViews(listed, viewer, params.validate_, weight=weights.get(source, 1.0), banned=banned)
-        for source, listed in by_source.items()
-    ]
+    streamed = []
+    if by_source:
+        banned, limits = read_banned(clean), read_limits(clean)
+        streamed = [
+            StreamedViews(listed, viewer, limits, weight=weights.get(source, 1.0), banned=banned)
+            for source, listed in by_source.items()
+        ]
     stored = OnlineViews([clean / "corpus"], viewer, weights=weights)
     if not len(stored) and not any(map(len, streamed)):
         raise UserError(
@@ -125,8 +126,13 @@ def list_finetune_inputs(clean: Path, augmented: Path, baseline: Path) -> dict[s
 
 
 def list_finetune_settings(params: Params) -> dict[str, Any]:
-    """Return the params that decide the fine-tuned model, given its inputs; the refit is no part of them."""
-    return {"finetune": params.finetune.model_dump(exclude={"refit_all"})}
+    """Return the params that decide the fine-tuned model, given its inputs; the refit is no part of them.
+
+    What stored views were made by shows in their bytes.
+    """
+    views = {"mode"} if params.augment.mode == "stored" else {"mode", "policy", "seed"}
+    finetune = params.finetune.model_dump(exclude={"refit_all"})
+    return {"finetune": finetune, "augment": params.augment.model_dump(include=views)}
 
 
 def make_finetuned(

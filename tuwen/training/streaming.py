@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
-from tuwen.core.params import Validate
 from tuwen.data.augment.views import Viewer, find_positive
 from tuwen.data.formats import pairs, sides, text
 from tuwen.data.formats.foreign_tar.tar_stream import Sample, read_shard
 from tuwen.data.formats.images import Pixels, decode_reduced, open_image
+from tuwen.data.formats.json_file import read_json
 from tuwen.data.formats.near_images.looks import measure_look
 from tuwen.data.formats.near_images.near_looks import HeldOut, collect_thumbnails
 from tuwen.training.dataset import Decoder, ViewSpec, compute_window
@@ -52,6 +52,11 @@ def read_banned(clean: Path) -> Banned:
     return Banned(frozenset(table["sha256"].to_pylist()), near)
 
 
+def read_limits(clean: Path) -> pairs.Limits:
+    """Read what `validate` allows the rows of streamed shards to be."""
+    return pairs.Limits(**read_json(clean / "corpus" / pairs.LIMITS, "run the stage `validate`"))
+
+
 class StreamedViews:
     """A fresh view of each pair of one source's shards in each epoch (dataset.py: Views).
 
@@ -62,7 +67,7 @@ class StreamedViews:
     """
 
     def __init__(
-        self, listed: list[dict[str, Any]], viewer: Viewer, limits: Validate, *, weight: float, banned: Banned
+        self, listed: list[dict[str, Any]], viewer: Viewer, limits: pairs.Limits, *, weight: float, banned: Banned
     ) -> None:
         self.decoders: list[Decoder] = [_StreamedDecoder(viewer, banned.near)]
         self._listed, self._viewer, self._limits = listed, viewer, limits

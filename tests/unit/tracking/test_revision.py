@@ -50,6 +50,7 @@ def test_there_is_no_commit_outside_git_before_the_first_one_and_without_git(
         ("stages/ingest.py", True),
         ("dvc.yaml", True),
         ("constraints.txt", True),
+        ("versions.yaml", True),
         ("params.yaml", False),  # a preset's worktree has its own
         ("results/report.md", False),
         ("flows/pipeline.py", False),
@@ -58,7 +59,14 @@ def test_there_is_no_commit_outside_git_before_the_first_one_and_without_git(
 def test_only_the_code_that_decides_the_outs_makes_a_checkout_dirty(
     folder: Path, changed: str, dirty: bool
 ) -> None:
-    for name in ("tuwen/text.py", "stages/ingest.py", "dvc.yaml", "constraints.txt", "params.yaml"):
+    for name in (
+        "tuwen/text.py",
+        "stages/ingest.py",
+        "dvc.yaml",
+        "constraints.txt",
+        "versions.yaml",
+        "params.yaml",
+    ):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("# 左右\n", encoding="utf-8")
     subprocess.run([*GIT, "init", "--quiet"], check=True)

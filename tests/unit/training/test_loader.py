@@ -12,14 +12,17 @@ from tests.support.training import SIZE_PX, caption, drawn, members, settings, w
 from tuwen.core.errors import UserError
 from tuwen.data.augment.stored_views import augment
 from tuwen.data.augment.views import Viewer
-from tuwen.data.formats import text
+from tuwen.data.formats import pairs, text
 from tuwen.data.formats.images import decode_pixels, make_pixel_tensor
 from tuwen.training import loader
 from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, ViewSpec
 from tuwen.training.loader import count_loading_workers, load_batches, normalise_pixels
 from tuwen.training.streaming import Banned, StreamedViews
 
-PARAMS = settings(augment={"views": 2}, validate={"min_side_px": 8, "max_pixels": 1_000_000, "max_chars": 200})
+PARAMS = settings(augment={"views": 2})
+
+
+LIMITS = pairs.Limits(max_chars=200, max_pixels=1_000_000, min_side_px=8)
 
 
 def make_viewer() -> Viewer:
@@ -44,7 +47,7 @@ def data(tmp_path_factory):
 def mixed(data) -> MixedViews:
     cut = [("cut.png", drawn(220)[:-60]), ("cut.txt", caption(220).encode())]
     listed = [write_shard(data / "far.tar", [*cut, *members(range(200, 210))], 11)]
-    streamed = StreamedViews(listed, make_viewer(), PARAMS.validate_, weight=1.0, banned=Banned())
+    streamed = StreamedViews(listed, make_viewer(), LIMITS, weight=1.0, banned=Banned())
     return MixedViews(
         [StoredViews(data / "augmented", ["train"]), OnlineViews([data / "clean/corpus"], make_viewer()), streamed]
     )
@@ -143,7 +146,7 @@ def test_a_batch_without_a_sound_image_and_a_lost_shard_end_the_training_from_an
 ) -> None:
     cut = [(f"{n}.png", drawn(n)[:-60]) for n in range(3)] + [(f"{n}.txt", b"a") for n in range(3)]
     listed = [write_shard(tmp_path / "0.tar", sorted(cut), 3)]
-    bad = StreamedViews(listed, make_viewer(), PARAMS.validate_, weight=1.0, banned=Banned())
+    bad = StreamedViews(listed, make_viewer(), LIMITS, weight=1.0, banned=Banned())
     lost = StoredViews(data / "augmented", ["train"])
     lost.decoders = [type(lost.decoders[0])(tmp_path)]
     for workers in ("1", "2"):

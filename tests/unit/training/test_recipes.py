@@ -15,6 +15,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Params
 from tuwen.data.augment.stored_views import augment
 from tuwen.data.formats import pairs
+from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.manifest import hash_file
 from tuwen.data.formats.near_images.looks import measure_look
 from tuwen.data.formats.text import build_vocabulary
@@ -23,6 +24,7 @@ from tuwen.training import recipes, trainer
 
 SOURCES = {"art": {"kind": "webdataset", "root": "art"}, "shop": {"kind": "webdataset", "root": "shop"}}
 FAR = {"far": {"kind": "webdataset", "root": "far.csv"}}
+LIMITS = pairs.Limits(max_chars=200, max_pixels=50_000_000, min_side_px=16)
 STORED = settings(augment={"views": 2, "splits": ["train", "valid", "test"]})
 MIXED = {"corpus": SOURCES | FAR, "baseline": {"weights": {"art": 0.5, "shop": 2.0}}}
 
@@ -40,6 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_shard(root / "far/1.tar", members([304, 305, 306, 20, 31]), 5),  # 20 is in valid, 31 in test
     ]
     pairs.write_table(root / "data/clean/corpus/shards.parquet", pa.Table.from_pylist(listed, pairs.SHARDS))
+    write_json(root / "data/clean/corpus/limits.json", LIMITS._asdict())
     encoded = [drawn(number) for number in (*range(20, 24), *range(30, 34))]
     held_out = [{"sha256": sha256(one).hexdigest(), "thumbnail": measure_look(one).thumbnail} for one in encoded]
     pairs.write_table(root / "data/clean/corpus/held_out.parquet", pa.Table.from_pylist(held_out, pairs.HELD_OUT))

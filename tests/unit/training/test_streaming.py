@@ -31,7 +31,7 @@ from tuwen.training.streaming import Banned, StreamedViews, list_basic_character
 
 NONE = Banned()
 POLICY = settings().baseline.policy
-LIMITS = settings(validate={"min_side_px": 8, "max_pixels": 1_000_000, "max_chars": 200}).validate_
+LIMITS = pairs.Limits(max_chars=200, max_pixels=1_000_000, min_side_px=8)
 
 
 def digest(number: int) -> str:

@@ -6,6 +6,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,13 +98,11 @@ def translate_back(captions: Sequence[str], params: Marian, cache: Path) -> dict
     another length, whose rounding can move a beam. Raises UserError when a model cannot be had or is
     not the pinned one.
     """
-    import transformers
-
     models = [find_model(place, *pin) for place, pin in _list_pins(params).items()]
     ordered = sorted(captions, key=lambda caption: (-len(caption), caption))
     size = params.batch_size * BATCHES_PER_CHUNK
     chunks = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    made_by = [transformers.__version__, hash_file(Path(__file__)), choose_translation_device()]
+    made_by = [_read_library_versions(), hash_file(Path(__file__)), choose_translation_device()]
     decisive = [made_by, params.batch_size, params.beams, [model.fingerprint for model in models], ordered]
     folder = cache / f"marian-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +115,11 @@ def translate_back(captions: Sequence[str], params: Marian, cache: Path) -> dict
                 _write_chunk(file, to_chinese.translate(to_english.translate(chunk)))
     sentences = [sentence for file in files for sentence in json.loads(file.read_bytes())]
     return dict(zip(ordered, sentences, strict=True))
+
+
+def _read_library_versions() -> dict[str, str]:
+    """Return the versions of what translates, as installed."""
+    return {name: version(name) for name in ("safetensors", "sentencepiece", "torch", "transformers")}
 
 
 def find_model(place: str, where: str, revision: str) -> PinnedModel:

@@ -19,6 +19,7 @@ from tuwen.core.executor import make_executor
 from tuwen.core.params import Augment
 from tuwen.core.params import Image as ImageParams
 from tuwen.core.progress import follow
+from tuwen.core.versions import read_versions
 from tuwen.data.augment.views import (
     PAIR_ROWS,
     PARAPHRASES,
@@ -50,7 +51,8 @@ def augment(clean: Path, augmented: Path, params: Augment, image: ImageParams) -
     data = augmented.parent
     sets: dict[str, Path] = {name: clean / name for name in pairs.CLEAN_SETS if name in params.splits}
     settings = {"augment": params.model_dump(), "image": image.model_dump()}
-    work = WORK_CACHE / manifest.make_work_key(sets, settings, DECIDING_CODE)
+    made_with = settings | {"versions": read_versions([f"data.paraphrase.{params.paraphrase.kind}"])}
+    work = WORK_CACHE / manifest.make_work_key(sets, made_with, DECIDING_CODE)
     work.mkdir(parents=True, exist_ok=True)
     pair_sets = {split: pairs.read_pair_set(folder) for split, folder in sets.items()}
     paraphrases = _make_paraphrases(list(pair_sets.values()), params, work)
@@ -72,7 +74,7 @@ def augment(clean: Path, augmented: Path, params: Augment, image: ImageParams) -
     known_digests = {f"shards/{number:06d}.tar": digest for number, digest in enumerate(digests)}
     for name in known_digests:
         _link(work / Path(name).name, augmented / name)
-    manifest.write_manifest(augmented, sets, settings, known_digests)
+    manifest.write_manifest(augmented, sets, {}, known_digests)
     shutil.rmtree(work)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuwen.core.errors import UserError
+from tuwen.core.versions import read_versions
 from tuwen.data.formats.json_file import write_json
 
 MANIFEST = "manifest.json"
@@ -43,10 +44,13 @@ def make_work_key(inputs: Mapping[str, Path], params: Mapping[str, Any], code: I
     """Return 16 hex digits that name one piece of work, so that nothing else resumes from what it left.
 
     inputs: as in `write_manifest`. code: the packages and modules whose bytes decide the result, as paths below
-    the folder of tuwen.
+    the folder of tuwen; the versions of what their rooms compute with decide it too (versions.yaml).
     """
+    parts = list(code)
     digests = {name: hash_path(path) for name, path in sorted(inputs.items())}
-    digests |= {f"{path.relative_to(PACKAGE)}": hash_file(path) for part in code for path in _modules(part)}
+    digests |= {f"{path.relative_to(PACKAGE)}": hash_file(path) for part in parts for path in _modules(part)}
+    rooms = {str(Path(part).parent) if part.endswith(".py") else part for part in parts}
+    digests |= read_versions([room.replace("/", ".") for room in rooms]) if rooms else {}
     return hashlib.sha256(json.dumps([digests, params], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@
     <set>/shards/*.tar     the original bytes (raw sets, valid, test); other sets point into those
     <set>/files.json       raw sets alone: how the text files of the source were read, where it has some
     <set>/shards.parquet   corpus alone: shards that stay where they are
+    <set>/limits.json      clean corpus alone, beside shards that it lists: what their rows may be
     <set>/held_out.parquet clean corpus alone: the images of valid and test, which no such shard may show
 
 In a task set (t2i, i2t) `images` and `texts` are queries and gallery; `pairs` is empty where the truth is unknown.
@@ -16,7 +17,7 @@ without `shard` could not be had (`fault` names the reason); a model is shown a 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,17 @@ HELD_OUT = pa.schema(
         ("thumbnail", pa.binary()),  # of `looks.Look`; null where the image is blank, to which nothing is near
     ]
 )
+
+
+class Limits(NamedTuple):
+    """What the rows of shards that stay where they are may be, as `validate` holds all others to it."""
+
+    max_chars: int
+    max_pixels: int
+    min_side_px: int
+
+
+LIMITS = "limits.json"  # beside shards.parquet, where that lists any
 
 RAW_SETS = ("labelled", "t2i", "i2t")  # and corpus/<name> for every corpus source
 CLEAN_SETS = ("train", "valid", "test", "bank", "corpus", "t2i", "i2t")

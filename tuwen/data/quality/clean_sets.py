@@ -2,16 +2,15 @@
 
 import csv
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from tuwen.data.formats import manifest, pairs, shards
+from tuwen.data.formats.json_file import write_json
 from tuwen.data.quality.examined_table import TASK_SETS
-from tuwen.data.quality.split import SPLITS
 
 # The contest's own task files: task set -> file -> (table, columns)
 CONTEST_FILES = {
@@ -21,39 +20,34 @@ CONTEST_FILES = {
 
 
 def write_clean_sets(
-    raw: Path,
     clean: Path,
     pair_sets: Mapping[str, pairs.PairSet],
     elsewhere: pa.Table,
     held_out: pa.Table,
-    sources: Sequence[str],
-    params: Mapping[str, Any],
+    limits: pairs.Limits,
 ) -> dict[str, pairs.PairSet]:
     """Write all sets of `pair_sets` below `clean`, and return them as written.
 
     valid and test get shards of their own, and so does a task that the test split stands in for; other images
-    stay in the raw shards. elsewhere: the corpus shards that stay where they are. held_out:
-    what they may not show (`pairs.HELD_OUT`). sources: the names under
-    raw/corpus. params: "validate" and "split", for the manifests.
+    stay in the raw shards. elsewhere: the corpus shards that stay where they are. held_out: what they may not
+    show (`pairs.HELD_OUT`). limits: what their rows may be. The sets hold no settings, which reach what stands
+    below by the rows that they change, or not at all.
     """
     for name in pairs.CLEAN_SETS:
         shutil.rmtree(clean / name, ignore_errors=True)  # nothing of an earlier run may stay beside the new files
-    origins = {name: ["labelled"] for name in (*SPLITS, "bank")} | {name: [name] for name in TASK_SETS}
-    origins["corpus"] = ["labelled", *(f"corpus/{name}" for name in sources)]
-    written = dict(pair_sets)
-    for name in TASK_SETS:
-        if not len(pair_sets[name].images) and not len(pair_sets[name].texts):
-            written[name], origins[name] = pair_sets["test"], ["labelled"]
+    lacking = [name for name in TASK_SETS if not len(pair_sets[name].images) and not len(pair_sets[name].texts)]
+    written = {**pair_sets, **dict.fromkeys(lacking, pair_sets["test"])}
     for name in pairs.CLEAN_SETS:
-        if name in ("valid", "test") or (name in TASK_SETS and origins[name] == ["labelled"]):
+        if name in ("valid", "test", *lacking):
             written[name] = replace(written[name], images=_repack(clean / name, written[name].images))
         pairs.write_pair_set(clean / name, written[name])
         _write_task(clean / name, written[name])
         if name == "corpus":
             pairs.write_table(clean / name / "shards.parquet", elsewhere)
             pairs.write_table(clean / name / "held_out.parquet", held_out)
-        used = dict(params) if "labelled" in origins[name] else {"validate": params["validate"]}
-        manifest.write_manifest(clean / name, {origin: raw / origin for origin in origins[name]}, used)
+            if len(elsewhere):
+                write_json(clean / name / pairs.LIMITS, limits._asdict())
+        manifest.write_manifest(clean / name, {}, {})
     return written
 
 

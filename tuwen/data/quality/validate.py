@@ -68,10 +68,10 @@ def validate(
     further["leaks"] |= {"captions": captions.measure_overlap(labelled, composed, collected)}
     for name in (*SPLITS, "bank"):
         require_positives(clean / name, composed[name])
-    used = {"validate": params.model_dump(), "split": dealing.model_dump()}
     elsewhere = corpus.collect_shards(in_place)
     held_out = corpus.list_held_out(dealt.held_out if len(elsewhere) else dealt.held_out[:0])
-    written = clean_sets.write_clean_sets(raw, clean, composed, elsewhere, held_out, sources, used)
+    limits = pairs.Limits(params.max_chars, params.max_pixels, params.min_side_px)
+    written = clean_sets.write_clean_sets(clean, composed, elsewhere, held_out, limits)
     body = summary.make_summary(examined, in_place, written, further)
     for name, part in (("valid", "valid"), ("test", "test"), ("bank", "train")):
         body["clean"][name] |= _count_merged(dealt.parts[part], written[name])

@@ -38,9 +38,8 @@ def ingest(source: Source, raw: Path) -> None:
     for name in pairs.RAW_SETS:
         _write(sets.get(name, iter(())), raw.parent, raw / name)
         _write_readings(raw / name, readings, source)
-    digest = manifest.hash_path(Path(source.root))  # once: it reads every image
     for name in pairs.RAW_SETS:
-        manifest.write_manifest(raw / name, {"source": digest}, source.model_dump())
+        manifest.write_manifest(raw / name, {}, {})
 
 
 def ingest_corpus(source: Source, folder: Path) -> None:
@@ -56,7 +55,7 @@ def ingest_corpus(source: Source, folder: Path) -> None:
 
         pairs.write_table(folder / "shards.parquet", webdataset.read_shard_list(source, readings))
     _write_readings(folder, readings, source)
-    manifest.write_manifest(folder, {"source": Path(source.root)}, source.model_dump())
+    manifest.write_manifest(folder, {}, {})
 
 
 def _write(records: Iterable[Record], data: Path, folder: Path) -> None:

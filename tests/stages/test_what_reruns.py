@@ -1,0 +1,197 @@
+"""Which stages run when one setting changes: docs/architecture.md's table against DVC's graph and real outs."""
+
+import functools
+import io
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.dependency.param import ParamsDependency
+from dvc.repo import Repo
+from PIL import Image
+
+from tests.stages.conftest import picture
+from tests.support.checkout import ROOT
+from tests.support.retrieval import build
+from tests.support.validate import MAX_TOKENS, PARAMS, SPLIT
+from tuwen.core.params import Pairs, Split, Validate, load_params
+from tuwen.data.formats.manifest import hash_file
+from tuwen.data.quality.validate import validate
+from tuwen.evaluation.evaluate import evaluate_model
+
+GROUPS = ("validate", "split", "pairs", "evaluate", "predict", "report", "gate")
+ROW = re.compile(r"^\| (`[a-z]+\.\w+`.*?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+# Thresholds that judge and take no row, and values that change what they say.
+JUDGING: Mapping[str, Any] = {
+    "max_aspect": 1.0,
+    "max_quarantined_share": 0.9,
+    "max_drift": 0.0,
+    "full_doctor_pairs": 1,
+    "doctor_share": 0.1,
+}
+
+
+def read_table() -> dict[str, tuple[set[str], set[str]]]:
+    """Key -> the stages that read it, and those that may follow, by the page."""
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    section = page.partition("\n## What runs when a setting changes\n")[2].partition("\n## ")[0]
+    rows: dict[str, tuple[set[str], set[str]]] = {}
+    for keys, reading, following in ROW.findall(section):
+        assert all(column == "none" or "`" in column for column in (reading, following)), keys
+        stages = set(re.findall(r"`(\w+)`", reading)), set(re.findall(r"`(\w+)`", following))
+        rows |= dict.fromkeys(re.findall(r"`([\w.]+)`", keys), stages)
+    return rows
+
+
+class Node:
+    """A stage of the real graph, as DVC reads it: paths are relative to the checkout."""
+
+    def __init__(self, stage: Any) -> None:
+        params = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
+        self.name = str(stage.name).partition("@")[0]
+        self.keys = {key for dep in params if Path(dep.fs_path).name == "params.yaml" for key in dep.params}
+        self.deps = {Path(dep.fs_path).relative_to(ROOT) for dep in stage.deps if dep not in params}
+        self.outs = {Path(out.fs_path).relative_to(ROOT) for out in stage.outs}
+
+    def reads(self, key: str) -> bool:
+        """Whether DVC runs it when the value of this key changes."""
+        return any(key == own or key.startswith(f"{own}.") for own in self.keys)
+
+    def needs(self, outs: set[Path]) -> bool:
+        """Whether DVC runs it when these outs change."""
+        return any(dep in {out, *out.parents} or out in dep.parents for dep in self.deps for out in outs)
+
+
+@functools.cache
+def graph() -> list[Node]:
+    with Repo(ROOT) as repo:
+        return [Node(stage) for stage in repo.index.stages]
+
+
+def find_followers(outs: Iterable[Path]) -> set[str]:
+    """The stages that run after these outs changed, if each of them changes its own outs."""
+    changed, found = set(outs), set[str]()
+    while more := [node for node in graph() if node.needs(changed) and not node.outs <= changed]:
+        found |= {node.name for node in more}
+        changed = changed.union(*(node.outs for node in more))
+    return found
+
+
+def list_changed(root: Path, before: Mapping[Path, str]) -> set[Path]:
+    """The outs of the real graph of which a file below `root` is not as it was `before`."""
+    after = hash_files(root)
+    files = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    return {out for node in graph() for out in node.outs if any(out in {path, *path.parents} for path in files)}
+
+
+def hash_files(root: Path) -> dict[Path, str]:
+    return {path.relative_to(root): hash_file(path) for path in root.rglob("*") if path.is_file()}
+
+
+def list_keys() -> list[str]:
+    values = load_params(ROOT / "params.yaml").model_dump(by_alias=True)
+    return [f"{group}.{key}" for group in GROUPS for key in values[group]]
+
+
+def test_the_table_has_every_key_of_these_groups() -> None:
+    assert sorted(read_table()) == sorted(list_keys())
+
+
+@pytest.mark.parametrize("key", list_keys())
+def test_a_key_is_read_by_the_stages_of_its_row(key: str) -> None:
+    assert {node.name for node in graph() if node.reads(key)} == read_table()[key][0]
+
+
+@pytest.fixture(scope="module")
+def judged(make_raw: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data/raw` and what `validate` makes of it: images of 20, 60, 60 x 40 px, and others of 48."""
+    pictures = {"labelled-03.png": picture(3, side_px=20), "labelled-05.png": picture(5, side_px=60)}
+    pictures["labelled-07.png"] = widen(picture(7))
+    data = make_raw(tmp_path_factory.mktemp("judged"), pictures=pictures, grouped=False, tasks=True)
+    run_validate(data)
+    return data.parent
+
+
+def widen(encoded: bytes) -> bytes:
+    """The image at 60 x 40 px."""
+    wide = io.BytesIO()
+    Image.open(io.BytesIO(encoded)).resize((60, 40)).save(wide, "PNG")
+    return wide.getvalue()
+
+
+def run_validate(data: Path, params: Validate = PARAMS, split: Split = SPLIT) -> None:
+    validate(data / "raw", data / "clean", params, split, ("art",), MAX_TOKENS)
+
+
+def rerun(judged: Path, root: Path, params: Validate = PARAMS, split: Split = SPLIT) -> set[str]:
+    """The stages that run after `validate` ran with these settings."""
+    shutil.copytree(judged, root, dirs_exist_ok=True)
+    before = hash_files(root)
+    run_validate(root / "data", params, split)
+    return find_followers(list_changed(root, before))
+
+
+def test_thresholds_that_only_judge_reach_the_report_alone(judged: Path, tmp_path: Path) -> None:
+    found = rerun(judged, tmp_path, PARAMS.model_copy(update=JUDGING))
+    assert found == {"report"}
+    for key in JUDGING:
+        assert read_table()[f"validate.{key}"][1] == found, key
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("validate.min_side_px", 30),
+        ("validate.max_pixels", 3000),
+        ("validate.max_chars", 15),
+        ("split.seed", 7),
+        ("split.valid", 0.4),
+    ],
+)
+def test_settings_that_take_or_move_rows_reach_all_that_is_made_of_them(
+    key: str, value: Any, judged: Path, tmp_path: Path
+) -> None:
+    group, name = key.split(".")
+    changed = {name: value}
+    if group == "validate":
+        found = rerun(judged, tmp_path, PARAMS.model_copy(update=changed))
+    else:
+        found = rerun(judged, tmp_path, split=SPLIT.model_copy(update=changed))
+    assert found == read_table()[key][1]
+
+
+def test_a_threshold_that_takes_no_row_changes_no_set(judged: Path, tmp_path: Path) -> None:
+    """Those that take rows too, as long as none lies between the old value and the new one."""
+    taking = {"min_side_px": 17, "max_pixels": 90_000, "max_chars": 61}
+    assert rerun(judged, tmp_path, PARAMS.model_copy(update=taking)) <= {"report"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("pairs.min_cosine", 0.9),
+        ("pairs.max_share", 0.9),
+        ("pairs.severity", "critical"),
+        ("evaluate.ks", [1, 5]),
+        ("evaluate.bootstrap_samples", 100),
+        ("evaluate.seed", 1),
+    ],
+)
+def test_what_evaluate_reads_reaches_what_reads_its_outs(key: str, value: Any, tmp_path: Path) -> None:
+    build(tmp_path)
+    params, (group, name) = load_params(ROOT / "params.yaml"), key.split(".")
+    groups = {"evaluate": params.evaluate, "pairs": params.pairs}
+    run_evaluate(tmp_path, groups["evaluate"], groups["pairs"])
+    before = hash_files(tmp_path)
+    groups[group] = groups[group].model_copy(update={name: value})
+    run_evaluate(tmp_path, groups["evaluate"], groups["pairs"])
+    assert find_followers(list_changed(tmp_path, before)) <= read_table()[key][0] | read_table()[key][1]
+
+
+def run_evaluate(root: Path, evaluate: Any, doubt: Pairs) -> None:
+    for model in ("baseline", "finetuned"):
+        folders = root / "embeddings" / model, root / "data/clean", root / "results" / model
+        evaluate_model(*folders, evaluate, doubt, model=root / "models" / model)
