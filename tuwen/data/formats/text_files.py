@@ -39,14 +39,14 @@ def open_text(
     """Open a text file of unknown encoding, without its byte order mark.
 
     The whole file decides (`foreign_text`); it is streamed, never held in memory. newline: as in `open`. encoding:
-    what a person says, which overrules. readings: gets how it was read. Raises UserError when the file is missing,
+    what a person says, which overrules. readings: gets how it is read. Raises UserError when the file is missing,
     when its encoding cannot be decided, and when many of its lines were decoded wrongly and saved again.
     """
     text = examine_text(path, newline, encoding)
-    with open_examined(text, newline) as file:
-        yield file
     if readings is not None:
         readings.append(Reading(str(path), text.encoding, "", "", text.lines, text.lines, text.notes))
+    with open_examined(text, newline) as file:
+        yield file
 
 
 def read_csv_rows(
@@ -84,8 +84,8 @@ def read_csv_records(
     """Yield (line on which it starts, fields) of the records of a CSV, the header first; empty lines are skipped.
 
     Whether quotes are quoting or text is decided by the whole file; `columns` are what the header must name.
-    encoding: what a person says, which overrules. readings: gets how the file was read, when all of it was. Raises
-    UserError where the records cannot be told, and where those that are read are not as many as those counted.
+    encoding: what a person says, which overrules. readings: gets how the file is read, before its first record.
+    Raises UserError where the records cannot be told, and where those read are not as many as those counted.
     """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CHARS))  # of the process; raised, never lowered
     text = examine_text(path, "", encoding)
@@ -93,6 +93,11 @@ def read_csv_records(
         dialect = infer_dialect(path, split_lines(path, file), columns, delimiter, MAX_CHARS)
     if dialect.note:
         print(f"{path}: {dialect.note}", file=sys.stderr)
+    if readings is not None:
+        notes = [*text.notes, *([dialect.note] if dialect.note else [])]
+        readings.append(
+            Reading(str(path), text.encoding, delimiter, dialect.quotes, dialect.lines, dialect.records - 1, notes)
+        )
     quotes: dict[str, Any] = {} if dialect.quoting else {"quoting": csv.QUOTE_NONE}
     count = 0
     with open_examined(text, "") as file:
@@ -104,11 +109,6 @@ def read_csv_records(
         raise UserError(
             f"{path}: {count} records were read, but the {dialect.lines} lines hold {dialect.records}; "
             "look for quotes that are not closed, or write JSONL"
-        )
-    if readings is not None:
-        notes = [*text.notes, *([dialect.note] if dialect.note else [])]
-        readings.append(
-            Reading(str(path), text.encoding, delimiter, dialect.quotes, dialect.lines, count - 1, notes)
         )
 
 
@@ -155,6 +155,8 @@ def read_json_rows(
     for a line that is no such object.
     """
     text, count = examine_text(path, "\n", encoding), 0
+    if readings is not None:
+        readings.append(Reading(str(path), text.encoding, "", "", text.lines, text.lines, text.notes))
     with open_examined(text, "\n") as file:
         for line, row in enumerate(split_lines(path, file), 1):
             if row.strip():
@@ -162,8 +164,6 @@ def read_json_rows(
                 yield line, _parse_object(path, line, row, keys)
     if count != text.lines:
         raise UserError(f"{path}: {count} objects were read, but {text.lines} lines hold one; write it anew")
-    if readings is not None:
-        readings.append(Reading(str(path), text.encoding, "", "", text.lines, count, text.notes))
 
 
 def _parse_object(path: Path, line: int, row: str, keys: Collection[str]) -> dict[str, Any]:

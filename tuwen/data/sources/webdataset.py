@@ -6,18 +6,19 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
 from tuwen.core.params import WebdatasetSource
+from tuwen.core.progress import Extent
 from tuwen.data.formats.foreign_tar import tar_stream
 from tuwen.data.formats.image_files import is_hidden
 from tuwen.data.formats.manifest import hash_file
 from tuwen.data.formats.text_files import Reading, read_csv_rows
-from tuwen.data.sources.files import check_name, make_relative
+from tuwen.data.sources.files import check_name, make_relative, sum_sizes
 from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, SourceSets, TextRecord
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ LIST_COLUMNS = ("address", "size", "sha256", "pairs")
 LIST_REMEDY = "write the list anew with `tuwen shards`"
 
 
-def read(source: WebdatasetSource) -> SourceSets:
+def read(source: WebdatasetSource, extent: Extent) -> SourceSets:
     """Return the pairs of all *.tar below `root`, in the order of their paths.
 
     An id is the tar's path from `root` without .tar, then the key, so that another tar does not change it.
@@ -36,7 +37,13 @@ def read(source: WebdatasetSource) -> SourceSets:
     root = Path(source.root)
     if root.suffix.lower() == ".csv":
         raise UserError(f"{root}: a list of shards is for `corpus` alone; `source` must name a folder of tars")
-    return {"labelled": chain.from_iterable(_records(path, root, source) for path in find_shards([root]))}
+    return {"labelled": _labelled(find_shards([root]), root, source, extent)}
+
+
+def _labelled(tars: list[Path], root: Path, source: WebdatasetSource, extent: Extent) -> Iterator[Record]:
+    extent.begin("bytes", sum_sizes(tars))
+    for path in tars:
+        yield from _records(path, root, source, extent)
 
 
 def find_shards(places: Iterable[Path]) -> list[Path]:
@@ -136,11 +143,12 @@ def _number(cells: dict[str, str], column: str, place: str) -> int:
     return int(cells[column])
 
 
-def _records(path: Path, root: Path, source: WebdatasetSource) -> Iterator[Record]:
-    file, left_over = make_relative(path, root), Counter[str]()
+def _records(path: Path, root: Path, source: WebdatasetSource, extent: Extent) -> Iterator[Record]:
+    file, left_over, start = make_relative(path, root), Counter[str](), extent.done
     with open(path, "rb") as tar:
         samples = tar_stream.read_samples(tar, source.caption, source.encoding, left_over)
         for row, sample in enumerate(samples, 1):
+            extent.done = start + tar.tell()
             image_id = f"{os.path.splitext(file)[0]}/{sample.key}"
             yield ImageRecord(image_id, sample.image, file, row, sample.fault)
             if sample.key.endswith(f"@{row}"):
