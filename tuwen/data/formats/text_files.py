@@ -6,15 +6,25 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats.foreign_text.dialect import infer_dialect
-from tuwen.data.formats.foreign_text.examined_text import MAX_CHARS, examine_text, open_examined, split_lines
+from tuwen.data.formats.foreign_text.examined_text import (
+    MAX_CHARS,
+    ExaminedText,
+    examine_text,
+    open_examined,
+    split_lines,
+)
+from tuwen.data.formats.foreign_text.quote_scan import list_starts
 from tuwen.data.formats.impostors import WORKBOOKS, refuse_impostor
 
 DELIMITERS = ";\t,|，；"  # by which programs part columns
+CHANGED = "the file was changed while it was read, from this line on or before it: start again"
+MAX_PARTED = 3  # records that are named where two readings of a file part
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 TextRow = tuple[int, dict[str, Any]]  # line on which the record starts, counted from 1; column -> value
@@ -98,21 +108,38 @@ def read_csv_records(
         readings.append(
             Reading(str(path), text.encoding, delimiter, dialect.quotes, dialect.lines, dialect.records - 1, notes)
         )
-    quotes: dict[str, Any] = {} if dialect.quoting else {"quoting": csv.QUOTE_NONE}
-    count = 0
+    count, parted = 0, 0
     with open_examined(text, "") as file:
-        reader = csv.reader(split_lines(path, file), delimiter=delimiter, strict=True, **quotes)
-        for line, fields in _records(path, reader):
+        for line, fields in _records(path, file, delimiter, dialect.quoting):
             count += 1
+            parted = line if count <= dialect.records + 1 else parted
             yield line, fields
     if count != dialect.records:
         raise UserError(
-            f"{path}: {count} records were read, but the {dialect.lines} lines hold {dialect.records}; "
-            "look for quotes that are not closed, or write JSONL"
+            f"{path}:{parted}: {count} records were read, but the {dialect.lines} lines hold {dialect.records}; "
+            f"{_find_parting(text, delimiter, dialect.quoting) or CHANGED}"
         )
 
 
-def _records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+def _find_parting(text: ExaminedText, delimiter: str, quoting: bool) -> str:
+    """Return in which lines records begin by the one reading and not by the other; empty where they agree."""
+    with open_examined(text, "") as first, open_examined(text, "") as second:
+        counted = list_starts(split_lines(text.path, first), delimiter, MAX_CHARS, quoting)
+        read = (line for line, _ in _records(text.path, second, delimiter, quoting))
+        both = zip_longest(counted, read)
+        pairs = [*islice((pair for pair in both if pair[0] != pair[1]), MAX_PARTED)]
+    if not pairs:
+        return ""
+    lines = [", ".join(str(line) for line in side if line) or "none" for side in zip(*pairs, strict=True)]
+    return (
+        f"they part where records begin in lines {lines[1]} by the parser and {lines[0]} by the count; "
+        "look there for quotes that are not closed, or write JSONL"
+    )
+
+
+def _records(path: Path, file: TextIO, delimiter: str, quoting: bool) -> Iterator[tuple[int, list[str]]]:
+    quotes: dict[str, Any] = {} if quoting else {"quoting": csv.QUOTE_NONE}
+    reader = csv.reader(split_lines(path, file), delimiter=delimiter, strict=True, **quotes)
     while True:
         line = reader.line_num + 1
         try:
@@ -154,16 +181,17 @@ def read_json_rows(
     keys: what each object must hold, if only as null. encoding, readings: as in `read_csv_rows`. Raises UserError
     for a line that is no such object.
     """
-    text, count = examine_text(path, "\n", encoding), 0
+    text, count, parted = examine_text(path, "\n", encoding), 0, 0
     if readings is not None:
         readings.append(Reading(str(path), text.encoding, "", "", text.lines, text.lines, text.notes))
     with open_examined(text, "\n") as file:
         for line, row in enumerate(split_lines(path, file), 1):
             if row.strip():
                 count += 1
+                parted = line if count <= text.lines + 1 else parted
                 yield line, _parse_object(path, line, row, keys)
     if count != text.lines:
-        raise UserError(f"{path}: {count} objects were read, but {text.lines} lines hold one; write it anew")
+        raise UserError(f"{path}:{parted}: {count} objects were read, but {text.lines} lines held one; {CHANGED}")
 
 
 def _parse_object(path: Path, line: int, row: str, keys: Collection[str]) -> dict[str, Any]:

@@ -169,3 +169,26 @@ def test_what_is_no_table_at_all_is_called_what_it_is(tmp_path: Path, read, cont
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"pairs\.csv: no (table|text): it is .*{told}"):
         list(read(path, ["title"]))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_file_that_changes_while_it_is_read_is_named_with_the_line_and_both_counts(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    row = "{}.jpg,一只猫\n" if kind == "csv" else '{{"picture": "{}.jpg", "title": "一只猫"}}\n'
+    lines = [*(["picture,title\n"] if kind == "csv" else []), *(row.format(n) for n in range(1000))]
+    for change, line, number in (("grows", len(lines) + 1, len(lines) + 1), ("shrinks", 800, 800)):
+        path.write_text("".join(lines), encoding="utf-8")
+        rows = read_csv_rows(path, ["title"]) if kind == "csv" else read_json_rows(path, ["title"])
+        next(rows)
+        with open(path, "r+b") as file:
+            if change == "grows":
+                file.seek(0, 2)
+                file.write(row.format(1000).encode())
+            else:
+                file.truncate(len("".join(lines[:800]).encode()))
+        with pytest.raises(
+            UserError, match=rf"a\.{kind}:{line}: {number} .* {len(lines)}.* changed while it was read"
+        ):
+            list(rows)

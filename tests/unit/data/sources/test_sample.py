@@ -146,4 +146,4 @@ def test_progress_counts_pairs_and_concepts(source, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", -1.0)
     ingest(source, tmp_path / "data/raw")
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ingest labelled, ")]
-    assert lines[-1] == "ingest labelled, pairs 4, concepts: 4/4"
+    assert lines[-1] == "ingest labelled, pairs 4, concepts: 3/3"
