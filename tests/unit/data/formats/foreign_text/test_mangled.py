@@ -17,7 +17,11 @@ def mangle(text: str, right: str, wrong: str) -> str:
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("utf-8", "cp1252"), ("utf-8", "latin-1"), ("utf-8", "gbk"), ("gbk", "cp1252"), ("utf-8", "cp950")],
+    [
+        *[("utf-8", "cp1252"), ("utf-8", "latin-1"), ("utf-8", "gbk"), ("gbk", "cp1252"), ("utf-8", "cp950")],
+        *[(right, wrong) for right in ("utf-8", "gbk") for wrong in ("cp437", "cp850", "mac_roman", "cp932")],
+        *[("utf-8", "cp1250"), ("gbk", "cp1250")],
+    ],
 )
 def test_every_line_that_was_misread_is_found_with_what_was_meant(right: str, wrong: str) -> None:
     lines = [mangle(line, right, wrong) for line in SIMPLIFIED]
@@ -70,6 +74,13 @@ def test_known_forms_of_lost_text_are_found(text: str) -> None:
         "really???",
         "价格~{优惠}~",
         "艅艎 瘛疭 靚妹 薴烯",
+        "ｱｲｽｸﾘｰﾑ ｶﾞﾝﾀﾞﾑ ﾌﾟﾗﾓﾃﾞﾙ ﾊﾟｿｺﾝ用ｹｰｽ",
+        "ｽｰﾊﾟｰｾｰﾙ☆送料無料",
+        "╔══════╗ ║ 商品 ║ ├── 目录 ░▒▓█▓▒░",
+        "★☆★☆★☆ ♥♥♥♪♪ →→←←↑↓ ☀️🌈🍎",
+        "São João, coração, pão; Žluťoučký kůň; Zażółć gęślą jaźń; Árvíztűrő; Tiếng Việt",
+        "(╯°□°)╯︵ ┻━┻ ヽ(✿ﾟ▽ﾟ)ノ σ(´∀｀*) (｡･ω･｡)ﾉ♡",
+        "½ ¼ ¾ × ÷ ± √ ∞ ∑ ∏ ∫∂∆∏∑ΩΣ £¥€¢ “…” — ‘’ «»",
     ],
 )
 def test_what_people_write_is_not_taken_for_it(text: str) -> None:
