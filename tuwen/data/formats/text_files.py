@@ -18,6 +18,7 @@ from tuwen.data.formats.foreign_text.examined_text import (
     examine_text,
     open_examined,
     split_lines,
+    tell_once,
 )
 from tuwen.data.formats.foreign_text.quote_scan import list_starts
 from tuwen.data.formats.impostors import WORKBOOKS, refuse_impostor
@@ -26,6 +27,9 @@ DELIMITERS = ";\t,|，；"  # by which programs part columns
 CHANGED = "the file was changed while it was read, from this line on or before it: start again"
 MAX_PARTED = 3  # records that are named where two readings of a file part
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+HALF = re.compile("[\ud800-\udfff]")
+HALVES = "halves of surrogate pairs in JSON, an emoji cut in two, read as U+FFFD"
 
 TextRow = tuple[int, dict[str, Any]]  # line on which the record starts, counted from 1; column -> value
 
@@ -182,6 +186,7 @@ def read_json_rows(
     for a line that is no such object.
     """
     text, count, parted = examine_text(path, "\n", encoding), 0, 0
+    halved = list[int]()  # the line of each half of a surrogate pair
     if readings is not None:
         readings.append(Reading(str(path), text.encoding, "", "", text.lines, text.lines, text.notes))
     with open_examined(text, "\n") as file:
@@ -189,14 +194,19 @@ def read_json_rows(
             if row.strip():
                 count += 1
                 parted = line if count <= text.lines + 1 else parted
-                yield line, _parse_object(path, line, row, keys)
+                values, halves = _parse_object(path, line, row, keys)
+                halved += [line] * halves
+                yield line, values
     if count != text.lines:
         raise UserError(f"{path}:{parted}: {count} objects were read, but {text.lines} lines held one; {CHANGED}")
+    if halved:
+        text.notes.append(f"{len(halved)} {HALVES}, the first in line {halved[0]}")
+        tell_once(f"{path}: {text.notes[-1]}")
 
 
-def _parse_object(path: Path, line: int, row: str, keys: Collection[str]) -> dict[str, Any]:
+def _parse_object(path: Path, line: int, row: str, keys: Collection[str]) -> tuple[dict[str, Any], int]:
     try:
-        values = parse_json(row)
+        values, halves = parse_json(row)
     except (ValueError, RecursionError) as error:
         refuse_impostor(path, "table", WORKBOOKS)
         raise UserError(f"{path}:{line}: no valid JSON ({error}); write one object on each line") from None
@@ -208,12 +218,24 @@ def _parse_object(path: Path, line: int, row: str, keys: Collection[str]) -> dic
             f"{path}:{line}: the object lacks {missing}, found the keys {list(values)}; "
             "add them, null where there is no value"
         )
-    return values
+    return values, halves
 
 
-def parse_json(text: str) -> Any:
-    """Parse JSON, with U+FFFD for half of a surrogate pair, which no table can hold. Raises ValueError."""
-    if SURROGATE.search(text):
-        whole = json.dumps(json.loads(text), ensure_ascii=False)
-        text = whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return json.loads(text)
+def parse_json(text: str) -> tuple[Any, int]:
+    """Parse JSON; return the value and how many halves of surrogate pairs, which no table can hold, are U+FFFD.
+
+    Raises ValueError for what is no JSON, and for a key that an object has twice with different values.
+    """
+    value = json.loads(text, object_pairs_hook=_make_object)
+    if not SURROGATE.search(text):
+        return value, 0
+    whole = json.dumps(value, ensure_ascii=False)
+    return json.loads(HALF.sub("\ufffd", whole)), len(HALF.findall(whole))
+
+
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    body = dict(pairs)
+    for key, value in pairs if len(body) < len(pairs) else ():
+        if repr(body[key]) != repr(value):
+            raise ValueError(f"the key {key!r:.80} stands twice in one object, with different values")
+    return body

@@ -108,7 +108,7 @@ def test_objects_of_a_jsonl_may_have_more_keys_and_blank_lines_between_them(tmp_
     ],
 )
 def test_half_of_a_surrogate_pair_is_replaced(text: str, value: object) -> None:
-    assert parse_json(text) == value
+    assert parse_json(text) == (value, str(value).count("\ufffd"))
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|", "，"])
@@ -192,3 +192,22 @@ def test_a_file_that_changes_while_it_is_read_is_named_with_the_line_and_both_co
             UserError, match=rf"a\.{kind}:{line}: {number} .* {len(lines)}.* changed while it was read"
         ):
             list(rows)
+
+
+def test_a_key_that_stands_twice_in_an_object_is_an_error_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1, "a": 1}\n{"a": {"b": "猫", "b": "狗"}}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.jsonl:2: no valid JSON \(the key 'b' stands twice in one object"):
+        list(read_json_rows(path, ["a"]))
+
+
+def test_halves_of_surrogate_pairs_are_told_with_the_first_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, readings = tmp_path / "a.jsonl", list[Reading]()
+    path.write_text('{"a": "\\ud83d\\udc3c"}\n{"a": "\\ud83d"}\n{"a": ["\\udc3c", "\\ud83d"]}\n', encoding="utf-8")
+    values = [row["a"] for _, row in read_json_rows(path, ["a"], readings=readings)]
+    assert values == ["🐼", "\ufffd", ["\ufffd", "\ufffd"]]
+    note = "3 halves of surrogate pairs in JSON, an emoji cut in two, read as U+FFFD, the first in line 2"
+    assert readings[0].notes == [note]
+    assert f"{path}: {note}" in capsys.readouterr().err
