@@ -15,7 +15,9 @@ from urllib.parse import unquote
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "bmp", "dib"})
 IMAGE_EXTENSIONS |= {"tif", "tiff", "avif", "avifs", "heic", "heif", "hif"}
 SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"})  # of Windows, and of a Mac's zip
-DRIVE = re.compile(r"[A-Za-z]:/")  # of a Windows path
+DRIVE = re.compile(r"[A-Za-z]:/|//(?![?.]/)[^/]+/")  # of a Windows path: D:/, or //server/ of a share
+SHARE = re.compile(r"(?:smb|cifs):(?=//)", re.IGNORECASE)
+LONG_PATH = re.compile(r"//[?.]/(UNC/)?", re.IGNORECASE)  # how Windows itself writes a path of any length
 BLANKS = "\u200b\u200e\u200f\ufeff"  # around a name, besides those of str.strip, which has U+3000
 MOST_REMEMBERED = 1 << 16  # names, so that a table which names each image often asks the disk once
 AMBIGUOUS = "several files fit"
@@ -104,8 +106,8 @@ class ImageFiles:
 
     A file of exactly this name comes first. Else the name is read without the blanks around it, as a file://
     address, with / for \\, with its percent escapes decoded, as an absolute path into the folder, as a path on the
-    Windows machine where the folder once lay; then in another Unicode form (NFC, NFD); then without regard to
-    upper and lower case, and to blanks around the file's own name. It counts only where exactly one file fits.
+    Windows machine or share where the folder once lay; then in another Unicode form (NFC, NFD); then without regard
+    to upper and lower case, and to blanks around the file's own name. It counts only where exactly one file fits.
     """
 
     def __init__(self, root: Path) -> None:
@@ -144,14 +146,15 @@ class ImageFiles:
         return FoundFile(path, inside, " and ".join(ways) or None)
 
     def _find_on_drive(self, reading: str, ways: list[str]) -> FoundFile:
-        """Find C:/Users/li/photos/1.jpg as photos/1.jpg or 1.jpg, where one of them is a file."""
+        """Find C:/li/photos/1.jpg, or //server/photos/1.jpg, as photos/1.jpg or 1.jpg, where one is a file."""
+        way = "network share" if reading.startswith("//") else "Windows drive"
         parts = [part for part in reading.split("/") if part]
         for look_up in self._look_ups:
             fitting = dict[str, FoundFile]()
             for number in range(1, len(parts)):
                 drive, rest = "/".join(parts[:number]), "/".join(parts[number:])
                 if self._drive in (None, drive.casefold()) and not DRIVE.match(rest):
-                    found = look_up(rest, [*ways, "Windows drive"])
+                    found = look_up(rest, [*ways, way])
                     fitting |= {drive.casefold(): found} if found.path else {}
             if len(fitting) == 1:
                 ((self._drive, found),) = fitting.items()
@@ -243,4 +246,6 @@ READINGS = (
     ("blanks around it", _strip),
     ("file:// address", _read_address),
     ("backslashes", lambda name: name.replace("\\", "/")),
+    ("address of a share", lambda name: SHARE.sub("", name)),
+    ("long Windows path", lambda name: LONG_PATH.sub(lambda match: "//" if match[1] else "", name, count=1)),
 )

@@ -97,8 +97,11 @@ def test_what_is_missing_is_named_in_its_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ending", "mode"),
-    [(".tar.gz", "w:gz"), (".tgz", "w:gz"), (".TGZ", "w:gz"), (".tar.bz2", "w:bz2"), (".tbz2", "w:bz2")]
-    + [(".tar.xz", "w:xz"), (".txz", "w:xz")],
+    [
+        *((ending, "w:gz") for ending in (".tar.gz", ".tgz", ".TGZ")),
+        *((ending, "w:bz2") for ending in (".tar.bz2", ".tbz2")),
+        *((ending, "w:xz") for ending in (".tar.xz", ".txz")),
+    ],
 )
 def test_a_compressed_tar_is_read_beside_the_others(tmp_path: Path, ending: str, mode: str) -> None:
     write_tar(tmp_path / "a.tar", {"1.jpg": b"0"})
@@ -187,7 +190,8 @@ def test_names_in_a_tar_of_which_nobody_can_tell_are_noted_and_a_person_overrule
     assert note == NoteRecord("names of members whose encoding cannot be told, read as gb18030", "a.tar")
     told = source(tmp_path).model_copy(update={"encoding": "big5"})
     image, *_ = [*sources.read_source(told)["labelled"]]
-    assert isinstance(image, ImageRecord) and image.image_id == "a/貓"
+    assert isinstance(image, ImageRecord)
+    assert image.image_id == "a/貓"
 
 
 def test_halves_of_surrogate_pairs_are_noted_and_a_key_twice_is_no_record(tmp_path: Path) -> None:
