@@ -19,7 +19,7 @@ from tuwen.data.formats.foreign_tar.tar_keys import CAPTION_KINDS, KeyedParts, T
 from tuwen.data.formats.foreign_tar.tar_names import TarNames, is_seekable, list_raw_names
 from tuwen.data.formats.foreign_text.encoding import decode_text
 from tuwen.data.formats.foreign_text.mangled import find_mangled
-from tuwen.data.formats.image_files import IMAGE_EXTENSIONS, is_hidden
+from tuwen.data.formats.image_files import is_hidden, is_image_extension
 from tuwen.data.formats.text_files import HALVES, parse_json
 
 MAX_MEMBER_BYTES = 1 << 28  # above any image or caption; a header may promise more than memory holds
@@ -226,7 +226,7 @@ def _part(
     *stem, extension = base.split(".")
     extension = extension.strip().lower()
     part = TarPart(name, (f"{folder}{slash}{stem[0] if stem else ''}", *stem[1:]), extension, info.size)
-    if extension in IMAGE_EXTENSIONS:
+    if is_image_extension(extension):
         part = part._replace(kind="image")
     if name.startswith("/") or ".." in name.split("/") or not (info.isreg() or info.isdir()):
         return part._replace(fault="outside_source")
