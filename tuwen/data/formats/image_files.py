@@ -107,9 +107,10 @@ class ImageFiles:
     """The files below a folder, found by the names that people write.
 
     A file of exactly this name comes first. Else the name is read without the blanks around it, as a file://
-    address, with / for \\, with its percent escapes decoded, as an absolute path into the folder, as a path on the
-    Windows machine or share where the folder once lay; then in another Unicode form (NFC, NFD); then without regard
-    to upper and lower case, and to blanks around the file's own name. It counts only where exactly one file fits.
+    address, with / for \\, with its percent escapes decoded, as an absolute path into the folder, as a path on
+    the Windows machine or share where the folder once lay; then in another Unicode form (NFC, NFD); then without
+    regard to upper and lower case, and to blanks around the file's own name. It counts only where exactly one file
+    fits.
     """
 
     def __init__(self, root: Path) -> None:

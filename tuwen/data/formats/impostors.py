@@ -39,14 +39,14 @@ UNREAD_MAGIC = (  # first bytes -> the form
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
     (rb"P[1-7Ff]\s", "PNM"),
     (rb"8BPS", "PSD"),
-    (rb"\0\0[\1\2]\0[^\0]\0", "ICO"),
+    (rb"\x00\x00[\x01\x02]\x00[^\x00]\x00", "ICO"),
     (rb"\s*(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]", "SVG"),
-    (rb"\x0a[\0-\5]\1[\1\2\4\x08]", "PCX"),
+    (rb"\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]", "PCX"),
     (rb"qoif", "QOI"),
     (rb"DDS ", "DDS"),
     (rb"\x76\x2f\x31\x01", "EXR"),
     (rb"#\?(?:RADIANCE|RGBE)", "HDR"),
-    (rb".[\0\1][\1-\3\x09-\x0b].{13}[\x08\x0f\x10\x18\x20]", "TGA"),  # which has no mark at its start
+    (rb".[\x00\x01][\x01-\x03\x09-\x0b].{13}[\x08\x0f\x10\x18\x20]", "TGA"),  # which has no mark at its start
 )
 UNREAD_FORMS = tuple(form for _, form in UNREAD_MAGIC)
 

@@ -104,7 +104,7 @@ def measure_image(encoded: bytes, max_pixels: int) -> ImageStats:
 
 
 def _read_header(encoded: bytes) -> dict[str, Any]:
-    """Return the form of what is not read; of a GIF whose size keeps it from being opened, the sides too; or {}."""
+    """Return the form of what is not read, and of a GIF that is too large to be opened also its sides; else {}."""
     if find_extension(encoded) == "heic" and "HEIF" not in list_formats():
         return {"format": "HEIC"}
     if find_extension(encoded) is None and (form := find_unread_form(encoded)):
