@@ -26,12 +26,24 @@ def say(line: str, *, error: bool = False) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def follow(
-    items: Iterable[Item], label: str, total: int | None, count: Callable[[Item], int] = lambda item: 1
-) -> Iterator[Item]:
-    """Yield `items` and show how many of `total` are done; total: None where it is unknown.
+class Extent:
+    """How much there is to read, in `unit`, and how much of it was: kept by who reads, shown by `follow`."""
 
-    count: how many of what `total` counts an item holds, as a batch of pictures holds many.
+    def __init__(self) -> None:
+        self.begin("", 0)
+
+    def begin(self, unit: str, total: int) -> None:
+        """Start anew with what is to be read."""
+        self.unit, self.total, self.done = unit, total, 0
+
+
+def follow(
+    items: Iterable[Item], label: str, total: int | Extent, count: Callable[[Item], int] = lambda item: 1
+) -> Iterator[Item]:
+    """Yield `items` and show how many of `total` are done.
+
+    total: of what `count` counts; or an `Extent`, where only what is read can be counted before: then both are
+    shown. count: how many an item holds, as a batch of pictures holds many.
     """
     if sys.stderr.isatty():
         from rich.console import Console
@@ -39,19 +51,28 @@ def follow(
 
         columns = (*Progress.get_default_columns(), MofNCompleteColumn())
         with Progress(*columns, console=Console(stderr=True)) as bars:
-            bar = bars.add_task(label, total=total)
+            bar, counted = bars.add_task(label, total=None if isinstance(total, Extent) else total), 0
             for item in items:
                 yield item
-                bars.advance(bar, count(item))
+                counted += count(item)
+                title, done, whole = _measure(label, counted, total)
+                bars.update(bar, description=title, completed=done, total=whole or None)
         return
-    last, done = time.monotonic(), 0
-    of_total = "" if total is None else f"/{total}"
+    last, counted = time.monotonic(), 0
     for item in items:
         yield item
-        done += count(item)
+        counted += count(item)
         if time.monotonic() - last > LINE_EVERY_SECONDS:
             last = time.monotonic()
-            say(f"{label}: {done}{of_total}", error=True)
+            title, done, whole = _measure(label, counted, total)
+            say(f"{title}: {done}/{whole}", error=True)
+
+
+def _measure(label: str, counted: int, total: int | Extent) -> tuple[str, int, int]:
+    """Return the label, what is done and the whole of it."""
+    if isinstance(total, Extent):
+        return f"{label} {counted}, {total.unit}", total.done, total.total
+    return label, counted, total
 
 
 def parse_progress(line: str) -> tuple[str, float] | None:

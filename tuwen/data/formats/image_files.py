@@ -3,20 +3,19 @@
 import binascii
 import os
 import re
-import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import NamedTuple
-from urllib.parse import unquote
+
+from tuwen.data.formats.file_names import DRIVE, FOLDS, compose, fold_name, list_readings
+from tuwen.data.formats.impostors import UNREAD_EXTENSIONS
 
 # what `images.py` decodes, and HEIC, which it names where it cannot
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "bmp", "dib"})
 IMAGE_EXTENSIONS |= {"tif", "tiff", "avif", "avifs", "heic", "heif", "hif"}
 SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"})  # of Windows, and of a Mac's zip
-DRIVE = re.compile(r"[A-Za-z]:/")  # of a Windows path
-BLANKS = "\u200b\u200e\u200f\ufeff"  # around a name, besides those of str.strip, which has U+3000
 MOST_REMEMBERED = 1 << 16  # names, so that a table which names each image often asks the disk once
 AMBIGUOUS = "several files fit"
 MAGIC = (  # first bytes -> extension
@@ -44,7 +43,12 @@ def is_hidden(path: PurePath | str) -> bool:
 
 def is_image_name(path: PurePath | str) -> bool:
     """Whether a file of this name should be an image: by its extension, and not hidden."""
-    return PurePath(path).suffix[1:].strip().lower() in IMAGE_EXTENSIONS and not is_hidden(path)
+    return is_image_extension(PurePath(path).suffix[1:]) and not is_hidden(path)
+
+
+def is_image_extension(extension: str) -> bool:
+    """Whether a file of this extension, without its dot, should be an image, be it one that is not read."""
+    return extension.strip().lower() in IMAGE_EXTENSIONS | UNREAD_EXTENSIONS
 
 
 def find_extension(data: bytes) -> str | None:
@@ -103,9 +107,10 @@ class ImageFiles:
     """The files below a folder, found by the names that people write.
 
     A file of exactly this name comes first. Else the name is read without the blanks around it, as a file://
-    address, with / for \\, with its percent escapes decoded, as an absolute path into the folder, as a path on the
-    Windows machine where the folder once lay; then in another Unicode form (NFC, NFD); then without regard to
-    upper and lower case, and to blanks around the file's own name. It counts only where exactly one file fits.
+    address, with / for \\, with its percent escapes decoded, as an absolute path into the folder, as a path on
+    the Windows machine or share where the folder once lay; then in another Unicode form (NFC, NFD); then without
+    regard to upper and lower case, and to blanks around the file's own name. It counts only where exactly one file
+    fits.
     """
 
     def __init__(self, root: Path) -> None:
@@ -123,7 +128,7 @@ class ImageFiles:
         if "\0" in name:
             return FoundFile(None, name, fault="missing")
         for look_up in self._look_ups:
-            for reading, ways in _list_readings(name):
+            for reading, ways in list_readings(name):
                 found = look_up(reading, ways)
                 if found.path or found.way:
                     return found._replace(name=found.name if found.path else name)
@@ -144,14 +149,15 @@ class ImageFiles:
         return FoundFile(path, inside, " and ".join(ways) or None)
 
     def _find_on_drive(self, reading: str, ways: list[str]) -> FoundFile:
-        """Find C:/Users/li/photos/1.jpg as photos/1.jpg or 1.jpg, where one of them is a file."""
+        """Find C:/li/photos/1.jpg, or //server/photos/1.jpg, as photos/1.jpg or 1.jpg, where one is a file."""
+        way = "network share" if reading.startswith("//") else "Windows drive"
         parts = [part for part in reading.split("/") if part]
         for look_up in self._look_ups:
             fitting = dict[str, FoundFile]()
             for number in range(1, len(parts)):
                 drive, rest = "/".join(parts[:number]), "/".join(parts[number:])
                 if self._drive in (None, drive.casefold()) and not DRIVE.match(rest):
-                    found = look_up(rest, [*ways, "Windows drive"])
+                    found = look_up(rest, [*ways, way])
                     fitting |= {drive.casefold(): found} if found.path else {}
             if len(fitting) == 1:
                 ((self._drive, found),) = fitting.items()
@@ -163,7 +169,7 @@ class ImageFiles:
     def _find_folded(self, way: str, fold: Callable[[str], str], reading: str, ways: list[str]) -> FoundFile:
         """Find the only file whose name differs in no more than what `fold` levels."""
         nothing = FoundFile(None, reading, fault="missing")
-        whole, root = _compose(reading), _compose(self.root)
+        whole, root = compose(reading), compose(self.root)
         if whole.startswith(f"{root}/"):
             whole, ways = whole[len(root) + 1 :], [*ways, "absolute path"]
         parts = [part for part in whole.split("/") if part not in ("", ".")]
@@ -177,7 +183,7 @@ class ImageFiles:
 
     def _expand(self, folder: str, parts: list[str]) -> Iterator[str]:
         """Yield the files below `folder` whose path folds to the same as `parts` do."""
-        for name in self._list(folder).get(_fold(parts[0]), ()):
+        for name in self._list(folder).get(fold_name(parts[0]), ()):
             path = f"{folder}/{name}"
             if len(parts) > 1:
                 yield from self._expand(path, parts[1:])
@@ -188,59 +194,6 @@ class ImageFiles:
         if folder not in self._listed:
             names: dict[str, list[str]] = {}
             for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-                names.setdefault(_fold(name), []).append(name)
+                names.setdefault(fold_name(name), []).append(name)
             self._listed[folder] = names
         return self._listed[folder]
-
-
-def _compose(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-def _fold_case(name: str) -> str:
-    return _compose(_compose(name).casefold())
-
-
-def _fold(name: str) -> str:
-    return _fold_case(_strip(name))
-
-
-def _list_readings(name: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the name as it is, and then with one more change at a time, each with what was changed so far."""
-    ways = list[str]()
-    yield name, ways
-    for way, read in READINGS:
-        changed = read(name)
-        if changed != name:
-            name, ways = changed, [*ways, way]
-            yield name, ways
-    for encoding in ("utf-8", "gb18030"):  # either may decode: %CD%BC is 图 in the one and ͼ in the other
-        changed = unquote(name, encoding, "replace")
-        if changed != name and "\ufffd" not in changed and "\0" not in changed:
-            yield changed, [*ways, "percent escapes"]
-
-
-def _strip(name: str) -> str:
-    return name.strip().strip(BLANKS).strip()
-
-
-def _read_address(name: str) -> str:
-    """Return the path of a file: address; file://photos/1.jpg, which names a host, is meant as a path too."""
-    if not name.lower().startswith("file:"):
-        return name
-    host, slash, path = name[5:].removeprefix("//").partition("/")
-    if host not in ("", "localhost") or not name[5:].startswith("/"):
-        return f"{host}{slash}{path}"
-    return path if DRIVE.match(path) else f"/{path}"
-
-
-FOLDS = (
-    ("Unicode form (NFC, NFD)", _compose),
-    ("upper and lower case", _fold_case),
-    ("blanks in the file's own name", _fold),
-)
-READINGS = (
-    ("blanks around it", _strip),
-    ("file:// address", _read_address),
-    ("backslashes", lambda name: name.replace("\\", "/")),
-)

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tuwen.data.formats.image_files import find_extension, remove_notes
+from tuwen.data.formats.impostors import UNREAD_REMEDY, find_unread_form
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 # Pillow reads more, but those hold vectors, start other programs, or lie about the size of what they contain
@@ -56,6 +57,8 @@ def open_image(data: bytes) -> Image.Image:
         except UnidentifiedImageError:
             if find_extension(data) == "heic" and "HEIF" not in list_formats():
                 raise OSError(f"HEIC: {HEIC_REMEDY}") from None
+            if form := find_unread_form(data):
+                raise OSError(f"{form}: {UNREAD_REMEDY}") from None
             raise
         except OSError:
             raise

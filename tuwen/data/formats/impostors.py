@@ -1,4 +1,4 @@
-"""What stands where a file should be: a pointer, a page, an archive, nothing."""
+"""What stands where a file should be: a pointer, a page, an archive, nothing, a picture of a form not read."""
 
 import re
 from collections.abc import Sequence
@@ -29,6 +29,27 @@ WORKBOOKS: tuple[Impostor, ...] = (  # in place of a table; weights may be a zip
     (b"\xd0\xcf\x11", "a workbook of Excel", "save its sheet as CSV UTF-8"),
 )
 
+# Pictures that every reader takes for such and names. Pillow decodes some of these forms, but trusts what a header
+# says of the size, or has no first bytes to know them by.
+UNREAD_EXTENSIONS = frozenset({"jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "jxl", "pbm", "pgm", "ppm", "pnm", "pam"})
+UNREAD_EXTENSIONS |= {"pfm", "tga", "psd", "ico", "svg", "pcx", "qoi", "dds", "exr", "hdr"}
+UNREAD_REMEDY = "this form is not read, convert it to JPEG or PNG"
+UNREAD_MAGIC = (  # first bytes -> the form
+    (rb"\0\0\0\x0cjP  \r\n|\xff\x4f\xff\x51", "JPEG 2000"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
+    (rb"P[1-7Ff]\s", "PNM"),
+    (rb"8BPS", "PSD"),
+    (rb"\x00\x00[\x01\x02]\x00[^\x00]\x00", "ICO"),
+    (rb"\s*(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]", "SVG"),
+    (rb"\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]", "PCX"),
+    (rb"qoif", "QOI"),
+    (rb"DDS ", "DDS"),
+    (rb"\x76\x2f\x31\x01", "EXR"),
+    (rb"#\?(?:RADIANCE|RGBE)", "HDR"),
+    (rb".[\x00\x01][\x01-\x03\x09-\x0b].{13}[\x08\x0f\x10\x18\x20]", "TGA"),  # which has no mark at its start
+)
+UNREAD_FORMS = tuple(form for _, form in UNREAD_MAGIC)
+
 
 def refuse_impostor(path: Path, expected: str, others: Sequence[Impostor] = ()) -> None:
     """Raise UserError where the file is empty, or a pointer, page, archive or one of `others` for `expected`."""
@@ -42,3 +63,9 @@ def refuse_impostor(path: Path, expected: str, others: Sequence[Impostor] = ()) 
             size = re.search(rb"\nsize (\d+)", head)
             of = f" to a file of {int(size[1]):,} bytes" if size and b"git-lfs" in magic else ""
             raise UserError(f"{path}: no {expected}: it is {what}{of}; {remedy}")
+
+
+def find_unread_form(data: bytes) -> str | None:
+    """Return the form that bytes seem to be, which are no picture that is read; None where it is none of these."""
+    head = data[:1024]
+    return next((form for start, form in UNREAD_MAGIC if re.match(start, head, re.DOTALL)), None)

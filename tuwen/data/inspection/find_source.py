@@ -12,6 +12,7 @@ from tuwen.data.formats.text_files import Reading, read_csv_rows, read_json_rows
 from tuwen.data.inspection.columns import infer_columns
 from tuwen.data.inspection.explain_files import explain_files
 from tuwen.data.sources.contest import LABELLED
+from tuwen.data.sources.webdataset import is_tar_name
 from tuwen.data.sources.zero import LIST
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -35,7 +36,7 @@ def find_source(place: Path, encoding: str | None = None) -> tuple[dict[str, Any
     kinds = {
         "contest": [path for path in files if path.name == LABELLED],
         "chinese_clip": [path for path in files if path.name.endswith("_imgs.tsv")],
-        "webdataset": [path for path in files if path.suffix.lower() == ".tar"],
+        "webdataset": [path for path in files if is_tar_name(path)],
         "zero": [path for path in files if LIST.fullmatch(path.name)],
     }
     found = {kind: paths for kind, paths in kinds.items() if paths}

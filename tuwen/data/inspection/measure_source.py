@@ -32,7 +32,7 @@ class SourceStats(NamedTuple):
     chinese: int  # captions that hold a Chinese character
     side_words: int  # captions with left or right
     repeated: int  # captions that another image has as well
-    readings: list[Reading]  # of the text files that were read to their end
+    readings: list[Reading]  # of the text files that were begun
 
 
 def measure_source(source: dict[str, Any]) -> SourceStats:

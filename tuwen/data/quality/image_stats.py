@@ -14,6 +14,7 @@ from tuwen.core.progress import follow
 from tuwen.data.formats import shards
 from tuwen.data.formats.image_files import find_extension
 from tuwen.data.formats.images import list_formats, open_image, read_orientation
+from tuwen.data.formats.impostors import find_unread_form
 from tuwen.data.formats.near_images.looks import measure_look
 
 if TYPE_CHECKING:  # the processes of the executor import this module and need neither
@@ -103,9 +104,11 @@ def measure_image(encoded: bytes, max_pixels: int) -> ImageStats:
 
 
 def _read_header(encoded: bytes) -> dict[str, Any]:
-    """Return format and sides of a GIF whose size keeps it from being opened, HEIC without its extra; else {}."""
+    """Return the form of what is not read, and of a GIF that is too large to be opened also its sides; else {}."""
     if find_extension(encoded) == "heic" and "HEIF" not in list_formats():
         return {"format": "HEIC"}
+    if find_extension(encoded) is None and (form := find_unread_form(encoded)):
+        return {"format": form}
     if not encoded.startswith(b"GIF8") or len(encoded) < 10:
         return {}
     return {"format": "GIF", **_measure_sides(*struct.unpack_from("<HH", encoded, 6))}

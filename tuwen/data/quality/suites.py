@@ -6,6 +6,7 @@ The name of a row fault is the reason that stands in quarantine.csv; all names a
 from typing import Any
 
 from tuwen.core.params import Validate
+from tuwen.data.formats.impostors import UNREAD_FORMS
 from tuwen.data.formats.pairs import FAULTS
 from tuwen.data.quality.caption_marks import MARK_DECISIONS
 from tuwen.data.quality.expectations import import_great_expectations
@@ -21,7 +22,7 @@ MIN_GALLERY = 5  # what a result of the contest ranks for every query
 
 def build_image_suite(params: Validate, needs_rows: bool) -> list[Any]:
     """Return what images must be, over `image_stats.measure_images`; needs_rows: an empty table is a fault."""
-    gxe = import_great_expectations().expectations
+    gxe, not_read = import_great_expectations().expectations, [UNREAD_FORMAT, *UNREAD_FORMS]
 
     altered = _describe(
         "altered_bytes", "critical", "the shard is not what ingest wrote: run `dvc repro --force ingest`"
@@ -33,13 +34,14 @@ def build_image_suite(params: Validate, needs_rows: bool) -> list[Any]:
         ),
         *(_expect_none_of("fault", [fault], _describe_row_fault(fault)) for fault in FAULTS),
         _expect_none_of("format", [UNREAD_FORMAT], _describe_row_fault("heic_without_pillow_heif")),
+        _expect_none_of("format", not_read[1:], _describe_row_fault("form_not_read")),
         _expect_one_of("readable", [True], _describe_row_fault("unreadable")),
         _expect_between("pixels", _describe_row_fault("too_large"), max_value=params.max_pixels),
         _expect_between("width", _describe_row_fault("too_narrow"), min_value=params.min_side_px),
         _expect_between("height", _describe_row_fault("too_low"), min_value=params.min_side_px),
         _expect_between("aspect", _describe("elongated", "warning"), max_value=params.max_aspect),
         _expect_one_of("blank", [False], _describe("blank", "info")),
-        _expect_one_of("format", [*COMMON_FORMATS, UNREAD_FORMAT], _describe("uncommon_format", "info")),
+        _expect_one_of("format", [*COMMON_FORMATS, *not_read], _describe("uncommon_format", "info")),
         _expect_between("frames", _describe("animated", "info"), max_value=1),
         _expect_one_of("mode", list(PLAIN_MODES), _describe("converted_to_rgb", "info")),
         _expect_one_of("orientation", [1], _describe("turned_upright", "info")),

@@ -15,9 +15,11 @@ from typing import Any
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ChineseClipSource
+from tuwen.core.progress import Extent
 from tuwen.data.formats.foreign_text.encoding import decode_text
 from tuwen.data.formats.image_files import decode_base64, is_hidden
 from tuwen.data.formats.text_files import Reading, read_json_rows
+from tuwen.data.sources.files import count_bytes, sum_sizes
 from tuwen.data.sources.records import (
     SPLIT_NAMES,
     ImageRecord,
@@ -33,7 +35,7 @@ TEXT_FIELDS = ("text_id", "text", "image_ids")
 MAX_LINE_BYTES = 1 << 28  # above any image: a file without line ends must not fill the memory
 
 
-def read(source: ChineseClipSource, readings: list[Reading]) -> SourceSets:
+def read(source: ChineseClipSource, readings: list[Reading], extent: Extent) -> SourceSets:
     """Return the pairs of every split, and as task t2i the split whose texts name no image at all.
 
     Ids of labelled pairs begin with their split, since some data sets number each split from the start; ids of the
@@ -45,11 +47,27 @@ def read(source: ChineseClipSource, readings: list[Reading]) -> SourceSets:
     if len(tasks) > 1:
         raise UserError(f"{root}: the texts of {tasks} name no pictures; there can be one task, move the others")
     splits = _splits(root, [name for name in names if name not in tasks])
-    labelled = (_records(source, name, f"{SPLIT_NAMES[name]}/", split, readings) for name, split in splits.items())
-    sets: dict[str, Iterator[Record]] = {"labelled": chain.from_iterable(labelled)}
+    sets: dict[str, Iterator[Record]] = {"labelled": _labelled(source, splits, readings, extent)}
     if tasks:
-        sets["t2i"] = _records(source, tasks[0], "", None, readings)
+        sets["t2i"] = _task(source, tasks[0], readings, extent)
     return sets
+
+
+def _labelled(
+    source: ChineseClipSource, splits: dict[str, str | None], readings: list[Reading], extent: Extent
+) -> Iterator[Record]:
+    extent.begin("bytes", sum_sizes(chain.from_iterable(_locate(source, name) for name in splits)))
+    for name, split in splits.items():
+        yield from _records(source, name, f"{SPLIT_NAMES[name]}/", split, readings, extent)
+
+
+def _task(source: ChineseClipSource, name: str, readings: list[Reading], extent: Extent) -> Iterator[Record]:
+    extent.begin("bytes", sum_sizes(_locate(source, name)))
+    yield from _records(source, name, "", None, readings, extent)
+
+
+def _locate(source: ChineseClipSource, name: str) -> tuple[Path, Path]:
+    return Path(source.root) / f"{name}{IMAGE_SUFFIX}", Path(source.root) / f"{name}{TEXT_SUFFIX}"
 
 
 def _names(root: Path) -> list[str]:
@@ -93,15 +111,15 @@ def _is_task(texts: Path, encoding: str | None) -> bool:
 
 
 def _records(
-    source: ChineseClipSource, name: str, prefix: str, split: str | None, readings: list[Reading]
+    source: ChineseClipSource, name: str, prefix: str, split: str | None, readings: list[Reading], extent: Extent
 ) -> Iterator[Record]:
-    root = Path(source.root)
-    images, texts = root / f"{name}{IMAGE_SUFFIX}", root / f"{name}{TEXT_SUFFIX}"
-    for row, image_id, encoded in _lines(images, source.encoding):
+    images, texts = _locate(source, name)
+    for row, image_id, encoded in _lines(images, source.encoding, extent):
         data = decode_base64(encoded)
         fault = None if data else "unreadable_record"
         yield ImageRecord(f"{prefix}{image_id}", data or None, images.name, row, fault, split=split)
-    for row, values in read_json_rows(texts, TEXT_FIELDS, source.encoding, readings):
+    rows = read_json_rows(texts, TEXT_FIELDS, source.encoding, readings)
+    for row, values in count_bytes(rows, texts, extent, readings):
         place = f"{texts}:{row}"
         text_id = f"{prefix}{_id(values['text_id'], place)}"
         text = values["text"] if values["text"] is not None else ""
@@ -112,10 +130,11 @@ def _records(
             yield PairRecord(f"{text_id}:{image_id}", f"{prefix}{image_id}", text_id, texts.name, row)
 
 
-def _lines(path: Path, encoding: str | None) -> Iterator[tuple[int, str, bytes]]:
-    """Yield (line counted from 1, image id, base64); empty lines are skipped."""
+def _lines(path: Path, encoding: str | None, extent: Extent) -> Iterator[tuple[int, str, bytes]]:
+    """Yield (line counted from 1, image id, base64); empty lines are skipped. extent: counts the bytes."""
     with open(path, "rb") as file:
         for row, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), 1):
+            extent.done += len(line)
             if len(line) == MAX_LINE_BYTES:
                 raise UserError(f"{path}:{row}: {MAX_LINE_BYTES} bytes and no line end; write one picture a line")
             line = line.removeprefix(codecs.BOM_UTF8 if row == 1 else b"").rstrip(b"\r\n")

@@ -16,9 +16,17 @@ from pathlib import Path
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ContestSource
+from tuwen.core.progress import Extent
 from tuwen.data.formats.image_files import ImageFiles, is_hidden, is_image_name
 from tuwen.data.formats.text_files import Reading, read_csv_rows
-from tuwen.data.sources.files import make_notes, make_relative, read_image_file
+from tuwen.data.sources.files import (
+    count_bytes,
+    count_rows,
+    make_notes,
+    make_relative,
+    read_image_file,
+    sum_sizes,
+)
 from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, SourceSets, TextRecord
 
 LABELLED = "ImageWordData.csv"
@@ -30,14 +38,15 @@ IMAGE_TABLES = (LABELLED, *(images for _, images in TASK_TABLES.values()))
 IMAGE_DATA = "ImageData"
 
 
-def read(source: ContestSource, readings: list[Reading]) -> SourceSets:
+def read(source: ContestSource, readings: list[Reading], extent: Extent) -> SourceSets:
     """Return the labelled pairs, and each task whose two files are there; images in the order of their table.
 
     Raises UserError where a file is missing, stands in two folders, or has another header.
     """
     root = Path(source.root)
     tables = _find_tables(root)
-    sets: dict[str, Iterator[Record]] = {"labelled": _labelled(root, tables[LABELLED], source.encoding, readings)}
+    labelled = _labelled(root, tables[LABELLED], source.encoding, readings, extent)
+    sets: dict[str, Iterator[Record]] = {"labelled": labelled}
     for name, (texts, images) in TASK_TABLES.items():
         missing = [file for file in (texts, images) if file not in tables]
         if len(missing) == 1:
@@ -45,7 +54,7 @@ def read(source: ContestSource, readings: list[Reading]) -> SourceSets:
                 f"{root}: {missing[0]} not found, half of the task {name}; add it, or take out the other"
             )
         if not missing:
-            sets[name] = _task(root, tables[texts], tables[images], source.encoding, readings)
+            sets[name] = _task(root, tables[texts], tables[images], source.encoding, readings, extent)
     return sets
 
 
@@ -81,7 +90,9 @@ def _check_image_folders(root: Path, tables: list[Path]) -> None:
         owners[folder] = table
 
 
-def _labelled(root: Path, table: Path, encoding: str | None, readings: list[Reading]) -> Iterator[Record]:
+def _labelled(
+    root: Path, table: Path, encoding: str | None, readings: list[Reading], extent: Extent
+) -> Iterator[Record]:
     """Yield the records: captions of one image are numbered; images without a row come last and have no pair.
 
     Rows that name one file in two ways are rows of one image, whose id is the first of them.
@@ -89,7 +100,9 @@ def _labelled(root: Path, table: Path, encoding: str | None, readings: list[Read
     file, folder = make_relative(table, root), table.parent / IMAGE_DATA
     files, captions = ImageFiles(folder), Counter[str]()
     ids: dict[str, str] = {}  # file -> the id that named it first
-    for row, cells in read_csv_rows(table, ("image_id", "caption"), encoding=encoding, readings=readings):
+    extent.begin("rows", 0)
+    rows = read_csv_rows(table, ("image_id", "caption"), encoding=encoding, readings=readings)
+    for row, cells in count_rows(rows, extent, readings):
         image_id = cells["image_id"]
         found = files.find(image_id)
         yield from make_notes(found, image_id)
@@ -109,13 +122,16 @@ def _labelled(root: Path, table: Path, encoding: str | None, readings: list[Read
 
 
 def _task(
-    root: Path, texts: Path, images: Path, encoding: str | None, readings: list[Reading]
+    root: Path, texts: Path, images: Path, encoding: str | None, readings: list[Reading], extent: Extent
 ) -> Iterator[Record]:
-    for row, cells in read_csv_rows(texts, ("text_id", "caption"), encoding=encoding, readings=readings):
+    extent.begin("bytes", sum_sizes([texts, images]))
+    rows = read_csv_rows(texts, ("text_id", "caption"), encoding=encoding, readings=readings)
+    for row, cells in count_bytes(rows, texts, extent, readings):
         yield TextRecord(cells["text_id"], cells["caption"], make_relative(texts, root), row)
     folder = images.parent / IMAGE_DATA
     files, named = ImageFiles(folder), set[str]()
-    for row, cells in read_csv_rows(images, ("image_id",), encoding=encoding, readings=readings):
+    rows = read_csv_rows(images, ("image_id",), encoding=encoding, readings=readings)
+    for row, cells in count_bytes(rows, images, extent, readings):
         found = files.find(cells["image_id"])
         yield from make_notes(found, cells["image_id"])
         named.add(found.name)

@@ -1,11 +1,17 @@
 """Files and folders of a source: their names, and the image files that its tables name."""
 
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tuwen.core.errors import UserError
+from tuwen.core.progress import Extent
 from tuwen.data.formats.image_files import FoundFile, ImageFiles
+from tuwen.data.formats.text_files import Reading
 from tuwen.data.sources.records import NoteRecord
+
+Row = TypeVar("Row")
 
 
 def make_relative(path: Path, root: Path) -> str:
@@ -51,3 +57,24 @@ def read_image_file(files: ImageFiles, name: str) -> tuple[bytes | None, FoundFi
 def make_notes(found: FoundFile, name: str) -> list[NoteRecord]:
     """Return what a person should know of a name that is not the file's own, or that several files fit."""
     return [NoteRecord(f"names read otherwise: {found.way}", name)] if found.way else []
+
+
+def count_rows(rows: Iterator[Row], extent: Extent, readings: Sequence[Reading]) -> Iterator[Row]:
+    """Yield the rows of one table, counted; readings: the last says how many there are, where it is a text."""
+    for number, row in enumerate(rows, 1):
+        extent.done, extent.total = number, readings[-1].records if readings else extent.total
+        yield row
+
+
+def count_bytes(rows: Iterator[Row], path: Path, extent: Extent, readings: Sequence[Reading]) -> Iterator[Row]:
+    """Yield the rows of a text, and count its bytes evenly by them; readings: the last is of this text."""
+    size, start = path.stat().st_size, extent.done
+    for number, row in enumerate(rows, 1):
+        extent.done = start + size * number // max(number, readings[-1].records)
+        yield row
+    extent.done = start + size
+
+
+def sum_sizes(paths: Iterable[Path]) -> int:
+    """Return how many bytes the files have."""
+    return sum(path.stat().st_size for path in paths)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tuwen.core.params import Source
-from tuwen.core.progress import follow
+from tuwen.core.progress import Extent, follow
 from tuwen.data import sources
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import write_json
@@ -34,9 +34,10 @@ def ingest(source: Source, raw: Path) -> None:
     What an earlier run left there is removed. Raises UserError where a file of the source is not of its form.
     """
     readings = list[Reading]()
-    sets = sources.read_source(source, readings)
+    extent = Extent()
+    sets = sources.read_source(source, readings, extent)
     for name in pairs.RAW_SETS:
-        _write(sets.get(name, iter(())), raw.parent, raw / name)
+        _write(sets.get(name, iter(())), raw.parent, raw / name, extent)
         _write_readings(raw / name, readings, source)
     for name in pairs.RAW_SETS:
         manifest.write_manifest(raw / name, {}, {})
@@ -48,8 +49,9 @@ def ingest_corpus(source: Source, folder: Path) -> None:
     A list of WebDataset shards is written as `shards.parquet` beside empty tables: the shards stay where they are.
     """
     stays = source.kind == "webdataset" and Path(source.root).suffix.lower() == ".csv"
-    readings = list[Reading]()
-    _write(iter(()) if stays else sources.read_source(source, readings)["labelled"], folder.parents[2], folder)
+    readings, extent = list[Reading](), Extent()
+    records = iter(()) if stays else sources.read_source(source, readings, extent)["labelled"]
+    _write(records, folder.parents[2], folder, extent)
     if stays and source.kind == "webdataset":
         from tuwen.data.sources import webdataset
 
@@ -58,7 +60,7 @@ def ingest_corpus(source: Source, folder: Path) -> None:
     manifest.write_manifest(folder, {}, {})
 
 
-def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
+def _write(records: Iterable[Record], data: Path, folder: Path, extent: Extent) -> None:
     """Write the tables and shards of one raw set; `data` is what the shards' paths start from."""
     if folder.exists():
         shutil.rmtree(folder)  # may hold shards of an interrupted run that no table names
@@ -69,7 +71,7 @@ def _write(records: Iterable[Record], data: Path, folder: Path) -> None:
         images = open_files.enter_context(_Table(folder / "images.parquet", pairs.IMAGES, pairs.IMAGES.names))
         texts = open_files.enter_context(_Table(folder / "texts.parquet", pairs.TEXTS, TextRecord._fields))
         links = open_files.enter_context(_Table(folder / "pairs.parquet", pairs.PAIRS, PairRecord._fields))
-        for record in follow(records, f"ingest {folder.name}, pairs", None, _count_pair):
+        for record in follow(records, f"ingest {folder.name}, pairs", extent, _count_pair):
             match record:
                 case ImageRecord():
                     counts[f"pictures {record.fault}" if record.fault else "pictures"] += 1

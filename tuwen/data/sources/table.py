@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import TableSource
+from tuwen.core.progress import Extent
 from tuwen.data.formats.image_files import (
     FoundFile,
     ImageFiles,
@@ -16,7 +17,7 @@ from tuwen.data.formats.image_files import (
 )
 from tuwen.data.formats.impostors import WORKBOOKS, refuse_impostor
 from tuwen.data.formats.text_files import Reading, TextRow, read_csv_rows, read_json_rows
-from tuwen.data.sources.files import make_notes, read_image_file
+from tuwen.data.sources.files import count_rows, make_notes, read_image_file
 from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Record, SourceSets, TextRecord
 from tuwen.data.sources.url_images import fetch_ahead, is_url, read_url_image
 
@@ -25,7 +26,7 @@ LONGEST_NAME = 1 << 12  # characters: what is longer is no path, and base64 must
 PARQUET_BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are
 
 
-def read(source: TableSource, readings: list[Reading]) -> SourceSets:
+def read(source: TableSource, readings: list[Reading], extent: Extent) -> SourceSets:
     """Return the pairs of the table; an image that several rows name alike is one image with several captions.
 
     Raises UserError where the table is missing, of another form, or lacks a column that params.yaml names.
@@ -37,11 +38,12 @@ def read(source: TableSource, readings: list[Reading]) -> SourceSets:
         )
     if not path.is_file():
         raise UserError(f"{path}: not found; `file` in params.yaml names the table, from `root`")
-    rows = fetch_ahead(_rows(source, path, readings), source.image)
-    return {"labelled": _records(source, path, rows)}
+    rows = fetch_ahead(_rows(source, path, readings, extent), source.image)
+    return {"labelled": _records(source, path, count_rows(rows, extent, readings))}
 
 
-def _rows(source: TableSource, path: Path, readings: list[Reading]) -> Iterator[TextRow]:
+def _rows(source: TableSource, path: Path, readings: list[Reading], extent: Extent) -> Iterator[TextRow]:
+    extent.begin("rows", 0)
     optional = (source.image_id, source.group, source.category, source.split)
     columns = list(dict.fromkeys([source.image, *source.captions, *(name for name in optional if name)]))
     match path.suffix.lower():
@@ -52,20 +54,20 @@ def _rows(source: TableSource, path: Path, readings: list[Reading]) -> Iterator[
         case ".jsonl":
             return read_json_rows(path, columns, source.encoding, readings)
         case ".parquet":
-            return _parquet_rows(path, columns)
+            return _parquet_rows(path, columns, extent)
     raise UserError(
         f"{path}: found {path.suffix!r}, expected .csv, .tsv, .jsonl or .parquet; convert or rename it"
     )
 
 
-def _parquet_rows(path: Path, columns: list[str]) -> Iterator[TextRow]:
+def _parquet_rows(path: Path, columns: list[str], extent: Extent) -> Iterator[TextRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     row = 0
     try:
         with pq.ParquetFile(path, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False) as file:
-            names = file.schema_arrow.names
+            names, extent.total = file.schema_arrow.names, file.metadata.num_rows
             if missing := [name for name in columns if names.count(name) != 1]:
                 raise UserError(f"{path}: {missing} not found once, found {names}; add or rename columns")
             for batch in file.iter_batches(BATCH_ROWS, columns=columns):

@@ -1,46 +1,73 @@
 """WebDataset tars: images beside txt or json of the same key; or a list of tars that stay where they are."""
 
 import csv
-import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
 from tuwen.core.params import WebdatasetSource
+from tuwen.core.progress import Extent
 from tuwen.data.formats.foreign_tar import tar_stream
 from tuwen.data.formats.image_files import is_hidden
 from tuwen.data.formats.manifest import hash_file
 from tuwen.data.formats.text_files import Reading, read_csv_rows
-from tuwen.data.sources.files import check_name, make_relative
+from tuwen.data.sources.files import check_name, make_relative, sum_sizes
 from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, SourceSets, TextRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+TAR_ENDING = re.compile(r"\.(?:tar(?:\.(?:gz|bz2|xz|lzma))?|tgz|tbz2?|txz|tlz)$", re.IGNORECASE)
+# what holds members as tars do, and is not read; parts of what was split
+ARCHIVE_ENDING = re.compile(
+    r"\.(?:zst|tzst|lz4|zip|rar|7z|gz|bz2|xz|z\d*)$|\.(?:tar|tgz|zip|7z|rar)(?:\.gz)?\.(?:\d+|part\w*|a[a-z])$",
+    re.IGNORECASE,
+)
 LIST_COLUMNS = ("address", "size", "sha256", "pairs")
 LIST_REMEDY = "write the list anew with `tuwen shards`"
 
 
-def read(source: WebdatasetSource) -> SourceSets:
-    """Return the pairs of all *.tar below `root`, in the order of their paths.
+def read(source: WebdatasetSource, extent: Extent) -> SourceSets:
+    """Return the pairs of all tars below `root`, plain or compressed, in the order of their paths.
 
-    An id is the tar's path from `root` without .tar, then the key, so that another tar does not change it.
+    An id is the tar's path from `root` without its ending, then the key, so that another tar does not change it.
     Raises UserError where there is no tar, and where a tar cannot be read (see `tar_stream.read_samples`).
     """
     root = Path(source.root)
     if root.suffix.lower() == ".csv":
         raise UserError(f"{root}: a list of shards is for `corpus` alone; `source` must name a folder of tars")
-    return {"labelled": chain.from_iterable(_records(path, root, source) for path in find_shards([root]))}
+    find_shards([root])  # what is wrong with the folder, before a record is asked for
+    return {"labelled": _labelled(root, source, extent)}
+
+
+def _labelled(root: Path, source: WebdatasetSource, extent: Extent) -> Iterator[Record]:
+    tars = find_shards([root])
+    stems = Counter(map(str, map(_remove_ending, tars)))
+    if twice := [path for path in tars if stems[str(_remove_ending(path))] > 1]:
+        raise UserError(f"{twice[0]} and {twice[1].name} would give equal ids; rename one, or take one away")
+    extent.begin("bytes", sum_sizes(tars))
+    for path in tars:
+        yield from _records(path, root, source, extent)
+    for path in _list_files(root):
+        if path not in tars:
+            yield NoteRecord("files that are no tars", make_relative(path, root))
+
+
+def _remove_ending(path: Path) -> Path:
+    return path.with_name(TAR_ENDING.sub("", path.name))
 
 
 def find_shards(places: Iterable[Path]) -> list[Path]:
-    """Return the tars among `places`, and those in its folders, by path. Raises UserError where one has none."""
+    """Return the tars among `places`, and those in its folders, by path.
+
+    Raises UserError where a folder has none, or an archive of another kind beside them.
+    """
     tars: list[Path] = []
     for place in places:
         here = [place] if place.is_file() else _list_tars(place)
@@ -50,9 +77,26 @@ def find_shards(places: Iterable[Path]) -> list[Path]:
     return tars
 
 
+def is_tar_name(path: Path) -> bool:
+    """Whether a file of this name should be a tar, plain or compressed."""
+    return TAR_ENDING.search(path.name) is not None
+
+
+def _list_files(folder: Path) -> list[Path]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if not is_hidden(path.relative_to(folder)))
+
+
 def _list_tars(folder: Path) -> list[Path]:
-    tars = (path for path in folder.rglob("*") if path.suffix.lower() == ".tar")
-    return sorted(path for path in tars if path.is_file() and not is_hidden(path.relative_to(folder)))
+    files = _list_files(folder)
+    tars = [path for path in files if is_tar_name(path)]
+    archives = [path for path in files if ARCHIVE_ENDING.search(path.name) and path not in tars]
+    if tars and archives:
+        raise UserError(
+            f"{archives[0]}: an archive that is not read, among {len(tars)} tars and {len(archives)} such; unpack "
+            "it, or pack it as .tar or .tar.gz, or move it elsewhere"
+        )
+    return tars
 
 
 def list_shards(places: Iterable[Path], file: TextIO) -> None:
@@ -136,12 +180,14 @@ def _number(cells: dict[str, str], column: str, place: str) -> int:
     return int(cells[column])
 
 
-def _records(path: Path, root: Path, source: WebdatasetSource) -> Iterator[Record]:
-    file, left_over = make_relative(path, root), Counter[str]()
+def _records(path: Path, root: Path, source: WebdatasetSource, extent: Extent) -> Iterator[Record]:
+    file, left_over, notes, start = make_relative(path, root), Counter[str](), Counter[str](), extent.done
+    stem = make_relative(_remove_ending(path), root)
     with open(path, "rb") as tar:
-        samples = tar_stream.read_samples(tar, source.caption, source.encoding, left_over)
+        samples = tar_stream.read_samples(tar, source.caption, source.encoding, left_over, notes)
         for row, sample in enumerate(samples, 1):
-            image_id = f"{os.path.splitext(file)[0]}/{sample.key}"
+            extent.done = start + tar.tell()
+            image_id = f"{stem}/{sample.key}"
             yield ImageRecord(image_id, sample.image, file, row, sample.fault)
             if sample.key.endswith(f"@{row}"):
                 yield NoteRecord("keys that come again in their tar", image_id)
@@ -151,3 +197,5 @@ def _records(path: Path, root: Path, source: WebdatasetSource) -> Iterator[Recor
                 yield PairRecord(text_id, image_id, text_id, file, row)
     for what, count in sorted(left_over.items()):
         yield from repeat(NoteRecord(f"members left over: {what}", file), count)
+    for what, count in sorted(notes.items()):
+        yield from repeat(NoteRecord(what, file), count)

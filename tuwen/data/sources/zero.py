@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.core.params import ZeroSource
+from tuwen.core.progress import Extent
 from tuwen.data.formats.image_files import AMBIGUOUS, FoundFile, ImageFiles, is_hidden, is_image_name
 from tuwen.data.formats.text_files import Reading, open_text, read_json_rows
-from tuwen.data.sources.files import make_notes, make_relative, read_image_file
+from tuwen.data.sources.files import count_bytes, make_notes, make_relative, read_image_file, sum_sizes
 from tuwen.data.sources.records import (
     SPLIT_NAMES,
     ImageRecord,
@@ -45,7 +46,7 @@ class _Row(NamedTuple):
     label: int = 1
 
 
-def read(source: ZeroSource, readings: list[Reading]) -> SourceSets:
+def read(source: ZeroSource, readings: list[Reading], extent: Extent) -> SourceSets:
     """Return the pairs of all lists under `root`; a pair of a matching list has its label.
 
     An image's id is its path from `root`. Raises UserError where there is no list, or a line is not of its form.
@@ -56,7 +57,7 @@ def read(source: ZeroSource, readings: list[Reading]) -> SourceSets:
     lists, folders = _find_lists(root)
     if not lists:
         raise UserError(f"{root}: no list named like long_itr_train.json or flickr30k_cna_train.txt")
-    return {"labelled": _records(source, lists, folders, readings)}
+    return {"labelled": _records(source, lists, folders, readings, extent)}
 
 
 def _find_lists(root: Path) -> tuple[list[_List], list[str]]:
@@ -83,16 +84,17 @@ def _find_lists(root: Path) -> tuple[list[_List], list[str]]:
 
 
 def _records(
-    source: ZeroSource, lists: list[_List], folders: list[str], readings: list[Reading]
+    source: ZeroSource, lists: list[_List], folders: list[str], readings: list[Reading], extent: Extent
 ) -> Iterator[Record]:
     root = Path(source.root)
     ids: dict[str, str] = {}  # name of an image in the lists -> its id
     otherwise: dict[str, FoundFile] = {}  # names that are not the file's own
     yielded, files = set[str](), ImageFiles(root)
+    extent.begin("bytes", sum_sizes(path for path, _ in lists))
     for path, split in lists:
         file = make_relative(path, root)
-        rows = _text_rows if path.suffix == ".txt" else _json_rows
-        for line in rows(path, source.encoding, readings):
+        read_rows = _text_rows if path.suffix == ".txt" else _json_rows
+        for line in count_bytes(read_rows(path, source.encoding, readings), path, extent, readings):
             if line.image not in ids:
                 data, found = _image(files, folders, line.image)
                 image_id = ids[line.image] = found.name

@@ -49,6 +49,17 @@ def put(root: Path, *names: str) -> Path:
         ("photos/a.jpg", "C:\\photos\\a.jpg", "backslashes and Windows drive"),
         ("photos/a.JPG", "d:/Users/li/photos/a.jpg", "Windows drive and upper and lower case"),
         ("photos/a.jpg", "file:///C:/my/photos/a.jpg", "file:// address and Windows drive"),
+        ("photos/a.jpg", "\\\\server\\share\\photos\\a.jpg", "backslashes and network share"),
+        ("图/a.JPG", "\\\\192.168.1.2\\d$\\图\\a.jpg", "backslashes and network share and upper and lower case"),
+        ("a.jpg", "//server/share/a.jpg", "network share"),
+        ("图/a.jpg", "file:////server/share/图/a.jpg", "file:// address and network share"),
+        ("图/a.jpg", "smb://server/share/图/a.jpg", "address of a share and network share"),
+        (
+            "图/a.jpg",
+            "\\\\?\\UNC\\server\\share\\图\\a.jpg",
+            "backslashes and long Windows path and network share",
+        ),
+        ("图/a.jpg", "\\\\?\\D:\\shop\\图\\a.jpg", "backslashes and long Windows path and Windows drive"),
         (NFC, f"{{root}}/{NFD}", "absolute path and Unicode form (NFC, NFD)"),
     ],
 )
@@ -103,6 +114,10 @@ def test_a_file_of_exactly_this_name_comes_first(tmp_path: Path, name: str) -> N
         ("file:///etc/hostname", "outside_source", None),
         ("/c.jpg", "outside_source", None),
         ("D:/none.jpg", "outside_source", None),
+        ("\\\\server\\share\\none.jpg", "outside_source", None),
+        ("//server/sub/c.jpg", "missing", AMBIGUOUS),
+        ("//server", "outside_source", None),
+        ("\\\\?\\C:\\none.jpg", "outside_source", None),
         ("https://example.org/c.jpg", "outside_source", None),
     ],
 )

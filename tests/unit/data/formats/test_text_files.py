@@ -108,7 +108,7 @@ def test_objects_of_a_jsonl_may_have_more_keys_and_blank_lines_between_them(tmp_
     ],
 )
 def test_half_of_a_surrogate_pair_is_replaced(text: str, value: object) -> None:
-    assert parse_json(text) == value
+    assert parse_json(text) == (value, str(value).count("\ufffd"))
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|", "，"])
@@ -169,3 +169,45 @@ def test_what_is_no_table_at_all_is_called_what_it_is(tmp_path: Path, read, cont
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"pairs\.csv: no (table|text): it is .*{told}"):
         list(read(path, ["title"]))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_file_that_changes_while_it_is_read_is_named_with_the_line_and_both_counts(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    row = "{}.jpg,一只猫\n" if kind == "csv" else '{{"picture": "{}.jpg", "title": "一只猫"}}\n'
+    lines = [*(["picture,title\n"] if kind == "csv" else []), *(row.format(n) for n in range(1000))]
+    for change, line, number in (("grows", len(lines) + 1, len(lines) + 1), ("shrinks", 800, 800)):
+        path.write_text("".join(lines), encoding="utf-8")
+        rows = read_csv_rows(path, ["title"]) if kind == "csv" else read_json_rows(path, ["title"])
+        next(rows)
+        with open(path, "r+b") as file:
+            if change == "grows":
+                file.seek(0, 2)
+                file.write(row.format(1000).encode())
+            else:
+                file.truncate(len("".join(lines[:800]).encode()))
+        with pytest.raises(
+            UserError, match=rf"a\.{kind}:{line}: {number} .* {len(lines)}.* changed while it was read"
+        ):
+            list(rows)
+
+
+def test_a_key_that_stands_twice_in_an_object_is_an_error_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1, "a": 1}\n{"a": {"b": "猫", "b": "狗"}}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.jsonl:2: no valid JSON \(the key 'b' stands twice in one object"):
+        list(read_json_rows(path, ["a"]))
+
+
+def test_halves_of_surrogate_pairs_are_told_with_the_first_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, readings = tmp_path / "a.jsonl", list[Reading]()
+    path.write_text('{"a": "\\ud83d\\udc3c"}\n{"a": "\\ud83d"}\n{"a": ["\\udc3c", "\\ud83d"]}\n', encoding="utf-8")
+    values = [row["a"] for _, row in read_json_rows(path, ["a"], readings=readings)]
+    assert values == ["🐼", "\ufffd", ["\ufffd", "\ufffd"]]
+    note = "3 halves of surrogate pairs in JSON, an emoji cut in two, read as U+FFFD, the first in line 2"
+    assert readings[0].notes == [note]
+    assert f"{path}: {note}" in capsys.readouterr().err

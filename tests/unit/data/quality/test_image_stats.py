@@ -10,6 +10,7 @@ from tests.support.broken import encode, landscape
 from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
 from tuwen.data.formats import pairs
+from tuwen.data.formats.images import open_image
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.quality import image_stats
 
@@ -116,3 +117,23 @@ def test_a_set_without_images_has_all_columns(tmp_path: Path) -> None:
     assert len(empty) == 0
     assert empty.columns.tolist() == some.columns.tolist()
     assert {"split", "fault", "mode", "frames", "aspect", "orientation"} <= set(some.columns)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "form"),
+    [
+        *((encode(landscape(), kind), form) for kind, form in (("JPEG2000", "JPEG 2000"), ("PPM", "PNM"))),
+        (encode(landscape().convert("1"), "PPM"), "PNM"),
+        *((encode(landscape().convert(mode), "TGA"), "TGA") for mode in ("RGB", "L", "P", "RGBA")),
+        *((encode(landscape(), kind), form) for kind, form in (("ICO", "ICO"), ("PCX", "PCX"), ("DDS", "DDS"))),
+        (b"\xff\x4f\xff\x51\0\x2f", "JPEG 2000"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"8BPS\0\1", "PSD"),
+        ('<?xml version="1.0"?>\n<!-- 图 -->\n<svg xmlns="…">'.encode(), "SVG"),
+    ],
+)
+def test_a_form_that_is_not_read_is_named_by_its_bytes(encoded: bytes, form: str) -> None:
+    stats = measure(encoded)
+    assert (stats.format, stats.readable, stats.thumbnail) == (form, False, None)
+    with pytest.raises(OSError, match=f"{form}: this form is not read, convert it to JPEG or PNG"):
+        open_image(encoded)

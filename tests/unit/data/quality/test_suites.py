@@ -77,6 +77,7 @@ FAULTS = [
     ("images", "image_id", None, "null_image_id", "critical"),
     ("images", "measured_sha256", "z", "altered_bytes", "critical"),
     ("images", "format", "HEIC", "heic_without_pillow_heif", "warning"),
+    ("images", "format", "JPEG 2000", "form_not_read", "warning"),
     ("images", "readable", False, "unreadable", "warning"),
     ("images", "pixels", 1_000_001, "too_large", "warning"),
     ("images", "width", 15, "too_narrow", "warning"),

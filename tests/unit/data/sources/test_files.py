@@ -1,11 +1,18 @@
+import io
 import os
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from tuwen.core.errors import UserError
+from tuwen.core.params import Source
+from tuwen.data import sources
 from tuwen.data.formats.image_files import ImageFiles
 from tuwen.data.sources.files import check_name, check_names, make_relative, read_image_file
+from tuwen.data.sources.records import ImageRecord
 
 PNG = b"\x89PNG"
 
@@ -57,3 +64,29 @@ def test_names_that_no_table_could_hold_are_refused(root: Path) -> None:
 
 def test_a_path_is_given_from_the_root(root: Path) -> None:
     assert make_relative(root / "图/猫.png", root) == "图/猫.png"
+
+
+@pytest.mark.parametrize("name", ["1.jp2", "1.PPM", "1.pgm", "1.tga", "1.jxl", "1.psd", "1.svg"])
+def test_a_picture_of_a_form_that_is_not_read_is_one_to_every_reader(tmp_path: Path, name: str) -> None:
+    picture, caption = b"P5 1 1 255 x", "一只猫在沙发上"
+    roots = {kind: tmp_path / kind for kind in ("contest", "table", "zero", "webdataset")}
+    (roots["contest"] / "ImageData").mkdir(parents=True)
+    (roots["contest"] / "ImageData" / name).write_bytes(picture)
+    (roots["contest"] / "ImageWordData.csv").write_text("image_id,caption\n", encoding="utf-8")
+    for kind in ("table", "zero"):
+        roots[kind].mkdir()
+        (roots[kind] / name).write_bytes(picture)
+    (roots["table"] / "a.csv").write_text(f"path,zh\n{name},{caption}\n", encoding="utf-8")
+    (roots["zero"] / "flickr30k_cna_train.txt").write_text(f"{name}#0\t{caption}\n", encoding="utf-8")
+    roots["webdataset"].mkdir()
+    with tarfile.open(roots["webdataset"] / "a.tar", "w") as tar:
+        for member, data in ((name, picture), ("1.txt", caption.encode())):
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    more = {"table": {"file": "a.csv", "image": "path", "captions": ["zh"]}}
+    for kind, root in roots.items():
+        values = {"kind": kind, "root": str(root)} | more.get(kind, {})
+        records = sources.read_source(TypeAdapter[Any](Source).validate_python(values))["labelled"]
+        (image,) = (one for one in records if isinstance(one, ImageRecord))
+        assert (image.data, image.fault) == (picture, None)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tuwen.core import progress
 from tuwen.core.params import SampleSource
 from tuwen.data.formats import pairs, shards
 from tuwen.data.sources.ingest import ingest, ingest_corpus
@@ -139,3 +140,10 @@ def test_a_limit_takes_fewer_concepts_and_always_the_same(tmp_path, source) -> N
     two = read(tmp_path / "two", source.model_copy(update={"concepts": 2}))
     assert len(set(one["corpus"].images["group"].to_pylist())) == 2
     assert one["corpus"].images.equals(two["corpus"].images)
+
+
+def test_progress_counts_pairs_and_concepts(source, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", -1.0)
+    ingest(source, tmp_path / "data/raw")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ingest labelled, ")]
+    assert lines[-1] == "ingest labelled, pairs 4, concepts: 3/3"

@@ -1,5 +1,6 @@
 """Tars in a folder, and lists of tars that stay where they are."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -92,6 +93,122 @@ def test_what_is_missing_is_named_in_its_place(tmp_path: Path) -> None:
         ("a/4", "unreadable_record", 4),
     ]
     assert [c.caption for c in found if isinstance(c, TextRecord)] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "mode"),
+    [
+        *((ending, "w:gz") for ending in (".tar.gz", ".tgz", ".TGZ")),
+        *((ending, "w:bz2") for ending in (".tar.bz2", ".tbz2")),
+        *((ending, "w:xz") for ending in (".tar.xz", ".txz")),
+    ],
+)
+def test_a_compressed_tar_is_read_beside_the_others(tmp_path: Path, ending: str, mode: str) -> None:
+    write_tar(tmp_path / "a.tar", {"1.jpg": b"0"})
+    plain = write_tar(tmp_path / "plain", {"1.jpg": b"1", "1.txt": CAPTIONS[0].encode()})
+    with tarfile.open(plain) as source, tarfile.open(tmp_path / f"b{ending}", mode) as packed:  # type: ignore[call-overload]
+        for member in source:
+            packed.addfile(member, source.extractfile(member))
+    plain.unlink()
+    images = [record for record in read(tmp_path) if isinstance(record, ImageRecord)]
+    assert [(one.image_id, one.file, one.data) for one in images] == [
+        ("a/1", "a.tar", b"0"),
+        ("b/1", f"b{ending}", b"1"),
+    ]
+    assert webdataset.find_shards([tmp_path]) == [tmp_path / "a.tar", tmp_path / f"b{ending}"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "b.tar.zst",
+        "b.zip",
+        "b.7z",
+        "b.rar",
+        "b.tar.lz4",
+        "b.tar.001",
+        "b.tar.part2",
+        "b.tar.gz.aa",
+        "b.gz",
+        "b.z01",
+    ],
+)
+def test_an_archive_that_is_not_read_is_an_error_beside_tars(tmp_path: Path, name: str) -> None:
+    write_tar(tmp_path / "a.tar", {"1.jpg": b"0"})
+    (tmp_path / name).write_bytes(b"x")
+    for find in (read, lambda root: webdataset.find_shards([root])):
+        with pytest.raises(UserError, match=rf"{name}: an archive that is not read, among 1 tars"):
+            find(tmp_path)
+
+
+def test_two_tars_that_would_give_equal_ids_are_an_error_and_other_files_are_noted(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"1.jpg": b"0"})
+    (tmp_path / "README.md").write_text("x")
+    (tmp_path / "a.tar.md5").write_text("x")
+    assert read(tmp_path)[1:] == [
+        NoteRecord("files that are no tars", name) for name in ("README.md", "a.tar.md5")
+    ]
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(tar.read_bytes()))
+    with pytest.raises(UserError, match=r"a\.tar and a\.tar\.gz would give equal ids"):
+        read(tmp_path)
+
+
+def write_old_tar(path: Path, names: list[str], encoding: str) -> None:
+    """Write a tar as programs without pax do: each name in the encoding of the machine; a caption for each."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding=encoding) as tar:
+        for name in names:
+            for end, data in (("jpg", b"1"), ("txt", "雨后的街道".encode())):
+                info = tarfile.TarInfo(f"{name}.{end}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "names"),
+    [
+        ("big5", ["雨後的街道", "一隻貓坐在沙發上", "紅色連衣裙", "照片/蘋果手機殼"]),
+        ("gbk", ["雨后的街道", "一只猫坐在沙发上", "红色连衣裙", "照片/苹果手机壳"]),
+        ("gbk", ["图片", "红色连衣裙和一只猫", "两个人在海边散步"]),  # the first alone would be UTF-8 too: ͼƬ
+        ("utf-8", ["猫", "狗"]),
+    ],
+)
+def test_names_in_a_tar_are_read_in_the_encoding_that_fits_all_of_them(
+    tmp_path: Path, encoding: str, names: list[str]
+) -> None:
+    write_old_tar(tmp_path / "a.tar", names, encoding)
+    records = read(tmp_path)
+    assert [one.image_id for one in records if isinstance(one, ImageRecord)] == [f"a/{name}" for name in names]
+    notes = [one.what for one in records if isinstance(one, NoteRecord)]
+    read_as = {"big5": "cp950", "gbk": "gb18030"}.get(encoding)
+    assert notes == [f"names of members read as {read_as}"] * (2 * len(names) if read_as else 0)
+
+
+def test_names_in_a_tar_of_which_nobody_can_tell_are_noted_and_a_person_overrules(tmp_path: Path) -> None:
+    write_old_tar(tmp_path / "a.tar", ["貓"], "big5")
+    image, *_, note = read(tmp_path)
+    assert isinstance(image, ImageRecord)
+    assert note == NoteRecord("names of members whose encoding cannot be told, read as gb18030", "a.tar")
+    told = source(tmp_path).model_copy(update={"encoding": "big5"})
+    image, *_ = [*sources.read_source(told)["labelled"]]
+    assert isinstance(image, ImageRecord)
+    assert image.image_id == "a/貓"
+
+
+def test_halves_of_surrogate_pairs_are_noted_and_a_key_twice_is_no_record(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "a.tar",
+        {
+            "1.jpg": b"1",
+            "1.json": rb'{"caption": "\ud83d"}',
+            "2.jpg": b"2",
+            "2.json": b'{"caption": 1, "caption": 2}',
+        },
+    )
+    records = read(tmp_path)
+    assert [one.fault for one in records if isinstance(one, ImageRecord)] == [None, "unreadable_record"]
+    assert records[-1] == NoteRecord(
+        "halves of surrogate pairs in JSON, an emoji cut in two, read as U+FFFD", "a.tar"
+    )
 
 
 def test_a_folder_without_tars_and_a_tar_that_is_none_are_named(tmp_path: Path) -> None:

@@ -11,14 +11,16 @@ import tarfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats.foreign_tar.tar_keys import CAPTION_KINDS, KeyedParts, TarPart, group_parts
+from tuwen.data.formats.foreign_tar.tar_names import TarNames, is_seekable, list_raw_names
 from tuwen.data.formats.foreign_text.encoding import decode_text
 from tuwen.data.formats.foreign_text.mangled import find_mangled
-from tuwen.data.formats.image_files import IMAGE_EXTENSIONS, is_hidden
-from tuwen.data.formats.text_files import parse_json
+from tuwen.data.formats.image_files import is_hidden, is_image_extension
+from tuwen.data.formats.text_files import HALVES, parse_json
 
 MAX_MEMBER_BYTES = 1 << 28  # above any image or caption; a header may promise more than memory holds
 STREAM_BYTES = 1 << 16  # tarfile copies what is left of this much with every header
@@ -77,27 +79,34 @@ class _HashedFile:
 
 
 def read_samples(
-    file: BinaryIO, caption_key: str, encoding: str | None = None, left_over: Counter[str] | None = None
+    file: BinaryIO,
+    caption_key: str,
+    encoding: str | None = None,
+    left_over: Counter[str] | None = None,
+    notes: Counter[str] | None = None,
 ) -> Iterator[Sample]:
     """Yield the keys of a tar from anywhere, one at a time, in order; `file` need not be seekable.
 
     Members of one key are adjacent (https://github.com/webdataset/webdataset); tar_keys.py says which these are.
     A key has an image, captions from its txt (whole, but for line ends at its end) and from `caption_key` of its
     json (a string or a list of them). encoding: of the captions, where a person knows; None: each is UTF-8, or
-    what it clearly is. left_over: what the members of no sample are -> how many; it is counted up.
+    what it clearly is. left_over: what the members of no sample are -> how many; notes: what a person should know
+    of members -> how many; both are counted up.
     Faults: "missing" (no image), "unreadable_record" (a caption that cannot be read, a member that is cut or too
     large, a tar without its end), "outside_source" (a link, a device, an absolute name or one with ..).
     Raises UserError that names the tar and the byte from which on it is no tar, and as `tar_keys.group_parts`.
     """
-    left_over = Counter() if left_over is None else left_over
-    for one in group_parts(_parts(file, left_over), _name(file), left_over):
-        yield _sample(one, caption_key, encoding)
+    left_over, notes = Counter() if left_over is None else left_over, Counter() if notes is None else notes
+    names = _open_names(file, encoding, notes)
+    for one in group_parts(_parts(file, left_over, names), _name(file), left_over):
+        yield _sample(one, caption_key, encoding, notes)
 
 
 def count_pairs(file: BinaryIO, left_over: Counter[str] | None = None) -> int:
     """Return how many keys of a tar have both an image and a caption, by its members' names; as `read_samples`."""
     left_over = Counter() if left_over is None else left_over
-    keyed = group_parts(_parts(file, left_over, load=False), _name(file), left_over)
+    names = _open_names(file, None, Counter())
+    keyed = group_parts(_parts(file, left_over, names, load=False), _name(file), left_over)
     return sum(one.image is not None and bool(one.captions) for one in keyed)
 
 
@@ -105,13 +114,18 @@ def _name(file: BinaryIO) -> str:
     return str(getattr(file, "name", "this tar"))
 
 
-def _sample(one: KeyedParts, caption_key: str, encoding: str | None) -> Sample:
+def _open_names(file: BinaryIO, encoding: str | None, notes: Counter[str]) -> TarNames:
+    again = partial(list_raw_names, file, _Archive, BROKEN) if is_seekable(file) else None
+    return TarNames(again, encoding, notes)
+
+
+def _sample(one: KeyedParts, caption_key: str, encoding: str | None, notes: Counter[str]) -> Sample:
     if one.fault:
         return Sample(one.key, None, [], one.fault)
     captions = list[str]()
     try:
         for part in sorted(one.captions, key=lambda part: part.kind):  # json before txt
-            read = _captions(part, caption_key, encoding)
+            read = _captions(part, caption_key, encoding, notes)
             known = [] if part.kind == "json" else [caption.strip() for caption in captions]
             captions += [text for text in read if text.strip() not in known]
     except (ValueError, RecursionError):
@@ -121,26 +135,20 @@ def _sample(one: KeyedParts, caption_key: str, encoding: str | None) -> Sample:
     return Sample(one.key, one.image.data, captions)
 
 
-def _captions(part: TarPart, caption_key: str, encoding: str | None) -> list[str]:
+def _captions(part: TarPart, caption_key: str, encoding: str | None, notes: Counter[str]) -> list[str]:
     """Raises ValueError where the bytes are no text, a mangled one or no json object, or captions no strings."""
     text = decode_text(part.data, encoding)
     if encoding is None and any(one.meant for one in find_mangled([text])):
         raise ValueError("decoded wrongly and saved again")
     if part.kind == "txt":
         return [text.rstrip("\r\n")]
-    body = parse_json(text)
+    body, halves = parse_json(text)
+    notes.update({HALVES: halves} if halves else {})
     captions = body.get(caption_key) or [] if isinstance(body, dict) else None
     captions = [captions] if isinstance(captions, str) else captions
     if not (isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)):
         raise ValueError("no texts")
     return captions
-
-
-def _decoded_name(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("gb18030", "replace")
 
 
 class _Header(tarfile.TarInfo):
@@ -168,7 +176,7 @@ class _Archive(tarfile.TarFile):
     whole = False  # whether what was read last is the end mark
 
 
-def _parts(file: BinaryIO, left_over: Counter[str], load: bool = True) -> Iterator[TarPart]:
+def _parts(file: BinaryIO, left_over: Counter[str], names: TarNames, load: bool = True) -> Iterator[TarPart]:
     """Yield the members that can belong to a sample; without `load` their bytes are not read."""
     archive: Any = None
     error, reported = None, False  # reported: the last part's fault already says that the tar is cut
@@ -176,7 +184,7 @@ def _parts(file: BinaryIO, left_over: Counter[str], load: bool = True) -> Iterat
         archive = _Archive.open(fileobj=file, mode="r|*", encoding="utf-8", bufsize=STREAM_BYTES)
         while (info := archive.next()) is not None:
             archive.members.clear()  # a kilobyte for each member
-            part = _part(archive, info, left_over, load)
+            part = _part(archive, info, names.decode(info), left_over, load)
             if part is not None:
                 yield part
             reported = part is not None and part.fault == "unreadable_record"
@@ -210,13 +218,15 @@ def _skip(archive: Any) -> None:
             raise tarfile.ReadError("unexpected end of data")
 
 
-def _part(archive: Any, info: tarfile.TarInfo, left_over: Counter[str], load: bool) -> TarPart | None:
-    name = CURRENT_FOLDER.sub("", _decoded_name(info.name.encode("utf-8", "surrogateescape")))
+def _part(
+    archive: Any, info: tarfile.TarInfo, decoded: str, left_over: Counter[str], load: bool
+) -> TarPart | None:
+    name = CURRENT_FOLDER.sub("", decoded)
     folder, slash, base = unicodedata.normalize("NFC", name).rpartition("/")
     *stem, extension = base.split(".")
     extension = extension.strip().lower()
     part = TarPart(name, (f"{folder}{slash}{stem[0] if stem else ''}", *stem[1:]), extension, info.size)
-    if extension in IMAGE_EXTENSIONS:
+    if is_image_extension(extension):
         part = part._replace(kind="image")
     if name.startswith("/") or ".." in name.split("/") or not (info.isreg() or info.isdir()):
         return part._replace(fault="outside_source")

@@ -7,6 +7,7 @@ rows.
 
 import re
 from collections.abc import Collection, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from tuwen.data.formats.foreign_text.quote_scan import QuoteScan, Taken
 
 MAX_SHAPES = 4  # a column of more forms than this, and than one for four rows, is not regular
 FEW_ROWS = 5  # without a quote: fewer do not tell what a row looks like
+DIGITS = re.compile("([0-9]+)")
 FILE_NAME = re.compile(r".*\.([A-Za-z0-9]{2,5})")
 RUNS = [(re.compile("[0-9]+"), "0"), (re.compile("[A-Za-z]+"), "a"), (re.compile(r"[^\x00-\x7f]+"), "中")]
 
@@ -69,17 +71,57 @@ def infer_dialect(
 def _judge_taken(path: Path, scan: QuoteScan, text_stands: bool) -> str:
     """Return why quotes are text in a file with records whose lines could be rows; empty where they are none."""
     column = _find_regular_column(scan)
+    is_numbered = column is not None and _is_numbered(scan, column)
     alike = {one.line: _count_like_rows(one, scan, column) for one in scan.taken}
     complete = [one for one in scan.taken if one.is_all and alike[one.line] == len(one.rows)]
     if text_stands and complete == scan.taken and scan.text_records - scan.records == scan.taken_lines:
+        reading = _compare_numbers(scan.taken, column if is_numbered else None)
+        if reading == "doubt":
+            raise _make_doubt_error(path, scan.taken)
         lost = f"{scan.taken_lines} rows" if scan.taken_lines else "cells"
-        return f"line {scan.taken[0].line}: as quoting {lost} would be lost in cells"
+        return f"line {scan.taken[0].line}: as quoting {lost} would be lost in cells" if reading == "text" else ""
     doubtful = [one for one in scan.taken if alike[one.line] > 1]
     if text_stands and (column is None or len(scan.samples) < FEW_ROWS):
         doubtful = [one for one in scan.taken if one.is_all]
     if doubtful:
         raise _make_doubt_error(path, doubtful)
     return ""
+
+
+def _compare_numbers(taken: list[Taken], column: int | None) -> str:
+    """Return what records are whose lines are all like rows: "text" (rows), "quoting" (one each), or "doubt".
+
+    A person may write a line of a caption that looks like a row, but hardly two. Of one line the numbers of the
+    rows tell: do they go on through it (6, 7, 8), or past it (6, with 7 in it, then 7)? column: with numbers.
+    """
+    votes = set[str]()
+    for one in taken:
+        cells = [row[column] for row in (*one.rows, one.after) if row] if column is not None else []
+        follows = [_follows(*pair) for pair in pairwise(cells)]
+        if one.last == one.line or (follows and all(follows)):
+            votes.add("text")
+        elif follows and one.after and _follows(cells[0], cells[-1]):
+            votes.add("quoting")
+        else:
+            votes.add("text" if len(one.rows) > 2 else "doubt")
+    if len(votes) > 1 and "quoting" not in votes:
+        return "text"  # of one kind in a file
+    return votes.pop() if len(votes) == 1 else "doubt"
+
+
+def _is_numbered(scan: QuoteScan, column: int) -> bool:
+    """Whether the rows are mostly numbered in this column, each by one more than the last."""
+    pairs = list(pairwise(row[column] for row in scan.samples))
+    return 2 * sum(_follows(*pair) for pair in pairs) > len(pairs)
+
+
+def _follows(first: str, second: str) -> bool:
+    """Whether two cells differ in one number alone, the second by one more: p/007.jpg and p/008.jpg."""
+    before, after = DIGITS.split(first.strip('"')), DIGITS.split(second.strip('"'))
+    if len(before) != len(after):
+        return False
+    changed = [place for place in range(len(before)) if before[place] != after[place]]
+    return len(changed) == 1 and changed[0] % 2 == 1 and int(after[changed[0]]) - int(before[changed[0]]) == 1
 
 
 def _find_regular_column(scan: QuoteScan) -> int | None:
@@ -123,9 +165,10 @@ def _make_invalid_error(path: Path, line: int, why: str, scan: QuoteScan) -> Use
 
 
 def _make_doubt_error(path: Path, taken: list[Taken]) -> UserError:
-    lines = ", ".join(str(one.line) for one in taken[:5]) + (" …" if len(taken) > 5 else "")
+    more = " …" if len(taken) > 5 else ""
+    lines, ends = (", ".join(map(str, numbers)) for numbers in zip(*(one[:2] for one in taken[:5]), strict=True))
     return UserError(
-        f"{path}:{taken[0].line}: can be read in two ways: the quotes that open in lines {lines} take what "
-        "follows into their cells, and it may be rows; where a quote is text, double it and put its cell in "
-        "quotes, or write JSONL"
+        f"{path}:{taken[0].line}: can be read in two ways: the quotes that open in lines {lines}{more} take what "
+        f"follows, up to lines {ends}{more}, into their cells, and it may be rows; where a quote is text, double "
+        "it and put its cell in quotes; where a cell has a line break, write a blank for it, or the table as JSONL"
     )

@@ -93,6 +93,14 @@ def decode_text(data: bytes, encoding: str | None = None) -> str:
     return data[bom:].decode(name)
 
 
+def infer_bytes_encoding(data: bytes) -> str | None:
+    """Return the encoding of a text; None where it cannot be decided."""
+    try:
+        return _decide(io.BytesIO(data), "text", None, "").name
+    except UserError:
+        return None
+
+
 def _decide(file: BinaryIO, place: str, encoding: str | None, remedy: str) -> Decision:
     start = file.read(4)
     bom, marked = next(((mark, name) for mark, name in BOMS.items() if start.startswith(mark)), (b"", None))

@@ -16,11 +16,15 @@ ONLY_QUESTION_MARKS = re.compile(
 )  # a cell of nothing else
 QUESTION_MARKS = re.compile(r"\?{3,}")  # in most lines, and no Chinese: saved in an encoding without it
 LOSS = "what is left where a text was decoded wrongly and saved: its characters are lost"
+# of Windows in the west, of its console and of zip archives there, of Macs
+WESTERN = ("cp1252", "cp437", "cp850", "cp1250", "mac_roman")
 # (what it was read as, what it was) -> nats that undoing must gain; between two encodings of Chinese chance does
 MISREADINGS = {
-    ("cp1252", "utf-8"): 10.0,
-    ("cp1252", "gb18030"): 12.0,
-    ("cp1252", "cp950"): 12.0,
+    **{(wrong, "utf-8"): 10.0 for wrong in WESTERN},
+    **{(wrong, right): 16.0 for wrong in WESTERN for right in ("gb18030", "cp950")},
+    **{("mac_roman", right): 28.0 for right in ("gb18030", "cp950")},  # whose signs give Chinese by chance
+    **{("cp1252", right): 12.0 for right in ("gb18030", "cp950")},
+    **{("cp932", right): 24.0 for right in ("utf-8", "gb18030", "cp950")},
     ("gb18030", "utf-8"): 10.0,
     ("cp950", "utf-8"): 10.0,
     ("gb18030", "cp950"): 24.0,
@@ -28,6 +32,10 @@ MISREADINGS = {
 }
 ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 LETTERS = re.compile("[\u0370-\u1fff]")
+# what people write: half-width katakana, whose sound marks follow what has that sound (ｶﾞ), and frames of ═ and ║
+KATAKANA = re.compile("(?:[ｳｶ-ﾄﾊ-ﾎ]ﾞ|[ﾊ-ﾎ]ﾟ|[ｦ-ﾝ･｡､｢｣])+")
+LETTER = re.compile(r"[^\W\d_]")
+FRAMES = re.compile("[\u2500-\u25ff]+")
 LEAST_AMONG_MANY = 5.0  # nats that suffice in a line where most lines were misread in the same way, ...
 MANY_LINES = 3  # ... and more than these
 SUSPECT = -10.2  # nats a character beyond ASCII: lines below it are tried
@@ -71,7 +79,10 @@ def find_mangled(lines: Sequence[str]) -> list[Mangled]:
         nats = np.where(classes > 0, get_weights("chinese")[classes], 0.0)
         beyond = np.add.reduceat((classes > 0).astype(np.int64), starts)
         latin = np.add.reduceat((classes == CLASS_NAMES.index("latin")).astype(np.int64), starts)
-        poor = (np.add.reduceat(nats, starts) < SUSPECT * beyond) | (latin > 1)
+        symbols = latin + np.add.reduceat((classes == CLASS_NAMES.index("symbol")).astype(np.int64), starts)
+        known = np.isin(classes, [CLASS_NAMES.index(name) for name in ("frequent", "common")])
+        strange = (symbols > 1) & (np.add.reduceat(known.astype(np.int64), starts) == 0)
+        poor = (np.add.reduceat(nats, starts) < SUSPECT * beyond) | (latin > 1) | strange
         numbers |= set(np.flatnonzero(poor & (beyond > 0)).tolist())
     return _examine_lines({number: lines[number] for number in sorted(numbers)}, int(np.sum(beyond > 0)))
 
@@ -117,7 +128,11 @@ def _undo_run(run: str, wrong: str, right: str) -> str:
     """Return the run as it was before it was misread, with U+FFFD for what is lost; empty where it never was."""
     if len(LETTERS.findall(run)) > len(run) / 2:  # Russian, Greek, Arabic
         return ""
-    if wrong != "cp1252" and not CHINESE.search(run):
+    if wrong not in (*WESTERN, "cp932") and not CHINESE.search(run):
+        return ""
+    if FRAMES.fullmatch(run) or (wrong == "mac_roman" and not LETTER.search(run)):
+        return ""
+    if wrong == "cp932" and ((rest := KATAKANA.sub("", run)) == "" or score_text(rest)[1] > SUSPECT):
         return ""
     run = run.replace("\ufffd", "")
     try:

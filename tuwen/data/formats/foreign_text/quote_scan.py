@@ -1,7 +1,7 @@
 """A CSV or TSV read both ways, line by line: its quotes as quoting, and as text. Nothing is decided here."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 SAMPLE_ROWS = 2000  # rows that show what a column looks like
@@ -13,8 +13,10 @@ class Taken(NamedTuple):
     """A record over several lines, or of another number of fields, some of whose lines could be rows, as text."""
 
     line: int  # the first
+    last: int  # the last line
     rows: list[list[str]]  # the cells of those lines, with quotes as text; of many the first
     is_all: bool  # whether all of its lines could be rows
+    after: list[str] = []  # noqa: RUF012 - the cells of the line behind it; empty at the end of the file
 
 
 class QuoteScan:
@@ -33,6 +35,7 @@ class QuoteScan:
         self._wrapped = re.compile(rf'(?:^|{re.escape(delimiter)})"[^"]*"(?:{re.escape(delimiter)}|$)')
         # as quoting: the records, the first that is none and why
         self.records = 0
+        self.start = 0  # the first line of the last of them
         self.fault: tuple[int, str] | None = None
         self._width = 0
         # quotes within cells, cells that need not be quoted, cells that must
@@ -51,6 +54,8 @@ class QuoteScan:
         if '"' in line:
             self.first_quote = self.first_quote or self.lines
         if line:
+            if self.taken and not self._opened and not self.taken[-1].after:
+                self.taken[-1] = self.taken[-1]._replace(after=line.split(self.delimiter))
             self._add_as_text(line)
         if self.fault is None and (line or self._opened):
             self._add_as_quoting(line, len(raw))
@@ -109,8 +114,9 @@ class QuoteScan:
         if self._rows:
             self.taken_lines += self.lines - first
             if len(self.taken) < MAX_NOTED:
-                self.taken.append(Taken(first, self._rows, self._all_rows))
+                self.taken.append(Taken(first, self.lines, self._rows, self._all_rows))
         self._opened = 0
+        self.start = first
         self.records += 1
         self._width = self._width or fields
 
@@ -139,3 +145,13 @@ class QuoteScan:
             if stop >= end:
                 return
             at = stop + 1
+
+
+def list_starts(lines: Iterable[str], delimiter: str, max_chars: int, quoting: bool) -> Iterator[int]:
+    """Yield the line on which each record begins, the header first; quoting: whether quotes are that, or text."""
+    scan = QuoteScan(delimiter, max_chars)
+    for number, line in enumerate(lines, 1):
+        records = scan.records if quoting else scan.text_records
+        scan.add(line)
+        if (scan.records if quoting else scan.text_records) > records:
+            yield scan.start if quoting else number

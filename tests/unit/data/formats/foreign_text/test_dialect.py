@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.foreign_text.quote_scan import list_starts
 from tuwen.data.formats.text_files import Reading, read_csv_rows
 
 COLUMNS = ["picture", "title"]
@@ -87,6 +88,60 @@ def test_rows_that_lie_in_a_quoted_cell_are_an_error_with_their_lines_where_othe
     write_as_text(tmp_path / "a.csv", [COLUMNS, *rows], ",")
     with pytest.raises(UserError, match=r"a\.csv:12: can be read in two ways: the quotes that open in lines 12 "):
         read(tmp_path / "a.csv")
+
+
+NAMES = "松竹梅兰菊荷桃李杏柳"
+
+
+def write_named(path: Path, names: Sequence[str], cells: dict[int, str]) -> list[list[str]]:
+    """Write a row for each name, its title a word or, where `cells` has one, just that; return the rows."""
+    rows = [[name, cells.get(n, f"{WORDS[n % 7]}{n}")] for n, name in enumerate(names)]
+    write_as_text(path, [COLUMNS, *rows], ",")
+    return rows
+
+
+@pytest.mark.parametrize("inside", ["007.jpg,蓝色", "007.jpg,蓝色\n008.jpg,绿色"])
+def test_a_quoted_cell_whose_lines_look_like_rows_that_the_file_has_anyway_is_one_cell(
+    tmp_path: Path, inside: str
+) -> None:
+    names = [f"{n:03d}.jpg" for n in range(30)]
+    rows = write_named(tmp_path / "a.csv", names, {6: f'"红色\n{inside}"'})
+    rows[6][1] = f"红色\n{inside}"
+    assert read(tmp_path / "a.csv") == rows
+
+
+@pytest.mark.parametrize(
+    ("names", "cells", "lines", "ends"),
+    [
+        (list(NAMES), {4: '"红色\n菊花.jpg,蓝色"'}, "6", "7"),  # names without numbers
+        ([f"{n * 7919 % 1000:03d}" for n in range(20)], {6: '"红色\n007.jpg,蓝色"'}, "8", "9"),
+        ([f"{n:03d}" for n in range(20)], {6: '"红色\n150.jpg,蓝色"'}, None, None),  # 6, 150, 7: goes on past it
+        ([f"{n:03d}" for n in range(20)], {6: '"红色\n150.jpg,蓝色"', 12: '"a', 13: 'b"'}, "8, 15", "9, 16"),
+        (list(NAMES), {3: '"红\n松.jpg,蓝"', 6: '"红\n竹.jpg,蓝"'}, "5, 9", "6, 10"),
+    ],
+)
+def test_one_line_in_quotes_that_may_be_a_row_is_an_error_with_its_lines_where_no_number_tells(
+    tmp_path: Path, names: list[str], cells: dict[int, str], lines: str | None, ends: str | None
+) -> None:
+    rows = write_named(tmp_path / "a.csv", [f"{name}.jpg" for name in names], cells)
+    if lines is None:
+        rows[6][1] = rows[6][1].strip('"')
+        assert read(tmp_path / "a.csv") == rows
+        return
+    told = f"the quotes that open in lines {lines} take what follows, up to lines {ends}, into"
+    with pytest.raises(UserError, match=rf"a\.csv:{lines.split(',')[0]}: can be read in two ways: {told}"):
+        read(tmp_path / "a.csv")
+
+
+def test_quotes_around_several_lines_that_are_all_rows_are_text_whatever_their_names(tmp_path: Path) -> None:
+    rows = write_named(tmp_path / "a.csv", [f"{name}.jpg" for name in NAMES], {2: '"双面羊绒', 5: '显示器 27"'})
+    assert read(tmp_path / "a.csv") == rows
+
+
+def test_the_count_of_records_names_the_lines_where_they_begin(tmp_path: Path) -> None:
+    lines = ["a,b\n", "\n", '1,"x\n', ' ""y"\n', "2,z\n", '"3",w\n']
+    assert [*list_starts(lines, ",", 1 << 20, True)] == [1, 3, 5, 6]
+    assert [*list_starts(lines, ",", 1 << 20, False)] == [1, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,11 @@ def mangle(text: str, right: str, wrong: str) -> str:
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("utf-8", "cp1252"), ("utf-8", "latin-1"), ("utf-8", "gbk"), ("gbk", "cp1252"), ("utf-8", "cp950")],
+    [
+        *[("utf-8", "cp1252"), ("utf-8", "latin-1"), ("utf-8", "gbk"), ("gbk", "cp1252"), ("utf-8", "cp950")],
+        *[(right, wrong) for right in ("utf-8", "gbk") for wrong in ("cp437", "cp850", "mac_roman")],
+        *[("utf-8", "cp1250"), ("gbk", "cp1250"), ("utf-8", "cp932")],
+    ],
 )
 def test_every_line_that_was_misread_is_found_with_what_was_meant(right: str, wrong: str) -> None:
     lines = [mangle(line, right, wrong) for line in SIMPLIFIED]
@@ -25,6 +29,11 @@ def test_every_line_that_was_misread_is_found_with_what_was_meant(right: str, wr
     assert [one.line for one in found] == [5, 6, 7, 8, 9]
     assert all(set(one.meant) <= set(line) for one, line in zip(found, SIMPLIFIED, strict=True))
     assert any(one.meant for one in found) or wrong == "cp950"  # which loses too much
+
+
+def test_what_was_read_as_half_width_katakana_is_found_but_where_all_of_it_could_be_that() -> None:
+    lines = [mangle(line, "gbk", "cp932") for line in SIMPLIFIED]
+    assert len(find_mangled([*SIMPLIFIED, *lines])) >= 4
 
 
 def test_lines_of_question_marks_alone_are_found() -> None:
@@ -70,6 +79,13 @@ def test_known_forms_of_lost_text_are_found(text: str) -> None:
         "really???",
         "价格~{优惠}~",
         "艅艎 瘛疭 靚妹 薴烯",
+        "ｱｲｽｸﾘｰﾑ ｶﾞﾝﾀﾞﾑ ﾌﾟﾗﾓﾃﾞﾙ ﾊﾟｿｺﾝ用ｹｰｽ",
+        "ｽｰﾊﾟｰｾｰﾙ☆送料無料",
+        "╔══════╗ ║ 商品 ║ ├── 目录 ░▒▓█▓▒░",
+        "★☆★☆★☆ ♥♥♥♪♪ →→←←↑↓ ☀️🌈🍎",
+        "São João, coração, pão; Žluťoučký kůň; Zażółć gęślą jaźń; Árvíztűrő; Tiếng Việt",
+        "(╯°□°)╯︵ ┻━┻ ヽ(✿ﾟ▽ﾟ)ノ σ(´∀｀*) (｡･ω･｡)ﾉ♡",
+        "½ ¼ ¾ × ÷ ± √ ∞ ∑ ∏ ∫∂∆∏∑ΩΣ £¥€¢ “…” — ‘’ «»",
     ],
 )
 def test_what_people_write_is_not_taken_for_it(text: str) -> None:
