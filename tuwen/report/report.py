@@ -18,6 +18,7 @@ from tuwen.evaluation.details import Details
 from tuwen.evaluation.evaluate import judge_pairs
 from tuwen.evaluation.figures import FIGURES
 from tuwen.evaluation.headline import Line, choose_headline, make_further_lines, make_lines, tabulate_line
+from tuwen.evaluation.metric import format_number
 from tuwen.evaluation.models import (
     MODELS,
     SHIPPED,
@@ -66,6 +67,7 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "overlap": describe_seen(measured[SHIPPED].metrics),
         "slices": slices.collect_slices(test, ranks, shown_k, params.evaluate),
         "slices_note": slices.NOTE,
+        "format_number": format_number,
         "answering": ANSWERING[params.finetune.refit_all],
         "training": training,
         "losses": tabulate_losses(training[base].get("captions", {})),

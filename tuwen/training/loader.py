@@ -70,7 +70,9 @@ def load_batches(
     """
     share, steps = batch_size // ranks, len(views) // batch_size
     plan = partial(views.plan, seed, epoch)
-    rows = keep_siblings_apart(plan, batch_size, steps, report=rank == 0) if apart else plan()
+    rows = plan()
+    if apart:
+        rows = keep_siblings_apart(plan, batch_size, steps, simplify=tokenizer.simplify, report=rank == 0)
     planned = (list(islice(rows, batch_size)) for _ in range(steps))
     decoder = _TaskDecoder(views.decoders, tokenizer, max_tokens)
     waiting: deque[list[ViewSpec]] = deque()
@@ -140,9 +142,9 @@ class _TaskDecoder(Dataset[_DecodedTask | UserError]):
         ids, mask = text.tokenize(self._tokenizer, [spec.caption for spec in task], self._max_tokens)
         return ids, mask
 
-    def read_captions(self, rows: list[ViewSpec]) -> list[str]:
-        """Return the captions as the model is given them."""
-        return text.simplify_for(self._tokenizer, [spec.caption for spec in rows])
+    def list_forms(self, rows: list[ViewSpec]) -> list[str]:
+        """Return of each row the form by which its caption is the same to the model as another."""
+        return text.normalise_captions([spec.caption for spec in rows], self._tokenizer.simplify)
 
 
 def _decode_in_workers(
@@ -190,7 +192,7 @@ def _assemble_batch(
     ids = torch.cat([_pad(part.ids, longest, decoder.padding) for part in sound])
     mask = torch.cat([_pad(part.mask, longest, 0) for part in sound])
     positive_id = _hash_names(spec.positive_id for spec in rows)
-    caption_id = _hash_names(map(text.normalise, decoder.read_captions(rows)))
+    caption_id = _hash_names(decoder.list_forms(rows))
     names = tuple(spec.pair_id for spec in rows)
     if torch.cuda.is_available():
         pixels = normalise_pixels(torch.cat([_send(part.pixels) for part in sound]))

@@ -9,7 +9,7 @@ import numpy as np
 
 from tuwen.data.formats.sides import CANDIDATE, has_side_word, judge_mirroring
 from tuwen.data.formats.spelling import UNSEEN_CHARACTERS
-from tuwen.data.formats.text import CHINESE, CONTROL, HAN_MASK, STRAY_CONTROL, normalise
+from tuwen.data.formats.text import CHINESE, CONTROL, HAN_MASK, STRAY_CONTROL, normalise_captions
 from tuwen.data.quality.caption_marks import find_marks
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ INVISIBLE = re.compile(rf"\s|{CONTROL.pattern}|{UNSEEN_CHARACTERS}")
 ) = (1 << bit for bit in range(11))
 
 
-def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
+def measure_captions(texts: "pa.Table", simplify: bool = False) -> "pd.DataFrame":
     """Return the texts table with what was measured of its captions, in its order; a null counts as empty.
 
-    normalised: the form in which captions are compared. chars: without blanks around, 0 where nothing is visible.
+    normalised: the form in which captions are compared, by `text.normalise_captions`, which `simplify` is for.
+    chars: without blanks around, 0 where nothing is visible.
     tokens: BERT's words, [CLS] and [SEP] among them; a vocabulary may cut a Latin word further. chinese_share,
     latin_share: of the visible characters. control_chars (no tab, no line end), private_use_chars, masks: how
     many. script: `traditional` or `simplified` where it has characters that only one of them writes, `mixed`,
@@ -60,7 +61,7 @@ def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
     parts = [_count(captions[start : start + CAPTIONS_PER_PART]) for start in starts]
     count = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     visible = count["visible"]
-    frame["normalised"] = pd.Series(list(map(normalise, captions)), frame.index, dtype=str)
+    frame["normalised"] = pd.Series(normalise_captions(captions, simplify), frame.index, dtype=str)
     stripped = np.fromiter((len(caption.strip()) for caption in captions), np.int64, len(captions))
     frame["chars"] = np.where(visible > 0, stripped, 0)
     frame["tokens"] = count["tokens"] + END_TOKENS

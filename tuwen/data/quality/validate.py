@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
-from tuwen.core.params import Split, Validate
+from tuwen.core.params import Split, Text, Validate
 from tuwen.data.formats import pairs
 from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.data.quality import clean_sets, consistency, corpus, expectations, quarantine, suites, summary
@@ -37,17 +37,17 @@ def validate(
     params: Validate,
     dealing: Split,
     sources: Sequence[str],
-    max_tokens: int,
+    text: Text,
     docs: Path | None = None,
 ) -> Validated:
     """Write every clean set, `quarantine.*` and `quality.json` into `clean` from the sets in `raw`.
 
-    sources: the names under raw/corpus; max_tokens: what a model reads of a caption; docs: where Great
+    sources: the names under raw/corpus; text: how a model reads a caption; docs: where Great
     Expectations' own pages go. Raises UserError, with place, value and fix, on a critical finding; the quarantine
     is written before its size is examined, so that a user sees the rows.
     """
     sources = sorted(sources)
-    examined, in_place = _examine_rows(raw, clean, params, sources, max_tokens)
+    examined, in_place = _examine_rows(raw, clean, params, sources, text)
     labelled, collected = examined["labelled"], {name: examined[f"corpus/{name}"] for name in sources}
     consistency.find_inconsistencies([labelled], params)
     consistency.find_inconsistencies(list(collected.values()), params)
@@ -57,7 +57,7 @@ def validate(
         _write_quarantine(clean, examined)  # the rows that the message is about left only now
         raise
     for source in collected.values():
-        corpus.remove_held_out(source, dealt.held_out)
+        corpus.remove_held_out(source, dealt.held_out, labelled.images.frame)
     further = dealt.summary | {"drift": _examine_drift(examined, params)}
     if files := {name: read for name in examined if (read := _read_readings(raw / name))}:
         further["files"] = files
@@ -83,19 +83,19 @@ def validate(
 
 
 def _examine_rows(
-    raw: Path, clean: Path, params: Validate, sources: Sequence[str], max_tokens: int
+    raw: Path, clean: Path, params: Validate, sources: Sequence[str], text: Text
 ) -> tuple[dict[str, ExaminedSet], dict[str, corpus.InPlace]]:
     """Examine each row for itself: every raw set, and the corpus shards that stay where they are."""
     _refuse_leftovers(raw / "corpus", sources)
     names = (*pairs.RAW_SETS, *(f"corpus/{name}" for name in sources))
     with make_executor() as executor:
-        examined = {name: quarantine.examine_set(raw / name, name, params, max_tokens, executor) for name in names}
+        examined = {name: quarantine.examine_set(raw / name, name, params, text, executor) for name in names}
         _write_quarantine(clean, examined)
         for table in _list_tables(examined):
             table.examine_outcome(params)
         for name in TASK_SETS:
             examined[name].tables[quarantine.GALLERIES[name]].examine(suites.build_gallery_suite())
-        return examined, corpus.examine_in_place(raw / "corpus", sources, params, max_tokens, executor)
+        return examined, corpus.examine_in_place(raw / "corpus", sources, params, text, executor)
 
 
 def _count_notes(raw: Path, names: Iterable[str]) -> dict[str, dict[str, dict[str, int]]]:
