@@ -67,8 +67,8 @@ def _format_headline(facts: dict[str, Any]) -> list[str]:
         *_table(header, rows),
         "",
         f"In brackets: 95 % bootstrap intervals by group ({facts['evaluate'].bootstrap_samples} samples); "
-        "those of differences are paired: both answer the same queries. Where all groups are alike, the bootstrap "
-        "sees no spread, and the interval is Clopper and Pearson's. Gains in bold are sure: their interval lies "
+        "those of differences are paired: both answer the same queries. Where few groups hit, miss or change, the "
+        "interval is Clopper and Pearson's. Gains in bold are sure: their interval lies "
         "above 0. Chance: hit@k of a ranking at random.",
         "",
         *_table(("direction", "", *list_titles()), summary),

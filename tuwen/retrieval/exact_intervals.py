@@ -55,9 +55,14 @@ def measure_spread(values: Floats, groups: npt.NDArray[Any], least: Floats) -> S
 
 def append_mean(spread: Spread, columns: Sequence[int]) -> Spread:
     """Return the spread with one metric more, the mean of these."""
-    own = Spread(*(column[list(columns)] for column in spread))
-    mean = (own.up.mean(), own.down.mean(), own.groups.min(), own.fewest.max(), own.least.max())
-    return Spread(*(np.append(column, one) for column, one in zip(spread, mean, strict=True)))
+    own = list(columns)
+    return Spread(
+        np.append(spread.up, spread.up[own].mean()),
+        np.append(spread.down, spread.down[own].mean()),
+        np.append(spread.groups, spread.groups[own].min()),
+        np.append(spread.fewest, spread.fewest[own].max()),
+        np.append(spread.least, spread.least[own].max()),
+    )
 
 
 def _count_groups(rows: Flags, groups: npt.NDArray[Any]) -> Rows:

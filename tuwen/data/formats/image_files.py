@@ -163,7 +163,7 @@ class ImageFiles:
     def _find_folded(self, way: str, fold: Callable[[str], str], reading: str, ways: list[str]) -> FoundFile:
         """Find the only file whose name differs in no more than what `fold` levels."""
         nothing = FoundFile(None, reading, fault="missing")
-        whole, root = _compose(reading), _compose(self.root)
+        whole, root = compose_name(reading), compose_name(self.root)
         if whole.startswith(f"{root}/"):
             whole, ways = whole[len(root) + 1 :], [*ways, "absolute path"]
         parts = [part for part in whole.split("/") if part not in ("", ".")]
@@ -193,12 +193,13 @@ class ImageFiles:
         return self._listed[folder]
 
 
-def _compose(name: str) -> str:
+def compose_name(name: str) -> str:
+    """Return a name in the one Unicode form in which names are compared, NFC; macOS writes NFD."""
     return unicodedata.normalize("NFC", name)
 
 
 def _fold_case(name: str) -> str:
-    return _compose(_compose(name).casefold())
+    return compose_name(compose_name(name).casefold())
 
 
 def _fold(name: str) -> str:
@@ -235,7 +236,7 @@ def _read_address(name: str) -> str:
 
 
 FOLDS = (
-    ("Unicode form (NFC, NFD)", _compose),
+    ("Unicode form (NFC, NFD)", compose_name),
     ("upper and lower case", _fold_case),
     ("blanks in the file's own name", _fold),
 )

@@ -7,7 +7,6 @@ depend on the code that examines.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +28,6 @@ TABLE_NAMES = ("images", "texts", "pairs")
 SEVERITIES = ("critical", "warning", "info")  # the severest first
 # these keys have readers of their own; others are shown as they are
 TABULATED_KEYS = ("raw", "clean", "groups", "checks", "files")
-ENTRY_KEYS = ("severity", "unexpected", "success")  # of what one check found
 FATES = ("clean", "quarantined", "left_out", "merged")  # what rows in are the sum of
 REASONS_TOLD = 3  # on a terminal
 IN_VALID_OR_TEST = "in_valid_or_test"  # the reason for which a corpus image left
@@ -200,10 +198,10 @@ def format_counts(summary: Summary, folder: Path) -> str:
 def list_findings(summary: Summary) -> list[FindingRow]:
     """Return one row per expectation of every table, the severest first."""
     rows = [
-        FindingRow(name, table, expectation, *itemgetter(*ENTRY_KEYS)(entry), entry.get("why", ""))
+        FindingRow(name, table, check, one["severity"], one["unexpected"], one["success"], one.get("why", ""))
         for name, tables in summary["checks"].items()
         for table, entries in tables.items()
-        for expectation, entry in entries.items()
+        for check, one in entries.items()
     ]
     return sorted(rows, key=lambda row: SEVERITIES.index(row.severity))
 

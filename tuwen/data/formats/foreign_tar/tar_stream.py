@@ -8,7 +8,6 @@ import hashlib
 import io
 import re
 import tarfile
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -17,7 +16,7 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats.foreign_tar.tar_keys import CAPTION_KINDS, KeyedParts, TarPart, group_parts
 from tuwen.data.formats.foreign_text.encoding import decode_text
 from tuwen.data.formats.foreign_text.mangled import find_mangled
-from tuwen.data.formats.image_files import IMAGE_EXTENSIONS, is_hidden
+from tuwen.data.formats.image_files import IMAGE_EXTENSIONS, compose_name, is_hidden
 from tuwen.data.formats.text_files import parse_json
 
 MAX_MEMBER_BYTES = 1 << 28  # above any image or caption; a header may promise more than memory holds
@@ -212,7 +211,7 @@ def _skip(archive: Any) -> None:
 
 def _part(archive: Any, info: tarfile.TarInfo, left_over: Counter[str], load: bool) -> TarPart | None:
     name = CURRENT_FOLDER.sub("", _decoded_name(info.name.encode("utf-8", "surrogateescape")))
-    folder, slash, base = unicodedata.normalize("NFC", name).rpartition("/")
+    folder, slash, base = compose_name(name).rpartition("/")
     *stem, extension = base.split(".")
     extension = extension.strip().lower()
     part = TarPart(name, (f"{folder}{slash}{stem[0] if stem else ''}", *stem[1:]), extension, info.size)
