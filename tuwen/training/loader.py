@@ -77,22 +77,25 @@ def load_batches(
     decoder = _TaskDecoder(views.decoders, tokenizer, max_tokens)
     waiting: deque[list[ViewSpec]] = deque()
 
-    def cut_tasks() -> Iterator[list[ViewSpec]]:
-        for batch in islice(planned, first_step, None):
-            waiting.append(batch)
-            for start in range(rank * share, (rank + 1) * share, TASK_ROWS):
-                yield batch[start : min(start + TASK_ROWS, (rank + 1) * share)]
-
+    tasks = _cut_tasks(islice(planned, first_step, None), waiting, slice(rank * share, (rank + 1) * share))
     count = count_loading_workers()
-    decoded = (
-        _decode_in_workers(decoder, cut_tasks(), count, share) if count else map(decoder.__getitem__, cut_tasks())
-    )
+    decoded = _decode_in_workers(decoder, tasks, count, share) if count else map(decoder.__getitem__, tasks)
     try:
         for _ in range(first_step, steps):
             parts = list(islice(decoded, -(-share // TASK_ROWS)))
             yield _assemble_batch(waiting.popleft(), rank * share, parts, decoder)
     finally:
         del decoded  # ends the workers now, not when the traceback of an error is let go
+
+
+def _cut_tasks(
+    planned: Iterator[list[ViewSpec]], waiting: deque[list[ViewSpec]], share: slice
+) -> Iterator[list[ViewSpec]]:
+    """Yield the rows of each batch's share in tasks; the batch as a whole is put into `waiting`."""
+    for batch in planned:
+        waiting.append(batch)
+        for start in range(share.start, share.stop, TASK_ROWS):
+            yield batch[start : min(start + TASK_ROWS, share.stop)]
 
 
 def count_loading_workers() -> int:

@@ -70,10 +70,7 @@ def measure_captions(texts: "pa.Table", simplify: bool = False) -> "pd.DataFrame
     frame["control_chars"] = count["control"]
     frame["private_use_chars"] = count["private"]
     frame["newline"] = count["newline"] > 0
-    scripts = np.array(["", "traditional", "simplified", "mixed"], object)
-    frame["script"] = pd.Series(
-        scripts[(count["traditional"] > 0) + 2 * (count["simplified"] > 0)], frame.index, dtype=str
-    )
+    frame["script"] = pd.Series(_name_scripts(count), frame.index, dtype=str)
     frame = frame.assign(**find_marks(column))
     frame["masks"] = pc.count_substring_regex(column, HAN_MASK).to_numpy().astype(np.int64)
     frame["side_word"] = np.fromiter(map(has_side_word, captions), bool, len(captions))
@@ -82,6 +79,11 @@ def measure_captions(texts: "pa.Table", simplify: bool = False) -> "pd.DataFrame
     frame["unmirrored"] = unmirrored
     frame["duplicates"] = frame.groupby("normalised")["normalised"].transform("size").astype(np.int64)
     return frame
+
+
+def _name_scripts(count: dict[str, IntCounts]) -> np.ndarray[Any, np.dtype[np.object_]]:
+    names = np.array(["", "traditional", "simplified", "mixed"], object)
+    return names[(count["traditional"] > 0) + 2 * (count["simplified"] > 0)]
 
 
 def _count(captions: list[str]) -> dict[str, IntCounts]:

@@ -58,11 +58,8 @@ def validate(
         raise
     for source in collected.values():
         corpus.remove_held_out(source, dealt.held_out, labelled.images.frame)
-    further = dealt.summary | {"drift": _examine_drift(examined, params)}
-    if files := {name: read for name in examined if (read := _read_readings(raw / name))}:
-        further["files"] = files
+    further = dealt.summary | {"drift": _examine_drift(examined, params)} | _collect_readings(raw, examined)
     further["corpus"] = {name: shards.summarise(dealt.held_out) for name, shards in in_place.items()}
-    further |= _count_notes(raw, examined)
     composed = _compose_sets(examined, collected, dealt)
     captions.label_merged_rows(labelled, dealt.parts, composed)
     further["leaks"] |= {"captions": captions.measure_overlap(labelled, composed, collected)}
@@ -73,8 +70,7 @@ def validate(
     held_out = corpus.list_held_out(dealt.held_out if len(elsewhere) else dealt.held_out[:0])
     written = clean_sets.write_clean_sets(raw, clean, composed, elsewhere, held_out, sources, used)
     body = summary.make_summary(examined, in_place, written, further)
-    for name, part in (("valid", "valid"), ("test", "test"), ("bank", "train")):
-        body["clean"][name] |= _count_merged(dealt.parts[part], written[name])
+    _count_merged(body, dealt, written)
     write_json(clean / "quality.json", body)
     if docs is not None:
         _write_data_docs(docs, summary.group_findings(examined, in_place))
@@ -98,8 +94,13 @@ def _examine_rows(
         return examined, corpus.examine_in_place(raw / "corpus", sources, params, text, executor)
 
 
+def _collect_readings(raw: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Return how ingest read the text files of each set, and what it noted and how often, where it did."""
+    read = {name: readings for name in names if (readings := _read_readings(raw / name))}
+    return ({"files": read} if read else {}) | _count_notes(raw, names)
+
+
 def _count_notes(raw: Path, names: Iterable[str]) -> dict[str, dict[str, dict[str, int]]]:
-    """Return what ingest noted of each set and how often, under one key, if there is anything."""
     files = {name: raw / name / "notes.json" for name in names}
     notes = {name: read_json(path) for name, path in files.items() if path.is_file()}
     counts = {name: {what: note["count"] for what, note in some.items()} for name, some in notes.items()}
@@ -158,11 +159,13 @@ def _compose_sets(
     } | {name: replace(one, images=join_copies(one.images)) for name, one in others.items()}
 
 
-def _count_merged(part: pairs.PairSet, merged: pairs.PairSet) -> dict[str, int]:
-    """Count the texts that equal ones took in, and the pairs that another spelling of their caption made true."""
-    linked = set(merged.pairs["pair_id"].to_pylist()) - set(part.pairs["pair_id"].to_pylist())
-    counts = {"merged_captions": len(part.texts) - len(merged.texts)}
-    return counts | ({"linked_pairs": len(linked)} if linked else {})
+def _count_merged(body: dict[str, Any], dealt: Dealt, written: Mapping[str, pairs.PairSet]) -> None:
+    """Add the texts that equal ones took in, and the pairs that another spelling of their caption made true."""
+    for name, split in (("valid", "valid"), ("test", "test"), ("bank", "train")):
+        part, merged = dealt.parts[split], written[name]
+        linked = set(merged.pairs["pair_id"].to_pylist()) - set(part.pairs["pair_id"].to_pylist())
+        counts = {"merged_captions": len(part.texts) - len(merged.texts)}
+        body["clean"][name] |= counts | ({"linked_pairs": len(linked)} if linked else {})
 
 
 def require_positives(folder: Path, pair_set: pairs.PairSet) -> None:

@@ -12,26 +12,35 @@ def count_seen(answers: Answers) -> float | None:
     return None if answers.seen is None else float(answers.seen.sum())
 
 
+SEEN_QUERIES = Metric(
+    name="{direction}_seen_queries",
+    title="queries whose caption is in train",
+    unit=WHOLE_NUMBER,
+    source=OfAnswers(count_seen),
+    needs_overlap=True,
+)
+
+
 def derive_seen_figures(figures: Mapping[str, Metric]) -> dict[str, Metric]:
     """Return the rows `hit`, `chance` and `mean` of FIGURES once more for a part of the queries, and its size."""
     hit, chance, mean = figures["hit"], figures["chance"], figures["mean"]
     assert isinstance(hit.source, OfQueries)
     assert isinstance(chance.source, OfGallery)
     part: dict[str, Any] = {"needs_overlap": True, "in_table": True, "in_gate": False}
-    unseen_hit = hit._replace(
-        name="{direction}_unseen_hit_at_{k}",
-        title=f"{hit.title}, caption not in train",
-        source=hit.source._replace(part="unseen"),
-        chance="unseen_chance",
-        **part,
-    )
     return {
-        "unseen_hit": unseen_hit,
-        "seen_hit": unseen_hit._replace(
+        "unseen_hit": hit._replace(
+            name="{direction}_unseen_hit_at_{k}",
+            title=f"{hit.title}, caption not in train",
+            source=hit.source._replace(part="unseen"),
+            chance="unseen_chance",
+            **part,
+        ),
+        "seen_hit": hit._replace(
             name="{direction}_seen_hit_at_{k}",
             title=f"{hit.title}, caption in train",
             source=hit.source._replace(part="seen"),
             chance=None,
+            **part,
         ),
         "unseen_chance": chance._replace(
             name="{direction}_unseen_chance_at_{k}",
@@ -45,11 +54,5 @@ def derive_seen_figures(figures: Mapping[str, Metric]) -> dict[str, Metric]:
             source=MeanOverKs("unseen_hit"),
             **part,
         ),
-        "seen_queries": Metric(
-            name="{direction}_seen_queries",
-            title="queries whose caption is in train",
-            unit=WHOLE_NUMBER,
-            source=OfAnswers(count_seen),
-            needs_overlap=True,
-        ),
+        "seen_queries": SEEN_QUERIES,
     }
