@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from tuwen.core.errors import UserError
 from tuwen.data.formats.text_files import read_csv_rows
 
-BY_ID = (("image_id", "text_id"), ("image", "text"))  # columns that name a pair
-BY_CAPTION = (("image_id", "caption"), ("image", "caption"))
+BY_ID = (("image", "text"), ("image_id", "text_id"))  # columns that name a pair
+BY_CAPTION = (("image", "caption"), ("image_id", "caption"))
 
 
 class NamedPair(NamedTuple):
@@ -30,6 +30,8 @@ def read_named_pairs(path: Path, columns: Sequence[tuple[str, str]] = BY_ID) -> 
     Raises UserError for a table that is missing, is empty or has none of the columns or two for one thing, and for
     a label that is not 0 or 1.
     """
+    if path.is_file() and not path.stat().st_size:
+        _choose_columns(path, columns, [])
     chosen: tuple[str, str] | None = None
     for line, row in read_rows(path):
         image, text = chosen = chosen or _choose_columns(path, columns, list(row))
@@ -41,11 +43,9 @@ def read_named_pairs(path: Path, columns: Sequence[tuple[str, str]] = BY_ID) -> 
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line or row, column -> value) of a CSV or Parquet table. Raises UserError where there is nothing."""
+    """Yield (line or row, column -> value) of a CSV or Parquet table. Raises UserError where it is missing."""
     if not path.is_file():
-        raise UserError(f"{path}: not found, or not a file; name a CSV or Parquet table")
-    if not path.stat().st_size:
-        raise UserError(f"{path}: empty; name a CSV with a header, or a Parquet table")
+        raise UserError(f"{path}: no such file; name a CSV or Parquet table")
     if path.suffix.lower() != ".parquet":
         return read_csv_rows(path, ())
     from tuwen.data.formats import pairs  # not needed on a bare machine
@@ -56,6 +56,6 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _choose_columns(path: Path, columns: Sequence[tuple[str, str]], found: Sequence[str]) -> tuple[str, str]:
     fitting = [names for names in columns if set(names) <= set(found)]
     if not fitting or len({image for image, _ in fitting}) > 1:
-        headers = " or ".join(",".join(names) for names in columns)
-        raise UserError(f"{path}: line 1: columns {headers} expected, found {','.join(found)!r}; rename them")
+        headers = " or ".join(f"{','.join(names)}[,label]" for names in columns)
+        raise UserError(f"{path}: line 1: header {headers} expected, got {','.join(found)!r}; rename the columns")
     return fitting[0]

@@ -19,7 +19,7 @@ from tuwen.data.quality.duplicates import captions
 from tuwen.data.quality.duplicates.groups import join_copies
 from tuwen.data.quality.examined_table import TASK_SETS, ExaminedTable
 from tuwen.data.quality.quarantine import ExaminedSet
-from tuwen.data.quality.split import SPLITS, merge_captions
+from tuwen.data.quality.split import merge_captions
 
 
 class Validated(NamedTuple):
@@ -51,20 +51,14 @@ def validate(
     labelled, collected = examined["labelled"], {name: examined[f"corpus/{name}"] for name in sources}
     consistency.find_inconsistencies([labelled], params)
     consistency.find_inconsistencies(list(collected.values()), params)
-    try:
-        dealt = deal_labelled(labelled, params, dealing)
-    except UserError:
-        _write_quarantine(clean, examined)  # the rows that the message is about left only now
-        raise
+    dealt = _deal(clean, examined, params, dealing)
     for source in collected.values():
         corpus.remove_held_out(source, dealt.held_out, labelled.images.frame)
     further = dealt.summary | {"drift": _examine_drift(examined, params)} | _collect_readings(raw, examined)
     further["corpus"] = {name: shards.summarise(dealt.held_out) for name, shards in in_place.items()}
-    composed = _compose_sets(examined, collected, dealt)
+    composed = _compose_sets(clean, examined, collected, dealt)
     captions.label_merged_rows(labelled, dealt.parts, composed)
     further["leaks"] |= {"captions": captions.measure_overlap(labelled, composed, collected)}
-    for name in (*SPLITS, "bank"):
-        require_positives(clean / name, composed[name])
     used = {"validate": params.model_dump(), "split": dealing.model_dump()}
     elsewhere = corpus.collect_shards(in_place)
     held_out = corpus.list_held_out(dealt.held_out if len(elsewhere) else dealt.held_out[:0])
@@ -92,6 +86,14 @@ def _examine_rows(
         for name in TASK_SETS:
             examined[name].tables[quarantine.GALLERIES[name]].examine(suites.build_gallery_suite())
         return examined, corpus.examine_in_place(raw / "corpus", sources, params, text, executor)
+
+
+def _deal(clean: Path, examined: Mapping[str, ExaminedSet], params: Validate, dealing: Split) -> Dealt:
+    try:
+        return deal_labelled(examined["labelled"], params, dealing)
+    except UserError:
+        _write_quarantine(clean, examined)  # the rows that the message is about left only now
+        raise
 
 
 def _collect_readings(raw: Path, names: Iterable[str]) -> dict[str, Any]:
@@ -143,20 +145,22 @@ def _examine_drift(examined: Mapping[str, ExaminedSet], params: Validate) -> dic
 
 
 def _compose_sets(
-    examined: Mapping[str, ExaminedSet], collected: Mapping[str, ExaminedSet], dealt: Dealt
+    clean: Path, examined: Mapping[str, ExaminedSet], collected: Mapping[str, ExaminedSet], dealt: Dealt
 ) -> dict[str, pairs.PairSet]:
-    """Return the clean sets by name; bank, valid and test hold each caption once, for all images that carry it."""
+    """Return the clean sets by name; bank, valid and test hold each caption once, for all images that carry it.
+
+    Raises UserError where a query of one has no true item.
+    """
     texts = examined["labelled"].texts.frame
     normalised = dict(zip(texts["text_id"], texts["normalised"], strict=True))
     merged = {name: merge_captions(part, normalised) for name, part in dealt.parts.items()}
     others = {"corpus": corpus.join_sources(collected)}
     others |= {name: examined[name].select_clean() for name in TASK_SETS}
-    return {
-        "train": dealt.parts["train"],
-        "bank": merged["train"],
-        "valid": merged["valid"],
-        "test": merged["test"],
-    } | {name: replace(one, images=join_copies(one.images)) for name, one in others.items()}
+    answered = {"train": dealt.parts["train"], "bank": merged["train"]}
+    answered |= {name: merged[name] for name in ("valid", "test")}
+    for name, one in answered.items():
+        require_positives(clean / name, one)
+    return answered | {name: replace(one, images=join_copies(one.images)) for name, one in others.items()}
 
 
 def _count_merged(body: dict[str, Any], dealt: Dealt, written: Mapping[str, pairs.PairSet]) -> None:
