@@ -158,7 +158,7 @@ def bench_measure(work: Path) -> None:
 
 def examine(folder: Path, params: Params, executor: Executor) -> quarantine.ExaminedSet:
     """Measure and examine one raw set."""
-    return quarantine.examine_set(folder, "labelled", params.validate_, params.text.max_tokens, executor)
+    return quarantine.examine_set(folder, "labelled", params.validate_, params.text, executor)
 
 
 def bench_expectations(work: Path) -> None:
@@ -169,7 +169,10 @@ def bench_expectations(work: Path) -> None:
     with make_executor() as executor:
         raw, limit = pairs.read_pair_set(folder), params.validate_.max_pixels
         images = image_stats.measure_images(work / "data", raw.images, limit, executor)
-        captions, links = text_stats.measure_captions(raw.texts), pair_stats.measure_pairs(raw)
+        captions, links = (
+            text_stats.measure_captions(raw.texts, params.text.simplify),
+            pair_stats.measure_pairs(raw),
+        )
         with (
             patch.object(image_stats, "measure_images", lambda *_: images),
             patch.object(text_stats, "measure_captions", lambda *_: captions),

@@ -20,7 +20,7 @@ def main() -> None:
         params.validate_,
         params.split,
         list(params.corpus),
-        params.text.max_tokens,
+        params.text,
         docs=Path("runs/data-docs"),
     )
     page = data / "clean/quality.html"

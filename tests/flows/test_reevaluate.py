@@ -73,8 +73,8 @@ def gate(base: str = "base", preset: str = "sample") -> tuple[int, str]:
 
 def differences(page: str) -> dict[tuple[str, str], float]:
     """(direction, R@k) -> head less base in points, from the page's table."""
-    row = re.compile(r"^\| (.+?) \| \d+ \| (R@\d+) \| [\d.]+ \| [\d.]+ \| \**([+-][\d.]+)\** \[", re.MULTILINE)
-    return {(way, k): float(points) for way, k, points in row.findall(page)}
+    row = re.compile(r"^\| (.+?) \| \d+ \| (R@\d+) \| [\d.]+ \| [\d.]+ \| \**([+−][\d.]+)\** \[", re.MULTILINE)
+    return {(way, k): float(points.replace("−", "-")) for way, k, points in row.findall(page)}
 
 
 def test_an_unchanged_model_passes_and_nothing_runs(project: Path) -> None:

@@ -16,6 +16,7 @@ from tests.support.validate import (
     read_counterparts,
     read_ids,
     read_quality,
+    read_quarantine,
     read_reasons,
     run_validate,
 )
@@ -180,6 +181,37 @@ def test_a_shard_that_is_another_or_full_of_faults_stops_the_stage(tmp_path: Pat
     write_list(data, "far", [shard])
     with pytest.raises(UserError, match=r"far/shards\.parquet: quarantined_share is 1; .+ unreadable 1"):
         run_validate(data, sources=("art", "far"))
+
+
+def test_a_corpus_of_the_labelled_pictures_themselves_loses_some_without_a_warning(
+    tmp_path: Path, make_raw: MakeRaw
+) -> None:
+    data = make_raw(tmp_path)
+    write_source(data, "again", [(f"标{n:02d}.png", picture(n), f"第{n}张标注过的图片") for n in range(12)])
+    others = [("外.png", draw_png(40, 40), "别处来的一张图")]
+    write_source(data, "more", [(f"标{n:02d}.png", picture(n), f"再说第{n}张图片") for n in range(12)] + others)
+    clean = run_validate(data, sources=("again", "more", "art"))
+    checks = read_quality(clean)["checks"]
+    lost = sum(len(read_ids(clean, part, "images")) for part in ("valid", "test"))
+    rows = {
+        name: [row for row in read_quarantine(clean) if row["set"] == f"corpus/{name}"]
+        for name in ("again", "more")
+    }
+    for table, check in (
+        ("images", "in_valid_or_test"),
+        ("texts", "without_pair"),
+        ("pairs", "picture_quarantined"),
+    ):
+        found = checks["corpus/again"][table][check]
+        why = found.pop("why")
+        assert found == {"severity": "info", "success": False, "unexpected": lost}
+        assert why.startswith("expected: this source holds the labelled pictures again")
+        assert checks["corpus/more"][table][check] == found | {"severity": "warning"}
+    assert {row["severity"] for row in rows["again"]} == {"info"}
+    assert {row["severity"] for row in rows["more"]} == {"warning"}
+    assert [row["reason"] for row in rows["again"]] == [row["reason"] for row in rows["more"]]
+    assert "expected: this source holds the labelled pictures again" in (clean / "quality.html").read_text("utf-8")
+    assert_rows_add_up(clean)
 
 
 def test_a_source_that_is_no_longer_named_is_refused(tmp_path: Path, make_raw: MakeRaw) -> None:

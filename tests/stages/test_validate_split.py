@@ -6,6 +6,7 @@ import pytest
 from tests.stages.conftest import picture
 from tests.support.validate import (
     PARAMS,
+    TEXT,
     assert_rows_add_up,
     change_row,
     draw_png,
@@ -17,6 +18,7 @@ from tests.support.validate import (
     run_validate,
 )
 from tuwen.core.errors import UserError
+from tuwen.core.params import Text
 from tuwen.data.formats import pairs
 from tuwen.data.quality import suites
 
@@ -49,6 +51,44 @@ def test_without_groups_of_the_source_copies_stay_together(tmp_path: Path, make_
     assert (groups["groups_of_several_pictures"], groups["largest_group_pictures"]) == (1, 3)
     assert groups["near_equal_pictures_across_splits"] == 0
     assert summary["leaks"]["prevented"] in (0, 2), "by the hash of their names the two may fall into one split"
+
+
+SIMPLIFY = TEXT.model_copy(update={"simplify": True})
+SPELLED = {"labelled-line-05": "蘋果樹下的貓", "labelled-line-09": "苹果树下的猫。"}
+
+
+@pytest.mark.parametrize(("text", "groups"), [(TEXT, 12), (SIMPLIFY, 11)])
+def test_captions_that_differ_in_script_are_equal_where_the_model_reads_them_as_one(
+    tmp_path: Path, make_raw: MakeRaw, text: Text, groups: int
+) -> None:
+    clean = run_validate(make_raw(tmp_path, grouped=False, captions=SPELLED), text=text)
+    summary = read_quality(clean)
+    assert summary["groups"]["groups"] == groups
+    found = summary["checks"]["labelled"]["texts"]["duplicate_caption"]["unexpected"]
+    assert found == (2 if text.simplify else 0)
+
+
+def test_what_train_holds_in_the_other_script_is_counted_and_no_caption_changes_its_letters(
+    tmp_path: Path, make_raw: MakeRaw
+) -> None:
+    captions = SPELLED | {"labelled-name-08": "龍眼", "labelled-name-09": "龙眼"}
+    data = name_splits(make_raw(tmp_path, captions=captions), "tttttttvssss")  # groups of the source part them
+    clean = run_validate(data, text=SIMPLIFY)
+    assert read_counterparts(clean, "caption_in_train") == {
+        "labelled-line-09": "labelled labelled-line-05 (captions.csv, row 13)"
+    }
+    assert read_quality(clean)["leaks"]["captions"]["test"]["in_train"] == 1
+    written = {
+        row["text_id"]: row["caption"]
+        for name in ("train", "test", "bank")
+        for row in pairs.read_pair_set(clean / name).texts.to_pylist()
+    }
+    assert written.items() >= captions.items()
+    links = {(row["image_id"], row["text_id"]) for row in pairs.read_pair_set(clean / "test").pairs.to_pylist()}
+    assert links >= {
+        (f"labelled-{one}.png", f"labelled-name-{two}") for one in ("08", "09") for two in ("08", "09")
+    }
+    assert_rows_add_up(clean)
 
 
 def test_a_group_that_swallows_the_set_stops_the_stage(

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from tuwen.core.params import Split, Validate
+from tuwen.core.params import Split, Text, Validate
 from tuwen.data.formats import pairs
 from tuwen.data.quality.validate import validate
 from tuwen.report.quality.page import write_page
@@ -26,14 +26,16 @@ PARAMS = Validate(
     doctor_share=0.5,
 )
 SPLIT = Split(seed=0, valid=0.2, test=0.25, official=True)
-MAX_TOKENS = 32
+TEXT = Text(max_tokens=32, simplify=False)
 FAULTY = ("quarantined", "left_out", "blank")  # what may become of a row with a fault
 
 
-def run_validate(data: Path, params: Validate = PARAMS, sources: tuple[str, ...] = ("art",), **more: Any) -> Path:
+def run_validate(
+    data: Path, params: Validate = PARAMS, sources: tuple[str, ...] = ("art",), text: Text = TEXT, **more: Any
+) -> Path:
     """Write `data/clean` from `data/raw` as the stage does, the page included; return `data/clean`."""
     clean = data / "clean"
-    validated = validate(data / "raw", clean, params, SPLIT, sources, MAX_TOKENS, **more)
+    validated = validate(data / "raw", clean, params, SPLIT, sources, text, **more)
     write_page(
         clean / "quality.html", data, validated.summary, validated.frames, validated.quarantine, validated.examples
     )

@@ -22,6 +22,7 @@ def search(
     from rich.table import Table
     from rich.text import Text
 
+    from tuwen.evaluation.metric import format_number
     from tuwen.retrieval.lookup import find_answers
 
     found = find_answers(query, model, gallery, k)
@@ -34,7 +35,7 @@ def search(
     for rank, one in enumerate(found, 1):
         # as they are: a caption may hold what is markup elsewhere
         words = (Text(" ".join(getattr(one, name).split())) for name in ("id", *shown))
-        table.add_row(str(rank), f"{one.score:.3f}", *words)
+        table.add_row(str(rank), format_number(one.score, ".3f"), *words)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PLAIN_COLUMNS)

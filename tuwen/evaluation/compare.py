@@ -12,7 +12,7 @@ from tuwen.data.formats import pairs
 from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.evaluation.figures import FIGURES
 from tuwen.evaluation.headline import format_gain
-from tuwen.evaluation.metric import Estimate, Metric, OfQueries
+from tuwen.evaluation.metric import Estimate, Metric, OfQueries, format_number
 from tuwen.evaluation.ranks import RankedQueries, split_ranks
 from tuwen.retrieval.metrics import compute_paired_intervals
 
@@ -134,7 +134,8 @@ def find_regressions(changes: Sequence[Change], max_drop_points: float) -> list[
         name = f"{DIRECTIONS[change.direction].title} {change.title}"
         if high < 0:
             reasons.append(
-                f"{name} fell by {-value:.1f} points: even the upper end of its interval is {high:+.1f}."
+                f"{name} fell by {-value:.1f} points: even the upper end of its interval is "
+                f"{format_number(high, '+.1f')}."
             )
         if -value > max_drop_points + 1e-9:  # a drop of just the limit is allowed, rounding must not forbid it
             reasons.append(f"{name} fell by {-value:.1f} points; gate.max_drop_points allows {max_drop_points:g}.")
@@ -145,7 +146,7 @@ def format_changes(changes: Sequence[Change]) -> str:
     """Return the table of a comparison: base beside head in the metric's unit, the difference in points."""
     lines = ["| direction | queries | | base | head | head − base, points |", "|---|---|---|---|---|---|"]
     for change in changes:
-        base, head = (f"{value:{change.metric.unit.form}}" for value in (change.base, change.head))
+        base, head = (format_number(value, change.metric.unit.form) for value in (change.base, change.head))
         difference = format_gain(change.points, change.metric, "**" if change.decides else "")
         title = DIRECTIONS[change.direction].title
         lines.append(f"| {title} | {change.queries} | {change.title} | {base} | {head} | {difference} |")

@@ -28,8 +28,9 @@ from tuwen.evaluation.metric import (
     OfQueries,
     OfSet,
 )
-from tuwen.evaluation.seen.rows import SEEN_FIGURES
+from tuwen.evaluation.seen.rows import derive_seen_figures
 from tuwen.retrieval import metrics
+from tuwen.retrieval.exact_intervals import append_mean, measure_spread, replace_ends
 from tuwen.retrieval.vectors import Floats
 
 MetricValues = dict[str, float]  # name in metrics.json -> value
@@ -39,7 +40,7 @@ class Figures(NamedTuple):
     """What was measured of a set."""
 
     values: MetricValues
-    exact: list[str]  # those whose interval is exact, as the bootstrap saw no spread (`metrics.extend_points`)
+    exact: list[str]  # those whose interval is exact, as the bootstrap saw too little (exact_intervals.py)
 
 
 DIGITS = 6  # that are kept
@@ -164,8 +165,8 @@ FIGURES = {
     "auc": Metric(
         name="auc", title="AUC", unit=PERCENT, source=OfSet(measure_auc), has_interval=True, in_table=False
     ),
-    **SEEN_FIGURES,
 }
+FIGURES |= derive_seen_figures(FIGURES)
 
 
 def measure_figures(embedded: EmbeddedSet, answers: Mapping[str, Answers], params: Evaluate) -> Figures:
@@ -202,7 +203,7 @@ def _measure_intervals(answers: Mapping[str, Answers], params: Evaluate) -> Figu
     columns, least = _list_columns(answers, params.ks)
     values, names = np.stack(list(columns.values()), axis=1), list(columns)
     groups = np.concatenate([answers[name].groups for name in DIRECTIONS])
-    means_M, groups_M = np.nanmean(values, axis=0), metrics.count_groups(values, groups)
+    spread = measure_spread(values, groups, np.array(least))
     drawn_SM = metrics.bootstrap(values, groups, params.bootstrap_samples, params.seed)
     for metric in FIGURES.values():
         if not isinstance(metric.source, MeanOverKs):
@@ -213,18 +214,14 @@ def _measure_intervals(answers: Mapping[str, Answers], params: Evaluate) -> Figu
             if not set(needed) <= set(names):
                 continue
             own = list(map(names.index, needed))
-            means_M, drawn_SM = (
-                np.append(each, each[..., own].mean(-1, keepdims=True), axis=-1) for each in (means_M, drawn_SM)
-            )
-            groups_M = np.append(groups_M, groups_M[own].min())
+            drawn_SM = np.append(drawn_SM, drawn_SM[:, own].mean(axis=1, keepdims=True), axis=1)
+            spread = append_mean(spread, own)
             names.append(name)
-            least.append(0)
-    ends_M2 = metrics.compute_ends(drawn_SM)
-    low_M, high_M = metrics.extend_points(ends_M2, groups_M, least=np.array(least)).T
-    ends = dict(zip(ENDS, (means_M, low_M, high_M), strict=True))
+    ends_M2, exact_M = replace_ends(metrics.compute_ends(drawn_SM), spread)
+    ends = dict(zip(ENDS, (spread.up - spread.down, *ends_M2.T), strict=True))
     return Figures(
         {name + end: float(value_M[n]) for n, name in enumerate(names) for end, value_M in ends.items()},
-        [name for name, is_point in zip(names, metrics.find_points(ends_M2).tolist(), strict=True) if is_point],
+        [name for name, is_exact in zip(names, exact_M.tolist(), strict=True) if is_exact],
     )
 
 

@@ -10,10 +10,11 @@ from tuwen.core.params import Evaluate
 from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.evaluation.embedded_set import Groups
 from tuwen.evaluation.figures import ENDS, FIGURES, MetricValues
-from tuwen.evaluation.metric import Estimate, MeanOverKs, Metric, OfQueries, select_part
+from tuwen.evaluation.metric import Estimate, MeanOverKs, Metric, OfQueries, format_number, select_part
 from tuwen.evaluation.models import MODELS, get_base, list_rivals
 from tuwen.evaluation.results import Results
-from tuwen.retrieval.metrics import bootstrap, compute_ends, compute_intervals, count_groups, extend_points
+from tuwen.retrieval.exact_intervals import append_mean, measure_spread, replace_ends
+from tuwen.retrieval.metrics import bootstrap, compute_ends, compute_intervals
 from tuwen.retrieval.vectors import Floats
 
 TITLE_COLUMNS = 42  # on a terminal
@@ -156,9 +157,10 @@ def _compute_mean_ends(parts: Sequence[tuple[Floats, Groups]], params: Evaluate)
     for column, (difference_NK, own) in enumerate(parts):
         values[end : end + len(own), column] = difference_NK.mean(axis=1)
         end += len(own)
-    means = bootstrap(values, groups, params.bootstrap_samples, params.seed).mean(axis=1)
-    fewest = int(count_groups(values, groups).min())
-    return extend_points(compute_ends(means), fewest, least=-1)
+    drawn = bootstrap(values, groups, params.bootstrap_samples, params.seed)
+    spread = append_mean(measure_spread(values, groups, np.full(len(parts), -1.0)), range(len(parts)))
+    ends, _ = replace_ends(compute_ends(np.column_stack([drawn, drawn.mean(axis=1)])), spread)
+    return np.asarray(ends[-1])
 
 
 def _scale(ends: Floats, metric: Metric) -> tuple[float, float]:
@@ -168,20 +170,21 @@ def _scale(ends: Floats, metric: Metric) -> tuple[float, float]:
 
 def format_estimate(estimate: Estimate, metric: Metric, symbol: str = "") -> str:
     """Return a value as people read it, followed by its interval in brackets."""
-    return f"{estimate.value:{metric.unit.form}}{symbol} {format_interval(estimate, metric.unit.form)}".rstrip()
+    form = metric.unit.form
+    return f"{format_number(estimate.value, form)}{symbol} {format_interval(estimate, form)}".rstrip()
 
 
 def format_gain(gain: Estimate, metric: Metric, strong: str = "") -> str:
     """Return a difference with its sign; strong: what it is put between, such as **."""
     form = f"+{metric.unit.form}"
-    return f"{strong}{gain.value:{form}}{strong} {format_interval(gain, form)}".rstrip()
+    return f"{strong}{format_number(gain.value, form)}{strong} {format_interval(gain, form)}".rstrip()
 
 
 def format_interval(estimate: Estimate, form: str) -> str:
     """Return the interval in brackets; empty where there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
-    return f"[{estimate.low:{form}}, {estimate.high:{form}}]"
+    return f"[{format_number(estimate.low, form)}, {format_number(estimate.high, form)}]"
 
 
 def format_figures(measured: dict[str, Any]) -> str:
@@ -196,7 +199,7 @@ def format_figures(measured: dict[str, Any]) -> str:
                 if way == direction and name in values:
                     title = f"{way.title}  {metric.make_title(k)}" if way else metric.make_title(k)
                     estimate, form = get_estimate(values, metric, name), metric.unit.form
-                    line = f"{title:<{TITLE_COLUMNS}}{f'{estimate.value:{form}}':>7}"
+                    line = f"{title:<{TITLE_COLUMNS}}{format_number(estimate.value, form):>7}"
                     lines.append(f"{line}  {format_interval(estimate, form)}".rstrip())
     for direction in DIRECTIONS.values():
         title = f"{direction.title}  in a gallery of"

@@ -38,6 +38,11 @@ class Estimate(NamedTuple):
     high: float | None = None
 
 
+def format_number(value: float, form: str) -> str:
+    """Return a number as people read it: the minus sign is U+2212, in every report, table and line."""
+    return f"{value:{form}}".replace("-", "−")
+
+
 # queries by their captions: whether train holds an equal one
 QueryPart = Literal["all", "seen", "unseen"]
 

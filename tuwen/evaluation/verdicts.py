@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from tuwen.evaluation.headline import Line
-from tuwen.evaluation.metric import Estimate, Unit
+from tuwen.evaluation.metric import Estimate, Unit, format_number
 from tuwen.evaluation.models import SHIPPED, get_base
 
 
@@ -71,4 +71,4 @@ def _find_side(estimate: Estimate, mark: float) -> int:
 
 
 def _sign(value: float, unit: Unit) -> str:
-    return f"{value:+{unit.form}}".replace("-", "−")
+    return format_number(value, f"+{unit.form}")

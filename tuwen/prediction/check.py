@@ -1,12 +1,13 @@
 """`tuwen check`: anybody's result file against the query and gallery tables that it was made for."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.text_files import read_csv_rows
-from tuwen.prediction.result_file import find_faults
+from tuwen.prediction.result_file import Fault, find_faults
 
 ID_COLUMNS = ("text_id", "image_id")
 MAX_FAULTS_SHOWN = 20  # of one kind
@@ -34,14 +35,7 @@ def check_result_file(
         )
     direction = columns[query_column, gallery_column]
     report = find_faults(path, query_ids, gallery_ids, k, direction=direction)
-    counts = Counter[str]()
-    for fault in report.faults:
-        counts[fault.kind] += 1
-        if counts[fault.kind] <= MAX_FAULTS_SHOWN:
-            print(f"{path}: line {fault.line}: {fault.text}")
-    for kind, count in counts.items():
-        if count > MAX_FAULTS_SHOWN:
-            print(f"{path}: {count - MAX_FAULTS_SHOWN} more faults like these ({kind})")
+    _print_faults(path, report.faults)
     if report.warning:
         print(f"{path}: warning: {report.warning}")
     if report.faults:
@@ -54,6 +48,17 @@ def check_result_file(
         texts = queries if query_column == "text_id" else gallery
         print(describe_score(path, Task(direction, query_ids, gallery_ids, texts), Path(truth), k))
     return True
+
+
+def _print_faults(path: Path, faults: Sequence[Fault]) -> None:
+    counts = Counter[str]()
+    for fault in faults:
+        counts[fault.kind] += 1
+        if counts[fault.kind] <= MAX_FAULTS_SHOWN:
+            print(f"{path}: line {fault.line}: {fault.text}")
+    for kind, count in counts.items():
+        if count > MAX_FAULTS_SHOWN:
+            print(f"{path}: {count - MAX_FAULTS_SHOWN} more faults like these ({kind})")
 
 
 def read_ids(path: Path) -> tuple[str, list[str]]:

@@ -49,12 +49,7 @@ def predict(
         query_ids, gallery_ids = ids[direction.queries], ids[direction.gallery]
         queries, gallery = vectors[direction.queries], vectors[direction.gallery]
         files = {results / CONTEST_FILES[name]: CONTEST_K, results / f"topk_{name}.csv": k}
-        if len(gallery) < max(files.values()):
-            raise UserError(
-                f"{folder / direction.gallery}.parquet: {len(gallery)} rows, but {CONTEST_FILES[name]} needs a "
-                f"gallery of at least {CONTEST_K} and predict.k is {k}; take more data (params.yaml: source; or "
-                "split.test, where the test split is the task) or lower predict.k"
-            )
+        _require_gallery(folder / f"{direction.gallery}.parquet", len(gallery), CONTEST_FILES[name], k)
         answers, _ = top_k(queries, gallery, max(files.values()))
         if chosen is not None:
             correction = read_correction(embeddings, clean, chosen, direction, gallery)
@@ -62,6 +57,14 @@ def predict(
         for path, ranks in files.items():
             write_result_file(path, query_ids, gallery_ids, answers[:, :ranks], direction=name)
             require_sound(path, query_ids, gallery_ids, ranks, direction=name)
+
+
+def _require_gallery(table: Path, rows: int, file: str, k: int) -> None:
+    if rows < max(CONTEST_K, k):
+        raise UserError(
+            f"{table}: {rows} rows, but {file} needs a gallery of at least {CONTEST_K} and predict.k is {k}; take "
+            "more data (params.yaml: source; or split.test, where the test split is the task) or lower predict.k"
+        )
 
 
 def read_correction(

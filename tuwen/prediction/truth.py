@@ -7,7 +7,7 @@ Shapes: N queries with a true item, K ks.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.data.formats.pair_tables import BY_CAPTION, BY_ID, read_named_pairs, read_rows
 from tuwen.data.formats.text_files import read_csv_rows
 from tuwen.prediction.result_file import HEADERS
 from tuwen.retrieval.metrics import SAMPLES, SEED, Judged, compute_chances, compute_hits, compute_intervals
 
-TRUTH_COLUMNS = (("image_id", "text_id"), ("image", "text"), ("image_id", "caption"), ("image", "caption"))
 SCORED_KS = (1, 5, 10)  # as far as the file goes, and its last rank
 NAMES_SHOWN = 3  # of what the truth does not know
 
@@ -77,50 +77,35 @@ def read_truth(path: Path, task: Task) -> Truth:
     images, texts = (gallery, queries) if is_text_query else (queries, gallery)
     items, unknown = defaultdict[str, set[str]](set), defaultdict[str, dict[str, None]](dict)
     texts_of: Mapping[str, list[str]] | None = None
-    kind, pairs = "", 0
-    for _, image, kind, value in _read_pairs(path):
+    kind, pairs = "text", 0
+    for pair in read_named_pairs(path, (*BY_ID, *BY_CAPTION)):
+        if not pair.fits:
+            continue
         pairs += 1
-        if kind == "caption":
+        kind, matched = "text", [pair.text] if pair.text in texts else []
+        if pair.is_caption:
             texts_of = _read_captions(task.texts) if texts_of is None else texts_of
-        matched = texts_of.get(value.strip(), []) if texts_of is not None else [value] if value in texts else []
+            kind, matched = "caption", texts_of.get(pair.text.strip(), [])
         if not matched:
-            unknown[kind][value] = None
-        if image not in images:
-            unknown["image"][image] = None
+            unknown[kind][pair.text] = None
+        if pair.image not in images:
+            unknown["image"][pair.image] = None
             continue
         for text in matched:
-            query, item = (text, image) if is_text_query else (image, text)
+            query, item = (text, pair.image) if is_text_query else (pair.image, text)
             items[query].add(item)
     if not items:
         raise UserError(
-            f"{path}: none of its {pairs} pairs is an image and a {kind or 'text'} of this task; name the pairs "
+            f"{path}: none of its {pairs} pairs is an image and a {kind} of this task; name the pairs "
             "by the ids of the query and gallery tables, or the captions as they stand there"
         )
     return Truth(items, pairs, {name: list(names) for name, names in unknown.items()})
 
 
-def _read_pairs(path: Path) -> Iterator[tuple[int, str, str, str]]:
-    """Yield (line, image id, text or caption, its value) of every true pair."""
-    if not path.is_file():
-        raise UserError(f"{path}: not found, or not a file; name a CSV or Parquet table of true pairs")
-    for line, row in _read_rows(path):
-        columns = next((names for names in TRUTH_COLUMNS if set(names) <= set(row)), None)
-        if columns is None:
-            raise UserError(
-                f"{path}: columns image_id,text_id or image_id,caption expected, found {list(row)}; rename them"
-            )
-        label = row.get("label", "1")
-        if label not in (None, "", 0, 1, "0", "1"):
-            raise UserError(f"{path}: line {line}: label {label!r}: 1 where the text fits the image, else 0")
-        if str(label) != "0":
-            kind = "caption" if columns[1] == "caption" else "text"
-            yield line, str(row[columns[0]]), kind, str(row[columns[1]])
-
-
 def _read_captions(path: Path) -> Mapping[str, list[str]]:
     """Return caption -> ids of the texts that have it."""
     ids = defaultdict[str, list[str]](list)
-    for line, row in _read_rows(path):
+    for line, row in read_rows(path):
         if "caption" not in row:
             raise UserError(
                 f"{path}:{line}: no column caption, found {list(row)}; the truth names captions, so either this "
@@ -128,14 +113,6 @@ def _read_captions(path: Path) -> Mapping[str, list[str]]:
             )
         ids[str(row["caption"]).strip()].append(str(row["text_id"]))
     return ids
-
-
-def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if path.suffix.lower() != ".parquet":
-        return read_csv_rows(path, ())
-    from tuwen.data.formats import pairs  # not needed on a bare machine
-
-    return pairs.stream_rows(path)
 
 
 def _judge_file(path: Path, task: Task, items: TrueItems, k: int) -> Judged:

@@ -6,6 +6,7 @@ from typing import Any
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.token_stats import LOSS_COLUMNS
 from tuwen.evaluation.headline import format_estimate, format_gain, tabulate_line, tabulate_models
+from tuwen.evaluation.metric import format_number
 from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles, list_titles
 from tuwen.evaluation.verdicts import is_sure_gain
 
@@ -66,8 +67,8 @@ def _format_headline(facts: dict[str, Any]) -> list[str]:
         *_table(header, rows),
         "",
         f"In brackets: 95 % bootstrap intervals by group ({facts['evaluate'].bootstrap_samples} samples); "
-        "those of differences are paired: both answer the same queries. Where all groups are alike, the bootstrap "
-        "sees no spread, and the interval is Clopper and Pearson's. Gains in bold are sure: their interval lies "
+        "those of differences are paired: both answer the same queries. Where few groups hit, miss or change, the "
+        "interval is Clopper and Pearson's. Gains in bold are sure: their interval lies "
         "above 0. Chance: hit@k of a ranking at random.",
         "",
         *_table(("direction", "", *list_titles()), summary),
@@ -196,10 +197,12 @@ def _format_training(facts: dict[str, Any]) -> list[str]:
 def _format_doubt(facts: dict[str, Any]) -> list[str]:
     doubt, finding = facts["doubt"], facts["doubt_finding"]
     base, mean = get_base().title, doubt["mean_cosine"]
-    head = f"The {base} gives the bank's {doubt['pairs']} pairs a mean cosine of {mean:.3f}"
+    head = f"The {base} gives the bank's {doubt['pairs']} pairs a mean cosine of {format_number(mean, '.3f')}"
     if doubt["min_cosine"] is not None:
         share = 100 * doubt["share_under_min_cosine"]
-        head += f"; {share:.1f} % lie under {doubt['min_cosine']:g} (params.yaml: pairs.min_cosine)"
+        head += (
+            f"; {share:.1f} % lie under {format_number(doubt['min_cosine'], 'g')} (params.yaml: pairs.min_cosine)"
+        )
     warning = ["", f"**Too many:** {finding}."] if finding else []
     return ["## Doubtful pairs", "", f"{head}. report.html shows the lowest.", *warning]
 

@@ -18,6 +18,7 @@ from tuwen.evaluation.details import Details
 from tuwen.evaluation.evaluate import judge_pairs
 from tuwen.evaluation.figures import FIGURES
 from tuwen.evaluation.headline import Line, choose_headline, make_further_lines, make_lines, tabulate_line
+from tuwen.evaluation.metric import format_number
 from tuwen.evaluation.models import (
     MODELS,
     SHIPPED,
@@ -66,6 +67,7 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "overlap": describe_seen(measured[SHIPPED].metrics),
         "slices": slices.collect_slices(test, ranks, shown_k, params.evaluate),
         "slices_note": slices.NOTE,
+        "format_number": format_number,
         "answering": ANSWERING[params.finetune.refit_all],
         "training": training,
         "losses": tabulate_losses(training[base].get("captions", {})),
@@ -75,11 +77,24 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "quality": _collect_quality(read_json(data / "clean/quality.json")),
     }
     shown = examples.collect_examples(data, test, vectors, ranks, params.report.examples, params.evaluate.seed)
+    page = facts | shown._asdict() | _collect_page(data, test, results, measured, facts, params)
+    (results / "report.md").write_text(format_markdown(facts), encoding="utf-8")
+    (results / "report.html").write_text(render("report.html.j2", page), encoding="utf-8")
+
+
+def _collect_page(
+    data: Path,
+    test: pairs.PairSet,
+    results: Path,
+    measured: Results,
+    facts: Mapping[str, Any],
+    params: Params,
+) -> dict[str, Any]:
+    """Return what report.html shows besides the facts of report.md: charts, pictures, names."""
+    base, training = get_base().name, facts["training"]
     doubt = params.pairs.model_copy(update={"min_cosine": facts["doubt"]["min_cosine"]})
     shipped, cosines = measured[SHIPPED], results / base / "pair_cosines.parquet"
-    page = {
-        **facts,
-        **shown._asdict(),
+    return {
         "models": MODELS,
         "rivals": list_rivals(),
         "further_header": ("direction", "", *list_titles(), *list_gain_titles()),
@@ -96,8 +111,6 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "loss_columns": LOSS_COLUMNS,
         "confusion": draw_confusion(shipped.zero_shot.classes, shipped.zero_shot.confusion),
     }
-    (results / "report.md").write_text(format_markdown(facts), encoding="utf-8")
-    (results / "report.html").write_text(render("report.html.j2", page), encoding="utf-8")
 
 
 def _judge_headline(lines: Mapping[str, Sequence[Line]], shown_k: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.evaluation.figures import FIGURES, MetricValues
 from tuwen.evaluation.headline import get_chance, make_lines
-from tuwen.evaluation.metric import Metric
+from tuwen.evaluation.metric import Metric, format_number
 from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles, list_rivals, list_titles
 from tuwen.evaluation.results import read_results, read_test_metrics
 from tuwen.evaluation.seen.captions import describe_seen
@@ -44,7 +44,7 @@ def format_headline(results: Path, params: Evaluate | None) -> str:
         cells = [] if chance is None else [f"{chance:>6.1f} %"]
         cells += [f"{hits[name]:>{len(title)}.1f} %" for name, title in zip(MODELS, list_titles(), strict=True)]
         cells += [
-            f"{hits[rival.name] - hits[base]:>+{len(title) + 2}.1f}"
+            format_number(hits[rival.name] - hits[base], f">+{len(title) + 2}.1f")
             for rival, title in zip(list_rivals(), list_gain_titles(), strict=True)
         ]
         line = f"{direction.title:<14}{f'R@{k}':<6}{''.join(cells)}"

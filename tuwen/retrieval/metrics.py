@@ -15,13 +15,12 @@ import numpy.typing as npt
 import torch
 
 from tuwen.core.errors import UserError
+from tuwen.retrieval.exact_intervals import INTERVAL, extend_points, measure_spread, replace_ends
 from tuwen.retrieval.search import rank_items
 from tuwen.retrieval.vectors import Flags, Floats, RetrievalTask, Rows
 
 DRAWS_AT_ONCE = 1 << 22  # group numbers drawn at once (32 MB)
-INTERVAL = (0.025, 0.975)  # the quantiles of a 95 % interval
 SAMPLES, SEED = 2000, 0  # of the bootstrap, where no params.yaml says it
-POINT = 1e-9  # an interval that is narrower is a point, but for rounding
 
 
 class Judged(NamedTuple):
@@ -169,10 +168,12 @@ def compute_intervals(
 ) -> Floats:
     """Return 95 % intervals [M, 2] (low, high) of the column means of `values` [N, M]: shares, or differences.
 
-    By the bootstrap over groups; exact ones where it sees no spread (`extend_points`, which `least` is for).
+    By the bootstrap over groups; exact ones where it sees too little (exact_intervals.py, which `least` is for: 0
+    for a share, -1 for a difference of two).
     """
     ends = compute_ends(bootstrap(values, groups, samples, seed))
-    return extend_points(ends, count_groups(values, groups), least=least)
+    of_each = np.broadcast_to(np.asarray(least, float), values.shape[1:])
+    return replace_ends(ends, measure_spread(values, groups, of_each))[0]
 
 
 def compute_paired_intervals(
@@ -186,32 +187,6 @@ def compute_paired_intervals(
 def compute_ends(means: Floats) -> Floats:
     """Return the 95 % interval [..., 2] of each column of bootstrapped means [samples, ...]."""
     return np.asarray(np.nanquantile(means, INTERVAL, axis=0).T)
-
-
-def count_groups(values: Floats, groups: npt.NDArray[Any]) -> Rows:
-    """Count the groups [M] that have a row which counts in each column of `values` [N, M]."""
-    names, group_N = np.unique(groups, return_inverse=True)
-    rows = (np.bincount(group_N, column, len(names)) for column in (~np.isnan(values)).T)
-    return np.array([np.count_nonzero(row) for row in rows], np.int64)
-
-
-def find_points(ends: Floats) -> Flags:
-    """Tell which intervals [..., 2] are a point: every group drawn had the same mean."""
-    return np.asarray(ends[..., 1] - ends[..., 0] < POINT)
-
-
-def extend_points(ends: Floats, groups: int | Rows, *, least: float | Floats = 0) -> Floats:
-    """Return `ends` [..., 2] with an exact interval wherever the bootstrap's is a point.
-
-    Where all groups have the same mean, so has every draw: 0 of 139 would be 0 for certain. But of G groups, drawn
-    independently, of which none differs, the share that differs in truth may be as large as 1 - 0.025^(1/G): the
-    end of the interval of Clopper and Pearson (1934) for 0 of G. Those may have any value from `least` (0 for a
-    share, -1 for a difference of two) to 1. groups: G, for each interval.
-    """
-    point = ends.mean(axis=-1)
-    unseen = 1 - INTERVAL[0] ** (1 / np.maximum(groups, 1))
-    low, high = point - unseen * np.maximum(point - least, 0), point + unseen * np.maximum(1 - point, 0)
-    return np.where(find_points(ends)[..., None], np.stack([low, high], axis=-1), ends)
 
 
 def _draws(groups: int, samples: int, seed: int, at_once: int) -> Iterator[Floats]:

@@ -15,6 +15,7 @@ from tuwen.evaluation import compare
 from tuwen.evaluation.answers import answer_set
 from tuwen.evaluation.embedded_set import read_embedded_set
 from tuwen.evaluation.evaluate import MEASURED_SETS
+from tuwen.evaluation.metric import format_number
 from tuwen.evaluation.ranks import make_ranks_table
 from tuwen.retrieval.vectors import read_vectors
 from tuwen.tracking import lineage, revision, runs
@@ -148,5 +149,6 @@ def judge_challenger(champion: Path, challenger: Path, params: Evaluate) -> tupl
         return False, f"not comparable: {error}"
     mean = sum(points) / len(points)
     sets = ", ".join(MEASURED_SETS)
-    summary = f"R@{compare.HEADLINE_K} {mean:+.2f} points in the mean over {sets} and both directions"
+    points_told = format_number(mean, "+.2f")
+    summary = f"R@{compare.HEADLINE_K} {points_told} points in the mean over {sets} and both directions"
     return not falls and mean > 0, "; ".join([summary, *falls])

@@ -70,27 +70,32 @@ def load_batches(
     """
     share, steps = batch_size // ranks, len(views) // batch_size
     plan = partial(views.plan, seed, epoch)
-    rows = keep_siblings_apart(plan, batch_size, steps, report=rank == 0) if apart else plan()
+    rows = plan()
+    if apart:
+        rows = keep_siblings_apart(plan, batch_size, steps, simplify=tokenizer.simplify, report=rank == 0)
     planned = (list(islice(rows, batch_size)) for _ in range(steps))
     decoder = _TaskDecoder(views.decoders, tokenizer, max_tokens)
     waiting: deque[list[ViewSpec]] = deque()
 
-    def cut_tasks() -> Iterator[list[ViewSpec]]:
-        for batch in islice(planned, first_step, None):
-            waiting.append(batch)
-            for start in range(rank * share, (rank + 1) * share, TASK_ROWS):
-                yield batch[start : min(start + TASK_ROWS, (rank + 1) * share)]
-
+    tasks = _cut_tasks(islice(planned, first_step, None), waiting, slice(rank * share, (rank + 1) * share))
     count = count_loading_workers()
-    decoded = (
-        _decode_in_workers(decoder, cut_tasks(), count, share) if count else map(decoder.__getitem__, cut_tasks())
-    )
+    decoded = _decode_in_workers(decoder, tasks, count, share) if count else map(decoder.__getitem__, tasks)
     try:
         for _ in range(first_step, steps):
             parts = list(islice(decoded, -(-share // TASK_ROWS)))
             yield _assemble_batch(waiting.popleft(), rank * share, parts, decoder)
     finally:
         del decoded  # ends the workers now, not when the traceback of an error is let go
+
+
+def _cut_tasks(
+    planned: Iterator[list[ViewSpec]], waiting: deque[list[ViewSpec]], share: slice
+) -> Iterator[list[ViewSpec]]:
+    """Yield the rows of each batch's share in tasks; the batch as a whole is put into `waiting`."""
+    for batch in planned:
+        waiting.append(batch)
+        for start in range(share.start, share.stop, TASK_ROWS):
+            yield batch[start : min(start + TASK_ROWS, share.stop)]
 
 
 def count_loading_workers() -> int:
@@ -140,9 +145,9 @@ class _TaskDecoder(Dataset[_DecodedTask | UserError]):
         ids, mask = text.tokenize(self._tokenizer, [spec.caption for spec in task], self._max_tokens)
         return ids, mask
 
-    def read_captions(self, rows: list[ViewSpec]) -> list[str]:
-        """Return the captions as the model is given them."""
-        return text.simplify_for(self._tokenizer, [spec.caption for spec in rows])
+    def list_forms(self, rows: list[ViewSpec]) -> list[str]:
+        """Return of each row the form by which its caption is the same to the model as another."""
+        return text.normalise_captions([spec.caption for spec in rows], self._tokenizer.simplify)
 
 
 def _decode_in_workers(
@@ -190,7 +195,7 @@ def _assemble_batch(
     ids = torch.cat([_pad(part.ids, longest, decoder.padding) for part in sound])
     mask = torch.cat([_pad(part.mask, longest, 0) for part in sound])
     positive_id = _hash_names(spec.positive_id for spec in rows)
-    caption_id = _hash_names(map(text.normalise, decoder.read_captions(rows)))
+    caption_id = _hash_names(decoder.list_forms(rows))
     names = tuple(spec.pair_id for spec in rows)
     if torch.cuda.is_available():
         pixels = normalise_pixels(torch.cat([_send(part.pixels) for part in sound]))

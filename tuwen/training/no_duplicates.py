@@ -11,17 +11,23 @@ MAX_ROWS_WAITING = 1024  # for a batch without a sibling of them; streamed rows 
 
 
 def keep_siblings_apart(
-    plan: Callable[[], Iterator[ViewSpec]], batch_size: int, steps: int, *, report: bool = True
+    plan: Callable[[], Iterator[ViewSpec]],
+    batch_size: int,
+    steps: int,
+    *,
+    simplify: bool = False,
+    report: bool = True,
 ) -> Iterator[ViewSpec]:
-    """Yield the rows of `steps` batches in none of which a positive_id or a normalised caption stands twice.
+    """Yield the rows of `steps` batches in none of which a positive_id or a caption stands twice.
 
-    plan: yields the rows of the epoch, each time it is called. A row that would meet a sibling waits for the first
-    batch that has none; at most MAX_ROWS_WAITING rows wait. What finds no place, because too many wait or the
+    plan: yields the rows of the epoch, each time it is called; simplify: as in `text.normalise_captions`, which
+    tells what captions are the same to the model. A row that would meet a sibling waits for the first batch that
+    has none; at most MAX_ROWS_WAITING rows wait. What finds no place, because too many wait or the
     epoch is over, is left out of this epoch; `report` prints how many rows that were. Where rows are missing at
     the end, the epoch's first ones that fit are shown once more. Raises UserError where all rows of an epoch do
     not fill one batch.
     """
-    rows = _Rows(plan)
+    rows = _Rows(plan, simplify)
     for step in range(steps):
         batch = rows.take_batch(batch_size)
         if report and step == steps - 1 and rows.count_left_out():
@@ -32,9 +38,9 @@ def keep_siblings_apart(
 class _Rows:
     """The rows of an epoch as batches take them: those that wait, then new ones, then the first ones again."""
 
-    def __init__(self, plan: Callable[[], Iterator[ViewSpec]]) -> None:
-        self._plan = plan
-        self._stream = map(_add_names, plan())
+    def __init__(self, plan: Callable[[], Iterator[ViewSpec]], simplify: bool) -> None:
+        self._plan, self._simplify = plan, simplify
+        self._stream = map(self._add_names, plan())
         self._repeating = False  # the epoch is over, and its rows come once more
         self._waiting: deque[tuple[ViewSpec, set[str]]] = deque()
         self._left_out = 0
@@ -54,7 +60,11 @@ class _Rows:
             if row is None:
                 if len(batch) == rows_at_restart:
                     raise _make_error(len(batch), batch_size)
-                self._stream, self._repeating, rows_at_restart = map(_add_names, self._plan()), True, len(batch)
+                self._stream, self._repeating, rows_at_restart = (
+                    map(self._add_names, self._plan()),
+                    True,
+                    len(batch),
+                )
             elif inside.isdisjoint(row[1]):
                 batch.append(row[0])
                 inside |= row[1]
@@ -66,10 +76,10 @@ class _Rows:
         self._waiting = still_waiting
         return batch
 
-
-def _add_names(spec: ViewSpec) -> tuple[ViewSpec, set[str]]:
-    """Return the view, and its original image and caption, which no other row of its batch may have."""
-    return spec, {f"image {spec.positive_id}", f"caption {text.normalise(spec.caption)}"}
+    def _add_names(self, spec: ViewSpec) -> tuple[ViewSpec, set[str]]:
+        """Return the view, and its original image and caption, which no other row of its batch may have."""
+        (form,) = text.normalise_captions([spec.caption], self._simplify)
+        return spec, {f"image {spec.positive_id}", f"caption {form}"}
 
 
 def _make_error(rows: int, batch_size: int) -> UserError:

@@ -85,7 +85,7 @@ def test_a_fall_at_another_k_is_shown_and_decides_nothing(tmp_path):
     changes = compare_ranks(base, ranks(tmp_path / "b", t2i=[2] * QUERIES), PARAMS)
     assert of(changes)[("t2i", 1)].points.value == -100
     assert find_regressions(changes, 0.0) == []
-    assert "| text → image | 200 | R@1 | 100.0 | 0.0 | -100.0 [-100.0, -92.8] |" in format_changes(changes)
+    assert "| text → image | 200 | R@1 | 100.0 | 0.0 | −100.0 [−100.0, −92.8] |" in format_changes(changes)
 
 
 def test_the_order_of_the_rows_does_not_matter(tmp_path):

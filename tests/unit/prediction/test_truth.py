@@ -100,9 +100,9 @@ def test_a_truth_that_cannot_be_used_is_named_with_its_remedy() -> None:
         (
             "texts.csv",
             "other.csv",
-            r"columns image_id,text_id or image_id,caption expected, found \['picture', 'words'\]",
+            r"image_id,text_id\[,label\] or .* or image_id,caption\[,label\] expected, got 'picture,words'",
         ),
-        ("texts.csv", "gone.csv", "not found"),
+        ("texts.csv", "gone.csv", "no such file"),
         ("bare.csv", "ImageWordData.csv", "bare.csv:2: no column caption"),
     ):
         with pytest.raises(UserError, match=message):

@@ -17,7 +17,7 @@ from tuwen.evaluation.compare import compare_ranks, format_changes
 from tuwen.evaluation.external.measure import evaluate_vectors
 from tuwen.evaluation.figures import FIGURES
 from tuwen.evaluation.headline import format_figures
-from tuwen.evaluation.metric import DECIMAL, Metric, OfAnswers, OfQueries
+from tuwen.evaluation.metric import DECIMAL, Metric, OfAnswers, OfQueries, format_number
 from tuwen.evaluation.models import MODELS, RankedModel
 from tuwen.evaluation.results import read_results
 from tuwen.report.terminal import format_headline
@@ -82,7 +82,7 @@ def test_a_metric_is_measured_logged_reported_and_compared(
     page = format_recall(read_results(root / "results", params.ks), params)
     assert f"| text → image reciprocal rank | {line} |" in page
     worst = [int(metrics[model]["test"]["i2t_worst_rank"]) for model in ("baseline", "finetuned")]
-    gain = f"{worst[1] - worst[0]:+d}.00"  # no interval: it is no mean over queries
+    gain = format_number(worst[1] - worst[0], "+d") + ".00"  # no interval: it is no mean over queries
     assert f"| image → text worst rank | {worst[0]}.00 | {worst[1]}.00 | {gain} |" in page
 
     files = [root / "results" / model / "ranks.parquet" for model in ("baseline", "finetuned")]
@@ -129,7 +129,7 @@ def test_a_model_that_reorders_is_one_more_column(
     assert gains == pytest.approx([after - before, late - before], abs=0.11)
     assert re.search(r"^\| text → image \| median rank \| \S+ \| \S+ \| \S+ \|$", text, re.M)
     assert re.search(r"^\| text → image \| 6 to 15 characters \| 27( \| \S+ \[[^|]*\]){5} \|$", text, re.M)
-    assert re.search(r"^\| text → image( \| -?[\d.]+){5} \|  \|$", text, re.M)  # hubs: it has no QB-Norm
+    assert re.search(r"^\| text → image( \| −?[\d.]+){5} \|  \|$", text, re.M)  # hubs: it has no QB-Norm
     assert "--finetuned: #0b6bcb; --reranked: #123456; --true" in page
     assert "--finetuned: #5fb0ff; --reranked: #fedcba; --true" in page
     assert ".bar.reranked i { background: var(--reranked); }" in page

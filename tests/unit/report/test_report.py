@@ -167,6 +167,18 @@ def test_a_model_that_learned_nothing_is_no_big_number_anywhere(tmp_path):
     assert "Which gains are sure stands in results/report.md" in format_headline(root / "results", None)
 
 
+def test_one_minus_sign_stands_wherever_people_read(tmp_path):
+    """The second model is worse, so that every table holds negative gains and ends of intervals."""
+    root = report_inputs.make(tmp_path, noise={"baseline": 0.5, "finetuned": 1e6})
+    write(root)
+    page, text = ((root / "results" / name).read_text() for name in ("report.html", "report.md"))
+    shown = re.sub(r"<style.*?</style>|<svg.*?</svg>|<[^>]*>", " ", page, flags=re.DOTALL)
+    table = format_headline(root / "results", load_params(root / "params.yaml").evaluate)
+    for told in (shown, text, table):
+        assert re.findall(r"(?<![\w.-])-\d[\d.]*", told) == []
+        assert re.search(r"−\d", told)
+
+
 def test_both_reports_say_what_the_models_do_not_see_of_captions(world, tmp_path):
     root = shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     path = root / "models/baseline/training.json"

@@ -9,6 +9,7 @@ import numpy as np
 from tests.support.report_inputs import figures_of, write
 from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
+from tuwen.evaluation.metric import format_number
 from tuwen.evaluation.models import MODELS
 from tuwen.report import doubtful_pairs
 from tuwen.report.html.confusion import draw_confusion
@@ -33,8 +34,8 @@ def test_the_corrected_figures_stand_beside_the_headline(made):
     row = section(page, "recall", "size")[2]
     chance = f"{100 * after['t2i_chance_at_5']:.1f}"
     assert row[:4] == ["R@5", chance, shown(before, "t2i_hit_at_5"), shown(after, "t2i_hit_at_5")]
-    change = shown(after, "t2i_qbnorm_gain_at_5", "{:+.1f} [{:+.1f}, {:+.1f}]")
-    assert row[5:7] == [shown(after, "t2i_qbnorm_hit_at_5"), change.replace("-", "−")]
+    change = shown(after, "t2i_qbnorm_gain_at_5", "{:+.1f} [{:+.1f}, {:+.1f}]").replace("-", "−")
+    assert row[5:7] == [shown(after, "t2i_qbnorm_hit_at_5"), change]
     line = next(line for line in text.splitlines() if line.startswith("| text → image | R@5 |"))
     assert line.endswith(f"| {shown(after, 't2i_qbnorm_hit_at_5')} | {change} |")
 
@@ -73,7 +74,7 @@ def test_hubs_are_shown_with_their_counts_and_skewness(made):
     after, before = figures_of(made, "finetuned"), figures_of(made, "baseline")
     page, text = ((made / "results" / name).read_text() for name in ("report.html", "report.md"))
     names = [f"t2i_{kind}hub_skewness" for kind in ("", "qbnorm_")]
-    numbers = [f"{figures[name]:.2f}" for figures in (before, after) for name in names]
+    numbers = [format_number(figures[name], ".2f") for figures in (before, after) for name in names]
     assert section(page, "hubs", "zero-shot")[1] == ["text → image", *numbers]
     assert f"| text → image | {' | '.join(numbers)} |" in text
     part = page[page.index('<h2 id="hubs">') : page.index('<h2 id="zero-shot">')]
@@ -215,7 +216,7 @@ def test_the_pairs_of_lowest_cosine_stand_on_the_page_with_picture_caption_and_i
     captions = dict(zip(*(texts[name].to_pylist() for name in ("text_id", "caption")), strict=True))
     tiles = re.findall(r'<figure class="tile"><img src="data:image/jpeg[^>]*>(.*?)</figure>', section, re.S)
     assert [re.sub(r"<[^>]+>", " ", html.unescape(tile)).split()[-4:] for tile in tiles] == [
-        [f"{row['cosine']:.3f}", row["pair_id"], row["image_id"], row["text_id"]] for row in lowest
+        [format_number(row["cosine"], ".3f"), row["pair_id"], row["image_id"], row["text_id"]] for row in lowest
     ]
     assert all(html.escape(captions[row["text_id"]]) in tile for row, tile in zip(lowest, tiles, strict=True))
     assert "<svg" in section
@@ -231,9 +232,9 @@ def test_the_gain_is_what_lies_between_both_models_and_inside_its_interval(made)
     text = (made / "results/report.md").read_text()
     for way, title in (("t2i", "text → image"), ("i2t", "image → text")):
         for k in (1, 5, 10):
-            form = rf"^\| {title} \| R@{k} \|(?: [^|]+ \|){{3}} (\**)([-+.\d]+)\1 \[(.*?), (.*?)\] \|"
+            form = rf"^\| {title} \| R@{k} \|(?: [^|]+ \|){{3}} (\**)([−+.\d]+)\1 \[(.*?), (.*?)\] \|"
             ((strong, *line),) = re.findall(form, text, re.M)
-            gain, low, high = map(float, line)
+            gain, low, high = (float(number.replace("−", "-")) for number in line)
             assert (strong == "**") == (low > 0)  # only a sure gain is put forward
             name = f"{way}_hit_at_{k}"
             assert abs(gain - 100 * (after[name] - before[name])) < 0.051

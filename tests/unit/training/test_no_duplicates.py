@@ -47,6 +47,13 @@ def test_what_finds_no_place_is_left_out_and_reported_and_the_first_rows_stand_i
     assert capsys.readouterr().out == ""
 
 
+def test_captions_that_differ_in_script_are_siblings_where_the_model_reads_them_as_one() -> None:
+    plan = Plan(("a", "蘋果"), ("b", "苹果"), ("c", "梨"), ("d", "桃"))
+    rows = no_duplicates.keep_siblings_apart(plan, 2, 2, simplify=True)
+    assert [spec.pair_id for spec in rows] == ["0", "2", "1", "3"]
+    assert list_batches(plan, 2, 2) == [["0", "1"], ["2", "3"]]
+
+
 def test_an_epoch_with_too_few_different_images_for_a_batch_is_refused() -> None:
     plan = Plan(("a", "猫"), ("b", "狗"), ("a", "黑猫"), ("c", "狗"))
     with pytest.raises(UserError, match=r"siblings: apart: only 2 pairs of .* batch of 3; lower"):

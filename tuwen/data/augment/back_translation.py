@@ -19,7 +19,6 @@ from tuwen.data.formats.manifest import hash_file
 
 REQUIRED_FILES = ("config.json", "source.spm", "target.spm", "vocab.json")  # without these there is no model
 OPTIONAL_FILES = ("tokenizer_config.json", "target_vocab.json")
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # opus-mt-en-zh writes several Chinese languages; by its model card a token in front chooses one
 TO_SIMPLIFIED = ">>cmn_Hans<<"
 BATCHES_PER_CHUNK = 16  # what a kill can cost
@@ -127,7 +126,9 @@ def find_model(place: str, where: str, revision: str) -> PinnedModel:
 
     The arguments, and the UserError where a model cannot be had, are those of `pinned.find_pinned`.
     """
-    folder = pinned.find_pinned(place, where, revision, WEIGHT_FILES, (*REQUIRED_FILES, *OPTIONAL_FILES)).parent
+    folder = pinned.find_pinned(
+        place, where, revision, pinned.HUB_WEIGHTS, (*REQUIRED_FILES, *OPTIONAL_FILES)
+    ).parent
     for name in REQUIRED_FILES:
         if not (folder / name).is_file():
             raise UserError(

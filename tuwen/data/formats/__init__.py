@@ -11,6 +11,7 @@ In reading order:
     sides.py        left and right: what may be mirrored, and its caption
     spelling.py     how a fresh vocabulary spells any caption
     token_stats.py  what a model does not see of captions
+    pair_tables.py  pairs as people list them: relevance, truth
     text_files.py   CSV and JSONL of unknown encoding
     impostors.py    what stands where a file should be: pointers, pages, archives
     foreign_text/   how a text file is to be read: encoding, quotes, what was decoded wrongly before

@@ -11,13 +11,13 @@ LONG_PATH = re.compile(r"//[?.]/(UNC/)?", re.IGNORECASE)  # how Windows itself w
 BLANKS = "\u200b\u200e\u200f\ufeff"  # around a name, besides those of str.strip, which has U+3000
 
 
-def compose(name: str) -> str:
+def compose_name(name: str) -> str:
     """Return a name as NFC."""
     return unicodedata.normalize("NFC", name)
 
 
 def _fold_case(name: str) -> str:
-    return compose(compose(name).casefold())
+    return compose_name(compose_name(name).casefold())
 
 
 def fold_name(name: str) -> str:
@@ -55,7 +55,7 @@ def _read_address(name: str) -> str:
 
 
 FOLDS = (
-    ("Unicode form (NFC, NFD)", compose),
+    ("Unicode form (NFC, NFD)", compose_name),
     ("upper and lower case", _fold_case),
     ("blanks in the file's own name", fold_name),
 )

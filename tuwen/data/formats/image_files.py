@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from tuwen.data.formats.file_names import DRIVE, FOLDS, compose, fold_name, list_readings
+from tuwen.data.formats.file_names import DRIVE, FOLDS, compose_name, fold_name, list_readings
 from tuwen.data.formats.impostors import UNREAD_EXTENSIONS
 
 # what `images.py` decodes, and HEIC, which it names where it cannot
@@ -169,7 +169,7 @@ class ImageFiles:
     def _find_folded(self, way: str, fold: Callable[[str], str], reading: str, ways: list[str]) -> FoundFile:
         """Find the only file whose name differs in no more than what `fold` levels."""
         nothing = FoundFile(None, reading, fault="missing")
-        whole, root = compose(reading), compose(self.root)
+        whole, root = compose_name(reading), compose_name(self.root)
         if whole.startswith(f"{root}/"):
             whole, ways = whole[len(root) + 1 :], [*ways, "absolute path"]
         parts = [part for part in whole.split("/") if part not in ("", ".")]

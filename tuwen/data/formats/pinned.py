@@ -8,6 +8,7 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats.impostors import refuse_impostor
 from tuwen.data.formats.manifest import hash_file
 
+HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as the hub names them; the first that is there is read
 REMEDY = (
     "give a local path and the sha256 of its weights file, or a hub id and a commit; HF_ENDPOINT names a mirror "
     "of the hub, HF_HUB_OFFLINE=1 uses what was fetched before"

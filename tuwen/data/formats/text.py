@@ -45,6 +45,21 @@ def normalise(caption: str) -> str:
     return written.rstrip(SENTENCE_ENDS) or written
 
 
+def normalise_captions(captions: Sequence[str], simplify: bool) -> list[str]:
+    """Return the form of each by which captions are the same to a model: `normalise` of what it is given.
+
+    The split, the merge, duplicates, batches without siblings and what `evaluate` calls seen all ask here.
+    simplify: the model reads traditional characters as simplified ones, as `params.Text.simplify` says.
+    """
+    return list(map(normalise, spelling.simplify_captions(captions) if simplify else captions))
+
+
+def reads_simplified(model: Path) -> bool:
+    """Whether the model in a folder reads traditional characters as simplified ones, by its preprocessor.json."""
+    beside = model / "preprocessor.json"
+    return beside.is_file() and bool(read_json(beside)["text"].get("simplify", False))
+
+
 def measure_chinese_share(caption: str) -> float:
     """Return the share of Chinese characters among the visible ones, 0 where nothing is visible."""
     visible = len("".join(caption.split()))
@@ -99,9 +114,7 @@ def build_vocabulary(captions: Iterable[str], simplify: bool = False) -> list[st
 
 def load_tokenizer(vocabulary: Path) -> Any:
     """Return `make_tokenizer` over a `vocab.txt`, with the switch of the `preprocessor.json` beside it."""
-    beside = vocabulary.with_name("preprocessor.json")
-    simplify = beside.is_file() and read_json(beside)["text"].get("simplify", False)
-    return make_tokenizer(str(vocabulary), simplify)
+    return make_tokenizer(str(vocabulary), reads_simplified(vocabulary.parent))
 
 
 def make_tokenizer(vocabulary: str | Sequence[str], simplify: bool = False) -> Any:

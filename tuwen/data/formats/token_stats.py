@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tuwen.data.formats.text import normalise, simplify_for
+from tuwen.data.formats.text import normalise_captions, simplify_for
 
 MEASURED_CAPTIONS = 50_000  # of a set, evenly spread: seconds
 CHUNK = 5_000
@@ -25,7 +25,7 @@ def measure_tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> 
 
     captions: how many were measured, at most MEASURED_CAPTIONS. unk_share: of their words. cut_share: of the
     captions, those of more than `max_tokens` tokens. equal_share: those whose tokens, as far as they are read, are
-    those of another caption that differs in more than width, case and blanks. examples: up to EXAMPLES unknown
+    those of another caption that is not the same by `normalise_captions`. examples: up to EXAMPLES unknown
     words, cut captions, and groups of equal ones, each in the order in which they come.
     """
     different = list(dict.fromkeys(captions))
@@ -33,7 +33,8 @@ def measure_tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> 
     words = unknown = cut = 0
     shown: dict[str, dict[str, None]] = {"unk_share": {}, "cut_share": {}}
     equal = defaultdict[tuple[int, ...], list[tuple[str, str]]](list)
-    for caption, read, encoding in _encode(tokenizer, chosen):
+    forms = normalise_captions(chosen, tokenizer.simplify)
+    for form, (caption, read, encoding) in zip(forms, _encode(tokenizer, chosen), strict=True):
         words += len({word for word in encoding.word_ids if word is not None})
         for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if number == tokenizer.unk_token_id:
@@ -42,9 +43,7 @@ def measure_tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> 
         if len(encoding.ids) > max_tokens:
             cut += 1
             _keep(shown["cut_share"], caption)
-        equal[tuple(encoding.ids[: max_tokens - 1])].append(
-            (caption, normalise(read))
-        )  # the last place is [SEP]'s
+        equal[tuple(encoding.ids[: max_tokens - 1])].append((caption, form))  # the last place is [SEP]'s
     groups = [group for group in equal.values() if len({form for _, form in group}) > 1]
     shares = (unknown, words), (cut, len(chosen)), (sum(map(len, groups)), len(chosen))
     return {

@@ -12,10 +12,10 @@ from tuwen.data.formats.text_files import Reading, read_csv_rows, read_json_rows
 from tuwen.data.inspection.columns import infer_columns
 from tuwen.data.inspection.explain_files import explain_files
 from tuwen.data.sources.contest import LABELLED
+from tuwen.data.sources.table import TABLES
 from tuwen.data.sources.webdataset import is_tar_name
 from tuwen.data.sources.zero import LIST
 
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TRIED_ROWS = 500  # of a table
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tuwen.core.params import Validate
+from tuwen.core.params import Text, Validate
 from tuwen.core.progress import follow
 from tuwen.data.formats import pairs
 from tuwen.data.formats.foreign_tar import tar_stream
@@ -23,6 +23,7 @@ from tuwen.data.quality.examined_table import ExaminedTable
 if TYPE_CHECKING:
     import pandas as pd
 
+LABELLED_AGAIN = "expected: this source holds the labelled pictures again, and valid and test leave the corpus"
 PREFIXED_COLUMNS = ("image_id", "positive_id", "text_id", "pair_id")
 
 
@@ -51,18 +52,21 @@ def _prefix_ids(name: str, pair_set: pairs.PairSet) -> pairs.PairSet:
     return pairs.PairSet(*tables)
 
 
-def remove_held_out(source: quarantine.ExaminedSet, held_out: "pd.DataFrame") -> None:
+def remove_held_out(source: quarantine.ExaminedSet, held_out: "pd.DataFrame", labelled: "pd.DataFrame") -> None:
     """Take the images that equal, or are near to, one of `held_out` out of a source.
 
-    held_out: the measured images of valid and test.
+    held_out: the measured images of valid and test; labelled: all of the labelled set. A source that holds nothing
+    but these is expected to lose some: that is info, and no warning.
     """
     images = source.images.frame
+    known = images["measured_sha256"].dropna()
+    why = LABELLED_AGAIN if len(known) and known.isin(labelled["measured_sha256"]).all() else ""
     images["in_valid_or_test"] = flags = _is_held_out(images, held_out)
     found = counterparts.find_nearest_held_out(images[flags], held_out)
     words = counterparts.describe_rows("labelled", held_out.loc[list(found.values())])
     source.images.counterparts |= dict(zip(found, words, strict=True))
-    if source.images.examine(suites.build_overlap_suite()):
-        quarantine.remove_torn_pairs(source)
+    if source.images.examine(suites.build_overlap_suite(why)):
+        quarantine.remove_torn_pairs(source, why)
 
 
 def list_held_out(held_out: "pd.DataFrame") -> pa.Table:
@@ -105,7 +109,7 @@ class InPlace:
 
 
 def examine_in_place(
-    raw: Path, names: Sequence[str], params: Validate, max_tokens: int, executor: Executor
+    raw: Path, names: Sequence[str], params: Validate, text: Text, executor: Executor
 ) -> dict[str, InPlace]:
     """Measure and examine the listed shards, all or a share, of those sources `raw/<name>` that list any.
 
@@ -113,21 +117,19 @@ def examine_in_place(
     """
     listed = {name: pairs.read_shards(raw / name) for name in names}
     return {
-        name: _examine_shards(raw / name / "shards.parquet", shards, params, max_tokens, executor)
+        name: _examine_shards(raw / name / "shards.parquet", shards, params, text, executor)
         for name, shards in listed.items()
         if len(shards)
     }
 
 
-def _examine_shards(
-    place: Path, listed: pa.Table, params: Validate, max_tokens: int, executor: Executor
-) -> InPlace:
+def _examine_shards(place: Path, listed: pa.Table, params: Validate, text: Text, executor: Executor) -> InPlace:
     chosen, name = choose_shards(listed.to_pylist(), params), f"corpus/{place.parent.name}"
-    measured, captions, left_over = _measure_shards(chosen, params.max_pixels, executor)
+    measured, captions, left_over = _measure_shards(chosen, params.max_pixels, text.simplify, executor)
     images = ExaminedTable(place, name, "images", measured, needs_rows=False)
     images.examine(suites.build_image_suite(params, needs_rows=False))
     texts = ExaminedTable(place, name, "texts", captions, needs_rows=False)
-    texts.examine(suites.build_text_suite(params, max_tokens, needs_rows=False))
+    texts.examine(suites.build_text_suite(params, text.max_tokens, needs_rows=False))
     for table in (images, texts):
         table.examine_outcome(params)
     return InPlace(listed, len(chosen), images, texts, left_over)
@@ -155,7 +157,7 @@ def choose_shards(listed: Sequence[dict[str, Any]], params: Validate) -> list[di
 
 
 def _measure_shards(
-    chosen: list[dict[str, Any]], max_pixels: int, executor: Executor
+    chosen: list[dict[str, Any]], max_pixels: int, simplify: bool, executor: Executor
 ) -> "tuple[pd.DataFrame, pd.DataFrame, Counter[str]]":
     """Return measured images and captions, with the shard's sha256 and a number as ids, and what is left over."""
     import pandas as pd
@@ -170,7 +172,7 @@ def _measure_shards(
         captions.append(_make_text_table(row["sha256"], texts))
         left_over += left
     frame = pd.concat([part for part in images if len(part)] or images, ignore_index=True)
-    return frame, text_stats.measure_captions(pa.concat_tables(captions)), left_over
+    return frame, text_stats.measure_captions(pa.concat_tables(captions), simplify), left_over
 
 
 def _make_text_table(shard: str, texts: list[str]) -> pa.Table:

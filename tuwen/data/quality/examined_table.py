@@ -50,6 +50,7 @@ class ExaminedTable:
         self._reasons: set[str] | None
         self.outcome, self._reasons = OUTCOMES.get(role, ("quarantined", None))  # None: with any fault
         self.fault = pd.Series(None, index=frame.index, dtype=object)
+        self._expected: set[Any] = set()  # index labels of rows whose fault was to be expected
         self.findings: list[expectations.Finding] = []
         self.counterparts: dict[Any, str] = {}  # index label of a row with a fault -> the row that it is about
         self._merged = 0  # rows that equal ones took in
@@ -84,6 +85,7 @@ class ExaminedTable:
             if finding.row_fault and (self._reasons is None or finding.name in self._reasons):
                 fresh = self.fault[finding.rows].isna()
                 self.fault[fresh[fresh].index] = finding.name
+                self._expected.update(fresh[fresh].index if finding.why else ())
         self.findings += findings
         return not self.stays.equals(stays)
 
@@ -120,21 +122,26 @@ class ExaminedTable:
     def note_merged(self, into: Mapping[Any, str]) -> None:
         """List rows that equal ones took in; into: index label -> those, in words."""
         self._merged += len(into)
-        self._noted.append(self._list_rows(list(into), ["equal_to_another"] * len(into), "info", "merged", into))
+        self._note("equal_to_another", "info", "merged", into)
 
     def note_staying(self, reason: str, others: Mapping[Any, str]) -> None:
         """List rows that stay under a warning; others: index label -> the row that it is about, in words."""
-        self._noted.append(self._list_rows(list(others), [reason] * len(others), "warning", "stays", others))
+        self._note(reason, "warning", "stays", others)
+
+    def _note(self, reason: str, severity: str, outcome: str, others: Mapping[Any, str]) -> None:
+        number = len(others)
+        self._noted.append(self._list_rows(list(others), [reason] * number, [severity] * number, outcome, others))
 
     def list_faults(self) -> pa.Table:
         """Return the rows with a fault, merged ones and noted ones, as rows of `quarantine.parquet`."""
         faults = self.fault.dropna()
         labels = faults.index.tolist()
-        left = self._list_rows(labels, faults.tolist(), "warning", self.outcome, self.counterparts)
+        severities = ["info" if label in self._expected else "warning" for label in labels]
+        left = self._list_rows(labels, faults.tolist(), severities, self.outcome, self.counterparts)
         return pa.concat_tables([left, *self._noted])
 
     def _list_rows(
-        self, labels: list[Any], reasons: list[str], severity: str, outcome: str, others: Mapping[Any, str]
+        self, labels: list[Any], reasons: list[str], severities: list[str], outcome: str, others: Mapping[Any, str]
     ) -> pa.Table:
         rows = self.frame.loc[labels]
         columns = {
@@ -144,7 +151,7 @@ class ExaminedTable:
             "file": rows["file"].astype(object).where(rows["file"].notna(), None).tolist(),
             "row": pa.array(rows["row"].to_numpy(float, na_value=float("nan")), from_pandas=True).cast(pa.int64()),
             "reason": reasons,
-            "severity": [severity] * len(rows),
+            "severity": severities,
             "outcome": [outcome] * len(rows),
             "counterpart": [others.get(label) for label in labels],
         }

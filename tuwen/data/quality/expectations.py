@@ -35,6 +35,7 @@ class Finding(NamedTuple):
     observed: Any  # the value of an expectation about the whole table
     fix: str
     row_fault: bool  # the name is the reason under which the rows are listed in `quarantine`
+    why: str  # it was to be expected, so that it is no warning; mostly empty
     result: Any  # as Great Expectations gave it
 
 

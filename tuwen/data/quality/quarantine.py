@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tuwen.core.params import Validate
+from tuwen.core.params import Text, Validate
 from tuwen.data.formats import pairs
 from tuwen.data.quality import expectations, image_stats, pair_stats, suites, text_stats
 from tuwen.data.quality.examined_table import ROLES, TASK_SETS, ExaminedTable
@@ -79,10 +79,10 @@ def _blank_rows(rows: pa.Table, table: ExaminedTable, columns: tuple[str, ...], 
     return rows
 
 
-def examine_set(folder: Path, name: str, params: Validate, max_tokens: int, executor: Executor) -> ExaminedSet:
+def examine_set(folder: Path, name: str, params: Validate, text: Text, executor: Executor) -> ExaminedSet:
     """Measure the raw set in `folder` and examine each row for itself. Raises UserError on a critical finding.
 
-    name: "labelled", "t2i", "i2t" or "corpus/<name>"; max_tokens: what a model reads of a caption.
+    name: "labelled", "t2i", "i2t" or "corpus/<name>"; text: how a model reads a caption.
     """
     pair_set, data = pairs.read_pair_set(folder), folder.parents[1 + name.count("/")]
     # without labelled pairs there is nothing to learn or to measure; a task that has queries needs a gallery too
@@ -92,9 +92,9 @@ def examine_set(folder: Path, name: str, params: Validate, max_tokens: int, exec
         measured["readable"] = measured["readable"].astype(object).where(measured["fault"].isna(), None)
     images = ExaminedTable(folder / "images.parquet", name, "images", measured, needs_items)
     images.examine(suites.build_image_suite(params, needs_items))
-    captions = text_stats.measure_captions(pair_set.texts)
+    captions = text_stats.measure_captions(pair_set.texts, text.simplify)
     texts = ExaminedTable(folder / "texts.parquet", name, "texts", captions, needs_items)
-    texts.examine(suites.build_text_suite(params, max_tokens, needs_items))
+    texts.examine(suites.build_text_suite(params, text.max_tokens, needs_items))
     needs_pairs = name == "labelled"
     ends = pair_stats.measure_pairs(pair_set)
     links = ExaminedTable(folder / "pairs.parquet", name, "pairs", ends, needs_pairs)
@@ -104,21 +104,21 @@ def examine_set(folder: Path, name: str, params: Validate, max_tokens: int, exec
     return examined
 
 
-def remove_torn_pairs(examined: ExaminedSet) -> None:
+def remove_torn_pairs(examined: ExaminedSet, why: str = "") -> None:
     """Remove the pairs whose image or caption was removed.
 
-    Outside a task, remove the images and texts that no pair holds any more, too.
+    Outside a task, remove the images and texts that no pair holds any more, too. why: all that was to be expected.
     """
     links = examined.links
     ends = ((examined.images, examined.image_rows), (examined.texts, examined.text_rows))
     for column, (table, rows) in zip(("picture_clean", "caption_clean"), ends, strict=True):
         links.frame[column] = np.append(table.stays.to_numpy(bool), False)[rows]
-    links.examine(suites.build_torn_suite(links.outcome))
+    links.examine(suites.build_torn_suite(links.outcome, why))
     if links.outcome == "quarantined":
         stays = links.stays.to_numpy(bool)
         for table, rows in ends:
             table.frame["pairs"] = np.bincount(rows[stays], minlength=len(table.frame))
-            table.examine(suites.build_paired_suite())
+            table.examine(suites.build_paired_suite(why))
 
 
 def write_quarantine(clean: Path, tables: Iterable[ExaminedTable]) -> pa.Table:

@@ -78,23 +78,23 @@ def build_pair_suite(needs_rows: bool) -> list[Any]:
     ]
 
 
-def build_torn_suite(outcome: str) -> list[Any]:
+def build_torn_suite(outcome: str, why: str = "") -> list[Any]:
     """Return expectations over pairs with `picture_clean` and `caption_clean`.
 
-    outcome: what became of the ends that are not.
+    outcome: what became of the ends that are not; why: it was to be expected.
     """
     return [
-        _expect_one_of("picture_clean", [True], _describe_row_fault(f"picture_{outcome}")),
-        _expect_one_of("caption_clean", [True], _describe_row_fault(f"caption_{outcome}")),
+        _expect_one_of("picture_clean", [True], _describe_row_fault(f"picture_{outcome}", why)),
+        _expect_one_of("caption_clean", [True], _describe_row_fault(f"caption_{outcome}", why)),
     ]
 
 
-def build_paired_suite() -> list[Any]:
+def build_paired_suite(why: str = "") -> list[Any]:
     """Return expectations over images or texts with `pairs`, the number of clean pairs that hold each.
 
-    An image or text that no pair holds is of no use.
+    An image or text that no pair holds is of no use. why: it was to be expected.
     """
-    return [_expect_between("pairs", _describe_row_fault("without_pair"), min_value=1)]
+    return [_expect_between("pairs", _describe_row_fault("without_pair", why), min_value=1)]
 
 
 def build_duplicate_suite() -> list[Any]:
@@ -154,9 +154,9 @@ def build_gallery_suite() -> list[Any]:
     return [import_great_expectations().expectations.ExpectTableRowCountToBeBetween(min_value=MIN_GALLERY, **meta)]
 
 
-def build_overlap_suite() -> list[Any]:
-    """Return expectations over corpus images with `in_valid_or_test`."""
-    return [_expect_one_of("in_valid_or_test", [False], _describe_row_fault("in_valid_or_test"))]
+def build_overlap_suite(why: str = "") -> list[Any]:
+    """Return expectations over corpus images with `in_valid_or_test`; why: it was to be expected."""
+    return [_expect_one_of("in_valid_or_test", [False], _describe_row_fault("in_valid_or_test", why))]
 
 
 def build_drift_suite(params: Validate) -> list[Any]:
@@ -240,11 +240,13 @@ def _expect_none_of(column: str, values: list[Any], meta: dict[str, Any]) -> Any
     return gxe.ExpectColumnValuesToNotBeInSet(column=column, value_set=values, **meta)
 
 
-def _describe(name: str, severity: str, fix: str = "", row_fault: bool = False, often: str = "") -> dict[str, Any]:
+def _describe(
+    name: str, severity: str, fix: str = "", row_fault: bool = False, often: str = "", why: str = ""
+) -> dict[str, Any]:
     """Return what an expectation says of itself; often: the severity on a notable share of the rows."""
-    meta = {"name": name, "fix": fix, "row_fault": row_fault, "often": often or severity}
+    meta = {"name": name, "fix": fix, "row_fault": row_fault, "often": often or severity, "why": why}
     return {"severity": severity, "meta": meta}
 
 
-def _describe_row_fault(name: str) -> dict[str, Any]:
-    return _describe(name, "warning", row_fault=True)
+def _describe_row_fault(name: str, why: str = "") -> dict[str, Any]:
+    return _describe(name, "info" if why else "warning", row_fault=True, why=why)

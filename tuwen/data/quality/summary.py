@@ -26,13 +26,8 @@ Summary = Mapping[str, Any]  # the content of quality.json
 
 TABLE_NAMES = ("images", "texts", "pairs")
 SEVERITIES = ("critical", "warning", "info")  # the severest first
-TABULATED_KEYS = (
-    "raw",
-    "clean",
-    "groups",
-    "checks",
-    "files",
-)  # have readers of their own; other keys are shown as they are
+# these keys have readers of their own; others are shown as they are
+TABULATED_KEYS = ("raw", "clean", "groups", "checks", "files")
 FATES = ("clean", "quarantined", "left_out", "merged")  # what rows in are the sum of
 REASONS_TOLD = 3  # on a terminal
 IN_VALID_OR_TEST = "in_valid_or_test"  # the reason for which a corpus image left
@@ -66,6 +61,7 @@ class FindingRow(NamedTuple):
     severity: str
     rows: int  # that fail
     success: bool
+    why: str = ""  # it was to be expected
 
 
 def make_summary(
@@ -119,13 +115,20 @@ def group_findings(
 
 
 def merge_findings(findings: "Iterable[Finding]") -> dict[str, dict[str, Any]]:
-    """Return name -> severity, success, unexpected; the findings of a suite that ran twice count together."""
-    merged: dict[str, dict[str, Any]] = {}
+    """Return name -> severity, success, unexpected, and why where it was to be expected.
+
+    The findings of a suite that ran twice count together, by the severest that is not met, if any is not.
+    """
+    by_name: dict[str, list[Finding]] = {}
     for finding in findings:
-        entry = merged.setdefault(finding.name, {"severity": finding.severity, "success": True, "unexpected": 0})
-        entry["success"] = entry["success"] and finding.success
-        entry["severity"] = min(entry["severity"], finding.severity, key=SEVERITIES.index)
-        entry["unexpected"] += finding.unexpected
+        by_name.setdefault(finding.name, []).append(finding)
+    merged = {}
+    for name, same in by_name.items():
+        failed = [one for one in same if not one.success]
+        worst = min(failed or same, key=lambda one: SEVERITIES.index(one.severity))
+        unexpected = sum(one.unexpected for one in same)
+        merged[name] = {"severity": worst.severity, "success": not failed, "unexpected": unexpected}
+        merged[name] |= {"why": worst.why} if failed and worst.why else {}
     return merged
 
 
@@ -195,10 +198,10 @@ def format_counts(summary: Summary, folder: Path) -> str:
 def list_findings(summary: Summary) -> list[FindingRow]:
     """Return one row per expectation of every table, the severest first."""
     rows = [
-        FindingRow(name, table, expectation, entry["severity"], entry["unexpected"], entry["success"])
+        FindingRow(name, table, check, one["severity"], one["unexpected"], one["success"], one.get("why", ""))
         for name, tables in summary["checks"].items()
         for table, entries in tables.items()
-        for expectation, entry in entries.items()
+        for check, one in entries.items()
     ]
     return sorted(rows, key=lambda row: SEVERITIES.index(row.severity))
 

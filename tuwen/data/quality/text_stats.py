@@ -9,7 +9,7 @@ import numpy as np
 
 from tuwen.data.formats.sides import CANDIDATE, has_side_word, judge_mirroring
 from tuwen.data.formats.spelling import UNSEEN_CHARACTERS
-from tuwen.data.formats.text import CHINESE, CONTROL, HAN_MASK, STRAY_CONTROL, normalise
+from tuwen.data.formats.text import CHINESE, CONTROL, HAN_MASK, STRAY_CONTROL, normalise_captions
 from tuwen.data.quality.caption_marks import find_marks
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ INVISIBLE = re.compile(rf"\s|{CONTROL.pattern}|{UNSEEN_CHARACTERS}")
 ) = (1 << bit for bit in range(11))
 
 
-def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
+def measure_captions(texts: "pa.Table", simplify: bool = False) -> "pd.DataFrame":
     """Return the texts table with what was measured of its captions, in its order; a null counts as empty.
 
-    normalised: the form in which captions are compared. chars: without blanks around, 0 where nothing is visible.
+    normalised: the form in which captions are compared, by `text.normalise_captions`, which `simplify` is for.
+    chars: without blanks around, 0 where nothing is visible.
     tokens: BERT's words, [CLS] and [SEP] among them; a vocabulary may cut a Latin word further. chinese_share,
     latin_share: of the visible characters. control_chars (no tab, no line end), private_use_chars, masks: how
     many. script: `traditional` or `simplified` where it has characters that only one of them writes, `mixed`,
@@ -60,7 +61,7 @@ def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
     parts = [_count(captions[start : start + CAPTIONS_PER_PART]) for start in starts]
     count = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     visible = count["visible"]
-    frame["normalised"] = pd.Series(list(map(normalise, captions)), frame.index, dtype=str)
+    frame["normalised"] = pd.Series(normalise_captions(captions, simplify), frame.index, dtype=str)
     stripped = np.fromiter((len(caption.strip()) for caption in captions), np.int64, len(captions))
     frame["chars"] = np.where(visible > 0, stripped, 0)
     frame["tokens"] = count["tokens"] + END_TOKENS
@@ -69,10 +70,7 @@ def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
     frame["control_chars"] = count["control"]
     frame["private_use_chars"] = count["private"]
     frame["newline"] = count["newline"] > 0
-    scripts = np.array(["", "traditional", "simplified", "mixed"], object)
-    frame["script"] = pd.Series(
-        scripts[(count["traditional"] > 0) + 2 * (count["simplified"] > 0)], frame.index, dtype=str
-    )
+    frame["script"] = pd.Series(_name_scripts(count), frame.index, dtype=str)
     frame = frame.assign(**find_marks(column))
     frame["masks"] = pc.count_substring_regex(column, HAN_MASK).to_numpy().astype(np.int64)
     frame["side_word"] = np.fromiter(map(has_side_word, captions), bool, len(captions))
@@ -81,6 +79,11 @@ def measure_captions(texts: "pa.Table") -> "pd.DataFrame":
     frame["unmirrored"] = unmirrored
     frame["duplicates"] = frame.groupby("normalised")["normalised"].transform("size").astype(np.int64)
     return frame
+
+
+def _name_scripts(count: dict[str, IntCounts]) -> np.ndarray[Any, np.dtype[np.object_]]:
+    names = np.array(["", "traditional", "simplified", "mixed"], object)
+    return names[(count["traditional"] > 0) + 2 * (count["simplified"] > 0)]
 
 
 def _count(captions: list[str]) -> dict[str, IntCounts]:

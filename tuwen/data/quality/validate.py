@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from tuwen.core.errors import UserError
 from tuwen.core.executor import make_executor
-from tuwen.core.params import Split, Validate
+from tuwen.core.params import Split, Text, Validate
 from tuwen.data.formats import pairs
 from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.data.quality import clean_sets, consistency, corpus, expectations, quarantine, suites, summary
@@ -19,7 +19,7 @@ from tuwen.data.quality.duplicates import captions
 from tuwen.data.quality.duplicates.groups import join_copies
 from tuwen.data.quality.examined_table import TASK_SETS, ExaminedTable
 from tuwen.data.quality.quarantine import ExaminedSet
-from tuwen.data.quality.split import SPLITS, merge_captions
+from tuwen.data.quality.split import merge_captions
 
 
 class Validated(NamedTuple):
@@ -37,44 +37,34 @@ def validate(
     params: Validate,
     dealing: Split,
     sources: Sequence[str],
-    max_tokens: int,
+    text: Text,
     docs: Path | None = None,
 ) -> Validated:
     """Write every clean set, `quarantine.*` and `quality.json` into `clean` from the sets in `raw`.
 
-    sources: the names under raw/corpus; max_tokens: what a model reads of a caption; docs: where Great
+    sources: the names under raw/corpus; text: how a model reads a caption; docs: where Great
     Expectations' own pages go. Raises UserError, with place, value and fix, on a critical finding; the quarantine
     is written before its size is examined, so that a user sees the rows.
     """
     sources = sorted(sources)
-    examined, in_place = _examine_rows(raw, clean, params, sources, max_tokens)
+    examined, in_place = _examine_rows(raw, clean, params, sources, text)
     labelled, collected = examined["labelled"], {name: examined[f"corpus/{name}"] for name in sources}
     consistency.find_inconsistencies([labelled], params)
     consistency.find_inconsistencies(list(collected.values()), params)
-    try:
-        dealt = deal_labelled(labelled, params, dealing)
-    except UserError:
-        _write_quarantine(clean, examined)  # the rows that the message is about left only now
-        raise
+    dealt = _deal(clean, examined, params, dealing)
     for source in collected.values():
-        corpus.remove_held_out(source, dealt.held_out)
-    further = dealt.summary | {"drift": _examine_drift(examined, params)}
-    if files := {name: read for name in examined if (read := _read_readings(raw / name))}:
-        further["files"] = files
+        corpus.remove_held_out(source, dealt.held_out, labelled.images.frame)
+    further = dealt.summary | {"drift": _examine_drift(examined, params)} | _collect_readings(raw, examined)
     further["corpus"] = {name: shards.summarise(dealt.held_out) for name, shards in in_place.items()}
-    further |= _count_notes(raw, examined)
-    composed = _compose_sets(examined, collected, dealt)
+    composed = _compose_sets(clean, examined, collected, dealt)
     captions.label_merged_rows(labelled, dealt.parts, composed)
     further["leaks"] |= {"captions": captions.measure_overlap(labelled, composed, collected)}
-    for name in (*SPLITS, "bank"):
-        require_positives(clean / name, composed[name])
     elsewhere = corpus.collect_shards(in_place)
     held_out = corpus.list_held_out(dealt.held_out if len(elsewhere) else dealt.held_out[:0])
     limits = pairs.Limits(params.max_chars, params.max_pixels, params.min_side_px)
     written = clean_sets.write_clean_sets(clean, composed, elsewhere, held_out, limits)
     body = summary.make_summary(examined, in_place, written, further)
-    for name, part in (("valid", "valid"), ("test", "test"), ("bank", "train")):
-        body["clean"][name] |= _count_merged(dealt.parts[part], written[name])
+    _count_merged(body, dealt, written)
     write_json(clean / "quality.json", body)
     if docs is not None:
         _write_data_docs(docs, summary.group_findings(examined, in_place))
@@ -83,23 +73,36 @@ def validate(
 
 
 def _examine_rows(
-    raw: Path, clean: Path, params: Validate, sources: Sequence[str], max_tokens: int
+    raw: Path, clean: Path, params: Validate, sources: Sequence[str], text: Text
 ) -> tuple[dict[str, ExaminedSet], dict[str, corpus.InPlace]]:
     """Examine each row for itself: every raw set, and the corpus shards that stay where they are."""
     _refuse_leftovers(raw / "corpus", sources)
     names = (*pairs.RAW_SETS, *(f"corpus/{name}" for name in sources))
     with make_executor() as executor:
-        examined = {name: quarantine.examine_set(raw / name, name, params, max_tokens, executor) for name in names}
+        examined = {name: quarantine.examine_set(raw / name, name, params, text, executor) for name in names}
         _write_quarantine(clean, examined)
         for table in _list_tables(examined):
             table.examine_outcome(params)
         for name in TASK_SETS:
             examined[name].tables[quarantine.GALLERIES[name]].examine(suites.build_gallery_suite())
-        return examined, corpus.examine_in_place(raw / "corpus", sources, params, max_tokens, executor)
+        return examined, corpus.examine_in_place(raw / "corpus", sources, params, text, executor)
+
+
+def _deal(clean: Path, examined: Mapping[str, ExaminedSet], params: Validate, dealing: Split) -> Dealt:
+    try:
+        return deal_labelled(examined["labelled"], params, dealing)
+    except UserError:
+        _write_quarantine(clean, examined)  # the rows that the message is about left only now
+        raise
+
+
+def _collect_readings(raw: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Return how ingest read the text files of each set, and what it noted and how often, where it did."""
+    read = {name: readings for name in names if (readings := _read_readings(raw / name))}
+    return ({"files": read} if read else {}) | _count_notes(raw, names)
 
 
 def _count_notes(raw: Path, names: Iterable[str]) -> dict[str, dict[str, dict[str, int]]]:
-    """Return what ingest noted of each set and how often, under one key, if there is anything."""
     files = {name: raw / name / "notes.json" for name in names}
     notes = {name: read_json(path) for name, path in files.items() if path.is_file()}
     counts = {name: {what: note["count"] for what, note in some.items()} for name, some in notes.items()}
@@ -142,27 +145,31 @@ def _examine_drift(examined: Mapping[str, ExaminedSet], params: Validate) -> dic
 
 
 def _compose_sets(
-    examined: Mapping[str, ExaminedSet], collected: Mapping[str, ExaminedSet], dealt: Dealt
+    clean: Path, examined: Mapping[str, ExaminedSet], collected: Mapping[str, ExaminedSet], dealt: Dealt
 ) -> dict[str, pairs.PairSet]:
-    """Return the clean sets by name; bank, valid and test hold each caption once, for all images that carry it."""
+    """Return the clean sets by name; bank, valid and test hold each caption once, for all images that carry it.
+
+    Raises UserError where a query of one has no true item.
+    """
     texts = examined["labelled"].texts.frame
     normalised = dict(zip(texts["text_id"], texts["normalised"], strict=True))
     merged = {name: merge_captions(part, normalised) for name, part in dealt.parts.items()}
     others = {"corpus": corpus.join_sources(collected)}
     others |= {name: examined[name].select_clean() for name in TASK_SETS}
-    return {
-        "train": dealt.parts["train"],
-        "bank": merged["train"],
-        "valid": merged["valid"],
-        "test": merged["test"],
-    } | {name: replace(one, images=join_copies(one.images)) for name, one in others.items()}
+    answered = {"train": dealt.parts["train"], "bank": merged["train"]}
+    answered |= {name: merged[name] for name in ("valid", "test")}
+    for name, one in answered.items():
+        require_positives(clean / name, one)
+    return answered | {name: replace(one, images=join_copies(one.images)) for name, one in others.items()}
 
 
-def _count_merged(part: pairs.PairSet, merged: pairs.PairSet) -> dict[str, int]:
-    """Count the texts that equal ones took in, and the pairs that another spelling of their caption made true."""
-    linked = set(merged.pairs["pair_id"].to_pylist()) - set(part.pairs["pair_id"].to_pylist())
-    counts = {"merged_captions": len(part.texts) - len(merged.texts)}
-    return counts | ({"linked_pairs": len(linked)} if linked else {})
+def _count_merged(body: dict[str, Any], dealt: Dealt, written: Mapping[str, pairs.PairSet]) -> None:
+    """Add the texts that equal ones took in, and the pairs that another spelling of their caption made true."""
+    for name, split in (("valid", "valid"), ("test", "test"), ("bank", "train")):
+        part, merged = dealt.parts[split], written[name]
+        linked = set(merged.pairs["pair_id"].to_pylist()) - set(part.pairs["pair_id"].to_pylist())
+        counts = {"merged_captions": len(part.texts) - len(merged.texts)}
+        body["clean"][name] |= counts | ({"linked_pairs": len(linked)} if linked else {})
 
 
 def require_positives(folder: Path, pair_set: pairs.PairSet) -> None:

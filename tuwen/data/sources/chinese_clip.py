@@ -6,7 +6,6 @@ MUGE, Flickr30k-CN and COCO-CN come in it: README.md of https://github.com/OFA-S
 """
 
 import codecs
-import unicodedata
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
@@ -16,6 +15,7 @@ from typing import Any
 from tuwen.core.errors import UserError
 from tuwen.core.params import ChineseClipSource
 from tuwen.core.progress import Extent
+from tuwen.data.formats.file_names import compose_name
 from tuwen.data.formats.foreign_text.encoding import decode_text
 from tuwen.data.formats.image_files import decode_base64, is_hidden
 from tuwen.data.formats.text_files import Reading, read_json_rows
@@ -173,4 +173,4 @@ def _id(value: Any, place: str) -> str:
 
 def _compose(image_id: str) -> str:
     """Return an id in one form: ids that are file names may stand as NFD in one file and as NFC in the other."""
-    return unicodedata.normalize("NFC", image_id.strip())
+    return compose_name(image_id.strip())

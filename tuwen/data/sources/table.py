@@ -21,6 +21,8 @@ from tuwen.data.sources.files import count_rows, make_notes, read_image_file
 from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Record, SourceSets, TextRecord
 from tuwen.data.sources.url_images import fetch_ahead, is_url, read_url_image
 
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # the endings of the files that are read
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 BATCH_ROWS = 64  # of a Parquet file, which may hold the images' bytes
 LONGEST_NAME = 1 << 12  # characters: what is longer is no path, and base64 must not be searched for on the disk
 PARQUET_BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are
@@ -46,18 +48,16 @@ def _rows(source: TableSource, path: Path, readings: list[Reading], extent: Exte
     extent.begin("rows", 0)
     optional = (source.image_id, source.group, source.category, source.split)
     columns = list(dict.fromkeys([source.image, *source.captions, *(name for name in optional if name)]))
-    match path.suffix.lower():
-        case ".csv":
-            return read_csv_rows(path, columns, ",", source.encoding, readings)
-        case ".tsv":
-            return read_csv_rows(path, columns, "\t", source.encoding, readings)
-        case ".jsonl":
-            return read_json_rows(path, columns, source.encoding, readings)
-        case ".parquet":
-            return _parquet_rows(path, columns, extent)
-    raise UserError(
-        f"{path}: found {path.suffix!r}, expected .csv, .tsv, .jsonl or .parquet; convert or rename it"
-    )
+    suffix = path.suffix.lower()
+    if suffix not in TABLES:
+        *others, last = TABLES
+        expected = f"{', '.join(others)} or {last}"
+        raise UserError(f"{path}: found {path.suffix!r}, expected {expected}; convert or rename it")
+    if suffix == ".parquet":
+        return _parquet_rows(path, columns, extent)
+    if suffix == ".jsonl":
+        return read_json_rows(path, columns, source.encoding, readings)
+    return read_csv_rows(path, columns, DELIMITERS[suffix], source.encoding, readings)
 
 
 def _parquet_rows(path: Path, columns: list[str], extent: Extent) -> Iterator[TextRow]:

@@ -36,12 +36,12 @@ def evaluate_vectors(
     """
     arrays = make_array("image", Path("images"), images), make_array("text", Path("texts"), texts)
     _check_arrays(*arrays, ks, "ks")
-    labels: dict[tuple[int, int], str] = {}
-    for name, rows, label in (("pairs", pairs, "1"), ("unfit", unfit, "0")):
+    labels: dict[tuple[int, int], bool] = {}
+    for name, rows, fits in (("pairs", pairs, True), ("unfit", unfit, False)):
         for pair in _list_pairs(name, rows, arrays):
-            if labels.setdefault(pair, label) != label:
+            if labels.setdefault(pair, fits) != fits:
                 raise UserError(f"unfit: {pair} is one of pairs too; keep one of them")
-    if "1" not in labels.values():
+    if not any(labels.values()):
         raise UserError("pairs: no true pair, so there is no truth to measure by; give one at least")
     embedded, params = _join_set(*arrays, split_labels(labels)), _make_params(ks)
     return _measure(embedded, answer_set(embedded, params), params).values

@@ -6,16 +6,23 @@ import numpy as np
 
 from tuwen.data.formats import pairs
 from tuwen.data.formats.directions import DIRECTIONS
-from tuwen.data.formats.text import normalise
+from tuwen.data.formats.text import normalise_captions
 from tuwen.retrieval.vectors import Flags
 
 
-def find_seen_texts(tables: pairs.PairSet, train: pairs.PairSet) -> Flags:
-    """Return which texts [T] have a caption whose normalised form fits an image of `train`, the bank."""
+def find_seen_texts(tables: pairs.PairSet, train: pairs.PairSet, simplify: bool) -> Flags:
+    """Return which texts [T] have a caption that is the same to the model as one that fits an image of `train`.
+
+    train: the bank; simplify: as in `normalise_captions`, which decides.
+    """
     true = set(pairs.select_true_pairs(train)["text_id"].to_pylist())
-    rows = zip(train.texts["text_id"].to_pylist(), train.texts["caption"].to_pylist(), strict=True)
-    known = {normalise(caption or "") for text_id, caption in rows if text_id in true}
-    return np.array([normalise(caption or "") in known for caption in tables.texts["caption"].to_pylist()], bool)
+    rows = zip(train.texts["text_id"].to_pylist(), _list_forms(train, simplify), strict=True)
+    known = {form for text_id, form in rows if text_id in true}
+    return np.array([form in known for form in _list_forms(tables, simplify)], bool)
+
+
+def _list_forms(tables: pairs.PairSet, simplify: bool) -> list[str]:
+    return normalise_captions([caption or "" for caption in tables.texts["caption"].to_pylist()], simplify)
 
 
 def describe_seen(values: Mapping[str, float]) -> str:

@@ -17,7 +17,6 @@ from tuwen.model.weights.published import START_PLACE, Published
 if TYPE_CHECKING:
     from tuwen.core.params import HuggingFace
 
-HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
 PREPROCESSOR_FILE = "preprocessor_config.json"
 REFETCH = "fetch the whole folder again"
 HUB_FILES = (
@@ -69,7 +68,7 @@ def read_weights(start: "HuggingFace", max_tokens: int) -> Published:
 
     Raises UserError where a file is missing or not the pinned one, or is not what a ChineseCLIPModel has.
     """
-    path = pinned.find_pinned(f"{START_PLACE}.model", start.model, start.revision, HUB_WEIGHTS, HUB_FILES)
+    path = pinned.find_pinned(f"{START_PLACE}.model", start.model, start.revision, pinned.HUB_WEIGHTS, HUB_FILES)
     config, tokens = read_config(path.parent, max_tokens), read_tokens(path.parent)
     vocabulary_file.check_tokens(tokens, find_token_file(path.parent), config["vocabulary"])
     counterparts = {name: find_counterpart(name) for name in list_config_tensors(config, path.parent)}

@@ -39,7 +39,7 @@ def read_weights(start: "OpenClip", max_tokens: int) -> Published:
         f"{START_PLACE}.image_weights", start.image_weights, start.image_revision, IMAGE_WEIGHTS, [IMAGE_CONFIG]
     )
     text_path = pinned.find_pinned(
-        f"{START_PLACE}.text", start.text, start.text_revision, hugging_face.HUB_WEIGHTS, BERT_FILES
+        f"{START_PLACE}.text", start.text, start.text_revision, pinned.HUB_WEIGHTS, BERT_FILES
     )
     text, size = _read_bert_config(text_path.parent, max_tokens)
     tokens = hugging_face.read_tokens(text_path.parent)

@@ -51,24 +51,16 @@ def write_page(
     rows: pd.DataFrame = quarantine.to_pandas()
     measured = {name: tables["images"] for name, tables in frames.items()}
     odd = odd_images.collect_odd_images(data, measured, rows)
-    charts = [(label, _draw(frames, table, column, label, scale)) for table, column, label, scale in HISTOGRAMS]
     facts = {
         "counts": summary.list_row_counts(body),
         "findings": summary.list_findings(body),
         "severities": summary.SEVERITIES,
         "examples": list(_list_examples(body, examples or {})),
         "faults": list(_list_faults(rows)),
-        "colours": {
-            name: colour
-            for name, colour in COLOURS.items()
-            if len(_collect_values(frames, name, "images", "width"))
-        },
-        "charts": [(label, chart) for label, chart in charts if chart],
+        "colours": {name: colour for name, colour in COLOURS.items() if _has_images(frames, name)},
+        "charts": list(_draw_charts(frames)),
         "formats": [table for column in FORMAT_COLUMNS if (table := _count_formats(measured, column))],
-        "traits": [
-            ("set", "captions", *(name.replace("_", " ") for name in TRAITS), *SHARES.values()),
-            *_count_traits(frames),
-        ],
+        "traits": list(_count_traits(frames)),
         "odd_images": odd,
         "copies": copies.collect_copies(data, frames, rows),
         "named": [one[:-1] for one in odd.named],
@@ -103,9 +95,16 @@ def _list_faults(rows: "pd.DataFrame") -> Iterator[tuple[Any, ...]]:
         yield (*key, len(group), "; ".join(examples))
 
 
-def _draw(frames: "summary.Frames", table: str, column: str, label: str, scale: Scale) -> str:
-    values = {name: _collect_values(frames, name, table, column) for name in COLOURS}
-    return draw_histogram(column, label, values, scale)
+def _draw_charts(frames: "summary.Frames") -> Iterator[tuple[str, str]]:
+    """Yield (label, SVG) of each of HISTOGRAMS that has values."""
+    for table, column, label, scale in HISTOGRAMS:
+        values = {name: _collect_values(frames, name, table, column) for name in COLOURS}
+        if chart := draw_histogram(column, label, values, scale):
+            yield label, chart
+
+
+def _has_images(frames: "summary.Frames", series: str) -> bool:
+    return len(_collect_values(frames, series, "images", "width")) > 0
 
 
 def _collect_values(frames: "summary.Frames", series: str, table: str, column: str) -> Values:
@@ -144,7 +143,8 @@ def _name_format(column: str, value: Any) -> str:
 
 
 def _count_traits(frames: "summary.Frames") -> Iterator[tuple[Any, ...]]:
-    """Yield (set, captions, how many hold each of TRAITS, mean of each of SHARES in per cent)."""
+    """Yield a header and rows: set, captions, how many hold each of TRAITS, mean of each of SHARES in per cent."""
+    yield ("set", "captions", *(name.replace("_", " ") for name in TRAITS), *SHARES.values())
     for name, tables in frames.items():
         if len(texts := tables["texts"]):
             counts = [int((_to_numbers(texts[trait]) > 0).sum()) for trait in TRAITS]

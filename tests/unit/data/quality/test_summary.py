@@ -62,9 +62,9 @@ def test_a_terminal_is_told_what_became_of_the_rows_and_where_the_page_lies(tmp_
 
 def test_findings_are_listed_the_severest_first() -> None:
     assert summary.list_findings(QUALITY) == [
-        ("labelled", "pairs", "rows", "critical", 0, True),
-        ("labelled", "images", "elongated", "warning", 2, False),
-        ("labelled", "images", "blank", "info", 1, False),
+        ("labelled", "pairs", "rows", "critical", 0, True, ""),
+        ("labelled", "images", "elongated", "warning", 2, False, ""),
+        ("labelled", "images", "blank", "info", 1, False, ""),
     ]
 
 

@@ -20,7 +20,13 @@ def make_set(*captions: str | None, label: int | None = None) -> pairs.PairSet:
 def test_a_caption_was_seen_where_train_has_one_of_equal_normalised_form_that_fits() -> None:
     train = make_set("驴。", "字母Ｑ", "草莓。", label=0)
     test = make_set("驴。", " 字母q", "草莓。", "骡子。", None)
-    assert find_seen_texts(test, train).tolist() == [True, True, False, False, False]
+    assert find_seen_texts(test, train, False).tolist() == [True, True, False, False, False]
+
+
+def test_a_caption_in_the_other_script_was_seen_by_a_model_that_reads_both_as_one() -> None:
+    train, test = make_set("蘋果樹下的貓", "草莓"), make_set("苹果树下的猫。", "葡萄")
+    assert find_seen_texts(test, train, False).tolist() == [False, False]
+    assert find_seen_texts(test, train, True).tolist() == [True, False]
 
 
 def test_what_was_seen_is_told_in_words() -> None:

@@ -8,13 +8,13 @@ import hashlib
 import io
 import re
 import tarfile
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.file_names import compose_name
 from tuwen.data.formats.foreign_tar.tar_keys import CAPTION_KINDS, KeyedParts, TarPart, group_parts
 from tuwen.data.formats.foreign_tar.tar_names import TarNames, is_seekable, list_raw_names
 from tuwen.data.formats.foreign_text.encoding import decode_text
@@ -222,7 +222,7 @@ def _part(
     archive: Any, info: tarfile.TarInfo, decoded: str, left_over: Counter[str], load: bool
 ) -> TarPart | None:
     name = CURRENT_FOLDER.sub("", decoded)
-    folder, slash, base = unicodedata.normalize("NFC", name).rpartition("/")
+    folder, slash, base = compose_name(name).rpartition("/")
     *stem, extension = base.split(".")
     extension = extension.strip().lower()
     part = TarPart(name, (f"{folder}{slash}{stem[0] if stem else ''}", *stem[1:]), extension, info.size)

@@ -27,7 +27,6 @@ class ExaminedText(NamedTuple):
 
     path: Path
     encoding: str
-    has_mark: bool
     lines: int  # that hold more than blanks
     notes: list[str]
 
@@ -50,7 +49,7 @@ def examine_text(path: Path, newline: str | None, encoding: str | None) -> Exami
     except UserError:
         refuse_impostor(path, "text", WORKBOOKS)
         raise
-    text = ExaminedText(path, decided.name, decided.bom > 0, 0, [decided.note] if decided.note else [])
+    text = ExaminedText(path, decided.name, 0, [decided.note] if decided.note else [])
     lines = number = beyond = 0
     lost = {"\0": [0, 0], "\ufffd": [0, 0]}  # character -> how many, and the line of the first
     mangled = list[Mangled]()

@@ -33,6 +33,8 @@ NEAR_RELIEF = 0.94
 NEAR_LEVELS = {margin: 12 + 320 * margin for margin in MARGINS}
 SHADES = (2, 12)  # levels between neighbouring pixels
 MIN_SHADING = 0.18  # the share of such pixels that half of the photographs have, and no drawing in flat colours
+# Half of them will do where the two rise and fall all but equally, as icons of one set hardly ever do
+EQUAL_RELIEF, SOME_SHADING = 0.99, 0.09
 GREY_SPAN = 4  # levels by which the colours of a grey picture differ from none
 GRID = 12  # cells a side of a window; the outer ones, which an inexact margin touches, are left out
 CELLS = GRID - 2
@@ -50,8 +52,8 @@ class Windows(NamedTuple):
 
     relief: npt.NDArray[np.int16]  # rises and falls, of length SCALE, or 0 where there are hardly any [N, R]
     cells: Bytes  # brightness, blue and red [N, 3, CELLS, CELLS]
-    shaded: npt.NDArray[np.bool_]  # the thumbnail has shades as photographs have [N]
-    grey: npt.NDArray[np.bool_]  # ... and no colour
+    shading: npt.NDArray[np.float64]  # how much of the thumbnail is in shades, as photographs are [N]
+    grey: npt.NDArray[np.bool_]  # it has no colour
 
 
 def collect_thumbnails(thumbnails: list[bytes]) -> Bytes:
@@ -116,7 +118,7 @@ def describe_windows(thumbnails: Bytes, margin: float) -> Windows:
     return Windows(
         _measure_relief(cells[:, 0]),
         np.rint(cells / STEPS).astype(np.uint8),
-        _measure_shading(thumbnails[:, :pixels]) >= MIN_SHADING,
+        _measure_shading(thumbnails[:, :pixels]),
         np.abs(thumbnails[:, pixels:].astype(np.int16) - 128).max(axis=1) <= GREY_SPAN,
     )
 
@@ -165,7 +167,7 @@ def _add_mirrored(windows: Windows) -> Windows:
     return Windows(
         np.concatenate([windows.relief, np.concatenate([across, down], axis=1)]),
         np.concatenate([windows.cells, windows.cells[..., ::-1]]),
-        np.tile(windows.shaded, 2),
+        np.tile(windows.shading, 2),
         np.tile(windows.grey, 2),
     )
 
@@ -222,9 +224,11 @@ def _compare(
     """Return whether each of P pairs is near, by the definition [P]."""
     relief = np.einsum("nr,nr->n", whole.relief[rows], windows.relief[other_rows], dtype=np.int64)
     near: npt.NDArray[np.bool_] = relief >= NEAR_RELIEF * SCALE**2
-    rows, other_rows = rows[near], other_rows[near]
+    equal, rows, other_rows = relief[near] >= EQUAL_RELIEF * SCALE**2, rows[near], other_rows[near]
     levels = np.abs(whole.cells[rows].astype(np.int16) - windows.cells[other_rows]).max(axis=(2, 3))
     same = levels <= NEAR_LEVELS[margin]
     colour = same[:, 1:].all(axis=1) | whole.grey[rows] | windows.grey[other_rows]
-    near[near] = whole.shaded[rows] & windows.shaded[other_rows] | same[:, 0] & colour
+    shading = np.minimum(whole.shading[rows], windows.shading[other_rows])
+    shaded = (shading >= MIN_SHADING) | equal & (shading >= SOME_SHADING)
+    near[near] = shaded | same[:, 0] & colour
     return near

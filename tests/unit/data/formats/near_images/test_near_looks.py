@@ -105,6 +105,25 @@ def test_a_photograph_is_known_by_its_shapes_alone(change) -> None:
     assert [are_near(look(picture), look(change(picture))) for picture in pictures] == [True] * 5
 
 
+def cut_out(picture: Pixels) -> Pixels:
+    """Return a photograph as shops show goods: small, on white."""
+    ground = Image.new("RGB", picture.size, "white")
+    small = picture.resize((picture.width * 45 // 100, picture.height * 45 // 100))
+    ground.paste(small, (picture.width // 4, picture.height // 4))
+    return ground
+
+
+def test_goods_on_white_that_were_re_coloured_are_known_where_their_shapes_are_all_but_equal() -> None:
+    goods = [cut_out(draw_photo(seed)) for seed in range(5)]
+    repainted = [Image.merge("RGB", [one.getchannel(name) for name in "BGR"]) for one in goods]
+    turned = [Image.blend(one, other, 0.4) for one, other in zip(goods, repainted, strict=True)]
+    thumbnails = collect_thumbnails([look(one) for one in goods])
+    shading = near_looks.describe_windows(thumbnails, 0.0).shading
+    assert (shading < near_looks.MIN_SHADING).all()
+    assert [are_near(look(one), look(copy)) for one, copy in zip(goods, turned, strict=True)] == [True] * 5
+    assert not any(len(rows) for rows, _ in find_near_within(thumbnails))
+
+
 @pytest.mark.parametrize("draw", [draw_photo, draw_icon])
 def test_other_pictures_are_not_near(draw) -> None:
     thumbnails = collect_thumbnails([look(draw(seed)) for seed in range(40)])
