@@ -4,6 +4,8 @@ import sys
 
 from tuwen.core.environment import prepare_process
 from tuwen.core.errors import report_user_errors
+from tuwen.core.linked_outs import unprotect_outs
 
 if sys.argv[0] == "-m":  # `python -m stages.x` looks for x: nothing that the shell could spoil is imported yet
     report_user_errors(prepare_process)()
+    unprotect_outs(" ".join(["python", *sys.orig_argv[sys.orig_argv.index("-m") :]]))
