@@ -44,8 +44,8 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_
 PROXY = re.compile(r"(all|https?)_proxy", re.IGNORECASE)
 SCHEMES, SOCKS = ("http", "https"), ("socks5", "socks5h")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-EXPERIMENT = re.compile(r"(.+?)/\.dvc/tmp/exps/.+")  # where DVC runs what it queued, and what it deletes then
-STORE = "TUWEN_TRACKING_URI"
+_QUEUED = re.compile(r"(.+?)/\.dvc/tmp/exps/.+")  # where DVC runs what it queued, and what it deletes then
+_STORE = "TUWEN_TRACKING_URI"
 NO_HOME = "HOME is not set, and this user has no home; set TUWEN_CACHE to a folder that can be written"
 
 
@@ -114,8 +114,8 @@ def find_home(environment: Mapping[str, str]) -> dict[str, str]:
 
 def find_store(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the checkout's MLflow store for an experiment of DVC's queue, whose own would be deleted with it."""
-    found = EXPERIMENT.fullmatch(os.getcwd())
-    return {STORE: f"sqlite:///{found[1]}/mlflow.db"} if found and not environment.get(STORE) else {}
+    found = _QUEUED.fullmatch(os.getcwd())
+    return {_STORE: f"sqlite:///{found[1]}/mlflow.db"} if found and not environment.get(_STORE) else {}
 
 
 def locate_cache(name: str) -> Path:

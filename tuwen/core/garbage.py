@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tuwen.core.dvc_settings import locate_cache
+from tuwen.core.dvc_settings import locate_dvc_cache
 from tuwen.core.errors import UserError
 from tuwen.core.worktree import WORKTREES
 
@@ -17,7 +17,7 @@ def collect_garbage() -> None:
     A preset needs what the dvc.lock of its worktree and of that worktree's commit record.
     Raises UserError where the cache may serve other checkouts, and where DVC fails.
     """
-    cache, here = locate_cache(), Path.cwd()
+    cache, here = locate_dvc_cache(), Path.cwd()
     projects = sorted(str(lock.parent) for lock in WORKTREES.glob("*/dvc.lock"))
     command = ["gc", *KEPT, "--projects", *projects]
     if not cache.resolve().is_relative_to(here.resolve()):
