@@ -23,8 +23,10 @@ def make_worktree(preset: str) -> Path:
     inputs/ is a link to ours; its dvc.lock stays its own. All of that is made sure of at each call. Nothing else
     in it is kept: work here, not there.
     Raises UserError when the preset is missing or does not compose, before git's first commit, where this folder
-    is no repository's top, where code was changed there, and where an out was edited that DVC's cache shares.
+    is no repository's top or cannot be written, where code was changed there, and where an out was edited that
+    DVC's cache shares.
     """
+    require_own_checkout()
     if preset in ("", "sample"):
         refuse_edited_outs(Path("."))
         return Path(".")
@@ -48,6 +50,13 @@ def make_worktree(preset: str) -> Path:
     refuse_edited_outs(folder)
     print(f"{folder}: {uses}; uncommitted code is not used", file=sys.stderr)
     return folder
+
+
+def require_own_checkout() -> None:
+    """Raise UserError where this checkout cannot be written: DVC needs room for its notes, even to look."""
+    for folder in (Path.cwd(), Path.cwd() / ".dvc", Path.cwd() / ".dvc/tmp"):
+        if folder.exists() and not os.access(folder, os.W_OK):
+            raise UserError(f"{folder} cannot be written; clone or copy the checkout to a folder of yours")
 
 
 def _require_top() -> None:
