@@ -32,7 +32,7 @@ def make_worktree(preset: str) -> Path:
         return Path(".")
     composed = compose_preset(preset)
     commit, folder = _git("rev-parse", "--verify", "HEAD"), WORKTREES / preset
-    _require_top()
+    require_top()
     try:
         if _is_ours(folder):
             _check_out(folder, commit)
@@ -54,12 +54,15 @@ def make_worktree(preset: str) -> Path:
 
 def require_own_checkout() -> None:
     """Raise UserError where this checkout cannot be written: DVC needs room for its notes, even to look."""
-    for folder in (Path.cwd(), Path.cwd() / ".dvc", Path.cwd() / ".dvc/tmp"):
+    for folder in (Path("."), Path(".dvc"), Path(".dvc/tmp")):
         if folder.exists() and not os.access(folder, os.W_OK):
-            raise UserError(f"{folder} cannot be written; clone or copy the checkout to a folder of yours")
+            raise UserError(
+                f"{Path.cwd() / folder} cannot be written; clone or copy the checkout to a folder of yours"
+            )
 
 
-def _require_top() -> None:
+def require_top() -> None:
+    """Raise UserError where git does not answer here, or answers for a repository around this folder."""
     top = Path(_git("rev-parse", "--show-toplevel"))
     if not top.samefile(Path.cwd()):
         raise UserError(
