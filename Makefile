@@ -4,6 +4,7 @@
 # make test, make lint     the tests; ruff and mypy
 # make test-all            the tests, and those of flows, servers, faults and pages in a browser
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
+# make gc                  frees the disk: what no branch, tag, experiment or preset needs leaves DVC's cache
 # make mlflow              every training and evaluation, in the browser
 # make serve               Prefect's pages and worker and MLflow's on this machine, until Ctrl-C
 # make deploy              registers the deployments with the Prefect server at PREFECT_API_URL
@@ -14,7 +15,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run data test test-all lint pipeline reevaluate serve deploy mlflow checkout
+.PHONY: run data test test-all lint pipeline reevaluate serve deploy mlflow gc checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -79,6 +80,9 @@ reevaluate: .venv/ready
 
 mlflow: .venv/ready
 	@$(settle); exec python -m mlflow server --backend-store-uri "$$TUWEN_TRACKING_URI" --host 127.0.0.1 --port 5000
+
+gc: .venv/ready
+	@$(settle); $(tuwen) gc
 
 # Before anything is installed: DVC needs a git repository, which a ZIP is not, and a folder to write in; ? % and : in
 # its name would mean something else in PATH and in the addresses of databases.

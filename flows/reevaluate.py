@@ -11,22 +11,22 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import networkx as nx
 import typer
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.utilities.slugify import slugify
 
 from flows import guard
+from flows.fetch import plan_with_absent
 from flows.pipeline import Preset
-from flows.repro import Status, plan, read_graph, read_status, run_stages, select_stages
+from flows.repro import read_graph, run_stages, select_stages
 from flows.show import plain, table
-from flows.versions import describe_versions, drop_version_changes, read_recorded_versions
-from flows.watch import watch
+from flows.versions import describe_versions, read_recorded_versions
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params, load_params
 from tuwen.core.worktree import make_worktree
@@ -84,10 +84,7 @@ def run_gate(base: str, folder: Path) -> GateResult:
     from tuwen.evaluation.compare import compare_ranks, find_regressions, format_changes, require_same_test
 
     graph = read_graph(folder)
-    fetch_missing(graph, read_status(folder), folder)
-    above = {TRAINING, *nx.ancestors(graph, TRAINING)}
-    status, outdated = drop_version_changes(read_status(folder), above)
-    stale = plan(graph, status, [EVALUATE], force=False)
+    stale, outdated = plan_with_absent(graph, EVALUATE, folder, also=[str(TEST)], never=TRAINING)
     if TRAINING in stale:
         return GateResult(NOT_REBUILT, _not_rebuilt(stale))
     try:
@@ -103,27 +100,12 @@ def run_gate(base: str, folder: Path) -> GateResult:
         return GateResult(NOT_COMPARABLE, str(error))
     faults = find_regressions(changes, params.gate.max_drop_points)
     lead = "\n".join(f"- {fault}" for fault in faults) or f"No R@5 fell, beyond chance or the limit, from {base}."
-    measuring = select_stages(graph, [EVALUATE])[1] - above
+    measuring = select_stages(graph, [EVALUATE])[1] - {TRAINING, *nx.ancestors(graph, TRAINING)}
     locks = ((place / LOCK).read_text(encoding="utf-8") for place in (folder / BASE, folder))
     before, after = (read_recorded_versions(lock, measuring) for lock in locks)
     notes = describe_versions(before, after, list(stale), outdated)
     why = "\n\n".join([lead, *notes, format_changes(changes), _legend(base, folder, params)])
     return GateResult(WORSE if faults else NOT_WORSE, why)
-
-
-def fetch_missing(graph: Any, status: Status, folder: Path) -> None:
-    """Fetch what dvc.lock records up to `EVALUATE` but `folder` lacks; in a fresh clone, that is everything.
-
-    What cannot be fetched stays missing, and the plan will name it.
-    """
-    _, wanted = select_stages(graph, [EVALUATE])
-    entries = (entry for stage in sorted(wanted & status.keys()) for entry in status[stage])
-    changed = [out for entry in entries if isinstance(entry, Mapping) for out in entry.get("changed outs", {})]
-    if missing := [out for out in changed if not (folder / out).exists()]:
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "pull", *missing]
-        code, _ = watch(command, folder, "pull")
-        if code:
-            get_run_logger().warning("not all that dvc.lock records could be fetched")
 
 
 def fetch_base(base: str, folder: Path) -> None:

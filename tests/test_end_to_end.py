@@ -1,6 +1,7 @@
 """The real graph, every stage, on the `smoke` preset: what `make run` does, on five dozen concepts."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -169,3 +170,32 @@ def test_a_bad_setting_stops_the_run_and_finished_stages_keep_their_outs(project
     assert "Traceback" not in done.stderr
     assert (project / "data/augmented/views.parquet").is_file()
     assert (project / "results/report.html").is_file()
+
+
+def test_outs_share_their_blocks_with_the_cache_and_a_stage_by_hand_does_not_write_into_it(project: Path) -> None:
+    run(project, "dvc", "checkout", "--quiet")
+    files = [path for name in ("data", "models", "embeddings") for path in (project / name).rglob("*")]
+    alone = [path for path in files if path.is_file() and path.stat().st_nlink == 1]
+    assert {path.name for path in alone} - {".gitignore"} == {"quality.json"}  # git keeps these
+    run(project, "python", "-m", "stages.predict")
+    assert (project / "results/result1.csv").stat().st_nlink == 1
+    for path in (project / ".dvc/cache/files/md5").glob("*/*"):
+        digest = hashlib.md5(path.read_bytes()).hexdigest()
+        assert f"{path.parent.name}{path.name}".removesuffix(".dir") == digest
+
+
+def test_in_a_colleagues_clone_a_pull_is_enough_and_nothing_runs(project: Path, tmp_path: Path) -> None:
+    remote, clone = tmp_path / "remote", tmp_path / "clone"
+    run(project, "dvc", "push", "--quiet", "--remote", add_remote(project, remote))
+    run(project, "git", "add", "--all")
+    run(project, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "run")
+    run(tmp_path, "git", "clone", "--quiet", str(project), str(clone))
+    run(clone, "dvc", "pull", "--quiet", "--remote", add_remote(clone, remote))
+    assert "Running stage" not in run(clone, "dvc", "repro").stdout
+    assert smoke.outs(clone) == smoke.outs(project)
+    assert run(clone, "git", "status", "--porcelain").stdout == ""
+
+
+def add_remote(folder: Path, remote: Path) -> str:
+    run(folder, "dvc", "remote", "add", "--local", "store", str(remote))
+    return "store"

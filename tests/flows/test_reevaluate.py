@@ -147,6 +147,30 @@ def test_an_improvement_is_evaluated_in_a_fresh_clone_without_training(
     assert ran(clone) == ["embed"]
     assert gate("origin/worse")[0] == 0
     assert ran(clone) == []
+    assert not list(Path("data").rglob("*.tar"))  # nor in the cache: a list of files tells whether they are stale
+    fetched = [path for path in Path(".dvc/cache/files/md5").rglob("*") if path.is_file()]
+    assert not [path for path in fetched if path.read_bytes().endswith("视图".encode())]
+
+
+def test_a_training_that_the_recorded_hashes_call_stale_is_refused_and_nothing_is_fetched(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other views were recorded than those that the model saw."""
+    lock = Path("dvc.lock").read_text(encoding="utf-8")
+    views = re.search(r"path: data/more/views\n\s+hash: md5\n\s+md5: (\w+)", lock)
+    assert views
+    old, new = f"{views[1]}.dir", f"{'0' * 32}.dir"
+    Path("dvc.lock").write_text(lock.replace(old, new), encoding="utf-8")
+    commit(project, "other views")
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "--quiet", str(project), str(clone))
+    shutil.copytree(".dvc/cache", tmp_path / "remote")
+    run(clone, "dvc", "remote", "add", "--local", "--default", "away", str(tmp_path / "remote"))
+    enter(clone, monkeypatch)
+    code, page = gate("base")
+    assert code == 3
+    assert "| finetune | changed deps: data/more: deleted |" in page
+    assert not Path("models").exists()
 
 
 def test_a_limit_decides_where_chance_does_not(project: Path) -> None:

@@ -1,6 +1,6 @@
 """A git and DVC repository with a dozen drawn images and all the stages that `flows.reevaluate` needs.
 
-    captions.txt -> validate -> finetune -> embed -> evaluate (the real stage)
+    captions.txt -> validate -> augment -> finetune -> embed -> evaluate (the real stage)
 
 noise.txt sets how wrong the model of finetune is, so that a commit can make it worse or better. versions.yaml
 names a package that decides what finetune, embed and evaluate make; constraints.txt pins others. Every stage but
@@ -25,10 +25,14 @@ stages:
     cmd: python -m tests.support.gate validate
     deps: [captions.txt]
     outs: [data/clean/test, data/clean/valid, data/clean/bank]
+  augment:
+    cmd: python -m tests.support.gate augment
+    deps: [data/clean/valid]
+    outs: [data/augmented, data/more/views]
   finetune:
     cmd: python -m tests.support.gate finetune
     params: [versions.yaml: [model]]
-    deps: [noise.txt, data/clean/valid]
+    deps: [noise.txt, data/clean/valid, data/augmented/shards, data/more]
     outs: [models/finetuned]
   embed:
     cmd: python -m tests.support.gate embed
@@ -120,6 +124,10 @@ def main() -> None:
             test = make_set(root / "data", "clean/test", {"name-00": first})
             for other in SETS[1:]:
                 pairs.write_pair_set(clean / other, test)
+        case "augment":
+            for name in ("augmented/shards/0.tar", "augmented/views.txt", "more/views/1.tar"):
+                (root / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / "data" / name).write_text(f"{name} 视图", encoding="utf-8")
         case "finetune":
             model.mkdir(parents=True)
             manifest.write_manifest(model, {}, {"noise": float(Path("noise.txt").read_text())})

@@ -72,3 +72,11 @@ def worktree(preset: Annotated[str, typer.Argument(help="A file in presets/, wit
     from tuwen.core.worktree import make_worktree
 
     print(make_worktree(preset))
+
+
+@pipeline_app.command()
+def gc() -> None:
+    """Remove from DVC's cache what no branch, tag, experiment or preset needs."""
+    from tuwen.core.garbage import collect_garbage
+
+    collect_garbage()

@@ -14,6 +14,12 @@ OWN_LEVELS = (".dvc/config", ".dvc/config.local")  # the other two, a user's and
 CACHE = "cache.dir"
 
 
+def locate_dvc_cache() -> Path:
+    """Return the folder of this checkout's DVC cache. Raises UserError where DVC cannot read its settings."""
+    settings = {key: value for _, key, value in _read(Path("."))}
+    return Path(settings.get(CACHE, ".dvc/cache")).absolute()
+
+
 def copy_dvc_settings(folder: Path) -> dict[str, str]:
     """Give `folder` this checkout's DVC settings, in its .dvc/config.local, and return all that hold there.
 

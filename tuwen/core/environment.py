@@ -44,6 +44,8 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_
 PROXY = re.compile(r"(all|https?)_proxy", re.IGNORECASE)
 SCHEMES, SOCKS = ("http", "https"), ("socks5", "socks5h")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_QUEUED = re.compile(r"(.+?)/\.dvc/tmp/exps/.+")  # where DVC runs what it queued, and what it deletes then
+_STORE = "TUWEN_TRACKING_URI"
 NO_HOME = "HOME is not set, and this user has no home; set TUWEN_CACHE to a folder that can be written"
 
 
@@ -110,6 +112,12 @@ def find_home(environment: Mapping[str, str]) -> dict[str, str]:
     return there if os.path.isabs(home) else there | {"HOME": str(tools)}
 
 
+def find_store(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the checkout's MLflow store for an experiment of DVC's queue, whose own would be deleted with it."""
+    found = _QUEUED.fullmatch(os.getcwd())
+    return {_STORE: f"sqlite:///{found[1]}/mlflow.db"} if found and not environment.get(_STORE) else {}
+
+
 def locate_cache(name: str) -> Path:
     """Return the folder `name` of TUWEN_CACHE, by default of ~/.cache/tuwen. Raises UserError without a home."""
     chosen = os.environ.get("TUWEN_CACHE")
@@ -137,7 +145,7 @@ def require_writable(folder: Path) -> None:
 def _choose_with_home(*, socks: bool = True) -> dict[str, str]:
     """Return what this process takes over, and the home; print what it does not."""
     inherited = choose_inherited(os.environ, socks=socks)
-    inherited |= find_home(inherited)
+    inherited |= find_home(inherited) | find_store(inherited)
     names = sorted(set(os.environ) - set(inherited) - {"PYTHONPATH"})
     names += [f"{folder} in PYTHONPATH" for folder in _find_foreign_folders()]
     if names:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tuwen.core.dvc_settings import CACHE, copy_dvc_settings
 from tuwen.core.errors import UserError
+from tuwen.core.linked_outs import refuse_edited_outs
 from tuwen.core.presets import compose_preset, format_preset
 
 WORKTREES = Path(".worktrees")
@@ -22,13 +23,16 @@ def make_worktree(preset: str) -> Path:
     inputs/ is a link to ours; its dvc.lock stays its own. All of that is made sure of at each call. Nothing else
     in it is kept: work here, not there.
     Raises UserError when the preset is missing or does not compose, before git's first commit, where this folder
-    is no repository's top, and where code was changed there.
+    is no repository's top or cannot be written, where code was changed there, and where an out was edited that
+    DVC's cache shares.
     """
+    require_own_checkout()
     if preset in ("", "sample"):
+        refuse_edited_outs(Path("."))
         return Path(".")
     composed = compose_preset(preset)
     commit, folder = _git("rev-parse", "--verify", "HEAD"), WORKTREES / preset
-    _require_top()
+    require_top()
     try:
         if _is_ours(folder):
             _check_out(folder, commit)
@@ -43,11 +47,22 @@ def make_worktree(preset: str) -> Path:
             f"{folder}: cannot be made ({error}); a preset needs a checkout that is writable"
         ) from None
     uses = f"{composed.path} on commit {commit[:12]}, DVC's cache {settings[CACHE]}"
+    refuse_edited_outs(folder)
     print(f"{folder}: {uses}; uncommitted code is not used", file=sys.stderr)
     return folder
 
 
-def _require_top() -> None:
+def require_own_checkout() -> None:
+    """Raise UserError where this checkout cannot be written: DVC needs room for its notes, even to look."""
+    for folder in (Path("."), Path(".dvc"), Path(".dvc/tmp")):
+        if folder.exists() and not os.access(folder, os.W_OK):
+            raise UserError(
+                f"{Path.cwd() / folder} cannot be written; clone or copy the checkout to a folder of yours"
+            )
+
+
+def require_top() -> None:
+    """Raise UserError where git does not answer here, or answers for a repository around this folder."""
     top = Path(_git("rev-parse", "--show-toplevel"))
     if not top.samefile(Path.cwd()):
         raise UserError(

@@ -232,3 +232,17 @@ def test_a_full_log_disk_does_not_end_a_process_that_leaves_variables_behind() -
             check=False,
         )
     assert (done.returncode, done.stdout) == (0, b"on\n")
+
+
+@pytest.mark.parametrize("queued", ["exps/tmpq1", "exps/standalone/tmp_2"])
+def test_runs_of_a_queued_experiment_go_to_the_store_of_the_checkout(
+    queued: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "项目/.dvc/tmp" / queued
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    store = f"sqlite:///{tmp_path}/项目/mlflow.db"
+    assert environment.find_store({}) == {"TUWEN_TRACKING_URI": store}
+    assert environment.find_store({"TUWEN_TRACKING_URI": "http://mlflow:5000"}) == {}
+    monkeypatch.chdir(tmp_path / "项目")
+    assert environment.find_store({}) == {}

@@ -190,3 +190,17 @@ def test_a_checkout_of_another_user_says_what_git_says(project: Path) -> None:
     os.chown(project / ".git", 12345, 12345)
     with pytest.raises(UserError, match=r"dubious ownership .* git config --global --add safe.directory"):
         make_worktree("contest")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_checkout_that_cannot_be_written_is_one_message(project: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setresuid(12345, 12345, 12345)
+            make_worktree("sample")
+        except UserError as error:
+            os._exit(0 if "cannot be written; clone or copy the checkout" in str(error) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
