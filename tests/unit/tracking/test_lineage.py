@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow'
 
 def test_a_run_that_lost_part_of_its_record_is_not_taken_for_whole(project: Path) -> None:
     make_outs()
-    with runs.track_run("finetuned", "training", {}, {}, KEPT) as run:
+    with runs.track_run(Path("models/finetuned"), {}, {}, KEPT) as run:
         whole = project.read_bytes()
         project.write_bytes(b"out of order" * 100_000)
         run.log_metrics({"loss": 1.0}, 1)
@@ -69,7 +69,7 @@ def inputs(run: Run) -> dict[str, tuple[str, str]]:
 
 def test_sync_names_what_was_read_and_which_model(project: Path) -> None:
     make_outs()
-    with runs.track_run("finetuned", "training", {}, {}, KEPT) as live:
+    with runs.track_run(Path("models/finetuned"), {}, {}, KEPT) as live:
         live.finish_output(Path("models/finetuned"))
     lineage.sync()
     lineage.sync()
@@ -132,7 +132,7 @@ def build_evaluation(result: Path) -> None:
 
 def test_sync_takes_the_live_run_and_ties_it_to_the_lock(project: Path) -> None:
     make_outs()
-    with runs.track_run("finetuned", "training", {}, {}, KEPT) as run:
+    with runs.track_run(Path("models/finetuned"), {}, {}, KEPT) as run:
         run.finish_output(Path("models/finetuned"))
     (Path("results/finetuned") / ".gitignore").write_text("/ranks.parquet\n")  # DVC may write it after the stage
     run_ids = lineage.sync()
