@@ -36,7 +36,7 @@ def show_in_training(client: Any, training: str, evaluation: str, result: Path) 
     """Log R@k of the evaluation in `result` to the run of the model, and make its own run a child of that.
 
     They are logged as of the evaluation's start, so that the newest evaluation is the one that is shown, older
-    ones stay in the metric's history, and a second call changes nothing. Tags say which run measured, by which code.
+    ones stay in the metric's history, and a second call changes nothing. Tags name that run and its code.
     """
     measured, recalls = client.get_run(evaluation), select_recalls(read_json(result / "metrics.json"))
     began_ms = measured.info.start_time

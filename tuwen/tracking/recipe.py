@@ -46,7 +46,7 @@ def label_training(model: Path, recipe: Mapping[str, str]) -> str:
 
 
 def find_preset(recipe: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """Return the nearest preset of presets/, "" where there is none, and the settings that the recipe has otherwise.
+    """Return the nearest preset of presets/, "" where there is none, and the settings that differ from it.
 
     By its settings and not by its folder: a queued experiment of DVC runs in a folder of another name.
     """

@@ -30,9 +30,10 @@ def track_run(out: Path, params: Mapping[str, Any], inputs: Mapping[str, Path], 
 
     out: the folder that is made, models/NAME or, of that model's evaluation, results/NAME. params: the settings of
     the stage, nested; a training's run has those of the stages before it too. inputs: name -> folder or file that
-    is read, tagged by digest. kept: a file that names the run until the block has succeeded, so that the same work,
-    begun again after a kill, goes on with it; a new run is made where the store lacks that one. Of torchrun's
-    processes only the first has a run. MLflow out of reach, at any moment, is one warning and never an exception.
+    is read, tagged by digest. kept: a file that names the run until the block has succeeded, so that the same
+    work, begun again after a kill, goes on with it; a new run is made where the store lacks that one. Of
+    torchrun's processes only the first has a run. MLflow out of reach, at any moment, is one warning and never an
+    exception.
     """
     tracked = Run()
     with turn_sigterm_into_exit():

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,8 +13,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from tests.support.checkout import ROOT
 from tests.support.ports import free_ports
-from tests.support.tracking import KEPT, all_runs, artifacts, curve, make_outs, write_json
+from tests.support.tracking import KEPT, all_runs, artifacts, curve, make_outs, runs_by_out, write_json
 from tuwen.data.formats import manifest
 from tuwen.tracking import lineage, records, revision, runs, system_metrics
 
@@ -35,7 +37,7 @@ def test_a_run_holds_params_curves_inputs_and_output(project: Path, monkeypatch:
         run.finish_output(Path("models/baseline"))
     (logged,) = all_runs(project)
     assert logged.info.run_id == run.id
-    assert (logged.info.run_name, logged.info.status) == ("baseline", "FINISHED")
+    assert (logged.info.run_name, logged.info.status) == (f"baseline {str(run.id)[:7]}", "FINISHED")
     assert logged.data.params["baseline.fit.lr"] == "0.001"
     assert logged.data.params["baseline.policy.text"] == "['shuffle_list']"
     assert set(logged.data.params["long"]) == {"猫"}
@@ -104,7 +106,9 @@ def test_a_monitor_that_hangs_does_not_hold_the_training(
     assert capfd.readouterr().err == ""
 
 
-def test_the_flow_that_started_the_stage_is_tagged(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flow_that_started_the_stage_is_tagged(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TUWEN_PREFECT_FLOW_RUN", "0b5f6c1e-2c1d-4c55-9d0e-7d5d2f3f9a10")
     with runs.track_run(Path("results/baseline"), {}, {}, KEPT):
         pass
@@ -120,9 +124,9 @@ def test_no_secret_reaches_the_store(project: Path, monkeypatch: pytest.MonkeyPa
     with runs.track_run(Path("models/baseline"), params, {}, KEPT) as run:
         run.log_metrics({"loss": 1.0}, 1)
     lineage.sync()
-    shown = {name: logged.data.params for logged in all_runs(project) if (name := logged.info.run_name)}
-    assert shown["finetuned"]["source.root"] == "https://***@example.org/pairs"
-    assert shown["finetuned"]["source.mail"] == "a@example.org"
+    shown = {logged.data.tags[records.OUT_TAG]: logged.data.params for logged in all_runs(project)}
+    assert shown["models/finetuned"]["source.root"] == "https://***@example.org/pairs"
+    assert shown["models/finetuned"]["source.mail"] == "a@example.org"
     assert [logged.data.params for logged in all_runs(project) if logged.info.run_id == run.id] == [
         {"source.root": "s3://***@example.org/pairs"}
     ]
@@ -159,10 +163,10 @@ def test_a_commit_and_changed_code_are_tagged(project: Path) -> None:
     Path("tuwen/text.py").write_text("SIDE_WORDS = '左右东西'\n", encoding="utf-8")
     with runs.track_run(Path("models/dirty"), {}, {}, KEPT):
         pass
-    tags = {run.info.run_name: run.data.tags for run in all_runs(project)}
-    assert len(tags["clean"][revision.COMMIT_TAG]) == 40
-    assert tags["clean"]["tuwen.git_dirty"] == "false"
-    assert tags["dirty"]["tuwen.git_dirty"] == "true"
+    tags = {out: run.data.tags for out, run in runs_by_out(project).items()}
+    assert len(tags["models/clean"][revision.COMMIT_TAG]) == 40
+    assert tags["models/clean"]["tuwen.git_dirty"] == "false"
+    assert tags["models/dirty"]["tuwen.git_dirty"] == "true"
 
 
 def test_a_raising_block_fails_the_run_and_the_error_comes_through(project: Path) -> None:
@@ -270,3 +274,37 @@ def test_mlflow_that_breaks_midway_is_one_warning(project: Path, capfd: pytest.C
     printed = capfd.readouterr().err
     assert printed.count("warning: MLflow failed") == 1
     assert printed.count("\n") == 1
+
+
+CONNECT = """
+import sys
+from tuwen.tracking import runs
+runs.connect()  # all is imported, so that both are about as fast
+for number in range(int(sys.argv[1])):
+    runs.EXPERIMENT = f"tuwen-{number}"
+    print(number, flush=True)
+    sys.stdin.readline()
+    print(runs.connect()[1], flush=True)
+"""
+
+
+def test_two_processes_that_begin_at_once_find_the_same_experiment(project: Path) -> None:
+    rounds = 20  # without care, one in a few fails: each creates what neither has found
+    path = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {CONNECT}"
+    command = [sys.executable, "-c", path, str(rounds)]
+    both = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    found = []
+    for number in range(rounds):
+        assert [one.stdout.readline() for one in both if one.stdout] == [f"{number}\n"] * 2, both[0].communicate()
+        for one in both:
+            assert one.stdin is not None
+            one.stdin.write("\n")
+            one.stdin.flush()
+        found.append([one.stdout.readline() for one in both if one.stdout])
+    ended = [(one.communicate(timeout=300)[1], one.returncode) for one in both]
+    assert [code for _, code in ended] == [0, 0], ended
+    assert all(first == second for first, second in found)
+    assert len({first for first, _ in found}) == rounds
