@@ -58,18 +58,16 @@ def find_preset(recipe: Mapping[str, str]) -> tuple[str, dict[str, str]]:
             differences = {
                 key: value
                 for key, value in recipe.items()
-                if key.partition(".")[0] in groups and not _is_equal(value, preset.get(key))
+                if key.partition(".")[0] in groups and not _is_equal(value, preset.get(key, str(None)))
             }
             if nearest is None or len(differences) < len(nearest[1]):
                 nearest = name, differences
     return nearest or ("", {})
 
 
-def _is_equal(value: str, other: str | None) -> bool:
-    if value == other or other is None:
-        return value == other
+def _is_equal(value: str, other: str) -> bool:
     try:
-        return float(value) == float(other)  # 10 in a preset is 10.0 in the settings
+        return value == other or float(value) == float(other)  # 10 in a preset is 10.0 in the settings
     except ValueError:
         return False
 

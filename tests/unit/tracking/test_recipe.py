@@ -84,6 +84,7 @@ def test_a_live_run_has_the_recipe_before_its_stage_stands_in_the_lock(project: 
 def test_a_name_tells_preset_and_difference_and_is_the_only_one(project: Path) -> None:
     shutil.copytree(ROOT / "presets", "presets")
     settings = get_values(compose_preset("smoke"))
+    settings["baseline"]["start"]["shape"] = None  # an optional key, which the preset leaves out
     for _ in range(2):
         settings["finetune"]["fit"]["lr"] = 0.001
         with runs.track_run(Path("models/finetuned"), settings, {}, KEPT):

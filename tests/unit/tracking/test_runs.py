@@ -106,9 +106,7 @@ def test_a_monitor_that_hangs_does_not_hold_the_training(
     assert capfd.readouterr().err == ""
 
 
-def test_the_flow_that_started_the_stage_is_tagged(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_flow_that_started_the_stage_is_tagged(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUWEN_PREFECT_FLOW_RUN", "0b5f6c1e-2c1d-4c55-9d0e-7d5d2f3f9a10")
     with runs.track_run(Path("results/baseline"), {}, {}, KEPT):
         pass
