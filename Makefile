@@ -6,6 +6,7 @@
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
 # make gc                  frees the disk: what no branch, tag, experiment or preset needs leaves DVC's cache
 # make mlflow              every training and evaluation, in the browser
+# make sweep [PRESET=…]    fine-tunes and evaluates with each of three learning rates, or SWEEP=setting=value,value
 # make serve               Prefect's pages and worker and MLflow's on this machine, until Ctrl-C
 # make deploy              registers the deployments with the Prefect server at PREFECT_API_URL
 # Each sets up .venv by itself; a second call installs nothing.
@@ -15,7 +16,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run data test test-all lint pipeline reevaluate serve deploy mlflow gc checkout
+.PHONY: run data sweep test test-all lint pipeline reevaluate serve deploy mlflow gc checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -48,6 +49,14 @@ data: .venv/ready
 	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; \
 	python -m dvc repro validate; \
 	$(tuwen) quality
+
+# One experiment of DVC for each value; what does not depend on it is made once, before them, by the first line.
+sweep: export SWEEP ?= finetune.fit.lr=0.0001,0.0003,0.001
+sweep: .venv/ready
+	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; \
+	python -m dvc repro baseline augment; \
+	python -m dvc exp run --queue --set-param "$$SWEEP" evaluate@finetuned; \
+	python -m dvc exp run --run-all
 
 # One process a core; each computes with one thread, or they would wait for each other.
 test: .venv/ready

@@ -15,7 +15,7 @@ def main() -> None:
     params, clean, out = load_params(), Path("data/clean"), Path("models/baseline")
     settings, inputs = recipes.list_baseline_settings(params), recipes.list_baseline_inputs(clean)
     kept = checkpoint.locate_checkpoint(out.name, inputs, settings)
-    with distributed.join_group(), runs.track_run(out.name, "training", settings, inputs, kept / "run_id") as run:
+    with distributed.join_group(), runs.track_run(out, settings, inputs, kept / "run_id") as run:
         recipes.make_baseline(clean, out, params, kept, run.log_metrics)
         run.finish_output(out)
 

@@ -9,7 +9,7 @@ from tuwen.data.formats import manifest
 from tuwen.evaluation.evaluate import EVALUATED_SETS, evaluate_model, judge_pairs
 from tuwen.evaluation.models import get_base
 from tuwen.evaluation.zero_shot import evaluate_zero_shot
-from tuwen.tracking import runs
+from tuwen.tracking import figures, runs
 
 
 @report_user_errors
@@ -24,13 +24,13 @@ def main() -> None:
     inputs |= {f"data-{name}": clean / name for name in EVALUATED_SETS}
     settings = {"model": model, **params.evaluate.model_dump()}
     kept = Path(".cache/evaluate") / f"{model}-{manifest.make_work_key(inputs, settings, ())}"
-    with runs.track_run(f"evaluate-{model}", "evaluation", settings, inputs, kept) as run:
+    with runs.track_run(results, settings, inputs, kept) as run:
         metrics = evaluate_model(
             embeddings, clean, results, params.evaluate, params.pairs, model=Path("models") / model
         )
         test = embeddings / "test", clean / "test"
         evaluate_zero_shot(Path("models") / model, *test, results / "zero_shot.json")
-        run.log_metrics(runs.flatten_metrics(metrics), step=0)
+        run.log_metrics(figures.flatten_metrics(metrics), step=0)
         run.finish_output(results)
         finding = judge_pairs(metrics["bank"], params.pairs, results) if model == get_base().name else ""
         if finding and params.pairs.severity == "critical":

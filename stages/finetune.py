@@ -19,7 +19,7 @@ def main() -> None:
         recipes.list_finetune_inputs(clean, augmented, baseline),
     )
     kept = checkpoint.locate_checkpoint(out.name, inputs, settings)
-    with distributed.join_group(), runs.track_run(out.name, "training", settings, inputs, kept / "run_id") as run:
+    with distributed.join_group(), runs.track_run(out, settings, inputs, kept / "run_id") as run:
         recipes.make_finetuned(clean, augmented, baseline, out, params, kept, run.log_metrics)
         run.finish_output(out)
 

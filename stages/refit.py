@@ -19,7 +19,7 @@ def main() -> None:
     distributed.start_processes("stages.refit")
     settings, inputs = recipes.list_refit_settings(params, tuned), recipes.list_refit_inputs(augmented, baseline)
     kept = checkpoint.locate_checkpoint(out.name, inputs, settings)
-    with distributed.join_group(), runs.track_run(out.name, "training", settings, inputs, kept / "run_id") as run:
+    with distributed.join_group(), runs.track_run(out, settings, inputs, kept / "run_id") as run:
         recipes.make_refitted(clean, augmented, baseline, out, params, kept, run.log_metrics, tuned=tuned)
         run.finish_output(out)
 

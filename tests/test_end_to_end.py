@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from tests.support import smoke
 from tests.support.smoke import STAGES, mlflow_runs, run
 from tuwen.data.formats import pairs
+from tuwen.data.formats.directions import DIRECTIONS
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +70,28 @@ def synced_runs(project: Path) -> list[list[Any]]:
 
 def test_every_training_and_evaluation_is_an_mlflow_run(project: Path) -> None:
     runs = synced_runs(project)
-    assert [name for name, *_ in runs] == [
-        "baseline",
-        "evaluate-baseline",
-        "evaluate-finetuned",
-        "finetuned",
-    ]
+    outs = ["models/baseline", "models/finetuned", "results/baseline", "results/finetuned"]
+    assert [out for out, *_ in runs] == outs
     commit = run(project, "git", "rev-parse", "HEAD").stdout.strip()
-    for name, status, metrics, params, tags in runs:
+    recalls = {
+        f"{name}_{direction}_R_at_{k}" for name in ("test", "valid") for direction in DIRECTIONS for k in (1, 5)
+    }
+    for out, status, metrics, params, tags in runs:
         assert status == "FINISHED"
         assert params
         assert commit in tags.values()
-        wanted = {"t2i_recall_at_5", "i2t_recall_at_5"} if name.startswith("evaluate") else {"loss", "temperature"}
-        assert wanted <= set(metrics), (name, metrics)
+        wanted = recalls | ({"loss", "temperature"} if out.startswith("models") else set())
+        assert wanted <= set(metrics), (out, metrics)
+
+
+def test_the_fine_tuned_models_run_holds_the_whole_recipe_and_what_ran(project: Path) -> None:
+    _, (_, _, metrics, params, tags), *_ = synced_runs(project)
+    wanted = {"preset": "smoke", "source.concepts": "60", "corpus.art.concepts": "60", "augment.views": "8"}
+    wanted |= {"baseline.fit.lr": "0.001", "finetune.fit.lr": "0.0003", "ran.processes": "1"}
+    assert params.items() >= wanted.items()
+    assert tags["mlflow.runName"].rpartition(" ")[0] == "smoke finetuned"
+    measured = json.loads((project / "results/finetuned/metrics.json").read_text())
+    assert metrics["test_i2t_R_at_5"] == measured["test"]["i2t_hit_at_5"]
 
 
 def test_the_report_carries_its_pictures_and_git_gets_no_caption(project: Path) -> None:

@@ -30,7 +30,7 @@ WRITTEN = {
     "predict": "results/result1.csv",
     "report": "results/report.*",
 }
-TRAININGS = ("baseline", "final", "finetuned")  # as MLflow names them
+TRAININGS = ("baseline", "final", "finetuned")
 STAGE_SECONDS = 900  # for a stage and those above it to come so far
 MOST_DELAY_SECONDS = 0.15  # half of what is left of the quickest stage at that moment
 # Both at once, since neither may change a byte.
@@ -48,8 +48,8 @@ def test_a_run_killed_in_every_stage_in_another_locale_has_the_same_outs(whole: 
     assert list((folder / ".cache/train").iterdir()) == []  # the checkpoints they resumed from are gone
     run(folder, sys.executable, "-m", "tuwen.cli", "track", "sync", **STRANGE)
     runs = [row for row in mlflow_runs(folder) if row[4]["tuwen.kind"] == "training"]
-    assert [(name, status, metrics["epoch"]) for name, status, metrics, *_ in runs] == [
-        (name, "FINISHED", 2) for name in TRAININGS
+    assert [(out, status, metrics["epoch"]) for out, status, metrics, *_ in runs] == [
+        (f"models/{name}", "FINISHED", 2) for name in TRAININGS
     ]
 
 

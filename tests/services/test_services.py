@@ -65,15 +65,16 @@ def test_the_run_and_its_tasks_stand_in_prefects_database(services: Services, ru
 
 
 def test_trainings_and_evaluations_stand_in_mlflows_database(services: Services, run: FlowRun) -> None:
-    listed = services.query("mlflow", "select name, status from runs where lifecycle_stage = 'active'")
-    names = ["baseline", "evaluate-baseline", "evaluate-finetuned", "finetuned"]
-    assert sorted(listed) == [f"{name}|FINISHED" for name in names]
+    asked = "select value, status from runs join tags using (run_uuid) where key = 'tuwen.out'"
+    listed = services.query("mlflow", f"{asked} and lifecycle_stage = 'active'")
+    outs = ["models/baseline", "models/finetuned", "results/baseline", "results/finetuned"]
+    assert sorted(listed) == [f"{out}|FINISHED" for out in outs]
 
 
 def test_mlflow_keeps_artifacts_in_s3_and_its_clients_need_no_keys(services: Services, run: FlowRun) -> None:
     client = MlflowClient(services.environment("worker-cpu")["TUWEN_TRACKING_URI"])
     made = client.search_runs(
-        [client.get_experiment_by_name("tuwen").experiment_id], "attributes.run_name = 'finetuned'"
+        [client.get_experiment_by_name("tuwen").experiment_id], "tags.`tuwen.out` = 'models/finetuned'"
     )
     client.log_text(made[0].info.run_id, "一只橘猫趴在窗台上。", "例子.txt")
     (stored,) = (services.folder / "s3/mlflow").rglob("例子.txt")

@@ -61,7 +61,7 @@ def test_the_stage_writes_its_outs_and_an_mlflow_run(world, store, run_stage):
     metrics = json.loads((world / "results/baseline/metrics.json").read_text())
     client, experiment = runs.connect()
     (logged,) = client.search_runs([experiment])
-    assert logged.info.run_name == "evaluate-baseline"
+    assert logged.info.run_name == f"evaluate baseline {logged.info.run_id[:7]}"
     assert logged.info.status == "FINISHED"
     assert logged.data.metrics["test_t2i_hit_at_5"] == metrics["test"]["t2i_hit_at_5"]
     assert logged.data.metrics["bank_mean_cosine"] == metrics["bank"]["mean_cosine"]

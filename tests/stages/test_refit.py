@@ -57,7 +57,7 @@ def write_params(root: Path, refit_all: bool) -> None:
 def list_runs() -> dict[str, tuple[str, dict[str, float]]]:
     client, experiment = runs.connect()
     return {
-        run.info.run_name: (run.info.status, client.get_run(run.info.run_id).data.metrics)
+        Path(run.data.tags["tuwen.out"]).name: (run.info.status, client.get_run(run.info.run_id).data.metrics)
         for run in client.search_runs([experiment])
     }
 

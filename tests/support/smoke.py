@@ -57,11 +57,12 @@ def outs(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def mlflow_runs(folder: Path) -> list[list[Any]]:
-    """Return name, status, metrics, params and tags of every run in its store, sorted by name."""
+    """Return out, status, metrics, params and tags of every run in its store, sorted by out."""
     query = (
         "import json, mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db'); "
         "runs = mlflow.search_runs(experiment_names=['tuwen'], output_format='list'); "
-        "rows = [[r.info.run_name, r.info.status, r.data.metrics, r.data.params, r.data.tags] for r in runs]; "
+        "runs = [(run.info, run.data) for run in runs]; "
+        "rows = [[d.tags['tuwen.out'], i.status, d.metrics, d.params, d.tags] for i, d in runs]; "
         "print(json.dumps(rows))"
     )
     rows = json.loads(run(folder, sys.executable, "-c", query).stdout.splitlines()[-1])

@@ -10,8 +10,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tuwen.data.formats import manifest
-from tuwen.tracking import runs
+from tuwen.tracking import records, runs
 
+RAN = {"precision": "fp32", "device": "cpu", "processes": 1, "torch": "2.13.0+cpu"}  # asked for bf16, maybe
 KEPT = Path(".cache/kept")  # names a run, in the test's folder
 
 
@@ -19,6 +20,14 @@ def all_runs(store: Path) -> list[Run]:
     client = MlflowClient(tracking_uri=f"sqlite:///{store}")
     experiment = client.get_experiment_by_name(runs.EXPERIMENT)
     return list(client.search_runs([experiment.experiment_id]))
+
+
+def runs_by_out(store: Path) -> dict[str, Run]:
+    """Out -> its run; each has one."""
+    listed = all_runs(store)
+    by_out = {run.data.tags[records.OUT_TAG]: run for run in listed}
+    assert len(by_out) == len(listed)
+    return by_out
 
 
 def curve(store: Path, run_id: str, metric: str) -> list[tuple[int, float]]:
@@ -39,8 +48,8 @@ def make_outs(params: Mapping[str, Any] | None = None) -> None:
             {"epoch": 1, "loss": loss, "temperature": 0.07, "valid_i2t_hit_at_5": 0.1},
             {"epoch": 2, "loss": loss / 2, "temperature": 0.06, "valid_i2t_hit_at_5": 0.3},
         ]
-        write_json(folder / "training.json", {"pairs": 12, "steps": 4, "epochs": epochs})
-        manifest.write_manifest(folder, {}, params or {"finetune": {"fit": {"lr": 0.0004}}})
+        write_json(folder / "training.json", {"pairs": 12, "steps": 4, "ran": RAN, "epochs": epochs})
+        manifest.write_manifest(folder, {}, params or {"finetune": {"fit": {"lr": 0.0004, "precision": "bf16"}}})
         figures = {"i2t_hit_at_5": 0.4, "i2t_recall_at_5": 0.3, "t2i_hit_at_5": 0.45, "t2i_recall_at_5": 0.35}
         test = figures | {"images": 10, "i2t_hit_at_1": loss / 10}
         write_json(Path("results") / model / "metrics.json", {"test": test, "valid": figures})
@@ -49,6 +58,11 @@ def make_outs(params: Mapping[str, Any] | None = None) -> None:
             """\
             schema: '2.0'
             stages:
+              augment:
+                cmd: python -m stages.augment
+                params: {params.yaml: {augment: {views: 8}}}
+                outs:
+                - {path: data/augmented, md5: abcd.dir}
               finetune:
                 cmd: python -m stages.finetune
                 deps:

@@ -5,31 +5,33 @@ where there is none. A lost store costs nothing but system metrics.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
-from tuwen.data.formats.json_file import write_json
+from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.evaluation.models import MODELS
-from tuwen.tracking import artifacts, revision, runs
+from tuwen.tracking import artifacts, recipe, records, revision, runs
+from tuwen.tracking.abandoned import end_abandoned_runs
+from tuwen.tracking.figures import flatten_metrics, show_in_training
+from tuwen.tracking.records import is_model
+from tuwen.tracking.revision import LOCK
 
 REFITTED = Path("models/final")
-LOCK = Path("dvc.lock")
 LINEAGE = Path("runs/lineage.json")
 DATA_FOLDERS = ("data", "embeddings")  # deps below these are data; the others are code or a model
 ATTACHED_TAG = "tuwen.attached_sha256"
 
 
 def sync() -> dict[str, str]:
-    """Write runs/lineage.json, make the runs that MLflow lacks and complete those that it has.
+    """Write runs/lineage.json, make the runs that MLflow lacks, complete those that it has, end those of the dead.
 
     Returns out folder -> MLflow run id. A second call makes no second run. Raises UserError when MLflow is out of
     reach; the lineage then names the runs found so far.
     """
-    stages = _locked_stages()
+    stages = revision.read_lock()
     ties: dict[str, Any] = {
         "git_commit": revision.get_commit(),
         "git_dirty": revision.is_dirty(),
@@ -42,11 +44,16 @@ def sync() -> dict[str, str]:
     outs = [out for out in _tracked() if revision.find_naming_file(out)]
     try:
         client, experiment = runs.connect()
+        end_abandoned_runs(client, experiment)
         for out in outs:
-            run_ids[str(out)] = find_run(client, experiment, out)
-            _tag(client, run_ids[str(out)], out, stages, ties["dvc_lock_sha256"])
-            if not _is_model(out):
-                _attach(client, run_ids[str(out)], out, stages)
+            run_id = run_ids[str(out)] = find_run(client, experiment, out)
+            _tag(client, run_id, out, stages, ties["dvc_lock_sha256"])
+            if is_model(out):
+                records.log_to_run(client, run_id, params=recipe.read_recipe(out))
+            else:
+                _attach(client, run_id, out, stages)
+                if training := run_ids.get(f"models/{out.name}"):
+                    show_in_training(client, training, run_id, out)
     except runs.list_store_errors() as error:
         raise UserError(
             f"TUWEN_TRACKING_URI: {runs.explain(error)}; then run `tuwen track sync`; "
@@ -60,8 +67,7 @@ def sync() -> dict[str, str]:
 
 def find_run(client: Any, experiment: str, out: Path) -> str:
     """Return the id of the run that made `out`; where the store has none, make one from `out`."""
-    locked = _locked(out, _locked_stages())
-    return _find(client, experiment, out) or _refill(client, experiment, out, locked)
+    return records.find_output(client, experiment, out) or _refill(client, experiment, out)
 
 
 def find_training(model: Path) -> Path:
@@ -77,30 +83,27 @@ def _tracked() -> list[Path]:
     return [*outs, REFITTED] if find_training(REFITTED) == REFITTED else outs
 
 
-def _find(client: Any, experiment: str, out: Path) -> str | None:
-    """Return the newest run that made these very bytes."""
-    same_output = f"tags.`{runs.OUTPUT_TAG}` = '{revision.digest_output(out)}'"
-    wanted = f"{same_output} and attributes.run_name = '{_run_name(out)}'"
-    newest = client.search_runs([experiment], filter_string=wanted, max_results=1)
-    return str(newest[0].info.run_id) if newest else None
-
-
-def _refill(client: Any, experiment: str, out: Path, locked: Mapping[str, Any]) -> str:
+def _refill(client: Any, experiment: str, out: Path) -> str:
     """Make the run of `out` from its files; the digest comes last, so half a run never counts as a whole one."""
-    run_id = runs.create_run(client, experiment, _run_name(out), "training" if _is_model(out) else "evaluation")
-    if _is_model(out):
-        origin = json.loads((out / manifest.MANIFEST).read_text(encoding="utf-8"))
+    if is_model(out):
+        settings = recipe.read_recipe(out)
+        run_id = records.create_run(client, experiment, out, recipe.label_training(out, settings))
+        origin = read_json(out / manifest.MANIFEST)
         inputs = {f"tuwen.input.{name}": digest for name, digest in origin["inputs"].items()}
-        runs.log_to_run(client, run_id, params=origin["params"], tags=inputs)
-        for record in json.loads((out / "training.json").read_text(encoding="utf-8"))["epochs"]:
-            runs.log_to_run(client, run_id, metrics=record, step=record["epoch"])
+        records.log_to_run(client, run_id, params=settings, tags=inputs)
+        for record in read_json(out / "training.json")["epochs"]:
+            records.log_to_run(client, run_id, metrics=record, step=record["epoch"])
     else:
-        params = {"model": out.name, **locked.get("params", {}).get("params.yaml", {}).get("evaluate", {})}
-        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-        runs.log_to_run(client, run_id, params=params, metrics=runs.flatten_metrics(metrics))
+        run_id = records.create_evaluation(client, experiment, out)
+        locked = _locked(out, revision.read_lock()).get("params", {}).get("params.yaml", {})
+        asked = [(key.partition("."), value) for key, value in records.flatten(locked)]
+        params = {"model": out.name} | {key: value for (group, _, key), value in asked if group == "evaluate"}
+        metrics = read_json(out / "metrics.json")
+        records.log_to_run(client, run_id, params=params, metrics=flatten_metrics(metrics))
     # By dvc.lock the checked-out code gives these outs, whichever commit they were first made at.
-    runs.log_to_run(client, run_id, tags={runs.COMMIT_TAG: revision.get_commit() or "", "tuwen.refilled": "true"})
-    client.set_tag(run_id, runs.OUTPUT_TAG, revision.digest_output(out))
+    tags = {revision.COMMIT_TAG: revision.get_commit() or "", "tuwen.refilled": "true"}
+    records.log_to_run(client, run_id, tags=tags)
+    client.set_tag(run_id, records.OUTPUT_TAG, revision.digest_output(out))
     client.set_terminated(run_id)
     return run_id
 
@@ -114,11 +117,11 @@ def _tag(client: Any, run_id: str, out: Path, stages: Mapping[str, Any], lock_sh
     tags = {"tuwen.dvc_lock_sha256": lock_sha256, "tuwen.dvc_out_md5": md5}
     if revision.find_naming_file(model):
         tags["tuwen.model_sha256"] = revision.digest_output(model)
-    tags["tuwen.model_md5"] = md5 if _is_model(out) else deps.get(str(model), "")
-    runs.log_to_run(client, run_id, tags=tags)
+    tags["tuwen.model_md5"] = md5 if is_model(out) else deps.get(str(model), "")
+    records.log_to_run(client, run_id, tags=tags)
     data = {path: md5 for path, md5 in deps.items() if Path(path).parts[0] in DATA_FOLDERS}
     if data and not client.get_run(run_id).inputs.dataset_inputs:
-        runs.log_inputs(client, run_id, data, "training" if _is_model(out) else "evaluation")
+        records.log_inputs(client, run_id, data, records.name_kind(out))
 
 
 def _attach(client: Any, run_id: str, out: Path, stages: Mapping[str, Any]) -> None:
@@ -132,22 +135,6 @@ def _attach(client: Any, run_id: str, out: Path, stages: Mapping[str, Any]) -> N
     for name, svg in artifacts.draw_charts(out).items():
         client.log_text(run_id, svg, f"figures/{name}")
     client.set_tag(run_id, ATTACHED_TAG, digest)
-
-
-def _is_model(out: Path) -> bool:
-    return out.parts[0] == "models"
-
-
-def _run_name(out: Path) -> str:
-    return out.name if _is_model(out) else f"evaluate-{out.name}"
-
-
-def _locked_stages() -> dict[str, Any]:
-    """Read dvc.lock: stage name -> cmd, deps, params, outs; empty where there is no lock yet."""
-    from ruamel.yaml import YAML
-
-    stages: dict[str, Any] = YAML(typ="safe", pure=True).load(LOCK)["stages"] if LOCK.is_file() else {}
-    return stages
 
 
 def _locked(out: Path, stages: Mapping[str, Any]) -> dict[str, Any]:

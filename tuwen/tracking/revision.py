@@ -1,4 +1,4 @@
-"""Name what a run was made by, the checked-out code, and what it made, the bytes of an out."""
+"""Name what a run was made by, the checked-out code and dvc.lock, and what it made, the bytes of an out."""
 
 import subprocess
 from collections.abc import Mapping
@@ -7,6 +7,8 @@ from typing import Any
 
 from tuwen.data.formats import manifest
 
+LOCK = Path("dvc.lock")
+COMMIT_TAG = "mlflow.source.git.commit"  # MLflow's own name: its pages show it
 # Neither params nor outs make the code dirty: params are logged as such, and a preset's worktree has its own.
 CODE = ("tuwen", "stages", "dvc.yaml", "constraints.txt", "versions.yaml")
 
@@ -68,3 +70,11 @@ def digest_output(out: Path) -> str:
 def read_hashes(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
     """Return path -> DVC's md5 of what a stage's entry in dvc.lock lists; kind: deps or outs."""
     return {entry["path"]: entry["md5"] for entry in stage.get(kind, []) if "md5" in entry}
+
+
+def read_lock() -> dict[str, Any]:
+    """Return dvc.lock as stage name -> cmd, deps, params, outs; empty where there is no lock yet."""
+    from ruamel.yaml import YAML
+
+    stages: dict[str, Any] = YAML(typ="safe", pure=True).load(LOCK)["stages"] if LOCK.is_file() else {}
+    return stages

@@ -42,7 +42,7 @@ def prepare_model(model: DualEncoder, fit: "Fit") -> None:
     # a debugging aid that costs time; torch sets the attribute when it is imported, so mypy cannot see it
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     model.to(choose_device())
-    if fit.precision == "bf16" and not has_bf16(choose_device()) and distributed.is_first():
+    if choose_precision(fit) != fit.precision and distributed.is_first():
         say("this machine has no bf16 units: fp32 instead")
     optim.freeze(model, fit.freeze)
     if fit.chunk is not None:
@@ -54,6 +54,11 @@ def prepare_model(model: DualEncoder, fit: "Fit") -> None:
     if fit.compile:
         model.image_tower.compile()
         model.text_tower.compile()
+
+
+def choose_precision(fit: "Fit") -> str:
+    """Return what this machine computes in, "bf16" or "fp32": the latter where it has no bf16 units."""
+    return fit.precision if has_bf16(choose_device()) else "fp32"
 
 
 def step(
@@ -186,7 +191,7 @@ def _make_text_pieces(
 def _choose_precision(fit: "Fit") -> Iterator[None]:
     # entered anew for each piece: autocast caches cast weights, and those of a pass without a graph have none
     device = choose_device()
-    with torch.autocast(device, torch.bfloat16, enabled=fit.precision == "bf16" and has_bf16(device)):
+    with torch.autocast(device, torch.bfloat16, enabled=choose_precision(fit) == "bf16"):
         yield
 
 

@@ -22,7 +22,7 @@ from tuwen.evaluation.models import MODELS, RankedModel
 from tuwen.evaluation.results import read_results
 from tuwen.report.terminal import format_headline
 from tuwen.tracking.artifacts import draw_charts
-from tuwen.tracking.runs import flatten_metrics
+from tuwen.tracking.figures import flatten_metrics
 
 RECIPROCAL_RANK = Metric(
     name="{direction}_reciprocal_rank",

@@ -42,7 +42,7 @@ def test_a_deleted_experiment_is_brought_back_by_the_command_that_the_message_na
         f"MLFLOW_TRACKING_URI=sqlite:///{project} mlflow experiments restore --experiment-id {experiment}"
     )
     assert "start that server" not in message
-    with runs.track_run("baseline", "training", {}, {}, Path(".cache/kept")):
+    with runs.track_run(Path("models/baseline"), {}, {}, Path(".cache/kept")):
         pass
     assert command in capfd.readouterr().err  # a training says the same
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -51,7 +51,7 @@ def test_a_deleted_experiment_is_brought_back_by_the_command_that_the_message_na
 
 
 def test_a_run_that_is_deleted_while_it_goes_on_is_named(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with runs.track_run("baseline", "training", {}, {}, Path(".cache/kept")) as run:
+    with runs.track_run(Path("models/baseline"), {}, {}, Path(".cache/kept")) as run:
         MlflowClient(runs.get_address()).delete_run(str(run.id))
         run.log_metrics({"loss": 1.0}, 1)
     assert f"mlflow runs restore --run-id {run.id}" in capfd.readouterr().err

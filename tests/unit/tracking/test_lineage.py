@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests.support.ports import free_ports
-from tests.support.tracking import KEPT, all_runs, artifacts, curve, make_outs, write_json
+from tests.support.tracking import KEPT, RAN, all_runs, artifacts, curve, make_outs, runs_by_out, write_json
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
 from tuwen.tracking import lineage, runs
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow'
 
 def test_a_run_that_lost_part_of_its_record_is_not_taken_for_whole(project: Path) -> None:
     make_outs()
-    with runs.track_run("finetuned", "training", {}, {}, KEPT) as run:
+    with runs.track_run(Path("models/finetuned"), {}, {}, KEPT) as run:
         whole = project.read_bytes()
         project.write_bytes(b"out of order" * 100_000)
         run.log_metrics({"loss": 1.0}, 1)
@@ -38,19 +38,21 @@ def test_sync_refills_an_empty_store_and_makes_no_run_twice(project: Path) -> No
     run_ids = lineage.sync()
     assert list(run_ids) == ["models/baseline", "models/finetuned", "results/baseline", "results/finetuned"]
     assert lineage.sync() == run_ids
-    by_name = {run.info.run_name: run for run in all_runs(project)}
-    assert sorted(by_name) == ["baseline", "evaluate-baseline", "evaluate-finetuned", "finetuned"]
-    assert len(all_runs(project)) == 4
-    trained, evaluated = by_name["finetuned"], by_name["evaluate-finetuned"]
-    assert trained.data.params == {"finetune.fit.lr": "0.0004"}
+    by_out = runs_by_out(project)
+    assert by_out.keys() == run_ids.keys()
+    trained, evaluated = by_out["models/finetuned"], by_out["results/finetuned"]
+    ran = {f"ran.{name}": str(value) for name, value in RAN.items()}
+    assert trained.data.params == {"finetune.fit.lr": "0.0004", "augment.views": "8", **ran}
     assert curve(project, trained.info.run_id, "loss") == [(1, 2.0), (2, 1.0)]
     assert curve(project, trained.info.run_id, "valid_i2t_hit_at_5") == [(1, 0.1), (2, 0.3)]
     assert trained.data.tags["tuwen.dvc_out_md5"] == "0123.dir"
     assert evaluated.data.params == {"model": "finetuned", "ks": "[1, 5, 10]"}
     assert evaluated.data.metrics["test_i2t_hit_at_5"] == 0.4
     assert evaluated.data.metrics["valid_t2i_hit_at_5"] == 0.45
-    assert evaluated.data.metrics["t2i_recall_at_5"] == evaluated.data.metrics["test_t2i_recall_at_5"] == 0.35
-    assert evaluated.data.metrics["i2t_recall_at_5"] == 0.3
+    assert evaluated.data.metrics["test_t2i_recall_at_5"] == 0.35
+    assert trained.data.metrics["test_t2i_R_at_5"] == evaluated.data.metrics["test_t2i_R_at_5"] == 0.45
+    assert len(curve(project, trained.info.run_id, "test_t2i_R_at_5")) == 1  # the second sync added nothing
+    assert evaluated.data.tags["mlflow.parentRunId"] == trained.info.run_id
     assert evaluated.data.tags["tuwen.dvc_out_md5"] == "4567"
     assert evaluated.data.tags["tuwen.dvc_lock_sha256"] == manifest.hash_file(Path("dvc.lock"))
 
@@ -69,12 +71,12 @@ def inputs(run: Run) -> dict[str, tuple[str, str]]:
 
 def test_sync_names_what_was_read_and_which_model(project: Path) -> None:
     make_outs()
-    with runs.track_run("finetuned", "training", {}, {}, KEPT) as live:
+    with runs.track_run(Path("models/finetuned"), {}, {}, KEPT) as live:
         live.finish_output(Path("models/finetuned"))
     lineage.sync()
     lineage.sync()
-    by_name = {run.info.run_name: run for run in all_runs(project)}
-    trained, evaluated = by_name["finetuned"], by_name["evaluate-finetuned"]
+    by_out = runs_by_out(project)
+    trained, evaluated = by_out["models/finetuned"], by_out["results/finetuned"]
     assert trained.info.run_id == live.id
     assert inputs(trained) == {"data/augmented": ("abcd.dir", "training")}
     assert inputs(evaluated) == {"embeddings/finetuned/test": ("ef01.dir", "evaluation")}
@@ -132,7 +134,7 @@ def build_evaluation(result: Path) -> None:
 
 def test_sync_takes_the_live_run_and_ties_it_to_the_lock(project: Path) -> None:
     make_outs()
-    with runs.track_run("finetuned", "training", {}, {}, KEPT) as run:
+    with runs.track_run(Path("models/finetuned"), {}, {}, KEPT) as run:
         run.finish_output(Path("models/finetuned"))
     (Path("results/finetuned") / ".gitignore").write_text("/ranks.parquet\n")  # DVC may write it after the stage
     run_ids = lineage.sync()

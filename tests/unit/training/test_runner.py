@@ -12,7 +12,7 @@ from tests.support.training import SIZE_PX, TINY, caption, drawn, fit
 from tuwen.data.formats.images import decode_pixels, resize_to_square
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
-from tuwen.training import distributed, runner
+from tuwen.training import distributed, runner, step
 from tuwen.training.dataset import Decoder, ViewSpec
 from tuwen.training.selection import Choice, Measured
 
@@ -49,7 +49,7 @@ def run(out: Path, **changes: object) -> dict:
 
 def test_a_training_writes_the_chosen_state_with_what_was_measured(tmp_path: Path) -> None:
     training = run(tmp_path, facts={"refit": ["train"]}, origin="drawn by chance")
-    assert list(training) == ["pairs", "steps", "refit", "selected", "candidates", "epochs"]
+    assert list(training) == ["pairs", "steps", "refit", "selected", "candidates", "ran", "epochs"]
     assert (training["pairs"], training["steps"], training["refit"]) == (16, 4, ["train"])
     assert training["selected"] == {"epoch": 2, "ema": False, "wise_ft": 1.0}  # both tie: the plainer one
     assert [(one["epoch"], one["ema"], one["criterion"]) for one in training["candidates"]] == [
@@ -62,6 +62,16 @@ def test_a_training_writes_the_chosen_state_with_what_was_measured(tmp_path: Pat
     for name, tensor in dual_encoder.load_model(tmp_path).state_dict().items():
         assert torch.equal(tensor, state[name]), name
     assert "drawn by chance" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("has_units", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_what_really_ran_is_recorded_and_not_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_units: bool, precision: str
+) -> None:
+    monkeypatch.setattr(step, "has_bf16", lambda device: has_units)
+    training = run(tmp_path, fit=fit(epochs=1, precision="bf16"))
+    machine = {"device": "cpu", "processes": 1, "torch": torch.__version__}
+    assert training["ran"] == {"precision": precision, **machine}
 
 
 def test_a_state_that_was_chosen_elsewhere_is_taken_and_nothing_is_compared(tmp_path: Path) -> None:
@@ -79,7 +89,7 @@ def test_an_untrained_model_is_written_as_it_is_and_measured_once(tmp_path: Path
     assert runner.write_untrained(encoder, VOCABULARY, "drawn by chance", tmp_path, measure)
     assert json.loads((tmp_path / "training.json").read_text()) == {
         **{"pairs": 0, "steps": 0, "valid": {"valid_t2i_hit_at_5": 0.25, "valid_i2t_hit_at_5": 0.5}},
-        "epochs": [],
+        **{"ran": {"device": "cpu", "processes": 1, "torch": torch.__version__}, "epochs": []},
     }
     for name, tensor in dual_encoder.load_model(tmp_path).state_dict().items():
         assert torch.equal(tensor, encoder.state_dict()[name].cpu()), name
