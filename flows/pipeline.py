@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +16,11 @@ from prefect.states import Failed
 from pydantic import WithJsonSchema
 
 from flows import guard
-from flows.repro import plan, read_graph, read_status, run_stages, select_stages
+from flows.cards import hide_cards
+from flows.repro import plan, read_graph, read_status, select_stages
+from flows.schedule import run_stages
 from flows.show import show_mlflow, show_plan, show_results
+from flows.watch import SERVER_ERRORS
 from tuwen.core.errors import UserError
 from tuwen.core.worktree import make_worktree
 
@@ -57,7 +61,7 @@ def pipeline(
         reasons = plan(graph, read_status(folder), stages, force)
         lines = "\n".join(f"  {stage}: {why}" for stage, why in reasons.items()) or "  all up to date"
         logger.info("plan:\n%s", lines)
-        show_plan(preset, graph, wanted, reasons)
+        show(partial(show_plan, preset, graph, wanted, reasons))
         run_stages(graph, reasons, folder)
     except UserError as error:
         return Failed(message=str(error))
@@ -69,12 +73,17 @@ def finish(preset: str, folder: Path) -> None:
     """Make the runs that MLflow misses, show the results; a failure is a warning: the stages have succeeded."""
     from tuwen.tracking.lineage import sync
 
-    for step in (sync, partial(show_results, preset), partial(show_mlflow, preset)):
-        try:
-            with contextlib.chdir(folder):
-                step()
-        except UserError as error:
-            get_run_logger().warning(str(error))
+    with contextlib.chdir(folder), hide_cards():
+        for step in (sync, partial(show_results, preset), partial(show_mlflow, preset)):
+            show(step)
+
+
+def show(step: Callable[[], object]) -> None:
+    """Call what only shows something: no mistake in it and no answer that the server owes ends the flow."""
+    try:
+        step()
+    except (UserError, *SERVER_ERRORS) as error:
+        get_run_logger().warning("not shown: %s", error)
 
 
 def main(

@@ -22,7 +22,8 @@ from prefect.utilities.slugify import slugify
 
 from flows import guard
 from flows.pipeline import Preset
-from flows.repro import Status, plan, read_graph, read_status, run_stages, select_stages
+from flows.repro import Status, plan, read_graph, read_status, select_stages
+from flows.schedule import run_stages
 from flows.show import plain, table
 from flows.watch import watch
 from tuwen.core.errors import UserError

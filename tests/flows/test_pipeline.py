@@ -30,6 +30,11 @@ def tasks_of(state: Any) -> dict[str, str]:
         return {run.name: run.state_name for run in client.read_task_runs(flow_run_filter=wanted)}
 
 
+def in_any_order(stages: list[str], first: int) -> list[str]:
+    """The same with what follows the first ones sorted: stages that overlap."""
+    return [*stages[:first], *sorted(stages[first:])]
+
+
 def test_all_stages_run_once_in_graph_order(server: None, project: Path) -> None:
     state = run_here()
     assert state.is_completed()
@@ -57,7 +62,7 @@ def test_a_chosen_stage_brings_its_ancestors_and_nothing_else(server: None, proj
 def test_a_changed_param_reruns_its_stage_and_what_follows(server: None, finished: Path) -> None:
     Path("params.yaml").write_text("words: 一只白猫\nunused: 1\n", encoding="utf-8")
     assert sorted(tasks_of(run_here())) == ["baseline", "measure@left", "measure@right", "words"]
-    assert ran() == ["words", "baseline", "measure left", "measure right"]
+    assert in_any_order(ran(), 2) == ["words", "baseline", "measure left", "measure right"]
 
 
 def test_a_stage_whose_upstream_made_the_same_again_is_left_to_dvc(server: None, finished: Path) -> None:
@@ -81,7 +86,7 @@ def test_a_failed_stage_ends_the_flow_and_its_descendants_do_not_run(server: Non
     assert tasks_of(state) == {"words": "Completed", "baseline": "Failed"}
     write_stages("cp words.txt model.txt")
     assert run_here("measure").is_completed()
-    assert ran() == ["baseline", "measure left", "measure right"]
+    assert in_any_order(ran(), 1) == ["baseline", "measure left", "measure right"]
 
 
 def test_a_stage_whose_process_was_killed_is_tried_once_more(server: None, project: Path) -> None:
