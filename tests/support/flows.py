@@ -4,6 +4,8 @@ import os
 import select
 from pathlib import Path
 
+from flows.cards import take_cards
+
 END_SECONDS = 30  # a cancelled flow and all it started are gone within this; within 15 where nothing else runs
 
 # Every stage notes in ran.txt (no out of DVC's) that it really ran.
@@ -64,6 +66,14 @@ def ran() -> list[str]:
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
     return lines
+
+
+def is_free(card: str) -> bool:
+    """Return whether no stage of this machine holds that GPU."""
+    held = take_cards([card], 1)
+    if held is not None:
+        held.release()
+    return held is not None
 
 
 def read_when_written(fifo: str) -> str:
