@@ -11,7 +11,11 @@ import httpx
 import typer
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
 from prefect.states import Failed
 from pydantic import WithJsonSchema
 
@@ -25,6 +29,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.worktree import make_worktree
 
 CHECKOUT = Path(__file__).parents[1]
+PATIENCE = {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 300}  # a busy machine needs more than Prefect's 20 s
 
 
 def list_choices(pattern: str) -> WithJsonSchema:
@@ -93,7 +98,8 @@ def main(
 ) -> None:
     """Run the pipeline as a Prefect flow, on a server of its own unless PREFECT_API_URL names one."""
     try:
-        state = pipeline(preset, stages or [], force, return_state=True)
+        with temporary_settings(PATIENCE):
+            state = pipeline(preset, stages or [], force, return_state=True)
     except (httpx.TransportError, RuntimeError) as error:
         if not any(isinstance(cause, httpx.TransportError) for cause in (error, error.__cause__)):
             raise

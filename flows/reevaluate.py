@@ -17,11 +17,12 @@ import typer
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
+from prefect.settings import temporary_settings
 from prefect.states import Completed, Failed
 from prefect.utilities.slugify import slugify
 
 from flows import guard
-from flows.pipeline import Preset
+from flows.pipeline import PATIENCE, Preset
 from flows.repro import Status, plan, read_graph, read_status, select_stages
 from flows.schedule import run_stages
 from flows.show import plain, table
@@ -172,7 +173,8 @@ def main(
     preset: Annotated[str, typer.Option(help="A file in presets/, without .yaml.")] = "sample",
 ) -> None:
     """Compare two models by their recall, on a Prefect server of its own unless PREFECT_API_URL names one."""
-    state = reevaluate(base, preset, return_state=True)
+    with temporary_settings(PATIENCE):
+        state = reevaluate(base, preset, return_state=True)
     if PAGE.exists():
         print(PAGE.read_text(encoding="utf-8"))
     sys.exit(0 if state.is_completed() else EXIT_CODES.get(state.name or FAILED, EXIT_CODES[FAILED]))
