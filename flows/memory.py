@@ -16,7 +16,7 @@ def is_about_memory(line: str) -> bool:
     return any(pattern.search(line) for pattern in (ON_THE_CARD, ON_THE_MACHINE))
 
 
-def explain(output: str, *, trains: bool) -> str:
+def explain_memory(output: str, *, trains: bool) -> str:
     """Return what to change where a failed stage ran out of memory, ending with a blank line; "" where it did not.
 
     trains: whether the stage is a training, whose settings are others.

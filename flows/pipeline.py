@@ -29,7 +29,9 @@ from tuwen.core.errors import UserError
 from tuwen.core.worktree import make_worktree
 
 CHECKOUT = Path(__file__).parents[1]
-PATIENCE = {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 300}  # a busy machine needs more than Prefect's 20 s
+SERVER_PATIENCE = {
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 300
+}  # a busy machine needs more than Prefect's 20 s
 
 
 def list_choices(pattern: str) -> WithJsonSchema:
@@ -98,7 +100,7 @@ def main(
 ) -> None:
     """Run the pipeline as a Prefect flow, on a server of its own unless PREFECT_API_URL names one."""
     try:
-        with temporary_settings(PATIENCE):
+        with temporary_settings(SERVER_PATIENCE):
             state = pipeline(preset, stages or [], force, return_state=True)
     except (httpx.TransportError, RuntimeError) as error:
         if not any(isinstance(cause, httpx.TransportError) for cause in (error, error.__cause__)):

@@ -22,7 +22,7 @@ from prefect.states import Completed, Failed
 from prefect.utilities.slugify import slugify
 
 from flows import guard
-from flows.pipeline import PATIENCE, Preset
+from flows.pipeline import SERVER_PATIENCE, Preset
 from flows.repro import Status, plan, read_graph, read_status, select_stages
 from flows.schedule import run_stages
 from flows.show import plain, table
@@ -173,7 +173,7 @@ def main(
     preset: Annotated[str, typer.Option(help="A file in presets/, without .yaml.")] = "sample",
 ) -> None:
     """Compare two models by their recall, on a Prefect server of its own unless PREFECT_API_URL names one."""
-    with temporary_settings(PATIENCE):
+    with temporary_settings(SERVER_PATIENCE):
         state = reevaluate(base, preset, return_state=True)
     if PAGE.exists():
         print(PAGE.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.memory import explain
+from flows.memory import explain_memory
 from flows.watch import Children, StoppedError, watch
 from tuwen.core.errors import UserError
 
@@ -138,5 +138,5 @@ def bring_up_to_date(
         return None
     if children.stopped:  # no fault of the stage, and nothing to try again
         return Failed(message=f"stage {stage}: ended with the flow")
-    advice = explain(last_lines, trains=trains)
+    advice = explain_memory(last_lines, trains=trains)
     return Failed(message=f"stage {stage}: {advice}dvc ended with exit code {code}\n{last_lines}")

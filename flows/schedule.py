@@ -15,7 +15,7 @@ from flows.repro import bring_up_to_date
 from flows.watch import Children
 from tuwen.core.errors import UserError
 
-POLL_SECONDS = 1.0  # between two looks whether a card is free: the kernel does not say when a lock ends
+CARD_POLL_SECONDS = 1.0  # between two looks whether a card is free: the kernel does not say when a lock ends
 
 
 def run_stages(graph: Any, reasons: Mapping[str, str], folder: Path) -> None:
@@ -120,10 +120,10 @@ class Schedule:
     def _wait(self) -> None:
         """Wait until a stage ends, or while others hold the cards, until it is time to look again."""
         if not self._running:
-            time.sleep(POLL_SECONDS)
+            time.sleep(CARD_POLL_SECONDS)
             return
         futures = {future.wrapped_future: stage for stage, future in self._running.items()}
-        timeout = POLL_SECONDS if self._waiting else None
+        timeout = CARD_POLL_SECONDS if self._waiting else None
         ended, _ = concurrent.futures.wait(futures, timeout, concurrent.futures.FIRST_COMPLETED)
         for future in ended:
             self._note_end(futures[future])
