@@ -79,7 +79,7 @@ def is_free(card: str) -> bool:
 def read_when_written(fifo: str) -> str:
     """Return what a stage writes to the fifo; fail when it writes nothing for long."""
     source = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    assert select.select([source], [], [], 120)[0], f"nothing was written to {fifo}"
+    assert select.select([source], [], [], 400)[0], f"nothing was written to {fifo}"
     return os.read(source, 1000).decode()
 
 
