@@ -48,7 +48,10 @@ def main() -> None:
             "PREFECT_API_URL is not set; it must name a Prefect server, e.g. http://127.0.0.1:4200/api"
         )
     deploy(api)
-    print(f"registered with {api}; a worker: {CHECKOUT_VARIABLE}=$PWD prefect worker start --pool {POOL}")
+    worker = (
+        f"{CHECKOUT_VARIABLE}=$PWD prefect worker start --pool {POOL} --limit 1"  # two in one checkout collide
+    )
+    print(f"registered with {api}; a worker: {worker}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,17 +11,27 @@ import httpx
 import typer
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
 from prefect.states import Failed
 from pydantic import WithJsonSchema
 
 from flows import guard
-from flows.repro import plan, read_graph, read_status, run_stages, select_stages
+from flows.cards import hide_cards
+from flows.repro import plan, read_graph, read_status, select_stages
+from flows.schedule import run_stages
 from flows.show import show_mlflow, show_plan, show_results
+from flows.watch import SERVER_ERRORS
 from tuwen.core.errors import UserError
 from tuwen.core.worktree import make_worktree
 
 CHECKOUT = Path(__file__).parents[1]
+SERVER_PATIENCE = {
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 300
+}  # a busy machine needs more than Prefect's 20 s
 
 
 def list_choices(pattern: str) -> WithJsonSchema:
@@ -57,7 +68,7 @@ def pipeline(
         reasons = plan(graph, read_status(folder), stages, force)
         lines = "\n".join(f"  {stage}: {why}" for stage, why in reasons.items()) or "  all up to date"
         logger.info("plan:\n%s", lines)
-        show_plan(preset, graph, wanted, reasons)
+        show(partial(show_plan, preset, graph, wanted, reasons))
         run_stages(graph, reasons, folder)
     except UserError as error:
         return Failed(message=str(error))
@@ -69,12 +80,17 @@ def finish(preset: str, folder: Path) -> None:
     """Make the runs that MLflow misses, show the results; a failure is a warning: the stages have succeeded."""
     from tuwen.tracking.lineage import sync
 
-    for step in (sync, partial(show_results, preset), partial(show_mlflow, preset)):
-        try:
-            with contextlib.chdir(folder):
-                step()
-        except UserError as error:
-            get_run_logger().warning(str(error))
+    with contextlib.chdir(folder), hide_cards():
+        for step in (sync, partial(show_results, preset), partial(show_mlflow, preset)):
+            show(step)
+
+
+def show(step: Callable[[], object]) -> None:
+    """Call what only shows something: no mistake in it and no answer that the server owes ends the flow."""
+    try:
+        step()
+    except (UserError, *SERVER_ERRORS) as error:
+        get_run_logger().warning("not shown: %s", error)
 
 
 def main(
@@ -84,7 +100,8 @@ def main(
 ) -> None:
     """Run the pipeline as a Prefect flow, on a server of its own unless PREFECT_API_URL names one."""
     try:
-        state = pipeline(preset, stages or [], force, return_state=True)
+        with temporary_settings(SERVER_PATIENCE):
+            state = pipeline(preset, stages or [], force, return_state=True)
     except (httpx.TransportError, RuntimeError) as error:
         if not any(isinstance(cause, httpx.TransportError) for cause in (error, error.__cause__)):
             raise

@@ -18,13 +18,15 @@ import typer
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
+from prefect.settings import temporary_settings
 from prefect.states import Completed, Failed
 from prefect.utilities.slugify import slugify
 
 from flows import guard
 from flows.fetch import plan_with_absent
-from flows.pipeline import Preset
-from flows.repro import read_graph, run_stages, select_stages
+from flows.pipeline import SERVER_PATIENCE, Preset
+from flows.repro import read_graph, select_stages
+from flows.schedule import run_stages
 from flows.show import plain, table
 from flows.versions import describe_versions, read_recorded_versions
 from tuwen.core.errors import UserError
@@ -163,7 +165,8 @@ def main(
     preset: Annotated[str, typer.Option(help="A file in presets/, without .yaml.")] = "sample",
 ) -> None:
     """Compare two models by their recall, on a Prefect server of its own unless PREFECT_API_URL names one."""
-    state = reevaluate(base, preset, return_state=True)
+    with temporary_settings(SERVER_PATIENCE):
+        state = reevaluate(base, preset, return_state=True)
     if PAGE.exists():
         print(PAGE.read_text(encoding="utf-8"))
     sys.exit(0 if state.is_completed() else EXIT_CODES.get(state.name or FAILED, EXIT_CODES[FAILED]))

@@ -1,6 +1,5 @@
 """Plan which stages of DVC run, and run each as a Prefect task. DVC alone decides what is up to date."""
 
-import contextlib
 import json
 import re
 import subprocess
@@ -10,20 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import networkx as nx
-from prefect import get_client, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import State
-from prefect.concurrency.sync import concurrency
-from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 
-from flows.watch import watch
+from flows.memory import explain_memory
+from flows.watch import Children, StoppedError, watch
 from tuwen.core.errors import UserError
 
-GPU_LIMIT = "gpu"
-LEASE_SECONDS = 60.0  # how long a flow that was killed still holds the GPU
 # The process died of a signal (out of memory, a machine going down), or another dvc held what this one needs.
 TRANSIENT = re.compile(r"exited with (-\d+|1[34]\d)\b|Unable to acquire lock|is busy, it is being")
 
@@ -35,7 +29,7 @@ Status = Mapping[str, Sequence[Any]]
 def read_graph(folder: Path = HERE) -> Any:
     """Return the stages of dvc.yaml as a networkx.DiGraph; an edge leads from a stage to one that needs its outs.
 
-    The attribute `gpu` of a stage says whether it computes on the GPU: in dvc.yaml, `meta: {gpu: true}`.
+    The attribute `gpu` of a stage is that of its `meta` in dvc.yaml; `cards.count_wanted` reads it.
     """
     from dvc.repo import Repo
 
@@ -43,7 +37,7 @@ def read_graph(folder: Path = HERE) -> Any:
         stages = repo.index.graph
         # not `addressing`, which names dvc.yaml too when it lies in another folder
         graph = nx.relabel_nodes(stages, lambda stage: stage.name).reverse()
-        nx.set_node_attributes(graph, {stage.name: bool((stage.meta or {}).get("gpu")) for stage in stages}, "gpu")
+        nx.set_node_attributes(graph, {stage.name: (stage.meta or {}).get("gpu") for stage in stages}, "gpu")
         return graph
 
 
@@ -113,54 +107,36 @@ def is_transient(_task: Any, _run: Any, state: Any) -> bool:
     retry_condition_fn=is_transient,
 )
 def bring_up_to_date(
-    stage: str, force: bool = False, folder: Path = HERE, *, gpu: bool = False
+    stage: str,
+    force: bool = False,
+    folder: Path = HERE,
+    *,
+    trains: bool = False,
+    children: Children | None = None,
+    environment: Mapping[str, str] | None = None,
+    locks: Sequence[int] = (),
 ) -> State[None] | None:
-    """Run `dvc repro --single-item STAGE` in a child process; gpu: hold the GPU meanwhile, once it is free.
+    """Run `dvc repro --single-item STAGE` in a child process.
 
     A stage that fails gives a failed state with its last lines; a traceback of this process would add nothing.
+    trains: whether the advice is that for a training, where memory runs out. The others as `watch` takes them.
     """
-    # strict: a missing limit is an error, not a free GPU. A lost renewal must not end hours of work.
-    hold = concurrency(
-        GPU_LIMIT, occupy=1, strict=True, raise_on_lease_renewal_failure=False, lease_duration=LEASE_SECONDS
-    )
-    with hold if gpu else contextlib.nullcontext():
-        command = ["--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage]
-        code, last_lines = watch([sys.executable, "-m", "dvc", *command], folder, stage)
-    return Failed(message=f"stage {stage}: dvc ended with exit code {code}\n{last_lines}") if code else None
-
-
-def run_stages(graph: Any, reasons: Mapping[str, str], folder: Path) -> None:
-    """Bring the stages of a plan up to date, one task each. Raises UserError with the first failure's message."""
-    if reasons:
-        ensure_gpu_limit()
-    done: dict[str, State[Any]] = {}
-    for stage, reason in reasons.items():
-        above = [done[name] for name in graph.predecessors(stage) if name in done]
-        done[stage] = bring_up_to_date(
-            stage,
-            reason == "forced",
+    children = children or Children()
+    command = ["--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage]
+    try:
+        code, last_lines = watch(
+            [sys.executable, "-m", "dvc", *command],
             folder,
-            gpu=graph.nodes[stage]["gpu"],
-            wait_for=above,
-            return_state=True,
+            stage,
+            children=children,
+            environment=environment,
+            locks=locks,
         )
-        if not done[stage].is_completed():
-            raise UserError(done[stage].message or f"stage {stage}: {done[stage].name}")
-
-
-def ensure_gpu_limit() -> None:
-    """Create the limit where it is missing. Raises UserError when it is 0, which no stage would ever pass."""
-    with get_client(sync_client=True) as client:
-        try:
-            limit = client.read_global_concurrency_limit_by_name(GPU_LIMIT)
-        except ObjectNotFound:
-            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPU_LIMIT, limit=1))
-            return
-        if limit.limit < 1:
-            raise UserError(
-                f"Prefect: the limit {GPU_LIMIT!r} is 0; run `prefect gcl update {GPU_LIMIT} --limit 1`"
-            )
-        if limit.active_slots and not PREFECT_API_URL.value():
-            # A flow's own server lives as long as the flow and keeps leases in memory alone: a slot that is taken
-            # in its database was taken by a flow that was killed, and would never be freed.
-            client.update_global_concurrency_limit(GPU_LIMIT, GlobalConcurrencyLimitUpdate(active_slots=0))
+    except StoppedError:
+        return Failed(message=f"stage {stage}: not started, the flow ends")
+    if not code:
+        return None
+    if children.stopped:  # no fault of the stage, and nothing to try again
+        return Failed(message=f"stage {stage}: ended with the flow")
+    advice = explain_memory(last_lines, trains=trains)
+    return Failed(message=f"stage {stage}: {advice}dvc ended with exit code {code}\n{last_lines}")

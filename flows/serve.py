@@ -42,8 +42,6 @@ def main() -> None:
     environment = os.environ | {
         "PREFECT_API_URL": api,
         "PREFECT_UI_URL": f"http://{HOST}:{prefect}",
-        # A server that is started again after a kill must know which run holds the GPU and for how long.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click on Run waits for it
         # Jobs evaluate language models, which are not used here: 2 processes of MLflow instead of 10.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -60,7 +58,9 @@ def main() -> None:
             start(running, "mlflow", ["server", *pages, *at, mlflow], environment)
         wait_until(running, "prefect", lambda: is_healthy(api))
         deploy(api)
-        start(running, "worker", ["worker", "start", "--pool", POOL, "--name", "here"], environment, "prefect")
+        # One run at a time in one checkout; a worker on another machine takes the next.
+        worker = ["worker", "start", "--pool", POOL, "--name", "here", "--limit", "1"]
+        start(running, "worker", worker, environment, "prefect")
         wait_until(running, "mlflow", lambda: is_healthy(tracking))
         wait_until(running, "worker", lambda: is_pool_ready(api))
         shown = tracking.rpartition("@")[2]  # without a password

@@ -4,9 +4,10 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -18,29 +19,87 @@ from prefect.runtime import flow_run
 from prefect.utilities.slugify import slugify
 
 from flows import guard
+from flows.memory import is_about_memory
 from tuwen.core.environment import choose_inherited
 from tuwen.core.progress import parse_progress
 
 GUARD_SECONDS = 12.0  # for the guard to end what it started; its own patience is shorter
 PROGRESS_EVERY_SECONDS = 5.0
+# A server that answers late, with an error or not at all; RuntimeError: no connection could be made.
+SERVER_ERRORS = (httpx.HTTPError, PrefectException, RuntimeError)
 
 
-def watch(command: list[str], folder: Path, name: str) -> tuple[int, str]:
-    """Run `command` in `folder` and log its output line by line. Returns its exit code and its last 20 lines.
+class Children:
+    """The child processes of one flow, started by several threads, and the one call that ends them all."""
 
-    name: of its progress artifact, which is made with the first line that reports progress.
+    def __init__(self) -> None:
+        self.stopped = False
+        self._lock = threading.Lock()
+        self._running: list[subprocess.Popen[str]] = []
+
+    def stop(self) -> None:
+        """End those that run and let no other start. The threads that watch them then return by themselves."""
+        with self._lock:
+            self.stopped = True
+            for process in self._running:
+                process.terminate()
+
+    @contextlib.contextmanager
+    def start(
+        self, command: list[str], folder: Path, environment: Mapping[str, str], locks: Sequence[int]
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Start a process in a session of its own; it and all it started end with the block or this process.
+
+        environment: variables besides those of this process. locks: open files that live as long as the process.
+        Raises StoppedError after `stop`.
+        """
+        with self._lock:
+            if self.stopped:
+                raise StoppedError("the flow ends")
+            process = _start_guarded(command, folder, environment, locks)
+            self._running.append(process)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GUARD_SECONDS)
+            guard.end_session(process.pid)
+            process.wait()
+            with self._lock:
+                self._running.remove(process)
+
+
+class StoppedError(Exception):
+    """The flow is ending; nothing may be started any more."""
+
+
+def watch(
+    command: list[str],
+    folder: Path,
+    name: str,
+    *,
+    children: Children | None = None,
+    environment: Mapping[str, str] | None = None,
+    locks: Sequence[int] = (),
+) -> tuple[int, str]:
+    """Run `command` in `folder` and log its output line by line. Returns its exit code and its last lines.
+
+    These are 20, below the one that said that memory ran out. name: of its progress artifact, which is made with
+    the first line that reports progress. children, environment, locks: as `Children.start` takes them.
     """
-    logger, last, progress = get_run_logger(), deque[str](maxlen=20), ProgressArtifact(name)
-    with _guarded(command, folder) as process:
+    logger, last, progress, memory = get_run_logger(), deque[str](maxlen=20), ProgressArtifact(name), ""
+    with (children or Children()).start(command, folder, environment or {}, locks) as process:
         assert process.stdout is not None
         for line in process.stdout:
             last.append(line.rstrip())
             logger.info(last[-1])
             progress.see(last[-1])
+            memory = last[-1] if not memory and is_about_memory(line) else memory
         code = process.wait()
     if code == 0:
         progress.finish()
-    return code, "\n".join(last)
+    return code, "\n".join([memory, *last] if memory and memory not in last else last)
 
 
 class ProgressArtifact:
@@ -72,33 +131,26 @@ class ProgressArtifact:
                 self._id = artifact_id
             else:
                 update_progress_artifact(self._id, percent, description)
-        except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # RuntimeError: no connection at all
+        except SERVER_ERRORS as error:
             get_run_logger().warning("progress cannot be shown: %s", error)
 
 
-@contextlib.contextmanager
-def _guarded(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a process in a session of its own; it and all it started end with the block or this process."""
-    environment = choose_inherited(os.environ) | {  # a worker starts its flows itself, from any shell
+def _start_guarded(
+    command: list[str], folder: Path, environment: Mapping[str, str], locks: Sequence[int]
+) -> subprocess.Popen[str]:
+    inherited = choose_inherited(os.environ) | {  # a worker starts its flows itself, from any shell
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # dvc.yaml says `python`
         "PYTHONUNBUFFERED": "1",  # lines when they are printed, not when a pipe is full
         "TUWEN_PREFECT_FLOW_RUN": flow_run.id or "",  # for the tag of MLflow's run
     }
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, guard.__file__, str(os.getpid()), *command],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
-        env=environment,
+        env={**inherited, **environment},
         start_new_session=True,
+        pass_fds=locks,
     )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GUARD_SECONDS)
-        guard.end_session(process.pid)
-        process.wait()

@@ -54,11 +54,12 @@ def start() -> Iterator[Start]:
     """Start `python -m COMMAND`, on the tests' server unless `environment` names another."""
     started = []
 
-    def start_one(*command: str, **environment: str) -> subprocess.Popen[str]:
+    def start_one(*command: str, cwd: Path = Path(), **environment: str) -> subprocess.Popen[str]:
         address = {"PYTHONPATH": str(ROOT), "PREFECT_API_URL": PREFECT_API_URL.value() or ""}
         started.append(
             subprocess.Popen(
                 [sys.executable, "-m", *command],
+                cwd=cwd,
                 env=os.environ | address | environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

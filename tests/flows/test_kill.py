@@ -3,15 +3,21 @@
 import os
 import signal
 import subprocess
+import uuid
 from pathlib import Path
 
 import psutil
 import pytest
-from prefect import get_client
 
-from flows.repro import GPU_LIMIT
 from tests.flows.conftest import Start
-from tests.support.flows import END_SECONDS, ran, read_when_written, wait_for_ever_in_a_stage, write_stages
+from tests.support.flows import (
+    END_SECONDS,
+    is_free,
+    ran,
+    read_when_written,
+    wait_for_ever_in_a_stage,
+    write_stages,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
 
@@ -23,15 +29,13 @@ def test_a_stage_holds_the_gpu_where_dvc_yaml_gives_it_one(
     os.mkfifo("started")
     os.mkfifo("gate")
     write_stages("echo here > started && cat gate > model.txt", gpu=gpu)
-    flow = start("flows.pipeline", "baseline")
+    card = f"GPU-test-{uuid.uuid4()}"
+    flow = start("flows.pipeline", "baseline", CUDA_VISIBLE_DEVICES=card)
     assert read_when_written("started") == "here\n"
-    with get_client(sync_client=True) as client:
-        held = client.read_global_concurrency_limit_by_name(GPU_LIMIT)
+    assert is_free(card) != gpu
     Path("gate").write_text("权重")
     assert flow.wait(240) == 0
-    assert (held.limit, held.active_slots) == (1, int(gpu))
-    with get_client(sync_client=True) as client:
-        assert client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots == 0
+    assert is_free(card)
 
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -49,13 +53,16 @@ def test_a_killed_flow_leaves_no_process_of_its_stage(
 def test_a_killed_flow_leaves_no_server_and_the_next_one_gets_the_gpu(
     project: Path, tmp_path: Path, start: Start
 ) -> None:
-    own_server = {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "prefect")}
+    card = f"GPU-test-{uuid.uuid4()}"
+    own_server = {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "prefect"), "CUDA_VISIBLE_DEVICES": card}
     wait_for_ever_in_a_stage("baseline")
     guard = start("flows.pipeline", "baseline", **own_server)
     started = descendants(guard)
+    assert not is_free(card)
     psutil.Process(guard.pid).children()[0].kill()  # what `python -m` started is the guard; this is the flow
     assert guard.wait(END_SECONDS) == 128 + signal.SIGKILL
     assert psutil.wait_procs(started, timeout=END_SECONDS)[1] == []
+    assert is_free(card)  # at once, and not after a lease
     Path("go").touch()
     output, _ = start("flows.pipeline", "baseline", **own_server).communicate(timeout=400)
     assert Path("model.txt").exists(), output

@@ -5,6 +5,7 @@ import os
 import re
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -15,12 +16,14 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
 )
 from prefect.client.schemas.objects import Artifact
+from prefect.settings import PREFECT_API_URL
 
 from flows.pipeline import pipeline
 from flows.show import plain, show_mlflow, show_results
 from tests.flows.conftest import Start
 from tests.support import report_inputs
-from tests.support.flows import read_when_written, write_stages
+from tests.support.flows import ran, read_when_written, write_stages
+from tests.support.refusing_proxy import refuse
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
 
@@ -76,6 +79,18 @@ def test_the_plan_is_there_before_the_first_stage_ends_and_progress_while_it_run
     ended = newest("progress-baseline")
     assert ended is not None
     assert (ended.id, ended.data) == (shown.id, 100.0)
+
+
+def test_a_server_that_takes_no_artifact_ends_no_flow(server: None, project: Path, start: Start) -> None:
+    """With no retry of Prefect's client, one answer that stays away is enough."""
+    address = urlsplit(PREFECT_API_URL.value())
+    with refuse(address.port, b"POST /api/artifacts/") as port:
+        proxy = address._replace(netloc=f"127.0.0.1:{port}").geturl()
+        flow = start("flows.pipeline", "words", PREFECT_API_URL=proxy, PREFECT_CLIENT_MAX_RETRIES="0")
+        output, _ = flow.communicate(timeout=300)
+    assert flow.returncode == 0, output
+    assert "503 Service Unavailable" in output
+    assert ran() == ["words"]
 
 
 def test_recall_and_gallery_are_those_of_the_results(

@@ -15,9 +15,8 @@ from prefect import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.repro import LEASE_SECONDS
 from tests.support.checkout import ROOT
-from tests.support.flows import END_SECONDS
+from tests.support.flows import END_SECONDS, is_free
 from tests.support.ports import free_ports
 from tests.support.serve import EPOCHS, Service, make_checkout, wait_until
 
@@ -59,8 +58,7 @@ def test_everything_that_prefect_yaml_names_is_registered(service: Service) -> N
     assert pool.type == "process"
     assert set(deployments) == {"pipeline", "reevaluate", "reevaluate-nightly"}
     for one in deployments.values():
-        assert one.global_concurrency_limit is not None
-        assert one.global_concurrency_limit.limit == 1
+        assert one.global_concurrency_limit is None  # the worker's own limit: two machines work side by side
         assert len(one.description or "") > 20
         fields = one.parameter_openapi_schema["properties"]
         assert all(len(field["description"]) > 30 for field in fields.values()), one.name
@@ -87,10 +85,11 @@ def test_a_cancelled_training_leaves_nothing_and_the_next_run_goes_on(service: S
     flow = service.find_flow()
     processes = [flow, *flow.children(recursive=True)]
     assert "stages.finetune" in " ".join(word for one in processes for word in one.cmdline())
+    assert not is_free(service.card)
     service.cancel(cancelled)
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
     assert service.wait_for_end(cancelled, 120) == StateType.CANCELLED
-    assert service.count_gpu_holders() == 0
+    assert is_free(service.card)
     assert service.list_checkpoints()
     check_that_it_goes_on(service)
 
@@ -117,7 +116,7 @@ def test_a_killed_flow_leaves_nothing_and_the_next_run_goes_on(service: Service)
     flow.kill()
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
     assert service.wait_for_end(killed, 240) == StateType.CRASHED
-    check_that_it_goes_on(service, 600 + LEASE_SECONDS, **ANEW)
+    check_that_it_goes_on(service, **ANEW)
 
 
 def test_ctrl_c_ends_all_and_a_later_start_goes_on(service: Service, start: Callable[[], Service]) -> None:
@@ -129,7 +128,7 @@ def test_ctrl_c_ends_all_and_a_later_start_goes_on(service: Service, start: Call
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
     later = start()
     assert later.read_run(interrupted).state.is_final()
-    check_that_it_goes_on(later, 600 + LEASE_SECONDS, **ANEW)
+    check_that_it_goes_on(later, **ANEW)
 
     # one of the processes dies: all end, and the reason is printed
     processes = later.processes()

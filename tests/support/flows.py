@@ -4,6 +4,8 @@ import os
 import select
 from pathlib import Path
 
+from flows.cards import take_cards
+
 END_SECONDS = 30  # a cancelled flow and all it started are gone within this; within 15 where nothing else runs
 
 # Every stage notes in ran.txt (no out of DVC's) that it really ran.
@@ -66,10 +68,18 @@ def ran() -> list[str]:
     return lines
 
 
+def is_free(card: str) -> bool:
+    """Return whether no stage of this machine holds that GPU."""
+    held = take_cards([card], 1)
+    if held is not None:
+        held.release()
+    return held is not None
+
+
 def read_when_written(fifo: str) -> str:
     """Return what a stage writes to the fifo; fail when it writes nothing for long."""
     source = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    assert select.select([source], [], [], 120)[0], f"nothing was written to {fifo}"
+    assert select.select([source], [], [], 400)[0], f"nothing was written to {fifo}"
     return os.read(source, 1000).decode()
 
 

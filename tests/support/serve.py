@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
-from flows.repro import GPU_LIMIT
 from tests.support.checkout import ROOT
 from tests.support.ports import free_ports
 from tests.support.training import settings, write_baseline
@@ -58,7 +58,9 @@ class Service:
         self.checkout = checkout
         prefect, mlflow = free_ports(2)
         self.api, self.tracking = f"http://127.0.0.1:{prefect}/api", f"http://127.0.0.1:{mlflow}"
+        self.card = f"GPU-test-{uuid.uuid4()}"
         self.environment = os.environ | {
+            "CUDA_VISIBLE_DEVICES": self.card,
             "PYTHONPATH": str(ROOT),
             "PREFECT_SERVER_API_PORT": str(prefect),
             "MLFLOW_PORT": str(mlflow),
@@ -121,10 +123,6 @@ class Service:
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
         with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
             return {str(one.key): str(one.data) for one in client.read_artifacts(artifact_filter=wanted)}
-
-    def count_gpu_holders(self) -> int:
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
-            return client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots
 
     def list_checkpoints(self) -> list[Path]:
         return list(self.checkout.glob(".cache/train/finetuned-*/state.pt"))
