@@ -11,9 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from prefect import get_client
 from prefect.client.schemas.objects import StateType
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.repro import LEASE_SECONDS
 from tests.support.checkout import ROOT
@@ -53,7 +51,7 @@ def service(start: Callable[[], Service]) -> Service:
 
 
 def test_everything_that_prefect_yaml_names_is_registered(service: Service) -> None:
-    with temporary_settings({PREFECT_API_URL: service.api}), get_client(sync_client=True) as client:
+    with service.client() as client:
         deployments = {one.name: one for one in client.read_deployments()}
         pool = client.read_work_pool("tuwen")
     assert pool.type == "process"

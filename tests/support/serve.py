@@ -1,19 +1,20 @@
 """`make serve` in a small checkout whose one stage is the real fine-tuning, and what a user does with it."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import psutil
 import pytest
-from prefect import get_client
+from prefect import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
@@ -21,7 +22,7 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from flows.repro import GPU_LIMIT
@@ -74,6 +75,17 @@ class Service:
                 [sys.executable, "-m", "flows.serve"], cwd=checkout, env=self.environment, stdout=out, stderr=out
             )
 
+    @property
+    def password(self) -> str:
+        return (self.checkout / ".prefect/auth").read_text()
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[SyncPrefectClient]:
+        """Yield a client of Prefect's that knows the password."""
+        settings = {PREFECT_API_URL: self.api, PREFECT_API_AUTH_STRING: self.password}
+        with temporary_settings(settings), get_client(sync_client=True) as client:
+            yield client
+
     def wait_until_up(self) -> None:
         def is_up() -> bool:
             assert self.process.poll() is None, self.read_output()
@@ -94,17 +106,17 @@ class Service:
         return flow
 
     def start_run(self, deployment: str = "pipeline/pipeline", **parameters: Any) -> UUID:
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+        with self.client() as client:
             deployment_id = client.read_deployment_by_name(deployment).id
             return client.create_flow_run_from_deployment(deployment_id, parameters=parameters).id
 
     def read_run(self, run_id: UUID) -> FlowRun:
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+        with self.client() as client:
             return client.read_flow_run(run_id)
 
     def cancel(self, run_id: UUID) -> None:
         """Do what the button on the run's page does."""
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+        with self.client() as client:
             client.set_flow_run_state(run_id, Cancelling())
 
     def wait_for_end(self, run_id: UUID, seconds: float) -> StateType:
@@ -114,16 +126,16 @@ class Service:
     def read_log(self, run_id: UUID) -> str:
         """Return the run's log, which arrives a little later than its state."""
         wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+        with self.client() as client:
             return "\n".join(line.message for line in client.read_logs(wanted, limit=200))
 
     def read_artifacts(self, run_id: UUID) -> dict[str, str]:
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+        with self.client() as client:
             return {str(one.key): str(one.data) for one in client.read_artifacts(artifact_filter=wanted)}
 
     def count_gpu_holders(self) -> int:
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+        with self.client() as client:
             return client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots
 
     def list_checkpoints(self) -> list[Path]:
