@@ -26,7 +26,7 @@ from tuwen.core.errors import UserError, report_user_errors
 from tuwen.tracking.runs import get_address
 
 HOST = "127.0.0.1"
-START_SECONDS, POLL_SECONDS = 120.0, 0.3
+START_SECONDS, POLL_SECONDS = 300.0, 0.3
 RUN_SECONDS = guard.STAGE_SECONDS + 1.0  # for a run of the worker to end its stage and report it
 STOP_SECONDS = 3.0
 LOGS, ARTIFACTS = Path("runs/serve"), Path("runs/mlartifacts")

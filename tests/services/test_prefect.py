@@ -6,18 +6,28 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import IntervalSchedule
 
 from flows.repro import LEASE_SECONDS
 from tests.support.checkout import ROOT
 from tests.support.flows import END_SECONDS
 from tests.support.ports import free_ports
-from tests.support.serve import EPOCHS, Service, make_checkout, wait_until
+from tests.support.serve import (
+    EPOCHS,
+    Service,
+    check_that_mlflow_refuses,
+    check_that_prefect_refuses,
+    make_checkout,
+    wait_until,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -107,6 +117,40 @@ def check_that_it_goes_on(service: Service, seconds: float = 180, **parameters: 
     assert float(shown["progress-finetune"]) == 100
 
 
+def test_a_schedule_makes_runs_that_start(service: Service) -> None:
+    """The nightly comparison waits for its nights; a plan that is due within half a minute runs to its end."""
+    nights = wait_until(lambda: service.list_scheduled("reevaluate/reevaluate-nightly"), 300, "nights are planned")
+    assert {(run.expected_start_time.hour, run.state.type) for run in nights} == {(3, StateType.SCHEDULED)}
+    plan = IntervalSchedule(interval=timedelta(seconds=30), anchor_date=datetime.now(UTC))
+    with service.client() as client:
+        deployment = client.read_deployment_by_name("pipeline/pipeline").id
+        (made,) = client.create_deployment_schedules(deployment, [(plan, True)])
+        runs = partial(service.list_scheduled, "pipeline/pipeline")
+        started = wait_until(lambda: [run for run in runs() if run.start_time], 300, "a planned run starts")
+        client.delete_deployment_schedule(deployment, made.id)  # and with it the runs that are not yet due
+    assert service.wait_for_end(started[0].id, 300) == StateType.COMPLETED
+    wait_until(lambda: all(run.state.is_final() for run in runs()), 300, "no planned run is left")
+
+
+def test_prefect_refuses_who_lacks_the_password_and_pages_of_other_origins(service: Service) -> None:
+    check_that_prefect_refuses(service.api, service.password, service.api.removesuffix("/api"))
+    assert (service.checkout / ".prefect/auth").stat().st_mode & 0o777 == 0o600
+    assert service.password not in service.read_output()
+    environment = {name: value for name, value in service.environment.items() if name != "PREFECT_API_AUTH_STRING"}
+    environment |= {"PREFECT_API_URL": service.api}
+    command = [sys.executable, "-m", "flows.deploy"]
+    run = partial(subprocess.run, command, cwd=service.checkout, capture_output=True, text=True, timeout=300)
+    assert run(env=environment).returncode == 0  # the checkout's own
+    refused = run(env=environment | {"PREFECT_API_AUTH_STRING": "x"})
+    assert refused.returncode == 1
+    assert "PREFECT_API_AUTH_STRING is not the password of the Prefect server" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_mlflow_refuses_pages_of_other_origins_and_other_hosts(service: Service) -> None:
+    check_that_mlflow_refuses(service.tracking, service.tracking)
+
+
 def test_a_killed_flow_leaves_nothing_and_the_next_run_goes_on(service: Service) -> None:
     killed = service.start_training(**ANEW)
     flow = service.find_flow()
@@ -125,6 +169,7 @@ def test_ctrl_c_ends_all_and_a_later_start_goes_on(service: Service, start: Call
     service.process.send_signal(signal.SIGINT)
     assert service.process.wait(30) == 128 + signal.SIGINT
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
+    assert service.find_errors() == []  # of this start, with all that the tests above did
     later = start()
     assert later.read_run(interrupted).state.is_final()
     check_that_it_goes_on(later, 180 + LEASE_SECONDS, **ANEW)
@@ -136,6 +181,7 @@ def test_ctrl_c_ends_all_and_a_later_start_goes_on(service: Service, start: Call
     assert later.process.wait(30) == 1
     assert "mlflow ended with exit code -9" in later.read_output()
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
+    assert later.find_errors() == []
 
 
 def test_a_taken_port_is_named(checkout: Path) -> None:
@@ -143,7 +189,7 @@ def test_a_taken_port_is_named(checkout: Path) -> None:
         port = str(taken.getsockname()[1])
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_SERVER_API_PORT": port}
         command = [sys.executable, "-m", "flows.serve"]
-        done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert f"PREFECT_SERVER_API_PORT: cannot listen on 127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr
@@ -153,7 +199,7 @@ def test_deploy_without_a_server_says_what_is_missing(checkout: Path) -> None:
     (port,) = free_ports(1)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     command = [sys.executable, "-m", "flows.deploy"]
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "PREFECT_API_URL: no Prefect server answers" in done.stderr
     assert "make serve" in done.stderr

@@ -30,10 +30,11 @@ from tests.support.checkout import ROOT
 from tests.support.ports import free_ports
 
 PORTS = (5432, 8333, 5000, 4200, 8080)  # postgres, s3, mlflow, prefect, the worker's health page
-SECRETS = ("POSTGRES_PASSWORD", "MLFLOW_DB_PASSWORD", "PREFECT_DB_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY")
+PASSWORDS = ("POSTGRES_PASSWORD", "MLFLOW_DB_PASSWORD", "PREFECT_DB_PASSWORD", "PREFECT_AUTH_STRING")
+SECRETS = (*PASSWORDS, "S3_ACCESS_KEY", "S3_SECRET_KEY")
 # Debian's user for the server, which refuses to be root
 AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-START_SECONDS, END_SECONDS = 120.0, 15.0
+START_SECONDS, END_SECONDS = 300.0, 15.0
 # a developer's own settings must not reach the services
 FOREIGN = re.compile(r"AWS_|PREFECT_|MLFLOW_|TUWEN_|DVC_")
 
@@ -93,7 +94,7 @@ class Services:
             )
         self.running.append(process)
         deadline = time.monotonic() + START_SECONDS
-        while subprocess.run(healthy, env=environment, capture_output=True, check=False, timeout=30).returncode:
+        while subprocess.run(healthy, env=environment, capture_output=True, check=False, timeout=120).returncode:
             output = self.log(service).read_text(errors="replace")[-3000:]
             assert process.poll() is None, f"{service} ended with {process.returncode}:\n{output}"
             assert time.monotonic() < deadline, f"{service} is not healthy:\n{output}"
@@ -125,7 +126,7 @@ class Services:
             env=self.environment("worker-cpu") | environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
 
