@@ -118,17 +118,18 @@ def check_that_it_goes_on(service: Service, seconds: float = 600, **parameters: 
 
 
 def test_a_schedule_makes_runs_that_start(service: Service) -> None:
-    """The nightly comparison waits for its nights; a plan that is due within half a minute runs to its end."""
+    """The nightly comparison waits for its nights; a plan that is due in half a minute runs to its end."""
     nights = wait_until(lambda: service.list_scheduled("reevaluate/reevaluate-nightly"), 300, "nights are planned")
     assert {(run.expected_start_time.hour, run.state.type) for run in nights} == {(3, StateType.SCHEDULED)}
-    plan = IntervalSchedule(interval=timedelta(seconds=30), anchor_date=datetime.now(UTC))
+    # Were the scheduler later than that, the next one would start; the plan is gone before that is usually due.
+    plan = IntervalSchedule(interval=timedelta(minutes=10), anchor_date=datetime.now(UTC) + timedelta(seconds=30))
     with service.client() as client:
         deployment = client.read_deployment_by_name("pipeline/pipeline").id
         (made,) = client.create_deployment_schedules(deployment, [(plan, True)])
         runs = partial(service.list_scheduled, "pipeline/pipeline")
-        started = wait_until(lambda: [run for run in runs() if run.start_time], 300, "a planned run starts")
+        started = wait_until(lambda: [run for run in runs() if run.start_time], 900, "a planned run starts")
         client.delete_deployment_schedule(deployment, made.id)  # and with it the runs that are not yet due
-    assert service.wait_for_end(started[0].id, 300) == StateType.COMPLETED
+    assert service.wait_for_end(started[0].id, 600) == StateType.COMPLETED
     wait_until(lambda: all(run.state.is_final() for run in runs()), 300, "no planned run is left")
 
 
