@@ -2,6 +2,7 @@
 # make data [PRESET=name]  the data alone: what came in, what is wrong with it, and where the page lies
 # make pipeline [PRESET=…] the same stages as a Prefect flow
 # make test, make lint     the tests; ruff and mypy
+# make test-gpu            the tests that need a GPU
 # make test-all            the tests, and those of flows, servers, faults and pages in a browser
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
 # make gc                  frees the disk: what no branch, tag, experiment or preset needs leaves DVC's cache
@@ -9,14 +10,14 @@
 # make sweep [PRESET=…]    fine-tunes and evaluates with each of three learning rates, or SWEEP=setting=value,value
 # make serve               Prefect's pages and worker and MLflow's on this machine, until Ctrl-C
 # make deploy              registers the deployments with the Prefect server at PREFECT_API_URL
-# Each sets up .venv by itself; a second call installs nothing.
+# Each sets up .venv by itself, with the newest Python here that the pins have wheels for, or with PYTHON=…; a second
+# call installs nothing. What tests and linters need is installed by `make test` and `make lint` alone.
 
-PYTHON ?= python3
 PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run data sweep test test-all lint pipeline reevaluate serve deploy mlflow gc checkout
+.PHONY: run data sweep test test-gpu test-all lint pipeline reevaluate serve deploy mlflow gc checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -25,6 +26,8 @@ export TUWEN_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 # DVC keeps pickles for itself where every user of the machine may write; here nobody else can.
 export DVC_SITE_CACHE_DIR ?= $(shell mkdir -p -m 700 .dvc/tmp/site)$(CURDIR)/.dvc/tmp/site
+# Recipes read it from there; a path may hold spaces.
+export PYTHON
 # Nothing here reports to anyone.
 export DO_NOT_TRACK = 1
 export DVC_NO_ANALYTICS = 1
@@ -59,15 +62,19 @@ sweep: .venv/ready
 	python -m dvc exp run --run-all
 
 # One process a core; each computes with one thread, or they would wait for each other.
-test: .venv/ready
+test: .venv/dev
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
+
+# Tests hide the GPU, or it would compute what they compare; this runs those that need one.
+test-gpu: .venv/dev
+	python -m pytest -rs -m gpu
 
 # Debian: postgresql, chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips the browser, and says so.
 test-all: test
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile tests/flows
 	python -m pytest -rs tests/services tests/faults tests/browser
 
-lint: .venv/ready
+lint: .venv/dev
 	ruff check .
 	ruff format --check .
 	mypy
@@ -88,7 +95,8 @@ reevaluate: .venv/ready
 	@$(settle); exec python -m flows.reevaluate --base "$$BASE" --preset '$(PRESET)'
 
 mlflow: .venv/ready
-	@$(settle); exec python -m mlflow server --backend-store-uri "$$TUWEN_TRACKING_URI" --host 127.0.0.1 --port 5000
+	@$(settle); exec python -m mlflow server --backend-store-uri "$$TUWEN_TRACKING_URI" --host 127.0.0.1 --port 5000 \
+	--allowed-hosts 127.0.0.1:5000,localhost:5000 --cors-allowed-origins http://127.0.0.1:5000,http://localhost:5000
 
 gc: .venv/ready
 	@$(settle); $(tuwen) gc
@@ -102,8 +110,19 @@ checkout:
 	[[ "$$why" == *'dubious ownership'* ]] || { echo "error: $$PWD is no git repository with these files" \
 	"($${why%%$$'\n'*}); clone it with git, or type here: git init && git add . && git commit -m start" >&2; exit 1; }
 
+# These two numbers stand in pyproject.toml too; tests/repo/test_wheels.py asks pip for the wheels of each version.
+suitable = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 .venv/ready: pyproject.toml constraints.txt | checkout
-	$(PYTHON) -I -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed: make PYTHON=python3.11")'
-	$(PYTHON) -I -m venv .venv
+	@names=("$$PYTHON"); [ "$$PYTHON" ] || names=(python3.14 python3.13 python3.12 python3.11 python3); \
+	for python in "$${names[@]}"; do "$$python" -I -c '$(suitable)' 2>/dev/null && break; python=; done; \
+	[ "$$python" ] || { echo "error: no Python 3.11 to 3.14 that has venv and ensurepip ($${names[*]}); on Debian and Ubuntu" \
+	"install python3-venv, elsewhere name one: make PYTHON=/path/to/python3.13" >&2; exit 1; }; \
+	set -x; "$$python" -I -m venv .venv
+	.venv/bin/python -I -m pip install --disable-pip-version-check -c constraints.txt -e '.[all]'
+	touch $@
+
+# cn_clip without what it asks for: of that only its trainer needs lmdb 1.3.0, which has no wheel after Python 3.10.
+.venv/dev: .venv/ready
 	.venv/bin/python -I -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	.venv/bin/python -I -m pip install --disable-pip-version-check -c constraints.txt --no-deps cn_clip
 	touch $@

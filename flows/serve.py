@@ -1,6 +1,7 @@
 """Run Prefect's server, pool and worker and MLflow's pages here until Ctrl-C.    python -m flows.serve
 
-PREFECT_SERVER_API_PORT and MLFLOW_PORT choose other ports than 4200 and 5000. All listen on 127.0.0.1 alone. Where
+PREFECT_SERVER_API_PORT and MLFLOW_PORT choose other ports than 4200 and 5000. All listen on 127.0.0.1 alone;
+Prefect asks for this checkout's password (flows/secret.py), and both refuse pages of other origins. Where
 TUWEN_TRACKING_URI already names an MLflow server, that one is used.
 """
 
@@ -17,15 +18,15 @@ import httpx
 import psutil
 from prefect import get_client
 from prefect.client.schemas.objects import WorkPoolStatus
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows import guard
+from flows import guard, secret
 from flows.deploy import CHECKOUT_VARIABLE, POOL, deploy
 from tuwen.core.errors import UserError, report_user_errors
 from tuwen.tracking.runs import get_address
 
 HOST = "127.0.0.1"
-START_SECONDS, POLL_SECONDS = 120.0, 0.3
+START_SECONDS, POLL_SECONDS = 300.0, 0.3
 RUN_SECONDS = guard.STAGE_SECONDS + 1.0  # for a run of the worker to end its stage and report it
 STOP_SECONDS = 3.0
 LOGS, ARTIFACTS = Path("runs/serve"), Path("runs/mlartifacts")
@@ -39,15 +40,19 @@ def main() -> None:
     prefect, store = choose_port("PREFECT_SERVER_API_PORT", "4200"), get_address()
     mlflow = "" if store.startswith("http") else choose_port("MLFLOW_PORT", "5000")
     api, tracking = f"http://{HOST}:{prefect}/api", f"http://{HOST}:{mlflow}" if mlflow else store
-    environment = os.environ | {
-        "PREFECT_API_URL": api,
-        "PREFECT_UI_URL": f"http://{HOST}:{prefect}",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click on Run waits for it
-        # Jobs evaluate language models, which are not used here: 2 processes of MLflow instead of 10.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        CHECKOUT_VARIABLE: str(Path.cwd()),
-        "TUWEN_TRACKING_URI": tracking,
-    }
+    environment = (
+        os.environ
+        | secret.guard_server(os.environ, list_origins(prefect))
+        | {
+            "PREFECT_API_URL": api,
+            "PREFECT_UI_URL": f"http://{HOST}:{prefect}",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click on Run waits for it
+            # Jobs evaluate language models, which are not used here: 2 processes of MLflow instead of 10.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            CHECKOUT_VARIABLE: str(Path.cwd()),
+            "TUWEN_TRACKING_URI": tracking,
+        }
+    )
     LOGS.mkdir(parents=True, exist_ok=True)
     print("starting Prefect and MLflow …", flush=True)
     with supervise() as running:
@@ -55,18 +60,28 @@ def main() -> None:
         start(running, "prefect", ["server", "start", *at, prefect], environment)
         if mlflow:
             pages = ["--backend-store-uri", store, "--artifacts-destination", str(ARTIFACTS), "--workers", "1"]
+            origins = list_origins(mlflow)
+            hosts = [origin.removeprefix("http://") for origin in origins]
+            pages += ["--allowed-hosts", ",".join(hosts), "--cors-allowed-origins", ",".join(origins)]
             start(running, "mlflow", ["server", *pages, *at, mlflow], environment)
         wait_until(running, "prefect", lambda: is_healthy(api))
-        deploy(api)
+        deploy(api, environment)
         # One run at a time in one checkout; a worker on another machine takes the next.
         worker = ["worker", "start", "--pool", POOL, "--name", "here", "--limit", "1"]
         start(running, "worker", worker, environment, "prefect")
         wait_until(running, "mlflow", lambda: is_healthy(tracking))
-        wait_until(running, "worker", lambda: is_pool_ready(api))
+        wait_until(running, "worker", lambda: is_pool_ready(environment))
         shown = tracking.rpartition("@")[2]  # without a password
-        print(f"Prefect  http://{HOST}:{prefect}\nMLflow   {shown}\nlogs     {LOGS.absolute()}")
+        password = secret.locate(os.environ)
+        print(f"Prefect  http://{HOST}:{prefect}, which asks once for the password in {password}")
+        print(f"MLflow   {shown}\nlogs     {LOGS.absolute()}")
         print("Ctrl-C stops all", flush=True)
         wait_until(running, "", lambda: False, float("inf"))
+
+
+def list_origins(port: str) -> list[str]:
+    """Return the origins of a server's own pages, as its users may type them."""
+    return [f"http://{name}:{port}" for name in (HOST, "localhost")]
 
 
 def choose_port(variable: str, default: str) -> str:
@@ -111,9 +126,11 @@ def is_healthy(address: str) -> bool:
         return False
 
 
-def is_pool_ready(api: str) -> bool:
-    """Whether a worker polls the pool."""
-    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+def is_pool_ready(environment: Mapping[str, str]) -> bool:
+    """Whether a worker polls the pool of the server that these variables name."""
+    names = {PREFECT_API_URL: "PREFECT_API_URL", PREFECT_API_AUTH_STRING: secret.VARIABLE}
+    settings = {setting: environment[name] for setting, name in names.items()}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
         return client.read_work_pool(POOL).status == WorkPoolStatus.READY
 
 

@@ -1,4 +1,4 @@
-"""For every test: tools send no telemetry and keep their files in folders of the tests."""
+"""For every test: tools send no telemetry and keep their files in folders of the tests; GPUs are hidden."""
 
 import os
 import shutil
@@ -16,6 +16,15 @@ os.environ |= {
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs of this machine, in processes that tests start too, from all but `pytest -m gpu`.
+
+    Tests compare figures to the last digit, and run on one core what they would else send to the card.
+    """
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +52,16 @@ def _no_variables_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """mlflow leaves these in the process; a command would say that it does not take them over."""
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _with_a_gpu(request: pytest.FixtureRequest) -> None:
+    """A test marked `gpu` is skipped, and said to be, where there is none."""
+    if request.node.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU that torch can use")
 
 
 @pytest.fixture

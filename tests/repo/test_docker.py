@@ -16,7 +16,7 @@ from tests.support.checkout import ROOT
 DOCKERFILE, COMPOSE = ROOT / "docker/Dockerfile", ROOT / "docker/compose.yaml"
 BIN = Path(sys.executable).parent
 REQUIRED = re.compile(r"\$\{(\w+):\?[^}]*\}")  # ${NAME:?message}: compose refuses to start without it
-SECRET = re.compile(r"PASSWORD|SECRET|KEY|_URL$")  # addresses may hold a password
+SECRET = re.compile(r"PASSWORD|SECRET|KEY|AUTH|_URL$")  # addresses may hold a password
 
 
 def services() -> dict[str, dict[str, Any]]:

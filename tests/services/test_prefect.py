@@ -6,19 +6,27 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from prefect import get_client
 from prefect.client.schemas.objects import StateType
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.client.schemas.schedules import IntervalSchedule
 
 from tests.support.checkout import ROOT
 from tests.support.flows import END_SECONDS, is_free
 from tests.support.ports import free_ports
-from tests.support.serve import EPOCHS, Service, make_checkout, wait_until
+from tests.support.serve import (
+    EPOCHS,
+    Service,
+    check_that_mlflow_refuses,
+    check_that_prefect_refuses,
+    make_checkout,
+    wait_until,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -52,7 +60,7 @@ def service(start: Callable[[], Service]) -> Service:
 
 
 def test_everything_that_prefect_yaml_names_is_registered(service: Service) -> None:
-    with temporary_settings({PREFECT_API_URL: service.api}), get_client(sync_client=True) as client:
+    with service.client() as client:
         deployments = {one.name: one for one in client.read_deployments()}
         pool = client.read_work_pool("tuwen")
     assert pool.type == "process"
@@ -88,7 +96,7 @@ def test_a_cancelled_training_leaves_nothing_and_the_next_run_goes_on(service: S
     assert not is_free(service.card)
     service.cancel(cancelled)
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
-    assert service.wait_for_end(cancelled, 120) == StateType.CANCELLED
+    assert service.wait_for_end(cancelled, 300) == StateType.CANCELLED
     assert is_free(service.card)
     assert service.list_checkpoints()
     check_that_it_goes_on(service)
@@ -98,14 +106,49 @@ def check_that_it_goes_on(service: Service, seconds: float = 600, **parameters: 
     """Let the next run finish the interrupted training, from its checkpoint."""
     following = service.start_run(**parameters)
     assert service.wait_for_end(following, seconds) == StateType.COMPLETED
-    wait_until(lambda: "resumed after step" in service.read_log(following), 120, "the log reports it")
-    assert f"epoch {EPOCHS}/{EPOCHS}" in wait_until(lambda: service.read_log(following), 120, "a log")
+    wait_until(lambda: "resumed after step" in service.read_log(following), 300, "the log reports it")
+    assert f"epoch {EPOCHS}/{EPOCHS}" in wait_until(lambda: service.read_log(following), 300, "a log")
     assert (service.checkout / "models/finetuned/training.json").is_file()
     assert service.list_checkpoints() == []
     shown = service.read_artifacts(following)
     assert "| finetune | **runs** |" in shown["plan-sample"]
     assert service.tracking in shown["mlflow-sample"]
     assert float(shown["progress-finetune"]) == 100
+
+
+def test_a_schedule_makes_runs_that_start(service: Service) -> None:
+    """The nightly comparison waits for its nights; a plan that is due in half a minute runs to its end."""
+    nights = wait_until(lambda: service.list_scheduled("reevaluate/reevaluate-nightly"), 300, "nights are planned")
+    assert {(run.expected_start_time.hour, run.state.type) for run in nights} == {(3, StateType.SCHEDULED)}
+    # Were the scheduler later than that, the next one would start; the plan is gone before that is usually due.
+    plan = IntervalSchedule(interval=timedelta(minutes=10), anchor_date=datetime.now(UTC) + timedelta(seconds=30))
+    with service.client() as client:
+        deployment = client.read_deployment_by_name("pipeline/pipeline").id
+        (made,) = client.create_deployment_schedules(deployment, [(plan, True)])
+        runs = partial(service.list_scheduled, "pipeline/pipeline")
+        started = wait_until(lambda: [run for run in runs() if run.start_time], 900, "a planned run starts")
+        client.delete_deployment_schedule(deployment, made.id)  # and with it the runs that are not yet due
+    assert service.wait_for_end(started[0].id, 600) == StateType.COMPLETED
+    wait_until(lambda: all(run.state.is_final() for run in runs()), 300, "no planned run is left")
+
+
+def test_prefect_refuses_who_lacks_the_password_and_pages_of_other_origins(service: Service) -> None:
+    check_that_prefect_refuses(service.api, service.password, service.api.removesuffix("/api"))
+    assert (service.checkout / ".prefect/auth").stat().st_mode & 0o777 == 0o600
+    assert service.password not in service.read_output()
+    environment = {name: value for name, value in service.environment.items() if name != "PREFECT_API_AUTH_STRING"}
+    environment |= {"PREFECT_API_URL": service.api}
+    command = [sys.executable, "-m", "flows.deploy"]
+    run = partial(subprocess.run, command, cwd=service.checkout, capture_output=True, text=True, timeout=300)
+    assert run(env=environment).returncode == 0  # the checkout's own
+    refused = run(env=environment | {"PREFECT_API_AUTH_STRING": "x"})
+    assert refused.returncode == 1
+    assert "PREFECT_API_AUTH_STRING is not the password of the Prefect server" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_mlflow_refuses_pages_of_other_origins_and_other_hosts(service: Service) -> None:
+    check_that_mlflow_refuses(service.tracking, service.tracking)
 
 
 def test_a_killed_flow_leaves_nothing_and_the_next_run_goes_on(service: Service) -> None:
@@ -115,7 +158,7 @@ def test_a_killed_flow_leaves_nothing_and_the_next_run_goes_on(service: Service)
     assert "stages.finetune" in " ".join(word for one in processes for word in one.cmdline())
     flow.kill()
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
-    assert service.wait_for_end(killed, 240) == StateType.CRASHED
+    assert service.wait_for_end(killed, 300) == StateType.CRASHED
     check_that_it_goes_on(service, **ANEW)
 
 
@@ -126,6 +169,7 @@ def test_ctrl_c_ends_all_and_a_later_start_goes_on(service: Service, start: Call
     service.process.send_signal(signal.SIGINT)
     assert service.process.wait(120) == 128 + signal.SIGINT
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
+    assert service.find_errors() == []  # of this start, with all that the tests above did
     later = start()
     assert later.read_run(interrupted).state.is_final()
     check_that_it_goes_on(later, **ANEW)
@@ -137,6 +181,7 @@ def test_ctrl_c_ends_all_and_a_later_start_goes_on(service: Service, start: Call
     assert later.process.wait(120) == 1
     assert "mlflow ended with exit code -9" in later.read_output()
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
+    assert later.find_errors() == []
 
 
 def test_a_taken_port_is_named(checkout: Path) -> None:

@@ -14,10 +14,11 @@ from botocore.exceptions import ClientError
 from mlflow import MlflowClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from tests.support import compose
+from tests.support import compose, server_logs
 from tests.support.compose import Services
+from tests.support.serve import check_that_mlflow_refuses, check_that_prefect_refuses
 
 RUN_SECONDS = 900.0
 MODELS = ("baseline", "finetuned")
@@ -36,8 +37,8 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 def run(services: Services) -> FlowRun:
     """The smoke preset, run once by the worker from its deployment, started through the API."""
     services.run("python", "-m", "flows.deploy")
-    api = services.environment("worker-cpu")["PREFECT_API_URL"]
-    with temporary_settings({PREFECT_API_URL: api}):
+    api, password = (services.environment("worker-cpu")[f"PREFECT_API_{name}"] for name in ("URL", "AUTH_STRING"))
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: password}):
         flow_run: FlowRun = run_deployment(
             "pipeline/pipeline", parameters={"preset": "smoke"}, timeout=RUN_SECONDS, poll_interval=1
         )
@@ -145,6 +146,19 @@ def test_mlflow_refuses_a_host_that_is_not_listed(services: Services) -> None:
     assert httpx.post(address, json=ask, headers={"Host": "example.org"}).status_code == 403
 
 
+def test_prefect_refuses_who_lacks_the_password_and_pages_of_other_origins(services: Services) -> None:
+    api, password = (services.environment("worker-cpu")[f"PREFECT_API_{name}"] for name in ("URL", "AUTH_STRING"))
+    check_that_prefect_refuses(api, password, f"http://localhost:{services.ports[4200]}")
+    refused = services.attempt("python", "-m", "flows.deploy", PREFECT_API_AUTH_STRING="x")
+    assert refused.returncode == 1
+    assert "PREFECT_API_AUTH_STRING is not the password of the Prefect server" in refused.stderr
+
+
+def test_mlflow_refuses_pages_of_other_origins(services: Services) -> None:
+    address = services.environment("worker-cpu")["TUWEN_TRACKING_URI"]
+    check_that_mlflow_refuses(address, f"http://localhost:{services.ports[5000]}")
+
+
 @pytest.mark.parametrize("database", ["mlflow", "prefect"])
 def test_a_database_opens_for_its_own_role_and_password_alone(services: Services, database: str) -> None:
     import psycopg2
@@ -171,3 +185,9 @@ def test_no_secret_stands_in_a_log_a_file_or_a_database(services: Services, fold
         assert "finetuned" in dump  # the run's name in MLflow, stages in Prefect's log
         found += [(database, name) for name, value in services.secrets.items() if value in dump]
     assert found == []
+
+
+def test_no_service_reported_an_error(services: Services, run: FlowRun) -> None:
+    assert services.query("prefect", "select count(*) from flow_run where auto_scheduled") != ["0"]  # the nightly
+    logs = [services.log(name) for name in ("postgres", "s3", "mlflow", "prefect", "worker-cpu")]
+    assert server_logs.find_errors(logs) == []

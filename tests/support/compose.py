@@ -30,7 +30,8 @@ from tests.support.checkout import ROOT
 from tests.support.ports import free_ports
 
 PORTS = (5432, 8333, 5000, 4200, 8080)  # postgres, s3, mlflow, prefect, the worker's health page
-SECRETS = ("POSTGRES_PASSWORD", "MLFLOW_DB_PASSWORD", "PREFECT_DB_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY")
+PASSWORDS = ("POSTGRES_PASSWORD", "MLFLOW_DB_PASSWORD", "PREFECT_DB_PASSWORD", "PREFECT_AUTH_STRING")
+SECRETS = (*PASSWORDS, "S3_ACCESS_KEY", "S3_SECRET_KEY")
 # Debian's user for the server, which refuses to be root
 AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
 START_SECONDS, END_SECONDS = 300.0, 60.0

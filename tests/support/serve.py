@@ -1,5 +1,7 @@
 """`make serve` in a small checkout whose one stage is the real fine-tuning, and what a user does with it."""
 
+import base64
+import contextlib
 import json
 import os
 import shutil
@@ -7,24 +9,29 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import psutil
 import pytest
 from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
     LogFilter,
     LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
+from tests.support import server_logs
 from tests.support.checkout import ROOT
 from tests.support.ports import free_ports
 from tests.support.training import settings, write_baseline
@@ -76,15 +83,32 @@ class Service:
                 [sys.executable, "-m", "flows.serve"], cwd=checkout, env=self.environment, stdout=out, stderr=out
             )
 
+    @property
+    def password(self) -> str:
+        return (self.checkout / ".prefect/auth").read_text()
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[SyncPrefectClient]:
+        """Yield a client of Prefect's that knows the password."""
+        settings = {PREFECT_API_URL: self.api, PREFECT_API_AUTH_STRING: self.password}
+        with temporary_settings(settings), get_client(sync_client=True) as client:
+            yield client
+
     def wait_until_up(self) -> None:
         def is_up() -> bool:
             assert self.process.poll() is None, self.read_output()
             return "Ctrl-C stops all" in self.read_output()
 
-        wait_until(is_up, 400, "make serve reports that all is up")
+        wait_until(is_up, 600, "make serve reports that all is up")
 
     def read_output(self) -> str:
         return self.output.read_text(errors="replace")
+
+    def find_errors(self) -> list[str]:
+        """Return what the servers' logs of the last start hold of errors."""
+        logs = sorted((self.checkout / "runs/serve").glob("*.log"))
+        assert [log.stem for log in logs] == ["mlflow", "prefect", "worker"]
+        return server_logs.find_errors(logs)
 
     def processes(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -96,17 +120,24 @@ class Service:
         return flow
 
     def start_run(self, deployment: str = "pipeline/pipeline", **parameters: Any) -> UUID:
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+        with self.client() as client:
             deployment_id = client.read_deployment_by_name(deployment).id
             return client.create_flow_run_from_deployment(deployment_id, parameters=parameters).id
 
+    def list_scheduled(self, deployment: str) -> list[FlowRun]:
+        """Return the runs that the scheduler has made for a deployment."""
+        with self.client() as client:
+            made = FlowRunFilterDeploymentId(any_=[client.read_deployment_by_name(deployment).id])
+            runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(deployment_id=made))
+        return [run for run in runs if run.auto_scheduled]
+
     def read_run(self, run_id: UUID) -> FlowRun:
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+        with self.client() as client:
             return client.read_flow_run(run_id)
 
     def cancel(self, run_id: UUID) -> None:
         """Do what the button on the run's page does."""
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+        with self.client() as client:
             client.set_flow_run_state(run_id, Cancelling())
 
     def wait_for_end(self, run_id: UUID, seconds: float) -> StateType:
@@ -116,12 +147,12 @@ class Service:
     def read_log(self, run_id: UUID) -> str:
         """Return the run's log, which arrives a little later than its state."""
         wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+        with self.client() as client:
             return "\n".join(line.message for line in client.read_logs(wanted, limit=200))
 
     def read_artifacts(self, run_id: UUID) -> dict[str, str]:
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+        with self.client() as client:
             return {str(one.key): str(one.data) for one in client.read_artifacts(artifact_filter=wanted)}
 
     def list_checkpoints(self) -> list[Path]:
@@ -133,6 +164,36 @@ class Service:
         run_id = self.start_run(**parameters)
         wait_until(self.list_checkpoints, 400, f"a checkpoint; {self.read_output()}")
         return run_id
+
+
+def check_that_prefect_refuses(api: str, password: str, own_origin: str) -> None:
+    """401 without the password, whatever is asked; only the server's own pages may ask with it from a browser."""
+    known = {"Authorization": "Basic " + base64.b64encode(password.encode()).decode()}
+    pool = {"name": "foreign", "type": "process", "base_job_template": {}}
+    for headers in ({}, {"Authorization": "Basic " + base64.b64encode(b"admin:pass").decode()}):
+        assert httpx.post(f"{api}/work_pools/", json=pool, headers=headers).status_code == 401
+        assert httpx.get(f"{api}/admin/settings", headers=headers).status_code == 401
+    assert httpx.post(f"{api}/work_pools/filter", json={}, headers=known).status_code == 200
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    for origin, status in (
+        (own_origin, 200),
+        ("https://example.org", 400),
+        ("http://127.0.0.1:1", 400),
+        ("null", 400),
+    ):
+        answer = httpx.options(f"{api}/work_pools/filter", headers={"Origin": origin} | asks)
+        assert answer.status_code == status, origin
+        assert answer.headers.get("Access-Control-Allow-Origin") == (origin if status == 200 else None)
+    foreign = httpx.post(f"{api}/work_pools/filter", json={}, headers=known | {"Origin": "https://example.org"})
+    assert "Access-Control-Allow-Origin" not in foreign.headers  # no browser hands the answer to that page
+
+
+def check_that_mlflow_refuses(address: str, own_origin: str) -> None:
+    """Pages of other origins may ask nothing, and no other host name leads to the server."""
+    path, ask = f"{address}/api/2.0/mlflow/experiments/search", {"max_results": 1}
+    assert httpx.post(path, json=ask, headers={"Origin": own_origin}).status_code == 200
+    for header in ({"Origin": "https://example.org"}, {"Host": "example.org"}, {"Host": "192.168.1.7:5000"}):
+        assert httpx.post(path, json=ask, headers=header).status_code == 403, header
 
 
 def make_checkout(folder: Path) -> Path:

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -30,3 +32,14 @@ def test_a_cpu_has_bf16_where_one_of_its_units_is(
 def test_a_gpu_that_emulates_bf16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     assert has_bf16("cuda") is False
+
+
+def test_no_test_sees_the_machines_gpu() -> None:
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert choose_device() == "cpu"
+
+
+@pytest.mark.gpu
+def test_a_test_that_needs_the_gpu_sees_it() -> None:
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    assert choose_device() == "cuda"

@@ -33,6 +33,16 @@ def test_both_towers_give_unit_vectors_of_the_common_space(encoder) -> None:
         torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(len(vectors)))
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_vectors_of_the_cpu(encoder) -> None:
+    pixels, ids = torch.randn(3, 3, 16, 16), torch.randint(5, 20, (2, 7))
+    expected = encoder.encode_image(pixels), encoder.encode_text(ids, torch.ones_like(ids))
+    encoder.cuda()
+    image, text = encoder.encode_image(pixels.cuda()), encoder.encode_text(ids.cuda(), torch.ones_like(ids).cuda())
+    for found, vectors in zip((image, text), expected, strict=True):
+        torch.testing.assert_close(found.cpu(), vectors, atol=1e-4, rtol=1e-4)
+
+
 def test_vectors_of_tokens_that_are_at_hand_give_the_same_text(encoder) -> None:
     ids, mask = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
     assert torch.equal(encoder.encode_text(ids, mask, encoder.embed_tokens(ids)), encoder.encode_text(ids, mask))

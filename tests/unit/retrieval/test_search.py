@@ -52,6 +52,11 @@ def test_equal_to_the_naive_float64_matrix_with_ties(vectors, data):
     np.testing.assert_array_equal(found, places[query[shuffled], item[shuffled]] + 1)
 
 
+@pytest.mark.gpu
+def test_a_gpu_finds_what_the_naive_matrix_finds():
+    test_equal_to_the_naive_float64_matrix_with_ties()
+
+
 SIZES = {"GROUP": 4, "TILE_TEXTS": 8, "TILE_SCORES": 64, "CHUNK_MAXIMA": 16, "BATCH_GROUPS": 7}
 KINDS = ("copies", "last bit", "clusters", "scaled", "wide", "opposite", "tiny")
 
