@@ -39,7 +39,7 @@ MODEL = "finetuned"
 EVALUATE = f"evaluate@{MODEL}"
 TRAINING = "finetune"  # it is stale whenever a stage above it is; a refit is not measured
 RANKS_FILE, TEST = Path("results") / MODEL / "ranks.parquet", Path("data/clean/test")
-LOCK = Path("dvc.lock")
+LOCK_FILE = Path("dvc.lock")
 TEST_TABLES = tuple(TEST / f"{name}.parquet" for name in ("images", "texts", "pairs"))
 BASE = Path("runs/base")  # the files fetched from the base
 PAGE = Path("runs/reevaluate.md")
@@ -103,7 +103,7 @@ def run_gate(base: str, folder: Path) -> GateResult:
     faults = find_regressions(changes, params.gate.max_drop_points)
     lead = "\n".join(f"- {fault}" for fault in faults) or f"No R@5 fell, beyond chance or the limit, from {base}."
     measuring = select_stages(graph, [EVALUATE])[1] - {TRAINING, *nx.ancestors(graph, TRAINING)}
-    locks = ((place / LOCK).read_text(encoding="utf-8") for place in (folder / BASE, folder))
+    locks = ((place / LOCK_FILE).read_text(encoding="utf-8") for place in (folder / BASE, folder))
     before, after = (read_recorded_versions(lock, measuring) for lock in locks)
     notes = describe_versions(before, after, list(stale), outdated)
     why = "\n\n".join([lead, *notes, format_changes(changes), _legend(base, folder, params)])
@@ -122,7 +122,7 @@ def fetch_base(base: str, folder: Path) -> None:
     shutil.rmtree(folder / BASE, ignore_errors=True)
     try:
         with contextlib.closing(DVCFileSystem(str(folder.absolute()), rev=base)) as files:
-            for path in (RANKS_FILE, *TEST_TABLES, LOCK):
+            for path in (RANKS_FILE, *TEST_TABLES, LOCK_FILE):
                 fetched = folder / BASE / path
                 fetched.parent.mkdir(parents=True, exist_ok=True)
                 # Not get_file: it may hard-link into the cache, and a second call would empty the cached file.
