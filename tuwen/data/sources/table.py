@@ -22,6 +22,7 @@ from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Rec
 from tuwen.data.sources.url_images import fetch_ahead, is_url, read_url_image
 
 BATCH_ROWS = 64  # of a Parquet file, which may hold the images' bytes
+INFINITIES = (float("inf"), float("-inf"))
 LONGEST_NAME = 1 << 12  # characters: what is longer is no path, and base64 must not be searched for on the disk
 PARQUET_BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are
 
@@ -170,6 +171,6 @@ def _captions(source: TableSource, cells: dict[str, Any], place: str) -> list[st
 def _text(value: Any, place: str) -> str:
     if value is None or value != value:  # NaN is how pandas writes a missing number
         return ""
-    if isinstance(value, str | int | float):
+    if isinstance(value, str | int | float) and not isinstance(value, bool) and value not in INFINITIES:
         return str(value)
     raise UserError(f"{place}: found {value!r:.80}, expected a text; name another column")
