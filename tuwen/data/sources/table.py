@@ -17,7 +17,7 @@ from tuwen.data.formats.image_files import (
 )
 from tuwen.data.formats.impostors import WORKBOOKS, refuse_impostor
 from tuwen.data.formats.text_files import Reading, TextRow, read_csv_rows, read_json_rows
-from tuwen.data.sources.files import count_rows, make_notes, read_image_file
+from tuwen.data.sources.files import follow_rows, make_notes, read_image_file
 from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Record, SourceSets, TextRecord
 from tuwen.data.sources.url_images import fetch_ahead, is_url, read_url_image
 
@@ -40,7 +40,7 @@ def read(source: TableSource, readings: list[Reading], extent: Extent) -> Source
     if not path.is_file():
         raise UserError(f"{path}: not found; `file` in params.yaml names the table, from `root`")
     rows = fetch_ahead(_rows(source, path, readings, extent), source.image)
-    return {"labelled": _records(source, path, count_rows(rows, extent, readings))}
+    return {"labelled": _records(source, path, follow_rows(rows, extent, readings))}
 
 
 def _rows(source: TableSource, path: Path, readings: list[Reading], extent: Extent) -> Iterator[TextRow]:

@@ -35,7 +35,7 @@ ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 LETTERS = re.compile("[\u0370-\u1fff]")
 # what people write: half-width katakana, whose sound marks follow what has that sound (ｶﾞ), and frames of ═ and ║
 KATAKANA = re.compile("(?:[ｳｶ-ﾄﾊ-ﾎ]ﾞ|[ﾊ-ﾎ]ﾟ|[ｦ-ﾝ･｡､｢｣])+")
-LETTER = re.compile(r"[^\W\d_]")
+ANY_LETTER = re.compile(r"[^\W\d_]")
 FRAMES = re.compile("[\u2500-\u25ff]+")
 LEAST_AMONG_MANY = 5.0  # nats that suffice in a line where most lines were misread in the same way, ...
 MANY_LINES = 3  # ... and more than these
@@ -147,7 +147,7 @@ def _undo_run(run: str, wrong: str, right: str) -> str:
         return ""
     if wrong not in (*WESTERN, "cp932") and not CHINESE.search(run):
         return ""
-    if FRAMES.fullmatch(run) or (wrong == "mac_roman" and not LETTER.search(run)):
+    if FRAMES.fullmatch(run) or (wrong == "mac_roman" and not ANY_LETTER.search(run)):
         return ""
     if wrong == "cp932" and ((rest := KATAKANA.sub("", run)) == "" or score_text(rest)[1] > SUSPECT):
         return ""
