@@ -17,6 +17,8 @@ TESTED_WITH_OTHERS = {
     "data/formats/foreign_text/plausibility.py": "unit/data/formats/foreign_text/test_encoding.py",
     "data/formats/foreign_text/quote_scan.py": "unit/data/formats/foreign_text/test_dialect.py",
     "data/formats/foreign_text/wrong_bytes.py": "unit/data/formats/foreign_text/test_encoding.py",
+    "data/formats/file_names.py": "unit/data/formats/test_image_files.py",
+    "data/formats/foreign_tar/tar_names.py": "unit/data/sources/test_webdataset.py",
     "data/formats/directions.py": "unit/evaluation/test_embedded_set.py",
     "data/formats/foreign_tar/tar_keys.py": "unit/data/formats/foreign_tar/test_tar_stream.py",
     "data/quality/duplicates/captions.py": "stages/test_validate.py",

@@ -17,6 +17,7 @@ In reading order:
     foreign_text/   how a text file is to be read: encoding, quotes, what was decoded wrongly before
     json_file.py    one JSON file
     checked_json.py a JSON file of a known form
+    file_names.py   the ways in which the name of a file may be read
     image_files.py  names of image files: which mean one, and which file a name means
     foreign_tar/    WebDataset tars from anywhere, as a stream
     pinned.py       published files, named by their sha256 or commit

@@ -20,7 +20,7 @@ def _fold_case(name: str) -> str:
     return compose_name(compose_name(name).casefold())
 
 
-def fold_name(name: str) -> str:
+def normalise_name(name: str) -> str:
     """Return what names have in common that differ in Unicode form, case and blanks around them."""
     return _fold_case(_strip(name))
 
@@ -57,7 +57,7 @@ def _read_address(name: str) -> str:
 FOLDS = (
     ("Unicode form (NFC, NFD)", compose_name),
     ("upper and lower case", _fold_case),
-    ("blanks in the file's own name", fold_name),
+    ("blanks in the file's own name", normalise_name),
 )
 READINGS = (
     ("blanks around it", _strip),

@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from tuwen.data.formats.file_names import DRIVE, FOLDS, compose_name, fold_name, list_readings
+from tuwen.data.formats.file_names import DRIVE, FOLDS, compose_name, list_readings, normalise_name
 from tuwen.data.formats.impostors import UNREAD_EXTENSIONS
 
 # what `images.py` decodes, and HEIC, which it names where it cannot
@@ -183,7 +183,7 @@ class ImageFiles:
 
     def _expand(self, folder: str, parts: list[str]) -> Iterator[str]:
         """Yield the files below `folder` whose path folds to the same as `parts` do."""
-        for name in self._list(folder).get(fold_name(parts[0]), ()):
+        for name in self._list(folder).get(normalise_name(parts[0]), ()):
             path = f"{folder}/{name}"
             if len(parts) > 1:
                 yield from self._expand(path, parts[1:])
@@ -194,6 +194,6 @@ class ImageFiles:
         if folder not in self._listed:
             names: dict[str, list[str]] = {}
             for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-                names.setdefault(fold_name(name), []).append(name)
+                names.setdefault(normalise_name(name), []).append(name)
             self._listed[folder] = names
         return self._listed[folder]

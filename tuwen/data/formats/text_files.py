@@ -17,8 +17,8 @@ from tuwen.data.formats.foreign_text.examined_text import (
     ExaminedText,
     examine_text,
     open_examined,
+    say_once,
     split_lines,
-    tell_once,
 )
 from tuwen.data.formats.foreign_text.quote_scan import list_starts
 from tuwen.data.formats.impostors import WORKBOOKS, refuse_impostor
@@ -80,6 +80,8 @@ def read_csv_rows(
     _, header = next(records, (1, []))
     _check_header(path, header, columns, delimiter)
     for line, fields in records:
+        if fields == header:
+            raise UserError(f"{path}:{line}: the header again, as where files were joined; take this line out")
         if len(fields) != len(header):
             raise UserError(
                 f"{path}:{line}: found {len(fields)} fields, expected {len(header)} ({', '.join(header)}); "
@@ -201,7 +203,7 @@ def read_json_rows(
         raise UserError(f"{path}:{parted}: {count} objects were read, but {text.lines} lines held one; {CHANGED}")
     if halved:
         text.notes.append(f"{len(halved)} {HALVES}, the first in line {halved[0]}")
-        tell_once(f"{path}: {text.notes[-1]}")
+        say_once(f"{path}: {text.notes[-1]}")
 
 
 def _parse_object(path: Path, line: int, row: str, keys: Collection[str]) -> tuple[dict[str, Any], int]:

@@ -19,7 +19,7 @@ from tuwen.data.formats.file_names import compose_name
 from tuwen.data.formats.foreign_text.encoding import decode_text
 from tuwen.data.formats.image_files import decode_base64, is_hidden
 from tuwen.data.formats.text_files import Reading, read_json_rows
-from tuwen.data.sources.files import count_bytes, sum_sizes
+from tuwen.data.sources.files import follow_bytes, measure_sizes
 from tuwen.data.sources.records import (
     SPLIT_NAMES,
     ImageRecord,
@@ -56,13 +56,13 @@ def read(source: ChineseClipSource, readings: list[Reading], extent: Extent) -> 
 def _labelled(
     source: ChineseClipSource, splits: dict[str, str | None], readings: list[Reading], extent: Extent
 ) -> Iterator[Record]:
-    extent.begin("bytes", sum_sizes(chain.from_iterable(_locate(source, name) for name in splits)))
+    extent.begin("bytes", measure_sizes(chain.from_iterable(_locate(source, name) for name in splits)))
     for name, split in splits.items():
         yield from _records(source, name, f"{SPLIT_NAMES[name]}/", split, readings, extent)
 
 
 def _task(source: ChineseClipSource, name: str, readings: list[Reading], extent: Extent) -> Iterator[Record]:
-    extent.begin("bytes", sum_sizes(_locate(source, name)))
+    extent.begin("bytes", measure_sizes(_locate(source, name)))
     yield from _records(source, name, "", None, readings, extent)
 
 
@@ -119,7 +119,7 @@ def _records(
         fault = None if data else "unreadable_record"
         yield ImageRecord(f"{prefix}{image_id}", data or None, images.name, row, fault, split=split)
     rows = read_json_rows(texts, TEXT_FIELDS, source.encoding, readings)
-    for row, values in count_bytes(rows, texts, extent, readings):
+    for row, values in follow_bytes(rows, texts, extent, readings):
         place = f"{texts}:{row}"
         text_id = f"{prefix}{_id(values['text_id'], place)}"
         text = values["text"] if values["text"] is not None else ""

@@ -20,12 +20,12 @@ from tuwen.core.progress import Extent
 from tuwen.data.formats.image_files import ImageFiles, is_hidden, is_image_name
 from tuwen.data.formats.text_files import Reading, read_csv_rows
 from tuwen.data.sources.files import (
-    count_bytes,
-    count_rows,
+    follow_bytes,
+    follow_rows,
     make_notes,
     make_relative,
+    measure_sizes,
     read_image_file,
-    sum_sizes,
 )
 from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, SourceSets, TextRecord
 
@@ -102,7 +102,7 @@ def _labelled(
     ids: dict[str, str] = {}  # file -> the id that named it first
     extent.begin("rows", 0)
     rows = read_csv_rows(table, ("image_id", "caption"), encoding=encoding, readings=readings)
-    for row, cells in count_rows(rows, extent, readings):
+    for row, cells in follow_rows(rows, extent, readings):
         image_id = cells["image_id"]
         found = files.find(image_id)
         yield from make_notes(found, image_id)
@@ -124,14 +124,14 @@ def _labelled(
 def _task(
     root: Path, texts: Path, images: Path, encoding: str | None, readings: list[Reading], extent: Extent
 ) -> Iterator[Record]:
-    extent.begin("bytes", sum_sizes([texts, images]))
+    extent.begin("bytes", measure_sizes([texts, images]))
     rows = read_csv_rows(texts, ("text_id", "caption"), encoding=encoding, readings=readings)
-    for row, cells in count_bytes(rows, texts, extent, readings):
+    for row, cells in follow_bytes(rows, texts, extent, readings):
         yield TextRecord(cells["text_id"], cells["caption"], make_relative(texts, root), row)
     folder = images.parent / IMAGE_DATA
     files, named = ImageFiles(folder), set[str]()
     rows = read_csv_rows(images, ("image_id",), encoding=encoding, readings=readings)
-    for row, cells in count_bytes(rows, images, extent, readings):
+    for row, cells in follow_bytes(rows, images, extent, readings):
         found = files.find(cells["image_id"])
         yield from make_notes(found, cells["image_id"])
         named.add(found.name)

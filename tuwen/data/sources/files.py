@@ -59,14 +59,14 @@ def make_notes(found: FoundFile, name: str) -> list[NoteRecord]:
     return [NoteRecord(f"names read otherwise: {found.way}", name)] if found.way else []
 
 
-def count_rows(rows: Iterator[Row], extent: Extent, readings: Sequence[Reading]) -> Iterator[Row]:
+def follow_rows(rows: Iterator[Row], extent: Extent, readings: Sequence[Reading]) -> Iterator[Row]:
     """Yield the rows of one table, counted; readings: the last says how many there are, where it is a text."""
     for number, row in enumerate(rows, 1):
         extent.done, extent.total = number, readings[-1].records if readings else extent.total
         yield row
 
 
-def count_bytes(rows: Iterator[Row], path: Path, extent: Extent, readings: Sequence[Reading]) -> Iterator[Row]:
+def follow_bytes(rows: Iterator[Row], path: Path, extent: Extent, readings: Sequence[Reading]) -> Iterator[Row]:
     """Yield the rows of a text, and count its bytes evenly by them; readings: the last is of this text."""
     size, start = path.stat().st_size, extent.done
     for number, row in enumerate(rows, 1):
@@ -75,6 +75,6 @@ def count_bytes(rows: Iterator[Row], path: Path, extent: Extent, readings: Seque
     extent.done = start + size
 
 
-def sum_sizes(paths: Iterable[Path]) -> int:
+def measure_sizes(paths: Iterable[Path]) -> int:
     """Return how many bytes the files have."""
     return sum(path.stat().st_size for path in paths)

@@ -17,13 +17,14 @@ from tuwen.data.formats.image_files import (
 )
 from tuwen.data.formats.impostors import WORKBOOKS, refuse_impostor
 from tuwen.data.formats.text_files import Reading, TextRow, read_csv_rows, read_json_rows
-from tuwen.data.sources.files import count_rows, make_notes, read_image_file
+from tuwen.data.sources.files import follow_rows, make_notes, read_image_file
 from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Record, SourceSets, TextRecord
 from tuwen.data.sources.url_images import fetch_ahead, is_url, read_url_image
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # the endings of the files that are read
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 BATCH_ROWS = 64  # of a Parquet file, which may hold the images' bytes
+INFINITIES = (float("inf"), float("-inf"))
 LONGEST_NAME = 1 << 12  # characters: what is longer is no path, and base64 must not be searched for on the disk
 PARQUET_BUFFER_BYTES = 1 << 20  # read from a Parquet file at a time, however large its row groups are
 
@@ -41,7 +42,7 @@ def read(source: TableSource, readings: list[Reading], extent: Extent) -> Source
     if not path.is_file():
         raise UserError(f"{path}: not found; `file` in params.yaml names the table, from `root`")
     rows = fetch_ahead(_rows(source, path, readings, extent), source.image)
-    return {"labelled": _records(source, path, count_rows(rows, extent, readings))}
+    return {"labelled": _records(source, path, follow_rows(rows, extent, readings))}
 
 
 def _rows(source: TableSource, path: Path, readings: list[Reading], extent: Extent) -> Iterator[TextRow]:
@@ -170,6 +171,6 @@ def _captions(source: TableSource, cells: dict[str, Any], place: str) -> list[st
 def _text(value: Any, place: str) -> str:
     if value is None or value != value:  # NaN is how pandas writes a missing number
         return ""
-    if isinstance(value, str | int | float):
+    if isinstance(value, str | int | float) and not isinstance(value, bool) and value not in INFINITIES:
         return str(value)
     raise UserError(f"{place}: found {value!r:.80}, expected a text; name another column")

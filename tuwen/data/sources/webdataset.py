@@ -17,7 +17,7 @@ from tuwen.data.formats.foreign_tar import tar_stream
 from tuwen.data.formats.image_files import is_hidden
 from tuwen.data.formats.manifest import hash_file
 from tuwen.data.formats.text_files import Reading, read_csv_rows
-from tuwen.data.sources.files import check_name, make_relative, sum_sizes
+from tuwen.data.sources.files import check_name, make_relative, measure_sizes
 from tuwen.data.sources.records import ImageRecord, NoteRecord, PairRecord, Record, SourceSets, TextRecord
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _labelled(root: Path, source: WebdatasetSource, extent: Extent) -> Iterator[
     stems = Counter(map(str, map(_remove_ending, tars)))
     if twice := [path for path in tars if stems[str(_remove_ending(path))] > 1]:
         raise UserError(f"{twice[0]} and {twice[1].name} would give equal ids; rename one, or take one away")
-    extent.begin("bytes", sum_sizes(tars))
+    extent.begin("bytes", measure_sizes(tars))
     for path in tars:
         yield from _records(path, root, source, extent)
     for path in _list_files(root):

@@ -18,7 +18,7 @@ from tuwen.core.params import ZeroSource
 from tuwen.core.progress import Extent
 from tuwen.data.formats.image_files import AMBIGUOUS, FoundFile, ImageFiles, is_hidden, is_image_name
 from tuwen.data.formats.text_files import Reading, open_text, read_json_rows
-from tuwen.data.sources.files import count_bytes, make_notes, make_relative, read_image_file, sum_sizes
+from tuwen.data.sources.files import follow_bytes, make_notes, make_relative, measure_sizes, read_image_file
 from tuwen.data.sources.records import (
     SPLIT_NAMES,
     ImageRecord,
@@ -90,11 +90,11 @@ def _records(
     ids: dict[str, str] = {}  # name of an image in the lists -> its id
     otherwise: dict[str, FoundFile] = {}  # names that are not the file's own
     yielded, files = set[str](), ImageFiles(root)
-    extent.begin("bytes", sum_sizes(path for path, _ in lists))
+    extent.begin("bytes", measure_sizes(path for path, _ in lists))
     for path, split in lists:
         file = make_relative(path, root)
         read_rows = _text_rows if path.suffix == ".txt" else _json_rows
-        for line in count_bytes(read_rows(path, source.encoding, readings), path, extent, readings):
+        for line in follow_bytes(read_rows(path, source.encoding, readings), path, extent, readings):
             if line.image not in ids:
                 data, found = _image(files, folders, line.image)
                 image_id = ids[line.image] = found.name

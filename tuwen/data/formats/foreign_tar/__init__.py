@@ -1,4 +1,4 @@
 """WebDataset tars from anywhere: which members belong together, read as a stream.
 
-Read tar_stream.py first, then tar_keys.py.
+Read tar_stream.py first, then tar_keys.py and tar_names.py.
 """

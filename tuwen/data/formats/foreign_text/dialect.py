@@ -16,7 +16,7 @@ from tuwen.data.formats.foreign_text.quote_scan import QuoteScan, Taken
 
 MAX_SHAPES = 4  # a column of more forms than this, and than one for four rows, is not regular
 FEW_ROWS = 5  # without a quote: fewer do not tell what a row looks like
-DIGITS = re.compile("([0-9]+)")
+NUMBERS = re.compile("([0-9]+)")
 FILE_NAME = re.compile(r".*\.([A-Za-z0-9]{2,5})")
 RUNS = [(re.compile("[0-9]+"), "0"), (re.compile("[A-Za-z]+"), "a"), (re.compile(r"[^\x00-\x7f]+"), "中")]
 
@@ -117,7 +117,7 @@ def _is_numbered(scan: QuoteScan, column: int) -> bool:
 
 def _follows(first: str, second: str) -> bool:
     """Whether two cells differ in one number alone, the second by one more: p/007.jpg and p/008.jpg."""
-    before, after = DIGITS.split(first.strip('"')), DIGITS.split(second.strip('"'))
+    before, after = NUMBERS.split(first.strip('"')), NUMBERS.split(second.strip('"'))
     if len(before) != len(after):
         return False
     changed = [place for place in range(len(before)) if before[place] != after[place]]

@@ -70,12 +70,12 @@ def examine_text(path: Path, newline: str | None, encoding: str | None) -> Exami
     if mangled:
         text.notes.append(_describe_mangled(text, mangled, beyond, encoding is None))
     for note in text.notes:
-        tell_once(f"{path}: {note}")
+        say_once(f"{path}: {note}")
     return text._replace(lines=lines)
 
 
 @cache
-def tell_once(line: str) -> None:
+def say_once(line: str) -> None:
     """Print a line on stderr; a file that one command reads several times is told of once."""
     print(line, file=sys.stderr)
 

@@ -11,6 +11,7 @@ from tuwen.data.formats.foreign_text.plausibility import CLASS_NAMES, classify_c
 from tuwen.data.formats.text import CHINESE
 
 LOST = re.compile("(?:\ufffd){2,}|锟斤拷|\x1b\\$|~\\{(?:[!-w][!-~])+~\\}")  # U+FFFD twice, ISO-2022, HZ
+UTF_7 = re.compile(r"\+[A-Za-z0-9+/]{3,}-?")
 ONLY_QUESTION_MARKS = re.compile(
     r'(?:^|[,\t"])[?\d ._-]*\?{3,}[?\d ._-]*(?=$|[,\t"\r\n])'
 )  # a cell of nothing else
@@ -34,7 +35,7 @@ ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 LETTERS = re.compile("[\u0370-\u1fff]")
 # what people write: half-width katakana, whose sound marks follow what has that sound (ｶﾞ), and frames of ═ and ║
 KATAKANA = re.compile("(?:[ｳｶ-ﾄﾊ-ﾎ]ﾞ|[ﾊ-ﾎ]ﾟ|[ｦ-ﾝ･｡､｢｣])+")
-LETTER = re.compile(r"[^\W\d_]")
+ANY_LETTER = re.compile(r"[^\W\d_]")
 FRAMES = re.compile("[\u2500-\u25ff]+")
 LEAST_AMONG_MANY = 5.0  # nats that suffice in a line where most lines were misread in the same way, ...
 MANY_LINES = 3  # ... and more than these
@@ -67,6 +68,8 @@ def find_mangled(lines: Sequence[str]) -> list[Mangled]:
         lines = [ESCAPE.sub(lambda match: chr(int(match[1], 16)), line) for line in lines]
         text = "".join(lines)
     numbers = {number for number, line in enumerate(lines) if LOST.search(line)} if LOST.search(text) else set()
+    if "+" in text:
+        numbers |= {number for number, line in enumerate(lines) if _read_utf_7(line)}
     if "???" in text:
         numbers |= {number for number, line in enumerate(lines) if ONLY_QUESTION_MARKS.search(line)}
     beyond = np.zeros(1)
@@ -94,6 +97,11 @@ def _examine_lines(suspects: dict[int, str], beyond: int) -> list[Mangled]:
         for number, line in suspects.items()
         if (lost := _find_loss(line))
     }
+    found |= {
+        number: Mangled(number, line.strip(), meant, "utf-7 that was read as utf-8")
+        for number, line in suspects.items()
+        if number not in found and (meant := _read_utf_7(line))
+    }
     undone = {number: max(_undo(line), default=None) for number, line in suspects.items() if number not in found}
     ways = Counter(one.way for one in undone.values() if one)
     for number, one in undone.items():
@@ -106,6 +114,15 @@ def _examine_lines(suspects: dict[int, str], beyond: int) -> list[Mangled]:
 def _find_loss(line: str) -> re.Match[str] | None:
     found = LOST.search(line) or ONLY_QUESTION_MARKS.search(line)
     return found or (QUESTION_MARKS.search(line) if line.isascii() else None)
+
+
+def _read_utf_7(line: str) -> str:
+    """Return the Chinese of +eyw-, as old mail programs wrote it; empty where there is none."""
+    try:
+        meant = "".join(part.encode().decode("utf-7") for part in UTF_7.findall(line))
+    except UnicodeError:
+        return ""
+    return meant if len(CHINESE.findall(meant)) > 1 and score_text(meant)[1] > SUSPECT else ""
 
 
 def _undo(line: str) -> Iterator[_Undone]:
@@ -130,7 +147,7 @@ def _undo_run(run: str, wrong: str, right: str) -> str:
         return ""
     if wrong not in (*WESTERN, "cp932") and not CHINESE.search(run):
         return ""
-    if FRAMES.fullmatch(run) or (wrong == "mac_roman" and not LETTER.search(run)):
+    if FRAMES.fullmatch(run) or (wrong == "mac_roman" and not ANY_LETTER.search(run)):
         return ""
     if wrong == "cp932" and ((rest := KATAKANA.sub("", run)) == "" or score_text(rest)[1] > SUSPECT):
         return ""

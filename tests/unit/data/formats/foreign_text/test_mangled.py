@@ -58,6 +58,8 @@ def test_a_whole_text_of_one_chinese_encoding_read_as_another_is_found() -> None
         "~{<:Ky2;~}",
         r'{"a": "\u00e6\u00b5\u2039\u00e8\u00af\u2022"}',
         "\x1b$B%F\x1b(B",
+        "+TgBT6nMr-",
+        "1.jpg,+TgBT6nMrV1B3QA- A4",
     ],
 )
 def test_known_forms_of_lost_text_are_found(text: str) -> None:
@@ -79,6 +81,7 @@ def test_known_forms_of_lost_text_are_found(text: str) -> None:
         "really???",
         "价格~{优惠}~",
         "艅艎 瘛疭 靚妹 薴烯",
+        "1+1=2, C++/Java+Python, a+b+c-d, +8613800138000, wifi+Bluetooth-5.0, iVBORw0KGgo+AAAA/9j+4AAQSkZJRg-",
         "ｱｲｽｸﾘｰﾑ ｶﾞﾝﾀﾞﾑ ﾌﾟﾗﾓﾃﾞﾙ ﾊﾟｿｺﾝ用ｹｰｽ",
         "ｽｰﾊﾟｰｾｰﾙ☆送料無料",
         "╔══════╗ ║ 商品 ║ ├── 目录 ░▒▓█▓▒░",
