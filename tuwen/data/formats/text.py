@@ -58,7 +58,7 @@ def normalise_captions(captions: Sequence[str], simplify: bool) -> list[str]:
     return list(map(normalise, spelling.simplify_captions(captions) if simplify else captions))
 
 
-def reads_simplified(model: Path) -> bool:
+def is_simplifying(model: Path) -> bool:
     """Whether the model in a folder reads traditional characters as simplified ones, by its preprocessor.json."""
     beside = model / "preprocessor.json"
     return beside.is_file() and bool(read_json(beside)["text"].get("simplify", False))
@@ -118,7 +118,7 @@ def build_vocabulary(captions: Iterable[str], simplify: bool = False) -> list[st
 
 def load_tokenizer(vocabulary: Path) -> Any:
     """Return `make_tokenizer` over a `vocab.txt`, with the switch of the `preprocessor.json` beside it."""
-    return make_tokenizer(str(vocabulary), reads_simplified(vocabulary.parent))
+    return make_tokenizer(str(vocabulary), is_simplifying(vocabulary.parent))
 
 
 def make_tokenizer(vocabulary: str | Sequence[str], simplify: bool = False) -> Any:
