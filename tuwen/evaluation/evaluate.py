@@ -8,7 +8,7 @@ import pyarrow as pa
 from tuwen.core.params import Evaluate, Pairs
 from tuwen.data.formats import pairs
 from tuwen.data.formats.json_file import write_json
-from tuwen.data.formats.text import reads_simplified
+from tuwen.data.formats.text import is_simplifying
 from tuwen.evaluation.answers import answer_set, choose_betas, compute_corrections
 from tuwen.evaluation.details import make_details
 from tuwen.evaluation.embedded_set import EmbeddedSet, read_embedded_set, score_pairs
@@ -38,7 +38,7 @@ def evaluate_model(
         for name in EVALUATED_SETS
     }
     bank, train = sets["bank"], pairs.read_pair_set(clean / "bank")
-    simplify = model is not None and reads_simplified(model)
+    simplify = model is not None and is_simplifying(model)
     for name in MEASURED_SETS:
         seen = find_seen_texts(pairs.read_pair_set(clean / name), train, simplify)
         sets[name] = sets[name]._replace(seen_texts=seen)

@@ -28,9 +28,9 @@ from tuwen.evaluation.metric import (
     OfQueries,
     OfSet,
 )
-from tuwen.evaluation.seen.rows import derive_seen_figures
+from tuwen.evaluation.seen.rows import make_seen_figures
 from tuwen.retrieval import metrics
-from tuwen.retrieval.exact_intervals import append_mean, measure_spread, replace_ends
+from tuwen.retrieval.exact_intervals import extend_by_mean, measure_spread, replace_ends
 from tuwen.retrieval.vectors import Floats
 
 MetricValues = dict[str, float]  # name in metrics.json -> value
@@ -166,7 +166,7 @@ FIGURES = {
         name="auc", title="AUC", unit=PERCENT, source=OfSet(measure_auc), has_interval=True, in_table=False
     ),
 }
-FIGURES |= derive_seen_figures(FIGURES)
+FIGURES |= make_seen_figures(FIGURES)
 
 
 def measure_figures(embedded: EmbeddedSet, answers: Mapping[str, Answers], params: Evaluate) -> Figures:
@@ -215,7 +215,7 @@ def _measure_intervals(answers: Mapping[str, Answers], params: Evaluate) -> Figu
                 continue
             own = list(map(names.index, needed))
             drawn_SM = np.append(drawn_SM, drawn_SM[:, own].mean(axis=1, keepdims=True), axis=1)
-            spread = append_mean(spread, own)
+            spread = extend_by_mean(spread, own)
             names.append(name)
     ends_M2, exact_M = replace_ends(metrics.compute_ends(drawn_SM), spread)
     ends = dict(zip(ENDS, (spread.up - spread.down, *ends_M2.T), strict=True))

@@ -13,7 +13,7 @@ from tuwen.evaluation.figures import ENDS, FIGURES, MetricValues
 from tuwen.evaluation.metric import Estimate, MeanOverKs, Metric, OfQueries, format_number, select_part
 from tuwen.evaluation.models import MODELS, get_base, list_rivals
 from tuwen.evaluation.results import Results
-from tuwen.retrieval.exact_intervals import append_mean, measure_spread, replace_ends
+from tuwen.retrieval.exact_intervals import extend_by_mean, measure_spread, replace_ends
 from tuwen.retrieval.metrics import bootstrap, compute_ends, compute_intervals
 from tuwen.retrieval.vectors import Floats
 
@@ -158,7 +158,7 @@ def _compute_mean_ends(parts: Sequence[tuple[Floats, Groups]], params: Evaluate)
         values[end : end + len(own), column] = difference_NK.mean(axis=1)
         end += len(own)
     drawn = bootstrap(values, groups, params.bootstrap_samples, params.seed)
-    spread = append_mean(measure_spread(values, groups, np.full(len(parts), -1.0)), range(len(parts)))
+    spread = extend_by_mean(measure_spread(values, groups, np.full(len(parts), -1.0)), range(len(parts)))
     ends, _ = replace_ends(compute_ends(np.column_stack([drawn, drawn.mean(axis=1)])), spread)
     return np.asarray(ends[-1])
 

@@ -53,7 +53,7 @@ def measure_spread(values: Floats, groups: npt.NDArray[Any], least: Floats) -> S
     return Spread(up, down, counted, fewest, least)
 
 
-def append_mean(spread: Spread, columns: Sequence[int]) -> Spread:
+def extend_by_mean(spread: Spread, columns: Sequence[int]) -> Spread:
     """Return the spread with one metric more, the mean of these."""
     own = list(columns)
     return Spread(

@@ -53,7 +53,7 @@ def test_a_mean_of_metrics_with_few_hits_is_exact_too():
     spread = exact_intervals.measure_spread(
         np.hstack([make_values(1), make_values(3)]), np.arange(139), np.zeros(2)
     )
-    mean = exact_intervals.append_mean(spread, [0, 1])
+    mean = exact_intervals.extend_by_mean(spread, [0, 1])
     ends, exact = exact_intervals.replace_ends(np.full((3, 2), 0.5), mean)
     due = binomtest(2, 139).proportion_ci(0.95, "exact")
     assert ends[2].tolist() == pytest.approx([due.low, due.high], abs=1e-9)

@@ -22,6 +22,8 @@ HAN_MASK = r"[<＜]\p{Han}{1,6}[>＞]"
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 UNSEEN_CHARACTER = re.compile(spelling.UNSEEN_CHARACTERS)
 DOUBLE_QUOTE = re.compile(spelling.QUOTES)
+# Beside Chinese characters and marks a blank parts nothing, no words of BERT's: 红色 羽绒服 is 红色羽绒服
+IDLE_BLANK = re.compile(rf"(?<=[^\w\s]) | (?=[^\w\s])|(?<={CHINESE.pattern}) | (?={CHINESE.pattern})")
 SENTENCE_ENDS = " 。.!"  # after NFKC, which makes ． and ！ these
 STRAY_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Full-width characters to half-width ones, control characters to blanks.
@@ -35,13 +37,15 @@ SPECIAL_TOKENS = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 
 
 def normalise(caption: str) -> str:
-    """Return the form by which captions count as equal: NFKC, lower case, single blanks, nothing that is not seen.
+    """Return the form by which captions count as equal: NFKC, lower case, needed blanks, nothing that is not seen.
 
-    What a model reads as one caption is one: no model sees zero-width characters and bidirectional controls, and a
-    fresh one reads one kind of double quotes. 草莓 and 草莓。 are one to people: the end of a sentence goes.
+    What a model reads as one caption is one: no model sees zero-width characters and bidirectional controls, nor a
+    blank beside a Chinese character or a mark, and a fresh one reads one kind of double quotes. To people
+    草莓 and 草莓。 are one: the end of a sentence goes.
     """
     folded = UNSEEN_CHARACTER.sub("", unicodedata.normalize("NFKC", caption)).casefold()
-    written = " ".join(CONTROL.sub(" ", DOUBLE_QUOTE.sub('"', folded)).split())
+    spaced = " ".join(CONTROL.sub(" ", DOUBLE_QUOTE.sub('"', folded)).split())
+    written = IDLE_BLANK.sub("", spaced)
     return written.rstrip(SENTENCE_ENDS) or written
 
 
@@ -54,7 +58,7 @@ def normalise_captions(captions: Sequence[str], simplify: bool) -> list[str]:
     return list(map(normalise, spelling.simplify_captions(captions) if simplify else captions))
 
 
-def reads_simplified(model: Path) -> bool:
+def is_simplifying(model: Path) -> bool:
     """Whether the model in a folder reads traditional characters as simplified ones, by its preprocessor.json."""
     beside = model / "preprocessor.json"
     return beside.is_file() and bool(read_json(beside)["text"].get("simplify", False))
@@ -114,7 +118,7 @@ def build_vocabulary(captions: Iterable[str], simplify: bool = False) -> list[st
 
 def load_tokenizer(vocabulary: Path) -> Any:
     """Return `make_tokenizer` over a `vocab.txt`, with the switch of the `preprocessor.json` beside it."""
-    return make_tokenizer(str(vocabulary), reads_simplified(vocabulary.parent))
+    return make_tokenizer(str(vocabulary), is_simplifying(vocabulary.parent))
 
 
 def make_tokenizer(vocabulary: str | Sequence[str], simplify: bool = False) -> Any:

@@ -49,6 +49,7 @@ BOILERPLATE = "|".join(
         r"扫码(?:关注|加|进群|入群|领|购买|下载|添加|咨询|查看|观看|了解)|(?:欢迎|记得|快来|点个)关注",
         r"关注(?:我们|本店|店铺|官方|有礼|公众号|领)|加(?:微信|客服|QQ|VX|V信)(?:领|咨询|进群|拉群|[:：\s\d]|$)",
         r"(?:微信号?|QQ群?|VX|热线|联系电话|咨询电话)[:：]\s*[0-9A-Za-z_+-]{5,}|(?:咨询|联系)(?:在线)?客服",
+        r"(?:热线|(?:联系|咨询|订购)电话)\s*\+?\d[\d -]{6,}",
         r"https?://|www\.[a-z0-9]|网址[:：]",
         # what a shop promises with any picture
         rf"{OPEN}(?:全国|全场|全店|顺丰|限时|满[\d.]+元?|\d+件)?包邮{CLOSE}|(?:全国|全场|全店|顺丰|满[\d.]+元?)包邮",
@@ -83,12 +84,13 @@ PATTERNS = {
     # a joiner holds families of emoji together, beside a letter it is dirt
     "zero_width": rf"[{ZERO_WIDTH}]|[\p{{L}}\p{{N}}]\x{{200d}}|\x{{200d}}[\p{{L}}\p{{N}}]",
     "bidi_controls": f"[{BIDI_CONTROLS}]",
+    "lost_characters": r"\x{fffd}",
 }
 # Mark -> severity, advice, whether the row leaves its set, the severity on a notable share of the rows.
 # What says nothing of its picture leaves; what says little stays, since 9:00 may well be a clock.
 MARK_DECISIONS: dict[str, tuple[Any, ...]] = (
     dict.fromkeys(("url_only", "file_name_only", "placeholder"), ("warning", "", True))
-    | dict.fromkeys(("boilerplate", "html", "escapes"), ("warning",))
+    | dict.fromkeys(("boilerplate", "html", "escapes", "lost_characters"), ("warning",))
     | dict.fromkeys(("number_only", "symbols_only", "file_ending"), ("info", "", False, "warning"))
     | dict.fromkeys(("zero_width", "bidi_controls"), ("info",))
 )

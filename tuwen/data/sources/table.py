@@ -22,7 +22,7 @@ from tuwen.data.sources.records import SPLIT_NAMES, ImageRecord, PairRecord, Rec
 from tuwen.data.sources.url_images import fetch_ahead, is_url, read_url_image
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # the endings of the files that are read
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+DELIMITER_OF = {".csv": ",", ".tsv": "\t"}
 BATCH_ROWS = 64  # of a Parquet file, which may hold the images' bytes
 INFINITIES = (float("inf"), float("-inf"))
 LONGEST_NAME = 1 << 12  # characters: what is longer is no path, and base64 must not be searched for on the disk
@@ -58,7 +58,7 @@ def _rows(source: TableSource, path: Path, readings: list[Reading], extent: Exte
         return _parquet_rows(path, columns, extent)
     if suffix == ".jsonl":
         return read_json_rows(path, columns, source.encoding, readings)
-    return read_csv_rows(path, columns, DELIMITERS[suffix], source.encoding, readings)
+    return read_csv_rows(path, columns, DELIMITER_OF[suffix], source.encoding, readings)
 
 
 def _parquet_rows(path: Path, columns: list[str], extent: Extent) -> Iterator[TextRow]:

@@ -21,7 +21,7 @@ SEEN_QUERIES = Metric(
 )
 
 
-def derive_seen_figures(figures: Mapping[str, Metric]) -> dict[str, Metric]:
+def make_seen_figures(figures: Mapping[str, Metric]) -> dict[str, Metric]:
     """Return the rows `hit`, `chance` and `mean` of FIGURES once more for a part of the queries, and its size."""
     hit, chance, mean = figures["hit"], figures["chance"], figures["mean"]
     assert isinstance(hit.source, OfQueries)

@@ -22,6 +22,8 @@ CAPTIONS = [
         ("红色\u200b羽绒服\ufeff", "红色羽绒服"),
         ("\u202a红色羽绒服\u202c", "红色羽绒服"),
         ("❤\ufe0f礼物", "❤礼物"),
+        ("红色 羽绒服", "红色羽绒服"),
+        ("iPhone 手机壳 , 黑", "iPhone手机壳,黑"),
         ("草莓。", "草莓"),
         ("草莓．", "草莓 ！"),
         ("一盒“生巧”", '一盒"生巧"'),
@@ -29,6 +31,11 @@ CAPTIONS = [
 )
 def test_captions_that_differ_in_form_alone_are_equal(left: str, right: str) -> None:
     assert text.normalise(left) == text.normalise(right)
+
+
+def test_blanks_between_words_of_letters_part_them() -> None:
+    assert text.normalise("a red  cap 500 ml") == "a red cap 500 ml"
+    assert text.normalise("привет мир") != text.normalise("приветмир")
 
 
 def test_a_caption_of_marks_alone_is_not_an_empty_one() -> None:

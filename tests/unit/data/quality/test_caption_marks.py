@@ -36,6 +36,7 @@ NOISE = [
     "扫码关注我们",
     "长按识别二维码",
     "咨询电话：13800000000",
+    "不锈钢栏杆定做 咨询电话13800000000",
     "联系客服微信号: abc12345",
     "加微信领优惠",
     "详情见 HTTP://example.com/a",
@@ -226,6 +227,7 @@ def test_what_describes_a_picture_is_no_boilerplate(caption: str) -> None:
             ["红色\u200b裙子", "\ufeff猫", "猫\u200d狗", "软\u00ad连字符", "a\u2060b"],
             ["👨\u200d👩\u200d👧一家", "❤\ufe0f", "红色 裙子", "红色\u3000裙子"],
         ),
+        ("lost_characters", ["一只\ufffd猫", "\ufffd"], ["一只猫", "一只?猫"]),
         ("bidi_controls", ["\u202e倒写", "猫\u200e狗", "\u2066猫\u2069"], ["猫", "👨\u200d👩\u200d👧"]),
     ],
 )

@@ -98,7 +98,7 @@ FAULTS = [
     ("texts", "chars", 21, "too_long", "warning"),
     ("texts", "control_chars", 1, "control_characters", "warning"),
     ("texts", "chars", 1, "one_character", "info"),
-    *(("texts", name, True, name, "warning") for name in ("boilerplate", "html", "escapes")),
+    *(("texts", name, True, name, "warning") for name in ("boilerplate", "html", "escapes", "lost_characters")),
     *(("texts", name, True, name, "warning") for name in ("url_only", "file_name_only", "placeholder")),
     *(("texts", name, True, name, "info") for name in ("number_only", "symbols_only", "file_ending")),
     *(("texts", name, True, name, "info") for name in ("zero_width", "bidi_controls")),

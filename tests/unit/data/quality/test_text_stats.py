@@ -45,7 +45,7 @@ def make_texts(*captions: str | None) -> pa.Table:
         ("左宗棠画像", "unmirrored", True),
         ("男孩右手拿着风筝", "unmirrored", False),
         ("墙上的闹钟", "unmirrored", True),
-        ("ＡＢＣ 猫", "normalised", "abc 猫"),
+        ("ＡＢＣ 猫", "normalised", "abc猫"),
         ("<人名>与<人名>在<地名>握手", "masks", 3),
         ("＜人名＞出席发布会", "masks", 1),
         ("读《红楼梦》的少女, 5<6>3", "masks", 0),
