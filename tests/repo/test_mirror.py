@@ -45,6 +45,8 @@ TESTED_WITH_OTHERS = {
     "report/markdown.py": "unit/report/test_report.py",
     "report/terminal.py": "unit/report/test_report.py",
     "tracking/artifacts.py": "unit/tracking/test_lineage.py",
+    "tracking/records.py": "unit/tracking/test_runs.py",
+    "tracking/system_metrics.py": "unit/tracking/test_runs.py",
 }
 IMPORT_STEPS = 4  # from a test to the module: test -> stage -> recipe -> encoder -> module
 
