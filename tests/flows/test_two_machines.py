@@ -16,13 +16,13 @@ from tests.support.checkout import ROOT
 from tests.support.flows import make_repository
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dvc's, mlflow's and prefect's own
-RUN_SECONDS = 400
+RUN_SECONDS = 900
 # It ends well only while the other machine's stage of this name runs too.
 TRAIN = """\
 stages:
   train:
     cmd: >-
-      timeout 300 sh -c 'echo here > {own}' & timeout 300 cat {other} && echo $CUDA_VISIBLE_DEVICES > seen.txt
+      timeout 600 sh -c 'echo here > {own}' & timeout 600 cat {other} && echo $CUDA_VISIBLE_DEVICES > seen.txt
     meta: {{gpu: true}}
 """
 
