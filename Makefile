@@ -3,6 +3,7 @@
 # make pipeline [PRESET=…] the same stages as a Prefect flow
 # make test, make lint     the tests; ruff and mypy
 # make test-all            the tests, and those of flows, servers, faults and pages in a browser
+# make test-containers     the image and docker/compose.yaml in a real engine
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
 # make mlflow              every training and evaluation, in the browser
 # make serve               Prefect's pages and worker and MLflow's on this machine, until Ctrl-C
@@ -14,7 +15,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run data test test-all lint pipeline reevaluate serve deploy mlflow checkout
+.PHONY: run data test test-all test-containers lint pipeline reevaluate serve deploy mlflow checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -56,6 +57,10 @@ test: .venv/ready
 test-all: test
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile tests/flows
 	python -m pytest -rs tests/services tests/faults tests/browser
+
+# The machine's Docker, or as root on Debian one of the tests' own, which asks no registry and takes .venv for the image.
+test-containers: .venv/ready
+	TUWEN_TEST_VENV="$${TUWEN_TEST_VENV-$(CURDIR)/.venv}" python -m pytest -rs tests/containers
 
 lint: .venv/ready
 	ruff check .

@@ -30,8 +30,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    with compose.start_services(tmp_path_factory.mktemp("services")) as services:
+def services() -> Iterator[Services]:
+    with compose.start_services() as services:
         yield services
 
 

@@ -70,7 +70,9 @@ class Services:
             text = re.sub(rf"\b{port}\b", str(ours), text)
         text = text.replace("/data", str(self.folder / "s3")).replace("/project", str(self.project))
         text = text.replace("/srv/", f"{self.folder}/srv/").replace("$$", "$")
-        return re.sub(r"\$\{(\w+)[^}]*\}", lambda match: self.secrets.get(match[1], ""), text)
+        return re.sub(
+            r"\$\{(\w+)(?::-([^}]*)|[^}]*)\}", lambda match: self.secrets.get(match[1], match[2] or ""), text
+        )
 
     def environment(self, service: str) -> dict[str, str]:
         """Return the environment of a process of that service."""
@@ -80,6 +82,7 @@ class Services:
         no_keys = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), str(self.folder / "no keys"))
         own = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "TMPDIR": str(self.folder / "srv/tmp"),  # Prefect makes a folder there, which may be another user's
             "TUWEN_CHECKPOINT_SECONDS": "0",  # so that a training can be stopped as soon as it has begun
         }
         image = {name: self.localise(value) for name, value in read_image_environment().items()}
@@ -178,10 +181,19 @@ class Services:
 
 
 @contextlib.contextmanager
-def start_services(folder: Path) -> Iterator[Services]:
+def start_services() -> Iterator[Services]:
     """Yield all services of docker/compose.yaml, healthy, with a worker in a copy of this working tree."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # not in a folder of pytest's: no other user may enter those
+        with start_services_in(Path(folder)) as services:
+            yield services
+
+
+@contextlib.contextmanager
+def start_services_in(folder: Path) -> Iterator[Services]:
+    """Yield them with their files in that folder, which every user may enter."""
     services = Services(folder, smoke.make(folder / "project"))
-    for name in ("s3/dvc", "s3/mlflow", "srv/tuwen", "srv/prefect"):
+    for name in ("s3/dvc", "s3/mlflow", "srv/tuwen", "srv/prefect", "srv/tmp"):
         (folder / name).mkdir(parents=True)
     cache = Path(os.environ.get("TUWEN_CACHE") or Path.home() / ".cache/tuwen")
     if cache.is_dir():
@@ -215,7 +227,7 @@ def start_postgres(services: Services, data: Path) -> None:
     """Start a cluster in which every role needs a password, with the databases of docker/databases.sql."""
     password = data / "password"
     password.write_text(services.secrets["POSTGRES_PASSWORD"])
-    if AS_POSTGRES:  # not in a folder of pytest's: no other user may enter those
+    if AS_POSTGRES:
         for path in (data, password):
             shutil.chown(path, "postgres", "postgres")
     cluster, port = str(data / "cluster"), str(services.ports[5432])
