@@ -30,7 +30,7 @@ def read_claims() -> list[dict[str, Any]]:
 async def fill_in(values: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest of a job with these settings, its command and variables as the worker writes them."""
     nowhere = PrefectClient("http://127.0.0.1:1/api")  # asked only where a value names a block or a variable
-    job = await Configuration.from_template_and_values(read_template(), {"name": "run"} | values, nowhere)
+    job = await Configuration.from_template_and_values(read_template(), {"name": "run"} | values, client=nowhere)
     (container,) = job.job_manifest["spec"]["template"]["spec"]["containers"]
     container["args"] = COMMAND
     container["env"] = [{"name": name, "value": value} for name, value in job.env.items()]
