@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tests.support import compose
 from tests.support.compose import Services
 
-RUN_SECONDS = 300.0
+RUN_SECONDS = 900.0
 MODELS = ("baseline", "finetuned")
 OUTS = ("data", "embeddings", "models", "results")
 

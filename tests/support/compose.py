@@ -165,7 +165,7 @@ class Services:
             env=self.environment("worker-cpu") | environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
 
