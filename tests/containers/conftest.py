@@ -19,7 +19,6 @@ from tests.support import smoke
 from tests.support.ports import free_ports
 
 ENGINE = Path(__file__).with_name("engine.sh")
-SECRETS = ("POSTGRES_PASSWORD", "MLFLOW_DB_PASSWORD", "PREFECT_DB_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY")
 PORTS = ("PREFECT_PORT", "MLFLOW_PORT", "S3_PORT")
 STRANGER = 4321  # a user id that no image knows
 UP_SECONDS, STEP_SECONDS = 1200, 600
@@ -129,7 +128,8 @@ def make_stack(folder: Path, engine: dict[str, str]) -> Stack:
     checkout = smoke.make(folder / "project")
     (checkout / "inputs").mkdir()
     ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
-    values = {name: secrets.token_hex(20) for name in SECRETS} | ports
+    example = (checkout / "docker/.env.example").read_text().splitlines()
+    values = {name.removesuffix("="): secrets.token_hex(20) for name in example if name.endswith("=")} | ports
     values |= {"HOST_UID": str(STRANGER), "HOST_GID": str(STRANGER)}
     (checkout / "docker/.env").write_text("".join(f"{name}={value}\n" for name, value in values.items()))
     (checkout / "docker/.env").chmod(0o600)

@@ -14,5 +14,5 @@ VOLUME /var/lib/postgresql/data
 ENTRYPOINT ["bash", "/postgres.sh"]
 
 FROM base AS rclone
-RUN apt-get install --yes --no-install-recommends busybox && ln -s busybox /usr/bin/nc
+RUN apt-get install --yes --no-install-recommends netcat-openbsd
 COPY --from=programs rclone /usr/local/bin/
