@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 WORKER = YAML(typ="safe", pure=True).load(ROOT / "docker/compose.yaml")["services"]["worker-cpu"]
 GRACE_SECONDS = float(WORKER["stop_grace_period"].removesuffix("s"))
-STEP_SECONDS = 400.0
+STEP_SECONDS = 900.0
 
 
 class Container:
