@@ -19,7 +19,7 @@ from flows.deploy import POOL
 
 RUN_SECONDS = guard.STAGE_SECONDS + 1.0  # for a run to end its stage and report that to the server
 WORKER_SECONDS = 3.0
-POLL_SECONDS = 0.2
+LOOK_SECONDS = 0.2
 COMMAND = ["worker", "start", "--pool", POOL, "--type", "process", "--with-healthcheck"]
 
 
@@ -57,7 +57,7 @@ def end_runs(runs: list[psutil.Process], patience_seconds: float) -> None:
             run.terminate()
     deadline = time.monotonic() + patience_seconds
     while time.monotonic() < deadline and any(map(is_alive, runs)):
-        time.sleep(POLL_SECONDS)  # only a parent can wait for a process, and theirs is stopped
+        time.sleep(LOOK_SECONDS)  # only a parent can wait for a process, and theirs is stopped
 
 
 def is_alive(process: psutil.Process) -> bool:
