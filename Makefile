@@ -4,6 +4,7 @@
 # make test, make lint     the tests; ruff and mypy
 # make test-gpu            the tests that need a GPU
 # make test-all            the tests, and those of flows, servers, faults and pages in a browser
+# make test-containers     the image and docker/compose.yaml in a real engine
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
 # make gc                  frees the disk: what no branch, tag, experiment or preset needs leaves DVC's cache
 # make mlflow              every training and evaluation, in the browser
@@ -17,7 +18,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run data sweep test test-gpu test-all lint pipeline reevaluate serve deploy mlflow gc checkout
+.PHONY: run data sweep test test-gpu test-all test-containers lint pipeline reevaluate serve deploy mlflow gc checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -73,6 +74,10 @@ test-gpu: .venv/dev
 test-all: test
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile tests/flows
 	python -m pytest -rs tests/services tests/faults tests/browser
+
+# The machine's Docker, or as root on Debian one of the tests' own, which asks no registry and takes .venv for the image.
+test-containers: .venv/dev
+	TUWEN_TEST_VENV="$${TUWEN_TEST_VENV-$(CURDIR)/.venv}" python -m pytest -rs tests/containers
 
 lint: .venv/dev
 	ruff check .

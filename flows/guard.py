@@ -22,8 +22,9 @@ from tuwen.core.signals import SIGTERM_STATUS
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 GUARD_PID = "TUWEN_GUARD_PID"  # variable that names the guard to its command
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-STAGE_SECONDS = 8.0  # for a stage to end its MLflow run
-FLOW_SECONDS = 12.0  # for a flow, which waits for its stage; everything must have ended within 15 s
+# For a stage to write its checkpoint and to end its MLflow run. By default everything has ended within 15 s.
+STAGE_SECONDS = float(os.environ.get("TUWEN_STOP_SECONDS") or 8)
+FLOW_SECONDS = STAGE_SECONDS + 4.0  # for a flow, which waits for its stage
 
 
 def main() -> None:

@@ -22,12 +22,12 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from flows import guard, secret
 from flows.deploy import CHECKOUT_VARIABLE, POOL, deploy
+from flows.worker import end_worker
 from tuwen.core.errors import UserError, report_user_errors
 from tuwen.tracking.runs import get_address
 
 HOST = "127.0.0.1"
 START_SECONDS, POLL_SECONDS = 300.0, 0.3
-RUN_SECONDS = guard.STAGE_SECONDS + 1.0  # for a run of the worker to end its stage and report it
 STOP_SECONDS = 3.0
 LOGS, ARTIFACTS = Path("runs/serve"), Path("runs/mlartifacts")
 
@@ -142,11 +142,8 @@ def supervise() -> Iterator[Running]:
         yield running
     finally:
         guard.ignore_signals()
-        if "worker" in running:  # a flow first ends its stage and reports that to the server
-            flows = []
-            with contextlib.suppress(psutil.NoSuchProcess):
-                flows = psutil.Process(running["worker"].pid).children()
-            end_processes(flows, RUN_SECONDS)
+        if "worker" in running:  # a run first ends its stage and reports that to the server
+            end_worker(running["worker"])
         for name in ("worker", "mlflow", "prefect"):
             if name in running:
                 alive = [psutil.Process(running[name].pid)] if running[name].poll() is None else []

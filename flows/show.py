@@ -1,5 +1,6 @@
 """What a run page shows: the plan before, and after it recall, a gallery of answers and a link to MLflow."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -83,7 +84,8 @@ def show_mlflow(preset: str) -> None:
     """Show a link to the runs, where MLflow has an address; else the command that opens its store."""
     from tuwen.tracking import runs
 
-    address = urlsplit(runs.get_address())
+    # A server's address among containers may be none that a browser reaches.
+    address = urlsplit(os.environ.get("TUWEN_TRACKING_PAGES") or runs.get_address())
     if address.scheme not in ("http", "https"):
         _show("mlflow", preset, "Where the runs are.", "`make mlflow` opens every training and evaluation.")
         return

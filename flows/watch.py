@@ -23,7 +23,7 @@ from flows.memory import is_about_memory
 from tuwen.core.environment import choose_inherited
 from tuwen.core.progress import parse_progress
 
-GUARD_SECONDS = 12.0  # for the guard to end what it started; its own patience is shorter
+GUARD_SECONDS = guard.STAGE_SECONDS + 4.0  # for the guard to end what it started; its own patience is shorter
 PROGRESS_EVERY_SECONDS = 5.0
 # A server that answers late, with an error or not at all; RuntimeError: no connection could be made.
 SERVER_ERRORS = (httpx.HTTPError, PrefectException, RuntimeError)

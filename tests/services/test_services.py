@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 from mlflow import MlflowClient
-from prefect.client.schemas.objects import FlowRun
+from prefect import get_client
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
@@ -28,17 +31,32 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    with compose.start_services(tmp_path_factory.mktemp("services")) as services:
+def services() -> Iterator[Services]:
+    with compose.start_services() as services:
         yield services
 
 
 @pytest.fixture(scope="module")
-def run(services: Services) -> FlowRun:
-    """The smoke preset, run once by the worker from its deployment, started through the API."""
+def stopped(services: Services) -> FlowRun:
+    """A run of the smoke preset; in its first training its worker was stopped as an engine stops a container."""
     services.run("python", "-m", "flows.deploy")
-    api, password = (services.environment("worker-cpu")[f"PREFECT_API_{name}"] for name in ("URL", "AUTH_STRING"))
-    with temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: password}):
+    with api(services):
+        flow_run: FlowRun = run_deployment("pipeline/pipeline", parameters={"preset": "smoke"}, timeout=0)
+        checkpoints = services.project / ".worktrees/smoke/.cache/train"
+        deadline = time.monotonic() + RUN_SECONDS
+        while not list(checkpoints.glob("baseline-*/state.pt")):
+            assert time.monotonic() < deadline, services.log("worker-cpu").read_text(errors="replace")[-5000:]
+            time.sleep(0.05)  # a checkpoint is announced nowhere but on the disk
+        services.stop_container("worker-cpu")
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run(flow_run.id)
+
+
+@pytest.fixture(scope="module")
+def run(services: Services, stopped: FlowRun) -> FlowRun:
+    """The smoke preset, run by a worker that was started anew, from its deployment through the API."""
+    services.start_service("worker-cpu")
+    with api(services):
         flow_run: FlowRun = run_deployment(
             "pipeline/pipeline", parameters={"preset": "smoke"}, timeout=RUN_SECONDS, poll_interval=1
         )
@@ -46,6 +64,16 @@ def run(services: Services) -> FlowRun:
     assert flow_run.state is not None
     assert flow_run.state.is_completed(), f"{flow_run.state}\n{worker}"
     return flow_run
+
+
+def api(services: Services) -> AbstractContextManager[object]:
+    """Let Prefect's client here talk to the service."""
+    known = services.environment("worker-cpu")
+    settings = {
+        PREFECT_API_URL: known["PREFECT_API_URL"],
+        PREFECT_API_AUTH_STRING: known["PREFECT_API_AUTH_STRING"],
+    }
+    return temporary_settings(settings)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +84,31 @@ def folder(services: Services, run: FlowRun) -> Path:
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     return {model: json.loads((folder / "results" / model / "metrics.json").read_text()) for model in MODELS}
+
+
+def test_a_stopped_worker_leaves_a_crashed_run(services: Services, stopped: FlowRun) -> None:
+    assert stopped.state is not None
+    assert stopped.state.type == StateType.CRASHED, stopped.state
+
+
+def test_the_next_run_goes_on_from_the_checkpoint(services: Services, run: FlowRun) -> None:
+    logged = services.query("prefect", f"select message from log where flow_run_id = '{run.id}'")
+    assert [line for line in logged if "resumed after step" in line]
+
+
+@pytest.mark.parametrize("service", ["prefect", "mlflow"])
+def test_pages_are_served(services: Services, service: str) -> None:
+    port = {"prefect": 4200, "mlflow": 5000}[service]
+    page = httpx.get(f"http://127.0.0.1:{services.ports[port]}/", follow_redirects=True)
+    assert page.status_code == 200, page.text
+    assert "<script" in page.text
+
+
+def test_the_link_to_mlflow_leads_where_a_browser_can_follow(services: Services, run: FlowRun) -> None:
+    (link,) = services.query(
+        "prefect", f"select data from artifact where key = 'mlflow-smoke' and flow_run_id = '{run.id}'"
+    )
+    assert services.environment("worker-cpu")["TUWEN_TRACKING_PAGES"] in link
 
 
 def test_the_run_and_its_tasks_stand_in_prefects_database(services: Services, run: FlowRun) -> None:
@@ -109,10 +162,13 @@ def wipe(services: Services, folder: Path) -> None:
     for name, content in kept.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
+    services.give(services.project)
 
 
 def test_every_service_listens_on_this_machine_alone(services: Services, run: FlowRun) -> None:
-    processes = [child for one in services.running for child in psutil.Process(one.pid).children(recursive=True)]
+    processes = [
+        child for one in services.running.values() for child in psutil.Process(one.pid).children(recursive=True)
+    ]
     listening = {
         (there.laddr.ip, there.laddr.port)
         for process in processes

@@ -1,12 +1,12 @@
 """The services of docker/compose.yaml without Docker: each with its command, environment and health check there.
 
-Hosts and ports of the containers become free ports of 127.0.0.1, `/data` and `/project` folders of the test. The
-database server is Debian's: the wheel `pgserver` lacks pg_trgm, which Prefect's tables need. The sample's wheels
-are this machine's. Nothing else differs.
+Hosts and ports of the containers become free ports of 127.0.0.1; `/data`, `/project` and what lies in `/srv`
+become folders of the test. The database server is Debian's: the wheel `pgserver` lacks pg_trgm, which Prefect's
+tables need. The sample's wheels are this machine's. Where the tests are root, the services run as they do in
+containers: under a user id that has no name, which writes nothing but its own folders. Nothing else differs.
 """
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -35,8 +36,17 @@ SECRETS = (*PASSWORDS, "S3_ACCESS_KEY", "S3_SECRET_KEY")
 # Debian's user for the server, which refuses to be root
 AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
 START_SECONDS, END_SECONDS = 300.0, 60.0
+# The owner of a checkout that the image does not know. It reads all, as in an image: the environment is root's.
+STRANGER = 4321
+CAPABILITY = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+AS_STRANGER = (
+    ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", *CAPABILITY]
+    if os.geteuid() == 0
+    else []
+)
 # a developer's own settings must not reach the services
-FOREIGN = re.compile(r"AWS_|PREFECT_|MLFLOW_|TUWEN_|DVC_")
+FOREIGN = re.compile(r"AWS_|PREFECT_|MLFLOW_|TUWEN_|DVC_|HOME$|USER$|LOGNAME$|LNAME$|USERNAME$|XDG_")
+DOCKERFILE = ROOT / "docker/Dockerfile"
 
 
 @dataclass
@@ -47,7 +57,7 @@ class Services:
     project: Path
     secrets: dict[str, str] = field(default_factory=lambda: {name: secrets.token_hex(20) for name in SECRETS})
     ports: dict[int, int] = field(default_factory=lambda: dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def compose(self) -> dict[str, Any]:
@@ -60,24 +70,25 @@ class Services:
             text = re.sub(rf"\b(postgres|s3|mlflow|prefect):{port}\b", f"127.0.0.1:{ours}", text)
             text = re.sub(rf"\b{port}\b", str(ours), text)
         text = text.replace("/data", str(self.folder / "s3")).replace("/project", str(self.project))
-        return re.sub(r"\$\{(\w+)[^}]*\}", lambda match: self.secrets[match[1]], text)
+        text = text.replace("/srv/", f"{self.folder}/srv/").replace("$$", "$")
+        return re.sub(
+            r"\$\{(\w+)(?::-([^}]*)|[^}]*)\}", lambda match: self.secrets.get(match[1], match[2] or ""), text
+        )
 
     def environment(self, service: str) -> dict[str, str]:
         """Return the environment of a process of that service."""
         values = self.compose[service].get("environment", {}).items()
         cleaned = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
-        quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
         (self.folder / "no keys").touch()
         no_keys = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), str(self.folder / "no keys"))
         own = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PREFECT_HOME": str(self.folder / "home" / service),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
-            "PREFECT_WORKER_WEBSERVER_PORT": str(self.ports[8080]),
+            "TMPDIR": str(self.folder / "srv/tmp"),  # Prefect makes a folder there, which may be another user's
+            "TUWEN_CHECKPOINT_SECONDS": "0",  # so that a training can be stopped as soon as it has begun
         }
-        wheels = {"TUWEN_CACHE": os.environ.get("TUWEN_CACHE") or str(Path.home() / ".cache/tuwen")}
-        return cleaned | quiet | no_keys | own | {name: self.localise(value) for name, value in values} | wheels
+        image = {name: self.localise(value) for name, value in read_image_environment().items()}
+        wheels = {"TUWEN_CACHE": str(self.folder / "srv/cache")}
+        return cleaned | no_keys | image | own | {name: self.localise(value) for name, value in values} | wheels
 
     def start(self, service: str, command: list[str], healthy: list[str], cwd: Path | None = None) -> None:
         """Start a service under a guard, which ends all of it when the tests end, and wait until it is healthy."""
@@ -92,7 +103,7 @@ class Services:
                 stderr=log,
                 start_new_session=True,
             )
-        self.running.append(process)
+        self.running[service] = process
         deadline = time.monotonic() + START_SECONDS
         while subprocess.run(healthy, env=environment, capture_output=True, check=False, timeout=120).returncode:
             output = self.log(service).read_text(errors="replace")[-3000:]
@@ -104,12 +115,41 @@ class Services:
         return self.folder / f"{service}.log"
 
     def stop(self) -> None:
-        for process in reversed(self.running):
+        for process in reversed(self.running.values()):
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_SECONDS)
             guard.end_session(process.pid)
             process.wait()
+
+    def stop_container(self, service: str) -> None:
+        """Stop it as an engine does: SIGTERM to its first process, SIGKILL to all others once that has ended."""
+        guarding = psutil.Process(self.running.pop(service).pid)
+        (main,) = guarding.children()
+        guarding.suspend()  # it would be kinder
+        others = main.children(recursive=True)
+        main.terminate()
+        deadline = time.monotonic() + float(self.compose[service]["stop_grace_period"].removesuffix("s"))
+        while main.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            time.sleep(0.02)  # only its parent, which is suspended, could wait for it
+        for process in (main, *others, guarding):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def start_service(self, name: str) -> None:
+        """Start a service with the command and the health check of the compose file."""
+        service = self.compose[name]
+        command = [*service.get("entrypoint", []), *split_words(service.get("command", []))]
+        check = split_words(service["healthcheck"]["test"])[1:]
+        if check[0] == "nc":  # as busybox has it
+            check = ["python", "-c", f"import socket; socket.create_connection(('127.0.0.1', {check[-1]}))"]
+        command, check = ([self.localise(word) for word in words] for words in (command, check))
+        self.start(name, [*AS_STRANGER, *command], check)
+
+    def give(self, *paths: Path) -> None:
+        """Make the services' user the owner of these folders and of all in them."""
+        if AS_STRANGER:
+            subprocess.run(["chown", "-R", f"{STRANGER}:{STRANGER}", *paths], check=True)
 
     def run(self, *command: str, folder: Path | None = None, **environment: str) -> str:
         """Run a command as the worker would and return its output; fail where the command does."""
@@ -121,7 +161,7 @@ class Services:
         self, *command: str, folder: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command,
+            [*AS_STRANGER, *command],
             cwd=folder or self.project,
             env=self.environment("worker-cpu") | environment,
             capture_output=True,
@@ -142,9 +182,24 @@ class Services:
 
 
 @contextlib.contextmanager
-def start_services(folder: Path) -> Iterator[Services]:
+def start_services() -> Iterator[Services]:
     """Yield all services of docker/compose.yaml, healthy, with a worker in a copy of this working tree."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # not in a folder of pytest's: no other user may enter those
+        with start_services_in(Path(folder)) as services:
+            yield services
+
+
+@contextlib.contextmanager
+def start_services_in(folder: Path) -> Iterator[Services]:
+    """Yield them with their files in that folder, which every user may enter."""
     services = Services(folder, smoke.make(folder / "project"))
+    for name in ("s3/dvc", "s3/mlflow", "srv/tuwen", "srv/prefect", "srv/tmp"):
+        (folder / name).mkdir(parents=True)
+    cache = Path(os.environ.get("TUWEN_CACHE") or Path.home() / ".cache/tuwen")
+    if cache.is_dir():
+        shutil.copytree(cache, folder / "srv/cache")
+    services.give(services.project, folder / "s3", folder / "srv")
     # the one line that a user adds; address and credentials of the store stay in the environment
     services.run("dvc", "remote", "add", "--default", "store", "s3://dvc/tuwen")
     author = ("-c", "user.name=t", "-c", "user.email=t@example.org")
@@ -152,29 +207,28 @@ def start_services(folder: Path) -> Iterator[Services]:
     with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as ends:
         ends.callback(services.stop)
         start_postgres(services, Path(data))
-        for name in ("s3", "mlflow", "prefect"):
-            service = services.compose[name]
-            command = service.get("entrypoint", [])
-            words = service["command"]
-            command = [*command, *(words if isinstance(words, list) else shlex.split(words))]
-            check = service["healthcheck"]["test"][1:]
-            if check[0] == "nc":  # as busybox has it
-                check = ["python", "-c", f"import socket; socket.create_connection(('127.0.0.1', {check[-1]}))"]
-            command, check = ([services.localise(word) for word in words] for words in (command, check))
-            services.start(name, command, check)
-        dockerfile = (ROOT / "docker/Dockerfile").read_text()
-        health, command = (
-            json.loads(words) for words in re.findall(r"^ *CMD (\[.*\])$", dockerfile, re.MULTILINE)
-        )
-        services.start("worker-cpu", command, [services.localise(word) for word in health])
+        for name in ("s3", "mlflow", "prefect", "worker-cpu"):
+            services.start_service(name)
         yield services
+
+
+def split_words(words: str | list[str]) -> list[str]:
+    """Return a command of the compose file as a list, whichever way it is written."""
+    return shlex.split(words) if isinstance(words, str) else words
+
+
+def read_image_environment() -> dict[str, str]:
+    """Return what the Dockerfile's base sets, but for the places of its programs."""
+    (block,) = re.findall(r"^ENV (HOME=(?:.*\\\n)*.*)$", DOCKERFILE.read_text(), re.MULTILINE)
+    pairs = (word.split("=", 1) for word in block.replace("\\\n", " ").split())
+    return {name: value for name, value in pairs if name != "PATH"}
 
 
 def start_postgres(services: Services, data: Path) -> None:
     """Start a cluster in which every role needs a password, with the databases of docker/databases.sql."""
     password = data / "password"
     password.write_text(services.secrets["POSTGRES_PASSWORD"])
-    if AS_POSTGRES:  # not in a folder of pytest's: no other user may enter those
+    if AS_POSTGRES:
         for path in (data, password):
             shutil.chown(path, "postgres", "postgres")
     cluster, port = str(data / "cluster"), str(services.ports[5432])
