@@ -115,7 +115,7 @@ checkout:
 	[[ "$$why" == *'dubious ownership'* ]] || { echo "error: $$PWD is no git repository with these files" \
 	"($${why%%$$'\n'*}); clone it with git, or type here: git init && git add . && git commit -m start" >&2; exit 1; }
 
-# These two numbers stand in pyproject.toml too; tests/repo/test_wheels.py asks pip for the wheels of each version.
+# These two numbers stand in pyproject.toml too; tests/services/test_wheels.py asks pip for the wheels of each version.
 suitable = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 .venv/ready: pyproject.toml constraints.txt | checkout
 	@names=("$$PYTHON"); [ "$$PYTHON" ] || names=(python3.14 python3.13 python3.12 python3.11 python3); \
