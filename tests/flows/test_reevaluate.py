@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from prefect.artifacts import Artifact
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from ruamel.yaml import YAML
 
 from flows.reevaluate import main
 from tests.support import gate as gate_world
 from tests.support.checkout import ROOT
 from tests.support.gate import commit, ran, run
+from tests.support.ports import free_ports
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # dvc's, mlflow's and prefect's own
@@ -129,6 +130,16 @@ def test_a_crash_ends_with_4_and_leaves_no_older_page(project: Path) -> None:
         main("base", "sample")
     assert ended.value.code == 4
     assert not Path("runs/reevaluate.md").exists()
+
+
+def test_a_server_that_does_not_answer_is_a_failure_and_no_verdict(project: Path) -> None:
+    Path("runs").mkdir(exist_ok=True)
+    Path("runs/reevaluate.md").write_text("## Re-evaluation: not worse\n")
+    address = f"http://127.0.0.1:{free_ports(1)[0]}/api"
+    with temporary_settings({PREFECT_API_URL: address}):
+        code, page = gate()
+    assert code == 4
+    assert page.startswith(f"## Re-evaluation: failed\n\nPREFECT_API_URL: no Prefect server answers at {address} ")
 
 
 def test_an_improvement_is_evaluated_in_a_fresh_clone_without_training(
