@@ -27,9 +27,9 @@ for folder in ${BIND:-}; do
   mkdir -p "$root$folder"
   mount --bind --options ro "$folder" "$root$folder"
 done
-chroot "$root" useradd --create-home ming
-git clone --quiet --no-local "$project" "$root/home/ming/tuwen"
-chroot "$root" chown --recursive ming:ming /home/ming/tuwen
+chroot "$root" useradd --create-home --home-dir /srv/ming ming
+git clone --quiet --no-local "$project" "$root/srv/ming/tuwen"
+chroot "$root" chown --recursive ming:ming /srv/ming/tuwen
 for tool in cc gcc g++ clang rustc cargo; do
   ! chroot "$root" which "$tool" || { echo "error: $tool is there"; exit 1; }
 done
@@ -37,7 +37,7 @@ mapfile -t variables < <(env | grep -E '^(PIP_|https?_proxy=|HTTPS?_PROXY=|no_pr
 
 as_user() { # a command in the checkout, with a user's own small environment
   chroot "$root" setpriv --reuid ming --regid ming --init-groups \
-    env -i HOME=/home/ming PATH=/usr/bin:/bin LANG=C.UTF-8 "${variables[@]}" bash -c "cd ~/tuwen && $1"
+    env -i HOME=/srv/ming PATH=/usr/bin:/bin LANG=C.UTF-8 "${variables[@]}" bash -c "cd ~/tuwen && $1"
 }
 started=$SECONDS
 as_user 'make .venv/ready' > "$work/install" 2>&1 || { tail -n 30 "$work/install"; exit 1; }

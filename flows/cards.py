@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from tuwen.core.errors import UserError
 
 FOLDER = Path("/tmp/tuwen-gpus")  # not TMPDIR, which may be another one in each shell
-VARIABLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE_CARDS = "CUDA_VISIBLE_DEVICES"
 NO_CARDS = ("", "-1", "NoDevFiles")  # CUDA reads its list up to the first of these
 
 
@@ -39,10 +39,10 @@ def list_cards() -> list[str]:
     By their UUIDs where nvidia-smi knows them, so that `0` and `GPU-…` are one card; numbers are nvidia-smi's.
     """
     there = _ask_nvidia_smi()
-    if VARIABLE not in os.environ:
+    if VISIBLE_CARDS not in os.environ:
         return list(there)
     cards = []
-    for name in (one.strip() for one in os.environ[VARIABLE].split(",")):
+    for name in (one.strip() for one in os.environ[VISIBLE_CARDS].split(",")):
         if name in NO_CARDS:
             break
         cards.append(
@@ -96,13 +96,13 @@ def take_cards(cards: Sequence[str], number: int) -> Held | None:
 @contextlib.contextmanager
 def hide_cards() -> Iterator[None]:
     """Let this process compute on the CPU inside the block: it holds no card."""
-    announced = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = ""
+    announced = os.environ.get(VISIBLE_CARDS)
+    os.environ[VISIBLE_CARDS] = ""
     try:
         yield
     finally:
-        del os.environ[VARIABLE]
-        os.environ |= {} if announced is None else {VARIABLE: announced}
+        del os.environ[VISIBLE_CARDS]
+        os.environ |= {} if announced is None else {VISIBLE_CARDS: announced}
 
 
 def _try_to_lock(card: str) -> int | None:

@@ -109,7 +109,7 @@ class Schedule:
             trains=isinstance(gpu, str),
             children=self._children,
             # Without a slot no card is visible: what is free is for those that hold one.
-            environment={cards.VARIABLE: ",".join(held.cards)} if self._cards else {},
+            environment={cards.VISIBLE_CARDS: ",".join(held.cards)} if self._cards else {},
             locks=held.locks,
             wait_for=[self._done[above] for above in self._graph.predecessors(stage) if above in self._done],
             return_state=False,

@@ -18,7 +18,7 @@ def describe_process() -> str:
     return f"{_describe_machine()} {os.getpid()} {_read_start(os.getpid())}"
 
 
-def end_abandoned_runs(client: Any, experiment: str) -> None:
+def stop_abandoned_runs(client: Any, experiment: str) -> None:
     """End the running runs whose process is dead as FAILED, at the time of their last sign of life.
 
     Of a process of this boot the kernel knows. One of another machine, container or boot counts as dead after ten

@@ -32,7 +32,7 @@ def select_recalls(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def show_in_training(client: Any, training: str, evaluation: str, result: Path) -> None:
+def log_in_training(client: Any, training: str, evaluation: str, result: Path) -> None:
     """Log R@k of the evaluation in `result` to the run of the model, and make its own run a child of that.
 
     They are logged as of the evaluation's start, so that the newest evaluation is the one that is shown, older

@@ -14,8 +14,8 @@ from tuwen.data.formats import manifest
 from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.evaluation.models import MODELS
 from tuwen.tracking import artifacts, recipe, records, revision, runs
-from tuwen.tracking.abandoned import end_abandoned_runs
-from tuwen.tracking.figures import flatten_metrics, show_in_training
+from tuwen.tracking.abandoned import stop_abandoned_runs
+from tuwen.tracking.figures import flatten_metrics, log_in_training
 from tuwen.tracking.records import is_model
 from tuwen.tracking.revision import LOCK
 
@@ -44,7 +44,7 @@ def sync() -> dict[str, str]:
     outs = [out for out in _tracked() if revision.find_naming_file(out)]
     try:
         client, experiment = runs.connect()
-        end_abandoned_runs(client, experiment)
+        stop_abandoned_runs(client, experiment)
         for out in outs:
             run_id = run_ids[str(out)] = find_run(client, experiment, out)
             _tag(client, run_id, out, stages, ties["dvc_lock_sha256"])
@@ -53,7 +53,7 @@ def sync() -> dict[str, str]:
             else:
                 _attach(client, run_id, out, stages)
                 if training := run_ids.get(f"models/{out.name}"):
-                    show_in_training(client, training, run_id, out)
+                    log_in_training(client, training, run_id, out)
     except runs.list_store_errors() as error:
         raise UserError(
             f"TUWEN_TRACKING_URI: {runs.explain(error)}; then run `tuwen track sync`; "
@@ -70,7 +70,7 @@ def find_run(client: Any, experiment: str, out: Path) -> str:
     return records.find_output(client, experiment, out) or _refill(client, experiment, out)
 
 
-def find_training(model: Path) -> Path:
+def find_trained_folder(model: Path) -> Path:
     """Return the folder whose training made `model`: models/final may be a copy of the fine-tuned model."""
     tuned = Path("models/finetuned")
     both_exist = revision.find_naming_file(model) and revision.find_naming_file(tuned)
@@ -80,7 +80,7 @@ def find_training(model: Path) -> Path:
 def _tracked() -> list[Path]:
     """Return the outs that have a run of their own."""
     outs = [Path(top) / model for top in ("models", "results") for model in MODELS]
-    return [*outs, REFITTED] if find_training(REFITTED) == REFITTED else outs
+    return [*outs, REFITTED] if find_trained_folder(REFITTED) == REFITTED else outs
 
 
 def _refill(client: Any, experiment: str, out: Path) -> str:
@@ -121,7 +121,7 @@ def _tag(client: Any, run_id: str, out: Path, stages: Mapping[str, Any], lock_sh
     records.log_to_run(client, run_id, tags=tags)
     data = {path: md5 for path, md5 in deps.items() if Path(path).parts[0] in DATA_FOLDERS}
     if data and not client.get_run(run_id).inputs.dataset_inputs:
-        records.log_inputs(client, run_id, data, records.name_kind(out))
+        records.log_inputs(client, run_id, data, records.get_kind(out))
 
 
 def _attach(client: Any, run_id: str, out: Path, stages: Mapping[str, Any]) -> None:

@@ -20,14 +20,14 @@ def is_model(out: Path) -> bool:
     return out.parts[0] == "models"
 
 
-def name_kind(out: Path) -> str:
+def get_kind(out: Path) -> str:
     """Return "training" or "evaluation"."""
     return "training" if is_model(out) else "evaluation"
 
 
 def create_run(client: Any, experiment: str, out: Path, label: str, parent: str | None = None) -> str:
     """Create the run of the folder `out`, named `label` and the start of its id; return the id."""
-    tags = {"tuwen.kind": name_kind(out), OUT_TAG: str(out)} | ({PARENT_TAG: parent} if parent else {})
+    tags = {"tuwen.kind": get_kind(out), OUT_TAG: str(out)} | ({PARENT_TAG: parent} if parent else {})
     run_id = str(client.create_run(experiment, run_name=label, tags=tags).info.run_id)
     client.update_run(run_id, name=f"{label} {run_id[:ID_SHOWN]}")
     return run_id

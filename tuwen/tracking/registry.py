@@ -46,7 +46,7 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
             f"{model}: no {manifest.MANIFEST}, so there is no model of the pipeline; name one such as "
             "models/finetuned, which `dvc repro finetune` makes"
         )
-    trained = lineage.find_training(model)
+    trained = lineage.find_trained_folder(model)
     with tempfile.TemporaryDirectory() as folder:
         packed, measured = Path(folder) / "gallery", Path(folder) / MEASURED_FOLDER
         pack(model, gallery, packed)

@@ -18,7 +18,7 @@ from tuwen.data.formats import manifest
 from tuwen.tracking import recipe, records, revision, system_metrics
 from tuwen.tracking.abandoned import PROCESS_TAG, describe_process
 from tuwen.tracking.advice import find_remedy
-from tuwen.tracking.figures import show_in_training
+from tuwen.tracking.figures import log_in_training
 
 EXPERIMENT = "tuwen"
 TAGGED_VARIABLES = {"DVC_STAGE": "tuwen.dvc_stage", "TUWEN_PREFECT_FLOW_RUN": "tuwen.prefect_flow_run"}
@@ -97,7 +97,7 @@ class Run:
             if records.is_model(out):
                 records.log_to_run(self._client, self.id, params=recipe.read_recipe(out, self._inputs))
             elif training := records.find_training(self._client, self._experiment, out):
-                show_in_training(self._client, training, str(self.id), out)
+                log_in_training(self._client, training, str(self.id), out)
             self._client.set_tag(self.id, records.OUTPUT_TAG, revision.digest_output(out))
 
         if self._client is not None:
@@ -106,7 +106,7 @@ class Run:
     def end(self, status: str) -> None:
         """End the run; one that lost a part of its record ends as FAILED, and `sync` makes a complete one."""
         if self._monitor is not None:
-            system_metrics.end_monitor(self._monitor)
+            system_metrics.stop_monitor(self._monitor)
         if self._client is not None:
             self._attempt(lambda: self._client.set_terminated(self.id, status))
         elif self.id is not None:

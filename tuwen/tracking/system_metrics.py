@@ -21,7 +21,7 @@ def start_monitor(run_id: str, address: str) -> Any:
     return monitor
 
 
-def end_monitor(monitor: Any) -> None:
+def stop_monitor(monitor: Any) -> None:
     """End the thread; a run too short for a sample gets one, with the processor's mean over the run."""
     if is_short := monitor.mlflow_logger.previous_training_timestamp is None:
         for one in monitor.monitors:
