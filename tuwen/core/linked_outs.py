@@ -12,7 +12,7 @@ _STAGE = "DVC_STAGE"  # set by DVC for what it runs
 _WRITABLE = 0o644
 
 
-def unprotect_outs(command: str) -> None:
+def copy_linked_outs(command: str) -> None:
     """Make the outs of the stage whose `cmd` in dvc.lock is `command` files of their own, as `dvc unprotect` does.
 
     A process that DVC started finds no outs, and nothing is done; likewise where no stage was recorded.

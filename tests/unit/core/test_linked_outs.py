@@ -14,7 +14,7 @@ from dvc.repo import Repo
 from flows.edited_outs import refuse_edited_outs
 from tests.support.checkout import ROOT
 from tuwen.core.errors import UserError
-from tuwen.core.linked_outs import unprotect_outs
+from tuwen.core.linked_outs import copy_linked_outs
 
 WRITE = "from pathlib import Path; Path('out').mkdir(exist_ok=True); "
 WRITE += "[Path(p).write_text('一只橘猫' + Path('seed').read_text()[:1]) for p in ('out/cat', 'single')]"
@@ -74,7 +74,7 @@ def stat_mode(path: str) -> int:
 def test_a_stage_run_by_hand_writes_files_of_its_own(project: Path) -> None:
     before = sorted(cached())
     Path("seed").write_text("二\n", encoding="utf-8")
-    unprotect_outs("python stages/write.py")
+    copy_linked_outs("python stages/write.py")
     exec(WRITE)
     assert Path("single").read_text(encoding="utf-8") == "一只橘猫二"
     assert sorted(cached()) == before
