@@ -43,21 +43,21 @@ settle = settled=$$(python -E -m tuwen.core.environment); eval "$$settled"
 tuwen = python -m tuwen.cli
 
 run: .venv/ready
-	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; \
+	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; python -m flows.edited_outs; \
 	$(tuwen) params; \
 	python -m dvc repro; \
 	$(tuwen) track sync || echo 'MLflow lacks these runs; the results stand'; \
 	$(tuwen) results
 
 data: .venv/ready
-	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; \
+	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; python -m flows.edited_outs; \
 	python -m dvc repro validate; \
 	$(tuwen) quality
 
 # One experiment of DVC for each value; what does not depend on it is made once, before them, by the first line.
 sweep: export SWEEP ?= finetune.fit.lr=0.0001,0.0003,0.001
 sweep: .venv/ready
-	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; \
+	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; python -m flows.edited_outs; \
 	python -m dvc repro baseline augment; \
 	python -m dvc exp run --queue --set-param "$$SWEEP" evaluate@finetuned; \
 	python -m dvc exp run --run-all

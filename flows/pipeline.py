@@ -23,6 +23,7 @@ from pydantic import WithJsonSchema
 from flows import guard
 from flows.cards import hide_cards
 from flows.deploy import require_server
+from flows.edited_outs import refuse_edited_outs
 from flows.repro import plan, read_graph, read_status, select_stages
 from flows.schedule import run_stages
 from flows.show import show_mlflow, show_plan, show_results
@@ -65,6 +66,7 @@ def pipeline(
     logger = get_run_logger()
     try:
         folder = make_worktree(preset)
+        refuse_edited_outs(folder)
         graph = read_graph(folder)
         _, wanted = select_stages(graph, stages)
         reasons = plan(graph, read_status(folder), stages, force)

@@ -23,6 +23,7 @@ from prefect.states import Completed, Failed
 from prefect.utilities.slugify import slugify
 
 from flows import guard
+from flows.edited_outs import refuse_edited_outs
 from flows.fetch import plan_with_absent
 from flows.pipeline import Preset, call_on_server, show
 from flows.repro import read_graph, select_stages
@@ -70,7 +71,9 @@ def reevaluate(base: str = "origin/main", preset: Preset = "sample") -> State[No
     """
     PAGE.unlink(missing_ok=True)  # an older one must not pass for this run's
     try:
-        result = run_gate(base, make_worktree(preset))
+        folder = make_worktree(preset)
+        refuse_edited_outs(folder)
+        result = run_gate(base, folder)
     except UserError as error:
         result = GateResult(FAILED, str(error))
     show(partial(create_markdown_artifact, write_page(result), key=slugify(f"reevaluate-{preset}")))
