@@ -4,6 +4,7 @@
 # make test, make lint     the tests; ruff and mypy
 # make test-gpu            the tests that need a GPU
 # make test-all            the tests, and those of flows, servers, faults and pages in a browser
+# make test-wheels         has every pin a wheel for each Python? asks pip's index for minutes, after a change of pins
 # make test-containers     the image and docker/compose.yaml in a real engine
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
 # make gc                  frees the disk: what no branch, tag, experiment or preset needs leaves DVC's cache
@@ -18,7 +19,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run data sweep test test-gpu test-all test-containers lint pipeline reevaluate serve deploy mlflow gc checkout
+.PHONY: run data sweep test test-gpu test-all test-wheels test-containers lint pipeline reevaluate serve deploy mlflow gc checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -75,6 +76,9 @@ test-all: test
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile tests/flows
 	python -m pytest -rs tests/services tests/faults tests/browser
 
+test-wheels: .venv/dev
+	python -m pytest tests/wheels
+
 # The machine's Docker, or as root on Debian one of the tests' own, which asks no registry and takes .venv for the image.
 test-containers: .venv/dev
 	TUWEN_TEST_VENV="$${TUWEN_TEST_VENV-$(CURDIR)/.venv}" python -m pytest -rs tests/containers
@@ -115,7 +119,7 @@ checkout:
 	[[ "$$why" == *'dubious ownership'* ]] || { echo "error: $$PWD is no git repository with these files" \
 	"($${why%%$$'\n'*}); clone it with git, or type here: git init && git add . && git commit -m start" >&2; exit 1; }
 
-# These two numbers stand in pyproject.toml too; tests/services/test_wheels.py asks pip for the wheels of each version.
+# These two numbers stand in pyproject.toml too; tests/wheels/test_wheels.py asks pip for the wheels of each version.
 suitable = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 .venv/ready: pyproject.toml constraints.txt | checkout
 	@names=("$$PYTHON"); [ "$$PYTHON" ] || names=(python3.14 python3.13 python3.12 python3.11 python3); \

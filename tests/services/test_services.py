@@ -126,11 +126,15 @@ def test_the_link_to_mlflow_leads_where_a_browser_can_follow(services: Services,
     assert services.environment("worker-cpu")["TUWEN_TRACKING_PAGES"] in link
 
 
-def test_the_run_and_its_tasks_stand_in_prefects_database(services: Services, run: FlowRun) -> None:
-    assert services.query("prefect", f"select state_type from flow_run where id = '{run.id}'") == ["COMPLETED"]
-    tasks = services.query("prefect", f"select name from task_run where flow_run_id = '{run.id}'")
+def test_runs_and_their_tasks_stand_in_prefects_database(
+    services: Services, stopped: Stopped, run: FlowRun
+) -> None:
+    tasks: set[str] = set()
+    for one, state in ((stopped.run, "CRASHED"), (run, "COMPLETED")):
+        assert services.query("prefect", f"select state_type from flow_run where id = '{one.id}'") == [state]
+        tasks |= set(services.query("prefect", f"select name from task_run where flow_run_id = '{one.id}'"))
     stages = services.run("dvc", "stage", "list", "--name-only", folder=services.project / ".worktrees/smoke")
-    assert set(stages.split()) <= set(tasks)
+    assert set(stages.split()) <= tasks
 
 
 def test_trainings_and_evaluations_stand_in_mlflows_database(services: Services, run: FlowRun) -> None:
