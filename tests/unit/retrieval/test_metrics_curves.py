@@ -88,4 +88,4 @@ def test_the_interval_of_auc_is_that_of_the_bootstrap_by_group():
         rows = np.concatenate([np.flatnonzero(groups == names[group]) for group in draw])
         drawn.append(metrics.compute_auc(score[rows], fits[rows]))
     found = intervals.compute_auc_interval(score, fits, groups, 100, seed=4)
-    np.testing.assert_allclose(found, np.quantile(drawn, metrics.INTERVAL), atol=1e-12)
+    np.testing.assert_allclose(found, np.quantile(drawn, intervals.INTERVAL), atol=1e-12)
