@@ -74,7 +74,14 @@ test-gpu: .venv/dev
 # Debian: postgresql, chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips the browser, and says so.
 test-all: test
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile tests/flows
-	python -m pytest -rs tests/services tests/faults tests/browser
+	$(MAKE) --jobs 2 --output-sync=target test-servers test-faults
+
+# Each mostly waits for one process or another, so both go on at once.
+test-servers: .venv/dev
+	OMP_NUM_THREADS=1 python -m pytest -rs tests/services tests/browser
+
+test-faults: .venv/dev
+	OMP_NUM_THREADS=1 python -m pytest -rs tests/faults
 
 test-wheels: .venv/dev
 	python -m pytest tests/wheels
