@@ -19,7 +19,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run data sweep test test-gpu test-all test-wheels test-containers lint pipeline reevaluate serve deploy mlflow gc checkout
+.PHONY: run data sweep test test-gpu test-all test-servers test-faults test-wheels test-containers lint pipeline reevaluate serve deploy mlflow gc checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
