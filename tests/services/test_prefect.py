@@ -120,8 +120,8 @@ def test_a_schedule_makes_runs_that_start(service: Service) -> None:
     """The nightly comparison waits for its nights; a plan that is due in half a minute runs to its end."""
     nights = wait_until(lambda: service.list_scheduled("reevaluate/reevaluate-nightly"), 300, "nights are planned")
     assert {(run.expected_start_time.hour, run.state.type) for run in nights} == {(3, StateType.SCHEDULED)}
-    # Were the scheduler later than that, the next one would start; the plan is gone before that is usually due.
-    plan = IntervalSchedule(interval=timedelta(minutes=10), anchor_date=datetime.now(UTC) + timedelta(seconds=30))
+    # The scheduler makes no run that is overdue: where it is later than that, the run of the next minute starts.
+    plan = IntervalSchedule(interval=timedelta(minutes=1), anchor_date=datetime.now(UTC) + timedelta(seconds=30))
     with service.client() as client:
         deployment = client.read_deployment_by_name("pipeline/pipeline").id
         (made,) = client.create_deployment_schedules(deployment, [(plan, True)])
