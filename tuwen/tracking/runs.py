@@ -4,6 +4,7 @@ MLflow is a projection of the outs: a run is found again by the sha256 of what i
 """
 
 import contextlib
+import fcntl
 import logging
 import os
 import sqlite3
@@ -134,19 +135,33 @@ def connect(patience_seconds: int = 5) -> tuple[Any, str]:
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", str(value))
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
     uri, artifacts = get_address(), None
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            database.execute("PRAGMA schema_version")  # MLflow would retry an unusable file for 100 seconds
-        # beside the database, which all presets share: a preset's worktree may be removed
-        artifacts = (path.absolute().parent / "runs/mlartifacts").as_uri()
     from mlflow import MlflowClient
 
     for noisy in ("mlflow", "urllib3"):  # no lines about new tables or retries: one warning is ours
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    client = MlflowClient(tracking_uri=uri)
-    return client, _find_experiment(client) or _create_experiment(client, artifacts)
+    with contextlib.ExitStack() as opening:
+        if uri.startswith("sqlite:///"):
+            path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+            opening.enter_context(_open_alone(path))
+            # beside the database, which all presets share: a preset's worktree may be removed
+            artifacts = (path.absolute().parent / "runs/mlartifacts").as_uri()
+        client = MlflowClient(tracking_uri=uri)
+        return client, _find_experiment(client) or _create_experiment(client, artifacts)
+
+
+@contextlib.contextmanager
+def _open_alone(path: Path) -> Iterator[None]:
+    """Let no other process open the database inside the block: two that make its tables at once both fail."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)  # locking the file itself would be SQLite's affair
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA schema_version")  # MLflow would retry an unusable file for 100 seconds
+        yield
+    finally:
+        os.close(folder)
 
 
 def _find_experiment(client: Any) -> str | None:
@@ -192,8 +207,9 @@ def _reopen(client: Any, kept: Path) -> str | None:
 def list_store_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions that calls to MLflow raise when it cannot be reached or refuses."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError  # as MLflow passes it on while it makes tables
 
-    return MlflowException, OSError, sqlite3.Error
+    return MlflowException, OSError, sqlite3.Error, SQLAlchemyError
 
 
 def explain(error: BaseException) -> str:

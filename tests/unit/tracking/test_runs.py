@@ -286,6 +286,24 @@ for number in range(int(sys.argv[1])):
 """
 
 
+def test_processes_that_open_a_new_store_at_once_make_its_tables_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUWEN_TRACKING_URI", f"sqlite:///{tmp_path}/new/mlflow.db")
+    path = f"import sys, mlflow; sys.path.insert(0, {str(ROOT)!r}); from tuwen.tracking import runs; "
+    command = [sys.executable, "-c", f"{path}print(flush=True); sys.stdin.readline(); print(runs.connect()[1])"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    all_three = [subprocess.Popen(command, **pipes) for _ in range(3)]
+    for one in all_three:
+        assert one.stdout.readline() == "\n"
+    for one in all_three:
+        one.stdin.write("\n")
+        one.stdin.flush()
+    ended = [one.communicate(timeout=400) for one in all_three]
+    assert [one.returncode for one in all_three] == [0, 0, 0], ended
+    assert len({found for found, _ in ended}) == 1
+
+
 def test_two_processes_that_begin_at_once_find_the_same_experiment(project: Path) -> None:
     rounds = 5  # without care the first fails already: each creates what neither has found
     path = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {CONNECT}"
