@@ -4,6 +4,7 @@
 # make test, make lint     the tests; ruff and mypy
 # make test-gpu            the tests that need a GPU
 # make test-all            the tests, and those of flows, servers, faults and pages in a browser
+# make test-wheels         has every pin a wheel for each Python? asks pip's index for minutes, after a change of pins
 # make test-containers     the image and docker/compose.yaml in a real engine
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
 # make gc                  frees the disk: what no branch, tag, experiment or preset needs leaves DVC's cache
@@ -18,7 +19,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run data sweep test test-gpu test-all test-containers lint pipeline reevaluate serve deploy mlflow gc checkout
+.PHONY: run data sweep test test-gpu test-all test-wheels test-containers lint pipeline reevaluate serve deploy mlflow gc checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -43,21 +44,21 @@ settle = settled=$$(python -E -m tuwen.core.environment); eval "$$settled"
 tuwen = python -m tuwen.cli
 
 run: .venv/ready
-	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; \
+	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; python -m flows.edited_outs; \
 	$(tuwen) params; \
 	python -m dvc repro; \
 	$(tuwen) track sync || echo 'MLflow lacks these runs; the results stand'; \
 	$(tuwen) results
 
 data: .venv/ready
-	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; \
+	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; python -m flows.edited_outs; \
 	python -m dvc repro validate; \
 	$(tuwen) quality
 
 # One experiment of DVC for each value; what does not depend on it is made once, before them, by the first line.
 sweep: export SWEEP ?= finetune.fit.lr=0.0001,0.0003,0.001
 sweep: .venv/ready
-	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; \
+	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; python -m flows.edited_outs; \
 	python -m dvc repro baseline augment; \
 	python -m dvc exp run --queue --set-param "$$SWEEP" evaluate@finetuned; \
 	python -m dvc exp run --run-all
@@ -73,7 +74,17 @@ test-gpu: .venv/dev
 # Debian: postgresql, chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips the browser, and says so.
 test-all: test
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile tests/flows
-	python -m pytest -rs tests/services tests/faults tests/browser
+	$(MAKE) --jobs 2 --output-sync=target test-servers test-faults
+
+# Each mostly waits for one process or another, so both go on at once.
+test-servers: .venv/dev
+	OMP_NUM_THREADS=1 python -m pytest -rs tests/services tests/browser
+
+test-faults: .venv/dev
+	OMP_NUM_THREADS=1 python -m pytest -rs tests/faults
+
+test-wheels: .venv/dev
+	python -m pytest tests/wheels
 
 # The machine's Docker, or as root on Debian one of the tests' own, which asks no registry and takes .venv for the image.
 test-containers: .venv/dev
@@ -115,7 +126,7 @@ checkout:
 	[[ "$$why" == *'dubious ownership'* ]] || { echo "error: $$PWD is no git repository with these files" \
 	"($${why%%$$'\n'*}); clone it with git, or type here: git init && git add . && git commit -m start" >&2; exit 1; }
 
-# These two numbers stand in pyproject.toml too; tests/repo/test_wheels.py asks pip for the wheels of each version.
+# These two numbers stand in pyproject.toml too; tests/wheels/test_wheels.py asks pip for the wheels of each version.
 suitable = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 .venv/ready: pyproject.toml constraints.txt | checkout
 	@names=("$$PYTHON"); [ "$$PYTHON" ] || names=(python3.14 python3.13 python3.12 python3.11 python3); \

@@ -14,7 +14,7 @@ from tuwen.core.errors import UserError, report_user_errors
 
 POOL = "tuwen"
 CHECKOUT_VARIABLE = "TUWEN_CHECKOUT"  # names the folder in which a worker runs the flows
-HEALTH_SECONDS = 10.0  # for the server to answer
+HEALTH_SECONDS = 60.0  # for a busy server to answer
 
 
 def deploy(api: str, environment: Mapping[str, str]) -> None:

@@ -72,17 +72,15 @@ class Recorded:
         self._all_outs = {path: out for outs in self._outs.values() for path, out in outs.items()}
 
     def is_absent(self, out: str, how: str) -> bool:
-        """Tell whether an out is not here, rather than another than the recorded one."""
-        return how in ABSENT and not (self._root / out).exists()
+        """Tell whether a recorded out is merely not here, rather than another one."""
+        return how in ABSENT and not (self._root / out).exists() and bool(self._all_outs[out].hash_info)
 
     def is_of_outs(self, stage: str, dep: str, how: str) -> bool:
         """Tell whether a dep that is not here is what the stages that make it last made."""
         if how not in ABSENT or dep not in self._deps[stage]:
             return False
         hash_info = self._deps[stage][dep].hash_info
-        if dep in self._all_outs:
-            return bool(hash_info == self._all_outs[dep].hash_info)
-        return bool(hash_info and hash_info.value == self._compute_hash(dep))
+        return bool(hash_info) and bool(hash_info.value == self._compute_hash(dep))
 
     def find_absent(self, stages: Iterable[str], target: str, also: Sequence[str]) -> set[str]:
         """Return the outs that are not here and that these stages read, `target` makes or `also` names."""
@@ -95,9 +93,11 @@ class Recorded:
         return [out for out in self._all_outs if f"{dep}/".startswith(f"{out}/") or out.startswith(f"{dep}/")]
 
     def _compute_hash(self, dep: str) -> str | None:
-        """Return the hash of a part of an out, or of a folder of outs, from their lists of files alone."""
+        """Return the hash of an out, a part of one or a folder of outs, from their lists of files alone."""
         from dvc_data.hashfile.tree import Tree
 
+        if dep in self._all_outs:
+            return str(self._all_outs[dep].hash_info.value)
         tree = Tree()  # type: ignore[no-untyped-call]
         for out in self._find_outs(dep):
             for path, meta, hash_info in self._list_files(out):

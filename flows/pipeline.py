@@ -5,13 +5,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
@@ -21,6 +22,8 @@ from pydantic import WithJsonSchema
 
 from flows import guard
 from flows.cards import hide_cards
+from flows.deploy import require_server
+from flows.edited_outs import refuse_edited_outs
 from flows.repro import plan, read_graph, read_status, select_stages
 from flows.schedule import run_stages
 from flows.show import show_mlflow, show_plan, show_results
@@ -63,6 +66,7 @@ def pipeline(
     logger = get_run_logger()
     try:
         folder = make_worktree(preset)
+        refuse_edited_outs(folder)
         graph = read_graph(folder)
         _, wanted = select_stages(graph, stages)
         reasons = plan(graph, read_status(folder), stages, force)
@@ -93,6 +97,26 @@ def show(step: Callable[[], object]) -> None:
         get_run_logger().warning("not shown: %s", error)
 
 
+def call_on_server(call: Callable[[], State[Any]]) -> State[Any]:
+    """Run a flow on the server that PREFECT_API_URL names, else on one of its own; return its last state.
+
+    Raises UserError where the server does not answer, or not to the password at hand.
+    """
+    api, password = PREFECT_API_URL.value(), PREFECT_API_AUTH_STRING.value()
+    if api:
+        require_server(api, password.get_secret_value() if password else "")
+    try:
+        with temporary_settings(SERVER_PATIENCE):
+            return call()
+    except (httpx.HTTPError, RuntimeError) as error:
+        if not any(isinstance(cause, httpx.HTTPError) for cause in (error, error.__cause__)):
+            raise
+        server, start = (f"Prefect's server at {api}", "start it and ") if api else ("the flow's own server", "")
+        raise UserError(
+            f"{server} does not answer ({error}); the stages that ended keep their outs: {start}run the flow again"
+        ) from error
+
+
 def main(
     stages: Annotated[list[str] | None, typer.Argument(help="Stages of dvc.yaml; none for all.")] = None,
     preset: Annotated[str, typer.Option(help="A file in presets/, without .yaml.")] = "sample",
@@ -100,15 +124,9 @@ def main(
 ) -> None:
     """Run the pipeline as a Prefect flow, on a server of its own unless PREFECT_API_URL names one."""
     try:
-        with temporary_settings(SERVER_PATIENCE):
-            state = pipeline(preset, stages or [], force, return_state=True)
-    except (httpx.TransportError, RuntimeError) as error:
-        if not any(isinstance(cause, httpx.TransportError) for cause in (error, error.__cause__)):
-            raise
-        sys.exit(
-            f"error: Prefect's server at {PREFECT_API_URL.value()} does not answer ({error}); the stages that "
-            "ended keep their outs: start it and run the flow again"
-        )
+        state = call_on_server(lambda: pipeline(preset, stages or [], force, return_state=True))
+    except UserError as error:
+        sys.exit(f"error: {error}")
     if not state.is_completed():
         sys.exit(f"error: {state.message}")
 

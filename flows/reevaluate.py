@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -18,13 +19,13 @@ import typer
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
-from prefect.settings import temporary_settings
 from prefect.states import Completed, Failed
 from prefect.utilities.slugify import slugify
 
 from flows import guard
+from flows.edited_outs import refuse_edited_outs
 from flows.fetch import plan_with_absent
-from flows.pipeline import SERVER_PATIENCE, Preset
+from flows.pipeline import Preset, call_on_server, show
 from flows.repro import read_graph, select_stages
 from flows.schedule import run_stages
 from flows.show import plain, table
@@ -70,15 +71,22 @@ def reevaluate(base: str = "origin/main", preset: Preset = "sample") -> State[No
     """
     PAGE.unlink(missing_ok=True)  # an older one must not pass for this run's
     try:
-        result = run_gate(base, make_worktree(preset))
+        folder = make_worktree(preset)
+        refuse_edited_outs(folder)
+        result = run_gate(base, folder)
     except UserError as error:
         result = GateResult(FAILED, str(error))
+    show(partial(create_markdown_artifact, write_page(result), key=slugify(f"reevaluate-{preset}")))
+    lead = result.why.partition("\n\n")[0]
+    return Completed(message=lead) if result.name == NOT_WORSE else Failed(name=result.name, message=lead)
+
+
+def write_page(result: GateResult) -> str:
+    """Write the page for the pull request; return its text."""
     text = f"## Re-evaluation: {result.name.lower()}\n\n{result.why}\n"
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(text, encoding="utf-8")
-    create_markdown_artifact(text, key=slugify(f"reevaluate-{preset}"))
-    lead = result.why.partition("\n\n")[0]
-    return Completed(message=lead) if result.name == NOT_WORSE else Failed(name=result.name, message=lead)
+    return text
 
 
 def run_gate(base: str, folder: Path) -> GateResult:
@@ -165,8 +173,11 @@ def main(
     preset: Annotated[str, typer.Option(help="A file in presets/, without .yaml.")] = "sample",
 ) -> None:
     """Compare two models by their recall, on a Prefect server of its own unless PREFECT_API_URL names one."""
-    with temporary_settings(SERVER_PATIENCE):
-        state = reevaluate(base, preset, return_state=True)
+    try:
+        state = call_on_server(lambda: reevaluate(base, preset, return_state=True))
+    except UserError as error:
+        write_page(GateResult(FAILED, str(error)))
+        state = Failed(name=FAILED)
     if PAGE.exists():
         print(PAGE.read_text(encoding="utf-8"))
     sys.exit(0 if state.is_completed() else EXIT_CODES.get(state.name or FAILED, EXIT_CODES[FAILED]))

@@ -20,6 +20,7 @@ from tests.support.ports import free_ports
 
 ENGINE = Path(__file__).with_name("engine.sh")
 PORTS = ("PREFECT_PORT", "MLFLOW_PORT", "S3_PORT")
+CARD = "GPU-test"  # stages of the CPU take turns on it as they would on a real one
 STRANGER = 4321  # a user id that no image knows
 UP_SECONDS, STEP_SECONDS = 1200, 600
 # An image's own base comes from a registry; an engine of the tests' own has none, and stand-ins in their place.
@@ -136,7 +137,7 @@ def make_stack(folder: Path, engine: dict[str, str]) -> Stack:
     build: dict[str, Any] = {"network": "host"}
     if environment := os.environ.get("TUWEN_TEST_VENV"):
         build["additional_contexts"] = {"build-cpu": str(relocate(Path(environment), folder / "environment"))}
-    worker = {"environment": {"TUWEN_CHECKPOINT_SECONDS": "0"}}
+    worker = {"environment": {"TUWEN_CHECKPOINT_SECONDS": "0", "CUDA_VISIBLE_DEVICES": CARD}}
     (folder / "override.yaml").write_text(
         json.dumps({"services": {"prefect": {"build": build}, "worker-cpu": worker}})
     )

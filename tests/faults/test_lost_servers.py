@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.faults.conftest import RUN_SECONDS, Whole, dvc, kill_group, read_until
@@ -187,6 +188,27 @@ def test_a_flow_whose_server_stays_away_ends_with_a_message_and_the_next_one_goe
         assert again.returncode == 0, output
     assert flow.ran() == ["baseline", "measure"]
     assert (flow.folder / "measured.txt").read_text() == "权重"
+
+
+def test_a_flow_whose_own_server_was_killed_says_so(flow: Flow) -> None:
+    process = flow.start(PREFECT_API_URL="", PREFECT_CLIENT_MAX_RETRIES="2")
+    flow.wait_for_the_stage()
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if "prefect.server.api.server:create_app" in child.cmdline():
+            child.kill()
+    (flow.folder / "gate").write_text("权重")
+    output, _ = process.communicate(timeout=RUN_SECONDS)
+    assert process.returncode == 1
+    assert "\nerror: the flow's own server does not answer" in output
+    assert "│" not in output
+
+
+def test_a_server_that_is_not_there_is_one_line(flow: Flow) -> None:
+    output, _ = flow.start().communicate(timeout=RUN_SECONDS)
+    lines = [line for line in output.splitlines() if line]
+    assert [
+        line.startswith(f"error: PREFECT_API_URL: no Prefect server answers at {flow.address}") for line in lines
+    ] == [True]
 
 
 def read_states(flow: Flow) -> dict[str, str]:

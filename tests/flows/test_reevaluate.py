@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from prefect.artifacts import Artifact
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from ruamel.yaml import YAML
 
 from flows.reevaluate import main
 from tests.support import gate as gate_world
 from tests.support.checkout import ROOT
 from tests.support.gate import commit, ran, run
+from tests.support.ports import free_ports
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # dvc's, mlflow's and prefect's own
@@ -131,6 +132,16 @@ def test_a_crash_ends_with_4_and_leaves_no_older_page(project: Path) -> None:
     assert not Path("runs/reevaluate.md").exists()
 
 
+def test_a_server_that_does_not_answer_is_a_failure_and_no_verdict(project: Path) -> None:
+    Path("runs").mkdir(exist_ok=True)
+    Path("runs/reevaluate.md").write_text("## Re-evaluation: not worse\n")
+    address = f"http://127.0.0.1:{free_ports(1)[0]}/api"
+    with temporary_settings({PREFECT_API_URL: address}):
+        code, page = gate()
+    assert code == 4
+    assert page.startswith(f"## Re-evaluation: failed\n\nPREFECT_API_URL: no Prefect server answers at {address} ")
+
+
 def test_an_improvement_is_evaluated_in_a_fresh_clone_without_training(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +158,8 @@ def test_an_improvement_is_evaluated_in_a_fresh_clone_without_training(
     assert ran(clone) == ["embed"]
     assert gate("origin/worse")[0] == 0
     assert ran(clone) == []
-    assert not list(Path("data").rglob("*.tar"))  # nor in the cache: a list of files tells whether they are stale
+    views = [Path("data/augmented"), Path("data/more")]
+    assert [path for path in views if path.exists()] == []  # nor in the cache: a list of files tells their hash
     fetched = [path for path in Path(".dvc/cache/files/md5").rglob("*") if path.is_file()]
     assert not [path for path in fetched if path.read_bytes().endswith("视图".encode())]
 
@@ -194,7 +206,7 @@ def test_a_stale_training_is_refused_and_nothing_runs(project: Path) -> None:
     run(project, "git", "checkout", "--quiet", "base", "noise.txt")
     code, page = gate()
     assert code == 3
-    assert "| finetune | after validate |" in page
+    assert "| finetune | after validate, augment |" in page
     assert ran(project) == []
 
 

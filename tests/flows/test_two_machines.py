@@ -45,7 +45,7 @@ def test_two_gpu_machines_work_side_by_side(
     ]
     shutil.copy(ROOT / "prefect.yaml", machines[0])
     monkeypatch.chdir(machines[0])
-    deploy(PREFECT_API_URL.value())
+    deploy(PREFECT_API_URL.value(), os.environ)
     worker = ["prefect", "worker", "start", "--pool", POOL, "--limit", "1"]
     for machine, card in zip(machines, names, strict=True):
         start(*worker, cwd=machine, CUDA_VISIBLE_DEVICES=card, **{CHECKOUT_VARIABLE: str(machine)})

@@ -147,6 +147,12 @@ def test_every_install_in_the_image_is_held_by_the_constraints() -> None:
     assert [command for command in commands if "-c constraints.txt" not in command] == []
 
 
+def test_the_gpu_image_alone_has_what_reads_the_load_of_the_cards() -> None:
+    stages = re.findall(r"^FROM build AS (\S+)\n(.*?)(?=^FROM )", DOCKERFILE.read_text(), re.MULTILINE | re.DOTALL)
+    extras = {name: set(re.findall(r"\.\[([\w,]+)\]", text)[0].split(",")) for name, text in stages}
+    assert extras == {"build-cpu": {"all", "s3", "postgres"}, "build-gpu": {"all", "gpu", "s3", "postgres"}}
+
+
 def test_nothing_is_published_beyond_this_machine() -> None:
     published = [port for service in services().values() for port in service.get("ports", [])]
     assert published

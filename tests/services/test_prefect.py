@@ -138,13 +138,15 @@ def test_prefect_refuses_who_lacks_the_password_and_pages_of_other_origins(servi
     assert service.password not in service.read_output()
     environment = {name: value for name, value in service.environment.items() if name != "PREFECT_API_AUTH_STRING"}
     environment |= {"PREFECT_API_URL": service.api}
-    command = [sys.executable, "-m", "flows.deploy"]
-    run = partial(subprocess.run, command, cwd=service.checkout, capture_output=True, text=True, timeout=300)
-    assert run(env=environment).returncode == 0  # the checkout's own
-    refused = run(env=environment | {"PREFECT_API_AUTH_STRING": "x"})
-    assert refused.returncode == 1
-    assert "PREFECT_API_AUTH_STRING is not the password of the Prefect server" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    run = partial(subprocess.run, cwd=service.checkout, capture_output=True, text=True, timeout=300)
+    assert run([sys.executable, "-m", "flows.deploy"], env=environment).returncode == 0  # the checkout's own
+    for module, code in (("deploy", 1), ("pipeline", 1), ("reevaluate", 4)):
+        command = [sys.executable, "-m", f"flows.{module}"]
+        refused = run(command, env=environment | {"PREFECT_API_AUTH_STRING": "x"})
+        assert refused.returncode == code
+        told = refused.stdout + refused.stderr
+        assert "PREFECT_API_AUTH_STRING is not the password of the Prefect server" in told
+        assert "Traceback" not in told
 
 
 def test_mlflow_refuses_pages_of_other_origins_and_other_hosts(service: Service) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import boto3
 import httpx
@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from tests.support import compose, server_logs
 from tests.support.compose import Services
-from tests.support.serve import check_that_mlflow_refuses, check_that_prefect_refuses
+from tests.support.serve import check_that_mlflow_refuses, check_that_prefect_refuses, wait_until
 
 RUN_SECONDS = 900.0
 MODELS = ("baseline", "finetuned")
@@ -36,34 +36,46 @@ def services() -> Iterator[Services]:
         yield services
 
 
+class Stopped(NamedTuple):
+    """What a worker left that was stopped in a training, as an engine stops a container."""
+
+    run: FlowRun  # that was under way
+    waiting: FlowRun  # that would have been the next
+    alive: list[str]  # commands that had not ended by themselves
+
+
 @pytest.fixture(scope="module")
-def stopped(services: Services) -> FlowRun:
-    """A run of the smoke preset; in its first training its worker was stopped as an engine stops a container."""
+def stopped(services: Services) -> Stopped:
+    """Two runs of the smoke preset; the worker was stopped in the first training of the first of them."""
     services.run("python", "-m", "flows.deploy")
-    with api(services):
-        flow_run: FlowRun = run_deployment("pipeline/pipeline", parameters={"preset": "smoke"}, timeout=0)
+    with api(services), get_client(sync_client=True) as client:
+        ids = [run_deployment("pipeline/pipeline", parameters={"preset": "smoke"}, timeout=0).id for _ in range(2)]
         checkpoints = services.project / ".worktrees/smoke/.cache/train"
         deadline = time.monotonic() + RUN_SECONDS
         while not list(checkpoints.glob("baseline-*/state.pt")):
             assert time.monotonic() < deadline, services.log("worker-cpu").read_text(errors="replace")[-5000:]
             time.sleep(0.05)  # a checkpoint is announced nowhere but on the disk
-        services.stop_container("worker-cpu")
-        with get_client(sync_client=True) as client:
-            return client.read_flow_run(flow_run.id)
+        alive = services.stop_container("worker-cpu")
+        # either may be the first: Prefect orders runs by the time at which they may start
+        waiting, run = sorted(map(client.read_flow_run, ids), key=lambda run: run.start_time is not None)
+    return Stopped(run, waiting, alive)
 
 
 @pytest.fixture(scope="module")
-def run(services: Services, stopped: FlowRun) -> FlowRun:
-    """The smoke preset, run by a worker that was started anew, from its deployment through the API."""
+def run(services: Services, stopped: Stopped) -> FlowRun:
+    """The run that waited, after a worker was started anew."""
     services.start_service("worker-cpu")
-    with api(services):
-        flow_run: FlowRun = run_deployment(
-            "pipeline/pipeline", parameters={"preset": "smoke"}, timeout=RUN_SECONDS, poll_interval=1
-        )
+
+    def read() -> FlowRun:
+        with api(services), get_client(sync_client=True) as client:
+            return client.read_flow_run(stopped.waiting.id)
+
+    wait_until(lambda: read().state.is_final(), RUN_SECONDS, "the run that waited ends")
     worker = services.log("worker-cpu").read_text(errors="replace")[-5000:]
-    assert flow_run.state is not None
-    assert flow_run.state.is_completed(), f"{flow_run.state}\n{worker}"
-    return flow_run
+    ended = read()
+    assert ended.state is not None
+    assert ended.state.is_completed(), f"{ended.state}\n{worker}"
+    return ended
 
 
 def api(services: Services) -> AbstractContextManager[object]:
@@ -86,12 +98,15 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return {model: json.loads((folder / "results" / model / "metrics.json").read_text()) for model in MODELS}
 
 
-def test_a_stopped_worker_leaves_a_crashed_run(services: Services, stopped: FlowRun) -> None:
-    assert stopped.state is not None
-    assert stopped.state.type == StateType.CRASHED, stopped.state
+def test_a_stopped_worker_leaves_a_crashed_run_and_takes_no_other(stopped: Stopped) -> None:
+    assert stopped.alive == []
+    assert stopped.run.state is not None
+    assert stopped.run.state.type == StateType.CRASHED, stopped.run.state
+    assert stopped.waiting.state is not None
+    assert stopped.waiting.state.type == StateType.SCHEDULED, stopped.waiting.state
 
 
-def test_the_next_run_goes_on_from_the_checkpoint(services: Services, run: FlowRun) -> None:
+def test_the_run_that_waited_goes_on_from_the_checkpoint(services: Services, run: FlowRun) -> None:
     logged = services.query("prefect", f"select message from log where flow_run_id = '{run.id}'")
     assert [line for line in logged if "resumed after step" in line]
 
@@ -111,11 +126,15 @@ def test_the_link_to_mlflow_leads_where_a_browser_can_follow(services: Services,
     assert services.environment("worker-cpu")["TUWEN_TRACKING_PAGES"] in link
 
 
-def test_the_run_and_its_tasks_stand_in_prefects_database(services: Services, run: FlowRun) -> None:
-    assert services.query("prefect", f"select state_type from flow_run where id = '{run.id}'") == ["COMPLETED"]
-    tasks = services.query("prefect", f"select name from task_run where flow_run_id = '{run.id}'")
+def test_runs_and_their_tasks_stand_in_prefects_database(
+    services: Services, stopped: Stopped, run: FlowRun
+) -> None:
+    tasks: set[str] = set()
+    for one, state in ((stopped.run, "CRASHED"), (run, "COMPLETED")):
+        assert services.query("prefect", f"select state_type from flow_run where id = '{one.id}'") == [state]
+        tasks |= set(services.query("prefect", f"select name from task_run where flow_run_id = '{one.id}'"))
     stages = services.run("dvc", "stage", "list", "--name-only", folder=services.project / ".worktrees/smoke")
-    assert set(stages.split()) <= set(tasks)
+    assert set(stages.split()) <= tasks
 
 
 def test_trainings_and_evaluations_stand_in_mlflows_database(services: Services, run: FlowRun) -> None:

@@ -10,8 +10,7 @@ from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
 from tuwen.evaluation import details
 from tuwen.evaluation.evaluate import choose_min_cosine
-from tuwen.retrieval import metrics as recall
-from tuwen.retrieval import qb_norm
+from tuwen.retrieval import intervals, qb_norm
 
 
 def by_definition(root: Path, model: str, direction: str):
@@ -171,7 +170,7 @@ def test_a_matching_sets_labels_give_the_auc(world):
     assert metrics["test"]["auc"] == pytest.approx(np.mean(wins), abs=1e-6)
     fits, groups = np.arange(36) < len(fitting), colours[np.concatenate([image for image, _ in asked])]
     known = load_params(world / "params.yaml").evaluate
-    low, high = recall.compute_auc_interval(
+    low, high = intervals.compute_auc_interval(
         np.concatenate([fitting, unfitting]), fits, groups, known.bootstrap_samples, known.seed
     )
     assert metrics["test"]["auc_low"] == pytest.approx(low, abs=1e-6)

@@ -16,13 +16,13 @@ from PIL import Image
 from tests.stages.conftest import picture
 from tests.support.checkout import ROOT
 from tests.support.retrieval import build
-from tests.support.validate import MAX_TOKENS, PARAMS, SPLIT
-from tuwen.core.params import Pairs, Split, Validate, load_params
+from tests.support.validate import PARAMS, SPLIT, TEXT
+from tuwen.core.params import Pairs, Split, Text, Validate, load_params
 from tuwen.data.formats.manifest import hash_file
 from tuwen.data.quality.validate import validate
 from tuwen.evaluation.evaluate import evaluate_model
 
-GROUPS = ("validate", "split", "pairs", "evaluate", "predict", "report", "gate")
+GROUPS = ("validate", "split", "text", "pairs", "evaluate", "predict", "report", "gate")
 ROW = re.compile(r"^\| (`[a-z]+\.\w+`.*?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 # Thresholds that judge and take no row, and values that change what they say.
 JUDGING: Mapping[str, Any] = {
@@ -110,7 +110,9 @@ def judged(make_raw: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     """A folder with `data/raw` and what `validate` makes of it: images of 20, 60, 60 x 40 px, and others of 48."""
     pictures = {"labelled-03.png": picture(3, side_px=20), "labelled-05.png": picture(5, side_px=60)}
     pictures["labelled-07.png"] = widen(picture(7))
-    data = make_raw(tmp_path_factory.mktemp("judged"), pictures=pictures, grouped=False, tasks=True)
+    captions = {"labelled-line-05": "蘋果樹下的貓", "labelled-line-09": "苹果树下的猫。"}  # equal if simplified
+    folder = tmp_path_factory.mktemp("judged")
+    data = make_raw(folder, pictures=pictures, captions=captions, grouped=False, tasks=True)
     run_validate(data)
     return data.parent
 
@@ -122,15 +124,17 @@ def widen(encoded: bytes) -> bytes:
     return wide.getvalue()
 
 
-def run_validate(data: Path, params: Validate = PARAMS, split: Split = SPLIT) -> None:
-    validate(data / "raw", data / "clean", params, split, ("art",), MAX_TOKENS)
+def run_validate(data: Path, params: Validate = PARAMS, split: Split = SPLIT, text: Text = TEXT) -> None:
+    validate(data / "raw", data / "clean", params, split, ("art",), text)
 
 
-def rerun(judged: Path, root: Path, params: Validate = PARAMS, split: Split = SPLIT) -> set[str]:
+def rerun(
+    judged: Path, root: Path, params: Validate = PARAMS, split: Split = SPLIT, text: Text = TEXT
+) -> set[str]:
     """The stages that run after `validate` ran with these settings."""
     shutil.copytree(judged, root, dirs_exist_ok=True)
     before = hash_files(root)
-    run_validate(root / "data", params, split)
+    run_validate(root / "data", params, split, text)
     return find_followers(list_changed(root, before))
 
 
@@ -161,6 +165,18 @@ def test_settings_that_take_or_move_rows_reach_all_that_is_made_of_them(
     else:
         found = rerun(judged, tmp_path, split=SPLIT.model_copy(update=changed))
     assert found == read_table()[key][1]
+
+
+@pytest.mark.parametrize(("key", "value"), [("text.max_tokens", 4), ("text.simplify", True)])
+def test_how_a_caption_is_read_reaches_what_the_rows_and_the_baseline_are_for(
+    key: str, value: Any, judged: Path, tmp_path: Path
+) -> None:
+    """`validate` measures by it, and `baseline` makes the model that reads so: its outs are taken as changed."""
+    found = rerun(judged, tmp_path, text=TEXT.model_copy(update={key.partition(".")[2]: value}))
+    assert found == ({"report"} if key == "text.max_tokens" else read_table()["split.seed"][1])
+    models = {out for node in graph() if node.name == "baseline" for out in node.outs}
+    reading, following = read_table()[key]
+    assert (found | find_followers(models)) - reading == following
 
 
 def test_a_threshold_that_takes_no_row_changes_no_set(judged: Path, tmp_path: Path) -> None:

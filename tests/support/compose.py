@@ -26,6 +26,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from flows import guard
+from flows.worker import is_alive
 from tests.support import smoke
 from tests.support.checkout import ROOT
 from tests.support.ports import free_ports
@@ -122,8 +123,11 @@ class Services:
             guard.end_session(process.pid)
             process.wait()
 
-    def stop_container(self, service: str) -> None:
-        """Stop it as an engine does: SIGTERM to its first process, SIGKILL to all others once that has ended."""
+    def stop_container(self, service: str) -> list[str]:
+        """Stop it as an engine does: SIGTERM to its first process, SIGKILL to all others once that has ended.
+
+        Returns the commands of those that had not ended by themselves.
+        """
         guarding = psutil.Process(self.running.pop(service).pid)
         (main,) = guarding.children()
         guarding.suspend()  # it would be kinder
@@ -132,9 +136,11 @@ class Services:
         deadline = time.monotonic() + float(self.compose[service]["stop_grace_period"].removesuffix("s"))
         while main.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
             time.sleep(0.02)  # only its parent, which is suspended, could wait for it
+        alive = [" ".join(one.cmdline()) for one in (main, *others) if is_alive(one)]
         for process in (main, *others, guarding):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        return alive
 
     def start_service(self, name: str) -> None:
         """Start a service with the command and the health check of the compose file."""

@@ -14,6 +14,8 @@ ALLOWED = {
     "a test killed the flow's process": r"exited with status code: -(9|15)|Reported flow run '\S+' as crashed",
     "SQLite gives way to another writer; the next beat comes within 30 s": r"heartbeat persistence failed"
     r"[\s\S]*database is locked",
+    "Prefect renews a pool by trying to make it first": r"duplicate key value violates unique constraint"
+    r' "uq_work_pool__name"',
     "a test asks PostgreSQL with a foreign password or role": r"FATAL: +(password authentication failed"
     r"|permission denied for database)",
 }

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tuwen.core.dvc_settings import CACHE, copy_dvc_settings
 from tuwen.core.errors import UserError
-from tuwen.core.linked_outs import refuse_edited_outs
 from tuwen.core.presets import compose_preset, format_preset
 
 WORKTREES = Path(".worktrees")
@@ -23,12 +22,10 @@ def make_worktree(preset: str) -> Path:
     inputs/ is a link to ours; its dvc.lock stays its own. All of that is made sure of at each call. Nothing else
     in it is kept: work here, not there.
     Raises UserError when the preset is missing or does not compose, before git's first commit, where this folder
-    is no repository's top or cannot be written, where code was changed there, and where an out was edited that
-    DVC's cache shares.
+    is no repository's top or cannot be written, and where code was changed there.
     """
     require_own_checkout()
     if preset in ("", "sample"):
-        refuse_edited_outs(Path("."))
         return Path(".")
     composed = compose_preset(preset)
     commit, folder = _git("rev-parse", "--verify", "HEAD"), WORKTREES / preset
@@ -47,7 +44,6 @@ def make_worktree(preset: str) -> Path:
             f"{folder}: cannot be made ({error}); a preset needs a checkout that is writable"
         ) from None
     uses = f"{composed.path} on commit {commit[:12]}, DVC's cache {settings[CACHE]}"
-    refuse_edited_outs(folder)
     print(f"{folder}: {uses}; uncommitted code is not used", file=sys.stderr)
     return folder
 

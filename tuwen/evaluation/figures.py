@@ -29,7 +29,7 @@ from tuwen.evaluation.metric import (
     OfSet,
 )
 from tuwen.evaluation.seen.rows import make_seen_figures
-from tuwen.retrieval import metrics
+from tuwen.retrieval import intervals, metrics
 from tuwen.retrieval.exact_intervals import extend_by_mean, measure_spread, replace_ends
 from tuwen.retrieval.vectors import Floats
 
@@ -61,7 +61,7 @@ def measure_auc(embedded: EmbeddedSet, params: Evaluate) -> Estimate | None:
     fits = np.arange(len(image)) < len(embedded.image)
     score = score_pairs(embedded.images, embedded.texts, image, text)
     groups = embedded.image_groups[image]
-    low, high = metrics.compute_auc_interval(score, fits, groups, params.bootstrap_samples, params.seed)
+    low, high = intervals.compute_auc_interval(score, fits, groups, params.bootstrap_samples, params.seed)
     return Estimate(metrics.compute_auc(score, fits), float(low), float(high))
 
 
@@ -204,7 +204,7 @@ def _measure_intervals(answers: Mapping[str, Answers], params: Evaluate) -> Figu
     values, names = np.stack(list(columns.values()), axis=1), list(columns)
     groups = np.concatenate([answers[name].groups for name in DIRECTIONS])
     spread = measure_spread(values, groups, np.array(least))
-    drawn_SM = metrics.bootstrap(values, groups, params.bootstrap_samples, params.seed)
+    drawn_SM = intervals.bootstrap(values, groups, params.bootstrap_samples, params.seed)
     for metric in FIGURES.values():
         if not isinstance(metric.source, MeanOverKs):
             continue
@@ -217,7 +217,7 @@ def _measure_intervals(answers: Mapping[str, Answers], params: Evaluate) -> Figu
             drawn_SM = np.append(drawn_SM, drawn_SM[:, own].mean(axis=1, keepdims=True), axis=1)
             spread = extend_by_mean(spread, own)
             names.append(name)
-    ends_M2, exact_M = replace_ends(metrics.compute_ends(drawn_SM), spread)
+    ends_M2, exact_M = replace_ends(intervals.compute_ends(drawn_SM), spread)
     ends = dict(zip(ENDS, (spread.up - spread.down, *ends_M2.T), strict=True))
     return Figures(
         {name + end: float(value_M[n]) for n, name in enumerate(names) for end, value_M in ends.items()},

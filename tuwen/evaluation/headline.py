@@ -14,7 +14,7 @@ from tuwen.evaluation.metric import Estimate, MeanOverKs, Metric, OfQueries, for
 from tuwen.evaluation.models import MODELS, get_base, list_rivals
 from tuwen.evaluation.results import Results
 from tuwen.retrieval.exact_intervals import extend_by_mean, measure_spread, replace_ends
-from tuwen.retrieval.metrics import bootstrap, compute_ends, compute_intervals
+from tuwen.retrieval.intervals import bootstrap, compute_ends, compute_intervals
 from tuwen.retrieval.vectors import Floats
 
 TITLE_COLUMNS = 42  # on a terminal

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tuwen.data.formats.directions import DIRECTIONS
-from tuwen.data.formats.token_stats import LOSS_COLUMNS
+from tuwen.data.formats.tokens.token_stats import LOSS_COLUMNS
 from tuwen.evaluation.headline import format_estimate, format_gain, tabulate_line, tabulate_models
 from tuwen.evaluation.metric import format_number
 from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles, list_titles

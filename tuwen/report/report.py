@@ -12,7 +12,7 @@ from tuwen.core.params import Params
 from tuwen.data.formats import pairs
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
-from tuwen.data.formats.token_stats import LOSS_COLUMNS, tabulate_losses
+from tuwen.data.formats.tokens.token_stats import LOSS_COLUMNS, tabulate_losses
 from tuwen.data.quality import summary
 from tuwen.evaluation.details import Details
 from tuwen.evaluation.evaluate import judge_pairs

@@ -1,9 +1,12 @@
 """Runs whose process was killed and that nobody took up: MLflow shows them as running until somebody ends them."""
 
 import os
+import platform
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 PROCESS_TAG = "tuwen.process"
 SIGN_OF_LIFE = "system/cpu_utilization_percentage"  # logged every 30 seconds
@@ -35,15 +38,17 @@ def stop_abandoned_runs(client: Any, experiment: str) -> None:
 
 
 def _describe_machine() -> str:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no Linux
+        return f"{platform.node()} {psutil.boot_time():.0f}"
 
 
 def _read_start(process: int) -> str:
-    """Return when a process began, in the kernel's ticks since the boot; empty where it is gone or a zombie."""
+    """Return when a process began, in seconds since the boot; empty where it is gone or a zombie."""
     try:
-        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        found = psutil.Process(process)
+        return "" if found.status() == psutil.STATUS_ZOMBIE else f"{found.create_time() - psutil.boot_time():.2f}"
+    except psutil.NoSuchProcess:
         return ""
-    fields = status.rpartition(")")[2].split()  # proc_pid_stat(5): from the third field on
-    return "" if fields[0] in "ZX" else fields[19]

@@ -40,11 +40,13 @@ def log_in_training(client: Any, training: str, evaluation: str, result: Path) -
     """
     measured, recalls = client.get_run(evaluation), select_recalls(read_json(result / "metrics.json"))
     began_ms = measured.info.start_time
-    log_to_run(client, training, metrics=recalls, time_ms=began_ms)
+    logged_ms = {name: {at.timestamp for at in client.get_metric_history(training, name)} for name in recalls}
+    # PostgreSQL would note each point that is there already as an error
+    missing = {name: value for name, value in recalls.items() if began_ms not in logged_ms[name]}
+    if missing:
+        log_to_run(client, training, metrics=missing, time_ms=began_ms)
     if PARENT_TAG not in measured.data.tags:
         client.set_tag(evaluation, PARENT_TAG, training)
-    histories = (client.get_metric_history(training, name) for name in recalls)
-    newest_ms = max((point.timestamp for points in histories for point in points), default=None)
-    if newest_ms == began_ms:
+    if recalls and began_ms == max({began_ms}.union(*logged_ms.values())):
         code = measured.data.tags.get(COMMIT_TAG, "")
         log_to_run(client, training, tags={"tuwen.evaluation_run": evaluation, "tuwen.evaluation_commit": code})

@@ -19,7 +19,7 @@ from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import read_json
 from tuwen.data.formats.text import make_tokenizer
-from tuwen.data.formats.token_stats import list_losses, measure_tokens
+from tuwen.data.formats.tokens.token_stats import list_losses, measure_tokens
 from tuwen.model import dual_encoder
 from tuwen.model.weights.load import make_start
 from tuwen.training import distributed

@@ -1,16 +1,20 @@
 """Outs that are hard links into DVC's cache: they take no second room, and nobody writes through them unseen."""
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from dvc.cli import main
 from dvc.repo import Repo
 
+from flows.edited_outs import refuse_edited_outs
 from tests.support.checkout import ROOT
 from tuwen.core.errors import UserError
-from tuwen.core.linked_outs import refuse_edited_outs, unprotect_outs
+from tuwen.core.linked_outs import copy_linked_outs
 
 WRITE = "from pathlib import Path; Path('out').mkdir(exist_ok=True); "
 WRITE += "[Path(p).write_text('一只橘猫' + Path('seed').read_text()[:1]) for p in ('out/cat', 'single')]"
@@ -70,7 +74,7 @@ def stat_mode(path: str) -> int:
 def test_a_stage_run_by_hand_writes_files_of_its_own(project: Path) -> None:
     before = sorted(cached())
     Path("seed").write_text("二\n", encoding="utf-8")
-    unprotect_outs("python stages/write.py")
+    copy_linked_outs("python stages/write.py")
     exec(WRITE)
     assert Path("single").read_text(encoding="utf-8") == "一只橘猫二"
     assert sorted(cached()) == before
@@ -92,3 +96,22 @@ def test_an_edit_by_hand_is_told_once_and_the_next_run_makes_the_out_anew(projec
     dvc("repro")
     assert {Path(path).read_text(encoding="utf-8") for path in ("out/cat", "single")} == {"一只橘猫一"}
     assert Repo().status() == {}
+
+
+def test_make_looks_for_edits_before_it_runs_dvc(project: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipes = re.findall(r"^(run|data|sweep): \.venv/ready\n(.+?)\n\n", makefile, flags=re.DOTALL | re.MULTILINE)
+    assert [name for name, _ in recipes] == ["run", "data", "sweep"]
+    for name, recipe in recipes:
+        assert "python -m flows.edited_outs" in recipe.partition("dvc ")[0], name
+    os.chmod("single", 0o644)
+    with open("single", "a", encoding="utf-8") as file:
+        file.write("！")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(project / "prefect")}
+    command = [sys.executable, "-m", "flows.edited_outs"]
+    looked = [
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=False) for _ in range(2)
+    ]
+    assert [done.returncode for done in looked] == [1, 0], looked
+    assert looked[0].stderr.startswith("error: out/cat, single: edited in place")
+    assert "Traceback" not in looked[0].stderr

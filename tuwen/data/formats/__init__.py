@@ -9,8 +9,7 @@ In reading order:
     near_images/    how an image looks, and whether two looks are near
     text.py         captions: normal form, variants, tokens
     sides.py        left and right: what may be mirrored, and its caption
-    spelling.py     how a fresh vocabulary spells any caption
-    token_stats.py  what a model does not see of captions
+    tokens/         how a fresh vocabulary spells any caption, and what a model does not see of captions
     pair_tables.py  pairs as people list them: relevance, truth
     text_files.py   CSV and JSONL of unknown encoding
     impostors.py    what stands where a file should be: pointers, pages, archives

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuwen.data.formats import spelling
 from tuwen.data.formats.json_file import read_json
+from tuwen.data.formats.tokens import spelling
 
 LIST_MARK = "、"  # joins the items of an enumeration in Chinese
 CHINESE = re.compile(r"[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")

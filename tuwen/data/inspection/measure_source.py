@@ -8,8 +8,8 @@ import numpy as np
 
 from tuwen.core.params.root import check_source
 from tuwen.data.formats.images import open_image
-from tuwen.data.formats.spelling import make_folding
 from tuwen.data.formats.text_files import Reading
+from tuwen.data.formats.tokens.spelling import make_folding
 from tuwen.data.quality.text_stats import measure_captions
 from tuwen.data.sources import read_source
 from tuwen.data.sources.records import ImageRecord, TextRecord

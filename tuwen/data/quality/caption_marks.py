@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tuwen.data.formats.spelling import BIDI_CONTROLS, ZERO_WIDTH
+from tuwen.data.formats.tokens.spelling import BIDI_CONTROLS, ZERO_WIDTH
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -23,10 +23,8 @@ MIN_GALLERY = 5  # what a result of the contest ranks for every query
 def build_image_suite(params: Validate, needs_rows: bool) -> list[Any]:
     """Return what images must be, over `image_stats.measure_images`; needs_rows: an empty table is a fault."""
     gxe, not_read = import_great_expectations().expectations, [UNREAD_FORMAT, *UNREAD_FORMS]
-
-    altered = _describe(
-        "altered_bytes", "critical", "the shard is not what ingest wrote: run `dvc repro --force ingest`"
-    )
+    remedy = "the shard is not what ingest wrote: run `dvc repro --force ingest`"
+    altered = _describe("altered_bytes", "critical", remedy)
     return [
         *_expect_table("image_id", needs_rows),
         gxe.ExpectColumnPairValuesToBeEqual(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tuwen.data.formats.sides import CANDIDATE, has_side_word, judge_mirroring
-from tuwen.data.formats.spelling import UNSEEN_CHARACTERS
 from tuwen.data.formats.text import CHINESE, CONTROL, HAN_MASK, STRAY_CONTROL, normalise_captions
+from tuwen.data.formats.tokens.spelling import UNSEEN_CHARACTERS
 from tuwen.data.quality.caption_marks import find_marks
 
 if TYPE_CHECKING:

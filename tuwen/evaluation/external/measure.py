@@ -20,7 +20,7 @@ from tuwen.evaluation.embedded_set import EmbeddedSet
 from tuwen.evaluation.external.arrays import ForeignArray, make_array
 from tuwen.evaluation.external.relevance import Labelled, read_relevance, split_labels
 from tuwen.evaluation.figures import Figures, MetricValues, measure_figures
-from tuwen.retrieval import metrics
+from tuwen.retrieval import intervals, metrics
 
 NAMED = 3  # queries without a true item
 
@@ -93,7 +93,7 @@ def _check_arrays(images: ForeignArray, texts: ForeignArray, ks: Sequence[int], 
 
 
 def _make_params(ks: Sequence[int]) -> Evaluate:
-    return Evaluate.model_construct(ks=sorted(ks), bootstrap_samples=metrics.SAMPLES, seed=metrics.SEED)
+    return Evaluate.model_construct(ks=sorted(ks), bootstrap_samples=intervals.SAMPLES, seed=intervals.SEED)
 
 
 def _join_set(images: ForeignArray, texts: ForeignArray, labelled: Labelled) -> EmbeddedSet:

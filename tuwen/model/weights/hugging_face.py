@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
-from tuwen.data.formats import images, pinned, spelling
+from tuwen.data.formats import images, pinned
 from tuwen.data.formats.json_file import read_json_object, write_json
 from tuwen.data.formats.text import SPECIAL_TOKENS, load_tokenizer
+from tuwen.data.formats.tokens import spelling
 from tuwen.model import dual_encoder, state_dict, vocabulary_file
 from tuwen.model.state_dict import Counterpart
 from tuwen.model.weights import pixel_config

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats import spelling
 from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer, tokenize
+from tuwen.data.formats.tokens import spelling
 
 SHOP = [
     "保温杯500毫升",

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.weights import VOCABULARY
-from tuwen.data.formats import token_stats
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer, make_tokenizer
-from tuwen.data.formats.token_stats import list_losses, measure_tokens
+from tuwen.data.formats.tokens import token_stats
+from tuwen.data.formats.tokens.token_stats import list_losses, measure_tokens
 
 SHOP = [
     "保温杯５００毫升",
