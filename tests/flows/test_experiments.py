@@ -1,4 +1,4 @@
-"""DVC's queue as `make sweep` fills it: each experiment in a folder that DVC deletes, and all in MLflow."""
+"""Experiments as `make sweep` runs them: each in a folder that DVC deletes, and all in MLflow."""
 
 import re
 import shutil
@@ -13,10 +13,12 @@ from tests.support.gate import build, ran, run
 SEEDS = ["11", "12"]
 
 
-def read_sweep() -> list[str]:
-    """The commands by which `make sweep` fills and runs the queue, as a shell takes them."""
+def read_sweep() -> str:
+    """The loop of `make sweep` over the values, as a shell takes it."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    return [command.replace("$$", "$") for command in re.findall(r"python -m dvc exp [^;\n]+", makefile)]
+    loop = re.search(r"IFS=,; for value in .+?; done$", makefile, flags=re.DOTALL | re.MULTILINE)
+    assert loop, "Makefile: sweep"
+    return loop[0].replace("$$", "$")
 
 
 def test_a_sweep_runs_beside_the_checkout_and_is_in_its_mlflow(
@@ -27,9 +29,7 @@ def test_a_sweep_runs_beside_the_checkout_and_is_in_its_mlflow(
     monkeypatch.delenv("TUWEN_TRACKING_URI")
     ran(folder)
     monkeypatch.setenv("SWEEP", f"evaluate.seed={','.join(SEEDS)}")
-    fill, work = read_sweep()
-    run(folder, "bash", "-euc", fill)
-    run(folder, "bash", "-euc", work)
+    run(folder, "bash", "-euc", read_sweep())
     assert len(run(folder, "dvc", "exp", "list", "--name-only").split()) == 2
     assert run(folder, "git", "status", "--porcelain", "--untracked-files=no") == ""
     assert ran(folder) == []  # the outs of the other stages came from the cache
