@@ -128,7 +128,7 @@ def test_a_registered_model_answers_in_a_clean_process_and_the_better_one_is_cha
 
     client = MlflowClient(runs.get_address())
     version = client.get_model_version_by_alias("tuwen", "champion")
-    assert client.get_run(version.run_id).info.run_name == "finetuned"
+    assert client.get_run(version.run_id).info.run_name == f"finetuned {version.run_id[:7]}"
     assert lineage.sync()["models/finetuned"] == version.run_id  # the same run, not another
 
     elsewhere = tmp_path_factory.mktemp("elsewhere")
