@@ -236,7 +236,7 @@ EQUAL = {f"{name}-{way}": ranked(20) for name in ("test", "valid") for way in ("
     [
         ({"test-t2i": ranked(24)}, True, "+2.50 points"),
         ({}, False, "+0.00 points"),  # nothing rises
-        ({"test-t2i": ranked(19)}, False, "-0.6"),
+        ({"test-t2i": ranked(19)}, False, "−0.6"),
         # the mean rises by far, but one set falls with its whole interval
         ({"test-t2i": ranked(40), "test-i2t": ranked(40), "valid-i2t": ranked(12)}, False, "valid: image → text"),
         # one set falls, but within its interval, and the mean rises
