@@ -128,7 +128,7 @@ def test_a_registered_model_answers_in_a_clean_process_and_the_better_one_is_cha
 
     client = MlflowClient(runs.get_address())
     version = client.get_model_version_by_alias("tuwen", "champion")
-    assert client.get_run(version.run_id).info.run_name == "finetuned"
+    assert client.get_run(version.run_id).info.run_name == f"finetuned {version.run_id[:7]}"
     assert lineage.sync()["models/finetuned"] == version.run_id  # the same run, not another
 
     elsewhere = tmp_path_factory.mktemp("elsewhere")
@@ -236,7 +236,7 @@ EQUAL = {f"{name}-{way}": ranked(20) for name in ("test", "valid") for way in ("
     [
         ({"test-t2i": ranked(24)}, True, "+2.50 points"),
         ({}, False, "+0.00 points"),  # nothing rises
-        ({"test-t2i": ranked(19)}, False, "-0.6"),
+        ({"test-t2i": ranked(19)}, False, "−0.6"),
         # the mean rises by far, but one set falls with its whole interval
         ({"test-t2i": ranked(40), "test-i2t": ranked(40), "valid-i2t": ranked(12)}, False, "valid: image → text"),
         # one set falls, but within its interval, and the mean rises
