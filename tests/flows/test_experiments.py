@@ -28,6 +28,7 @@ def test_a_sweep_runs_beside_the_checkout_and_is_in_its_mlflow(
     shutil.copyfile(empty_store, folder / "mlflow.db")
     monkeypatch.delenv("TUWEN_TRACKING_URI")
     ran(folder)
+    run(folder, "git", "config", "user.name", "test")  # for an experiment DVC copies git's own file, as ASCII
     monkeypatch.setenv("SWEEP", f"evaluate.seed={','.join(SEEDS)}")
     run(folder, "bash", "-euc", read_sweep())
     assert len(run(folder, "dvc", "exp", "list", "--name-only").split()) == 2
