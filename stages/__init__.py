@@ -10,4 +10,4 @@ from tuwen.core.versions import require_versions
 if sys.argv[0] == "-m":  # `python -m stages.x` looks for x: nothing that the shell could spoil is imported yet
     report_user_errors(prepare_process)()
     report_user_errors(require_versions)()
-    copy_linked_outs(" ".join(["python", *sys.orig_argv[sys.orig_argv.index("-m") :]]))
+    copy_linked_outs(f"python -m {' '.join(sys.orig_argv).partition(' -m ')[2]}")
