@@ -59,7 +59,7 @@ data: .venv/ready
 # queue: docs/training.md says why.
 sweep: export SWEEP ?= finetune.fit.lr=0.0001,0.0003,0.001
 sweep: .venv/ready
-	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; \
+	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; python -m flows.edited_outs; \
 	python -m dvc repro baseline augment; \
 	IFS=,; for value in $${SWEEP#*=}; do \
 	python -m dvc exp run --temp --set-param "$${SWEEP%%=*}=$$value" evaluate@finetuned; done
