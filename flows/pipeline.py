@@ -104,7 +104,7 @@ def call_on_server(call: Callable[[], State[Any]]) -> State[Any]:
     """
     api, password = PREFECT_API_URL.value(), PREFECT_API_AUTH_STRING.value()
     if api:
-        require_server(api, password.get_secret_value() if password else "")
+        require_server(api, password or "")
     try:
         with temporary_settings(SERVER_PATIENCE):
             return call()

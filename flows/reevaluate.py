@@ -76,12 +76,12 @@ def reevaluate(base: str = "origin/main", preset: Preset = "sample") -> State[No
         result = run_gate(base, folder)
     except UserError as error:
         result = GateResult(FAILED, str(error))
-    show(partial(create_markdown_artifact, write_page(result), key=slugify(f"reevaluate-{preset}")))
+    show(partial(create_markdown_artifact, write_gate_page(result), key=slugify(f"reevaluate-{preset}")))
     lead = result.why.partition("\n\n")[0]
     return Completed(message=lead) if result.name == NOT_WORSE else Failed(name=result.name, message=lead)
 
 
-def write_page(result: GateResult) -> str:
+def write_gate_page(result: GateResult) -> str:
     """Write the page for the pull request; return its text."""
     text = f"## Re-evaluation: {result.name.lower()}\n\n{result.why}\n"
     PAGE.parent.mkdir(exist_ok=True)
@@ -176,7 +176,7 @@ def main(
     try:
         state = call_on_server(lambda: reevaluate(base, preset, return_state=True))
     except UserError as error:
-        write_page(GateResult(FAILED, str(error)))
+        write_gate_page(GateResult(FAILED, str(error)))
         state = Failed(name=FAILED)
     if PAGE.exists():
         print(PAGE.read_text(encoding="utf-8"))

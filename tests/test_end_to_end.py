@@ -126,6 +126,7 @@ def test_a_second_run_does_nothing_and_a_report_setting_remakes_the_report_alone
 
 def test_thresholds_and_versions_run_what_they_decide_and_nothing_else(project: Path) -> None:
     """The same keys as docs/architecture.md's table, in the whole graph; another Prefect decides nothing."""
+    run(project, "dvc", "repro")  # what a test before this one left
     assert list_stale(project, "versions.yaml", r'(?m)^( +torch: &torch )"[\d.]+"', r'\1"99.0"') == {
         *("baseline", "finetune", "refit", "embed", "evaluate", "predict", "report"),
     }
