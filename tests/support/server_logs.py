@@ -9,7 +9,8 @@ BEGIN = re.compile(r"^(?=\d\d:\d\d:\d\d|\d{4}[-/]\d\d[-/]\d\d|(?:INFO|WARNING|ER
 ERROR = re.compile(r"\b(ERROR|CRITICAL|FATAL|PANIC)\b|^Traceback", re.MULTILINE)
 # Each with the reason why it is none.
 ALLOWED = {
-    "a test cancelled or ended the run": r"Crash detected! Execution was (aborted|cancelled)|: ended with the flow'"
+    "a test cancelled or ended the run": r"Crash detected! Execution was (aborted|cancelled)"
+    r"|Finished in state Failed\('stage \S+: ended with the flow'\)"
     r"|Finished in state Crashed\('Execution was (aborted|cancelled)",
     "a test killed the flow's process": r"exited with status code: -(9|15)|Reported flow run '\S+' as crashed",
     "SQLite gives way to another writer; the next beat comes within 30 s": r"heartbeat persistence failed"
