@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows.cards import take_cards
 
-END_SECONDS = 30  # a cancelled flow and all it started are gone within this; within 15 where nothing else runs
+END_SECONDS = 60  # a cancelled flow and all it started are gone within this; within 15 where nothing else runs
 
 # Every stage notes in ran.txt (no out of DVC's) that it really ran.
 STAGES = """\
