@@ -13,6 +13,7 @@ if [ "${FRESH_MOUNTS:-}" != own ]; then # what is mounted below ends with this p
 fi
 work=$(mktemp -d)
 root=$work/root
+# Nothing is mounted yet where debootstrap fails, and umount's word about that is no fault.
 trap 'umount --recursive "$root" 2> /dev/null || true; rm -rf --one-file-system "$work"' EXIT
 
 debootstrap --variant=minbase --include=git,make,python3-venv,ca-certificates "$suite" "$root" "$mirror" > "$work/log" ||

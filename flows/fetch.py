@@ -98,7 +98,7 @@ class Recorded:
 
         if dep in self._all_outs:
             return str(self._all_outs[dep].hash_info.value)
-        tree = Tree()  # type: ignore[no-untyped-call]
+        tree = Tree()  # type: ignore[no-untyped-call]  # dvc_data is typed in part
         for out in self._find_outs(dep):
             for path, meta, hash_info in self._list_files(out):
                 if path == dep:

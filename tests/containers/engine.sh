@@ -7,6 +7,7 @@ set -euo pipefail
 [ "$(id -u)" = 0 ] || { echo "an engine needs root" >&2; exit 1; }
 mkdir -p "$1"
 here=$(realpath "$(dirname "$0")") folder=$(realpath "$1")
+# grep ends with 1 where a file names no Debian mirror, and debootstrap then takes its own.
 mirror=$(grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d 2> /dev/null | head -1 | tr -d ' ') || true
 tools=$folder/tools root=$folder/root
 export PATH=$tools/usr/bin:$tools/usr/sbin:$PATH DOCKER_CONFIG=$folder/config DOCKER_HOST=unix://$folder/sock
@@ -39,6 +40,7 @@ make_root() {
   debootstrap --variant=minbase --include=ca-certificates,netbase,tzdata,libffi8,libssl3,libsqlite3-0,libbz2-1.0,liblzma5,libreadline8,zlib1g,libuuid1 \
     "$release" "$root.new" "$mirror" > "$folder/debootstrap.log"
   cp -a "$python/bin/python3.11" "$root.new/usr/local/bin/"
+  # A Python that was built without a shared library has none to copy.
   cp -a "$python"/lib/libpython3* "$root.new/usr/local/lib/" 2> /dev/null || true
   tar -C "$python/lib" --exclude=site-packages --exclude=__pycache__ --exclude=test --exclude='config-*' -c python3.11 \
     | tar -C "$root.new/usr/local/lib" -x
