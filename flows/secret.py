@@ -8,7 +8,9 @@ PREFECT_API_AUTH_STRING names another one.
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from urllib.parse import urlsplit
 
 from tuwen.core.environment import LOOPBACK
@@ -61,13 +63,9 @@ def read_or_make(environment: Mapping[str, str]) -> str:
 
 
 def _write(path: Path, password: str) -> None:
-    """Write the file whole or not at all; of two processes that do so at once the first one's stays."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(password)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass  # the other process's
-    finally:
-        draft.unlink()
+    """Write the file whole or not at all; of two that do so at once, processes or threads, the first one's stays."""
+    with NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.name}.") as draft:  # its owner's alone, mode 600
+        draft.write(password)
+        draft.flush()
+        with suppress(FileExistsError):  # the other one's
+            os.link(draft.name, path)
