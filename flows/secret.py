@@ -63,7 +63,7 @@ def read_or_make(environment: Mapping[str, str]) -> str:
 
 
 def _write(path: Path, password: str) -> None:
-    """Write the file whole or not at all; of two that do so at once, processes or threads, the first one's stays."""
+    """Write the file whole or not at all; of two at once, processes or threads, the first one's stays."""
     with NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.name}.") as draft:  # its owner's alone, mode 600
         draft.write(password)
         draft.flush()
