@@ -27,7 +27,6 @@ MISREADINGS = {
     **{("mac_roman", right): 28.0 for right in ("gb18030", "cp950")},  # whose signs give Chinese by chance
     **{("cp1252", right): 12.0 for right in ("gb18030", "cp950")},
     **{(wrong, right): 24.0 for wrong in ("cp932", "cp949", "euc_jp") for right in ("utf-8", "gb18030", "cp950")},
-    ("euc_jp", "gb18030"): 20.0,
     **{(wrong, right): 16.0 for wrong in CYRILLIC for right in ("utf-8", "gb18030", "cp950")},
     ("gb18030", "utf-8"): 10.0,
     ("cp950", "utf-8"): 10.0,
