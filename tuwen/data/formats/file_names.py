@@ -8,6 +8,7 @@ from urllib.parse import unquote
 DRIVE = re.compile(r"[A-Za-z]:/|//(?![?.]/)[^/]+/")  # of a Windows path: D:/, or //server/ of a share
 SHARE = re.compile(r"(?:smb|cifs):(?=//)", re.IGNORECASE)
 LONG_PATH = re.compile(r"//[?.]/(UNC/)?", re.IGNORECASE)  # how Windows itself writes a path of any length
+HOST = re.compile(r"\s*file:[/\\]{2}(?!localhost[/\\])[^/\\]", re.IGNORECASE)  # file://server/share/1.jpg
 BLANKS = "\u200b\u200e\u200f\ufeff"  # around a name, besides those of str.strip, which has U+3000
 
 
@@ -27,17 +28,21 @@ def normalise_name(name: str) -> str:
 
 def list_readings(name: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the name as it is, and then with one more change at a time, each with what was changed so far."""
-    ways = list[str]()
+    ways, has_host = list[str](), HOST.match(name)
     yield name, ways
     for way, read in READINGS:
         changed = read(name)
         if changed != name:
             name, ways = changed, [*ways, way]
             yield name, ways
+    readings = [(name, ways)]
     for encoding in ("utf-8", "gb18030"):  # either may decode: %CD%BC is 图 in the one and ͼ in the other
         changed = unquote(name, encoding, "replace")
         if changed != name and "\ufffd" not in changed and "\0" not in changed:
-            yield changed, [*ways, "percent escapes"]
+            readings.append((changed, [*ways, "percent escapes"]))
+    yield from readings[1:]
+    if has_host:
+        yield from ((f"//{reading}", changes) for reading, changes in readings)
 
 
 def _strip(name: str) -> str:
@@ -45,7 +50,7 @@ def _strip(name: str) -> str:
 
 
 def _read_address(name: str) -> str:
-    """Return the path of a file: address; file://photos/1.jpg, which names a host, is meant as a path too."""
+    """Return the path of a file: address, with the host in front of it: file://photos/1.jpg may mean a path."""
     if not name.lower().startswith("file:"):
         return name
     host, slash, path = name[5:].removeprefix("//").partition("/")

@@ -32,6 +32,7 @@ USED_CHUNKS = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT")  # of a PNG, beside 
 EXIF_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")
 MAX_EXIF_BYTES = 1 << 16
 DATA_ADDRESS = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
+REPRESENTED = (b"b'", b'b"')  # bytes as Python's str writes them
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
@@ -75,8 +76,10 @@ def remove_notes(data: bytes) -> bytes:
 
 
 def decode_base64(text: bytes) -> bytes | None:
-    """Decode base64, plain, URL-safe, in lines or behind `data:…;base64,`; None where it is broken."""
+    """Decode base64, plain, URL-safe, in lines, as b'…' or behind `data:…;base64,`; None where it is broken."""
     text = text.strip()
+    if text.startswith(REPRESENTED) and text.endswith(text[1:2]):
+        text = text[2:-1]
     head = DATA_ADDRESS.match(text)
     plain = text[head.end() if head else 0 :].translate(URL_SAFE, b"\r\n")
     try:
@@ -88,6 +91,7 @@ def decode_base64(text: bytes) -> bytes | None:
 def is_base64_image(text: bytes) -> bool:
     """Whether this is an image in base64, be it broken further on, and no path: by the first bytes in it."""
     start = text[:300].lstrip()
+    start = start[2:] if start.startswith(REPRESENTED) else start
     if DATA_ADDRESS.match(start):
         return True
     head = start.translate(None, b"\r\n")[:32]

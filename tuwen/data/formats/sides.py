@@ -85,9 +85,8 @@ _THING = (
     "后视镜|转向灯|转灯|舷窗|舷|舵|发动机|引擎|图|圖|照片|照|页|栏|列|屏|墙|墙壁|壁|口袋|裤兜|兜|袖子|袖口|袖|裤腿|裤脚|"
     "下?衣?摆|衣襟|襟|衽|领|鞋子|鞋|靴|袜子|袜|手套|耳环|耳钉|耳坠|耳机|耳罩|耳塞|开门|边缘|边沿|边框|扶手|把手|扇门|扇窗|箭头|路口|街|拐角|转角|勾拳|直拳|摆拳|通道|旁|撇子|利手|贵妃)"
 )
-_TURN = "(?:转弯|转向|转身|转|轉|拐弯|拐|移动|移|变道|侧卧|侧躺|侧身|看齐|看)"
-_NUMBER = "[一二三四五六七八九十两0-9０-９]"
-_ORDER = f"[起数數]|第?{_NUMBER}{{1,2}}"
+_TURN = "(?:倾斜|转弯|转向|转身|转|轉|拐弯|拐|移动|移|变道|侧卧|侧躺|侧身|看齐|看)"
+_ORDER = "三分之一|[起数數]|第?[一二三四五六七八九十两0-9０-９]{1,2}"
 _TOWARDS = "(?:朝向|指向|面向|转向|偏向|[面脸头背]朝|[向往朝靠偏指])"
 _FROM_TO = f"[从從由自]{_S}[到至向往]{_S}"
 PLACE = re.compile(
@@ -107,7 +106,7 @@ CERTAIN = re.compile(
     f"|(?:身[体子]?|头|[船车塔]身|船体)[微稍略]{{0,2}}{_S}[倾偏歪斜]"
 )
 NOT_PLACES = re.compile(
-    f"{_S}手(?:定则|法则|螺旋|坐标|系)|{_S}边?(?:后卫|前卫|边锋|前锋|中锋|中场|内野|外野|边卫|翼卫)|{_S}脚舞"
+    f"左耳[进入听].?右耳[出冒]|左眼跳.{{1,2}}右眼跳|左图右史|{_S}手(?:定则|法则|螺旋|坐标|系)|{_S}边?(?:后卫|前卫|边锋|前锋|中锋|中场|内野|外野|边卫|翼卫)|{_S}脚舞"
 )
 NO_NAME = re.compile(f"{_S}[为是起数者在]")  # which the segmenter may take for one
 NAME_TAGS = ("nr", "ns", "nt", "nz", "i")  # jieba's tags of persons, places, bodies, other names, idioms
@@ -222,7 +221,7 @@ def _find_chinese_places(caption: str, sides: list[int]) -> Iterator[int]:
     barred = [match.span() for match in NOT_PLACES.finditer(caption)]
     barred += [(start, end) for start, end, tag in _cut(caption, hmm=True) if tag.startswith(NAME_TAGS)]
     barred = [span for span in barred if not PLACE.fullmatch(caption, *span) and not NO_NAME.match(caption, *span)]
-    certain = [match.span() for match in CERTAIN.finditer(caption)]
+    certain = [one.span() for one in CERTAIN.finditer(caption) if not NOT_PLACES.match(caption, one.start())]
     for side in sides:
         number = next(n for n, (start, end, _) in enumerate(words) if start <= side < end)
         if _is_within(side, certain) or (not _is_within(side, barred) and _is_place(caption, words, number)):

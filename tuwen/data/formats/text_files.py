@@ -80,7 +80,7 @@ def read_csv_rows(
     _, header = next(records, (1, []))
     _check_header(path, header, columns, delimiter)
     for line, fields in records:
-        if fields == header:
+        if [fields[0].removeprefix("\ufeff"), *fields[1:]] == header:
             raise UserError(f"{path}:{line}: the header again, as where files were joined; take this line out")
         if len(fields) != len(header):
             raise UserError(

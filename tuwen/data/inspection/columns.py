@@ -1,10 +1,12 @@
 """The columns of a table: which one names the images, which are captions, and what the others may be."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats.image_files import ImageFiles, is_base64_image, is_hidden, is_image_name
@@ -69,16 +71,22 @@ def infer_columns(rows: Sequence[Mapping[str, Any]], root: Path, place: str) -> 
 def _find_image_column(
     rows: Sequence[Mapping[str, Any]], names: Sequence[str], root: Path, place: str
 ) -> tuple[str, str | None]:
-    """Return (the column whose cells are most often images, the folder below `root` that its paths start from)."""
+    """Return (the column whose cells are most often images, the folder below `root` that its paths start from).
+
+    Addresses count where no column leads to images that are here: they may be those of pages.
+    """
     holds = {path.parent.relative_to(root).as_posix(): path for path in _list_images(root)}
     folders = sorted(holds, key=lambda folder: (folder.count("/"), folder))
     for folder in [None, *islice((folder for folder in folders if folder != "."), TRIED_FOLDERS)]:
         start = root / folder if folder else root
         files = ImageFiles(start)
-        shares = {name: _measure_image_share(rows, name, files) for name in names}
+        shares = {name: _measure_share(rows, name, partial(_is_image, files=files)) for name in names}
         best = max(names, key=lambda name: shares[name], default="")
         if best and shares[best] >= MIN_IMAGE_SHARE:
             return best, folder
+    links = [name for name in names if _measure_share(rows, name, _is_link) >= MIN_IMAGE_SHARE]
+    if links:
+        return max(links, key=lambda name: _measure_share(rows, name, _is_image_link)), None
     shown = {name: str(rows[0][name])[:60] for name in names} if rows else {}
     lies = f", where {holds[folders[0]]} lies" if folders else ", where there are none"
     raise UserError(
@@ -93,9 +101,17 @@ def _list_images(root: Path) -> Iterator[Path]:
         yield from (Path(here, name) for name in sorted(names, reverse=True) if is_image_name(name))
 
 
-def _measure_image_share(rows: Sequence[Mapping[str, Any]], name: str, files: ImageFiles) -> float:
+def _measure_share(rows: Sequence[Mapping[str, Any]], name: str, is_one: Callable[[Any], bool]) -> float:
     cells = list(islice((row[name] for row in rows if row[name]), TRIED_CELLS))
-    return sum(_is_image(cell, files) for cell in cells) / len(cells) if cells else 0.0
+    return sum(map(is_one, cells)) / len(cells) if cells else 0.0
+
+
+def _is_link(cell: Any) -> bool:
+    return isinstance(cell, str) and is_url(cell)
+
+
+def _is_image_link(cell: Any) -> bool:
+    return _is_link(cell) and is_image_name(urlsplit(cell).path)
 
 
 def _is_image(cell: Any, files: ImageFiles) -> bool:
@@ -103,9 +119,9 @@ def _is_image(cell: Any, files: ImageFiles) -> bool:
         cell = cell.get("bytes") or cell.get("path")
     data = cell if isinstance(cell, bytes) else None
     if isinstance(cell, str):
-        if is_url(cell) or is_base64_image(cell.encode("utf-8", "replace")):
+        if is_base64_image(cell.encode("utf-8", "replace")):
             return True
-        data = read_image_file(files, cell)[0] if len(cell) < LONGEST_NAME else None
+        data = read_image_file(files, cell)[0] if len(cell) < LONGEST_NAME and not is_url(cell) else None
     try:
         return data is not None and open_image(data).width > 0
     except Exception:  # decoders raise a dozen kinds on bytes that are no image

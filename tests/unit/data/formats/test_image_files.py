@@ -53,6 +53,12 @@ def put(root: Path, *names: str) -> Path:
         ("图/a.JPG", "\\\\192.168.1.2\\d$\\图\\a.jpg", "backslashes and network share and upper and lower case"),
         ("a.jpg", "//server/share/a.jpg", "network share"),
         ("图/a.jpg", "file:////server/share/图/a.jpg", "file:// address and network share"),
+        (
+            "图/a.jpg",
+            "file://server/share/%E5%9B%BE/a.jpg",
+            "file:// address and percent escapes and network share",
+        ),
+        ("photos/a.jpg", "file://photos/a.jpg", "file:// address"),
         ("图/a.jpg", "smb://server/share/图/a.jpg", "address of a share and network share"),
         (
             "图/a.jpg",
@@ -112,6 +118,7 @@ def test_a_file_of_exactly_this_name_comes_first(tmp_path: Path, name: str) -> N
         ("OUT.jpg", "missing", None),
         ("/etc/hostname", "outside_source", None),
         ("file:///etc/hostname", "outside_source", None),
+        ("file://server/share/none.jpg", "outside_source", None),
         ("/c.jpg", "outside_source", None),
         ("D:/none.jpg", "outside_source", None),
         ("\\\\server\\share\\none.jpg", "outside_source", None),
@@ -159,7 +166,7 @@ def test_base64_is_known_by_the_bytes_in_it(kind: str) -> None:
     plain, url = base64.b64encode(data), base64.urlsafe_b64encode(data)
     mime = base64.encodebytes(data)
     addresses = [b"data:image/jpeg;base64," + plain, b"DATA:image/png;charset=utf-8;base64," + url]
-    for text in (plain, url, plain.rstrip(b"="), b" " + mime, *addresses):
+    for text in (plain, url, plain.rstrip(b"="), b" " + mime, str(plain).encode(), *addresses):
         assert is_base64_image(text)
         assert decode_base64(text) == data
     assert is_base64_image(plain[:-5] + b"!")

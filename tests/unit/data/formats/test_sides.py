@@ -1,4 +1,4 @@
-"""Left and right: 756 real phrases (sides.tsv: decision, caption), and what becomes of their words."""
+"""Left and right: 927 real phrases (sides.tsv: decision, caption), and what becomes of their words."""
 
 import pickle
 from collections import Counter

@@ -53,6 +53,21 @@ def test_encoded_bytes_and_addresses_are_the_image(root: Path, wrap: Any) -> Non
     assert infer_columns(rows, root, "pairs.parquet")[:3] == (None, "image", ["text"])
 
 
+def test_addresses_count_where_no_column_leads_to_images_that_are_here(root: Path) -> None:
+    rows = [
+        {
+            "page": f"https://shop.example/{n}",
+            "photo": f"https://shop.example/{n}.JPG?w=1",
+            "file": f"{n}.jpg",
+            "菜名": dish,
+        }
+        for n, dish in enumerate(DISHES)
+    ]
+    assert infer_columns(rows, root, "pairs.csv")[:3] == ("图片", "file", ["菜名"])
+    shutil.rmtree(root / "图片")
+    assert infer_columns(rows, root, "pairs.csv")[:3] == (None, "photo", ["菜名"])
+
+
 def test_names_tell_captions_from_shops_groups_and_splits(root: Path) -> None:
     rows = make_rows(
         标题=lambda n: f"{DISHES[n]}的做法",

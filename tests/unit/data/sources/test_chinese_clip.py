@@ -102,7 +102,7 @@ def test_addresses_with_base64_are_read_and_a_macs_second_files_passed_by(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "encoded", [b"", b"!!!!", b"/9j/4AA!", b"b'/9j/4AAQ'", b"/9j/\x004AAQ", b"/9j/ 4AAQ", b"A"]
+    "encoded", [b"", b"!!!!", b"/9j/4AA!", b"b'/9j/4AAQ", b"/9j/\x004AAQ", b"/9j/ 4AAQ", b"A"]
 )
 def test_broken_base64_is_named_and_what_follows_is_read(tmp_path: Path, encoded: bytes) -> None:
     write(tmp_path, "train", {}, [BAG])

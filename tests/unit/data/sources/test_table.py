@@ -231,6 +231,7 @@ def test_half_of_a_surrogate_pair_in_json_is_replaced(root) -> None:
         ("a.jsonl", '{"path": "x", "zh": true}', r"a\.jsonl:1: found True, expected a text"),
         ("a.jsonl", '{"path": "x", "zh": 1e999}', r"a\.jsonl:1: found inf, expected a text"),
         ("a.csv", "path,zh\nx,猫\npath,zh\ny,狗\n", r"a\.csv:3: the header again"),
+        ("a.csv", "path,zh\nx,猫\n\ufeffpath,zh\ny,狗\n", r"a\.csv:3: the header again"),
         ("a.jsonl", '{"path": "x", "zh": {"a": 1}}', r"a\.jsonl:1: found \{'a': 1\}, expected a text"),
         ("a.parquet", "PAR1 path,zh PAR1", r"a\.parquet: not readable as Parquet after row 0"),
         ("a.xlsx", "PK", r"a\.xlsx: found '\.xlsx', expected \.csv, \.tsv, \.jsonl or \.parquet"),

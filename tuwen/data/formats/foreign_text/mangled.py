@@ -19,13 +19,15 @@ QUESTION_MARKS = re.compile(r"\?{3,}")  # in most lines, and no Chinese: saved i
 LOSS = "what is left where a text was decoded wrongly and saved: its characters are lost"
 # of Windows in the west, of its console and of zip archives there, of Macs
 WESTERN = ("cp1252", "cp437", "cp850", "cp1250", "mac_roman")
+CYRILLIC = ("cp1251", "koi8_r", "cp866", "iso8859_5")
 # (what it was read as, what it was) -> nats that undoing must gain; between two encodings of Chinese chance does
 MISREADINGS = {
     **{(wrong, "utf-8"): 10.0 for wrong in WESTERN},
     **{(wrong, right): 16.0 for wrong in WESTERN for right in ("gb18030", "cp950")},
     **{("mac_roman", right): 28.0 for right in ("gb18030", "cp950")},  # whose signs give Chinese by chance
     **{("cp1252", right): 12.0 for right in ("gb18030", "cp950")},
-    **{("cp932", right): 24.0 for right in ("utf-8", "gb18030", "cp950")},
+    **{(wrong, right): 24.0 for wrong in ("cp932", "cp949", "euc_jp") for right in ("utf-8", "gb18030", "cp950")},
+    **{(wrong, right): 16.0 for wrong in CYRILLIC for right in ("utf-8", "gb18030", "cp950")},
     ("gb18030", "utf-8"): 10.0,
     ("cp950", "utf-8"): 10.0,
     ("gb18030", "cp950"): 24.0,
@@ -35,6 +37,11 @@ ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 LETTERS = re.compile("[\u0370-\u1fff]")
 # what people write: half-width katakana, whose sound marks follow what has that sound (ｶﾞ), and frames of ═ and ║
 KATAKANA = re.compile("(?:[ｳｶ-ﾄﾊ-ﾎ]ﾞ|[ﾊ-ﾎ]ﾟ|[ｦ-ﾝ･｡､｢｣])+")
+# what people write: a word in one case, or with a capital (Москва, МОСКВА); misread text mixes all
+CYRILLIC_WORD = re.compile("[«„“—№]*(?:[А-ЯЁ]?[а-яё]+|[А-ЯЁ]+)[»“”—…]*")
+KANA = re.compile("[\u3041-\u30ff]")
+HANGUL = re.compile("[\uac00-\ud7a3]")
+KOREAN = -9.0  # nats a character as Korean: above it, it is that
 ANY_LETTER = re.compile(r"[^\W\d_]")
 FRAMES = re.compile("[\u2500-\u25ff]+")
 LEAST_AMONG_MANY = 5.0  # nats that suffice in a line where most lines were misread in the same way, ...
@@ -83,8 +90,9 @@ def find_mangled(lines: Sequence[str]) -> list[Mangled]:
         beyond = np.add.reduceat((classes > 0).astype(np.int64), starts)
         latin = np.add.reduceat((classes == CLASS_NAMES.index("latin")).astype(np.int64), starts)
         symbols = latin + np.add.reduceat((classes == CLASS_NAMES.index("symbol")).astype(np.int64), starts)
-        known = np.isin(classes, [CLASS_NAMES.index(name) for name in ("frequent", "common")])
-        strange = (symbols > 1) & (np.add.reduceat(known.astype(np.int64), starts) == 0)
+        frequent = np.add.reduceat((classes == CLASS_NAMES.index("frequent")).astype(np.int64), starts)
+        common = np.add.reduceat((classes == CLASS_NAMES.index("common")).astype(np.int64), starts)
+        strange = ((symbols > 1) & (frequent + common == 0)) | (common > 3 * frequent + 3)
         poor = (np.add.reduceat(nats, starts) < SUSPECT * beyond) | (latin > 1) | strange
         numbers |= set(np.flatnonzero(poor & (beyond > 0)).tolist())
     return _examine_lines({number: lines[number] for number in sorted(numbers)}, int(np.sum(beyond > 0)))
@@ -143,13 +151,7 @@ def _undo(line: str) -> Iterator[_Undone]:
 
 def _undo_run(run: str, wrong: str, right: str) -> str:
     """Return the run as it was before it was misread, with U+FFFD for what is lost; empty where it never was."""
-    if len(LETTERS.findall(run)) > len(run) / 2:  # Russian, Greek, Arabic
-        return ""
-    if wrong not in (*WESTERN, "cp932") and not CHINESE.search(run):
-        return ""
-    if FRAMES.fullmatch(run) or (wrong == "mac_roman" and not ANY_LETTER.search(run)):
-        return ""
-    if wrong == "cp932" and ((rest := KATAKANA.sub("", run)) == "" or score_text(rest)[1] > SUSPECT):
+    if _is_written(run, wrong):
         return ""
     run = run.replace("\ufffd", "")
     try:
@@ -162,6 +164,25 @@ def _undo_run(run: str, wrong: str, right: str) -> str:
     except UnicodeError:
         return ""
     return data.decode(right, "replace")
+
+
+def _is_written(run: str, wrong: str) -> bool:
+    """Return whether people write such a run, so that nothing was read as `wrong`."""
+    if FRAMES.fullmatch(run):
+        return True
+    if wrong in CYRILLIC:
+        return CYRILLIC_WORD.fullmatch(run) is not None or not LETTERS.search(run)
+    if len(LETTERS.findall(run)) > len(run) / 2:  # Russian, Greek, Arabic
+        return True
+    if wrong in WESTERN:
+        return wrong == "mac_roman" and not ANY_LETTER.search(run)
+    if wrong == "cp932":
+        return (rest := KATAKANA.sub("", run)) == "" or score_text(rest)[1] > SUSPECT
+    kana = len(KANA.findall(run))
+    if wrong == "cp949":
+        korean = score_text(run, wrong)[1] > KOREAN or not (CHINESE.search(run) or HANGUL.search(run))
+        return korean or kana > len(run) / 2
+    return not CHINESE.search(run) or (kana > 0 if wrong == "euc_jp" else kana > len(run) / 2)
 
 
 def _to_cp1252(character: str) -> bytes:

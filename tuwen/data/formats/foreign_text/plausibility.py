@@ -108,7 +108,8 @@ def _list_common() -> str:
     trails = bytes(range(0xA1, 0xFF)), bytes([*range(0x40, 0x7F), *range(0xA1, 0xFF)])
     gb = b"".join(bytes((lead, trail)) for lead in range(0xB0, 0xD8) for trail in trails[0])
     big5 = b"".join(bytes((lead, trail)) for lead in range(0xA4, 0xC7) for trail in trails[1])
-    return gb.decode("gb2312", "ignore") + big5.decode("big5", "ignore")
+    both = gb.decode("gb2312", "ignore") + big5.decode("big5", "ignore")
+    return "".join(character for character in both if character >= "\u4e00")  # Big5 has kana there
 
 
 def classify_characters(text: str) -> np.ndarray[Any, np.dtype[np.uint8]]:

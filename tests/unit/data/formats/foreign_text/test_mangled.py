@@ -5,6 +5,13 @@ import pytest
 from tuwen.data.formats.foreign_text.mangled import find_mangled
 
 SIMPLIFIED = ["一只猫坐在沙发上", "红色连衣裙", "两个人在海边散步", "苹果手机壳", "秋天的公园"]
+LONGER = [
+    "穿汉服的女孩撑着油纸伞",
+    "孩子们在操场上踢足球",
+    "山顶的日出和云海",
+    "木桌上的一碗牛肉面",
+    "一只猫趴在窗台上晒太阳",
+]
 
 
 def mangle(text: str, right: str, wrong: str) -> str:
@@ -21,6 +28,7 @@ def mangle(text: str, right: str, wrong: str) -> str:
         *[("utf-8", "cp1252"), ("utf-8", "latin-1"), ("utf-8", "gbk"), ("gbk", "cp1252"), ("utf-8", "cp950")],
         *[(right, wrong) for right in ("utf-8", "gbk") for wrong in ("cp437", "cp850", "mac_roman")],
         *[("utf-8", "cp1250"), ("gbk", "cp1250"), ("utf-8", "cp932")],
+        *[(right, wrong) for right in ("utf-8", "gbk") for wrong in ("cp1251", "koi8_r", "cp866", "iso8859_5")],
     ],
 )
 def test_every_line_that_was_misread_is_found_with_what_was_meant(right: str, wrong: str) -> None:
@@ -34,6 +42,13 @@ def test_every_line_that_was_misread_is_found_with_what_was_meant(right: str, wr
 def test_what_was_read_as_half_width_katakana_is_found_but_where_all_of_it_could_be_that() -> None:
     lines = [mangle(line, "gbk", "cp932") for line in SIMPLIFIED]
     assert len(find_mangled([*SIMPLIFIED, *lines])) >= 4
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("utf-8", "cp949"), ("gbk", "cp949"), ("gbk", "euc_jp")])
+def test_lines_that_were_read_as_korean_or_japanese_are_found(right: str, wrong: str) -> None:
+    lines = [mangle(line, right, wrong) for line in (*SIMPLIFIED, *LONGER)]
+    assert len(find_mangled(lines)) > 1
+    assert len(find_mangled([*SIMPLIFIED, *lines[-1:]])) == 1
 
 
 def test_lines_of_question_marks_alone_are_found() -> None:
@@ -75,6 +90,9 @@ def test_known_forms_of_lost_text_are_found(text: str) -> None:
         "고양이가 소파에 앉아 있다",
         "Un café près de l'hôtel; naïve, Ærø, ÀÉÈ, Übergröße",
         "кошка на диване, Ελληνικά, العربية, ไทย, हिन्दी",
+        "МОСКВА — ГОРОД «ГЕРОЙ» №1, Санкт-Петербург, кошка «на диване»…",
+        "ソウル駅前広場 東京国際空港 大阪城公園 フラッシュを焚いているカメラ",
+        "서울特別市 大韓民國 삼성電子 갤럭시 스마트폰 케이스",
         "😀👨‍👩‍👧 ①②③ ㎡ ５００毫升 ☆★",
         "半个\ufffd",
         "\ue000\ue001",
