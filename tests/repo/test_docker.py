@@ -1,5 +1,6 @@
 """The image and the compose file, as far as they can be held without an engine: linters, schema, house rules."""
 
+import configparser
 import re
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from tests.support.checkout import ROOT
 DOCKERFILE, COMPOSE = ROOT / "docker/Dockerfile", ROOT / "docker/compose.yaml"
 BIN = Path(sys.executable).parent
 REQUIRED = re.compile(r"\$\{(\w+):\?[^}]*\}")  # ${NAME:?message}: compose refuses to start without it
-SECRET = re.compile(r"PASSWORD|SECRET|KEY|AUTH|_URL$")  # addresses may hold a password
+# addresses may hold a password
+SECRET = re.compile(r"PASSWORD|SECRET|KEY|AUTH(?!_(CONFIG_PATH|ADMIN_USERNAME)$)|_URL$")
 
 
 def services() -> dict[str, dict[str, Any]]:
@@ -150,7 +152,8 @@ def test_every_install_in_the_image_is_held_by_the_constraints() -> None:
 def test_the_gpu_image_alone_has_what_reads_the_load_of_the_cards() -> None:
     stages = re.findall(r"^FROM build AS (\S+)\n(.*?)(?=^FROM )", DOCKERFILE.read_text(), re.MULTILINE | re.DOTALL)
     extras = {name: set(re.findall(r"\.\[([\w,]+)\]", text)[0].split(",")) for name, text in stages}
-    assert extras == {"build-cpu": {"all", "s3", "postgres"}, "build-gpu": {"all", "gpu", "s3", "postgres"}}
+    servers = ("s3", "postgres", "auth")
+    assert extras == {"build-cpu": {"all", *servers}, "build-gpu": {"all", "gpu", *servers}}
 
 
 def test_nothing_is_published_beyond_this_machine() -> None:
@@ -212,6 +215,21 @@ def test_mlflow_answers_to_listed_hosts_alone() -> None:
         "127.0.0.1:${MLFLOW_PORT:-5000}",
         "localhost:${MLFLOW_PORT:-5000}",
     }
+
+
+def test_mlflow_asks_for_the_password_that_the_worker_has() -> None:
+    server, worker = services()["mlflow"], services()["worker"]["environment"]
+    words, variables = server["command"].split(), server["environment"]
+    assert words[words.index("--app-name") + 1] == "basic-auth"
+    for name in ("USERNAME", "PASSWORD"):
+        assert variables[f"MLFLOW_AUTH_ADMIN_{name}"] == worker[f"MLFLOW_TRACKING_{name}"]
+    settings = "mlflow-auth.ini"
+    assert f"./{settings}:{variables['MLFLOW_AUTH_CONFIG_PATH']}:ro" in server["volumes"]
+    read = configparser.ConfigParser()
+    read.read(ROOT / "docker" / settings)
+    # runs and users lie in one database, whose address holds no password
+    assert read["mlflow"]["database_uri"] == variables["MLFLOW_BACKEND_STORE_URI"]
+    assert "password" not in " ".join(read["mlflow"])
 
 
 @pytest.fixture(scope="module")
