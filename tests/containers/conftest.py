@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -21,11 +22,14 @@ from tests.support.ports import free_ports
 from tuwen.core.environment import locate_cache
 from tuwen.data.sources.wheels import open_wheels
 
+DOCKERFILE, COMPOSE = ROOT / "docker/Dockerfile", ROOT / "docker/compose.yaml"
 ENGINE = Path(__file__).with_name("engine.sh")
 PORTS = ("PREFECT_PORT", "MLFLOW_PORT", "S3_PORT")
 CARD = "GPU-test"  # stages of the CPU take turns on it as they would on a real one
 STRANGER = 4321  # a user id that no image knows
 UP_SECONDS, STEP_SECONDS = 1200, 600
+MAX_SCRIPT_BYTES = 1_000_000
+NO_REGISTRY = re.compile("dial tcp|no such host|timeout|TLS handshake|toomanyrequests")
 CANNOT = 3  # engine.sh: this machine can have none
 # An image's own base comes from a registry; an engine of the tests' own has none, and stand-ins in their place.
 STAND_INS = {"PYTHON_IMAGE": "python", "POSTGRES_IMAGE": "postgres", "RCLONE_IMAGE": "rclone"}
@@ -87,6 +91,7 @@ class Stack:
 def engine() -> Iterator[dict[str, str]]:
     """The variables of an engine; skipped where there is none and this machine can have none."""
     if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
+        pull_images()
         yield {}
         return
     kept = os.environ.get("TUWEN_TEST_ENGINE")
@@ -111,6 +116,16 @@ def engine() -> Iterator[dict[str, str]]:
             stop_engine(folder)
 
 
+def pull_images() -> None:
+    """Fetch the images of others into the machine's engine; skip the tests where it reaches no registry."""
+    for name, image in sorted(set(re.findall(r"(\w+_IMAGE):-([^}]+)\}", COMPOSE.read_text()))):
+        command = ["docker", "pull", "--quiet", os.environ.get(name) or image]
+        pulled = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        if pulled.returncode and NO_REGISTRY.search(pulled.stderr):
+            pytest.skip(f"the engine of this machine gets no images: {pulled.stderr.strip()[-400:]}")
+        assert pulled.returncode == 0, pulled.stderr
+
+
 def stop_engine(folder: Path) -> None:
     """End an engine of the tests' own and remove all that it made."""
     pid = folder / "pid"
@@ -125,6 +140,8 @@ def stop_engine(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def stack(engine: dict[str, str]) -> Iterator[Stack]:
     """The stack, built and healthy, whose worker is a user that the image does not know."""
+    if os.geteuid() != 0:
+        pytest.skip("root alone can give that user a checkout")
     with tempfile.TemporaryDirectory(prefix="tuwen-stack-") as temporary:
         folder = Path(temporary)
         folder.chmod(0o755)
@@ -199,11 +216,23 @@ def relocate(environment: Path, folder: Path) -> Path:
         (target / "bin" / name).symlink_to("/usr/local/bin/python3.11")
     (target / "pyvenv.cfg").unlink()
     (target / "pyvenv.cfg").write_text("home = /usr/local/bin\ninclude-system-site-packages = false\n")
-    # What the image leaves out, and what a server that ran from this environment left in it.
-    left_out = [target / packages / "torch" / name for name in ("bin", "include", "test")]
-    for path in (*left_out, *(target / packages).glob("prefect/server/ui*_build")):
+    for path in list_left_out(target / packages):
         shutil.rmtree(path, ignore_errors=True)
+    for path in scripts:
+        if path.stat().st_size > MAX_SCRIPT_BYTES:
+            path.unlink()  # a program of the development extra, such as ruff
     return folder
+
+
+def list_left_out(packages: Path) -> list[Path]:
+    """List what the image leaves out or never had, and what a server that ran from this environment left in it."""
+    removed = re.findall(r"rm -rf (torch/.+) \\\n", DOCKERFILE.read_text())[0].split()
+    tested = re.findall(r"&& find (.+) -type d -name tests", DOCKERFILE.read_text())[0].split()
+    return [
+        *(packages / name for name in (*removed, "mypy", "selenium")),
+        *(path for name in tested for path in (packages / name).rglob("tests")),
+        *packages.glob("prefect/server/ui*_build"),
+    ]
 
 
 def replace(path: Path, old: str, new: str) -> None:
