@@ -1,4 +1,4 @@
-"""A machine that can have no engine is told from an engine that fails: tests are skipped there, with the reason."""
+"""A machine that can have no engine is told from an engine that fails: the one skips tests, the other is red."""
 
 import os
 import subprocess
