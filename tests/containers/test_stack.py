@@ -122,7 +122,7 @@ def test_mlflow_asks_for_its_password_and_its_page_shows_the_experiment(
     assert "tuwen" not in read_page(browser)
     browser.get(f"http://tuwen:{stack.values['MLFLOW_PASSWORD']}@{place}/")  # as typed into the browser's own form
     browser.get(f"http://{place}/#/experiments")
-    stack.wait_until(lambda: "tuwen" in read_page(browser).split(), "the list of experiments")
+    stack.wait_until(lambda: browser.find_elements(By.LINK_TEXT, "tuwen"), "the list of experiments")
 
 
 def test_a_missing_folder_is_refused_and_not_made(stack: Stack) -> None:
