@@ -18,11 +18,12 @@ import pytest
 
 from tests.support import smoke
 from tests.support.checkout import ROOT
+from tests.support.image import list_removing_commands
 from tests.support.ports import free_ports
 from tuwen.core.environment import locate_cache
 from tuwen.data.sources.wheels import open_wheels
 
-DOCKERFILE, COMPOSE = ROOT / "docker/Dockerfile", ROOT / "docker/compose.yaml"
+COMPOSE = ROOT / "docker/compose.yaml"
 ENGINE = Path(__file__).with_name("engine.sh")
 PORTS = ("PREFECT_PORT", "MLFLOW_PORT", "S3_PORT")
 CARD = "GPU-test"  # stages of the CPU take turns on it as they would on a real one
@@ -82,9 +83,9 @@ class Stack:
             time.sleep(0.3)  # files of a container, pages and Prefect's API announce nothing
         return result
 
-    def log(self, service: str) -> str:
-        """Return the last lines that a service wrote."""
-        return self.attempt("logs", "--tail", "60", service).stdout
+    def log(self, *services: str) -> str:
+        """Return the last lines that these services wrote, or all."""
+        return self.attempt("logs", "--no-color", "--tail", "60", *services).stdout
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +148,8 @@ def stack(engine: dict[str, str]) -> Iterator[Stack]:
         folder.chmod(0o755)
         stack = make_stack(folder, engine)
         try:
-            stack.run("up", "--build", "--detach", "--wait", seconds=UP_SECONDS)
+            started = stack.attempt("up", "--build", "--detach", "--wait", seconds=UP_SECONDS)
+            assert started.returncode == 0, f"{started.stderr[-3000:]}\n{stack.log()}"
             yield stack
         finally:
             stack.attempt("--profile", "*", "down", "--volumes", "--timeout", "5")
@@ -166,9 +168,10 @@ def make_stack(folder: Path, engine: dict[str, str]) -> Stack:
     build: dict[str, Any] = {"network": "host"}
     if environment := os.environ.get("TUWEN_TEST_VENV"):
         build["additional_contexts"] = {"build-cpu": str(relocate(Path(environment), folder / "environment"))}
-    worker = {"environment": {"TUWEN_CHECKPOINT_SECONDS": "0", "CUDA_VISIBLE_DEVICES": CARD}}
+    # one thread, since other tests compute beside it
+    variables = {"TUWEN_CHECKPOINT_SECONDS": "0", "CUDA_VISIBLE_DEVICES": CARD, "OMP_NUM_THREADS": "1"}
     (folder / "override.yaml").write_text(
-        json.dumps({"services": {"prefect": {"build": build}, "worker-cpu": worker}})
+        json.dumps({"services": {"prefect": {"build": build}, "worker-cpu": {"environment": variables}}})
     )
     copy_wheels(checkout)
     subprocess.run(["chown", "-R", f"{STRANGER}:{STRANGER}", checkout], check=True)
@@ -208,37 +211,31 @@ def relocate(environment: Path, folder: Path) -> Path:
     place = command.rpartition(" ")[2]
     scripts = [path for path in (target / "bin").iterdir() if path.is_file() and not path.is_symlink()]
     for path in scripts:
-        replace(path, place, "/opt/venv")
+        replace(path, re.escape(place), "/opt/venv")
     for path in (target / packages).glob("__editable__*tuwen*.py"):
-        replace(path, str(Path(place).parent), "/project")
+        replace(path, "(?<='tuwen': ')[^']+", "/project/tuwen")
     for name in ("python", "python3", "python3.11"):
         (target / "bin" / name).unlink(missing_ok=True)
         (target / "bin" / name).symlink_to("/usr/local/bin/python3.11")
     (target / "pyvenv.cfg").unlink()
     (target / "pyvenv.cfg").write_text("home = /usr/local/bin\ninclude-system-site-packages = false\n")
-    for path in list_left_out(target / packages):
+    subprocess.run(["bash", "-euc", list_removing_commands()], cwd=target / packages, check=True)
+    for path in [
+        *(target / packages / name for name in ("mypy", "selenium")),  # of the development extra
+        *(target / packages).glob("prefect/server/ui*_build"),  # a server that ran from this environment left it
+    ]:
         shutil.rmtree(path, ignore_errors=True)
     for path in scripts:
         if path.stat().st_size > MAX_SCRIPT_BYTES:
-            path.unlink()  # a program of the development extra, such as ruff
+            path.unlink()  # a program of that extra, such as ruff
     return folder
 
 
-def list_left_out(packages: Path) -> list[Path]:
-    """List what the image leaves out or never had, and what a server that ran from this environment left in it."""
-    removed = re.findall(r"rm -rf (torch/.+) \\\n", DOCKERFILE.read_text())[0].split()
-    tested = re.findall(r"&& find (.+) -type d -name tests", DOCKERFILE.read_text())[0].split()
-    return [
-        *(packages / name for name in (*removed, "mypy", "selenium")),
-        *(path for name in tested for path in (packages / name).rglob("tests")),
-        *packages.glob("prefect/server/ui*_build"),
-    ]
-
-
-def replace(path: Path, old: str, new: str) -> None:
-    """Write a file anew with another text in place of `old`, for others may be links to the same one."""
+def replace(path: Path, pattern: str, new: str) -> None:
+    """Write a file anew with another text in place of what is found: the old one may have other links."""
     content, mode = path.read_bytes(), path.stat().st_mode
-    if old.encode() in content:
+    changed = re.sub(pattern.encode(), new.encode(), content)
+    if changed != content:
         path.unlink()
-        path.write_bytes(content.replace(old.encode(), new.encode()))
+        path.write_bytes(changed)
         path.chmod(mode)

@@ -1,9 +1,12 @@
 """The image and the compose file, as far as they can be held without an engine: linters, schema, house rules."""
 
 import configparser
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from ruamel.yaml import YAML
 
 from tests.repo.files import tracked_files
 from tests.support.checkout import ROOT
+from tests.support.image import list_removing_commands
 
 DOCKERFILE, COMPOSE = ROOT / "docker/Dockerfile", ROOT / "docker/compose.yaml"
 BIN = Path(sys.executable).parent
@@ -147,6 +151,24 @@ def test_every_install_in_the_image_is_held_by_the_constraints() -> None:
     commands = re.findall(r"pip install [^\n]*", DOCKERFILE.read_text())
     assert len(commands) == 3
     assert [command for command in commands if "-c constraints.txt" not in command] == []
+
+
+def test_torch_can_be_imported_after_what_the_image_removes_of_it(tmp_path: Path) -> None:
+    removing, torch = list_removing_commands(), Path(sysconfig.get_path("purelib")) / "torch"
+    for name in re.findall(r"\w+", removing):
+        (tmp_path / name).mkdir(exist_ok=True)  # the other packages, without their files
+    for path in torch.iterdir():
+        if path.name == "bin":
+            shutil.copytree(path, tmp_path / "torch/bin")
+        else:
+            (tmp_path / "torch" / path.name).symlink_to(path)
+    subprocess.run(["bash", "-euc", removing], cwd=tmp_path, check=True)
+    assert not (tmp_path / "torch/include").exists()
+    variables = os.environ | {"PYTHONPATH": str(tmp_path)}
+    code = "import torch; print(torch.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "torch/__init__.py")
 
 
 def test_the_gpu_image_alone_has_what_reads_the_load_of_the_cards() -> None:
