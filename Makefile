@@ -3,7 +3,7 @@
 # make pipeline [PRESET=…] the same stages as a Prefect flow
 # make test, make lint     the tests; ruff and mypy
 # make test-gpu            the tests that need a GPU
-# make test-all            the tests, and those of flows, servers, faults and pages in a browser
+# make test-all            the tests, and those of flows, servers, faults, containers and pages in a browser
 # make test-wheels         has every pin a wheel for each Python? asks pip's index for minutes, after a change of pins
 # make test-containers     the image and docker/compose.yaml in a real engine
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
@@ -75,9 +75,9 @@ test-gpu: .venv/dev
 # Debian: postgresql, chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips the browser, and says so.
 test-all: test
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile tests/flows
-	$(MAKE) --jobs 2 --output-sync=target test-servers test-faults
+	$(MAKE) --jobs 2 --output-sync=target test-servers test-faults test-containers
 
-# Each mostly waits for one process or another, so both go on at once.
+# Each mostly waits for one process or another, so two go on at once.
 test-servers: .venv/dev
 	OMP_NUM_THREADS=1 python -m pytest -rs tests/services tests/browser
 
@@ -88,6 +88,7 @@ test-wheels: .venv/dev
 	python -m pytest tests/wheels
 
 # The machine's Docker, or as root on Debian one of the tests' own, which asks no registry and takes .venv for the image.
+# Where neither can be, the tests are skipped and say why.
 test-containers: .venv/dev
 	TUWEN_TEST_VENV="$${TUWEN_TEST_VENV-$(CURDIR)/.venv}" python -m pytest -rs tests/containers
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -16,13 +17,21 @@ from typing import Any
 import pytest
 
 from tests.support import smoke
+from tests.support.checkout import ROOT
+from tests.support.image import list_removing_commands
 from tests.support.ports import free_ports
+from tuwen.core.environment import locate_cache
+from tuwen.data.sources.wheels import open_wheels
 
+COMPOSE = ROOT / "docker/compose.yaml"
 ENGINE = Path(__file__).with_name("engine.sh")
 PORTS = ("PREFECT_PORT", "MLFLOW_PORT", "S3_PORT")
 CARD = "GPU-test"  # stages of the CPU take turns on it as they would on a real one
 STRANGER = 4321  # a user id that no image knows
 UP_SECONDS, STEP_SECONDS = 1200, 600
+MAX_SCRIPT_BYTES = 1_000_000
+NO_REGISTRY = re.compile("dial tcp|no such host|timeout|TLS handshake|toomanyrequests")
+CANNOT = 3  # engine.sh: this machine can have none
 # An image's own base comes from a registry; an engine of the tests' own has none, and stand-ins in their place.
 STAND_INS = {"PYTHON_IMAGE": "python", "POSTGRES_IMAGE": "postgres", "RCLONE_IMAGE": "rclone"}
 
@@ -32,6 +41,7 @@ class Stack:
     """The compose project of a checkout of the tests' own, and commands for it."""
 
     checkout: Path
+    values: dict[str, str]  # of its `.env`
     environment: dict[str, str]
     options: list[str]
 
@@ -69,34 +79,52 @@ class Stack:
         """Return what `look` returns as soon as it is something."""
         deadline = time.monotonic() + seconds
         while not (result := look()):
-            logged = (
-                self.attempt("logs", "--tail", "40", "worker-cpu").stdout if time.monotonic() > deadline else ""
-            )
-            assert time.monotonic() < deadline, f"{what}\n{logged}"
-            time.sleep(0.3)  # files of a container and Prefect's API announce nothing
+            assert time.monotonic() < deadline, f"{what}\n{self.log('worker-cpu')}"
+            time.sleep(0.3)  # files of a container, pages and Prefect's API announce nothing
         return result
+
+    def log(self, *services: str) -> str:
+        """Return the last lines that these services wrote, or all."""
+        return self.attempt("logs", "--no-color", "--tail", "60", *services).stdout
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[dict[str, str]]:
-    """The variables of an engine; skipped where there is none and none can be started."""
+    """The variables of an engine; skipped where there is none and this machine can have none."""
     if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
+        pull_images()
         yield {}
         return
     kept = os.environ.get("TUWEN_TEST_ENGINE")
     folder = Path(kept or tempfile.mkdtemp(prefix="tuwen-engine-"))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    started = subprocess.run(
-        [ENGINE, folder], env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=900, check=False
-    )
     try:
-        if started.returncode:
-            pytest.skip(f"no engine here, and none starts: {started.stderr.strip()[-300:]}")
+        started = subprocess.run(
+            [ENGINE, folder],
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        if started.returncode == CANNOT:
+            pytest.skip(f"no engine runs, and none can: {' '.join(started.stderr.split())[-400:]}")
+        assert started.returncode == 0, started.stderr[-5000:]
         variables = dict(line.split("=", 1) for line in started.stdout.splitlines())
         yield variables | {name: f"stand-in/{image}" for name, image in STAND_INS.items()}
     finally:
         if not kept:
             stop_engine(folder)
+
+
+def pull_images() -> None:
+    """Fetch the images of others into the machine's engine; skip the tests where it reaches no registry."""
+    for name, image in sorted(set(re.findall(r"(\w+_IMAGE):-([^}]+)\}", COMPOSE.read_text()))):
+        command = ["docker", "pull", "--quiet", os.environ.get(name) or image]
+        pulled = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        if pulled.returncode and NO_REGISTRY.search(pulled.stderr):
+            pytest.skip(f"the engine of this machine gets no images: {pulled.stderr.strip()[-400:]}")
+        assert pulled.returncode == 0, pulled.stderr
 
 
 def stop_engine(folder: Path) -> None:
@@ -113,12 +141,15 @@ def stop_engine(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def stack(engine: dict[str, str]) -> Iterator[Stack]:
     """The stack, built and healthy, whose worker is a user that the image does not know."""
+    if os.geteuid() != 0:
+        pytest.skip("root alone can give that user a checkout")
     with tempfile.TemporaryDirectory(prefix="tuwen-stack-") as temporary:
         folder = Path(temporary)
         folder.chmod(0o755)
         stack = make_stack(folder, engine)
         try:
-            stack.run("up", "--build", "--detach", "--wait", seconds=UP_SECONDS)
+            started = stack.attempt("up", "--build", "--detach", "--wait", seconds=UP_SECONDS)
+            assert started.returncode == 0, f"{started.stderr[-3000:]}\n{stack.log()}"
             yield stack
         finally:
             stack.attempt("--profile", "*", "down", "--volumes", "--timeout", "5")
@@ -137,9 +168,10 @@ def make_stack(folder: Path, engine: dict[str, str]) -> Stack:
     build: dict[str, Any] = {"network": "host"}
     if environment := os.environ.get("TUWEN_TEST_VENV"):
         build["additional_contexts"] = {"build-cpu": str(relocate(Path(environment), folder / "environment"))}
-    worker = {"environment": {"TUWEN_CHECKPOINT_SECONDS": "0", "CUDA_VISIBLE_DEVICES": CARD}}
+    # one thread, since other tests compute beside it
+    variables = {"TUWEN_CHECKPOINT_SECONDS": "0", "CUDA_VISIBLE_DEVICES": CARD, "OMP_NUM_THREADS": "1"}
     (folder / "override.yaml").write_text(
-        json.dumps({"services": {"prefect": {"build": build}, "worker-cpu": worker}})
+        json.dumps({"services": {"prefect": {"build": build}, "worker-cpu": {"environment": variables}}})
     )
     copy_wheels(checkout)
     subprocess.run(["chown", "-R", f"{STRANGER}:{STRANGER}", checkout], check=True)
@@ -151,36 +183,59 @@ def make_stack(folder: Path, engine: dict[str, str]) -> Stack:
         "--file",
         str(folder / "override.yaml"),
     ]
-    return Stack(checkout, os.environ | engine, [*options, "--env-file", "docker/.env", "--profile", "cpu"])
+    options += ["--env-file", "docker/.env", "--profile", "cpu"]
+    return Stack(checkout, values, os.environ | engine, options)
 
 
 def copy_wheels(checkout: Path) -> None:
-    """Copy the sample's wheels of this machine to where the worker keeps them."""
-    cache = Path(os.environ.get("TUWEN_CACHE") or Path.home() / ".cache/tuwen")
-    if cache.is_dir():
-        shutil.copytree(cache, checkout / ".cache")
+    """Copy the sample's wheels to where the worker keeps them: it may have no network."""
+    open_wheels(ROOT / "tuwen/sources/sample.txt")  # fetches them where this machine lacks them
+    shutil.copytree(locate_cache("wheels"), checkout / ".cache/wheels")
 
 
 def relocate(environment: Path, folder: Path) -> Path:
-    """Copy an environment as the image's stage `build-cpu` would have made it: a minute instead of six."""
+    """Make of an environment what the image's stage `build-cpu` makes: seconds instead of six minutes.
+
+    Files are links to the environment's, where both are on one disk; what differs is written anew.
+    """
+    packages = Path("lib/python3.11/site-packages")
+    if not (environment / packages).is_dir():
+        pytest.skip(f"the image's Python is 3.11, that of {environment} is another; TUWEN_TEST_VENV= calls pip")
     target = folder / "opt/venv"
     target.parent.mkdir(parents=True)
-    subprocess.run(["cp", "-a", f"{environment.resolve()}/.", target], check=True)
-    old = next(
-        line.rpartition(" ")[2]
-        for line in (target / "pyvenv.cfg").read_text().splitlines()
-        if line.startswith("command = ")
+    linked = environment.stat().st_dev == folder.stat().st_dev
+    subprocess.run(["cp", "-al" if linked else "-a", environment.resolve(), target], check=True)
+    command = next(
+        line for line in (target / "pyvenv.cfg").read_text().splitlines() if line.startswith("command = ")
     )
-    for path in (target / "bin").iterdir():
-        if path.is_file() and not path.is_symlink() and old.encode() in (content := path.read_bytes()):
-            path.write_bytes(content.replace(old.encode(), b"/opt/venv"))
+    place = command.rpartition(" ")[2]
+    scripts = [path for path in (target / "bin").iterdir() if path.is_file() and not path.is_symlink()]
+    for path in scripts:
+        replace(path, re.escape(place), "/opt/venv")
+    for path in (target / packages).glob("__editable__*tuwen*.py"):
+        replace(path, "(?<='tuwen': ')[^']+", "/project/tuwen")
     for name in ("python", "python3", "python3.11"):
         (target / "bin" / name).unlink(missing_ok=True)
         (target / "bin" / name).symlink_to("/usr/local/bin/python3.11")
+    (target / "pyvenv.cfg").unlink()
     (target / "pyvenv.cfg").write_text("home = /usr/local/bin\ninclude-system-site-packages = false\n")
-    packages = target / "lib/python3.11/site-packages"
-    for path in packages.glob("__editable__*tuwen*.py"):
-        path.write_text(path.read_text().replace(str(Path(old).parent), "/project"))
-    for path in packages.glob("prefect/server/ui*_build"):
-        shutil.rmtree(path)  # a server that ran from this environment left them
+    subprocess.run(["bash", "-euc", list_removing_commands()], cwd=target / packages, check=True)
+    for path in [
+        *(target / packages / name for name in ("mypy", "selenium")),  # of the development extra
+        *(target / packages).glob("prefect/server/ui*_build"),  # a server that ran from this environment left it
+    ]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in scripts:
+        if path.stat().st_size > MAX_SCRIPT_BYTES:
+            path.unlink()  # a program of that extra, such as ruff
     return folder
+
+
+def replace(path: Path, pattern: str, new: str) -> None:
+    """Write a file anew with another text in place of what is found: the old one may have other links."""
+    content, mode = path.read_bytes(), path.stat().st_mode
+    changed = re.sub(pattern.encode(), new.encode(), content)
+    if changed != content:
+        path.unlink()
+        path.write_bytes(changed)
+        path.chmod(mode)

@@ -2,18 +2,27 @@
 # An engine of its own where there is none: `engine.sh FOLDER` prints the variables that reach it; it ends with
 # `kill $(cat FOLDER/pid)`. As root on Debian. No registry is asked: Docker comes from Debian's next release, unpacked
 # beside the system, and images are made of Debian's packages and of this machine's Python. FOLDER may be kept: a
-# second start takes 2 s.
+# second start takes 2 s. It ends with 3 and the reason where this machine cannot have an engine, with another code
+# where something fails in one that runs.
 set -euo pipefail
-[ "$(id -u)" = 0 ] || { echo "an engine needs root" >&2; exit 1; }
+cannot="no engine on this machine"
+trap 'code=$?; [ "$code" = 0 ] || [ -z "$cannot" ] || { echo "$cannot" >&2; exit 3; }' EXIT
+[ "$(id -u)" = 0 ] || { cannot="an engine needs root"; exit 3; }
+grep -qsx 'ID=debian' /etc/os-release || { cannot="an engine of the tests' own is made of Debian's packages"; exit 3; }
+command -v python3.11 > /dev/null || { cannot="the image's Python is 3.11, and here is none"; exit 3; }
 mkdir -p "$1"
 here=$(realpath "$(dirname "$0")") folder=$(realpath "$1")
-# grep ends with 1 where a file names no Debian mirror, and debootstrap then takes its own.
+# grep ends with 1 where no file names a mirror.
 mirror=$(grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d 2> /dev/null | head -1 | tr -d ' ') || true
+mirror=${mirror:-http://deb.debian.org/debian}
 tools=$folder/tools root=$folder/root
 export PATH=$tools/usr/bin:$tools/usr/sbin:$PATH DOCKER_CONFIG=$folder/config DOCKER_HOST=unix://$folder/sock
 
 unpack() {
-  apt-get install -qy --no-install-recommends debootstrap runc iptables > /dev/null
+  if ! dpkg -s debootstrap runc iptables > /dev/null 2>&1; then
+    apt-get update -q > /dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends debootstrap runc iptables > /dev/null
+  fi
   mkdir -p "$folder"/apt/etc/apt/{apt.conf.d,preferences.d,sources.list.d} "$folder"/apt/var/{lib/apt/lists,cache/apt/archives}/partial
   mkdir -p "$folder/apt/var/lib/dpkg" "$tools" "$DOCKER_CONFIG"
   touch "$folder/apt/var/lib/dpkg/status"
@@ -68,17 +77,35 @@ start() {
   exit 1
 }
 
-make_images() {
+# A daemon may run where no container does: without the right to mount, to make cgroups or a network.
+try_container() {
   docker image inspect stand-in/python > /dev/null 2>&1 || tar -C "$root" -c . | docker import -c 'CMD ["python3"]' - stand-in/python > /dev/null
-  for target in postgres rclone; do
-    docker image inspect "stand-in/$target" > /dev/null 2>&1 || docker buildx build --quiet --network host \
-      --build-context "programs=$(dirname "$(command -v rclone)")" --build-arg "DEBIAN_MIRROR=${mirror%/debian*}" \
-      --file "$here/stand-ins.Dockerfile" --target "$target" --tag "stand-in/$target" "$here" > /dev/null
-  done
+  docker network inspect try > /dev/null 2>&1 || docker network create try > /dev/null
+  docker run --rm --init --network try --memory 64m --publish 127.0.0.1::1 stand-in/python true > /dev/null 2> "$folder/try.log" \
+    || { cat "$folder/try.log" >&2; exit 3; }
+  docker network rm try > /dev/null
 }
 
+make_images() {
+  local builds=()
+  for target in postgres rclone; do
+    docker image inspect "stand-in/$target" > /dev/null 2>&1 && continue
+    docker buildx build --quiet --network host \
+      --build-context "programs=$(dirname "$(command -v rclone)")" --build-arg "DEBIAN_MIRROR=${mirror%/debian*}" \
+      --file "$here/stand-ins.Dockerfile" --target "$target" --tag "stand-in/$target" "$here" > /dev/null &
+    builds+=($!)
+  done
+  for build in "${builds[@]}"; do wait "$build"; done
+}
+
+cannot="Debian's packages of an engine cannot be fetched"
 [ -e "$DOCKER_CONFIG/cli-plugins" ] || unpack
+cannot="debootstrap makes no root file system here"
 [ -d "$root" ] || make_root
+cannot="no Docker daemon starts here"
 start
+cannot="a Docker daemon starts here, but no container"
+try_container
+cannot=
 make_images
 for name in PATH DOCKER_CONFIG DOCKER_HOST; do echo "$name=${!name}"; done

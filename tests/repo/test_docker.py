@@ -1,8 +1,12 @@
 """The image and the compose file, as far as they can be held without an engine: linters, schema, house rules."""
 
+import configparser
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,13 @@ from ruamel.yaml import YAML
 
 from tests.repo.files import tracked_files
 from tests.support.checkout import ROOT
+from tests.support.image import list_removing_commands
 
 DOCKERFILE, COMPOSE = ROOT / "docker/Dockerfile", ROOT / "docker/compose.yaml"
 BIN = Path(sys.executable).parent
 REQUIRED = re.compile(r"\$\{(\w+):\?[^}]*\}")  # ${NAME:?message}: compose refuses to start without it
-SECRET = re.compile(r"PASSWORD|SECRET|KEY|AUTH|_URL$")  # addresses may hold a password
+# addresses may hold a password
+SECRET = re.compile(r"PASSWORD|SECRET|KEY|AUTH(?!_(CONFIG_PATH|ADMIN_USERNAME)$)|_URL$")
 
 
 def services() -> dict[str, dict[str, Any]]:
@@ -147,10 +153,29 @@ def test_every_install_in_the_image_is_held_by_the_constraints() -> None:
     assert [command for command in commands if "-c constraints.txt" not in command] == []
 
 
+def test_torch_can_be_imported_after_what_the_image_removes_of_it(tmp_path: Path) -> None:
+    removing, torch = list_removing_commands(), Path(sysconfig.get_path("purelib")) / "torch"
+    for name in re.findall(r"\w+", removing):
+        (tmp_path / name).mkdir(exist_ok=True)  # the other packages, without their files
+    for path in torch.iterdir():
+        if path.name == "bin":
+            shutil.copytree(path, tmp_path / "torch/bin")
+        else:
+            (tmp_path / "torch" / path.name).symlink_to(path)
+    subprocess.run(["bash", "-euc", removing], cwd=tmp_path, check=True)
+    assert not (tmp_path / "torch/include").exists()
+    variables = os.environ | {"PYTHONPATH": str(tmp_path)}
+    code = "import torch; print(torch.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "torch/__init__.py")
+
+
 def test_the_gpu_image_alone_has_what_reads_the_load_of_the_cards() -> None:
     stages = re.findall(r"^FROM build AS (\S+)\n(.*?)(?=^FROM )", DOCKERFILE.read_text(), re.MULTILINE | re.DOTALL)
     extras = {name: set(re.findall(r"\.\[([\w,]+)\]", text)[0].split(",")) for name, text in stages}
-    assert extras == {"build-cpu": {"all", "s3", "postgres"}, "build-gpu": {"all", "gpu", "s3", "postgres"}}
+    servers = ("s3", "postgres", "auth")
+    assert extras == {"build-cpu": {"all", *servers}, "build-gpu": {"all", "gpu", *servers}}
 
 
 def test_nothing_is_published_beyond_this_machine() -> None:
@@ -212,6 +237,21 @@ def test_mlflow_answers_to_listed_hosts_alone() -> None:
         "127.0.0.1:${MLFLOW_PORT:-5000}",
         "localhost:${MLFLOW_PORT:-5000}",
     }
+
+
+def test_mlflow_asks_for_the_password_that_the_worker_has() -> None:
+    server, worker = services()["mlflow"], services()["worker"]["environment"]
+    words, variables = server["command"].split(), server["environment"]
+    assert words[words.index("--app-name") + 1] == "basic-auth"
+    for name in ("USERNAME", "PASSWORD"):
+        assert variables[f"MLFLOW_AUTH_ADMIN_{name}"] == worker[f"MLFLOW_TRACKING_{name}"]
+    settings = "mlflow-auth.ini"
+    assert f"./{settings}:{variables['MLFLOW_AUTH_CONFIG_PATH']}:ro" in server["volumes"]
+    read = configparser.ConfigParser()
+    read.read(ROOT / "docker" / settings)
+    # runs and users lie in one database, whose address holds no password
+    assert read["mlflow"]["database_uri"] == variables["MLFLOW_BACKEND_STORE_URI"]
+    assert "password" not in " ".join(read["mlflow"])
 
 
 @pytest.fixture(scope="module")

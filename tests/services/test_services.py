@@ -114,7 +114,8 @@ def test_the_run_that_waited_goes_on_from_the_checkpoint(services: Services, run
 @pytest.mark.parametrize("service", ["prefect", "mlflow"])
 def test_pages_are_served(services: Services, service: str) -> None:
     port = {"prefect": 4200, "mlflow": 5000}[service]
-    page = httpx.get(f"http://127.0.0.1:{services.ports[port]}/", follow_redirects=True)
+    login = services.login if service == "mlflow" else None
+    page = httpx.get(f"http://127.0.0.1:{services.ports[port]}/", follow_redirects=True, auth=login)
     assert page.status_code == 200, page.text
     assert "<script" in page.text
 
@@ -144,7 +145,11 @@ def test_trainings_and_evaluations_stand_in_mlflows_database(services: Services,
     assert sorted(listed) == [f"{out}|FINISHED" for out in outs]
 
 
-def test_mlflow_keeps_artifacts_in_s3_and_its_clients_need_no_keys(services: Services, run: FlowRun) -> None:
+def test_mlflow_keeps_artifacts_in_s3_and_its_clients_need_no_keys(
+    services: Services, run: FlowRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in zip(("USERNAME", "PASSWORD"), services.login, strict=True):
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
     client = MlflowClient(services.environment("worker-cpu")["TUWEN_TRACKING_URI"])
     made = client.search_runs(
         [client.get_experiment_by_name("tuwen").experiment_id], "tags.`tuwen.out` = 'models/finetuned'"
@@ -216,9 +221,40 @@ def test_s3_refuses_a_stranger(services: Services, folder: Path) -> None:
 
 def test_mlflow_refuses_a_host_that_is_not_listed(services: Services) -> None:
     address = f"{services.environment('worker-cpu')['TUWEN_TRACKING_URI']}/api/2.0/mlflow/experiments/search"
-    ask = {"max_results": 1}
-    assert httpx.post(address, json=ask).status_code == 200
-    assert httpx.post(address, json=ask, headers={"Host": "example.org"}).status_code == 403
+    ask, login = {"max_results": 1}, services.login
+    assert httpx.post(address, json=ask, auth=login).status_code == 200
+    assert httpx.post(address, json=ask, headers={"Host": "example.org"}, auth=login).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("POST", "/api/2.0/mlflow/experiments/search"),
+        ("POST", "/ajax-api/2.0/mlflow/runs/create"),
+        ("POST", "/graphql"),
+        ("GET", "/get-artifact?run_uuid=1&path=a"),
+        ("GET", "/api/2.0/mlflow-artifacts/artifacts?path=a"),
+        ("PUT", "/api/2.0/mlflow-artifacts/artifacts/a/b.txt"),
+        ("GET", "/api/2.0/mlflow/users/list"),
+        ("POST", "/v1/traces"),
+        ("GET", "/signup"),
+    ],
+)
+def test_mlflow_asks_for_its_password(services: Services, method: str, path: str) -> None:
+    address = f"{services.environment('worker-cpu')['TUWEN_TRACKING_URI']}{path}"
+    user, password = services.login
+    for login in (None, (user, "x" * len(password)), ("admin", "password1234")):
+        assert httpx.request(method, address, auth=login).status_code == 401, login
+    assert httpx.request(method, address, auth=(user, password)).status_code != 401
+
+
+def test_who_has_another_password_is_told_what_to_set(services: Services, folder: Path) -> None:
+    refused = services.attempt(
+        "python", "-m", "tuwen.cli", "track", "sync", folder=folder, MLFLOW_TRACKING_PASSWORD="x" * 40
+    )
+    assert refused.returncode != 0
+    assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in refused.stderr
 
 
 def test_prefect_refuses_who_lacks_the_password_and_pages_of_other_origins(services: Services) -> None:
@@ -231,7 +267,7 @@ def test_prefect_refuses_who_lacks_the_password_and_pages_of_other_origins(servi
 
 def test_mlflow_refuses_pages_of_other_origins(services: Services) -> None:
     address = services.environment("worker-cpu")["TUWEN_TRACKING_URI"]
-    check_that_mlflow_refuses(address, f"http://localhost:{services.ports[5000]}")
+    check_that_mlflow_refuses(address, f"http://localhost:{services.ports[5000]}", services.login)
 
 
 @pytest.mark.parametrize("database", ["mlflow", "prefect"])

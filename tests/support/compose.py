@@ -32,8 +32,8 @@ from tests.support.checkout import ROOT
 from tests.support.ports import free_ports
 
 PORTS = (5432, 8333, 5000, 4200, 8080)  # postgres, s3, mlflow, prefect, the worker's health page
-PASSWORDS = ("POSTGRES_PASSWORD", "MLFLOW_DB_PASSWORD", "PREFECT_DB_PASSWORD", "PREFECT_AUTH_STRING")
-SECRETS = (*PASSWORDS, "S3_ACCESS_KEY", "S3_SECRET_KEY")
+# What a user fills in
+SECRETS = re.findall(r"^(\w+)=$", (ROOT / "docker/.env.example").read_text(), re.MULTILINE)
 # Debian's user for the server, which refuses to be root
 AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
 START_SECONDS, END_SECONDS = 300.0, 60.0
@@ -90,6 +90,12 @@ class Services:
         image = {name: self.localise(value) for name, value in read_image_environment().items()}
         wheels = {"TUWEN_CACHE": str(self.folder / "srv/cache")}
         return cleaned | no_keys | image | own | {name: self.localise(value) for name, value in values} | wheels
+
+    @property
+    def login(self) -> tuple[str, str]:
+        """User and password of MLflow's server."""
+        known = self.environment("worker-cpu")
+        return known["MLFLOW_TRACKING_USERNAME"], known["MLFLOW_TRACKING_PASSWORD"]
 
     def start(self, service: str, command: list[str], healthy: list[str], cwd: Path | None = None) -> None:
         """Start a service under a guard, which ends all of it when the tests end, and wait until it is healthy."""
@@ -205,6 +211,9 @@ def start_services_in(folder: Path) -> Iterator[Services]:
     cache = Path(os.environ.get("TUWEN_CACHE") or Path.home() / ".cache/tuwen")
     if cache.is_dir():
         shutil.copytree(cache, folder / "srv/cache")
+    # As any user that serves MLflow may read it: it holds no secret
+    settings = (ROOT / "docker/mlflow-auth.ini").read_text()
+    (folder / "srv/mlflow-auth.ini").write_text(services.localise(settings))
     services.give(services.project, folder / "s3", folder / "srv")
     # the one line that a user adds; address and credentials of the store stay in the environment
     services.run("dvc", "remote", "add", "--default", "store", "s3://dvc/tuwen")

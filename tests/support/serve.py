@@ -188,12 +188,12 @@ def check_that_prefect_refuses(api: str, password: str, own_origin: str) -> None
     assert "Access-Control-Allow-Origin" not in foreign.headers  # no browser hands the answer to that page
 
 
-def check_that_mlflow_refuses(address: str, own_origin: str) -> None:
+def check_that_mlflow_refuses(address: str, own_origin: str, login: tuple[str, str] | None = None) -> None:
     """Pages of other origins may ask nothing, and no other host name leads to the server."""
     path, ask = f"{address}/api/2.0/mlflow/experiments/search", {"max_results": 1}
-    assert httpx.post(path, json=ask, headers={"Origin": own_origin}).status_code == 200
+    assert httpx.post(path, json=ask, headers={"Origin": own_origin}, auth=login).status_code == 200
     for header in ({"Origin": "https://example.org"}, {"Host": "example.org"}, {"Host": "192.168.1.7:5000"}):
-        assert httpx.post(path, json=ask, headers=header).status_code == 403, header
+        assert httpx.post(path, json=ask, headers=header, auth=login).status_code == 403, header
 
 
 def make_checkout(folder: Path) -> Path:
