@@ -16,9 +16,10 @@ from PIL import Image
 from tests.stages.conftest import picture
 from tests.support.checkout import ROOT
 from tests.support.retrieval import build
-from tests.support.validate import PARAMS, SPLIT, TEXT
+from tests.support.validate import PARAMS, SPLIT, TEXT, change_row
 from tuwen.core.params import Pairs, Split, Text, Validate, load_params
 from tuwen.data.formats.manifest import hash_file
+from tuwen.data.quality import suites
 from tuwen.data.quality.validate import validate
 from tuwen.evaluation.evaluate import evaluate_model
 
@@ -111,6 +112,9 @@ def judged(make_raw: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     pictures = {"labelled-03.png": picture(3, side_px=20), "labelled-05.png": picture(5, side_px=60)}
     pictures["labelled-07.png"] = widen(picture(7))
     captions = {"labelled-line-05": "蘋果樹下的貓", "labelled-line-09": "苹果树下的猫。"}  # equal if simplified
+    captions |= dict.fromkeys(
+        ("labelled-line-02", "labelled-line-10"), "远处的雪山倒映在湖水中"
+    )  # join two pictures
     folder = tmp_path_factory.mktemp("judged")
     data = make_raw(folder, pictures=pictures, captions=captions, grouped=False, tasks=True)
     run_validate(data)
@@ -151,8 +155,10 @@ def test_thresholds_that_only_judge_reach_the_report_alone(judged: Path, tmp_pat
         ("validate.min_side_px", 30),
         ("validate.max_pixels", 3000),
         ("validate.max_chars", 15),
+        ("validate.max_pictures_per_caption", 1),
         ("split.seed", 7),
         ("split.valid", 0.4),
+        ("split.test", 0.4),
     ],
 )
 def test_settings_that_take_or_move_rows_reach_all_that_is_made_of_them(
@@ -165,6 +171,33 @@ def test_settings_that_take_or_move_rows_reach_all_that_is_made_of_them(
     else:
         found = rerun(judged, tmp_path, split=SPLIT.model_copy(update=changed))
     assert found == read_table()[key][1]
+
+
+def test_how_large_a_group_may_be_decides_which_captions_join(
+    judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suites, "MIN_IMAGES_FOR_GROUP_SHARE", 11)  # in smaller sets the share does not count
+    shutil.copytree(judged, tmp_path / "before")
+    run_validate(tmp_path / "before/data", PARAMS.model_copy(update={"max_group_share": 0.3}))
+    found = rerun(tmp_path / "before", tmp_path / "after", PARAMS.model_copy(update={"max_group_share": 0.1}))
+    assert found == read_table()["validate.max_group_share"][1]
+
+
+def test_whether_the_sources_splits_are_kept_moves_its_rows(judged: Path, tmp_path: Path) -> None:
+    shutil.copytree(judged, tmp_path / "before")
+    for row, split in enumerate(["test", "test", "valid", "valid", *["train"] * 8]):
+        change_row(tmp_path / "before/data", "labelled", "images", row, split=split)
+    run_validate(tmp_path / "before/data")
+    dealt = SPLIT.model_copy(update={"official": False})
+    assert rerun(tmp_path / "before", tmp_path / "after", split=dealt) == read_table()["split.official"][1]
+
+
+def test_every_key_that_takes_or_moves_rows_was_changed_above() -> None:
+    marks = test_settings_that_take_or_move_rows_reach_all_that_is_made_of_them.pytestmark
+    (changed,) = (mark.args[1] for mark in marks if mark.name == "parametrize")
+    once = {f"validate.{key}" for key in JUDGING} | {"validate.max_group_share", "split.official"}
+    groups = ("validate.", "split.")
+    assert {key for key, _ in changed} | once == {key for key in list_keys() if key.startswith(groups)}
 
 
 @pytest.mark.parametrize(("key", "value"), [("text.max_tokens", 4), ("text.simplify", True)])
