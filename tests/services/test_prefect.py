@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,6 @@ from tests.support.serve import (
     Service,
     check_that_mlflow_refuses,
     check_that_prefect_refuses,
-    make_checkout,
     wait_until,
 )
 from tests.support.snippets import read_shell
@@ -38,32 +37,6 @@ from tests.support.snippets import read_shell
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 ANEW = {"stages": ["finetune"], "force": True}  # else DVC's cache gives the model that was trained before
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkout(tmp_path_factory.mktemp("checkout"))
-
-
-@pytest.fixture(scope="module")
-def start(checkout: Path) -> Iterator[Callable[[], Service]]:
-    started = []
-
-    def start_one() -> Service:
-        started.append(Service(checkout))
-        started[-1].wait_until_up()
-        return started[-1]
-
-    yield start_one
-    for service in started:
-        if service.process.poll() is None:  # the test failed before its end
-            service.process.terminate()
-            service.process.wait(120)
-
-
-@pytest.fixture(scope="module")
-def service(start: Callable[[], Service]) -> Service:
-    return start()
 
 
 def test_everything_that_prefect_yaml_names_is_registered(service: Service) -> None:
