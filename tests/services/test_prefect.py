@@ -97,11 +97,11 @@ def check_that_it_goes_on(service: Service, seconds: float = 600, **parameters: 
 
 
 def test_a_schedule_makes_runs_that_start(service: Service) -> None:
-    """The nightly comparison waits for its nights; a plan that is due in half a minute runs to its end."""
+    """The nightly comparison waits for its nights; a plan that is due in a quarter of a minute runs to its end."""
     nights = wait_until(lambda: service.list_scheduled("reevaluate/reevaluate-nightly"), 300, "nights are planned")
     assert {(run.expected_start_time.hour, run.state.type) for run in nights} == {(3, StateType.SCHEDULED)}
     # The scheduler makes no run that is overdue: where it is later than that, the run of the next minute starts.
-    plan = IntervalSchedule(interval=timedelta(minutes=1), anchor_date=datetime.now(UTC) + timedelta(seconds=30))
+    plan = IntervalSchedule(interval=timedelta(minutes=1), anchor_date=datetime.now(UTC) + timedelta(seconds=15))
     with service.client() as client:
         deployment = client.read_deployment_by_name("pipeline/pipeline").id
         (made,) = client.create_deployment_schedules(deployment, [(plan, True)])
