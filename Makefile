@@ -19,7 +19,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run data sweep test test-gpu test-all test-servers test-faults test-wheels test-containers lint pipeline reevaluate serve deploy mlflow gc checkout
+.PHONY: run data sweep test test-gpu test-all test-flows test-servers test-faults test-wheels test-containers lint pipeline reevaluate serve deploy mlflow gc checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -64,9 +64,10 @@ sweep: .venv/ready
 	IFS=,; for value in $${SWEEP#*=}; do \
 	python -m dvc exp run --temp --set-param "$${SWEEP%%=*}=$$value" evaluate@finetuned; done
 
-# One process a core; each computes with one thread, or they would wait for each other.
+# One process a core; each computes with one thread, or they would wait for each other. Whole pipelines come before units
+# by their names, so that no long file is left for the end.
 test: .venv/dev
-	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Tests hide the GPU, or it would compute what they compare; this runs those that need one.
 test-gpu: .venv/dev
@@ -74,10 +75,12 @@ test-gpu: .venv/dev
 
 # Debian: postgresql, chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips the browser, and says so.
 test-all: test
-	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile tests/flows
-	$(MAKE) --jobs 2 --output-sync=target test-servers test-faults test-containers
+	$(MAKE) --jobs 3 --output-sync=target test-servers test-faults test-flows test-containers
 
-# Each mostly waits for one process or another, so two go on at once.
+# Each mostly waits for one process or another, so three go on at once.
+test-flows: .venv/dev
+	OMP_NUM_THREADS=1 python -m pytest tests/flows
+
 test-servers: .venv/dev
 	OMP_NUM_THREADS=1 python -m pytest -rs tests/services tests/browser
 

@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -55,7 +56,9 @@ def main() -> None:
     )
     LOGS.mkdir(parents=True, exist_ok=True)
     print("starting Prefect and MLflow …", flush=True)
-    with supervise() as running:
+    # Prefect makes a folder of one name for all users there: who starts first owns it. Not in the checkout, whose
+    # path may be too long for the sockets of the loaders' processes.
+    with tempfile.TemporaryDirectory(prefix="tuwen-") as scratch, supervise() as running:
         at = ["--host", HOST, "--port"]
         start(running, "prefect", ["server", "start", *at, prefect], environment)
         if mlflow:
@@ -68,7 +71,7 @@ def main() -> None:
         deploy(api, environment)
         # One run at a time in one checkout; a worker on another machine takes the next.
         worker = ["worker", "start", "--pool", POOL, "--name", "here", "--limit", "1"]
-        start(running, "worker", worker, environment, "prefect")
+        start(running, "worker", worker, environment | {"TMPDIR": scratch}, "prefect")
         wait_until(running, "mlflow", lambda: is_healthy(tracking))
         wait_until(running, "worker", lambda: is_pool_ready(environment))
         shown = tracking.rpartition("@")[2]  # without a password

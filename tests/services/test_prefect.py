@@ -1,19 +1,25 @@
 """`make serve` with real processes: a training started from its deployment, cancelled, killed, resumed."""
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import httpx
 import psutil
 import pytest
-from prefect.client.schemas.objects import StateType
+from mlflow import MlflowClient
+from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 from prefect.client.schemas.schedules import IntervalSchedule
 
 from tests.support.checkout import ROOT
@@ -24,39 +30,13 @@ from tests.support.serve import (
     Service,
     check_that_mlflow_refuses,
     check_that_prefect_refuses,
-    make_checkout,
     wait_until,
 )
+from tests.support.snippets import read_shell
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 ANEW = {"stages": ["finetune"], "force": True}  # else DVC's cache gives the model that was trained before
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkout(tmp_path_factory.mktemp("checkout"))
-
-
-@pytest.fixture(scope="module")
-def start(checkout: Path) -> Iterator[Callable[[], Service]]:
-    started = []
-
-    def start_one() -> Service:
-        started.append(Service(checkout))
-        started[-1].wait_until_up()
-        return started[-1]
-
-    yield start_one
-    for service in started:
-        if service.process.poll() is None:  # the test failed before its end
-            service.process.terminate()
-            service.process.wait(120)
-
-
-@pytest.fixture(scope="module")
-def service(start: Callable[[], Service]) -> Service:
-    return start()
 
 
 def test_everything_that_prefect_yaml_names_is_registered(service: Service) -> None:
@@ -117,11 +97,11 @@ def check_that_it_goes_on(service: Service, seconds: float = 600, **parameters: 
 
 
 def test_a_schedule_makes_runs_that_start(service: Service) -> None:
-    """The nightly comparison waits for its nights; a plan that is due in half a minute runs to its end."""
+    """The nightly comparison waits for its nights; a plan that is due in a quarter of a minute runs to its end."""
     nights = wait_until(lambda: service.list_scheduled("reevaluate/reevaluate-nightly"), 300, "nights are planned")
     assert {(run.expected_start_time.hour, run.state.type) for run in nights} == {(3, StateType.SCHEDULED)}
     # The scheduler makes no run that is overdue: where it is later than that, the run of the next minute starts.
-    plan = IntervalSchedule(interval=timedelta(minutes=1), anchor_date=datetime.now(UTC) + timedelta(seconds=30))
+    plan = IntervalSchedule(interval=timedelta(minutes=1), anchor_date=datetime.now(UTC) + timedelta(seconds=15))
     with service.client() as client:
         deployment = client.read_deployment_by_name("pipeline/pipeline").id
         (made,) = client.create_deployment_schedules(deployment, [(plan, True)])
@@ -164,16 +144,63 @@ def test_a_killed_flow_leaves_nothing_and_the_next_run_goes_on(service: Service)
     check_that_it_goes_on(service, **ANEW)
 
 
-def test_ctrl_c_ends_all_and_a_later_start_goes_on(service: Service, start: Callable[[], Service]) -> None:
-    interrupted = service.start_training(**ANEW)
+@pytest.fixture(scope="module")
+def interrupted(service: Service) -> UUID:
+    """A run in the middle of its training."""
+    return service.start_training(**ANEW)
+
+
+@pytest.fixture(scope="module")
+def backup(service: Service, interrupted: UUID, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the first block of "Back up" fills while all is running, that run too."""
+    MlflowClient(service.tracking).log_text(list_mlflow_runs(service)[0], "一只橘猫", "例子.txt")
+    folder = tmp_path_factory.mktemp("safe") / "backup"
+    run_block(service.checkout, 0, folder)
+    return folder
+
+
+def run_block(checkout: Path, number: int, backup: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    block = read_shell("operations.md", "Back up")[number]
+    environment = os.environ | {"PATH": path, "backup": str(backup)}
+    subprocess.run(["bash", "-euc", block], cwd=checkout, env=environment, check=True, timeout=300)
+
+
+def list_mlflow_runs(service: Service) -> list[str]:
+    client = MlflowClient(service.tracking)
+    found = client.search_runs([client.get_experiment_by_name("tuwen").experiment_id])
+    return [run.info.run_id for run in found]
+
+
+def list_flow_runs(service: Service) -> set[UUID]:
+    with service.client() as client:
+        return {run.id for run in client.read_flow_runs(limit=200) if run.start_time}
+
+
+def test_ctrl_c_ends_all_and_a_later_start_on_the_backup_goes_on(
+    service: Service, interrupted: UUID, backup: Path, start: Callable[[], Service]
+) -> None:
+    made, logged, password = list_flow_runs(service), list_mlflow_runs(service), service.password
     processes = service.processes()
     assert "stages.finetune" in " ".join(word for one in processes for word in one.cmdline())
     service.process.send_signal(signal.SIGINT)
     assert service.process.wait(120) == 128 + signal.SIGINT
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
     assert service.find_errors() == []  # of this start, with all that the tests above did
+    with contextlib.closing(sqlite3.connect(service.checkout / ".prefect/prefect.db")) as database:
+        asked = database.execute("select state_type from flow_run where id = ?", [str(interrupted)])
+        assert StateType(asked.fetchone()[0]) in TERMINAL_STATES
+
+    for lost in (".prefect", "runs/mlartifacts"):
+        shutil.rmtree(service.checkout / lost)
+    (service.checkout / "mlflow.db").unlink()
+    run_block(service.checkout, 1, backup)
     later = start()
-    assert later.read_run(interrupted).state.is_final()
+    assert later.password == password
+    assert list_flow_runs(later) >= made
+    assert list_mlflow_runs(later) == logged
+    file = httpx.get(f"{later.tracking}/get-artifact", params={"run_uuid": logged[0], "path": "例子.txt"})
+    assert file.text == "一只橘猫"
     check_that_it_goes_on(later, **ANEW)
 
     # one of the processes dies: all end, and the reason is printed

@@ -1,7 +1,9 @@
 """The set-up of docker/compose.yaml for real: a deployment runs; its outs are pushed, wiped, pulled, measured."""
 
+import contextlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -187,6 +189,26 @@ def wipe(services: Services, folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     services.give(services.project)
+
+
+def test_a_dump_in_a_new_cluster_holds_all_runs_and_its_passwords(services: Services, run: FlowRun) -> None:
+    """The commands of docs/containers.md, but for `docker compose exec`."""
+    asked = {
+        "prefect": "select id, state_type from flow_run where start_time is not null order by id",
+        "mlflow": "select run_uuid, status from runs order by run_uuid",
+    }
+    held = {database: services.query(database, sql) for database, sql in asked.items()}
+    dump = services.folder / "tuwen.sql"
+    dump.write_text(services.run_as_admin("pg_dumpall"), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as ends:
+        new = Services(services.folder / "new", services.project)  # with passwords of its own
+        new.folder.mkdir()
+        ends.callback(new.stop)
+        compose.start_postgres(new, Path(data))
+        new.run_as_admin("psql", "--file", str(dump))
+        new.secrets = services.secrets  # those of the old .env
+        assert {database: new.query(database, sql) for database, sql in asked.items()} == held
+    assert all(held.values())
 
 
 def test_every_service_listens_on_this_machine_alone(services: Services, run: FlowRun) -> None:

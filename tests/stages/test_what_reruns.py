@@ -4,7 +4,7 @@ import functools
 import io
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,18 @@ from dvc.repo import Repo
 from PIL import Image
 
 from tests.stages.conftest import picture
+from tests.support import validate as small
 from tests.support.checkout import ROOT
 from tests.support.retrieval import build
-from tests.support.validate import PARAMS, SPLIT, TEXT
+from tests.support.validate import TEXT, change_row
 from tuwen.core.params import Pairs, Split, Text, Validate, load_params
 from tuwen.data.formats.manifest import hash_file
+from tuwen.data.quality import suites
 from tuwen.data.quality.validate import validate
 from tuwen.evaluation.evaluate import evaluate_model
 
+PARAMS = small.PARAMS.model_copy(update={"max_group_share": 0.3})
+SPLIT = small.SPLIT.model_copy(update={"official": False})  # the source has splits of its own
 GROUPS = ("validate", "split", "text", "pairs", "evaluate", "predict", "report", "gate")
 ROW = re.compile(r"^\| (`[a-z]+\.\w+`.*?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 # Thresholds that judge and take no row, and values that change what they say.
@@ -105,14 +109,26 @@ def test_a_key_is_read_by_the_stages_of_its_row(key: str) -> None:
     assert {node.name for node in graph() if node.reads(key)} == read_table()[key][0]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _small_sets_count() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suites, "MIN_IMAGES_FOR_GROUP_SHARE", 11)  # below, validate.max_group_share does not count
+        yield
+
+
 @pytest.fixture(scope="module")
 def judged(make_raw: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `data/raw` and what `validate` makes of it: images of 20, 60, 60 x 40 px, and others of 48."""
     pictures = {"labelled-03.png": picture(3, side_px=20), "labelled-05.png": picture(5, side_px=60)}
     pictures["labelled-07.png"] = widen(picture(7))
     captions = {"labelled-line-05": "蘋果樹下的貓", "labelled-line-09": "苹果树下的猫。"}  # equal if simplified
+    captions |= dict.fromkeys(
+        ("labelled-line-02", "labelled-line-10"), "远处的雪山倒映在湖水中"
+    )  # join two pictures
     folder = tmp_path_factory.mktemp("judged")
     data = make_raw(folder, pictures=pictures, captions=captions, grouped=False, tasks=True)
+    for row, split in enumerate(["test", "test", "valid", "valid", *["train"] * 8]):
+        change_row(data, "labelled", "images", row, split=split)
     run_validate(data)
     return data.parent
 
@@ -151,8 +167,12 @@ def test_thresholds_that_only_judge_reach_the_report_alone(judged: Path, tmp_pat
         ("validate.min_side_px", 30),
         ("validate.max_pixels", 3000),
         ("validate.max_chars", 15),
+        ("validate.max_pictures_per_caption", 1),
+        ("validate.max_group_share", 0.1),
         ("split.seed", 7),
         ("split.valid", 0.4),
+        ("split.test", 0.4),
+        ("split.official", True),
     ],
 )
 def test_settings_that_take_or_move_rows_reach_all_that_is_made_of_them(
@@ -165,6 +185,14 @@ def test_settings_that_take_or_move_rows_reach_all_that_is_made_of_them(
     else:
         found = rerun(judged, tmp_path, split=SPLIT.model_copy(update=changed))
     assert found == read_table()[key][1]
+
+
+def test_every_other_key_of_these_groups_was_changed_above() -> None:
+    marks = test_settings_that_take_or_move_rows_reach_all_that_is_made_of_them.pytestmark
+    (changed,) = (mark.args[1] for mark in marks if mark.name == "parametrize")
+    groups = ("validate.", "split.")
+    taking = {key for key in list_keys() if key.startswith(groups)} - {f"validate.{key}" for key in JUDGING}
+    assert {key for key, _ in changed} == taking
 
 
 @pytest.mark.parametrize(("key", "value"), [("text.max_tokens", 4), ("text.simplify", True)])

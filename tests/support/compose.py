@@ -192,6 +192,12 @@ class Services:
         password = {"PGPASSWORD": self.secrets[f"{database.upper()}_DB_PASSWORD"]}
         return self.run(postgresql(tool), *arguments, address, **password)
 
+    def run_as_admin(self, tool: str, *arguments: str, **environment: str) -> str:
+        """Return what a program of PostgreSQL prints, connected as the administrator to the whole cluster."""
+        address = f"postgresql://postgres@127.0.0.1:{self.ports[5432]}/postgres"
+        password = {"PGPASSWORD": self.secrets["POSTGRES_PASSWORD"]}
+        return self.run(postgresql(tool), *arguments, "--dbname", address, **environment, **password)
+
 
 @contextlib.contextmanager
 def start_services() -> Iterator[Services]:
@@ -256,11 +262,7 @@ def start_postgres(services: Services, data: Path) -> None:
     healthy = [postgresql(check), *options, "--port", port]
     services.start("postgres", [*AS_POSTGRES, *serve], healthy, cwd=data)
     script = ["--set", "ON_ERROR_STOP=1", "--file", str(ROOT / "docker/databases.sql")]
-    variables = services.environment("postgres")  # the script reads the passwords there
-    address = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    services.run(
-        postgresql("psql"), *script, address, **variables, PGPASSWORD=services.secrets["POSTGRES_PASSWORD"]
-    )
+    services.run_as_admin("psql", *script, **services.environment("postgres"))  # it reads the passwords there
 
 
 def postgresql(name: str) -> str:

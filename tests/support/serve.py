@@ -66,8 +66,11 @@ class Service:
         prefect, mlflow = free_ports(2)
         self.api, self.tracking = f"http://127.0.0.1:{prefect}/api", f"http://127.0.0.1:{mlflow}"
         self.card = f"GPU-test-{uuid.uuid4()}"
+        (checkout / "tmp").mkdir(exist_ok=True)
+        (checkout / "tmp/runner_storage").touch()  # as good as another user's: nothing can be made in it
         self.environment = os.environ | {
             "CUDA_VISIBLE_DEVICES": self.card,
+            "TMPDIR": str(checkout / "tmp"),
             "PYTHONPATH": str(ROOT),
             "PREFECT_SERVER_API_PORT": str(prefect),
             "MLFLOW_PORT": str(mlflow),

@@ -1,4 +1,4 @@
-"""Python blocks of Markdown pages, run as a reader would."""
+"""Blocks of Markdown pages, run as a reader would."""
 
 import os
 import re
@@ -27,3 +27,12 @@ def run_snippets(page: str, folder: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def read_shell(page: str, heading: str) -> list[str]:
+    """Return the shell blocks of a section of a page in docs/, in their order."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
+    assert blocks, f"docs/{page}: no shell block below {heading!r}"
+    return blocks

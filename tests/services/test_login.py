@@ -1,26 +1,15 @@
 """Prefect's page in a real browser: it asks for the password once, and without it shows nothing."""
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
-from tests.support.serve import Service, make_checkout, wait_until
+from tests.support.serve import Service, wait_until
 
 LOAD_SECONDS = 120.0
 FIELD = "input[type=password]"
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(make_checkout(tmp_path_factory.mktemp("checkout")))
-    service.wait_until_up()
-    yield service
-    service.process.terminate()
-    service.process.wait(60)
 
 
 def test_the_page_asks_for_the_password_and_then_shows_the_deployments(browser: Chrome, service: Service) -> None:
