@@ -57,12 +57,17 @@ def refuse_impostor(path: Path, expected: str, others: Sequence[Impostor] = ()) 
         head = file.read(HEAD_BYTES)
     if not head:
         raise UserError(f"{path}: no {expected}: the file is empty (0 bytes); fetch it again")
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for magic, what, remedy in (*IMPOSTORS, *others):
-        if start.startswith(magic):
-            size = re.search(rb"\nsize (\d+)", head)
-            of = f" to a file of {int(size[1]):,} bytes" if size and b"git-lfs" in magic else ""
-            raise UserError(f"{path}: no {expected}: it is {what}{of}; {remedy}")
+    if found := find_impostor(head, others):
+        magic, what, remedy = found
+        size = re.search(rb"\nsize (\d+)", head)
+        of = f" to a file of {int(size[1]):,} bytes" if size and b"git-lfs" in magic else ""
+        raise UserError(f"{path}: no {expected}: it is {what}{of}; {remedy}")
+
+
+def find_impostor(data: bytes, others: Sequence[Impostor] = ()) -> Impostor | None:
+    """Return first bytes, name and remedy of the pointer, page or archive that this is; None for none of them."""
+    start = data[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((one for one in (*IMPOSTORS, *others) if start.startswith(one[0])), None)
 
 
 def find_unread_form(data: bytes) -> str | None:

@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tuwen.core.environment import locate_cache, require_writable
+from tuwen.data.formats.impostors import find_impostor, find_unread_form
 from tuwen.data.formats.manifest import hash_file
 from tuwen.data.formats.text_files import TextRow
 
@@ -117,6 +118,9 @@ def _fetch_one(url: str) -> dict[str, Any]:
         else:
             if len(data) > MAX_BYTES:
                 error = f"more than {MAX_BYTES} bytes"
+                break
+            if (impostor := find_impostor(data)) and find_unread_form(data) is None:
+                error = f"no picture, but {impostor[1]}"  # as shops answer whom they do not know
                 break
             _keep(url, data)
             digest = hashlib.sha256(data).hexdigest()

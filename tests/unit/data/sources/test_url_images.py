@@ -26,7 +26,11 @@ class Shop(BaseHTTPRequestHandler):
         self.asked[self.path] += 1
         number = self.path.strip("/").removesuffix(".jpg")
         wrong = {"gone": 404, "broken": 503, "once": 503 if self.asked[self.path] == 1 else 200}
-        body = encode_photo(int(number)) if number.isdigit() else b"x" * 40
+        bodies = {
+            "login": b"\n<!DOCTYPE html><title>login</title>",
+            "drawing": b'<?xml version="1.0"?>\n<svg></svg>',
+        }
+        body = encode_photo(int(number)) if number.isdigit() else bodies.get(number, b"x" * 40)
         self.send_response(wrong.get(number, 200))
         self.send_header("Content-Length", str(len(body) + (10 if number == "cut" else 0)))
         self.end_headers()
@@ -72,6 +76,14 @@ def test_pictures_are_fetched_once_and_failures_are_rows_with_a_fault(shop: str,
     assert Shop.asked == {"/1.jpg": 1, "/2.jpg": 1, "/gone": 1, "/broken": 3, "/once": 2, "/cut": 3}
     assert [image.data for image in read_images(tmp_path / "a", urls[:2])] == [encode_photo(1), encode_photo(2)]
     assert Shop.asked["/1.jpg"] == 1
+
+
+def test_a_page_in_place_of_a_picture_is_a_fault_and_asked_for_again(shop: str, tmp_path: Path) -> None:
+    urls = [f"{shop}/login", f"{shop}/drawing"]
+    for again in (1, 2):
+        assert [image.fault for image in read_images(tmp_path / "a", urls)] == ["not_fetched", None]
+        assert Shop.asked == {"/login": again, "/drawing": 1}
+    assert read_status(tmp_path)["login"] == "no picture, but a web page"
 
 
 def test_a_picture_that_is_too_large_is_not_taken(
