@@ -17,6 +17,7 @@ from selenium.webdriver.common.by import By
 
 from tests.browser.conftest import browser as browser
 from tests.containers.conftest import CARD, STRANGER, Stack
+from tests.support import smoke
 
 REBUILD_SECONDS = 20
 SMOKE = ".worktrees/smoke"
@@ -83,7 +84,7 @@ def stopped(stack: Stack) -> str:
 def test_a_stopped_worker_leaves_a_crashed_run_and_a_checkpoint(stack: Stack, stopped: str) -> None:
     assert read_state(stack, stopped) == "CRASHED"
     assert find_checkpoint(stack)
-    assert not (stack.checkout / SMOKE / "models/baseline").exists()
+    assert "baseline" not in smoke.outs(stack.checkout / SMOKE)
     assert stack.inspect("worker-cpu")["State"]["ExitCode"] == 128 + 15
 
 
