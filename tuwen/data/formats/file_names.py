@@ -8,7 +8,9 @@ from urllib.parse import unquote
 DRIVE = re.compile(r"[A-Za-z]:/|//(?![?.]/)[^/]+/")  # of a Windows path: D:/, or //server/ of a share
 SHARE = re.compile(r"(?:smb|cifs):(?=//)", re.IGNORECASE)
 LONG_PATH = re.compile(r"//[?.]/(UNC/)?", re.IGNORECASE)  # how Windows itself writes a path of any length
-HOST = re.compile(r"\s*file:[/\\]{2}(?!localhost[/\\])[^/\\]", re.IGNORECASE)  # file://server/share/1.jpg
+ADDRESS_WITH_HOST = re.compile(
+    r"\s*file:[/\\]{2}(?!localhost[/\\])[^/\\]", re.IGNORECASE
+)  # file://server/share/1.jpg
 BLANKS = "\u200b\u200e\u200f\ufeff"  # around a name, besides those of str.strip, which has U+3000
 
 
@@ -28,7 +30,7 @@ def normalise_name(name: str) -> str:
 
 def list_readings(name: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the name as it is, and then with one more change at a time, each with what was changed so far."""
-    ways, has_host = list[str](), HOST.match(name)
+    ways, has_host = list[str](), ADDRESS_WITH_HOST.match(name)
     yield name, ways
     for way, read in READINGS:
         changed = read(name)
