@@ -93,7 +93,8 @@ def show_mlflow(preset: str) -> None:
         _, experiment = runs.connect()
     except runs.list_store_errors() as error:
         raise UserError(f"TUWEN_TRACKING_URI: {runs.explain(error)}") from error
-    place = address._replace(netloc=address.netloc.rpartition("@")[2], fragment=f"/experiments/{experiment}")
+    # not the experiment's own page, which opens what MLflow has for language models
+    place = address._replace(netloc=address.netloc.rpartition("@")[2], fragment=f"/experiments/{experiment}/runs")
     _show("mlflow", preset, "Where the runs are.", f"[Every training and evaluation]({place.geturl()})")
 
 

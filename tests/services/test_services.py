@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -127,6 +128,7 @@ def test_the_link_to_mlflow_leads_where_a_browser_can_follow(services: Services,
         "prefect", f"select data from artifact where key = 'mlflow-smoke' and flow_run_id = '{run.id}'"
     )
     assert services.environment("worker-cpu")["TUWEN_TRACKING_PAGES"] in link
+    assert re.search(r"#/experiments/\d+/runs\)", link)  # without /runs, a page for language models, and empty
 
 
 def test_runs_and_their_tasks_stand_in_prefects_database(
