@@ -15,7 +15,7 @@ import pytest
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
-from tests.browser.conftest import browser as browser
+from tests.support.browser import browser as browser
 from tests.containers.conftest import CARD, STRANGER, Stack
 from tests.support import smoke
 
