@@ -15,9 +15,9 @@ import pytest
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
-from tests.support.browser import browser as browser
 from tests.containers.conftest import CARD, STRANGER, Stack
 from tests.support import smoke
+from tests.support.browser import browser as browser
 
 REBUILD_SECONDS = 20
 SMOKE = ".worktrees/smoke"
