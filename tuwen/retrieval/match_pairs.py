@@ -24,7 +24,7 @@ from tuwen.retrieval.encode import stream_blocks, stream_caption_blocks, stream_
 from tuwen.retrieval.token_file import TokenFile, Tokens, write_token_file
 from tuwen.retrieval.vectors import Rows, Vectors
 
-ENCODE_BATCH = 64
+TOKEN_BATCH = 64
 PASS_PAIRS = {"cpu": 32, "cuda": 512}  # pairs of one pass; more are slower on a CPU (docs/log.md)
 
 
@@ -36,7 +36,7 @@ class PairSides(NamedTuple):
     captions: Sequence[str]
 
 
-def score_pairs(
+def compute_matches(
     reranker: ReRanker, tokenizer: Any, sides: PairSides, image: Rows, text: Rows, work: Path
 ) -> Vectors:
     """Return the probability [P], float32, that `sides.images[image[p]]` and `sides.captions[text[p]]` match.
@@ -84,7 +84,7 @@ def _write_images(reranker: ReRanker, sides: PairSides, rows: Rows, path: Path) 
         return _halve(stored_BKC.flatten(0, 1)), np.full(len(stored_BKC), stored_BKC.shape[1])
 
     images = [sides.images[row] for row in rows]
-    blocks = stream_image_blocks(dual, images, sides.decode, encode, ENCODE_BATCH)
+    blocks = stream_image_blocks(dual, images, sides.decode, encode, TOKEN_BATCH)
     return write_token_file(path, cross.stored_width, follow(blocks, "tokens of images", len(rows), _count_rows))
 
 
@@ -97,7 +97,7 @@ def _write_texts(reranker: ReRanker, tokenizer: Any, captions: list[str], path: 
         _, tokens_BLW = dual.encode_text_tokens(ids_BL.to(choose_device()), mask_BL)
         return _halve(tokens_BLW[mask_BL.bool()]), mask_BL.sum(1).cpu().numpy()
 
-    blocks = stream_caption_blocks(dual, tokenizer, captions, encode, ENCODE_BATCH)
+    blocks = stream_caption_blocks(dual, tokenizer, captions, encode, TOKEN_BATCH)
     width = dual.config["text"]["width"]
     return write_token_file(path, width, follow(blocks, "tokens of texts", len(captions), _count_rows))
 
