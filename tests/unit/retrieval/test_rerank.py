@@ -98,7 +98,9 @@ def test_the_first_of_the_cosine_are_scored_in_both_directions(tmp_path: Path) -
 def test_a_pair_that_both_directions_name_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reranker, sides, vectors, scored = make_reranker(), make_sides(IMAGES), draw_vectors(), []
     score = match_pairs._score_pass
-    monkeypatch.setattr(match_pairs, "_score_pass", lambda *given: scored.append(len(given[-1])) or score(*given))
+    monkeypatch.setattr(
+        match_pairs, "_score_pass", lambda *given: scored.append(len(given[1][-1])) or score(*given)
+    )
     find_matches(reranker, TOKENIZER, sides, vectors, IMAGES, ["t2i", "i2t"], tmp_path)
     assert sum(scored) == IMAGES * len(CAPTIONS)
 

@@ -18,9 +18,9 @@ def test_rows_come_back_padded_in_any_order_with_their_masks(tmp_path) -> None:
     assert isinstance(file.tokens, np.memmap)
     whole = np.concatenate([tokens for tokens, _ in blocks])
     tokens, mask = file.read(np.array([2, 0, 2, 1]))
-    assert tokens.dtype == torch.float32
+    assert tokens.dtype == torch.float16
     assert mask.tolist() == [[1, 1, 0], [1, 1, 1], [1, 1, 0], [1, 0, 0]]
-    expected = np.zeros((4, 3, 4), np.float32)
+    expected = np.zeros((4, 3, 4), np.float16)
     expected[[0, 2], :2], expected[1], expected[3, 0] = whole[4:6], whole[:3], whole[3]
     np.testing.assert_array_equal(tokens.numpy(), expected)
 
