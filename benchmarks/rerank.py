@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/rerank.py [--queries 1000] [SHAPE …]
 
-Run it alone on the machine. Both ways in one run, in fp32, with all cores: a ViT-B/16 (197 tokens of 768) and a
-BERT of twelve layers below six layers of a cross encoder, random weights, texts of about 25 tokens, each query with the
-32 images that exact search finds. Ours is timed whole: search, tokens of both sides, files, pairs. The article's
+Run it alone on the machine. Both ways in one run, in fp32, with all cores: six layers of a cross encoder over a
+ViT-B/16 (197 tokens of 768) and a BERT of twelve layers, random weights, texts of about 25 tokens, each query with
+the 32 images that exact search finds. Ours is timed whole: search, tokens of both sides, files, pairs. The other
 way is timed on the pairs of `--apart` queries, a batch a query, since a pair costs the same whatever their number;
 its scores are compared with ours. A gallery has as many images as there are queries, so that fewer queries (32 end
 in minutes on two cores, 1,000 in hours) change neither rate: 32 queries on the mean want an image either way.

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tuwen.core.errors import UserError
 from tuwen.core.progress import follow
 from tuwen.data.formats.images import Pixels, make_pixel_tensor
 from tuwen.model.device import choose_device, has_bf16
@@ -58,7 +59,8 @@ def compute_matches(
     texts = _write_texts(reranker, tokenizer, [sides.captions[row] for row in text_rows], work / "texts.f16")
     passes = [slice(start, start + PASS_PAIRS[device]) for start in range(0, len(key), PASS_PAIRS[device])]
     read = partial(_read_pass, images, texts, image_P, text_P)
-    scored = stream_decoded(reranker.cross, passes, read, lambda block: _score_pass(reranker, block[0]), 1, READ_AHEAD)
+    score = partial(_score_pass, reranker)
+    scored = stream_decoded(reranker.cross, passes, read, score, 1, READ_AHEAD)
     found = np.concatenate(list(follow(scored, "match pairs", len(key), len)))
     return np.asarray(found[place_P])
 
@@ -71,10 +73,10 @@ def _read_pass(images: TokenFile, texts: TokenFile, image_P: Rows, text_P: Rows,
 
 
 @torch.inference_mode()
-def _score_pass(reranker: ReRanker, given: list[Tensor]) -> Vectors:
+def _score_pass(reranker: ReRanker, one: list[list[Tensor]]) -> Vectors:
     """Return the probabilities [B] of one pass; in bf16 on a GPU that has it."""
     device = choose_device()
-    stored_IKC, text_BLW, mask_BL, image_B = (tensor.to(device, non_blocking=True) for tensor in given)
+    stored_IKC, text_BLW, mask_BL, image_B = (tensor.to(device, non_blocking=True) for tensor in one[0])
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" and has_bf16(device)):
         score_B = reranker.cross.score_pairs(stored_IKC.float(), text_BLW.float(), mask_BL, image_B)
     return np.asarray(score_B.cpu().numpy())
@@ -109,7 +111,13 @@ def _write_texts(reranker: ReRanker, tokenizer: Any, captions: list[str], path: 
 
 
 def _halve(tokens_TW: Tensor) -> Tokens:
-    return np.asarray(tokens_TW.half().cpu().numpy())
+    half_TW = tokens_TW.half()
+    if not bool(half_TW.isfinite().all()):
+        raise UserError(
+            "the tokens of a tower hold NaN, or numbers over 65,504, which half precision has no place for; "
+            "take a sound model, or one whose tower norms its tokens"
+        )
+    return np.asarray(half_TW.cpu().numpy())
 
 
 def _count_rows(block: tuple[Tokens, Rows]) -> int:

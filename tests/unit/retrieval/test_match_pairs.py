@@ -87,6 +87,14 @@ def test_each_image_and_text_is_encoded_once_and_only_where_a_pair_names_it(tmp_
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
+def test_tokens_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    reranker = make_reranker()
+    with torch.no_grad():
+        reranker.dual.text_tower.encoder.layer[0].output.LayerNorm.weight.fill_(torch.nan)
+    with pytest.raises(UserError, match="the tokens of a tower hold NaN"):
+        compute_matches(reranker, TOKENIZER, make_sides(1), np.array([0]), np.array([0]), tmp_path)
+
+
 def test_no_pairs_have_no_scores(tmp_path: Path) -> None:
     none = np.empty(0, np.int64)
     found = compute_matches(make_reranker(), TOKENIZER, make_sides(1), none, none, tmp_path)

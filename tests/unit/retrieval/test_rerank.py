@@ -99,7 +99,7 @@ def test_a_pair_that_both_directions_name_is_scored_once(tmp_path: Path, monkeyp
     reranker, sides, vectors, scored = make_reranker(), make_sides(IMAGES), draw_vectors(), []
     score = match_pairs._score_pass
     monkeypatch.setattr(
-        match_pairs, "_score_pass", lambda *given: scored.append(len(given[1][-1])) or score(*given)
+        match_pairs, "_score_pass", lambda *given: scored.append(len(given[1][0][-1])) or score(*given)
     )
     find_matches(reranker, TOKENIZER, sides, vectors, IMAGES, ["t2i", "i2t"], tmp_path)
     assert sum(scored) == IMAGES * len(CAPTIONS)
