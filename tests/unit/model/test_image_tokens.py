@@ -61,6 +61,33 @@ def test_the_vector_is_the_same_bits_and_the_shape_is_known_before(name: str) ->
     assert infer_token_shape(image) == shape
 
 
+@pytest.mark.parametrize("name", ["vit", "mean_vit", "open_clip", "timm with [CLS]"])
+def test_the_first_token_is_what_the_vector_is_made_of_and_the_patches_follow(name: str) -> None:
+    dual = make_dual(TOWERS[name][0])
+    side = 160 if "timm" in name else SIZE_PX
+    with torch.no_grad():
+        vector, tokens = dual.encode_image_tokens(torch.randn(2, 3, side, side))
+        first, tower = tokens[:, 0], dual.image_tower
+        if name == "mean_vit":
+            torch.testing.assert_close(first, tokens[:, 1:].mean(1), atol=1e-6, rtol=0)
+            projected = first @ tower.proj
+        elif "timm" in name:
+            projected = tower.projection(tower.tower.head(first))
+        else:
+            projected = tower.projection(first)
+    torch.testing.assert_close(torch.nn.functional.normalize(projected, dim=-1), vector, atol=1e-5, rtol=0)
+    assert not torch.allclose(tokens[0, 1:], tokens[1, 1:])
+
+
+def test_patches_are_left_out_of_the_tokens_while_training_alone() -> None:
+    pixels = torch.randn(2, 3, SIZE_PX, SIZE_PX)
+    for image in (TOWERS["mean_vit"][0], TOWERS["vit"][0] | {"patch_dropout": 0.5}):
+        dual = make_dual(image)
+        first, second = (dual.encode_image_tokens(pixels)[1] for _ in range(2))
+        assert torch.equal(first, second)
+        assert dual.train().encode_image_tokens(pixels)[1].shape == (2, 9, 64)
+
+
 @pytest.mark.parametrize("name", NO_TOKENS)
 def test_a_tower_without_tokens_is_refused_by_name(name: str) -> None:
     with pytest.raises(UserError, match=rf"tokens of a transformer's last layer, and {name} has none; take"):
