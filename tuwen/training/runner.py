@@ -15,10 +15,11 @@ from tuwen.model import card, device, dual_encoder
 from tuwen.training import distributed, trainer
 from tuwen.training.dataset import Views
 from tuwen.training.loader import load_batches
+from tuwen.training.objective import EpochRecord
 from tuwen.training.selection import Choice, Validator
 from tuwen.training.step import choose_precision
 
-Log = Callable[[trainer.EpochRecord, int], None]
+Log = Callable[[EpochRecord, int], None]
 
 
 class Job(NamedTuple):
