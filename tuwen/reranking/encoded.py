@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Pairs to be judged, Q = (1 + 2N) b: b positives, then N texts for each image, then N images for each text."""
+    """Q = (1 + 2N) b pairs to be judged: b positives, then N texts for each image, then N images for each text."""
 
     tokens: Tensor  # [I, P, C]
     image: Tensor  # [Q] rows of `tokens`

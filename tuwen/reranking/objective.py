@@ -1,9 +1,9 @@
 """What a re-ranker learns by a step: a cross encoder over the tokens of a dual encoder that stays as it is.
 
-The pairs of a batch are judged beside hard negatives (FGR). Where words are hidden, they are hidden in the texts of
-positives and negatives alike, or [MASK] itself would tell a match; and the pass that judges the positives is also
-the one that finds the words (R2D2's enhanced training, Xie et al. 2022).
-Shapes: b pairs of this process, N negatives each, L tokens of a text, P of an image, Q = (1 + 2N) b pairs to judge.
+The pairs of a batch are judged beside hard negatives (FGR). Where words are hidden, they are hidden in the texts
+of positives and negatives alike, or [MASK] itself would tell a match; and the pass that judges the positives is
+also the one that finds the words (R2D2's enhanced training, Xie et al. 2022).
+Shapes: b pairs of this process, N negatives each, L tokens of a text, P of an image, Q = (1 + 2N) b pairs.
 """
 
 from collections.abc import Mapping
@@ -205,8 +205,8 @@ class Matching:
         never = losses.compute_never_loss(2 * self._settings.negatives, self._settings.class_weights)
         if distributed.is_first() and record.get("fgr", 0.0) > never - ALARM:
             say(
-                f"warning: the loss of matching is {record['fgr']:.4f}, and {never:.4f} is that of a re-ranker which "
-                "tells nothing apart; raise rerank.fit.lr or warmup_steps, or show it more pairs",
+                f"warning: the loss of matching is {record['fgr']:.4f}, and {never:.4f} is that of a re-ranker "
+                "that tells nothing apart; raise rerank.fit.lr or warmup_steps, or show it more pairs",
                 error=True,
             )
         return record | {"fgr_accuracy": won / max(1.0, judged), "fgr_skipped": skipped * ranks}

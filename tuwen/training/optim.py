@@ -1,4 +1,4 @@
-"""What changes the weights and what must not: optimizers, learning rate, frozen towers, averages of the weights."""
+"""What changes the weights and what must not: optimizers, learning rate, frozen towers, averages of weights."""
 
 import contextlib
 import copy
