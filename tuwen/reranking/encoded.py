@@ -52,7 +52,7 @@ def encode_batch(
 
 
 @torch.no_grad()
-def pair_with_negatives(encoded: Encoded, scale: Tensor, positive_bB: Tensor, uniform_b2N: Tensor) -> Pairs:
+def join_negatives(encoded: Encoded, scale: Tensor, positive_bB: Tensor, uniform_b2N: Tensor) -> Pairs:
     """Return the batch's pairs and hard negatives for them, from the rows of all processes.
 
     scale: of the cosines before the softmax by which negatives are drawn. positive_bB: what fits each row.

@@ -1,4 +1,4 @@
-"""What a re-ranker is trained by, as functions of tensors. Needs torch alone.
+"""What a re-ranker is trained by, as functions of tensors.
 
 A mean is taken over the rows of all processes together: each process divides by its share of their number, so that
 the mean of the processes' gradients is the gradient of the mean, however the rows lie.
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-NO_MATCH, MATCH = 0, 1  # the labels of a pair
+from tuwen.model.cross_encoder import MATCH
+
+NO_MATCH = 1 - MATCH
 CLUSTER_SCALE = 10.0  # before the softmax over clusters: cosines alone would tell them hardly apart
 Total = Callable[[Tensor], Tensor]  # the mean of a number over the processes
 
@@ -28,7 +30,7 @@ def compute_match_loss(
     """
     weight_Q = torch.tensor(class_weights, device=label_Q.device)[label_Q] * counted_Q
     losses = [functional.cross_entropy(head.float(), label_Q, reduction="none") for head in heads]
-    return divide_by_total(torch.stack(losses).mean(0).mul(weight_Q).sum(), weight_Q.sum(), total)
+    return average_over_counted(torch.stack(losses).mean(0).mul(weight_Q).sum(), weight_Q.sum(), total)
 
 
 def compute_never_loss(negatives: int, class_weights: tuple[float, float]) -> float:
@@ -45,14 +47,14 @@ def compute_never_loss(negatives: int, class_weights: tuple[float, float]) -> fl
 def compute_word_loss(logits_MV: Tensor, word_M: Tensor, total: Total) -> Tensor:
     """Return the mean cross-entropy of the hidden words: masked language modelling (MLM)."""
     loss = functional.cross_entropy(logits_MV.float(), word_M, reduction="sum")
-    return divide_by_total(loss, loss.new_tensor(len(word_M)), total)
+    return average_over_counted(loss, loss.new_tensor(len(word_M)), total)
 
 
 def compute_feature_loss(predicted_MC: Tensor, feature_MC: Tensor, total: Total) -> Tensor:
     """Return the mean squared distance to the hidden patches' features, in numbers of deviation one (MRFR, L2)."""
     wanted = functional.layer_norm(feature_MC.float(), feature_MC.shape[-1:])
     loss = (predicted_MC.float() - wanted).square().mean(-1).sum()
-    return divide_by_total(loss, loss.new_tensor(len(feature_MC)), total)
+    return average_over_counted(loss, loss.new_tensor(len(feature_MC)), total)
 
 
 def compute_cluster_loss(
@@ -70,7 +72,7 @@ def compute_cluster_loss(
         loss = functional.kl_div(log_predicted, log_true, reduction="sum", log_target=True)
     else:
         loss = functional.nll_loss(log_predicted, true_MR.argmax(-1), reduction="sum")
-    return divide_by_total(loss, loss.new_tensor(len(feature_MC)), total)
+    return average_over_counted(loss, loss.new_tensor(len(feature_MC)), total)
 
 
 def _compare_to_centres(feature_MC: Tensor, centre_RC: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ def compute_guided_loss(student_bW: Tensor, teacher_bW: Tensor) -> Tensor:
     return -(target * torch.log_softmax(student_bW.float(), -1)).sum(-1).mean()
 
 
-def divide_by_total(loss: Tensor, count: Tensor, total: Total) -> Tensor:
+def average_over_counted(loss: Tensor, count: Tensor, total: Total) -> Tensor:
     """Return this process's sum over the processes' mean count; zero, with a gradient, where none counts."""
     mean = total(count.detach().float())
     return loss / torch.where(mean > 0, mean, torch.ones_like(mean))

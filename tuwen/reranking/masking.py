@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-def mask_text(
+def hide_words(
     ids_BL: Tensor, uniform_BL: Tensor, share: float, special: Tensor, mask_id: int
 ) -> tuple[Tensor, Tensor]:
     """Return ids with [MASK] in the place of a share of the tokens, and bool [B, L], where it stands.
@@ -19,7 +19,7 @@ def mask_text(
     return ids_BL.masked_fill(hidden_BL, mask_id), hidden_BL
 
 
-def mask_patches(token_BPW: Tensor, uniform_BP: Tensor, share: float, first: int) -> tuple[Tensor, Tensor]:
+def hide_patches(token_BPW: Tensor, uniform_BP: Tensor, share: float, first: int) -> tuple[Tensor, Tensor]:
     """Return tokens with zeros in the place of a share of the patches, and bool [B, P], where they stand.
 
     first: tokens before the patches, such as [CLS], that are never hidden.

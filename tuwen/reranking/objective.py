@@ -18,12 +18,12 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.reranking import losses, masking
 from tuwen.reranking.clusters import find_clusters
-from tuwen.reranking.encoded import Encoded, Pairs, encode_batch, pair_with_negatives
+from tuwen.reranking.encoded import Encoded, Pairs, encode_batch, join_negatives
 from tuwen.training import distributed
 from tuwen.training.dataset import make_generator
 from tuwen.training.objective import EpochRecord
 from tuwen.training.optim import Teacher
-from tuwen.training.step import find_positives, prepare_torch, update_weights, use_attention, use_precision
+from tuwen.training.step import find_positives, prepare_torch, set_attention, set_precision, update_weights
 
 if TYPE_CHECKING:  # pydantic is not needed to step on tensors
     from tuwen.core.params import Rerank
@@ -90,8 +90,8 @@ class Matching:
         done: steps before this one; seed and `done` decide what is drawn and hidden.
         """
         model.train()
-        with use_attention(choose_device()):
-            with use_precision(self._settings.fit):
+        with set_attention(choose_device()):
+            with set_precision(self._settings.fit):
                 terms = self.compute_terms(model, batch, done)
             loss = torch.stack([self._weights[name] * term for name, term in terms.items()]).sum()
             torch.autograd.backward(loss)
@@ -103,10 +103,10 @@ class Matching:
         """Return the loss of every objective that has a weight, without the weights."""
         pixels, ids_bL, mask_bL, *names = (column.to(choose_device(), non_blocking=True) for column in batch[:5])
         rows, positive_bB = len(ids_bL), find_positives(torch.stack(names, dim=1))
-        draws = self._draw(model, *ids_bL.shape, done)
+        draws = self._draw(model, rows, ids_bL.shape[1], done)
         shown_ids_bL, hidden_bL = self._hide_words(ids_bL, draws)
         encoded = encode_batch(self._dual, pixels, ids_bL, mask_bL, shown_ids_bL)
-        pairs = pair_with_negatives(encoded, self._dual.scale, positive_bB, draws.negatives)
+        pairs = join_negatives(encoded, self._dual.scale, positive_bB, draws.negatives)
         out = model(model.compress_image(pairs.tokens), pairs.text, pairs.mask, pairs.image)
         terms = {"fgr": self._judge(out, pairs, rows)}
         if "mlm" in self._weights:
@@ -134,7 +134,7 @@ class Matching:
             return ids_bL, torch.zeros_like(ids_bL, dtype=torch.bool)
         special = torch.tensor(self._words.special, device=ids_bL.device)
         uniform_bL = draws.words.to(ids_bL.device)
-        return masking.mask_text(ids_bL, uniform_bL, self._settings.hidden_share, special, self._words.mask)
+        return masking.hide_words(ids_bL, uniform_bL, self._settings.hidden_share, special, self._words.mask)
 
     def _judge(self, out: CrossOutput, pairs: Pairs, rows: int) -> Tensor:
         settings, counted_b = self._settings, pairs.counted[:rows]
@@ -161,7 +161,7 @@ class Matching:
         if not names:
             return {}
         share, total = self._settings.hidden_share, distributed.average_over_ranks
-        shown, hidden_bP = masking.mask_patches(
+        shown, hidden_bP = masking.hide_patches(
             encoded.tokens, uniform_bP.to(encoded.tokens.device), share, FIRST_PATCH
         )
         states = model(shown, encoded.whole, encoded.mask).image

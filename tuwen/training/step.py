@@ -107,7 +107,7 @@ def compute_gradients(model: DualEncoder, batch: "Batch", fit: "Fit") -> Tensor:
     positive_bB = find_positives(torch.stack([positive_id, caption_id], dim=1), fit.siblings)
     images = _make_image_pieces(model, pixels, fit)
     texts, back = _make_text_pieces(model, ids, mask, lengths, fit)
-    with use_attention(device):
+    with set_attention(device):
         if fit.chunk is None:
             image_bD = torch.cat([piece() for piece in images])
             text_bD = torch.cat([piece() for piece in texts])[back]
@@ -166,7 +166,7 @@ def find_positives(ids_b2: Tensor, siblings: str = "positives") -> Tensor:
 def _make_image_pieces(model: DualEncoder, pixels: Tensor, fit: "Fit") -> list[gradcache.Piece]:
     def encode(part: Tensor) -> Callable[[], Tensor]:
         def piece() -> Tensor:
-            with use_precision(fit):
+            with set_precision(fit):
                 return model.encode_image(part)
 
         return piece
@@ -184,7 +184,7 @@ def _make_text_pieces(
 
     def encode(*inputs: Tensor) -> Callable[[], Tensor]:
         def piece() -> Tensor:
-            with use_precision(fit):
+            with set_precision(fit):
                 return model.encode_text(*inputs)
 
         return piece
@@ -203,7 +203,7 @@ def _make_text_pieces(
 
 
 @contextlib.contextmanager
-def use_precision(fit: "Loop") -> Iterator[None]:
+def set_precision(fit: "Loop") -> Iterator[None]:
     """Compute by autocast in what `choose_precision` says, inside the block."""
     # entered anew for each piece: autocast caches cast weights, and those of a pass without a graph have none
     device = choose_device()
@@ -212,7 +212,7 @@ def use_precision(fit: "Loop") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def use_attention(device: str) -> Iterator[None]:
+def set_attention(device: str) -> Iterator[None]:
     """Let torch take the kernel of attention that trains fastest on `device`, inside the block."""
     # On CPU the backward pass of the fused attention takes five times the plain one's at these lengths, and the
     # plain one would compute bf16 in fp32, at a fifth of the step (docs/log.md); on a GPU the fused one is right.

@@ -87,9 +87,7 @@ def test_the_cluster_of_a_patch_is_a_distribution_or_its_largest() -> None:
     feature, found, centres = draw(7, 8), draw(7, 8, seed=1), draw(4, 8, seed=2)
 
     def compare(rows: torch.Tensor) -> torch.Tensor:
-        return 10 * functional.cosine_similarity(
-            functional.layer_norm(rows, (8,))[:, None], centres[None], dim=-1
-        )
+        return 10 * functional.cosine_similarity(functional.layer_norm(rows, (8,))[:, None], centres[None], dim=-1)
 
     true, guessed = compare(feature).softmax(1), compare(found).softmax(1)
     expected = (true * (true / guessed).log()).sum(1).mean()
@@ -115,8 +113,10 @@ def test_two_processes_that_hold_unequal_parts_have_the_mean_of_all() -> None:
     counts = [torch.tensor(7.0), torch.tensor(3.0)]
     mean = torch.stack(counts).mean()
     shares = [
-        losses.divide_by_total(loss[part].sum(), count, lambda _: mean)
+        losses.average_over_counted(loss[part].sum(), count, lambda _: mean)
         for part, count in zip(parts, counts, strict=True)
     ]
     torch.testing.assert_close(torch.stack(shares).mean(), loss.mean())
-    assert math.isclose(losses.divide_by_total(loss.sum(), torch.tensor(0.0), alone).item(), loss.sum().item())
+    assert math.isclose(
+        losses.average_over_counted(loss.sum(), torch.tensor(0.0), alone).item(), loss.sum().item()
+    )
