@@ -34,7 +34,12 @@ def judge_queries(task: RetrievalTask, ks: Sequence[int]) -> Judged:
     """
     pairs_P2 = np.unique(np.stack([task.query, task.item], axis=1), axis=0)
     rank_P = rank_items(task.queries, task.gallery, pairs_P2[:, 0], pairs_P2[:, 1])
-    query, first, true_items = np.unique(pairs_P2[:, 0], return_index=True, return_counts=True)
+    return judge_ranks(pairs_P2[:, 0], rank_P, ks)
+
+
+def judge_ranks(query_P: Rows, rank_P: Rows, ks: Sequence[int]) -> Judged:
+    """Judge queries by the 1-based ranks [P] of their true items, each of which is named once; query_P ascends."""
+    query, first, true_items = np.unique(query_P, return_index=True, return_counts=True)
     if not len(query):
         nothing = np.zeros(0, np.int64)
         return Judged(nothing, nothing, nothing, np.zeros((0, len(ks)), np.int64))
