@@ -69,15 +69,15 @@ def choose_precision(fit: "Loop") -> str:
 def step(
     model: DualEncoder, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, fit: "Fit"
 ) -> float:
-    """Take one step on `batch`, this process's share of the step's pairs; otherwise as `update_weights`."""
+    """Take one step on `batch`, this process's share of the step's pairs; otherwise as `move_weights`."""
     loss = compute_gradients(model, batch, fit)
-    value = update_weights(model, optimizers, loss, factor, fit)
+    value = move_weights(model, optimizers, loss, factor, fit)
     with torch.no_grad():
         model.log_scale.clamp_(0, math.log(MAX_SCALE))
     return value
 
 
-def update_weights(
+def move_weights(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], loss: Tensor, factor: float, fit: "Loop"
 ) -> float:
     """Move the weights by their gradients at `factor` of the peak learning rates; return the loss (nats).
