@@ -61,7 +61,7 @@ class Matching:
         self._centres: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
 
-    def prepare(self, model: CrossEncoder) -> None:
+    def prepare(self, model: CrossEncoder, steps_per_epoch: int) -> None:
         """Move both models to the device, the dual encoder frozen, and begin the teacher."""
         prepare_torch(self._settings.fit, self.group)
         self._dual.to(choose_device()).eval().requires_grad_(False)

@@ -61,7 +61,7 @@ def train(
             "training rows; lower it or add data"
         )
     torch.manual_seed(seed + distributed.get_rank())
-    learned.prepare(model)
+    learned.prepare(model, steps_per_epoch)
     training = Training(model, learned, fit, steps_per_epoch, Checkpoint(checkpoint))
     training.resume()
     with watch_sigterm() as stopped:
