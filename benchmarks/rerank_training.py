@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/rerank_training.py order    # 红圆在蓝方左边, or 蓝方在红圆左边?
     .venv/bin/python benchmarks/rerank_training.py steps    # one pass for FGR and MLM against two
 
-Pictures are drawn here, a dual encoder is trained on them, then the re-ranker over its frozen towers by the loop and
-the objectives of the pipeline. Judged are pictures of pairs of objects that no training batch held.
+Pictures are drawn here, a dual encoder is trained on them, then the re-ranker over its frozen towers by the loop
+and the objectives of the pipeline. Judged are pictures of pairs of objects that no training batch held.
 """
 
 import argparse

@@ -16,16 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tuwen.core.errors import UserError
 from tuwen.core.progress import follow
 from tuwen.data.formats.images import Pixels, make_pixel_tensor
 from tuwen.model.device import choose_device, has_bf16
 from tuwen.model.reranker import ReRanker
-from tuwen.retrieval.encode import stream_blocks, stream_caption_blocks, stream_image_blocks
+from tuwen.retrieval.encode import stream_caption_blocks, stream_decoded
 from tuwen.retrieval.token_file import TokenFile, Tokens, write_token_file
 from tuwen.retrieval.vectors import Rows, Vectors
 
-ENCODE_BATCH = 64
+TOKEN_BATCH = 64
 PASS_PAIRS = {"cpu": 32, "cuda": 512}  # pairs of one pass; more are slower on a CPU (docs/log.md)
+READ_AHEAD = 8  # passes read while a GPU computes earlier ones
 
 
 class PairSides(NamedTuple):
@@ -36,7 +38,7 @@ class PairSides(NamedTuple):
     captions: Sequence[str]
 
 
-def score_pairs(
+def compute_matches(
     reranker: ReRanker, tokenizer: Any, sides: PairSides, image: Rows, text: Rows, work: Path
 ) -> Vectors:
     """Return the probability [P], float32, that `sides.images[image[p]]` and `sides.captions[text[p]]` match.
@@ -56,21 +58,27 @@ def score_pairs(
     images = _write_images(reranker, sides, image_rows, work / "images.f16")
     texts = _write_texts(reranker, tokenizer, [sides.captions[row] for row in text_rows], work / "texts.f16")
     passes = [slice(start, start + PASS_PAIRS[device]) for start in range(0, len(key), PASS_PAIRS[device])]
-    score = partial(_score_pass, reranker, images, texts)
-    scored = stream_blocks(reranker.cross, passes, lambda p: score(image_P[p[0]], text_P[p[0]]), 1)
+    read = partial(_read_pass, images, texts, image_P, text_P)
+    score = partial(_score_pass, reranker)
+    scored = stream_decoded(reranker.cross, passes, read, score, 1, READ_AHEAD)
     found = np.concatenate(list(follow(scored, "match pairs", len(key), len)))
     return np.asarray(found[place_P])
 
 
+def _read_pass(images: TokenFile, texts: TokenFile, image_P: Rows, text_P: Rows, one: slice) -> list[Tensor]:
+    """Return what `CrossEncoder.score_pairs` takes for one pass of B pairs; image_P ascends."""
+    image_B = image_P[one]
+    stored_IKC, _ = images.read(np.arange(image_B[0], image_B[-1] + 1))
+    return [stored_IKC, *texts.read(text_P[one]), torch.from_numpy(image_B - image_B[0])]
+
+
 @torch.inference_mode()
-def _score_pass(reranker: ReRanker, images: TokenFile, texts: TokenFile, image_B: Rows, text_B: Rows) -> Vectors:
-    """Return the probabilities [B] of one pass; image_B ascends."""
-    device, first = choose_device(), int(image_B[0])
-    stored_IKC, _ = images.read(np.arange(first, int(image_B[-1]) + 1))
-    text_BLW, mask_BL = texts.read(text_B)
-    given = (stored_IKC, text_BLW, mask_BL, torch.from_numpy(image_B - first))
+def _score_pass(reranker: ReRanker, one: list[list[Tensor]]) -> Vectors:
+    """Return the probabilities [B] of one pass; in bf16 on a GPU that has it."""
+    device = choose_device()
+    stored_IKC, text_BLW, mask_BL, image_B = (tensor.to(device, non_blocking=True) for tensor in one[0])
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" and has_bf16(device)):
-        score_B = reranker.cross.score_pairs(*(tensor.to(device) for tensor in given))
+        score_B = reranker.cross.score_pairs(stored_IKC.float(), text_BLW.float(), mask_BL, image_B)
     return np.asarray(score_B.cpu().numpy())
 
 
@@ -84,7 +92,7 @@ def _write_images(reranker: ReRanker, sides: PairSides, rows: Rows, path: Path) 
         return _halve(stored_BKC.flatten(0, 1)), np.full(len(stored_BKC), stored_BKC.shape[1])
 
     images = [sides.images[row] for row in rows]
-    blocks = stream_image_blocks(dual, images, sides.decode, encode, ENCODE_BATCH)
+    blocks = stream_decoded(dual, images, sides.decode, encode, TOKEN_BATCH)
     return write_token_file(path, cross.stored_width, follow(blocks, "tokens of images", len(rows), _count_rows))
 
 
@@ -97,13 +105,19 @@ def _write_texts(reranker: ReRanker, tokenizer: Any, captions: list[str], path: 
         _, tokens_BLW = dual.encode_text_tokens(ids_BL.to(choose_device()), mask_BL)
         return _halve(tokens_BLW[mask_BL.bool()]), mask_BL.sum(1).cpu().numpy()
 
-    blocks = stream_caption_blocks(dual, tokenizer, captions, encode, ENCODE_BATCH)
+    blocks = stream_caption_blocks(dual, tokenizer, captions, encode, TOKEN_BATCH)
     width = dual.config["text"]["width"]
     return write_token_file(path, width, follow(blocks, "tokens of texts", len(captions), _count_rows))
 
 
 def _halve(tokens_TW: Tensor) -> Tokens:
-    return np.asarray(tokens_TW.half().cpu().numpy())
+    half_TW = tokens_TW.half()
+    if not bool(half_TW.isfinite().all()):
+        raise UserError(
+            "the tokens of a tower hold NaN, or numbers over 65,504, which half precision has no place for; "
+            "take a sound model, or one whose tower norms its tokens"
+        )
+    return np.asarray(half_TW.cpu().numpy())
 
 
 def _count_rows(block: tuple[Tokens, Rows]) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.model.reranker import ReRanker
-from tuwen.retrieval.match_pairs import PairSides, score_pairs
+from tuwen.retrieval.match_pairs import PairSides, compute_matches
 from tuwen.retrieval.metrics import Judged, judge_ranks
 from tuwen.retrieval.search import rank_items, top_k
 from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
@@ -41,7 +41,7 @@ def find_matches(
 
     vectors: `images` [I, D] and `texts` [T, D], unit rows of the sides by the dual encoder. Of a gallery of fewer
     than k items all are taken. A pair that both directions name is computed once. Raises UserError as
-    `search.top_k` and `score_pairs`; work: as there.
+    `search.top_k` and `compute_matches`; work: as there.
     """
     found = {}
     for name in directions:
@@ -49,7 +49,7 @@ def find_matches(
         found[name] = top_k(queries, gallery, min(k, len(gallery)) if len(gallery) else k)
     pairs = [_list_pairs(name, rows) for name, (rows, _) in found.items()]
     image, text = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    match = score_pairs(reranker, tokenizer, sides, image, text, work)
+    match = compute_matches(reranker, tokenizer, sides, image, text, work)
     ends = np.cumsum([rows.size for rows, _ in found.values()])[:-1]
     parts = zip(found.items(), np.split(match, ends), strict=True)
     return {name: Matches(rows, cosine, part.reshape(rows.shape)) for (name, (rows, cosine)), part in parts}
