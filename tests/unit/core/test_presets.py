@@ -25,7 +25,7 @@ DIGESTS = {
     "pretrain-200m": "d0d13ec53861399e",
     "r2d2": "849c4d056b961ca9",
     "sample": "129ebf2acb873348",
-    "sample-rerank": "70f950b5016f38b9",
+    "sample-rerank": "3ac5c5a9ed91e568",
     "smoke": "da920356e38a1ab7",
 }
 WHOLE = """\
