@@ -18,8 +18,8 @@ ROWS_COLUMNS = ("source set", "table", "rows", "clean", "quarantined", "left out
 def format_markdown(facts: dict[str, Any]) -> str:
     """Format report.md from the facts that report.py collects: figures, no image, no caption."""
     sections = (
-        *(_format_headline, _format_recall, _format_further, _format_slices, _format_hubs, _format_gallery),
-        *(_format_zero_shot, _format_training, _format_doubt, _format_quality),
+        *(_format_headline, _format_reranking, _format_recall, _format_further, _format_slices, _format_hubs),
+        *(_format_gallery, _format_zero_shot, _format_training, _format_doubt, _format_quality),
     )
     lines = ["# Retrieval report", "", *_format_lead(facts)]
     for section in sections:
@@ -42,12 +42,13 @@ def _format_lead(facts: dict[str, Any]) -> list[str]:
 
 
 def _format_headline(facts: dict[str, Any]) -> list[str]:
+    names = facts["metrics"]
     rows = [
         (
             hit.direction.title,
             hit.title,
             f"{hit.chance:{hit.metric.unit.form}}",
-            *tabulate_models(hit),
+            *tabulate_models(hit, names),
             *(format_gain(gain, hit.metric, "**" if is_sure_gain(gain) else "") for gain in hit.gains.values()),
             format_estimate(corrected.models[SHIPPED], corrected.metric),
             format_gain(change.models[SHIPPED], change.metric),
@@ -55,9 +56,9 @@ def _format_headline(facts: dict[str, Any]) -> list[str]:
         for hit, corrected, change in zip(facts["hits"], facts["corrected"], facts["changes"], strict=True)
     ]
     qb_norm = (f"{MODELS[SHIPPED].title}, QB-Norm", "its change, points")
-    header = ("direction", "", "chance", *list_titles(), *list_gain_titles(), *qb_norm)
+    header = ("direction", "", "chance", *list_titles(names), *list_gain_titles(names), *qb_norm)
     summary = [
-        (line.direction.title if line.direction else "both", line.title, *tabulate_models(line))
+        (line.direction.title if line.direction else "both", line.title, *tabulate_models(line, names))
         for line in facts["summary"]
     ]
     whole = ", all queries" if facts["overlap"] else ""
@@ -71,27 +72,53 @@ def _format_headline(facts: dict[str, Any]) -> list[str]:
         "interval is Clopper and Pearson's. Gains in bold are sure: their interval lies "
         "above 0. Chance: hit@k of a ranking at random.",
         "",
-        *_table(("direction", "", *list_titles()), summary),
+        *_table(("direction", "", *list_titles(names)), summary),
+    ]
+
+
+def _format_reranking(facts: dict[str, Any]) -> list[str]:
+    section = facts["reranking"]
+    if section is None:
+        return []
+    rows = [
+        (*told, f"**{change}**" if is_sure else change)
+        for (*told, change), is_sure in zip(section.rows, section.sure, strict=True)
+    ]
+    return [
+        f"## Re-ranking: the first answers of the {section.before} model in a new order, in percent",
+        "",
+        *_table(("direction", "", section.before, section.after, "change, points"), rows),
+        "",
+        f"Depth and weight are chosen on valid. {' '.join(section.chosen)}",
+        *(["", section.matching] if section.matching else []),
+        "",
+        *_table(facts["depth_columns"], section.depths),
+        "",
+        "By how many first answers are read; 1 is the order before.",
     ]
 
 
 def _format_recall(facts: dict[str, Any]) -> list[str]:
-    rows = [(line.direction.title, line.title, *tabulate_models(line)) for line in facts["recalls"]]
+    names = facts["metrics"]
+    rows = [(line.direction.title, line.title, *tabulate_models(line, names)) for line in facts["recalls"]]
     return [
         "## recall@k: found true items / all true items, in percent",
         "",
-        *_table(("direction", "", *list_titles()), rows),
+        *_table(("direction", "", *list_titles(names)), rows),
     ]
 
 
 def _format_further(facts: dict[str, Any]) -> list[str]:
     if not facts["further"]:
         return []
-    header = ("direction", "", *list_titles(), *list_gain_titles())
-    return ["## Further metrics", "", *_table(header, map(tabulate_line, facts["further"]))]
+    names = facts["metrics"]
+    header = ("direction", "", *list_titles(names), *list_gain_titles(names))
+    rows = [tabulate_line(line, names) for line in facts["further"]]
+    return ["## Further metrics", "", *_table(header, rows)]
 
 
 def _format_slices(facts: dict[str, Any]) -> list[str]:
+    names = facts["metrics"]
     hit = facts["hits"][0].metric
     rows = [
         (
@@ -106,18 +133,19 @@ def _format_slices(facts: dict[str, Any]) -> list[str]:
     return [
         f"## R@{facts['shown_k']} by kind of query, in percent",
         "",
-        *_table(("direction", "queries", "number", *list_titles(), *list_gain_titles()), rows),
+        *_table(("direction", "queries", "number", *list_titles(names), *list_gain_titles(names)), rows),
         "",
         facts["slices_note"],
     ]
 
 
 def _format_hubs(facts: dict[str, Any]) -> list[str]:
+    names = facts["metrics"]
     rows = []
     for plain, corrected in zip(facts["hubness"], facts["corrected_hubness"], strict=True):
-        cells = (tabulate_models(line) for line in (plain, corrected))
+        cells = (tabulate_models(line, names) for line in (plain, corrected))
         rows.append((plain.direction.title, *(cell for both in zip(*cells, strict=True) for cell in both)))
-    header = ("direction", *(name for title in list_titles() for name in (title, f"{title}, QB-Norm")))
+    header = ("direction", *(name for title in list_titles(names) for name in (title, f"{title}, QB-Norm")))
     return [
         f"## Hubs: skewness of how often an item is among the first {facts['details'][SHIPPED].hubs['t2i'].k}",
         "",
@@ -128,6 +156,7 @@ def _format_hubs(facts: dict[str, Any]) -> list[str]:
 
 
 def _format_gallery(facts: dict[str, Any]) -> list[str]:
+    names = facts["metrics"]
     rows = []
     for direction in DIRECTIONS.values():
         curves = [
@@ -140,7 +169,7 @@ def _format_gallery(facts: dict[str, Any]) -> list[str]:
     return [
         "## R@5 by the size of the gallery, in percent",
         "",
-        *_table(("direction", "items", *list_titles()), rows),
+        *_table(("direction", "items", *list_titles(names)), rows),
     ]
 
 
@@ -175,12 +204,12 @@ def _format_training(facts: dict[str, Any]) -> list[str]:
     lines = ["## Training"]
     hits = (f"{average}valid_{direction}_hit_at_5" for average in ("", "ema_") for direction in DIRECTIONS)
     columns = ("loss", "temperature", *hits)
-    for name, model in MODELS.items():
-        training = facts["training"][name]
+    for name, training in facts["training"].items():
         epochs = training["epochs"]
         lines += [
             "",
-            f"**{model.title}**: {training['pairs']} pairs, {training['steps']} steps, {len(epochs)} epochs",
+            f"**{MODELS[name].title}**: {training['pairs']} pairs, {training['steps']} steps, "
+            f"{len(epochs)} epochs",
         ]
         keys = [key for key in columns if all(key in record for record in epochs)]  # an average is not always kept
         rows = [(record["epoch"], *(f"{record[key]:.4g}" for key in keys)) for record in _select_epochs(epochs)]

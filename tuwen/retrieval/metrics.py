@@ -32,9 +32,18 @@ def judge_queries(task: RetrievalTask, ks: Sequence[int]) -> Judged:
 
     Equal scores: lower gallery row first. Raises UserError as `search.rank_items`.
     """
+    return judge_ranks(*rank_true_items(task), ks)
+
+
+def rank_true_items(task: RetrievalTask) -> tuple[Rows, Rows]:
+    """Return the query [P] and the 1-based rank [P] of each true pair, every pair once, by query and item."""
     pairs_P2 = np.unique(np.stack([task.query, task.item], axis=1), axis=0)
-    rank_P = rank_items(task.queries, task.gallery, pairs_P2[:, 0], pairs_P2[:, 1])
-    query, first, true_items = np.unique(pairs_P2[:, 0], return_index=True, return_counts=True)
+    return pairs_P2[:, 0], rank_items(task.queries, task.gallery, pairs_P2[:, 0], pairs_P2[:, 1])
+
+
+def judge_ranks(query_P: Rows, rank_P: Rows, ks: Sequence[int]) -> Judged:
+    """Judge the queries whose true items stand at these ranks; both [P], sorted by query."""
+    query, first, true_items = np.unique(query_P, return_index=True, return_counts=True)
     if not len(query):
         nothing = np.zeros(0, np.int64)
         return Judged(nothing, nothing, nothing, np.zeros((0, len(ks)), np.int64))

@@ -23,13 +23,18 @@ def draw_charts(result: Path) -> dict[str, str]:
     if not (result / "details.json").is_file():
         return {}
     details = read_checked(result / "details.json", Details)
-    drawn = {f"scores-{result.name}": curves.draw_scores({result.name: details.score_histogram})[result.name]}
+    drawn = {}
+    if details.score_histogram:
+        drawn[f"scores-{result.name}"] = curves.draw_scores({result.name: details.score_histogram})[result.name]
     for direction in DIRECTIONS:
         points = details.gallery_curve[direction]
         ks = sorted(int(name.removeprefix("hit_at_")) for name in points[0] if name != "gallery")
         drawn[f"gallery-{direction}"] = curves.draw_gallery_curve(
             f"gallery_{direction}", {result.name: points}, ks
         )
+        if details.reranking:
+            curve = details.reranking[direction].curve
+            drawn[f"depth-{direction}"] = curves.draw_depth_curve(f"depth_{direction}", result.name, curve, ks)
     return {f"{name}.svg": _make_standalone(svg) for name, svg in drawn.items()}
 
 

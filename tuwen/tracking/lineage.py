@@ -12,7 +12,7 @@ from typing import Any
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
 from tuwen.data.formats.json_file import read_json, write_json
-from tuwen.evaluation.models import MODELS
+from tuwen.evaluation.results import list_measured
 from tuwen.tracking import artifacts, recipe, records, revision, runs
 from tuwen.tracking.abandoned import stop_abandoned_runs
 from tuwen.tracking.figures import flatten_metrics, log_in_training
@@ -78,8 +78,9 @@ def find_trained_folder(model: Path) -> Path:
 
 
 def _tracked() -> list[Path]:
-    """Return the outs that have a run of their own."""
-    outs = [Path(top) / model for top in ("models", "results") for model in MODELS]
+    """Return the outs that have a run of their own; a re-ranker that is switched off made none."""
+    measured = list_measured(Path("results"))
+    outs = [Path(top) / name for top in ("models", "results") for name in measured]
     return [*outs, REFITTED] if find_trained_folder(REFITTED) == REFITTED else outs
 
 

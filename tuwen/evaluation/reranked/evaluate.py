@@ -1,0 +1,125 @@
+"""A re-ranker over a dual encoder's answers -> metrics.json, details.json, ranks.parquet, as of every model.
+
+Depth and weight of the cosine are chosen on valid, for each direction. Without a re-ranker (params.yaml: rerank is
+null) every file is there and holds nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tuwen.core.params import Evaluate
+from tuwen.data.formats import pairs
+from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.data.formats.json_file import write_json
+from tuwen.data.formats.text import is_simplifying
+from tuwen.evaluation.answers import Answers, count_answers
+from tuwen.evaluation.details import make_details
+from tuwen.evaluation.evaluate import MEASURED_SETS, PAIR_COSINES
+from tuwen.evaluation.figures import DIGITS, MetricValues, measure_figures
+from tuwen.evaluation.ranks import make_empty_ranks, make_ranks_table
+from tuwen.evaluation.reranked.scored_set import ScoredSet, score_set
+from tuwen.evaluation.seen.captions import find_seen_texts
+from tuwen.evaluation.zero_shot_file import make_empty_report, write_report
+from tuwen.model.device import choose_device
+from tuwen.model.reranker import has_reranker, load_reranker
+from tuwen.retrieval.metrics import compute_hits, judge_ranks
+from tuwen.retrieval.reordering import Choice, choose_order, judge_reordered, list_depths, reorder
+
+
+class Measured(NamedTuple):
+    """What was measured; nothing of a re-ranker that is switched off."""
+
+    metrics: dict[str, MetricValues]  # of test and valid
+    costs: dict[int, dict[str, float]]  # depth -> milliseconds per query on this machine: in no out
+
+
+Choices = Mapping[str, Choice]  # by direction
+
+
+def evaluate_reranked(model: Path, embeddings: Path, clean: Path, results: Path, params: Evaluate) -> Measured:
+    """Write what `evaluate_model` writes, of the re-ranker in the folder `model`.
+
+    embeddings: folder of the dual encoder that pre-ranks; clean: folder of the sets' tables. pair_cosines.parquet
+    and zero_shot.json have no row: both are of vectors, and it has none. Raises UserError as `evaluate_model`.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    pairs.write_table(results / "pair_cosines.parquet", PAIR_COSINES.empty_table())
+    write_report(results / "zero_shot.json", make_empty_report())
+    if not has_reranker(model):
+        write_json(results / "metrics.json", {})
+        write_json(results / "details.json", {})
+        pairs.write_table(results / "ranks.parquet", make_empty_ranks(params.ks))
+        return Measured({}, {})
+    sets = _score_sets(model, embeddings, clean, params)
+    choices = {
+        name: choose_order(*sets["valid"].ranks[name], sets["valid"].scored[name], params.ks)
+        for name in DIRECTIONS
+    }
+    metrics: dict[str, MetricValues] = {}
+    for name, own in sets.items():
+        answers = answer_reordered(own, choices, params)
+        values, exact = measure_figures(own.embedded, answers, params)
+        metrics[name] = {"images": len(own.embedded.images), "texts": len(own.embedded.texts)} | values
+        if name == "test":
+            details = make_details(own.embedded, answers, {}, params, exact) | {"score_histogram": None}
+            details["reranking"] = _describe_choices(own, choices, params.ks)
+            write_json(results / "details.json", details)
+            pairs.write_table(results / "ranks.parquet", make_ranks_table(own.embedded, answers, params.ks))
+    write_json(results / "metrics.json", metrics)
+    return Measured(metrics, _list_costs(sets["test"]))
+
+
+def _list_costs(own: ScoredSet) -> dict[int, dict[str, float]]:
+    depths = list_depths(max(scored.match.shape[1] for scored in own.scored.values()))
+    return {
+        depth: {f"{name}_rerank_ms_per_query": 1000 * own.pair_seconds[name] * depth for name in own.pair_seconds}
+        for depth in depths
+    }
+
+
+def _score_sets(model: Path, embeddings: Path, clean: Path, params: Evaluate) -> dict[str, ScoredSet]:
+    reranker = load_reranker(model)
+    reranker = reranker._replace(dual=reranker.dual.to(choose_device()), cross=reranker.cross.to(choose_device()))
+    train, simplify = pairs.read_pair_set(clean / "bank"), is_simplifying(model)
+    sets = {}
+    for name in MEASURED_SETS:
+        scored = score_set(reranker, model, embeddings / name, clean / name, params)
+        seen = find_seen_texts(pairs.read_pair_set(clean / name), train, simplify)
+        sets[name] = scored._replace(embedded=scored.embedded._replace(seen_texts=seen))
+    return sets
+
+
+def answer_reordered(own: ScoredSet, choices: Choices, params: Evaluate) -> dict[str, Answers]:
+    """Answer and judge both directions in the new order, beside the order before."""
+    answers = {}
+    for name, direction in DIRECTIONS.items():
+        scored, ranks, choice = own.scored[name], own.ranks[name], choices[name]
+        judged = judge_reordered(*ranks, scored, choice, params.ks)
+        gallery = len(getattr(own.embedded, direction.gallery))
+        answers[name] = Answers(
+            gallery=gallery,
+            groups=own.embedded.list_groups(direction)[judged.query],
+            judged=judged,
+            first=reorder(scored, choice)[:, : count_answers(own.embedded, params)],
+            judged_corrected=None,
+            first_corrected=None,
+            seen=own.embedded.list_seen(direction, judged.query),
+            judged_before=judge_ranks(*ranks, params.ks),
+        )
+    return answers
+
+
+def _describe_choices(own: ScoredSet, choices: Choices, ks: Sequence[int]) -> dict[str, Any]:
+    """Return what becomes `reranking` in details.json: the choice on valid, and hit@k by depth on this set."""
+    described = {}
+    for name, choice in choices.items():
+        ranks, scored = own.ranks[name], own.scored[name]
+        depths = [Choice(k, choice.weight) for k in (1, *list_depths(scored.match.shape[1]))]
+        curve = [compute_hits(judge_reordered(*ranks, scored, depth, ks), ks).mean(axis=0) for depth in depths]
+        points = [
+            {"k": depth.k} | {f"hit_at_{k}": round(float(hit), DIGITS) for k, hit in zip(ks, hits, strict=True)}
+            for depth, hits in zip(depths, curve, strict=True)
+        ]
+        described[name] = {"k": choice.k, "weight": choice.weight, "curve": points}
+    return described
