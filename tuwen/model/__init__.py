@@ -1,5 +1,5 @@
-"""The dual encoder: its two towers, its weights as files, and the device that it runs on.
+"""The dual encoder and the cross encoder over its tokens: their layers, their weights as files, and the device.
 
 Read dual_encoder.py first, then towers.py, vit.py, architectures.py, state_dict.py, vocabulary_file.py, device.py,
-card.py and weights.
+card.py and weights; for the re-ranker image_tokens.py, cross_block.py, cross_encoder.py and reranker.py.
 """

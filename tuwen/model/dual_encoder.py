@@ -2,7 +2,8 @@
 
 A model folder holds config.json (the layers), model.safetensors, vocab.txt and preprocessor.json (how images and
 texts are prepared for the layers).
-Shapes: B items, S pixels a side, L tokens, W width of the text tower, D dimensions of the common space.
+Shapes: B items, S pixels a side, L tokens of a text, P of an image, W width of a tower, D dimensions of the common
+space.
 """
 
 import math
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from tuwen.core.errors import UserError
 from tuwen.data.formats import images
 from tuwen.data.formats.json_file import read_json, write_json
-from tuwen.model import state_dict, towers, vocabulary_file
+from tuwen.model import image_tokens, state_dict, towers, vocabulary_file
 
 START_SCALE = 1 / 0.07  # 1 / temperature, as CLIP begins
 MAX_SCALE = 100.0  # CLIP's clamp: the temperature never falls below 0.01
+FILES = ("config.json", "model.safetensors", "vocab.txt", "preprocessor.json")  # of a model folder
 REMAKE = "make the model again with `dvc repro`, or fetch it with `dvc pull`"
 
 
@@ -49,9 +51,19 @@ class DualEncoder(nn.Module):
 
     def encode_image(self, pixels_B3SS: Tensor) -> Tensor:
         """Map pixels [B, 3, S, S], normalised by CLIP's mean and deviation, to unit vectors [B, D], float32."""
-        if self._own_pixels:
-            pixels_B3SS = pixels_B3SS * self.pixel_factor + self.pixel_shift
-        return nn.functional.normalize(self.image_tower(pixels_B3SS).float(), dim=-1)
+        return nn.functional.normalize(self.image_tower(self._take_over(pixels_B3SS)).float(), dim=-1)
+
+    def encode_image_tokens(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """Map pixels to the vectors of `encode_image`, bit for bit, and the tokens of image_tokens.py [B, P, W].
+
+        Raises UserError for a tower without tokens.
+        """
+        out_BD, tokens_BPW = image_tokens.encode_with_tokens(self.image_tower, self._take_over(pixels_B3SS))
+        return nn.functional.normalize(out_BD.float(), dim=-1), tokens_BPW
+
+    def _take_over(self, pixels_B3SS: Tensor) -> Tensor:
+        """Return pixels in the mean and deviation that this model was trained with."""
+        return pixels_B3SS * self.pixel_factor + self.pixel_shift if self._own_pixels else pixels_B3SS
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Map token ids [...] to their vectors [..., W] in the text tower's table."""
@@ -64,6 +76,12 @@ class DualEncoder(nn.Module):
 
         token_BLW: what `embed_tokens` returned for the ids, where the caller has it already.
         """
+        return self.encode_text_tokens(ids_BL, mask_BL, token_BLW)[0]
+
+    def encode_text_tokens(
+        self, ids_BL: Tensor, mask_BL: Tensor, token_BLW: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Map texts to the vectors of `encode_text` and to the states [B, L, W] of its last layer, [CLS] first."""
         tokens = {"input_ids": ids_BL} if token_BLW is None else {"inputs_embeds": token_BLW}
         hidden_BLW = self.text_tower(**tokens, attention_mask=mask_BL).last_hidden_state
         if self._pool_first:
@@ -71,7 +89,7 @@ class DualEncoder(nn.Module):
         else:
             weight_BL1 = mask_BL[..., None].to(hidden_BLW.dtype)
             pooled_BW = (hidden_BLW * weight_BL1).sum(1) / weight_BL1.sum(1)
-        return nn.functional.normalize(self.text_projection(pooled_BW).float(), dim=-1)
+        return nn.functional.normalize(self.text_projection(pooled_BW).float(), dim=-1), hidden_BLW
 
     @property
     def scale(self) -> Tensor:

@@ -39,19 +39,33 @@ class VisionTransformer(nn.Module):
 
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
         """Map pixels [B, 3, S, S], normalised as the model was trained with them, to [B, D], not normalised."""
+        return self._project(self._run_blocks(pixels_B3SS))
+
+    def forward_with_tokens(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """Map pixels to what `forward` returns, [B, D], and to the normed states of the last layer, [B, L, W].
+
+        The first state is that of [CLS]. While training, patch dropout leaves some of the others out.
+        """
+        x_BLW = self._run_blocks(pixels_B3SS)
+        return self._project(x_BLW), self.norm_post(x_BLW)
+
+    def _project(self, x_BLW: Tensor) -> Tensor:
+        out: Tensor = self.projection(self.norm_post(x_BLW[:, 0]))
+        return out
+
+    def _run_blocks(self, pixels_B3SS: Tensor) -> Tensor:
         patch_BNW = self.patches(pixels_B3SS).flatten(2).transpose(1, 2) + self.position_embedding[1:]
         if self.training and self.patch_dropout:
             patch_BNW = _draw_patches(patch_BNW, 1 - self.patch_dropout)
         first_W = self.class_embedding + self.position_embedding[0]
-        x_BLW = torch.cat([first_W.to(patch_BNW.dtype).expand(len(patch_BNW), 1, -1), patch_BNW], dim=1)
-        x_BLW = self.norm_pre(x_BLW)
+        start_BLW = torch.cat([first_W.to(patch_BNW.dtype).expand(len(patch_BNW), 1, -1), patch_BNW], dim=1)
+        x_BLW: Tensor = self.norm_pre(start_BLW)
         for block in self.layer:
             if self.checkpointing and self.training:
                 x_BLW = checkpoint(block, x_BLW, use_reentrant=False)
             else:
                 x_BLW = block(x_BLW)
-        out: Tensor = self.projection(self.norm_post(x_BLW[:, 0]))
-        return out
+        return x_BLW
 
 
 class Block(nn.Module):
