@@ -195,7 +195,8 @@ def _legend(base: str, folder: Path, models: Sequence[str], params: Params) -> s
     return (
         f"Head {head}{dirty}, base {before} ({base}): the {' and the '.join(models)} model on the test split, "
         "hit@k in percent. In brackets the paired 95 % bootstrap interval by group "
-        f"({params.evaluate.bootstrap_samples} samples). R@5 of each direction decides: worse where the whole interval lies below 0, or where the drop is over "
+        f"({params.evaluate.bootstrap_samples} samples). R@5 "
+        "of each direction decides: worse where the whole interval lies below 0, or where the drop is over "
         f"{params.gate.max_drop_points:g} points."
     )
 
