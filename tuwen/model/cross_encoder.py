@@ -56,15 +56,15 @@ class CrossEncoder(nn.Module):
         self.config, self.fusion, width = config, config["fusion"], config["width"]
         compressed, dropout = config["image_tokens"], config["dropout"]
         self.compressor = _Compressor(config["image"]["width"], **compressed) if compressed else None
-        stored_width = compressed["width"] if compressed else config["image"]["width"]
+        self.stored_width: int = compressed["width"] if compressed else config["image"]["width"]
         self.text_in = _make_entry(config["text"]["width"], width)
         shape = (width, config["heads"], config["mlp"], dropout)
-        reads = {"both": stored_width, "text_image": stored_width, "co_attention": width, "joint": None}
+        reads = {"both": self.stored_width, "text_image": self.stored_width, "co_attention": width, "joint": None}
         self.text_blocks = nn.ModuleList(CrossBlock(*shape, reads[self.fusion]) for _ in range(config["layers"]))
         heads = 1
         if self.fusion != "text_image":
-            self.image_in = nn.Linear(stored_width, width)  # R2D2 has it where the widths are equal too
-            self.patch_head = nn.Linear(width, stored_width)
+            self.image_in = nn.Linear(self.stored_width, width)  # R2D2 has it where the widths are equal too
+            self.patch_head = nn.Linear(width, self.stored_width)
             for linear in (self.image_in, self.patch_head):
                 draw_weights(linear)
         if self.fusion in TWO_STREAMS:

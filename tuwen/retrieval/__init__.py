@@ -1,5 +1,6 @@
 """From a model and a set to vectors, and from vectors to ranks.
 
 Read vectors.py first, then encode.py and embed.py, search.py and shortlist.py, metrics.py, intervals.py and
-exact_intervals.py, qb_norm.py, retriever.py, and lookup.py, which asks it.
+exact_intervals.py, qb_norm.py, retriever.py, and lookup.py, which asks it; then token_file.py, match_pairs.py and
+rerank.py, which order the first answers anew.
 """

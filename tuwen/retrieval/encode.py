@@ -1,4 +1,4 @@
-"""Images and captions -> unit vectors: decoded ahead by threads, encoded block by block, in order.
+"""Images and captions -> unit vectors, or their tokens: decoded ahead by threads, encoded in blocks, in order.
 
 On CPU each thread decodes a few images and encodes them itself, with a single thread of torch: no thread waits for
 another, and the vectors do not depend on how many there are. On a GPU the threads decode ahead of it.
@@ -72,7 +72,7 @@ def decode_row(data: Path, size_px: int, row: dict[str, Any]) -> Pixels:
 
 def embed_images(model: DualEncoder, images: Iterable[Pixels], batch_size: int) -> Vectors:
     """Return the unit vectors [I, D] float32 of uint8 squares."""
-    return _join(model, _stream(model, images, partial(_encode_images, model), batch_size))
+    return _join(model, stream_blocks(model, images, partial(_encode_images, model), batch_size))
 
 
 def embed_captions(model: DualEncoder, tokenizer: Any, captions: list[str], batch_size: int) -> Vectors:
@@ -84,20 +84,42 @@ def stream_vectors(
     model: DualEncoder, rows: Sequence[Element], decode: Callable[[Element], Pixels], batch_size: int
 ) -> Iterator[Vectors]:
     """Yield unit vectors [B, D] float32 of the images that `decode` makes of the rows, in order, in blocks."""
+    yield from stream_image_blocks(model, rows, decode, partial(_encode_images, model), batch_size)
+
+
+def stream_image_blocks(
+    model: DualEncoder,
+    rows: Sequence[Element],
+    decode: Callable[[Element], Pixels],
+    encode: Callable[[list[Pixels]], Result],
+    batch_size: int,
+) -> Iterator[Result]:
+    """Yield what `encode` makes of the images that `decode` makes of the rows, block by block, in order."""
     if choose_device() == "cpu":
-        yield from _stream(model, rows, lambda block: _encode_images(model, list(map(decode, block))), batch_size)
+        yield from stream_blocks(model, rows, lambda block: encode(list(map(decode, block))), batch_size)
     else:
-        yield from _stream(model, _map_in_order(decode, rows, AHEAD), partial(_encode_images, model), batch_size)
+        yield from stream_blocks(model, _map_in_order(decode, rows, AHEAD), encode, batch_size)
 
 
 def stream_caption_vectors(
     model: DualEncoder, tokenizer: Any, captions: Sequence[str], batch_size: int
 ) -> Iterator[Vectors]:
     """Yield unit vectors [B, D] float32 of the captions, in order, in blocks."""
+    yield from stream_caption_blocks(model, tokenizer, captions, partial(_encode_text, model), batch_size)
+
+
+def stream_caption_blocks(
+    model: DualEncoder,
+    tokenizer: Any,
+    captions: Sequence[str],
+    encode: Callable[[torch.Tensor, torch.Tensor], Result],
+    batch_size: int,
+) -> Iterator[Result]:
+    """Yield what `encode` makes of the ids and masks [B, L] of the captions, block by block, in order."""
     size, max_tokens = _count_block_rows(batch_size), model.config["text"]["max_tokens"]
     # here and not in the threads, since a tokenizer serves one caller at a time
     tokens = (tokenize(tokenizer, block, max_tokens) for block in _batch(captions, size))
-    yield from _stream(model, tokens, lambda block: _encode_text(model, *block[0]), 1)
+    yield from stream_blocks(model, tokens, lambda block: encode(*block[0]), 1)
 
 
 @torch.inference_mode()
@@ -112,10 +134,10 @@ def _encode_text(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> V
     return vectors
 
 
-def _stream(
-    model: DualEncoder, items: Iterable[Element], encode: Callable[[list[Element]], Vectors], batch_size: int
-) -> Iterator[Vectors]:
-    """Yield what `encode` makes of the items, block by block, in order."""
+def stream_blocks(
+    model: torch.nn.Module, items: Iterable[Element], encode: Callable[[list[Element]], Result], batch_size: int
+) -> Iterator[Result]:
+    """Yield what `encode` makes of the items by `model`, block by block, in order; on a CPU by threads."""
     model.eval()
     blocks = _batch(items, _count_block_rows(batch_size))
     if choose_device() != "cpu":

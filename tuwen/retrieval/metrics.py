@@ -42,7 +42,7 @@ def rank_true_items(task: RetrievalTask) -> tuple[Rows, Rows]:
 
 
 def judge_ranks(query_P: Rows, rank_P: Rows, ks: Sequence[int]) -> Judged:
-    """Judge the queries whose true items stand at these ranks; both [P], sorted by query."""
+    """Judge queries by the 1-based ranks [P] of their true items, each of which is named once; query_P ascends."""
     query, first, true_items = np.unique(query_P, return_index=True, return_counts=True)
     if not len(query):
         nothing = np.zeros(0, np.int64)

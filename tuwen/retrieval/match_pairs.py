@@ -1,0 +1,110 @@
+"""Pairs of an image and a text -> the probability that they match, by a cross encoder.
+
+The tokens of each image and each text are computed once and lie in files (token_file.py). Pairs are read in the
+order of their images, so that an image's tokens are read and projected once for all of its texts, in passes of a
+fixed number of pairs: the bytes depend neither on the order in which pairs are given nor on the number of threads.
+Shapes: P pairs, I images and T texts that occur in them, B of a block, K tokens of an image of width C as they are
+stored, L tokens of a text, W width of the text tower.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuwen.core.progress import follow
+from tuwen.data.formats.images import Pixels, make_pixel_tensor
+from tuwen.model.device import choose_device, has_bf16
+from tuwen.model.reranker import ReRanker
+from tuwen.retrieval.encode import stream_blocks, stream_caption_blocks, stream_image_blocks
+from tuwen.retrieval.token_file import TokenFile, Tokens, write_token_file
+from tuwen.retrieval.vectors import Rows, Vectors
+
+ENCODE_BATCH = 64
+PASS_PAIRS = {"cpu": 32, "cuda": 512}  # pairs of one pass; more are slower on a CPU (docs/log.md)
+
+
+class PairSides(NamedTuple):
+    """What pairs are made of: images, in a form that `decode` makes squares of, and captions."""
+
+    images: Sequence[Any]
+    decode: Callable[[Any], Pixels]
+    captions: Sequence[str]
+
+
+def score_pairs(
+    reranker: ReRanker, tokenizer: Any, sides: PairSides, image: Rows, text: Rows, work: Path
+) -> Vectors:
+    """Return the probability [P], float32, that `sides.images[image[p]]` and `sides.captions[text[p]]` match.
+
+    A pair that is named twice is computed once. work: a folder for the files of tokens, 2 K C bytes an image and
+    2 L W a text, which the caller removes. Raises UserError where an image cannot be decoded.
+    """
+    if not len(image):
+        return np.empty(0, np.float32)
+    base = int(text.max()) + 1
+    key, place_P = np.unique(image * base + text, return_inverse=True)
+    image_rows, image_P = np.unique(key // base, return_inverse=True)
+    text_rows, text_P = np.unique(key % base, return_inverse=True)
+    device = choose_device()
+    for layers in reranker:
+        layers.to(device).eval()
+    images = _write_images(reranker, sides, image_rows, work / "images.f16")
+    texts = _write_texts(reranker, tokenizer, [sides.captions[row] for row in text_rows], work / "texts.f16")
+    passes = [slice(start, start + PASS_PAIRS[device]) for start in range(0, len(key), PASS_PAIRS[device])]
+    score = partial(_score_pass, reranker, images, texts)
+    scored = stream_blocks(reranker.cross, passes, lambda p: score(image_P[p[0]], text_P[p[0]]), 1)
+    found = np.concatenate(list(follow(scored, "match pairs", len(key), len)))
+    return np.asarray(found[place_P])
+
+
+@torch.inference_mode()
+def _score_pass(reranker: ReRanker, images: TokenFile, texts: TokenFile, image_B: Rows, text_B: Rows) -> Vectors:
+    """Return the probabilities [B] of one pass; image_B ascends."""
+    device, first = choose_device(), int(image_B[0])
+    stored_IKC, _ = images.read(np.arange(first, int(image_B[-1]) + 1))
+    text_BLW, mask_BL = texts.read(text_B)
+    given = (stored_IKC, text_BLW, mask_BL, torch.from_numpy(image_B - first))
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" and has_bf16(device)):
+        score_B = reranker.cross.score_pairs(*(tensor.to(device) for tensor in given))
+    return np.asarray(score_B.cpu().numpy())
+
+
+def _write_images(reranker: ReRanker, sides: PairSides, rows: Rows, path: Path) -> TokenFile:
+    dual, cross = reranker
+
+    @torch.inference_mode()
+    def encode(squares: list[Pixels]) -> tuple[Tokens, Rows]:
+        _, tokens_BPW = dual.encode_image_tokens(make_pixel_tensor(squares).to(choose_device()))
+        stored_BKC = cross.compress_image(tokens_BPW)
+        return _halve(stored_BKC.flatten(0, 1)), np.full(len(stored_BKC), stored_BKC.shape[1])
+
+    images = [sides.images[row] for row in rows]
+    blocks = stream_image_blocks(dual, images, sides.decode, encode, ENCODE_BATCH)
+    return write_token_file(path, cross.stored_width, follow(blocks, "tokens of images", len(rows), _count_rows))
+
+
+def _write_texts(reranker: ReRanker, tokenizer: Any, captions: list[str], path: Path) -> TokenFile:
+    dual = reranker.dual
+
+    @torch.inference_mode()
+    def encode(ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tokens, Rows]:
+        mask_BL = mask_BL.to(choose_device())
+        _, tokens_BLW = dual.encode_text_tokens(ids_BL.to(choose_device()), mask_BL)
+        return _halve(tokens_BLW[mask_BL.bool()]), mask_BL.sum(1).cpu().numpy()
+
+    blocks = stream_caption_blocks(dual, tokenizer, captions, encode, ENCODE_BATCH)
+    width = dual.config["text"]["width"]
+    return write_token_file(path, width, follow(blocks, "tokens of texts", len(captions), _count_rows))
+
+
+def _halve(tokens_TW: Tensor) -> Tokens:
+    return np.asarray(tokens_TW.half().cpu().numpy())
+
+
+def _count_rows(block: tuple[Tokens, Rows]) -> int:
+    return len(block[1])

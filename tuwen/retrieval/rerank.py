@@ -1,0 +1,86 @@
+"""Re-ranking: the first k that the dual encoder finds, ordered anew by a cross encoder and the cosine.
+
+The dual encoder's search is exact (search.py), and its order stands beyond k. An item's score is its probability
+of a match plus a weight times its cosine, as in R2D2, whose weight is 1 (Xie et al. 2022, and its public code).
+Equal scores stand in the order of the gallery.
+Shapes: Q queries, I images, T texts, D dimensions, k items found for a query, P true pairs.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.model.reranker import ReRanker
+from tuwen.retrieval.match_pairs import PairSides, score_pairs
+from tuwen.retrieval.metrics import Judged, judge_ranks
+from tuwen.retrieval.search import rank_items, top_k
+from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
+
+
+class Matches(NamedTuple):
+    """The first k gallery rows of each query, best cosine first; every field is [Q, k]."""
+
+    rows: Rows
+    cosine: Vectors
+    match: Vectors  # probability that query and item match
+
+
+def find_matches(
+    reranker: ReRanker,
+    tokenizer: Any,
+    sides: PairSides,
+    vectors: dict[str, Vectors],
+    k: int,
+    directions: Sequence[str],
+    work: Path,
+) -> dict[str, Matches]:
+    """Return the first `k` by the cosine in each of `directions`, t2i or i2t, with their probabilities.
+
+    vectors: `images` [I, D] and `texts` [T, D], unit rows of the sides by the dual encoder. Of a gallery of fewer
+    than k items all are taken. A pair that both directions name is computed once. Raises UserError as
+    `search.top_k` and `score_pairs`; work: as there.
+    """
+    found = {}
+    for name in directions:
+        queries, gallery = (vectors[side] for side in (DIRECTIONS[name].queries, DIRECTIONS[name].gallery))
+        found[name] = top_k(queries, gallery, min(k, len(gallery)) if len(gallery) else k)
+    pairs = [_list_pairs(name, rows) for name, (rows, _) in found.items()]
+    image, text = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    match = score_pairs(reranker, tokenizer, sides, image, text, work)
+    ends = np.cumsum([rows.size for rows, _ in found.values()])[:-1]
+    parts = zip(found.items(), np.split(match, ends), strict=True)
+    return {name: Matches(rows, cosine, part.reshape(rows.shape)) for (name, (rows, cosine)), part in parts}
+
+
+def _list_pairs(direction: str, rows: Rows) -> tuple[Rows, Rows]:
+    """Return the image and the text [Q k] of every item found."""
+    queries = np.repeat(np.arange(len(rows)), rows.shape[1])
+    return (queries, rows.ravel()) if direction == "i2t" else (rows.ravel(), queries)
+
+
+def rerank(matches: Matches, k: int, weight: float) -> Rows:
+    """Return the gallery rows of `matches` [Q, k'] in the new order: the first `k` by match + weight x cosine.
+
+    Those beyond `k`, where more were found, keep the order of their cosines.
+    """
+    first, match, cosine = matches.rows[:, :k], matches.match[:, :k], matches.cosine[:, :k]
+    score = match.astype(np.float64) + weight * cosine.astype(np.float64)
+    order = np.lexsort((first, -score), axis=1)
+    return np.concatenate([np.take_along_axis(first, order, axis=1), matches.rows[:, k:]], axis=1)
+
+
+def judge_reranked(task: RetrievalTask, matches: Matches, k: int, weight: float, ks: Sequence[int]) -> Judged:
+    """Judge the queries by the ranks of their true items after `rerank`, as `metrics.judge_queries` before it.
+
+    matches: of `task.queries` in `task.gallery`. A true item beyond the first k has the rank that its cosine
+    gives it.
+    """
+    pairs_P2 = np.unique(np.stack([task.query, task.item], axis=1), axis=0)
+    query_P, item_P = pairs_P2.T
+    rank_P = rank_items(task.queries, task.gallery, query_P, item_P)
+    is_here_Pk = rerank(matches, k, weight)[query_P] == item_P[:, None]
+    rank_P = np.where(is_here_Pk.any(axis=1), is_here_Pk.argmax(axis=1) + 1, rank_P)
+    return judge_ranks(query_P, rank_P, ks)
