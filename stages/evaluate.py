@@ -4,8 +4,6 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from tuwen.model.reranker import has_reranker
-
 from tuwen.core.errors import UserError, report_user_errors
 from tuwen.core.params import Params, load_params
 from tuwen.data.formats import manifest
@@ -13,6 +11,7 @@ from tuwen.evaluation.evaluate import EVALUATED_SETS, MEASURED_SETS, evaluate_mo
 from tuwen.evaluation.models import MODELS, get_base
 from tuwen.evaluation.reranked.evaluate import evaluate_reranked
 from tuwen.evaluation.zero_shot import evaluate_zero_shot
+from tuwen.model.reranker import has_reranker
 from tuwen.tracking import figures, runs
 
 CLEAN = Path("data/clean")

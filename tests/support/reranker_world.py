@@ -1,4 +1,4 @@
-"""retrieval.build's set with real models: a small dual encoder, its vectors, and a re-ranker that was never trained.
+"""The set of retrieval.py with real models: a small dual encoder, its vectors, and a re-ranker without training.
 
 Its cross-attention is not zero, so that it puts the first answers in an order of its own.
 """

@@ -91,10 +91,17 @@ def list_changes(measured: Results, name: str, params: Evaluate) -> list[Change]
             ):
                 if way != direction:
                     continue
-                both = (format_estimate(get_estimate(values, metric, value), metric) for values in (before, own))
                 points = get_estimate(own, change, gain)
-                told = (*both, format_gain(points, change), is_sure_gain(points))
-                rows.append(Change(direction.title, metric.make_title(k), *told))
+                rows.append(
+                    Change(
+                        direction.title,
+                        metric.make_title(k),
+                        format_estimate(get_estimate(before, metric, value), metric),
+                        format_estimate(get_estimate(own, metric, value), metric),
+                        format_gain(points, change),
+                        is_sure_gain(points),
+                    )
+                )
     return rows
 
 

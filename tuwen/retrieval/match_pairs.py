@@ -36,6 +36,13 @@ class PairSides(NamedTuple):
     captions: Sequence[str]
 
 
+class PairTokens(NamedTuple):
+    """The tokens of both sides."""
+
+    images: TokenFile
+    texts: TokenFile
+
+
 def score_pairs(
     reranker: ReRanker, tokenizer: Any, sides: PairSides, image: Rows, text: Rows, work: Path
 ) -> Vectors:
@@ -44,19 +51,31 @@ def score_pairs(
     A pair that is named twice is computed once. work: a folder for the files of tokens, 2 K C bytes an image and
     2 L W a text, which the caller removes. Raises UserError where an image cannot be decoded.
     """
+    (image_rows, image_P), (text_rows, text_P) = (np.unique(rows, return_inverse=True) for rows in (image, text))
+    images, captions = [sides.images[row] for row in image_rows], [sides.captions[row] for row in text_rows]
+    occurring = PairSides(images, sides.decode, captions)
+    return score_token_pairs(reranker, write_tokens(reranker, tokenizer, occurring, work), image_P, text_P)
+
+
+def write_tokens(reranker: ReRanker, tokenizer: Any, sides: PairSides, work: Path) -> PairTokens:
+    """Write the tokens of all images and captions into the folder `work`; errors and sizes as `score_pairs`."""
+    for layers in reranker:
+        layers.to(choose_device()).eval()
+    return PairTokens(
+        _write_images(reranker, sides, work / "images.f16"),
+        _write_texts(reranker, tokenizer, sides.captions, work / "texts.f16"),
+    )
+
+
+def score_token_pairs(reranker: ReRanker, tokens: PairTokens, image: Rows, text: Rows) -> Vectors:
+    """Return the probability [P], float32, that image image[p] and text text[p] match, rows of `tokens`."""
     if not len(image):
         return np.empty(0, np.float32)
-    base = int(text.max()) + 1
+    base, device = int(text.max()) + 1, choose_device()
     key, place_P = np.unique(image * base + text, return_inverse=True)
-    image_rows, image_P = np.unique(key // base, return_inverse=True)
-    text_rows, text_P = np.unique(key % base, return_inverse=True)
-    device = choose_device()
-    for layers in reranker:
-        layers.to(device).eval()
-    images = _write_images(reranker, sides, image_rows, work / "images.f16")
-    texts = _write_texts(reranker, tokenizer, [sides.captions[row] for row in text_rows], work / "texts.f16")
+    image_P, text_P = key // base, key % base
     passes = [slice(start, start + PASS_PAIRS[device]) for start in range(0, len(key), PASS_PAIRS[device])]
-    score = partial(_score_pass, reranker, images, texts)
+    score = partial(_score_pass, reranker, *tokens)
     scored = stream_blocks(reranker.cross, passes, lambda p: score(image_P[p[0]], text_P[p[0]]), 1)
     found = np.concatenate(list(follow(scored, "match pairs", len(key), len)))
     return np.asarray(found[place_P])
@@ -65,16 +84,16 @@ def score_pairs(
 @torch.inference_mode()
 def _score_pass(reranker: ReRanker, images: TokenFile, texts: TokenFile, image_B: Rows, text_B: Rows) -> Vectors:
     """Return the probabilities [B] of one pass; image_B ascends."""
-    device, first = choose_device(), int(image_B[0])
-    stored_IKC, _ = images.read(np.arange(first, int(image_B[-1]) + 1))
+    device, (rows_I, place_B) = choose_device(), np.unique(image_B, return_inverse=True)
+    stored_IKC, _ = images.read(rows_I)
     text_BLW, mask_BL = texts.read(text_B)
-    given = (stored_IKC, text_BLW, mask_BL, torch.from_numpy(image_B - first))
+    given = (stored_IKC, text_BLW, mask_BL, torch.from_numpy(place_B))
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" and has_bf16(device)):
         score_B = reranker.cross.score_pairs(*(tensor.to(device) for tensor in given))
     return np.asarray(score_B.cpu().numpy())
 
 
-def _write_images(reranker: ReRanker, sides: PairSides, rows: Rows, path: Path) -> TokenFile:
+def _write_images(reranker: ReRanker, sides: PairSides, path: Path) -> TokenFile:
     dual, cross = reranker
 
     @torch.inference_mode()
@@ -83,12 +102,13 @@ def _write_images(reranker: ReRanker, sides: PairSides, rows: Rows, path: Path) 
         stored_BKC = cross.compress_image(tokens_BPW)
         return _halve(stored_BKC.flatten(0, 1)), np.full(len(stored_BKC), stored_BKC.shape[1])
 
-    images = [sides.images[row] for row in rows]
-    blocks = stream_image_blocks(dual, images, sides.decode, encode, ENCODE_BATCH)
-    return write_token_file(path, cross.stored_width, follow(blocks, "tokens of images", len(rows), _count_rows))
+    blocks = stream_image_blocks(dual, sides.images, sides.decode, encode, ENCODE_BATCH)
+    return write_token_file(
+        path, cross.stored_width, follow(blocks, "tokens of images", len(sides.images), _count_rows)
+    )
 
 
-def _write_texts(reranker: ReRanker, tokenizer: Any, captions: list[str], path: Path) -> TokenFile:
+def _write_texts(reranker: ReRanker, tokenizer: Any, captions: Sequence[str], path: Path) -> TokenFile:
     dual = reranker.dual
 
     @torch.inference_mode()

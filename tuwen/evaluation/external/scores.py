@@ -33,7 +33,7 @@ class ScoredItems(NamedTuple):
 
 
 def read_scores(paths: Sequence[Path], images: ForeignArray, texts: ForeignArray) -> dict[str, ScoredItems]:
-    """Read the tables of one direction or both. Raises UserError as `read_score_table`, and for a direction twice."""
+    """Read the tables of one direction or both. Raises UserError as `read_score_table`, and for two of one."""
     scores: dict[str, ScoredItems] = {}
     for path in paths:
         name, table = read_score_table(path, images, texts)

@@ -21,10 +21,10 @@ from tuwen.evaluation.ranks import make_empty_ranks, make_ranks_table
 from tuwen.evaluation.reranked.scored_set import ScoredSet, score_set
 from tuwen.evaluation.seen.captions import find_seen_texts
 from tuwen.evaluation.zero_shot_file import make_empty_report, write_report
-from tuwen.model.device import choose_device
 from tuwen.model.reranker import has_reranker, load_reranker
 from tuwen.retrieval.metrics import compute_hits, judge_ranks
-from tuwen.retrieval.reordering import Choice, choose_order, judge_reordered, list_depths, reorder
+from tuwen.retrieval.rerank import rerank
+from tuwen.retrieval.rerank_choice import Choice, choose_order, judge_choice, list_depths
 
 
 class Measured(NamedTuple):
@@ -52,9 +52,9 @@ def evaluate_reranked(model: Path, embeddings: Path, clean: Path, results: Path,
         pairs.write_table(results / "ranks.parquet", make_empty_ranks(params.ks))
         return Measured({}, {})
     sets = _score_sets(model, embeddings, clean, params)
+    valid = sets["valid"]
     choices = {
-        name: choose_order(*sets["valid"].ranks[name], sets["valid"].scored[name], params.ks)
-        for name in DIRECTIONS
+        name: choose_order(valid.ranks[name], valid.matches[name], valid.most, params.ks) for name in DIRECTIONS
     }
     metrics: dict[str, MetricValues] = {}
     for name, own in sets.items():
@@ -67,20 +67,18 @@ def evaluate_reranked(model: Path, embeddings: Path, clean: Path, results: Path,
             write_json(results / "details.json", details)
             pairs.write_table(results / "ranks.parquet", make_ranks_table(own.embedded, answers, params.ks))
     write_json(results / "metrics.json", metrics)
-    return Measured(metrics, _list_costs(sets["test"]))
-
-
-def _list_costs(own: ScoredSet) -> dict[int, dict[str, float]]:
-    depths = list_depths(max(scored.match.shape[1] for scored in own.scored.values()))
-    return {
-        depth: {f"{name}_rerank_ms_per_query": 1000 * own.pair_seconds[name] * depth for name in own.pair_seconds}
-        for depth in depths
-    }
+    costs = sets["test"].costs
+    return Measured(
+        metrics,
+        {
+            depth: {f"test_{name}_rerank_ms_per_query": own[depth] for name, own in costs.items()}
+            for depth in list_depths(sets["test"].most)
+        },
+    )
 
 
 def _score_sets(model: Path, embeddings: Path, clean: Path, params: Evaluate) -> dict[str, ScoredSet]:
     reranker = load_reranker(model)
-    reranker = reranker._replace(dual=reranker.dual.to(choose_device()), cross=reranker.cross.to(choose_device()))
     train, simplify = pairs.read_pair_set(clean / "bank"), is_simplifying(model)
     sets = {}
     for name in MEASURED_SETS:
@@ -94,14 +92,14 @@ def answer_reordered(own: ScoredSet, choices: Choices, params: Evaluate) -> dict
     """Answer and judge both directions in the new order, beside the order before."""
     answers = {}
     for name, direction in DIRECTIONS.items():
-        scored, ranks, choice = own.scored[name], own.ranks[name], choices[name]
-        judged = judge_reordered(*ranks, scored, choice, params.ks)
+        matches, ranks, choice = own.matches[name], own.ranks[name], choices[name]
+        judged = judge_choice(ranks, matches, choice, params.ks)
         gallery = len(getattr(own.embedded, direction.gallery))
         answers[name] = Answers(
             gallery=gallery,
             groups=own.embedded.list_groups(direction)[judged.query],
             judged=judged,
-            first=reorder(scored, choice)[:, : count_answers(own.embedded, params)],
+            first=rerank(matches, *choice)[:, : count_answers(own.embedded, params)],
             judged_corrected=None,
             first_corrected=None,
             seen=own.embedded.list_seen(direction, judged.query),
@@ -114,9 +112,9 @@ def _describe_choices(own: ScoredSet, choices: Choices, ks: Sequence[int]) -> di
     """Return what becomes `reranking` in details.json: the choice on valid, and hit@k by depth on this set."""
     described = {}
     for name, choice in choices.items():
-        ranks, scored = own.ranks[name], own.scored[name]
-        depths = [Choice(k, choice.weight) for k in (1, *list_depths(scored.match.shape[1]))]
-        curve = [compute_hits(judge_reordered(*ranks, scored, depth, ks), ks).mean(axis=0) for depth in depths]
+        ranks, matches = own.ranks[name], own.matches[name]
+        depths = [Choice(k, choice.weight) for k in (1, *list_depths(own.most))]
+        curve = [compute_hits(judge_choice(ranks, matches, depth, ks), ks).mean(axis=0) for depth in depths]
         points = [
             {"k": depth.k} | {f"hit_at_{k}": round(float(hit), DIGITS) for k, hit in zip(ks, hits, strict=True)}
             for depth, hits in zip(depths, curve, strict=True)

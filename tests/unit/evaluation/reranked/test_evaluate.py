@@ -1,6 +1,7 @@
 """A re-ranked model is measured by the order that its score gives, beside the order before it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import load_params
 from tuwen.data.formats import manifest, pairs
 from tuwen.evaluation.details import read_details
+from tuwen.evaluation.models import MODELS
 from tuwen.evaluation.ranks import read_ranks
 from tuwen.evaluation.reranked.evaluate import Measured, evaluate_reranked
 from tuwen.evaluation.results import list_measured, read_metrics
-from tuwen.evaluation.models import MODELS
-from tuwen.retrieval.reordering import WEIGHTS
+from tuwen.retrieval.rerank_choice import WEIGHTS
 
 KS = [1, 5, 10]
 
@@ -33,7 +34,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measure(root: Path) -> Measured:
-    folders = root / "models/reranked", root / "embeddings/finetuned", root / "data/clean", root / "results/reranked"
+    folders = (
+        root / "models/reranked",
+        root / "embeddings/finetuned",
+        root / "data/clean",
+        root / "results/reranked",
+    )
     return evaluate_reranked(*folders, load_params(root / "params.yaml").evaluate)
 
 
@@ -130,22 +136,25 @@ def test_a_re_ranker_that_is_switched_off_leaves_empty_results(
 ) -> None:
     monkeypatch.chdir(world)
     off, results = tmp_path / "models/reranked", tmp_path / "results/reranked"
-    manifest.write_manifest(off, {}, {"rerank": None}) if off.mkdir(parents=True) is None else None
+    off.mkdir(parents=True)
+    manifest.write_manifest(off, {}, {"rerank": None})
     measured = evaluate_reranked(
         off, world / "embeddings/finetuned", world / "data/clean", results, load_params().evaluate
     )
     assert measured == ({}, {})
-    assert {path.name for path in results.iterdir()} == {path.name for path in (world / "results/reranked").iterdir()}
+    assert {path.name for path in results.iterdir()} == {
+        path.name for path in (world / "results/reranked").iterdir()
+    }
     assert json.loads((results / "metrics.json").read_text()) == {}
     assert pairs.read_table(results / "ranks.parquet").num_rows == 0
     assert list_measured(tmp_path / "results") == ["baseline", "finetuned"]
 
 
-def test_vectors_of_another_model_are_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_of_another_model_are_refused(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(world)
     other = tmp_path / "embeddings"
-    import shutil
-
     shutil.copytree(world / "embeddings/finetuned", other)
     made = (other / "test/manifest.json").read_text()
     own = json.loads(made)["inputs"]["model"]
