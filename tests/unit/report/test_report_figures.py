@@ -242,7 +242,8 @@ def test_the_gain_is_what_lies_between_both_models_and_inside_its_interval(made)
 
 
 def test_the_gain_of_the_mean_of_all_is_drawn_over_both_directions_at_once(made):
-    ranks = [pairs.read_table(made / "results" / model / "ranks.parquet").to_pylist() for model in list_embedding(MODELS)]
+    names = list_embedding(MODELS)
+    ranks = [pairs.read_table(made / "results" / name / "ranks.parquet").to_pylist() for name in names]
     drawn_by = load_params(made / "params.yaml").evaluate
     gains = [
         (
