@@ -12,6 +12,7 @@ TESTED_WITH_OTHERS = {
     "cli/measure.py": "unit/evaluation/external/test_measure.py",
     "core/params/data.py": "unit/core/params/test_root.py",
     "core/params/training.py": "unit/core/params/test_root.py",
+    "core/params/rerank.py": "unit/core/params/test_root.py",
     "data/formats/checked_json.py": "unit/report/test_report_inputs.py",
     "data/formats/foreign_text/examined_text.py": "unit/data/formats/test_text_files.py",
     "data/formats/foreign_text/plausibility.py": "unit/data/formats/foreign_text/test_encoding.py",
@@ -44,8 +45,10 @@ TESTED_WITH_OTHERS = {
     "report/hubs.py": "unit/report/test_report.py",
     "report/markdown.py": "unit/report/test_report.py",
     "report/terminal.py": "unit/report/test_report.py",
+    "reranking/encoded.py": "unit/reranking/test_objective.py",
     "tracking/artifacts.py": "unit/tracking/test_lineage.py",
     "tracking/records.py": "unit/tracking/test_runs.py",
+    "training/objective.py": "unit/training/test_trainer.py",
     "tracking/system_metrics.py": "unit/tracking/test_runs.py",
 }
 IMPORT_STEPS = 4  # from a test to the module: test -> stage -> recipe -> encoder -> module

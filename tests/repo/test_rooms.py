@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "model": FORMATS,
     "retrieval": FORMATS | {"model"},
     "training": RANKING | {"data/augment"},
+    "reranking": RANKING | {"data/augment", "training"},
     "prediction": FORMATS | {"retrieval"},
     "evaluation": RANKING,
     "report": FORMATS | {"data/quality", "retrieval", "evaluation"},

@@ -26,8 +26,8 @@ from tuwen.training import recipes
 # The stage, with a signal to itself at the start of a step: the checkpoint holds the one before
 SIGNALLED = """
 import os, runpy, sys
-from tuwen.training import trainer
-real, left, number = trainer.step, int(sys.argv[1]), int(sys.argv[2])
+from tuwen.training import objective
+real, left, number = objective.step, int(sys.argv[1]), int(sys.argv[2])
 
 def step(*arguments):
     global left
@@ -36,7 +36,7 @@ def step(*arguments):
         os.kill(os.getpid(), number)
     return real(*arguments)
 
-trainer.step = step
+objective.step = step
 runpy.run_module("stages.finetune", run_name="__main__")
 """
 

@@ -3,7 +3,7 @@
 import os
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,11 @@ class Checkpoint:
         return state
 
 
-def locate_checkpoint(name: str, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> Path:
+def locate_checkpoint(
+    name: str, inputs: Mapping[str, Path], params: Mapping[str, Any], code: Iterable[str] = DECIDING_CODE
+) -> Path:
     """Return the folder of this very training's checkpoint, keyed by inputs, params and the deciding code."""
-    return CHECKPOINTS / f"{name}-{manifest.make_work_key(inputs, params, DECIDING_CODE)}"
+    return CHECKPOINTS / f"{name}-{manifest.make_work_key(inputs, params, code)}"
 
 
 def read_interval_seconds() -> float:

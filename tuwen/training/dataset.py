@@ -124,7 +124,7 @@ class OnlineViews:
         for part, weight in self._parts:
             window = compute_window(len(part), weight, epoch)
             lap, place = np.divmod(np.arange(window.start, window.stop), len(part))
-            walk = torch.randperm(len(part), generator=_make_generator(seed, 0)).numpy()
+            walk = torch.randperm(len(part), generator=make_generator(seed, 0)).numpy()
             rows.append(part[walk[place]])
             views.append(lap + 1)
         row, view = np.concatenate(rows), np.concatenate(views)
@@ -230,8 +230,9 @@ def _list_sources(pair_set: pairs.PairSet) -> list[pa.Array]:
 
 
 def _shuffle_rows(rows: int, seed: int, epoch: int) -> pairs.RowNumbers:
-    return torch.randperm(rows, generator=_make_generator(seed, epoch)).numpy()
+    return torch.randperm(rows, generator=make_generator(seed, epoch)).numpy()
 
 
-def _make_generator(seed: int, epoch: int) -> torch.Generator:
+def make_generator(seed: int, epoch: int) -> torch.Generator:
+    """Return a generator for an epoch, or another counter, that shares no draw with those of other seeds."""
     return torch.Generator().manual_seed(seed * EPOCHS_APART + epoch)

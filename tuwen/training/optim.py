@@ -1,21 +1,22 @@
-"""What changes the weights and what must not: optimizers, learning rate, frozen towers, the average of weights."""
+"""What changes the weights and what must not: optimizers, learning rate, frozen towers, averages of weights."""
 
 import contextlib
+import copy
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:  # pydantic is not needed to step on tensors
-    from tuwen.core.params import Fit
+    from tuwen.core.params import Loop
 
 IN_BLOCK = re.compile(r"\.\d+\.")  # a parameter of one of a tower's numbered layers
 
 
-def make_optimizers(model: nn.Module, fit: "Fit") -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, fit: "Loop") -> list[torch.optim.Optimizer]:
     """Return AdamW for everything, or for all but the towers' hidden matrices, which `fit.muon_lr` gives to Muon.
 
     Weight decay falls on matrices alone, never on norms, biases, embeddings and the temperature. Muon (Jordan et
@@ -72,11 +73,7 @@ class Ema:
     def update(self, model: nn.Module, done: int) -> None:
         """Take in the weights after `done` steps, counted from 1."""
         decay = min(self._decay, (1 + done) / (10 + done))
-        state = model.state_dict()
-        floating = [name for name, value in state.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.weights[n] for n in floating], [state[n] for n in floating], 1 - decay)
-        for name in state.keys() - floating:
-            self.weights[name].copy_(state[name])
+        _move_towards(self.weights, model.state_dict(), 1 - decay)
 
     @contextlib.contextmanager
     def apply_to(self, model: nn.Module) -> Iterator[None]:
@@ -85,3 +82,27 @@ class Ema:
         model.load_state_dict(self.weights)
         yield
         model.load_state_dict(own)
+
+
+class Teacher:
+    """A momentum teacher (He et al. 2020): a second model that follows the first one, and is never trained itself.
+
+    It is in evaluation mode: what it says of the whole input is not blurred by dropout.
+    """
+
+    def __init__(self, model: nn.Module, momentum: float) -> None:
+        self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
+        self._momentum = momentum
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights and buffers after a step: momentum x teacher + (1 - momentum) x model."""
+        _move_towards(self.model.state_dict(), model.state_dict(), 1 - self._momentum)
+
+
+def _move_towards(average: Mapping[str, Tensor], state: Mapping[str, Tensor], share: float) -> None:
+    """Move floating numbers in place by `share` of the way, buffers such as BatchNorm's too; copy all others."""
+    floating = [name for name, value in state.items() if value.is_floating_point()]
+    torch._foreach_lerp_([average[n] for n in floating], [state[n] for n in floating], share)
+    for name in state.keys() - floating:
+        average[name].copy_(state[name])

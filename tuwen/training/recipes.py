@@ -141,7 +141,7 @@ def make_finetuned(
     """Train the baseline further, on views of train: stored or fresh ones, as `augment.mode` says."""
     encoder, fit = dual_encoder.load_model(baseline), params.finetune.fit
     size_px = encoder.config["image"]["size_px"]
-    views = _make_labelled_views(clean, augmented, ["train"], params, size_px)
+    views = make_labelled_views(clean, augmented, ["train"], params, size_px)
     vocabulary = dual_encoder.read_vocabulary(baseline)
     validate, seed = make_validator(clean / "valid", size_px, fit.batch_size), params.finetune.seed
     job = Job(encoder, vocabulary, views, fit, seed, baseline)
@@ -183,7 +183,7 @@ def make_refitted(
     """
     encoder, splits = dual_encoder.load_model(baseline), params.augment.splits
     fit, seed = params.finetune.fit, params.finetune.seed
-    views = _make_labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
+    views = make_labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
     vocabulary, chosen = dual_encoder.read_vocabulary(baseline), _read_choice(tuned)
     job = Job(encoder, vocabulary, views, fit, seed, baseline, chosen, facts={"refit": splits})
     if run_training(job, out, checkpoint, _skip_measuring, log):
@@ -205,9 +205,10 @@ def copy_model(folder: Path, out: Path) -> None:
     shutil.copytree(folder, out, copy_function=shutil.copyfile)  # not its mode: DVC keeps what it cached read-only
 
 
-def _make_labelled_views(
+def make_labelled_views(
     clean: Path, augmented: Path, splits: Sequence[str], params: Params, size_px: int
 ) -> Views:
+    """Return the views of the labelled pairs of `splits`: stored or fresh ones, as `augment.mode` says."""
     if params.augment.mode == "stored":
         return StoredViews(augmented, splits)
     viewer = Viewer(params.augment.policy, size_px, params.augment.seed)

@@ -15,10 +15,11 @@ from tuwen.model import card, device, dual_encoder
 from tuwen.training import distributed, trainer
 from tuwen.training.dataset import Views
 from tuwen.training.loader import load_batches
+from tuwen.training.objective import EpochRecord
 from tuwen.training.selection import Choice, Validator
 from tuwen.training.step import choose_precision
 
-Log = Callable[[trainer.EpochRecord, int], None]
+Log = Callable[[EpochRecord, int], None]
 
 
 class Job(NamedTuple):
@@ -71,7 +72,7 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
         chosen, candidates = training.select(baseline, lambda encoder: validate(encoder, tokenizer))
     dual_encoder.save_model(job.encoder, out, job.vocabulary)
     facts = {"pairs": len(job.views), "steps": steps * training.epochs, **job.facts, "selected": chosen._asdict()}
-    facts |= {"candidates": candidates, "ran": {"precision": choose_precision(fit)} | _describe_machine()}
+    facts |= {"candidates": candidates, "ran": {"precision": choose_precision(fit)} | describe_machine()}
     facts |= {"epochs": training.records}
     _write_facts(job.encoder, job.origin, out, facts)
     return True
@@ -94,12 +95,12 @@ def write_untrained(
     dual_encoder.save_model(encoder, out, vocabulary)
     measured = validate(encoder.to(device.choose_device()), load_tokenizer(out / "vocab.txt")).figures
     valid = {name: round(value, 6) for name, value in measured.items()}
-    facts = {"pairs": 0, "steps": 0, **facts, "valid": valid, "ran": _describe_machine(), "epochs": []}
+    facts = {"pairs": 0, "steps": 0, **facts, "valid": valid, "ran": describe_machine(), "epochs": []}
     _write_facts(encoder, origin, out, facts)
     return True
 
 
-def _describe_machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Return what computed the weights, as training.json has it: the last bits depend on it."""
     name = torch.cuda.get_device_name() if device.choose_device() == "cuda" else "cpu"
     return {"device": name, "processes": distributed.count_ranks(), "torch": str(torch.__version__)}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tuwen.core.errors import UserError
@@ -21,7 +21,7 @@ from tuwen.training import distributed, gradcache, optim
 from tuwen.training.loss import compare_ids, compute_contrastive_loss
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
-    from tuwen.core.params import Fit
+    from tuwen.core.params import Fit, Loop
     from tuwen.training.loader import Batch
 
 TEXT_PARTS = 8  # a text is padded to the longest of its eighth of the batch
@@ -30,20 +30,10 @@ TEXT_PARTS = 8  # a text is padded to the longest of its eighth of the batch
 def prepare_model(model: DualEncoder, fit: "Fit") -> None:
     """Move the model to its device and set it and torch up as `fit` says.
 
-    Raises UserError where the processes cannot share the batch evenly, or a BatchNorm would see parts of it.
+    Raises UserError as `prepare_torch`, or where a BatchNorm would see parts of a batch.
     """
-    if fit.batch_size % distributed.count_ranks():
-        raise UserError(
-            f"params.yaml: baseline.fit or finetune.fit: batch_size: {fit.batch_size} cannot be shared evenly by "
-            f"{distributed.count_ranks()} processes; take a multiple of that"
-        )
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA is deterministic with this alone
-    torch.use_deterministic_algorithms(True)
-    # a debugging aid that costs time; torch sets the attribute when it is imported, so mypy cannot see it
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    prepare_torch(fit, "baseline.fit or finetune.fit")
     model.to(choose_device())
-    if choose_precision(fit) != fit.precision and distributed.is_first():
-        say("this machine has no bf16 units: fp32 instead")
     optim.freeze(model, fit.freeze)
     if fit.chunk is not None:
         gradcache.refuse_batch_norm(model, f"params.yaml: baseline.fit or finetune.fit: chunk: {fit.chunk}")
@@ -56,7 +46,22 @@ def prepare_model(model: DualEncoder, fit: "Fit") -> None:
         model.text_tower.compile()
 
 
-def choose_precision(fit: "Fit") -> str:
+def prepare_torch(fit: "Loop", group: str) -> None:
+    """Make torch deterministic. Raises UserError, naming `group`, unless processes can share a batch evenly."""
+    if fit.batch_size % distributed.count_ranks():
+        raise UserError(
+            f"params.yaml: {group}: batch_size: {fit.batch_size} cannot be shared evenly by "
+            f"{distributed.count_ranks()} processes; take a multiple of that"
+        )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA is deterministic with this alone
+    torch.use_deterministic_algorithms(True)
+    # a debugging aid that costs time; torch sets the attribute when it is imported, so mypy cannot see it
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if choose_precision(fit) != fit.precision and distributed.is_first():
+        say("this machine has no bf16 units: fp32 instead")
+
+
+def choose_precision(fit: "Loop") -> str:
     """Return what this machine computes in, "bf16" or "fp32": the latter where it has no bf16 units."""
     return fit.precision if has_bf16(choose_device()) else "fp32"
 
@@ -64,12 +69,21 @@ def choose_precision(fit: "Fit") -> str:
 def step(
     model: DualEncoder, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, fit: "Fit"
 ) -> float:
-    """Take one step on `batch` at `factor` of the peak learning rates; return the loss before it (nats).
-
-    batch: this process's share of the step's pairs. Where the loss or its gradient is not finite, the weights stay
-    as they are and the loss comes back as NaN.
-    """
+    """Take one step on `batch`, this process's share of the step's pairs; otherwise as `update_weights`."""
     loss = compute_gradients(model, batch, fit)
+    value = update_weights(model, optimizers, loss, factor, fit)
+    with torch.no_grad():
+        model.log_scale.clamp_(0, math.log(MAX_SCALE))
+    return value
+
+
+def update_weights(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], loss: Tensor, factor: float, fit: "Loop"
+) -> float:
+    """Move the weights by their gradients at `factor` of the peak learning rates; return the loss (nats).
+
+    Where the loss or its gradient is not finite, the weights stay as they are and the loss comes back as NaN.
+    """
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), fit.max_grad_norm)
     value, length = torch.stack([loss, norm]).tolist()
     if math.isfinite(value) and math.isfinite(length):
@@ -77,8 +91,6 @@ def step(
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
             optimizer.step()
-        with torch.no_grad():
-            model.log_scale.clamp_(0, math.log(MAX_SCALE))
     else:
         value = math.nan
     for optimizer in optimizers:
@@ -92,10 +104,10 @@ def compute_gradients(model: DualEncoder, batch: "Batch", fit: "Fit") -> Tensor:
     device = choose_device()
     lengths = batch.mask.sum(1).cpu()  # before anything is queued on a GPU, whose end this would wait for
     pixels, ids, mask, positive_id, caption_id = (column.to(device, non_blocking=True) for column in batch[:5])
-    positive_bB = _find_positives(torch.stack([positive_id, caption_id], dim=1), fit)
+    positive_bB = find_positives(torch.stack([positive_id, caption_id], dim=1), fit.siblings)
     images = _make_image_pieces(model, pixels, fit)
     texts, back = _make_text_pieces(model, ids, mask, lengths, fit)
-    with _choose_attention(device):
+    with set_attention(device):
         if fit.chunk is None:
             image_bD = torch.cat([piece() for piece in images])
             text_bD = torch.cat([piece() for piece in texts])[back]
@@ -136,9 +148,12 @@ def _compute_loss(model: DualEncoder, image_bD: Tensor, text_bD: Tensor, positiv
     return compute_contrastive_loss(image_bD, text_bD, model.scale, positive_bB, image_BD, text_BD)
 
 
-def _find_positives(ids_b2: Tensor, fit: "Fit") -> Tensor:
-    """Return bool [b, B]: which rows of all processes are positives of each row of this one."""
-    if fit.siblings == "negatives":
+def find_positives(ids_b2: Tensor, siblings: str = "positives") -> Tensor:
+    """Return bool [b, B]: which rows of all processes are positives of each row of this one.
+
+    ids_b2: positive_id and caption_id. siblings: as `params.Fit.siblings` says.
+    """
+    if siblings == "negatives":
         rows = len(ids_b2)
         own = torch.arange(
             distributed.get_rank() * rows, (distributed.get_rank() + 1) * rows, device=ids_b2.device
@@ -151,7 +166,7 @@ def _find_positives(ids_b2: Tensor, fit: "Fit") -> Tensor:
 def _make_image_pieces(model: DualEncoder, pixels: Tensor, fit: "Fit") -> list[gradcache.Piece]:
     def encode(part: Tensor) -> Callable[[], Tensor]:
         def piece() -> Tensor:
-            with _choose_precision(fit):
+            with set_precision(fit):
                 return model.encode_image(part)
 
         return piece
@@ -169,7 +184,7 @@ def _make_text_pieces(
 
     def encode(*inputs: Tensor) -> Callable[[], Tensor]:
         def piece() -> Tensor:
-            with _choose_precision(fit):
+            with set_precision(fit):
                 return model.encode_text(*inputs)
 
         return piece
@@ -188,7 +203,8 @@ def _make_text_pieces(
 
 
 @contextlib.contextmanager
-def _choose_precision(fit: "Fit") -> Iterator[None]:
+def set_precision(fit: "Loop") -> Iterator[None]:
+    """Compute by autocast in what `choose_precision` says, inside the block."""
     # entered anew for each piece: autocast caches cast weights, and those of a pass without a graph have none
     device = choose_device()
     with torch.autocast(device, torch.bfloat16, enabled=choose_precision(fit) == "bf16"):
@@ -196,7 +212,8 @@ def _choose_precision(fit: "Fit") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _choose_attention(device: str) -> Iterator[None]:
+def set_attention(device: str) -> Iterator[None]:
+    """Let torch take the kernel of attention that trains fastest on `device`, inside the block."""
     # On CPU the backward pass of the fused attention takes five times the plain one's at these lengths, and the
     # plain one would compute bf16 in fp32, at a fifth of the step (docs/log.md); on a GPU the fused one is right.
     # Around both passes: a checkpointed layer runs in both.

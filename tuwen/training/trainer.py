@@ -1,4 +1,4 @@
-"""The training loop, one for pre-training and fine-tuning: on tensors alone, without tables or tracking.
+"""The training loop, one for all trainings: on tensors alone, without tables or tracking.
 
 It resumes after a kill, and stops at SIGTERM once all is saved.
 """
@@ -7,60 +7,62 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import nn
 
 from tuwen.core.errors import UserError
 from tuwen.core.progress import Pace, follow, say
 from tuwen.core.signals import SIGTERM_STATUS, watch_sigterm
 from tuwen.model.device import choose_device
-from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.state_dict import State
 from tuwen.training import distributed, optim
 from tuwen.training.checkpoint import Checkpoint, read_interval_seconds
+from tuwen.training.objective import Contrastive, EpochRecord, Objective
 from tuwen.training.selection import Choice, Measured, mix_weights, select_state
-from tuwen.training.step import prepare_model, step
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
-    from tuwen.core.params import Fit
+    from tuwen.core.params import Fit, Loop
     from tuwen.training.loader import Batch
 
-EpochRecord = dict[str, float]
-Measure = Callable[[DualEncoder], Measured]
+Measure = Callable[[Any], Measured]  # of the model that is trained
 Batches = Callable[[int, int], Iterator["Batch"]]  # epoch, steps of it to leave out -> the batches of the others
 BEST_FILE, RECORDS_FILE = "best.pt", "records.pt"
 MAX_PAIRS_NAMED = 20  # pair ids in a message; the batch that is written has all
 
 
 def train(
-    model: DualEncoder,
+    model: nn.Module,
     epoch_batches: Batches,
     steps_per_epoch: int,
-    fit: "Fit",
+    fit: "Loop",
     *,
     seed: int,
     checkpoint: Path,
     evaluate: Measure,
     log: Callable[[EpochRecord, int], None],
     until: int | None = None,
+    objective: Objective | None = None,
 ) -> "Training":
     """Train `model` in place for `fit.epochs`, or until epoch `until` of them; return what a state is chosen from.
 
     epoch_batches: epoch counted from 1, batches of it to leave out -> this process's share of the others.
     checkpoint: a folder; training resumes at the step that is there. evaluate: measures the model on valid after
-    each epoch. log: called with each record, speeds included, and its epoch. In several processes all end with the
-    same weights. Raises UserError where an epoch has no batch or the loss is not finite, and SystemExit after a
-    SIGTERM, once the state is saved.
+    each epoch. log: called with each record, speeds included, and its epoch. objective: a dual encoder's
+    contrastive loss by default, for which `fit` is a Fit. In several processes all end with the same weights.
+    Raises UserError where an epoch has no batch or the loss is not finite, and SystemExit after a SIGTERM, once
+    the state is saved.
     """
+    learned: Objective = objective or Contrastive(cast("Fit", fit))
     if steps_per_epoch == 0:
         raise UserError(
-            f"params.yaml: baseline.fit or finetune.fit: batch_size: {fit.batch_size} is more than the "
+            f"params.yaml: {learned.group}: batch_size: {fit.batch_size} is more than the "
             "training rows; lower it or add data"
         )
     torch.manual_seed(seed + distributed.get_rank())
-    prepare_model(model, fit)
-    training = Training(model, fit, steps_per_epoch, Checkpoint(checkpoint))
+    learned.prepare(model)
+    training = Training(model, learned, fit, steps_per_epoch, Checkpoint(checkpoint))
     training.resume()
     with watch_sigterm() as stopped:
         while training.epochs < (until or fit.epochs):
@@ -75,8 +77,11 @@ def train(
 class Training:
     """A training under way: weights, optimizers, average of the weights, steps done, and the best state so far."""
 
-    def __init__(self, model: DualEncoder, fit: "Fit", steps_per_epoch: int, checkpoint: Checkpoint) -> None:
-        self.model, self.fit, self.steps_per_epoch, self.checkpoint = model, fit, steps_per_epoch, checkpoint
+    def __init__(
+        self, model: nn.Module, objective: Objective, fit: "Loop", steps_per_epoch: int, checkpoint: Checkpoint
+    ) -> None:
+        self.model, self.objective, self.fit = model, objective, fit
+        self.steps_per_epoch, self.checkpoint = steps_per_epoch, checkpoint
         self.optimizers = optim.make_optimizers(model, fit)
         self.ema = optim.Ema(model, fit.ema) if fit.ema is not None else None
         self.done = 0  # steps
@@ -111,7 +116,7 @@ class Training:
 
     def _step(self, batch: "Batch") -> None:
         factor = optim.compute_lr_factor(self.done, self.fit.epochs * self.steps_per_epoch, self.fit.warmup_steps)
-        loss = step(self.model, self.optimizers, batch, factor, self.fit)
+        loss = self.objective.take_step(self.model, self.optimizers, batch, factor, self.done)
         if not math.isfinite(loss):
             raise self._make_not_finite_error(batch, loss)
         self.done += 1
@@ -136,7 +141,7 @@ class Training:
         """Measure the epoch on the first process, and record, print and log it."""
         epoch = self.epochs + 1
         record: EpochRecord = {"loss": sum(self.losses) / len(self.losses), "lr": self.lr}
-        record |= {"temperature": 1 / self.model.scale.item()}
+        record |= self.objective.describe_epoch(self.model)
         if distributed.is_first():
             record |= self._measure(evaluate, epoch)
         record = distributed.broadcast_first(record)
@@ -176,6 +181,7 @@ class Training:
                 "model": self.model.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "ema": self.ema.weights if self.ema else None,
+                "objective": self.objective.get_state(),
                 "done": self.done,
                 "losses": self.losses,
                 "lr": self.lr,
@@ -194,6 +200,7 @@ class Training:
             optimizer.load_state_dict(saved)
         if self.ema is not None:
             self.ema.weights = {name: value.to(choose_device()) for name, value in state["ema"].items()}
+        self.objective.set_state(state["objective"])
         self.done, self.lr, self.losses, self.records = (state[key] for key in ("done", "lr", "losses", "records"))
         measured, closed = self._read(RECORDS_FILE) or [], self.done // self.steps_per_epoch
         if len(measured) > len(self.records) and self.done == closed * self.steps_per_epoch:

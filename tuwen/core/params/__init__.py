@@ -1,4 +1,7 @@
-"""The settings, params.yaml, as strict models. Read root.py first, then data.py, model.py and training.py."""
+"""The settings, params.yaml, as strict models.
+
+Read root.py first, then data.py, model.py, training.py and rerank.py.
+"""
 
 from tuwen.core.params.data import (
     Augment,
@@ -33,8 +36,9 @@ from tuwen.core.params.model import (
     Start,
     TextTower,
 )
+from tuwen.core.params.rerank import ImageTokens, MomentumTeacher, Objectives, Rerank
 from tuwen.core.params.root import Embed, Evaluate, Gate, Image, Params, Predict, Report, Text, load_params
-from tuwen.core.params.training import Baseline, Finetune, Fit, Select
+from tuwen.core.params.training import Baseline, Finetune, Fit, Loop, Select
 
 __all__ = [
     "Augment",
@@ -52,10 +56,14 @@ __all__ = [
     "Gate",
     "HuggingFace",
     "Image",
+    "ImageTokens",
     "ImageTower",
+    "Loop",
     "Marian",
     "Model",
+    "MomentumTeacher",
     "NoParaphrase",
+    "Objectives",
     "OpenClip",
     "OpenccParaphrase",
     "Pairs",
@@ -65,6 +73,7 @@ __all__ = [
     "Policy",
     "Predict",
     "Report",
+    "Rerank",
     "SampleSource",
     "Select",
     "Source",

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 from tuwen.core.errors import UserError
 from tuwen.core.params.data import Augment, Corpus, Count, Pairs, Source, Split, Strict, Validate
 from tuwen.core.params.model import Model
+from tuwen.core.params.rerank import Rerank
 from tuwen.core.params.training import Baseline, Finetune
 
 
@@ -82,6 +83,7 @@ class Params(Strict):
     model: Model | None  # null where baseline.start brings a shape
     baseline: Baseline
     finetune: Finetune
+    rerank: Rerank | None  # null: no re-ranker
     embed: Embed
     evaluate: Evaluate
     predict: Predict

@@ -16,26 +16,31 @@ class Select(Strict):
     wise_ft: list[Annotated[float, Field(gt=0, lt=1)]]
 
 
-class Fit(Strict):
-    """The settings of one training; the same loop pre-trains and fine-tunes."""
+class Loop(Strict):
+    """The settings of the training loop that all trainings have."""
 
     epochs: Count
     batch_size: Count  # pairs per step, of all processes together
-    chunk: Count | None  # pairs that a process takes through the towers at once (GradCache); null: its whole share
     lr: Annotated[float, Field(gt=0)]  # peak learning rate of AdamW
-    muon_lr: Annotated[float, Field(gt=0)] | None  # of Muon, for the towers' hidden matrices; null: AdamW for all
+    muon_lr: Annotated[float, Field(gt=0)] | None  # of Muon, for the layers' hidden matrices; null: AdamW for all
     weight_decay: Annotated[float, Field(ge=0)]  # of matrices; never of norms, biases, embeddings
     warmup_steps: Annotated[int, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]  # a longer gradient is scaled down to it
     precision: Literal["fp32", "bf16"]  # autocast, fp32 where no unit computes in bf16; the weights stay fp32
+    # decay per step of an average of the weights, which is one more candidate on valid; null: none
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
+    select: Select
+
+
+class Fit(Loop):
+    """The settings of one training of the dual encoder; the same loop pre-trains and fine-tunes."""
+
+    chunk: Count | None  # pairs that a process takes through the towers at once (GradCache); null: its whole share
     gradient_checkpointing: bool  # compute activations again in the backward pass instead of keeping them
     compile: bool  # torch.compile for both towers: faster on a GPU after minutes of compiling
     freeze: Literal["none", "text", "image"]  # LiT: keep this tower and its projection unchanged
     # what pairs of one picture or one caption are to each other; apart: never in one batch
     siblings: Literal["positives", "negatives", "apart"]
-    # decay per step of an average of the weights, which is one more candidate on valid; null: none
-    ema: Annotated[float, Field(gt=0, lt=1)] | None
-    select: Select
 
 
 class Baseline(Strict):

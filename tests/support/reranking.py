@@ -1,0 +1,76 @@
+"""A small dual encoder, settings of a re-ranker over it, and batches with siblings: for its objectives."""
+
+from typing import Any
+
+import torch
+
+from tests.support.training import FIT
+from tuwen.core.params import Rerank
+from tuwen.model.cross_encoder import CrossEncoder
+from tuwen.model.dual_encoder import DualEncoder
+from tuwen.model.reranker import make_cross_encoder
+from tuwen.reranking.objective import HiddenWords, Matching
+from tuwen.reranking.recipe import describe_layers
+from tuwen.training.loader import Batch
+
+ROWS, TOKENS, VOCABULARY = 12, 10, 24
+WORDS = HiddenWords(mask=4, special=(0, 1, 2, 3, 4))
+DUAL = {
+    "dim": 16,
+    "image": {
+        **{"kind": "vit", "size_px": 16, "patch_px": 4, "width": 64, "layers": 1, "heads": 1, "mlp": 128},
+        **{"activation": "quick_gelu", "eps": 1e-5, "patch_dropout": 0.5},
+    },
+    "text": {"width": 64, "layers": 1, "dropout": 0.1, "max_tokens": 16},
+    "vocabulary": VOCABULARY,
+}
+NONE = {"fgr": 1.0, "mlm": 0.0, "mrfr": 0.0, "mrc": 0.0, "mrc_kl": 0.0, "recovery": 0.0, "fgd": 0.0}
+ALL = {"fgr": 1.0, "mlm": 0.5, "mrfr": 0.3, "mrc": 0.2, "mrc_kl": 0.1, "recovery": 0.4, "fgd": 0.05}
+LOOP = {name: value for name, value in FIT.items() if name not in ("chunk", "gradient_checkpointing", "compile")}
+LOOP = {name: value for name, value in LOOP.items() if name not in ("freeze", "siblings")} | {"batch_size": ROWS}
+SETTINGS = {
+    **{"seed": 0, "fusion": "both", "layers": 1, "width": None, "heads": None, "mlp": None, "dropout": 0.0},
+    **{"image_tokens": None, "k": 4, "corpus": 0.0, "negatives": 1, "class_weights": (1.0, 2.0)},
+    **{"objectives": NONE, "hidden_share": 0.3, "clusters": 4, "teacher": None, "fit": LOOP},
+}
+
+
+def make_settings(objectives: dict[str, float] | None = None, **changes: Any) -> Rerank:
+    """Return settings with `objectives` beside FGR alone, and a teacher where one is needed."""
+    weights = NONE | (objectives or {})
+    teacher = {"momentum": 0.9} if weights["fgd"] else None
+    return Rerank.model_validate(SETTINGS | {"objectives": weights, "teacher": teacher} | changes)
+
+
+def make_batch(seed: int, rows: int = ROWS) -> Batch:
+    """Return pairs; rows 1, 5 and 9 are of one image, and rows 0 and 11 share a caption: in both halves."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(rows, 3, 16, 16, generator=generator)
+    ids = torch.randint(5, VOCABULARY, (rows, TOKENS), generator=generator)
+    ids[:, 0] = 2
+    mask = (torch.arange(TOKENS) < 4 + torch.arange(rows)[:, None] % 6).long()
+    positive_id, caption_id = torch.arange(rows), torch.arange(rows)
+    if rows == ROWS:
+        positive_id[[1, 5, 9]] = 100
+        caption_id[[0, 11]] = 100
+    return Batch(pixels, ids * mask, mask, positive_id, caption_id, tuple(map(str, range(rows))))
+
+
+def make_parts(settings: Rerank) -> tuple[DualEncoder, CrossEncoder, Matching]:
+    """Return a dual encoder, a cross encoder whose cross-attention already says something, and what trains it."""
+    torch.manual_seed(7)
+    dual = DualEncoder(DUAL)
+    cross = make_cross_encoder(dual, describe_layers(dual, settings))
+    for parameter in cross.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    objective = Matching(dual, settings, WORDS)
+    objective.prepare(cross)
+    return dual, cross, objective
+
+
+def compute_gradients(settings: Rerank, batch: Batch, done: int = 0) -> tuple[float, dict[str, torch.Tensor]]:
+    """Return the loss of a step, and the gradient of every parameter that it trains."""
+    _, cross, objective = make_parts(settings)
+    loss = objective.compute_gradients(cross, batch, done)
+    return loss.item(), {name: p.grad for name, p in cross.named_parameters() if p.grad is not None}

@@ -1,0 +1,152 @@
+"""The training of the re-ranker: from the fine-tuned model and views to a model folder.
+
+The folder is the fine-tuned dual encoder's with the cross encoder beside it (model/reranker.py), `training.json`,
+a record per epoch, and `manifest.json`. With `rerank: null` it holds `manifest.json` alone.
+"""
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tuwen.core.errors import UserError
+from tuwen.core.params import Params, Rerank
+from tuwen.data.augment.views import Viewer
+from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.json_file import write_json
+from tuwen.data.formats.text import SPECIAL_TOKENS, load_tokenizer
+from tuwen.model import dual_encoder
+from tuwen.model.dual_encoder import DualEncoder
+from tuwen.model.reranker import make_cross_encoder, save_reranker
+from tuwen.reranking.objective import HiddenWords, Matching
+from tuwen.reranking.validation import make_rerank_validator
+from tuwen.training import distributed, trainer
+from tuwen.training.checkpoint import remove_checkpoint
+from tuwen.training.dataset import MixedViews, OnlineViews, Views
+from tuwen.training.loader import load_batches
+from tuwen.training.recipes import make_labelled_views
+from tuwen.training.runner import Log, describe_machine
+from tuwen.training.step import choose_precision
+
+DECIDING_CODE = ("data/augment", "data/formats", "model", "reranking", "retrieval", "training")
+
+
+def list_rerank_inputs(clean: Path, augmented: Path, tuned: Path, params: Params) -> dict[str, Path]:
+    """Return what the re-ranker is made from; `augmented` names the sets that its views are of."""
+    assert params.rerank
+    inputs = {"augmented": augmented, "finetuned": tuned, "valid": clean / "valid"}
+    return inputs | ({"corpus": clean / "corpus"} if params.rerank.corpus else {})
+
+
+def list_rerank_settings(params: Params) -> dict[str, Any]:
+    """Return the params that decide the re-ranker, given its inputs."""
+    assert params.rerank
+    views = {"mode"} if params.augment.mode == "stored" else {"mode", "policy", "seed"}
+    settings = {"rerank": params.rerank.model_dump(), "augment": params.augment.model_dump(include=views)}
+    if params.rerank.corpus:
+        settings["baseline"] = params.baseline.model_dump(include={"policy", "seed"})
+    return settings
+
+
+def write_no_reranker(out: Path) -> None:
+    """Write the folder of `rerank: null`."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    manifest.write_manifest(out, {}, {"rerank": None})
+
+
+def make_reranked(
+    clean: Path, augmented: Path, tuned: Path, out: Path, params: Params, checkpoint: Path, log: Log
+) -> None:
+    """Train a cross encoder over the towers of the model in `tuned`, which stay as they are."""
+    assert params.rerank
+    dual = dual_encoder.load_model(tuned)
+    views = _make_views(clean, augmented, params, params.rerank, dual.config["image"]["size_px"])
+    if _train(dual, views, clean / "valid", tuned, out, params.rerank, checkpoint, log):
+        inputs = list_rerank_inputs(clean, augmented, tuned, params)
+        manifest.write_manifest(out, inputs, list_rerank_settings(params))
+        remove_checkpoint(checkpoint)
+
+
+def _make_views(clean: Path, augmented: Path, params: Params, settings: Rerank, size_px: int) -> Views:
+    """Return views of train, and where the settings ask for it fresh ones of the stored pairs of the corpus."""
+    labelled = make_labelled_views(clean, augmented, ["train"], params, size_px)
+    if not settings.corpus:
+        return labelled
+    assert params.baseline.policy  # core/params/root.py
+    viewer = Viewer(params.baseline.policy, size_px, params.baseline.seed)
+    sources = pairs.read_pair_set(clean / "corpus").images["source"].unique().to_pylist()
+    corpus = OnlineViews([clean / "corpus"], viewer, weights=dict.fromkeys(sources, settings.corpus))
+    return MixedViews([labelled, corpus])
+
+
+def _train(
+    dual: DualEncoder,
+    views: Views,
+    valid: Path,
+    tuned: Path,
+    out: Path,
+    settings: Rerank,
+    checkpoint: Path,
+    log: Log,
+) -> bool:
+    """Write the folder; return whether this process, the first one, did."""
+    fit, tokenizer = settings.fit, load_tokenizer(tuned / "vocab.txt")
+    torch.manual_seed(settings.seed)
+    cross = make_cross_encoder(dual, describe_layers(dual, settings))
+    validate = make_rerank_validator(valid, dual, tokenizer, settings.k)
+    training = trainer.train(
+        cross,
+        _make_batches(views, tokenizer, dual, settings),
+        len(views) // fit.batch_size,
+        fit,
+        seed=settings.seed,
+        checkpoint=checkpoint,
+        evaluate=validate,
+        log=log,
+        objective=Matching(dual, settings, _find_words(dual_encoder.read_vocabulary(tuned), tuned)),
+    )
+    if not distributed.is_first():
+        return False
+    chosen, candidates = training.select(None, validate)
+    save_reranker(cross, tuned, out)
+    facts = {"pairs": len(views), "steps": training.done, "selected": chosen._asdict(), "candidates": candidates}
+    facts |= {"ran": {"precision": choose_precision(fit)} | describe_machine(), "epochs": training.records}
+    write_json(out / "training.json", facts)
+    return True
+
+
+def describe_layers(dual: DualEncoder, settings: Rerank) -> dict[str, Any]:
+    """Return the settings of the layers as cross_encoder.py has them, the text tower's shape for what is null."""
+    tower: Any = dual.text_tower
+    own = tower.config
+    shape = {"width": own.hidden_size, "heads": own.num_attention_heads, "mlp": own.intermediate_size}
+    names = {"fusion", "layers", "width", "heads", "mlp", "dropout", "image_tokens"}
+    given = settings.model_dump(include=names)
+    return given | {name: value for name, value in shape.items() if given[name] is None}
+
+
+def _find_words(vocabulary: list[str], tuned: Path) -> HiddenWords:
+    """Return the numbers of the tokens of BERT. Raises UserError where the model cannot read [MASK]."""
+    numbers = {token: number for number, token in enumerate(vocabulary)}
+    if "[MASK]" not in numbers:
+        raise UserError(
+            f"{tuned / 'vocab.txt'}: has no [MASK], by which words are hidden; take a model with BERT's vocabulary"
+        )
+    return HiddenWords(numbers["[MASK]"], tuple(numbers[token] for token in SPECIAL_TOKENS if token in numbers))
+
+
+def _make_batches(views: Views, tokenizer: Any, dual: DualEncoder, settings: Rerank) -> trainer.Batches:
+    load = partial(
+        load_batches,
+        views,
+        tokenizer,
+        max_tokens=dual.config["text"]["max_tokens"],
+        batch_size=settings.fit.batch_size,
+        seed=settings.seed,
+        rank=distributed.get_rank(),
+        ranks=distributed.count_ranks(),
+    )
+    return lambda epoch, first_step: load(epoch=epoch, first_step=first_step)
