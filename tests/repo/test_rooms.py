@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "retrieval": FORMATS | {"model"},
     "training": RANKING | {"data/augment"},
     "reranking": RANKING | {"data/augment", "training"},
-    "prediction": FORMATS | {"retrieval"},
+    "prediction": RANKING,
     "evaluation": RANKING,
     "report": FORMATS | {"data/quality", "retrieval", "evaluation"},
     "tracking": FORMATS | {"retrieval", "evaluation", "report"},
