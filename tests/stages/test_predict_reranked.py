@@ -26,11 +26,12 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         build_reranked(root)
-    chosen = {name: {"k": k, "weight": weight, "curve": []} for name, (k, weight) in CHOICES.items()}
+    chosen = {
+        name: {"k": k, "weight": weight, "sure_on_valid": name == "t2i", "curve": []}
+        for name, (k, weight) in CHOICES.items()
+    }
     (root / "results/reranked").mkdir(parents=True)
     write_json(root / "results/reranked/details.json", {"reranking": chosen})
-    lows = {"t2i_rerank_gain_mean_low": 0.001, "i2t_rerank_gain_mean_low": 0.0}
-    write_json(root / "results/reranked/metrics.json", {"valid": lows})
     return root
 
 
@@ -67,7 +68,6 @@ def read_answers(root: Path, direction: str) -> dict[str, list[str]]:
     [
         (True, {"t2i", "i2t"}, ""),
         ("auto", {"t2i"}, "predict.rerank: auto re-ranks t2i\n"),
-        (False, set(), ""),
     ],
 )
 def test_the_answers_stand_in_the_order_that_is_wanted(

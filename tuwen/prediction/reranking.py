@@ -44,17 +44,11 @@ def choose_reordering(wanted: bool | Literal["auto"], model: Path, results: Path
     try:
         chosen = {name: read_json(place)["reranking"][name] for name in DIRECTIONS}
         choices = {name: Choice(int(one["k"]), float(one["weight"])) for name, one in chosen.items()}
-        lows = {name: float(_read_valid(results)[f"{name}_rerank_gain_mean_low"]) for name in DIRECTIONS}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{place}: does not say how to re-rank ({error!r}); run `dvc repro`") from None
     if wanted == "auto":
-        choices = {name: choice for name, choice in choices.items() if lows[name] > 0}
+        choices = {name: choice for name, choice in choices.items() if chosen[name]["sure_on_valid"]}
     return Reordering(model, choices)
-
-
-def _read_valid(results: Path) -> Mapping[str, float]:
-    valid: Mapping[str, float] = read_json(results / "metrics.json")["valid"]
-    return valid
 
 
 def answer_reordered(

@@ -72,7 +72,8 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "slices": slices.collect_slices(test, ranks, shown_k, params.evaluate),
         "slices_note": slices.NOTE,
         "format_number": format_number,
-        "answering": ANSWERING[params.finetune.refit_all],
+        "answering": ANSWERING[params.finetune.refit_all]
+        + reranking.describe_answering(measured, params.predict.rerank),
         "training": training,
         "losses": tabulate_losses(training[base].get("captions", {})),
         "candidates": {name: _list_candidates(records) for name, records in training.items()},

@@ -105,6 +105,21 @@ def list_changes(measured: Results, name: str, params: Evaluate) -> list[Change]
     return rows
 
 
+def describe_answering(measured: Results, wanted: bool | str) -> str:
+    """Return that the tasks' answers are re-ranked, as a sentence after others; empty where none is.
+
+    wanted: params.yaml's predict.rerank.
+    """
+    name = find_reordering(measured)
+    described = measured[name].details.reranking if name else None
+    if described is None or not wanted:
+        return ""
+    ways = [name for name in DIRECTIONS if wanted is True or described[name].sure_on_valid]
+    titles = " and ".join(DIRECTIONS[name].title for name in ways) or "in no direction"
+    why = "" if wanted is True else ", where valid is sure of the gain"
+    return f" Their first answers are re-ranked{why}: {titles}."
+
+
 def _describe_choice(direction: str, chosen: Reranking) -> str:
     score = "the probability of a match" + (f" + {chosen.weight:g} × cosine" if chosen.weight else "")
     return f"{DIRECTIONS[direction].title}: the first {chosen.k} are read, and the score is {score}."

@@ -121,7 +121,7 @@ def test_a_model_that_reorders_is_one_more_column(
     path.write_text(json.dumps(body))
     details = json.loads((path.parent / "details.json").read_text())
     curve = [{"k": k, "hit_at_1": 0.1, "hit_at_5": 0.5, "hit_at_10": 0.7 + k / 100} for k in (1, 2, 4)]
-    chosen = {"k": 4, "weight": 0.5, "curve": curve}
+    chosen = {"k": 4, "weight": 0.5, "sure_on_valid": True, "curve": curve}
     details |= {"score_histogram": None, "reranking": {"t2i": chosen, "i2t": chosen | {"k": 2, "weight": 0}}}
     (path.parent / "details.json").write_text(json.dumps(details))
     zero = {"classes": [], "pictures": 0, "per_class": [], "confusion": []}

@@ -6,7 +6,7 @@ null) every file is there and holds nothing.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
@@ -63,10 +63,17 @@ def evaluate_reranked(model: Path, embeddings: Path, clean: Path, results: Path,
         metrics[name] = {"images": len(own.embedded.images), "texts": len(own.embedded.texts)} | values
         if name == "test":
             details = make_details(own.embedded, answers, {}, params, exact) | {"score_histogram": None}
-            details["reranking"] = _describe_choices(own, choices, params.ks)
-            write_json(results / "details.json", details)
             pairs.write_table(results / "ranks.parquet", make_ranks_table(own.embedded, answers, params.ks))
     write_json(results / "metrics.json", metrics)
+    details["reranking"] = {
+        name: {
+            **choice._asdict(),
+            "sure_on_valid": metrics["valid"][f"{name}_rerank_gain_mean_low"] > 0,
+            "curve": _draw_depths(sets["test"], name, choice, params.ks),
+        }
+        for name, choice in choices.items()
+    }
+    write_json(results / "details.json", details)
     costs = sets["test"].costs
     return Measured(
         metrics,
@@ -108,16 +115,11 @@ def answer_reordered(own: ScoredSet, choices: Choices, params: Evaluate) -> dict
     return answers
 
 
-def _describe_choices(own: ScoredSet, choices: Choices, ks: Sequence[int]) -> dict[str, Any]:
-    """Return what becomes `reranking` in details.json: the choice on valid, and hit@k by depth on this set."""
-    described = {}
-    for name, choice in choices.items():
-        ranks, matches = own.ranks[name], own.matches[name]
-        depths = [Choice(k, choice.weight) for k in (1, *list_depths(own.most))]
-        curve = [compute_hits(judge_choice(ranks, matches, depth, ks), ks).mean(axis=0) for depth in depths]
-        points = [
-            {"k": depth.k} | {f"hit_at_{k}": round(float(hit), DIGITS) for k, hit in zip(ks, hits, strict=True)}
-            for depth, hits in zip(depths, curve, strict=True)
-        ]
-        described[name] = {"k": choice.k, "weight": choice.weight, "curve": points}
-    return described
+def _draw_depths(own: ScoredSet, direction: str, choice: Choice, ks: Sequence[int]) -> list[dict[str, float]]:
+    """Return hit@k by depth at the weight of the choice; depth 1 is the order before."""
+    points = []
+    for depth in (1, *list_depths(own.most)):
+        judged = judge_choice(own.ranks[direction], own.matches[direction], choice._replace(k=depth), ks)
+        hits_K = compute_hits(judged, ks).mean(axis=0).round(DIGITS).tolist()
+        points.append({"k": depth} | {f"hit_at_{k}": hit for k, hit in zip(ks, hits_K, strict=True)})
+    return points

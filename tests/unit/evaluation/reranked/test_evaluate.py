@@ -102,7 +102,10 @@ def test_the_change_over_the_order_before_is_paired(world: Path, direction: str)
         assert low <= values[f"{direction}_rerank_gain_at_{k}"] <= high
     mean = np.mean([values[f"{direction}_rerank_gain_at_{k}"] for k in KS])
     assert values[f"{direction}_rerank_gain_mean"] == pytest.approx(mean, abs=1e-6)
-    assert f"{direction}_rerank_gain_mean_low" in metrics_of(world, "valid")
+    details = read_details(world / "results/reranked/details.json", KS)
+    assert details.reranking
+    sure = metrics_of(world, "valid")[f"{direction}_rerank_gain_mean_low"] > 0
+    assert details.reranking[direction].sure_on_valid == sure
 
 
 def test_pairs_that_do_not_fit_are_told_by_the_probability(world: Path) -> None:
