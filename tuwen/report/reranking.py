@@ -1,7 +1,7 @@
 """What both reports say of a re-ranker: its gain over the order before, and hit@k by how many it reads."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tuwen.core.params import Evaluate
 from tuwen.data.formats.directions import DIRECTIONS
@@ -13,6 +13,7 @@ from tuwen.evaluation.models import MODELS
 from tuwen.evaluation.results import Results
 from tuwen.evaluation.verdicts import is_sure_gain
 from tuwen.report import curves
+from tuwen.report.tables import format_table
 
 DIRECTION_METRICS = (("hit", "rerank_gain"), ("mean_of_direction", "rerank_gain_mean"))  # value, and its change
 
@@ -142,3 +143,26 @@ def _describe_matching(measured: Results, name: str) -> str:
 def list_depth_columns(ks: Sequence[int]) -> tuple[str, ...]:
     """Return the header of the table of depths."""
     return ("direction", "first", *(f"R@{k}" for k in ks))
+
+
+def format_reranking(facts: Mapping[str, Any]) -> list[str]:
+    """Return the section of report.md from the facts that report.py collects; none without a re-ranker."""
+    section = facts["reranking"]
+    if section is None:
+        return []
+    rows = [
+        (*told, f"**{change}**" if is_sure else change)
+        for (*told, change), is_sure in zip(section.rows, section.sure, strict=True)
+    ]
+    return [
+        f"## Re-ranking: the first answers of the {section.before} model in a new order, in percent",
+        "",
+        *format_table(("direction", "", section.before, section.after, "change, points"), rows),
+        "",
+        f"Depth and weight are chosen on valid. {' '.join(section.chosen)}",
+        *(["", section.matching] if section.matching else []),
+        "",
+        *format_table(facts["depth_columns"], section.depths),
+        "",
+        "By how many first answers are read; 1 is the order before.",
+    ]
