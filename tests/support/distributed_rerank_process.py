@@ -16,7 +16,7 @@ from tuwen.training.loader import Batch
 
 CASES = {
     "matching": make_settings(),
-    "two negatives": make_settings(negatives=2, class_weights=(1.0, 1.0)),
+    "two negatives": make_settings(negatives=2, class_weights=[1.0, 1.0]),
     "all objectives": make_settings(ALL),
     "one stream": make_settings({"mlm": 0.5}, fusion="text_image"),
     "compressed": make_settings({"recovery": 1.0}, fusion="joint", image_tokens={"count": 3, "width": 64}),

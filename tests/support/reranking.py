@@ -30,7 +30,7 @@ LOOP = {name: value for name, value in FIT.items() if name not in ("chunk", "gra
 LOOP = {name: value for name, value in LOOP.items() if name not in ("freeze", "siblings")} | {"batch_size": ROWS}
 SETTINGS = {
     **{"seed": 0, "fusion": "both", "layers": 1, "width": None, "heads": None, "mlp": None, "dropout": 0.0},
-    **{"image_tokens": None, "k": 4, "corpus": 0.0, "negatives": 1, "class_weights": (1.0, 2.0)},
+    **{"image_tokens": None, "k": 4, "corpus": 0.0, "negatives": 1, "class_weights": [1.0, 2.0]},
     **{"objectives": NONE, "hidden_share": 0.3, "clusters": 4, "teacher": None, "fit": LOOP},
 }
 

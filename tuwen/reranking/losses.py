@@ -21,7 +21,7 @@ Total = Callable[[Tensor], Tensor]  # the mean of a number over the processes
 
 
 def compute_match_loss(
-    heads: Sequence[Tensor], label_Q: Tensor, counted_Q: Tensor, class_weights: tuple[float, float], total: Total
+    heads: Sequence[Tensor], label_Q: Tensor, counted_Q: Tensor, class_weights: Sequence[float], total: Total
 ) -> Tensor:
     """Return the mean over the heads of the cross-entropy of their logits [Q, 2]: fine-grained ranking (FGR).
 
@@ -33,7 +33,7 @@ def compute_match_loss(
     return average_over_counted(torch.stack(losses).mean(0).mul(weight_Q).sum(), weight_Q.sum(), total)
 
 
-def compute_never_loss(negatives: int, class_weights: tuple[float, float]) -> float:
+def compute_never_loss(negatives: int, class_weights: Sequence[float]) -> float:
     """Return the match loss of a re-ranker that tells nothing apart, with `negatives` for each positive (nats).
 
     It gives every pair the share of the positives as its probability: .6365 for one to two, .693 where the class

@@ -166,7 +166,7 @@ def test_a_batch_of_one_image_skips_matching_counts_it_and_moves_nothing_by_it()
 def test_a_row_without_a_negative_is_left_out_and_the_others_are_as_before() -> None:
     """Row 0 is a sibling of all others, which are none of each other."""
     batch = make_batch(1, rows=3)._replace(positive_id=torch.tensor([7, 7, 8]), caption_id=torch.tensor([9, 1, 9]))
-    _, cross, objective = make_parts(make_settings(class_weights=(1.0, 1.0)))
+    _, cross, objective = make_parts(make_settings(class_weights=[1.0, 1.0]))
     terms = objective.compute_terms(cross, batch, 0)
     record = objective.describe_epoch(cross)
     assert record["fgr_skipped"] == 1

@@ -69,3 +69,24 @@ def test_the_average_is_the_recurrence_of_its_definition_and_can_be_put_into_the
     with ema.apply_to(model):
         torch.testing.assert_close(model.weight.detach(), expected)
     assert torch.equal(model.weight, own)
+
+
+def test_a_teacher_follows_with_its_momentum_buffers_too_and_is_never_trained() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5))
+    teacher = optim.Teacher(model, 0.75)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()(torch.randn(16, 3) + 2)
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+    teacher.update(model)
+    for name, value in model.state_dict().items():
+        own = teacher.model.state_dict()[name]
+        if name == "1.num_batches_tracked":
+            assert own == value == 1
+        else:
+            torch.testing.assert_close(own, 0.75 * before[name] + 0.25 * value)
+    assert not torch.equal(teacher.model[1].running_mean, before["1.running_mean"])
+    assert not torch.equal(model[1].running_mean, before["1.running_mean"])
+    assert not teacher.model.training
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())

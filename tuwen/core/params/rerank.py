@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tuwen.core.params.data import Count, Positive, Strict
+from tuwen.core.params.data import Count, Positive, Strict, TwoItems
 from tuwen.core.params.training import Loop
 
 Weight = Annotated[float, Field(ge=0)]  # 0 switches an objective off, and costs nothing
@@ -50,7 +50,7 @@ class Rerank(Strict):
     # how often an epoch shows each stored pair of the corpus beside the labelled ones; 0: never
     corpus: Weight
     negatives: Count  # hard negative texts of each picture, and pictures of each text, in a step
-    class_weights: tuple[Positive, Positive]  # of no match and match in the loss of fgr; R2D2 has [1, 2]
+    class_weights: Annotated[list[Positive], TwoItems]  # of no match and match in the loss of fgr; R2D2 has [1, 2]
     objectives: Objectives
     hidden_share: Annotated[float, Field(gt=0, lt=1)]  # of the words, and of the patches
     clusters: Count  # of patches, for mrc and mrc_kl
