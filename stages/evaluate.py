@@ -62,8 +62,9 @@ def _measure_reordering(name: str, reordered: str, params: Params) -> None:
     with _track(name, inputs, params) as run:
         measured = evaluate_reranked(model, embeddings, CLEAN, results, params.evaluate)
         run.log_metrics(figures.flatten_metrics(measured.metrics), step=0)
-        for depth, costs in measured.costs.items():
-            run.log_metrics(costs, step=depth)
+        for direction, costs in measured.costs.items():
+            for depth, milliseconds in costs.items():
+                run.log_metrics({figures.name_cost(direction): milliseconds}, step=depth)
         run.finish_output(results)
 
 

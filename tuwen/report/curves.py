@@ -74,8 +74,13 @@ def draw_gallery_curve(name: str, points: Points, ks: list[int]) -> str:
     return draw_svg(name, draw, _list_colours()) if sizes else ""
 
 
-def draw_depth_curve(name: str, model: str, points: list[dict[str, float]], ks: list[int]) -> str:
-    """Return an SVG element of hit@k in per cent by how many first answers a re-ranker reads; 1: none is moved."""
+def draw_depth_curve(
+    name: str, model: str, points: list[dict[str, float]], ks: list[int], costs: Mapping[int, float] | None = None
+) -> str:
+    """Return an SVG element of hit@k in per cent by how many first answers a re-ranker reads; 1: none is moved.
+
+    costs: depth -> milliseconds per query, for a second axis; they differ with the machine, so no page has them.
+    """
     depths = [point["k"] for point in points]
 
     def draw(axes: "Axes") -> None:
@@ -86,6 +91,11 @@ def draw_depth_curve(name: str, model: str, points: list[dict[str, float]], ks: 
             axes.plot(depths, places, K_DASHES[n % len(K_DASHES)], marker=".", color=colour)
         axes.minorticks_off()
         axes.set_xticks(depths, [f"{depth:.0f}" for depth in depths])
+        if costs:
+            above = axes.secondary_xaxis("top")
+            above.set(xlabel="milliseconds per query")
+            above.set_xticks(list(costs), [f"{cost:.3g}" for cost in costs.values()])
+            above.minorticks_off()
 
     return draw_svg(name, draw, _list_colours())
 

@@ -31,7 +31,7 @@ class Measured(NamedTuple):
     """What was measured; nothing of a re-ranker that is switched off."""
 
     metrics: dict[str, MetricValues]  # of test and valid
-    costs: dict[int, dict[str, float]]  # depth -> milliseconds per query on this machine: in no out
+    costs: Mapping[str, Mapping[int, float]]  # direction -> depth -> milliseconds per query of test: in no out
 
 
 Choices = Mapping[str, Choice]  # by direction
@@ -74,14 +74,7 @@ def evaluate_reranked(model: Path, embeddings: Path, clean: Path, results: Path,
         for name, choice in choices.items()
     }
     write_json(results / "details.json", details)
-    costs = sets["test"].costs
-    return Measured(
-        metrics,
-        {
-            depth: {f"test_{name}_rerank_ms_per_query": own[depth] for name, own in costs.items()}
-            for depth in list_depths(sets["test"].most)
-        },
-    )
+    return Measured(metrics, sets["test"].costs)
 
 
 def _score_sets(model: Path, embeddings: Path, clean: Path, params: Evaluate) -> dict[str, ScoredSet]:
