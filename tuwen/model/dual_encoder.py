@@ -20,7 +20,7 @@ from tuwen.model import image_tokens, state_dict, towers, vocabulary_file
 
 START_SCALE = 1 / 0.07  # 1 / temperature, as CLIP begins
 MAX_SCALE = 100.0  # CLIP's clamp: the temperature never falls below 0.01
-FILES = ("config.json", "model.safetensors", "vocab.txt", "preprocessor.json")  # of a model folder
+MODEL_FILES = ("config.json", "model.safetensors", "vocab.txt", "preprocessor.json")  # of a model folder
 REMAKE = "make the model again with `dvc repro`, or fetch it with `dvc pull`"
 
 
@@ -58,7 +58,7 @@ class DualEncoder(nn.Module):
 
         Raises UserError for a tower without tokens.
         """
-        out_BD, tokens_BPW = image_tokens.encode_with_tokens(self.image_tower, self._take_over(pixels_B3SS))
+        out_BD, tokens_BPW = image_tokens.embed_with_tokens(self.image_tower, self._take_over(pixels_B3SS))
         return nn.functional.normalize(out_BD.float(), dim=-1), tokens_BPW
 
     def _take_over(self, pixels_B3SS: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def infer_token_shape(image: dict[str, Any]) -> TokenShape:
     return TokenShape(*inner.positional_embedding.shape)
 
 
-def encode_with_tokens(tower: nn.Module, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+def embed_with_tokens(tower: nn.Module, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
     """Map pixels to what `tower(pixels)` gives, [B, D], bit for bit, and to its tokens [B, P, W].
 
     Raises UserError for a tower without tokens.

@@ -66,7 +66,7 @@ def save_reranker(cross: CrossEncoder, dual_folder: Path, folder: Path) -> None:
     """Write the dual encoder in `dual_folder` and `cross` into `folder`, which may be that folder itself."""
     folder.mkdir(parents=True, exist_ok=True)
     if folder.resolve() != dual_folder.resolve():
-        for name in dual_encoder.FILES:
+        for name in dual_encoder.MODEL_FILES:
             shutil.copyfile(dual_folder / name, folder / name)
     from safetensors.torch import save_file
 

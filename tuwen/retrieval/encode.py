@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # pyarrow is not needed to encode what the caller gives
     from tuwen.data.formats.pairs import PairSet
 
 Element = TypeVar("Element")
+Decoded = TypeVar("Decoded")
 Result = TypeVar("Result")
 
 AHEAD = 256  # images decoded while earlier ones are encoded
@@ -84,21 +85,25 @@ def stream_vectors(
     model: DualEncoder, rows: Sequence[Element], decode: Callable[[Element], Pixels], batch_size: int
 ) -> Iterator[Vectors]:
     """Yield unit vectors [B, D] float32 of the images that `decode` makes of the rows, in order, in blocks."""
-    yield from stream_image_blocks(model, rows, decode, partial(_encode_images, model), batch_size)
+    yield from stream_decoded(model, rows, decode, partial(_encode_images, model), batch_size)
 
 
-def stream_image_blocks(
-    model: DualEncoder,
+def stream_decoded(
+    model: torch.nn.Module,
     rows: Sequence[Element],
-    decode: Callable[[Element], Pixels],
-    encode: Callable[[list[Pixels]], Result],
+    decode: Callable[[Element], Decoded],
+    encode: Callable[[list[Decoded]], Result],
     batch_size: int,
+    ahead: int = AHEAD,
 ) -> Iterator[Result]:
-    """Yield what `encode` makes of the images that `decode` makes of the rows, block by block, in order."""
+    """Yield what `encode` makes, by `model`, of what `decode` makes of the rows, block by block, in order.
+
+    ahead: how many rows may be decoded while a GPU encodes earlier ones.
+    """
     if choose_device() == "cpu":
         yield from stream_blocks(model, rows, lambda block: encode(list(map(decode, block))), batch_size)
     else:
-        yield from stream_blocks(model, _map_in_order(decode, rows, AHEAD), encode, batch_size)
+        yield from stream_blocks(model, _map_in_order(decode, rows, ahead), encode, batch_size)
 
 
 def stream_caption_vectors(

@@ -16,16 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tuwen.core.errors import UserError
 from tuwen.core.progress import follow
 from tuwen.data.formats.images import Pixels, make_pixel_tensor
 from tuwen.model.device import choose_device, has_bf16
 from tuwen.model.reranker import ReRanker
-from tuwen.retrieval.encode import stream_blocks, stream_caption_blocks, stream_image_blocks
+from tuwen.retrieval.encode import stream_caption_blocks, stream_decoded
 from tuwen.retrieval.token_file import TokenFile, Tokens, write_token_file
 from tuwen.retrieval.vectors import Rows, Vectors
 
-ENCODE_BATCH = 64
+TOKEN_BATCH = 64
 PASS_PAIRS = {"cpu": 32, "cuda": 512}  # pairs of one pass; more are slower on a CPU (docs/log.md)
+READ_AHEAD = 8  # passes read while a GPU computes earlier ones
 
 
 class PairSides(NamedTuple):
@@ -43,7 +45,7 @@ class PairTokens(NamedTuple):
     texts: TokenFile
 
 
-def score_pairs(
+def compute_matches(
     reranker: ReRanker, tokenizer: Any, sides: PairSides, image: Rows, text: Rows, work: Path
 ) -> Vectors:
     """Return the probability [P], float32, that `sides.images[image[p]]` and `sides.captions[text[p]]` match.
@@ -51,6 +53,8 @@ def score_pairs(
     A pair that is named twice is computed once. work: a folder for the files of tokens, 2 K C bytes an image and
     2 L W a text, which the caller removes. Raises UserError where an image cannot be decoded.
     """
+    if not len(image):
+        return np.empty(0, np.float32)
     (image_rows, image_P), (text_rows, text_P) = (np.unique(rows, return_inverse=True) for rows in (image, text))
     images, captions = [sides.images[row] for row in image_rows], [sides.captions[row] for row in text_rows]
     occurring = PairSides(images, sides.decode, captions)
@@ -58,7 +62,7 @@ def score_pairs(
 
 
 def write_tokens(reranker: ReRanker, tokenizer: Any, sides: PairSides, work: Path) -> PairTokens:
-    """Write the tokens of all images and captions into the folder `work`; errors and sizes as `score_pairs`."""
+    """Write the tokens of all images and captions into the folder `work`; errors and sizes as `compute_matches`."""
     for layers in reranker:
         layers.to(choose_device()).eval()
     return PairTokens(
@@ -75,21 +79,27 @@ def score_token_pairs(reranker: ReRanker, tokens: PairTokens, image: Rows, text:
     key, place_P = np.unique(image * base + text, return_inverse=True)
     image_P, text_P = key // base, key % base
     passes = [slice(start, start + PASS_PAIRS[device]) for start in range(0, len(key), PASS_PAIRS[device])]
-    score = partial(_score_pass, reranker, *tokens)
-    scored = stream_blocks(reranker.cross, passes, lambda p: score(image_P[p[0]], text_P[p[0]]), 1)
+    read = partial(_read_pass, tokens, image_P, text_P)
+    score = partial(_score_pass, reranker)
+    scored = stream_decoded(reranker.cross, passes, read, score, 1, READ_AHEAD)
     found = np.concatenate(list(follow(scored, "match pairs", len(key), len)))
     return np.asarray(found[place_P])
 
 
+def _read_pass(tokens: PairTokens, image_P: Rows, text_P: Rows, one: slice) -> list[Tensor]:
+    """Return what `CrossEncoder.score_pairs` takes for one pass of B pairs; image_P ascends."""
+    image_I, place_B = np.unique(image_P[one], return_inverse=True)
+    stored_IKC, _ = tokens.images.read(image_I)
+    return [stored_IKC, *tokens.texts.read(text_P[one]), torch.from_numpy(place_B)]
+
+
 @torch.inference_mode()
-def _score_pass(reranker: ReRanker, images: TokenFile, texts: TokenFile, image_B: Rows, text_B: Rows) -> Vectors:
-    """Return the probabilities [B] of one pass; image_B ascends."""
-    device, (rows_I, place_B) = choose_device(), np.unique(image_B, return_inverse=True)
-    stored_IKC, _ = images.read(rows_I)
-    text_BLW, mask_BL = texts.read(text_B)
-    given = (stored_IKC, text_BLW, mask_BL, torch.from_numpy(place_B))
+def _score_pass(reranker: ReRanker, one: list[list[Tensor]]) -> Vectors:
+    """Return the probabilities [B] of one pass; in bf16 on a GPU that has it."""
+    device = choose_device()
+    stored_IKC, text_BLW, mask_BL, image_B = (tensor.to(device, non_blocking=True) for tensor in one[0])
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" and has_bf16(device)):
-        score_B = reranker.cross.score_pairs(*(tensor.to(device) for tensor in given))
+        score_B = reranker.cross.score_pairs(stored_IKC.float(), text_BLW.float(), mask_BL, image_B)
     return np.asarray(score_B.cpu().numpy())
 
 
@@ -102,7 +112,7 @@ def _write_images(reranker: ReRanker, sides: PairSides, path: Path) -> TokenFile
         stored_BKC = cross.compress_image(tokens_BPW)
         return _halve(stored_BKC.flatten(0, 1)), np.full(len(stored_BKC), stored_BKC.shape[1])
 
-    blocks = stream_image_blocks(dual, sides.images, sides.decode, encode, ENCODE_BATCH)
+    blocks = stream_decoded(dual, sides.images, sides.decode, encode, TOKEN_BATCH)
     return write_token_file(
         path, cross.stored_width, follow(blocks, "tokens of images", len(sides.images), _count_rows)
     )
@@ -117,13 +127,19 @@ def _write_texts(reranker: ReRanker, tokenizer: Any, captions: Sequence[str], pa
         _, tokens_BLW = dual.encode_text_tokens(ids_BL.to(choose_device()), mask_BL)
         return _halve(tokens_BLW[mask_BL.bool()]), mask_BL.sum(1).cpu().numpy()
 
-    blocks = stream_caption_blocks(dual, tokenizer, captions, encode, ENCODE_BATCH)
+    blocks = stream_caption_blocks(dual, tokenizer, captions, encode, TOKEN_BATCH)
     width = dual.config["text"]["width"]
     return write_token_file(path, width, follow(blocks, "tokens of texts", len(captions), _count_rows))
 
 
 def _halve(tokens_TW: Tensor) -> Tokens:
-    return np.asarray(tokens_TW.half().cpu().numpy())
+    half_TW = tokens_TW.half()
+    if not bool(half_TW.isfinite().all()):
+        raise UserError(
+            "the tokens of a tower hold NaN, or numbers over 65,504, which half precision has no place for; "
+            "take a sound model, or one whose tower norms its tokens"
+        )
+    return np.asarray(half_TW.cpu().numpy())
 
 
 def _count_rows(block: tuple[Tokens, Rows]) -> int:

@@ -18,7 +18,7 @@ from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
 from tuwen.model.reranker import ReRanker
 from tuwen.retrieval.encode import decode_row, list_image_rows
-from tuwen.retrieval.match_pairs import PairSides, score_pairs
+from tuwen.retrieval.match_pairs import PairSides, compute_matches
 from tuwen.retrieval.metrics import Judged, judge_ranks
 from tuwen.retrieval.search import rank_items, top_k
 from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
@@ -58,9 +58,9 @@ def find_matches(
 
     vectors: `images` [I, D] and `texts` [T, D], unit rows of the sides by the dual encoder. Of a gallery of fewer
     than k items all are taken. A pair that both directions name is computed once. Raises UserError as
-    `search.top_k` and `score_pairs`; work: as there.
+    `search.top_k` and `compute_matches`; work: as there.
     """
-    return match_first(partial(score_pairs, reranker, tokenizer, sides, work=work), vectors, k, directions)
+    return match_first(partial(compute_matches, reranker, tokenizer, sides, work=work), vectors, k, directions)
 
 
 def match_first(

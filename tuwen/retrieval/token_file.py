@@ -26,9 +26,9 @@ class TokenFile(NamedTuple):
     start: Rows  # [N + 1]
 
     def read(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Return the tokens of the rows, float32 [B, L, W], filled up with zeros, and their mask [B, L]."""
+        """Return the tokens of the rows, float16 [B, L, W], filled up with zeros, and their mask [B, L]."""
         lengths = self.start[rows + 1] - self.start[rows]
-        padded = np.zeros((len(rows), int(lengths.max()), self.tokens.shape[1]), np.float32)
+        padded = np.zeros((len(rows), int(lengths.max()), self.tokens.shape[1]), np.float16)
         for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             padded[number, :length] = self.tokens[self.start[row] : self.start[row] + length]
         mask_BL = np.arange(padded.shape[1]) < lengths[:, None]
