@@ -64,7 +64,7 @@ def _measure_reordering(name: str, reordered: str, params: Params) -> None:
         run.log_metrics(figures.flatten_metrics(measured.metrics), step=0)
         for direction, costs in measured.costs.items():
             for depth, milliseconds in costs.items():
-                run.log_metrics({figures.name_cost(direction): milliseconds}, step=depth)
+                run.log_metrics({figures.get_cost_name(direction): milliseconds}, step=depth)
         run.finish_output(results)
 
 

@@ -48,7 +48,6 @@ TESTED_WITH_OTHERS = {
     "reranking/encoded.py": "unit/reranking/test_objective.py",
     "tracking/artifacts.py": "unit/tracking/test_lineage.py",
     "tracking/records.py": "unit/tracking/test_runs.py",
-    "training/objective.py": "unit/training/test_trainer.py",
     "tracking/system_metrics.py": "unit/tracking/test_runs.py",
 }
 IMPORT_STEPS = 4  # from a test to the module: test -> stage -> recipe -> encoder -> module

@@ -14,6 +14,7 @@ from tuwen.core.params import Fit
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, optim, step
 from tuwen.training.loader import Batch
+from tuwen.training.objective import Contrastive
 
 ROWS, SGD_STEPS = 12, 20
 STILL = TINY | {"image": TINY["image"] | {"patch_dropout": 0.0}, "text": TINY["text"] | {"dropout": 0.0}}
@@ -25,6 +26,7 @@ CASES = {
     "image frozen, cached": {"freeze": "image", "chunk": 5},
     "checkpointed": {"gradient_checkpointing": True},
 }
+DISTIL = {"momentum": 0.5, "alpha": 0.5, "queue": 20, "half_life": 10}
 Gradients = dict[str, torch.Tensor]
 
 
@@ -80,12 +82,25 @@ def take_steps(settings: Fit) -> Iterator[float]:
         yield step.step(model, optimizers, take_share(make_global_batch(number)), 1.0, settings)
 
 
+def distil(settings: Fit) -> Gradients:
+    """Return the weights after three steps that learn from a teacher and its queue too."""
+    torch.manual_seed(7)
+    model, objective = DualEncoder(STILL), Contrastive(settings)
+    objective.prepare(model, 2)
+    descent = torch.optim.SGD(model.parameters(), lr=0.05)
+    descent.param_groups[0]["initial_lr"] = 0.05
+    for number in range(3):
+        objective.take_step(model, [descent], take_share(make_global_batch(number)), 1.0, number)
+    return model.state_dict()
+
+
 def compute_results() -> dict[str, object]:
     """Return all that is compared."""
     results: dict[str, object] = {
         name: compute_gradients(fit(batch_size=ROWS, **changes)) for name, changes in CASES.items()
     }
     results |= {f"20 steps, {name}": descend(fit(batch_size=ROWS, **CASES[name])) for name in ("plain", "cached")}
+    results["distilled"] = distil(fit(batch_size=ROWS, distil=DISTIL))
     return results | {"losses": list(take_steps(fit(batch_size=ROWS)))}
 
 

@@ -26,8 +26,15 @@ DUAL = {
 }
 NONE = {"fgr": 1.0, "mlm": 0.0, "mrfr": 0.0, "mrc": 0.0, "mrc_kl": 0.0, "recovery": 0.0, "fgd": 0.0}
 ALL = {"fgr": 1.0, "mlm": 0.5, "mrfr": 0.3, "mrc": 0.2, "mrc_kl": 0.1, "recovery": 0.4, "fgd": 0.05}
-LOOP = {name: value for name, value in FIT.items() if name not in ("chunk", "gradient_checkpointing", "compile")}
-LOOP = {name: value for name, value in LOOP.items() if name not in ("freeze", "siblings")} | {"batch_size": ROWS}
+TOWERS = {
+    "chunk",
+    "gradient_checkpointing",
+    "compile",
+    "freeze",
+    "siblings",
+    "distil",
+}  # of a dual encoder
+LOOP = {name: value for name, value in FIT.items() if name not in TOWERS} | {"batch_size": ROWS}
 SETTINGS = {
     **{"seed": 0, "fusion": "both", "layers": 1, "width": None, "heads": None, "mlp": None, "dropout": 0.0},
     **{"image_tokens": None, "k": 4, "corpus": 0.0, "negatives": 1, "class_weights": [1.0, 2.0]},
@@ -65,7 +72,7 @@ def make_parts(settings: Rerank) -> tuple[DualEncoder, CrossEncoder, Matching]:
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     objective = Matching(dual, settings, WORDS)
-    objective.prepare(cross)
+    objective.prepare(cross, 3)
     return dual, cross, objective
 
 

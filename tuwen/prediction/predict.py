@@ -12,7 +12,7 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.data.formats.json_file import read_json
-from tuwen.prediction.reranking import Reordering, answer_reordered
+from tuwen.prediction.reranking import Reordering, answer_by_match
 from tuwen.prediction.result_file import HEADERS, find_faults
 from tuwen.retrieval.qb_norm import Correction, answer_corrected, compute_correction
 from tuwen.retrieval.search import top_k
@@ -54,7 +54,7 @@ def predict(
         files = {results / CONTEST_FILES[name]: CONTEST_K, results / f"topk_{name}.csv": k}
         _require_gallery(folder / f"{direction.gallery}.parquet", len(gallery), CONTEST_FILES[name], k)
         if reordering and name in reordering.choices and len(queries):
-            answers = answer_reordered(name, queries, gallery, max(files.values()), folder, reordering)
+            answers = answer_by_match(name, queries, gallery, max(files.values()), folder, reordering)
         else:
             answers, _ = top_k(queries, gallery, max(files.values()))
         if chosen is not None:

@@ -51,7 +51,7 @@ def choose_reordering(wanted: bool | Literal["auto"], model: Path, results: Path
     return Reordering(model, choices)
 
 
-def answer_reordered(
+def answer_by_match(
     direction: str, queries: Vectors, gallery: Vectors, count: int, folder: Path, reordering: Reordering
 ) -> Rows:
     """Return the first `count` gallery rows per query, [Q, count], in the new order; more than that are scored.

@@ -29,7 +29,7 @@ class Encoded(NamedTuple):
     mask: Tensor  # [b, L]
 
 
-class Pairs(NamedTuple):
+class JudgedPairs(NamedTuple):
     """Q = (1 + 2N) b pairs to be judged: b positives, then N texts for each image, then N images for each text."""
 
     tokens: Tensor  # [I, P, C]
@@ -52,7 +52,7 @@ def encode_batch(
 
 
 @torch.no_grad()
-def join_negatives(encoded: Encoded, scale: Tensor, positive_bB: Tensor, uniform_b2N: Tensor) -> Pairs:
+def join_negatives(encoded: Encoded, scale: Tensor, positive_bB: Tensor, uniform_b2N: Tensor) -> JudgedPairs:
     """Return the batch's pairs and hard negatives for them, from the rows of all processes.
 
     scale: of the cosines before the softmax by which negatives are drawn. positive_bB: what fits each row.
@@ -71,7 +71,7 @@ def join_negatives(encoded: Encoded, scale: Tensor, positive_bB: Tensor, uniform
     length = max(distributed.gather_objects(encoded.shown.shape[1]))
     shown_BLW = distributed.gather_rows(functional.pad(encoded.shown, (0, 0, 0, length - encoded.shown.shape[1])))
     mask_BL = distributed.gather_rows(functional.pad(encoded.mask, (0, length - encoded.mask.shape[1])))
-    return Pairs(
+    return JudgedPairs(
         tokens,
         torch.cat([own_b, again_M, drawn_M]),
         shown_BLW[text_Q],

@@ -18,12 +18,12 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.reranking import losses, masking
 from tuwen.reranking.clusters import find_clusters
-from tuwen.reranking.encoded import Encoded, Pairs, encode_batch, join_negatives
+from tuwen.reranking.encoded import Encoded, JudgedPairs, encode_batch, join_negatives
 from tuwen.training import distributed
 from tuwen.training.dataset import make_generator
 from tuwen.training.objective import EpochRecord
 from tuwen.training.optim import Teacher
-from tuwen.training.step import find_positives, prepare_torch, set_attention, set_precision, update_weights
+from tuwen.training.step import find_positives, move_weights, prepare_torch, set_attention, set_precision
 
 if TYPE_CHECKING:  # pydantic is not needed to step on tensors
     from tuwen.core.params import Rerank
@@ -61,7 +61,7 @@ class Matching:
         self._centres: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
 
-    def prepare(self, model: CrossEncoder) -> None:
+    def prepare(self, model: CrossEncoder, steps_per_epoch: int) -> None:
         """Move both models to the device, the dual encoder frozen, and begin the teacher."""
         prepare_torch(self._settings.fit, self.group)
         self._dual.to(choose_device()).eval().requires_grad_(False)
@@ -79,7 +79,7 @@ class Matching:
     ) -> float:
         """Take a step, and let the teacher follow."""
         loss = self.compute_gradients(model, batch, done)
-        value = update_weights(model, optimizers, loss, factor, self._settings.fit)
+        value = move_weights(model, optimizers, loss, factor, self._settings.fit)
         if self._teacher and value == value:  # not NaN
             self._teacher.update(model)
         return value
@@ -136,7 +136,7 @@ class Matching:
         uniform_bL = draws.words.to(ids_bL.device)
         return masking.hide_words(ids_bL, uniform_bL, self._settings.hidden_share, special, self._words.mask)
 
-    def _judge(self, out: CrossOutput, pairs: Pairs, rows: int) -> Tensor:
+    def _judge(self, out: CrossOutput, pairs: JudgedPairs, rows: int) -> Tensor:
         settings, counted_b = self._settings, pairs.counted[:rows]
         with torch.no_grad():
             logit_Q = out.match[:, 1].float() - out.match[:, 0].float()

@@ -62,7 +62,7 @@ def compute_matches(
 
 
 def write_tokens(reranker: ReRanker, tokenizer: Any, sides: PairSides, work: Path) -> PairTokens:
-    """Write the tokens of all images and captions into the folder `work`; errors and sizes as `compute_matches`."""
+    """Write the tokens of all images and captions into the folder `work`; as `compute_matches` in all else."""
     for layers in reranker:
         layers.to(choose_device()).eval()
     return PairTokens(

@@ -90,11 +90,11 @@ def rerank(matches: Matches, k: int, weight: float) -> Rows:
 
     Those beyond `k`, where more were found, keep the order of their cosines.
     """
-    first = np.take_along_axis(matches.rows[:, :k], order_first(matches, k, weight), axis=1)
+    first = np.take_along_axis(matches.rows[:, :k], rank_first(matches, k, weight), axis=1)
     return np.concatenate([first, matches.rows[:, k:]], axis=1)
 
 
-def order_first(matches: Matches, k: int, weight: float) -> Rows:
+def rank_first(matches: Matches, k: int, weight: float) -> Rows:
     """Return the places [Q, k] that the first `k` by match + weight x cosine have by the cosine, best first."""
     score_Qk = matches.match[:, :k].astype(np.float64) + weight * matches.cosine[:, :k].astype(np.float64)
     return np.lexsort((matches.rows[:, :k], -score_Qk), axis=1)

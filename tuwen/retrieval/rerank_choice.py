@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tuwen.retrieval.metrics import Judged, compute_hits, judge_ranks
-from tuwen.retrieval.rerank import Matches, order_first
+from tuwen.retrieval.rerank import Matches, rank_first
 from tuwen.retrieval.vectors import Rows
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of the cosine, to choose from; R2D2's is 1
@@ -38,7 +38,7 @@ def list_depths(most: int) -> list[int]:
 
 def judge_choice(true: TrueRanks, matches: Matches, choice: Choice, ks: Sequence[int]) -> Judged:
     """Judge the order that a choice gives, as `rerank.judge_reranked` does, without another search."""
-    order_Qk, moved = order_first(matches, *choice), true.rank.copy()
+    order_Qk, moved = rank_first(matches, *choice), true.rank.copy()
     rank_Qk = np.argsort(order_Qk, axis=1) + 1  # the inverse permutation
     within = true.rank <= order_Qk.shape[1]
     moved[within] = rank_Qk[true.query[within], true.rank[within] - 1]

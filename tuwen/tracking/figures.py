@@ -22,7 +22,7 @@ def flatten_metrics(metrics: Metrics) -> dict[str, float]:
     return flat | select_recalls(metrics)
 
 
-def name_cost(direction: str) -> str:
+def get_cost_name(direction: str) -> str:
     """Return the metric of what re-ranking costs, milliseconds per query of test; its steps are the depths."""
     return f"test_{direction}_rerank_ms_per_query"
 

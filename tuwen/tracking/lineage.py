@@ -16,7 +16,7 @@ from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.evaluation.results import list_measured
 from tuwen.tracking import artifacts, recipe, records, revision, runs
 from tuwen.tracking.abandoned import stop_abandoned_runs
-from tuwen.tracking.figures import flatten_metrics, log_in_training, name_cost
+from tuwen.tracking.figures import flatten_metrics, get_cost_name, log_in_training
 from tuwen.tracking.records import is_model
 from tuwen.tracking.revision import LOCK
 
@@ -143,9 +143,9 @@ def _read_costs(client: Any, run_id: str) -> artifacts.Costs:
     """Return what re-ranking cost on the machine of the run, by direction and depth; nothing of other runs."""
     logged = client.get_run(run_id).data.metrics
     return {
-        name: {point.step: point.value for point in client.get_metric_history(run_id, name_cost(name))}
+        name: {point.step: point.value for point in client.get_metric_history(run_id, get_cost_name(name))}
         for name in DIRECTIONS
-        if name_cost(name) in logged
+        if get_cost_name(name) in logged
     }
 
 

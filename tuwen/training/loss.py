@@ -3,6 +3,8 @@
 Shapes: B pairs, C pairs of all processes (C = B where there is one), D dimensions; vectors are unit vectors.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,49 @@ def compute_contrastive_loss(
     image_to_text_BC = scale.float() * image_BD.float() @ text_CD.float().T
     text_to_image_BC = scale.float() * text_BD.float() @ image_CD.float().T
     return (_cross_entropy(image_to_text_BC, positive_BC) + _cross_entropy(text_to_image_BC, positive_BC)) / 2
+
+
+class Candidates(NamedTuple):
+    """What each row is compared with: N rows of all processes and of a queue, the student's and the teacher's."""
+
+    image: Tensor  # [N, D]
+    text: Tensor  # [N, D]
+    teacher_image: Tensor  # [N, D]
+    teacher_text: Tensor  # [N, D]
+    weight: Tensor  # [N] of each in the denominators and among the positives
+
+
+def compute_distilled_loss(
+    image_BD: Tensor,
+    text_BD: Tensor,
+    teacher_image_BD: Tensor,
+    teacher_text_BD: Tensor,
+    candidates: Candidates,
+    positive_BN: Tensor,
+    scale: Tensor,
+    alpha: float,
+) -> Tensor:
+    """Return the symmetric cross-entropy against alpha x the teacher's softmax + (1 - alpha) x the positives.
+
+    Target-guided distillation (TgD) of R2D2 (Xie et al. 2022). With alpha 0 and no queue it is
+    `compute_contrastive_loss`. The weights stand before the exponentials, so that one of 0 is as if it were not
+    there.
+    """
+    log_weight_N = candidates.weight.log()
+    target_BN = positive_BN.float() * candidates.weight
+    target_BN = target_BN / target_BN.sum(1, keepdim=True)
+    losses = []
+    for own_BD, other_ND, teacher_BD, teacher_ND in (
+        (image_BD, candidates.text, teacher_image_BD, candidates.teacher_text),
+        (text_BD, candidates.image, teacher_text_BD, candidates.teacher_image),
+    ):
+        logits_BN = scale.float() * own_BD.float() @ other_ND.float().T + log_weight_N
+        soft_BN = torch.softmax(
+            scale.detach().float() * teacher_BD.float() @ teacher_ND.float().T + log_weight_N, 1
+        )
+        mixed_BN = alpha * soft_BN + (1 - alpha) * target_BN if alpha else target_BN
+        losses.append(-(mixed_BN * torch.log_softmax(logits_BN, dim=1)).sum(1).mean())
+    return torch.stack(losses).mean()
 
 
 def _cross_entropy(logits_BC: Tensor, positive_BC: Tensor) -> Tensor:

@@ -1,12 +1,28 @@
-"""What a training learns by its steps, and the first of them: a dual encoder by its contrastive loss."""
+"""What a training learns by its steps, and those of a dual encoder: from the pairs, and from a momentum teacher.
+
+Shapes: b pairs of this process, B of all processes, Q of the queue, D dimensions.
+"""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
+from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.training.step import prepare_model, step
+from tuwen.training import distributed
+from tuwen.training.loss import Candidates, compare_ids, compute_distilled_loss
+from tuwen.training.optim import Teacher
+from tuwen.training.step import (
+    clamp_temperature,
+    compute_gradients,
+    move_weights,
+    prepare_model,
+    set_precision,
+    step,
+)
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit
@@ -20,7 +36,7 @@ class Objective(Protocol):
 
     group: str  # of params.yaml, for messages
 
-    def prepare(self, model: Any) -> None:
+    def prepare(self, model: Any, steps_per_epoch: int) -> None:
         """Move the model to its device and set it and torch up, before the optimizers are made."""
 
     def take_step(
@@ -42,30 +58,147 @@ class Objective(Protocol):
 
 
 class Contrastive:
-    """The contrastive loss of a dual encoder, as pre-training and fine-tuning have it."""
+    """The contrastive loss of a dual encoder, as pre-training and fine-tuning have it; with `fit.distil` TgD."""
 
     group = "baseline.fit or finetune.fit"
 
     def __init__(self, fit: "Fit") -> None:
         self._fit = fit
+        self._teacher: Teacher | None = None
+        self._queue: VectorQueue | None = None
+        self._ramp_steps = 1
 
-    def prepare(self, model: DualEncoder) -> None:
-        """Prepare the model as `step.prepare_model`."""
+    def prepare(self, model: DualEncoder, steps_per_epoch: int) -> None:
+        """Prepare the model as `step.prepare_model`, and begin the teacher and its queue."""
+        distil = self._fit.distil
+        if distil:
+            self._teacher = Teacher(model, distil.momentum)  # before compiling, which a copy could not follow
+            self._queue = VectorQueue(distil.queue, model.config["dim"], distil.half_life)
+            self._ramp_steps = steps_per_epoch
+            self._teacher.model.to(choose_device())
         prepare_model(model, self._fit)
 
     def take_step(
         self, model: DualEncoder, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, done: int
     ) -> float:
-        """Take a step as `step.step`."""
-        return step(model, optimizers, batch, factor, self._fit)
+        """Take a step as `step.step`; the teacher and the queue follow."""
+        if self._teacher is None or self._queue is None:
+            return step(model, optimizers, batch, factor, self._fit)
+        vectors = self._teach(batch)
+        loss = compute_gradients(model, batch, self._fit, partial(self._compare, model, vectors, done))
+        value = move_weights(model, optimizers, loss, factor, self._fit)
+        clamp_temperature(model)
+        if value == value:  # not NaN
+            self._teacher.update(model)
+            self._queue.put(*(distributed.gather_rows(rows) for rows in vectors))
+        return value
+
+    @torch.no_grad()
+    def _teach(self, batch: "Batch") -> tuple[Tensor, Tensor, Tensor]:
+        """Return the teacher's vectors of this process's images and texts [b, D], and their ids [b, 2]."""
+        assert self._teacher
+        device, chunk = choose_device(), self._fit.chunk or len(batch.pixels)
+        pixels, ids, mask, *names = (column.to(device, non_blocking=True) for column in batch[:5])
+        with set_precision(self._fit):
+            images = [self._teacher.model.encode_image(part) for part in torch.split(pixels, chunk)]
+            parts = zip(torch.split(ids, chunk), torch.split(mask, chunk), strict=True)
+            texts = [self._teacher.model.encode_text(*part) for part in parts]
+        return torch.cat(images), torch.cat(texts), torch.stack(names, dim=1)
+
+    def _compare(
+        self,
+        model: DualEncoder,
+        vectors: tuple[Tensor, Tensor, Tensor],
+        done: int,
+        image_bD: Tensor,
+        text_bD: Tensor,
+        positive_bB: Tensor,
+    ) -> Tensor:
+        assert self._fit.distil
+        assert self._queue
+        queue, (teacher_image_bD, teacher_text_bD, ids_b2) = self._queue.read(), vectors
+        new, old = (image_bD, text_bD, teacher_image_bD, teacher_text_bD), (queue.image, queue.text) * 2
+        image, text, teacher_image, teacher_text = (
+            torch.cat([distributed.gather_rows(rows), earlier]) for rows, earlier in zip(new, old, strict=True)
+        )
+        weight_N = torch.cat([queue.weight.new_ones(positive_bB.shape[1]), queue.weight])
+        again_bQ = compare_ids(ids_b2[:, 0], queue.ids[:, 0]) | compare_ids(ids_b2[:, 1], queue.ids[:, 1])
+        if self._fit.siblings == "negatives":
+            again_bQ = torch.zeros_like(again_bQ)
+        return compute_distilled_loss(
+            image_bD,
+            text_bD,
+            teacher_image_bD,
+            teacher_text_bD,
+            Candidates(image, text, teacher_image, teacher_text, weight_N),
+            torch.cat([positive_bB, again_bQ], dim=1),
+            model.scale,
+            self._fit.distil.alpha * min(1.0, done / self._ramp_steps),
+        )
 
     def describe_epoch(self, model: DualEncoder) -> EpochRecord:
-        """Return the temperature."""
-        return {"temperature": 1 / model.scale.item()}
+        """Return the temperature, and of a queue how many pairs it is worth, the sum of their weights."""
+        queue = {"queue_size": self._queue.read().weight.sum().item()} if self._queue else {}
+        return {"temperature": 1 / model.scale.item()} | queue
 
     def get_state(self) -> Mapping[str, Any]:
-        """Return nothing: all of it is in the model."""
-        return {}
+        """Return the teacher and the queue."""
+        if self._teacher is None or self._queue is None:
+            return {}
+        return {"teacher": self._teacher.model.state_dict(), "queue": self._queue.get_state()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Do nothing."""
+        """Go on from what `get_state` returned."""
+        if self._teacher and self._queue:
+            self._teacher.model.load_state_dict(state["teacher"])
+            self._queue.set_state(state["queue"])
+
+
+class Queued(NamedTuple):
+    """Earlier pairs: vectors [Q, D], positive_id and caption_id [Q, 2], and what each weighs [Q]."""
+
+    image: Tensor
+    text: Tensor
+    ids: Tensor
+    weight: Tensor
+
+
+class VectorQueue:
+    """The teacher's vectors of the last `size` pairs, in a ring; batches of any size go into it.
+
+    A pair's weight halves with every `half_life` newer ones, not with every step, so that another batch size is no
+    other queue.
+    """
+
+    def __init__(self, size: int, dim: int, half_life: int) -> None:
+        device = choose_device()
+        self._image, self._text = torch.zeros(size, dim, device=device), torch.zeros(size, dim, device=device)
+        self._ids = torch.zeros(size, 2, dtype=torch.long, device=device)
+        self._half_life, self._count = half_life, 0  # pairs that were ever put
+
+    def put(self, image_BD: Tensor, text_BD: Tensor, ids_B2: Tensor) -> None:
+        """Take in the newest pairs, of more than the ring holds the last ones."""
+        size, rows = len(self._ids), len(ids_B2)
+        first = max(0, rows - size)
+        place = torch.arange(self._count + first, self._count + rows, device=ids_B2.device) % max(1, size)
+        for ring, new in ((self._image, image_BD), (self._text, text_BD), (self._ids, ids_B2)):
+            ring[place] = new[first:].to(ring.dtype)
+        self._count += rows
+
+    def read(self) -> Queued:
+        """Return the pairs that are there."""
+        size, filled = len(self._ids), min(self._count, len(self._ids))
+        place = torch.arange(filled, device=self._ids.device)
+        newer = (self._count - 1 - place) % max(1, size)
+        weight = (0.5 ** (newer / self._half_life)).clamp(min=1e-30)  # its logarithm stays finite
+        return Queued(self._image[:filled], self._text[:filled], self._ids[:filled], weight)
+
+    def get_state(self) -> Mapping[str, Any]:
+        """Return the ring, for a checkpoint."""
+        return {"image": self._image, "text": self._text, "ids": self._ids, "count": self._count}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `get_state` returned."""
+        for ring, name in ((self._image, "image"), (self._text, "text"), (self._ids, "ids")):
+            ring.copy_(state[name])
+        self._count = state["count"]

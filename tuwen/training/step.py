@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit, Loop
     from tuwen.training.loader import Batch
 
+LossOfVectors = Callable[[Tensor, Tensor, Tensor], Tensor]
 TEXT_PARTS = 8  # a text is padded to the longest of its eighth of the batch
 
 
@@ -69,15 +71,20 @@ def choose_precision(fit: "Loop") -> str:
 def step(
     model: DualEncoder, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, fit: "Fit"
 ) -> float:
-    """Take one step on `batch`, this process's share of the step's pairs; otherwise as `update_weights`."""
+    """Take one step on `batch`, this process's share of the step's pairs; otherwise as `move_weights`."""
     loss = compute_gradients(model, batch, fit)
-    value = update_weights(model, optimizers, loss, factor, fit)
-    with torch.no_grad():
-        model.log_scale.clamp_(0, math.log(MAX_SCALE))
+    value = move_weights(model, optimizers, loss, factor, fit)
+    clamp_temperature(model)
     return value
 
 
-def update_weights(
+@torch.no_grad()
+def clamp_temperature(model: DualEncoder) -> None:
+    """Keep the temperature between CLIP's clamp and 1."""
+    model.log_scale.clamp_(0, math.log(MAX_SCALE))
+
+
+def move_weights(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], loss: Tensor, factor: float, fit: "Loop"
 ) -> float:
     """Move the weights by their gradients at `factor` of the peak learning rates; return the loss (nats).
@@ -98,8 +105,15 @@ def update_weights(
     return float(value)
 
 
-def compute_gradients(model: DualEncoder, batch: "Batch", fit: "Fit") -> Tensor:
-    """Give every parameter the gradient of the whole batch's mean loss, in all processes; return that loss."""
+def compute_gradients(
+    model: DualEncoder, batch: "Batch", fit: "Fit", compute_loss: LossOfVectors | None = None
+) -> Tensor:
+    """Give every parameter the gradient of the whole batch's mean loss, in all processes; return that loss.
+
+    compute_loss: of the vectors [b, D] of images and texts, and [b, B], which rows are positives; by default the
+    contrastive loss.
+    """
+    compute_loss = compute_loss or partial(_compute_loss, model)
     optim.set_modes(model, fit.freeze)
     device = choose_device()
     lengths = batch.mask.sum(1).cpu()  # before anything is queued on a GPU, whose end this would wait for
@@ -111,16 +125,16 @@ def compute_gradients(model: DualEncoder, batch: "Batch", fit: "Fit") -> Tensor:
         if fit.chunk is None:
             image_bD = torch.cat([piece() for piece in images])
             text_bD = torch.cat([piece() for piece in texts])[back]
-            loss = _compute_loss(model, image_bD, text_bD, positive_bB)
+            loss = compute_loss(image_bD, text_bD, positive_bB)
             torch.autograd.backward(loss)
         else:
-            loss = _compute_gradients_cached(model, images, texts, back, positive_bB, fit)
+            loss = _compute_gradients_cached(compute_loss, images, texts, back, positive_bB, fit)
     distributed.average_gradients(model.parameters())
     return distributed.average_over_ranks(loss.detach())
 
 
 def _compute_gradients_cached(
-    model: DualEncoder,
+    compute_loss: LossOfVectors,
     images: list[gradcache.Piece],
     texts: list[gradcache.Piece],
     back: Tensor,
@@ -129,7 +143,7 @@ def _compute_gradients_cached(
 ) -> Tensor:
     image_bD, image_states = gradcache.compute_features(images)
     text_bD, text_states = gradcache.compute_features(texts)
-    loss = _compute_loss(model, image_bD, text_bD[back], positive_bB)
+    loss = compute_loss(image_bD, text_bD[back], positive_bB)
     torch.autograd.backward(loss)
     assert image_bD.grad is not None
     assert text_bD.grad is not None

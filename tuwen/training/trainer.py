@@ -49,10 +49,9 @@ def train(
 
     epoch_batches: epoch counted from 1, batches of it to leave out -> this process's share of the others.
     checkpoint: a folder; training resumes at the step that is there. evaluate: measures the model on valid after
-    each epoch. log: called with each record, speeds included, and its epoch. objective: a dual encoder's
-    contrastive loss by default, for which `fit` is a Fit. In several processes all end with the same weights.
-    Raises UserError where an epoch has no batch or the loss is not finite, and SystemExit after a SIGTERM, once
-    the state is saved.
+    each epoch. log: called with each record, speeds included, and its epoch. objective: without it a dual
+    encoder's contrastive loss, and `fit` is a Fit. In several processes all end with the same weights. UserError:
+    an epoch has no batch, or the loss is not finite; SystemExit: after a SIGTERM, once the state is saved.
     """
     learned: Objective = objective or Contrastive(cast("Fit", fit))
     if steps_per_epoch == 0:
@@ -61,7 +60,7 @@ def train(
             "training rows; lower it or add data"
         )
     torch.manual_seed(seed + distributed.get_rank())
-    learned.prepare(model)
+    learned.prepare(model, steps_per_epoch)
     training = Training(model, learned, fit, steps_per_epoch, Checkpoint(checkpoint))
     training.resume()
     with watch_sigterm() as stopped:
@@ -205,6 +204,7 @@ class Training:
         measured, closed = self._read(RECORDS_FILE) or [], self.done // self.steps_per_epoch
         if len(measured) > len(self.records) and self.done == closed * self.steps_per_epoch:
             self.records, self.losses = measured[:closed], []  # that epoch was measured before the kill
+            self.objective.describe_epoch(self.model)  # begins the next one
         if self.fit.select.epochs:
             self.best = self._read(BEST_FILE)
         if distributed.is_first():

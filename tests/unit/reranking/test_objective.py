@@ -191,7 +191,9 @@ def test_a_reranker_that_tells_nothing_apart_is_named_and_one_that_does_is_not(c
     assert "0.6931 is that of a re-ranker that tells nothing apart" in capsys.readouterr().err
 
 
-def train(folder: Path, settings: Rerank, feed: Any = None) -> tuple[CrossEncoder, trainer.Training]:
+def train(
+    folder: Path, settings: Rerank, feed: Any = None, log: Any = None
+) -> tuple[CrossEncoder, trainer.Training]:
     """Train on one batch, three steps an epoch."""
     _, cross, objective = make_parts(settings)
 
@@ -206,7 +208,7 @@ def train(folder: Path, settings: Rerank, feed: Any = None) -> tuple[CrossEncode
         seed=0,
         checkpoint=folder,
         evaluate=lambda _: Measured({}, np.zeros(0)),
-        log=lambda record, epoch: None,
+        log=log or (lambda record, epoch: None),
         objective=objective,
     )
     return cross, training
@@ -244,6 +246,21 @@ def test_a_killed_training_ends_as_the_unbroken_one_with_teacher_clusters_and_re
     resumed, again = train(tmp_path / "broken", settings)
     assert again.records == training.records
     assert set(training.records[0]) >= {*ALL, "fgr_accuracy", "fgr_skipped"}
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_one_killed_after_an_epoch_was_measured_counts_no_step_twice(tmp_path: Path) -> None:
+    whole, training = train(tmp_path / "whole", make_settings())
+
+    def kill(record: dict[str, float], epoch: int) -> None:
+        if epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path / "broken", make_settings(), log=kill)
+    resumed, again = train(tmp_path / "broken", make_settings())
+    assert again.records == training.records
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 

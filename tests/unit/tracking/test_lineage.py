@@ -14,7 +14,7 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
 from tuwen.tracking import lineage, runs
 from tuwen.tracking.artifacts import list_files
-from tuwen.tracking.figures import name_cost
+from tuwen.tracking.figures import get_cost_name
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow's, about sqlalchemy
 
@@ -143,7 +143,7 @@ def test_a_re_ranker_has_runs_and_a_chart_of_what_it_cost_and_one_switched_off_h
     write_json(result / "details.json", details)
     with runs.track_run(result, {}, {}, KEPT) as run:
         for depth, cost in ((2, 7.25), (4, 13.5)):
-            run.log_metrics({name_cost("t2i"): cost}, step=depth)
+            run.log_metrics({get_cost_name("t2i"): cost}, step=depth)
         run.finish_output(result)
     run_ids = lineage.sync()
     assert run_ids[str(result)] == run.id

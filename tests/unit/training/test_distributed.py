@@ -63,6 +63,14 @@ def test_twenty_plain_steps_end_at_the_same_weights(case: str, both: list[dict],
             torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0)
 
 
+def test_teacher_and_queue_of_two_processes_are_those_of_one(both: list[dict], alone: dict) -> None:
+    start = distributed_process.make_prepared(fit(batch_size=12)).state_dict()
+    assert max((alone["distilled"][name] - start[name]).abs().max().item() for name in start) > 1e-3
+    for weights in (one["distilled"] for one in both):
+        for name, weight in alone["distilled"].items():
+            torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0)
+
+
 def test_siblings_span_the_processes_and_count(alone: dict) -> None:
     batch = distributed_process.make_global_batch(1)
     halves = [set(batch.positive_id[part].tolist()) for part in (slice(6), slice(6, 12))]

@@ -41,9 +41,9 @@ def keep_whole_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a step keep the graph of all parts, as if memory did not matter: what GradCache has to equal."""
     cached = step._compute_gradients_cached
 
-    def whole(model, images, texts, back, positive, settings):
+    def whole(compute_loss, images, texts, back, positive, settings):
         image, text = (torch.cat([piece() for piece in pieces]) for pieces in (images, texts))
-        loss = step._compute_loss(model, image, text[back], positive)
+        loss = compute_loss(image, text[back], positive)
         torch.autograd.backward(loss)
         return loss
 

@@ -32,6 +32,15 @@ class Loop(Strict):
     select: Select
 
 
+class Distil(Strict):
+    """Learning from an average of the model's own weights beside the pairs, as R2D2 does (TgD)."""
+
+    momentum: Annotated[float, Field(gt=0, lt=1)]  # of the average, per step
+    alpha: Annotated[float, Field(ge=0, le=1)]  # its share of the targets, from 0 to this over the first epoch
+    queue: Annotated[int, Field(ge=0)]  # earlier pairs, by their vectors then, that each pair is compared with too
+    half_life: Count  # a pair of the queue weighs half once so many newer ones stand before it
+
+
 class Fit(Loop):
     """The settings of one training of the dual encoder; the same loop pre-trains and fine-tunes."""
 
@@ -41,6 +50,7 @@ class Fit(Loop):
     freeze: Literal["none", "text", "image"]  # LiT: keep this tower and its projection unchanged
     # what pairs of one picture or one caption are to each other; apart: never in one batch
     siblings: Literal["positives", "negatives", "apart"]
+    distil: Distil | None  # null: from the pairs alone
 
 
 class Baseline(Strict):

@@ -19,7 +19,7 @@ from tuwen.evaluation.details import make_details
 from tuwen.evaluation.embedded_set import EmbeddedSet
 from tuwen.evaluation.external.arrays import ForeignArray, make_array
 from tuwen.evaluation.external.relevance import Labelled, read_relevance, split_labels
-from tuwen.evaluation.external.scores import read_scores, reorder_answers
+from tuwen.evaluation.external.scores import read_scores, rerank_answers
 from tuwen.evaluation.figures import Figures, MetricValues, measure_figures
 from tuwen.retrieval import intervals, metrics
 
@@ -61,7 +61,7 @@ def evaluate_arrays(
     answers = answer_set(embedded, params)
     if scores:
         tasks = {name: embedded.make_task(direction) for name, direction in DIRECTIONS.items()}
-        answers = reorder_answers(answers, tasks, read_scores(scores, images, texts), params.ks)
+        answers = rerank_answers(answers, tasks, read_scores(scores, images, texts), params.ks)
     figures = _measure(embedded, answers, params)
     return {
         "figures": figures.values,

@@ -101,7 +101,7 @@ def _read_number(path: Path, line: int, value: object) -> float:
     return score
 
 
-def reorder_answers(
+def rerank_answers(
     answers: Mapping[str, Answers],
     tasks: Mapping[str, RetrievalTask],
     scores: Mapping[str, ScoredItems],
