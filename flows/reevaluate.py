@@ -40,7 +40,7 @@ MODEL = "finetuned"
 # Model -> the stage that trains it, which is stale whenever a stage above it is; a refit is not measured.
 TRAININGS = {MODEL: "finetune", "reranked": "rerank"}
 RESULTS, TEST = Path("results"), Path("data/clean/test")
-RANKS = "ranks.parquet"
+RANKS_NAME = "ranks.parquet"
 LOCK_FILE = Path("dvc.lock")
 TEST_TABLES = tuple(TEST / f"{name}.parquet" for name in ("images", "texts", "pairs"))
 BASE = Path("runs/base")  # the files fetched from the base
@@ -134,7 +134,7 @@ def compare_model(model: str, folder: Path, params: Params) -> ComparedModel:
     from tuwen.evaluation.compare import compare_ranks, find_regressions, format_changes
     from tuwen.evaluation.models import MODELS
 
-    ranks = RESULTS / model / RANKS
+    ranks = RESULTS / model / RANKS_NAME
     if not has_rows(folder / BASE / ranks):
         return ComparedModel([], f"The base has no {MODELS[model].title} model, so this one is not compared.")
     changes = compare_ranks(folder / BASE / ranks, folder / ranks, params.evaluate)
@@ -161,7 +161,7 @@ def fetch_base(base: str, folder: Path, models: Sequence[str]) -> None:
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
 
-    first, *others = (RESULTS / model / RANKS for model in models)
+    first, *others = (RESULTS / model / RANKS_NAME for model in models)
     path = first
     shutil.rmtree(folder / BASE, ignore_errors=True)
     try:

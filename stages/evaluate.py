@@ -14,7 +14,7 @@ from tuwen.evaluation.zero_shot import evaluate_zero_shot
 from tuwen.model.reranker import has_reranker
 from tuwen.tracking import figures, runs
 
-CLEAN = Path("data/clean")
+SETS = Path("data/clean")
 
 
 @report_user_errors
@@ -35,12 +35,12 @@ def main() -> None:
 def _measure(name: str, params: Params) -> None:
     embeddings, results = Path("embeddings") / name, Path("results") / name
     inputs = {f"embeddings-{one}": embeddings / one for one in EVALUATED_SETS}
-    inputs |= {f"data-{one}": CLEAN / one for one in EVALUATED_SETS}
+    inputs |= {f"data-{one}": SETS / one for one in EVALUATED_SETS}
     with _track(name, inputs, params) as run:
         metrics = evaluate_model(
-            embeddings, CLEAN, results, params.evaluate, params.pairs, model=Path("models") / name
+            embeddings, SETS, results, params.evaluate, params.pairs, model=Path("models") / name
         )
-        test = embeddings / "test", CLEAN / "test"
+        test = embeddings / "test", SETS / "test"
         evaluate_zero_shot(Path("models") / name, *test, results / "zero_shot.json")
         run.log_metrics(figures.flatten_metrics(metrics), step=0)
         run.finish_output(results)
@@ -55,12 +55,12 @@ def _measure_reordering(name: str, reordered: str, params: Params) -> None:
     """Measure a model that reorders what another finds; one that is switched off has no run of its own."""
     model, embeddings, results = Path("models") / name, Path("embeddings") / reordered, Path("results") / name
     if not has_reranker(model):
-        evaluate_reranked(model, embeddings, CLEAN, results, params.evaluate)
+        evaluate_reranked(model, embeddings, SETS, results, params.evaluate)
         return
     inputs = {"model": model} | {f"embeddings-{one}": embeddings / one for one in MEASURED_SETS}
-    inputs |= {f"data-{one}": CLEAN / one for one in EVALUATED_SETS}
+    inputs |= {f"data-{one}": SETS / one for one in EVALUATED_SETS}
     with _track(name, inputs, params) as run:
-        measured = evaluate_reranked(model, embeddings, CLEAN, results, params.evaluate)
+        measured = evaluate_reranked(model, embeddings, SETS, results, params.evaluate)
         run.log_metrics(figures.flatten_metrics(measured.metrics), step=0)
         for direction, costs in measured.costs.items():
             for depth, milliseconds in costs.items():

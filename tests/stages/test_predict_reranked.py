@@ -1,18 +1,21 @@
 """The tasks answered in the order of a re-ranker, by predict.rerank, with real models."""
 
 import csv
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from tests.support.reranker_world import build_reranked, score_all
+from tuwen.core.errors import UserError
+from tuwen.core.params import Predict
 from tuwen.data.formats import pairs
 from tuwen.data.formats.json_file import write_json
+from tuwen.prediction.predict import predict
+from tuwen.prediction.reranking import Reordering, choose_reordering
 
 FILES = {"t2i": "result1.csv", "i2t": "result2.csv"}
 COLUMNS = {"t2i": ("text_id", "result_image_id"), "i2t": ("image_id", "result_text_id")}
@@ -63,51 +66,52 @@ def read_answers(root: Path, direction: str) -> dict[str, list[str]]:
     return answers
 
 
-@pytest.mark.parametrize(
-    ("wanted", "reordered", "said"),
-    [
-        (True, {"t2i", "i2t"}, ""),
-        ("auto", {"t2i"}, "predict.rerank: auto re-ranks t2i\n"),
-    ],
-)
+def predict_by(root: Path, reordering: Reordering | None) -> None:
+    folders = root / "embeddings/final", root / "data/clean", root / "results"
+    predict(*folders, 5, model=root / "models/final", reordering=reordering)
+
+
+@pytest.mark.parametrize(("wanted", "reordered"), [(True, {"t2i", "i2t"}), ("auto", {"t2i"})])
 def test_the_answers_stand_in_the_order_that_is_wanted(
-    ranked: Path, run_stage: Any, write_params: Callable[..., Path], wanted: Any, reordered: set[str], said: str
+    ranked: Path, monkeypatch: pytest.MonkeyPatch, wanted: Any, reordered: set[str]
 ) -> None:
-    write_params(ranked, predict={"rerank": wanted})
-    done = run_stage(ranked, "predict")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(said)
+    monkeypatch.chdir(ranked)
+    reordering = choose_reordering(wanted, Path("models/reranked"), Path("results/reranked"))
+    assert reordering
+    assert set(reordering.choices) == reordered
+    predict_by(ranked, reordering)
     for direction in FILES:
         expected = answer_by(ranked, direction, direction in reordered)
         assert read_answers(ranked, direction) == expected
         assert expected != answer_by(ranked, direction, direction not in reordered)
+    assert not list(Path(".cache/rerank").iterdir())  # the tokens are gone
+
+
+def test_the_stage_says_what_auto_came_to_and_writes_the_same_bytes(
+    ranked: Path, monkeypatch: pytest.MonkeyPatch, run_stage: Any, write_params: Callable[..., Path]
+) -> None:
+    monkeypatch.chdir(ranked)
+    predict_by(ranked, choose_reordering("auto", Path("models/reranked"), Path("results/reranked")))
+    before = {name: (ranked / "results" / name).read_bytes() for name in FILES.values()}
+    write_params(ranked, predict={"rerank": "auto"})
+    done = run_stage(ranked, "predict")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("predict.rerank: auto re-ranks t2i\n")
+    assert {name: (ranked / "results" / name).read_bytes() for name in FILES.values()} == before
 
 
 def test_a_re_ranker_that_is_wanted_and_not_there_is_refused_and_auto_goes_without(
-    ranked: Path, tmp_path: Path, run_stage: Any, write_params: Callable[..., Path]
+    ranked: Path, tmp_path: Path
 ) -> None:
-
-    root = shutil.copytree(ranked, tmp_path / "copy")
-    shutil.rmtree(root / "models/reranked")
-    for wanted, code in ((True, 1), ("auto", 0)):
-        write_params(root, predict={"rerank": wanted})
-        done = run_stage(root, "predict")
-        assert done.returncode == code, done.stderr
-        if code:
-            assert "predict.rerank is true, but models/reranked holds no re-ranker" in done.stderr
-    assert done.stdout == "predict.rerank: auto re-ranks nothing\n"
-    (root / "models/reranked").mkdir()
-    shutil.copytree(ranked / "models/reranked", root / "models/reranked", dirs_exist_ok=True)
-    (root / "results/reranked/details.json").write_text(json.dumps({"reranking": None}))
-    done = run_stage(root, "predict")
-    assert done.returncode == 1
-    assert "results/reranked/details.json: does not say how to re-rank" in done.stderr
+    with pytest.raises(UserError, match=r"predict\.rerank is true, but .*none holds no re-ranker"):
+        choose_reordering(True, tmp_path / "none", tmp_path)
+    assert choose_reordering("auto", tmp_path / "none", tmp_path) is None
+    assert choose_reordering(False, ranked / "models/reranked", ranked / "results/reranked") is None
+    write_json(tmp_path / "details.json", {"reranking": None})
+    with pytest.raises(UserError, match=r"details\.json: does not say how to re-rank"):
+        choose_reordering("auto", ranked / "models/reranked", tmp_path)
 
 
-def test_two_corrections_at_once_are_refused(
-    ranked: Path, run_stage: Any, write_params: Callable[..., Path]
-) -> None:
-    write_params(ranked, predict={"rerank": "auto", "correction": "qbnorm"})
-    done = run_stage(ranked, "predict")
-    assert done.returncode == 1
-    assert "predict: correction must be none where rerank is not false" in done.stderr
+def test_two_corrections_at_once_are_refused() -> None:
+    with pytest.raises(ValidationError, match="correction must be none where rerank is not false"):
+        Predict.model_validate({"k": 5, "correction": "qbnorm", "rerank": "auto"})

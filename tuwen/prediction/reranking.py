@@ -12,18 +12,16 @@ from tuwen.data.formats.json_file import read_json
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.reranker import has_reranker, load_reranker
 from tuwen.retrieval.match_pairs import score_token_pairs, write_tokens
-from tuwen.retrieval.rerank import list_sides, match_first, rerank
-from tuwen.retrieval.rerank_choice import Choice
+from tuwen.retrieval.rerank import TOKENS_WORK, list_pair_sides, match_first, rerank
+from tuwen.retrieval.rerank_choice import OrderChoice
 from tuwen.retrieval.vectors import Rows, Vectors
-
-WORK = Path(".cache/rerank")  # of the tokens, which may be larger than the memory
 
 
 class Reordering(NamedTuple):
     """A re-ranker, and how it is used; a direction that `choices` lacks keeps the order of the cosine."""
 
     model: Path
-    choices: Mapping[str, Choice]
+    choices: Mapping[str, OrderChoice]
 
 
 def choose_reordering(wanted: bool | Literal["auto"], model: Path, results: Path) -> Reordering | None:
@@ -43,7 +41,7 @@ def choose_reordering(wanted: bool | Literal["auto"], model: Path, results: Path
     place = results / "details.json"
     try:
         chosen = {name: read_json(place)["reranking"][name] for name in DIRECTIONS}
-        choices = {name: Choice(int(one["k"]), float(one["weight"])) for name, one in chosen.items()}
+        choices = {name: OrderChoice(int(one["k"]), float(one["weight"])) for name, one in chosen.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{place}: does not say how to re-rank ({error!r}); run `dvc repro`") from None
     if wanted == "auto":
@@ -60,10 +58,10 @@ def answer_by_match(
     """
     reranker, way = load_reranker(reordering.model), DIRECTIONS[direction]
     choice = reordering.choices[direction]
-    WORK.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=WORK) as work:
+    TOKENS_WORK.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=TOKENS_WORK) as work:
         tokenizer = load_tokenizer(reordering.model / "vocab.txt")
-        tokens = write_tokens(reranker, tokenizer, list_sides(reranker, folder), Path(work))
+        tokens = write_tokens(reranker, tokenizer, list_pair_sides(reranker, folder), Path(work))
         score = partial(score_token_pairs, reranker, tokens)
         vectors = {way.queries: queries, way.gallery: gallery}
         matches = match_first(score, vectors, max(count, choice.k), [direction])[direction]

@@ -69,7 +69,7 @@ def find_reordering(measured: Results) -> str | None:
     return next((name for name in measured if MODELS[name].reorders), None)
 
 
-class Change(NamedTuple):
+class ChangeRow(NamedTuple):
     """One value before and after, each with its interval, and the change with its paired one."""
 
     direction: str
@@ -80,7 +80,7 @@ class Change(NamedTuple):
     is_sure: bool
 
 
-def list_changes(measured: Results, name: str, params: Evaluate) -> list[Change]:
+def list_changes(measured: Results, name: str, params: Evaluate) -> list[ChangeRow]:
     """Return R@k and R@M of both directions before and after the model of this name reorders."""
     own, before = measured[name].metrics, measured[f"{MODELS[name].reorders}"].metrics
     rows = []
@@ -94,7 +94,7 @@ def list_changes(measured: Results, name: str, params: Evaluate) -> list[Change]
                     continue
                 points = get_estimate(own, change, gain)
                 rows.append(
-                    Change(
+                    ChangeRow(
                         direction.title,
                         metric.make_title(k),
                         format_estimate(get_estimate(before, metric, value), metric),

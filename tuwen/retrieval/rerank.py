@@ -23,6 +23,8 @@ from tuwen.retrieval.metrics import Judged, judge_ranks
 from tuwen.retrieval.search import rank_items, top_k
 from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
 
+TOKENS_WORK = Path(".cache/rerank")  # for the files of tokens, which may be larger than the memory
+
 
 class Matches(NamedTuple):
     """The first k gallery rows of each query, best cosine first; every field is [Q, k]."""
@@ -37,7 +39,7 @@ def read_depth(model: Path) -> int:
     return int(read_json(model / manifest.MANIFEST)["params"]["rerank"]["k"])
 
 
-def list_sides(reranker: ReRanker, folder: Path) -> PairSides:
+def list_pair_sides(reranker: ReRanker, folder: Path) -> PairSides:
     """Return the images and captions of the set in `folder`, two levels below the data root."""
     tables = pairs.read_pair_set(folder)
     size_px = reranker.dual.config["image"]["size_px"]

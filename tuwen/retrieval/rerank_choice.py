@@ -16,7 +16,7 @@ from tuwen.retrieval.vectors import Rows
 WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of the cosine, to choose from; R2D2's is 1
 
 
-class Choice(NamedTuple):
+class OrderChoice(NamedTuple):
     """How the first answers are reordered."""
 
     k: int  # how many of them; 1 leaves all as they are
@@ -36,7 +36,7 @@ def list_depths(most: int) -> list[int]:
     return [*powers, most]
 
 
-def judge_choice(true: TrueRanks, matches: Matches, choice: Choice, ks: Sequence[int]) -> Judged:
+def judge_choice(true: TrueRanks, matches: Matches, choice: OrderChoice, ks: Sequence[int]) -> Judged:
     """Judge the order that a choice gives, as `rerank.judge_reranked` does, without another search."""
     order_Qk, moved = rank_first(matches, *choice), true.rank.copy()
     rank_Qk = np.argsort(order_Qk, axis=1) + 1  # the inverse permutation
@@ -45,11 +45,11 @@ def judge_choice(true: TrueRanks, matches: Matches, choice: Choice, ks: Sequence
     return judge_ranks(true.query, moved, ks)
 
 
-def choose_order(true: TrueRanks, matches: Matches, most: int, ks: Sequence[int]) -> Choice:
+def choose_order(true: TrueRanks, matches: Matches, most: int, ks: Sequence[int]) -> OrderChoice:
     """Return the depth, at most `most`, and the weight with the best mean of hit@k over ks, for a set like valid.
 
     Of equal ones it is what changes least: the smallest depth, and there the largest weight.
     """
-    choices = [Choice(k, weight) for k in list_depths(most) for weight in reversed(WEIGHTS)]
+    choices = [OrderChoice(k, weight) for k in list_depths(most) for weight in reversed(WEIGHTS)]
     hits = [compute_hits(judge_choice(true, matches, choice, ks), ks).mean() for choice in choices]
     return choices[int(np.argmax(hits))]

@@ -21,7 +21,7 @@ from tuwen.retrieval.metrics import judge_ranks, rank_true_items
 from tuwen.retrieval.search import rank_items, top_k
 from tuwen.retrieval.vectors import Floats, RetrievalTask, Rows
 
-SHOWN = 3  # unknown names in an error
+NAMED_UNKNOWN = 3  # unknown names in an error
 
 
 class ScoredItems(NamedTuple):
@@ -68,9 +68,9 @@ def read_score_table(path: Path, images: ForeignArray, texts: ForeignArray) -> t
             raise UserError(f"{path}: line {line}: {','.join(names)} has a score already; give each pair once")
         seen[query, item] = _read_number(path, line, row["score"])
     if unknown:
-        more = f" (and {len(unknown) - SHOWN} more)" if len(unknown) > SHOWN else ""
+        more = f" (and {len(unknown) - NAMED_UNKNOWN} more)" if len(unknown) > NAMED_UNKNOWN else ""
         raise UserError(
-            f"{path}: no such row: {'; '.join(unknown[:SHOWN])}{more}; images: {images.describe_names()}; "
+            f"{path}: no such row: {'; '.join(unknown[:NAMED_UNKNOWN])}{more}; images: {images.describe_names()}; "
             f"texts: {texts.describe_names()}"
         )
     if direction is None:

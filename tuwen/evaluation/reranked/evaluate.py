@@ -24,20 +24,22 @@ from tuwen.evaluation.zero_shot_file import make_empty_report, write_report
 from tuwen.model.reranker import has_reranker, load_reranker
 from tuwen.retrieval.metrics import compute_hits, judge_ranks
 from tuwen.retrieval.rerank import rerank
-from tuwen.retrieval.rerank_choice import Choice, choose_order, judge_choice, list_depths
+from tuwen.retrieval.rerank_choice import OrderChoice, choose_order, judge_choice, list_depths
 
 
-class Measured(NamedTuple):
+class MeasuredReranker(NamedTuple):
     """What was measured; nothing of a re-ranker that is switched off."""
 
     metrics: dict[str, MetricValues]  # of test and valid
     costs: Mapping[str, Mapping[int, float]]  # direction -> depth -> milliseconds per query of test: in no out
 
 
-Choices = Mapping[str, Choice]  # by direction
+Choices = Mapping[str, OrderChoice]  # by direction
 
 
-def evaluate_reranked(model: Path, embeddings: Path, clean: Path, results: Path, params: Evaluate) -> Measured:
+def evaluate_reranked(
+    model: Path, embeddings: Path, clean: Path, results: Path, params: Evaluate
+) -> MeasuredReranker:
     """Write what `evaluate_model` writes, of the re-ranker in the folder `model`.
 
     embeddings: folder of the dual encoder that pre-ranks; clean: folder of the sets' tables. pair_cosines.parquet
@@ -50,7 +52,7 @@ def evaluate_reranked(model: Path, embeddings: Path, clean: Path, results: Path,
         write_json(results / "metrics.json", {})
         write_json(results / "details.json", {})
         pairs.write_table(results / "ranks.parquet", make_empty_ranks(params.ks))
-        return Measured({}, {})
+        return MeasuredReranker({}, {})
     sets = _score_sets(model, embeddings, clean, params)
     valid = sets["valid"]
     choices = {
@@ -74,7 +76,7 @@ def evaluate_reranked(model: Path, embeddings: Path, clean: Path, results: Path,
         for name, choice in choices.items()
     }
     write_json(results / "details.json", details)
-    return Measured(metrics, sets["test"].costs)
+    return MeasuredReranker(metrics, sets["test"].costs)
 
 
 def _score_sets(model: Path, embeddings: Path, clean: Path, params: Evaluate) -> dict[str, ScoredSet]:
@@ -108,7 +110,7 @@ def answer_reordered(own: ScoredSet, choices: Choices, params: Evaluate) -> dict
     return answers
 
 
-def _draw_depths(own: ScoredSet, direction: str, choice: Choice, ks: Sequence[int]) -> list[dict[str, float]]:
+def _draw_depths(own: ScoredSet, direction: str, choice: OrderChoice, ks: Sequence[int]) -> list[dict[str, float]]:
     """Return hit@k by depth at the weight of the choice; depth 1 is the order before."""
     points = []
     for depth in (1, *list_depths(own.most)):

@@ -20,14 +20,13 @@ from tuwen.evaluation.reranked.matching import list_judged_pairs
 from tuwen.model.reranker import ReRanker
 from tuwen.retrieval.match_pairs import score_token_pairs, write_tokens
 from tuwen.retrieval.metrics import rank_true_items
-from tuwen.retrieval.rerank import Matches, list_pairs, list_sides, match_first, read_depth
+from tuwen.retrieval.rerank import TOKENS_WORK, Matches, list_pair_sides, list_pairs, match_first, read_depth
 from tuwen.retrieval.rerank_choice import TrueRanks, list_depths
 from tuwen.retrieval.vectors import Rows, Vectors
 
 Score = Callable[[Rows, Rows], Vectors]  # image rows and text rows [P] -> probability [P]
 
 QUERIES_TIMED = 32
-WORK = Path(".cache/rerank")  # of the tokens, which may be larger than the memory
 
 
 class ScoredSet(NamedTuple):
@@ -49,11 +48,11 @@ def score_set(reranker: ReRanker, model: Path, embedded: Path, folder: Path, par
     require_preranker(embedded, model)
     manifest.require_inputs(embedded, {"set": folder})
     own = read_embedded_set(embedded, folder, None, params.ks)
-    tokenizer, sides = load_tokenizer(model / "vocab.txt"), list_sides(reranker, folder)
+    tokenizer, sides = load_tokenizer(model / "vocab.txt"), list_pair_sides(reranker, folder)
     most = min(read_depth(model), len(own.images), len(own.texts))
     vectors = {"images": own.images, "texts": own.texts}
-    WORK.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=WORK) as work:
+    TOKENS_WORK.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=TOKENS_WORK) as work:
         score = partial(score_token_pairs, reranker, write_tokens(reranker, tokenizer, sides, Path(work)))
         matches = match_first(score, vectors, max(most, count_answers(own, params)), list(DIRECTIONS))
         if len(own.unfit[0]):

@@ -14,7 +14,7 @@ from tuwen.data.formats import manifest, pairs
 from tuwen.evaluation.details import read_details
 from tuwen.evaluation.models import MODELS
 from tuwen.evaluation.ranks import read_ranks
-from tuwen.evaluation.reranked.evaluate import Measured, evaluate_reranked
+from tuwen.evaluation.reranked.evaluate import MeasuredReranker, evaluate_reranked
 from tuwen.evaluation.results import list_measured, read_metrics
 from tuwen.retrieval.rerank_choice import WEIGHTS
 
@@ -33,7 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def measure(root: Path) -> Measured:
+def measure(root: Path) -> MeasuredReranker:
     folders = (
         root / "models/reranked",
         root / "embeddings/finetuned",
