@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "prediction": RANKING,
     "evaluation": RANKING,
     "report": FORMATS | {"data/quality", "retrieval", "evaluation"},
-    "tracking": FORMATS | {"retrieval", "evaluation", "report"},
+    "tracking": RANKING | {"evaluation", "report"},
 }
 ROOT_MODULES = {"tuwen/__init__.py", *modules("tuwen/cli")}  # above all rooms
 # These import what lies in their own folder; every other package is a docstring.

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
 from tuwen.model.reranker import ReRanker
@@ -36,11 +35,13 @@ class Matches(NamedTuple):
 
 def read_depth(model: Path) -> int:
     """Return how many first answers the re-ranker in the folder `model` may reorder: its settings' k."""
-    return int(read_json(model / manifest.MANIFEST)["params"]["rerank"]["k"])
+    return int(read_json(model / "manifest.json")["params"]["rerank"]["k"])
 
 
 def list_pair_sides(reranker: ReRanker, folder: Path) -> PairSides:
     """Return the images and captions of the set in `folder`, two levels below the data root."""
+    from tuwen.data.formats import pairs  # not needed on a bare machine
+
     tables = pairs.read_pair_set(folder)
     size_px = reranker.dual.config["image"]["size_px"]
     captions = [caption or "" for caption in tables.texts["caption"].to_pylist()]
