@@ -95,9 +95,10 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so i
         from tuwen.retrieval.retriever import read_square
         from tuwen.retrieval.search import top_k
 
+        assert self.packed is not None
         direction = "t2i" if column == "text" else "i2t"
         gallery = self.galleries[ANSWER_KINDS[column]]
-        count = min(max(k, self.packed.choices[direction].k), len(gallery.ids))
+        count = max(k, min(self.packed.choices[direction].k, len(gallery.ids)))
         found, cosine = top_k(vectors, gallery.vectors, count)
         asked: list[Any] = list(values)
         if column == "image":
