@@ -38,6 +38,7 @@ STEPS = [
     ["baseline"],
     ["finetune"],
     ["refit"],
+    ["rerank"],
     *(["embed", model, name] for model in MODELS for name in SETS),
     ["embed", "final", "t2i"],
     ["embed", "final", "i2t"],

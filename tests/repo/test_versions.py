@@ -19,6 +19,7 @@ from tuwen.core import params
 from tuwen.core.versions import flatten_versions, read_versions
 from tuwen.data.augment import stored_views
 from tuwen.data.formats import manifest
+from tuwen.reranking import recipe
 from tuwen.retrieval import embed
 from tuwen.training import checkpoint
 
@@ -139,6 +140,7 @@ def test_every_kind_has_its_versions() -> None:
         ("augment", stored_views.DECIDING_CODE),
         ("embed", embed.DECIDING_CODE),
         *((name, checkpoint.DECIDING_CODE) for name in ("baseline", "finetune", "refit")),
+        ("rerank", recipe.DECIDING_CODE),
     ],
 )
 def test_unfinished_work_is_resumed_by_the_versions_that_the_stage_names_alone(

@@ -39,7 +39,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_model_loss_and_step_are_imported_without_the_extras() -> None:
     done = python("""
 import tuwen.data.formats.images, tuwen.data.formats.sides, tuwen.data.formats.text, tuwen.model.dual_encoder
-import tuwen.retrieval.rerank, tuwen.training.loss, tuwen.training.step
+import tuwen.retrieval.match_pairs, tuwen.training.loss, tuwen.training.step
 print("all there")
 """)
     assert done.stdout == "all there\n", done.stderr

@@ -206,7 +206,7 @@ class Matching:
         if distributed.is_first() and record.get("fgr", 0.0) > never - ALARM:
             say(
                 f"warning: the loss of matching is {record['fgr']:.4f}, and {never:.4f} is that of a re-ranker "
-                "that tells nothing apart; raise rerank.fit.lr or warmup_steps, or show it more pairs",
+                "that tells nothing apart; try another rerank.fit.lr or more warmup_steps, or show it more pairs",
                 error=True,
             )
         return record | {"fgr_accuracy": won / max(1.0, judged), "fgr_skipped": skipped * ranks}

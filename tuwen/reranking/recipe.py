@@ -17,7 +17,7 @@ from tuwen.data.augment.views import Viewer
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.text import SPECIAL_TOKENS, load_tokenizer
-from tuwen.model import dual_encoder
+from tuwen.model import card, dual_encoder
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.reranker import make_cross_encoder, save_reranker
 from tuwen.reranking.objective import HiddenWords, Matching
@@ -115,7 +115,13 @@ def _train(
     facts = {"pairs": len(views), "steps": training.done, "selected": chosen._asdict(), "candidates": candidates}
     facts |= {"ran": {"precision": choose_precision(fit)} | describe_machine(), "epochs": training.records}
     write_json(out / "training.json", facts)
+    card.write_card(out, dual.config, _describe_origin(settings), facts)
     return True
+
+
+def _describe_origin(settings: Rerank) -> str:
+    layers = f"a cross encoder ({settings.fusion}, layers {settings.layers})"
+    return f"the fine-tuned model of this pipeline, whose first {settings.k} answers {layers} ranks once more"
 
 
 def describe_layers(dual: DualEncoder, settings: Rerank) -> dict[str, Any]:

@@ -48,20 +48,24 @@ def label_training(model: Path, recipe: Mapping[str, str]) -> str:
 def find_preset(recipe: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """Return the nearest preset of presets/, "" where there is none, and the settings that differ from it.
 
-    By its settings and not by its folder: a queued experiment of DVC runs in a folder of another name.
+    By its settings and not by its folder: a queued experiment of DVC runs in a folder of another name. Of equally
+    near ones it is the one that extends the fewest others, and not an overlay that changes what the recipe lacks.
     """
-    nearest: tuple[str, dict[str, str]] | None = None
-    for name in sorted((path.stem for path in PRESETS.glob("*.yaml")), key=lambda name: (len(name), name)):
+    presets = []
+    for path in PRESETS.glob("*.yaml"):
         with contextlib.suppress(UserError):  # a broken preset ends its own run, not this one
-            preset = dict(flatten(get_values(compose_preset(name))))
-            groups = {key.partition(".")[0] for key in preset}
-            differences = {
-                key: value
-                for key, value in recipe.items()
-                if key.partition(".")[0] in groups and not _is_equal(value, preset.get(key, str(None)))
-            }
-            if nearest is None or len(differences) < len(nearest[1]):
-                nearest = name, differences
+            presets.append(compose_preset(path.stem))
+    nearest: tuple[str, dict[str, str]] | None = None
+    for preset in sorted(presets, key=lambda one: (len(one.chain), len(one.path.stem), one.path.stem)):
+        values = dict(flatten(get_values(preset)))
+        groups = {key.partition(".")[0] for key in values}
+        differences = {
+            key: value
+            for key, value in recipe.items()
+            if key.partition(".")[0] in groups and not _is_equal(value, values.get(key, str(None)))
+        }
+        if nearest is None or len(differences) < len(nearest[1]):
+            nearest = preset.path.stem, differences
     return nearest or ("", {})
 
 

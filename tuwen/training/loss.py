@@ -40,7 +40,7 @@ def compute_contrastive_loss(
     return (_cross_entropy(image_to_text_BC, positive_BC) + _cross_entropy(text_to_image_BC, positive_BC)) / 2
 
 
-class Candidates(NamedTuple):
+class Compared(NamedTuple):
     """What each row is compared with: N rows of all processes and of a queue, the student's and the teacher's."""
 
     image: Tensor  # [N, D]
@@ -55,7 +55,7 @@ def compute_distilled_loss(
     text_BD: Tensor,
     teacher_image_BD: Tensor,
     teacher_text_BD: Tensor,
-    candidates: Candidates,
+    candidates: Compared,
     positive_BN: Tensor,
     scale: Tensor,
     alpha: float,

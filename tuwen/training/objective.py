@@ -13,7 +13,7 @@ from torch import Tensor
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed
-from tuwen.training.loss import Candidates, compare_ids, compute_distilled_loss
+from tuwen.training.loss import Compared, compare_ids, compute_distilled_loss
 from tuwen.training.optim import Teacher
 from tuwen.training.step import (
     clamp_temperature,
@@ -130,7 +130,7 @@ class Contrastive:
             text_bD,
             teacher_image_bD,
             teacher_text_bD,
-            Candidates(image, text, teacher_image, teacher_text, weight_N),
+            Compared(image, text, teacher_image, teacher_text, weight_N),
             torch.cat([positive_bB, again_bQ], dim=1),
             model.scale,
             self._fit.distil.alpha * min(1.0, done / self._ramp_steps),

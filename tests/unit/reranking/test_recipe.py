@@ -73,6 +73,8 @@ def test_the_folder_is_the_dual_encoder_with_the_cross_encoder_beside_it(here: P
     assert manifest["params"]["rerank"]["fusion"] == "both"
     assert set(manifest["files"]) >= {"cross_encoder.json", "cross_encoder.safetensors", "training.json"}
     assert not Path(".cache/r").exists()
+    card = Path("models/reranked/README.md").read_text(encoding="utf-8")
+    assert "whose first 4 answers a cross encoder (both, layers 1) ranks once more" in card
 
 
 def test_two_trainings_write_the_same_bytes(here: Path) -> None:

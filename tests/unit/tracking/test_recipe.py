@@ -99,6 +99,20 @@ def test_a_name_tells_preset_and_difference_and_is_the_only_one(project: Path) -
     assert {run.data.params["preset"] for run in all_runs(project)} == {"smoke"}
 
 
+def test_a_training_is_not_named_after_an_overlay_of_what_it_does_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """r2d2 extends contest by a re-ranker; the dual encoder of both has the same settings, and the longer name."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "presets", "presets")
+    for name in ("contest", "sample"):
+        settings = recipe.flatten(get_values(compose_preset(name)))
+        of_dual = {key: value for key, value in settings if key.partition(".")[0] not in ("rerank", "finetune")}
+        assert recipe.find_preset(of_dual) == (name, {})
+    whole = dict(recipe.flatten(get_values(compose_preset("r2d2"))))
+    assert recipe.find_preset(whole) == ("r2d2", {})
+
+
 def test_many_differences_are_counted_and_show_no_password(project: Path) -> None:
     shutil.copytree(ROOT / "presets", "presets")
     settings = get_values(compose_preset("sample"))
