@@ -57,7 +57,7 @@ def open_packed_reranker(model: Path, packed: Path) -> PackedReranker | None:
     return PackedReranker(reranker, load_tokenizer(model / "vocab.txt"), PairTokens(**files), choices)
 
 
-def reorder_found(
+def rerank_found(
     packed: PackedReranker,
     direction: str,
     queries: Sequence[Any],

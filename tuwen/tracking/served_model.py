@@ -91,7 +91,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so i
         self, column: str, values: Sequence[str], rows: Sequence[int], vectors: Any, k: int
     ) -> tuple[list[list[str]], Any]:
         """Search more than k where the re-ranker reads more, and return the first k of its order."""
-        from tuwen.retrieval.packed_reranker import reorder_found
+        from tuwen.retrieval.packed_reranker import rerank_found
         from tuwen.retrieval.retriever import read_square
         from tuwen.retrieval.search import top_k
 
@@ -107,7 +107,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so i
             ]
         size_px = self.retriever.model.config["image"]["size_px"]
         decode = partial(read_square, size_px=size_px)
-        ordered, cosines = reorder_found(self.packed, direction, asked, decode, (found, cosine))
+        ordered, cosines = rerank_found(self.packed, direction, asked, decode, (found, cosine))
         return [[gallery.ids[item] for item in items] for items in ordered[:, :k].tolist()], cosines[:, :k]
 
     def _encode(self, column: str, rows: Sequence[int], values: Sequence[str]) -> Any:
