@@ -139,6 +139,7 @@ def reranked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         details = {"gallery_curve": {"t2i": [], "i2t": []}, "score_histogram": None}
         details |= {"hubs": {way: {"k": 10, "top": []} for way in ("t2i", "i2t")}}
         details |= {"reranking": {"t2i": chosen, "i2t": chosen | {"k": 4, "weight": 0.0}}}
+        (root / "results/reranked").mkdir(parents=True)
         write_json(root / "results/reranked/details.json", details)
         registry.pack(Path("models/reranked"), "test", root / "gallery")
     return {"model": str(root / "models/reranked"), "gallery": str(root / "gallery")}
