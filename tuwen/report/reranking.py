@@ -107,18 +107,22 @@ def list_changes(measured: Results, name: str, params: Evaluate) -> list[ChangeR
 
 
 def describe_answering(measured: Results, wanted: bool | str) -> str:
-    """Return that the tasks' answers are re-ranked, as a sentence after others; empty where none is.
+    """Return what the re-ranked column is, and which of the tasks' answers are re-ranked; empty without one.
 
     wanted: params.yaml's predict.rerank.
     """
     name = find_reordering(measured)
     described = measured[name].details.reranking if name else None
-    if described is None or not wanted:
+    if name is None or described is None:
         return ""
+    before, after = MODELS[f"{MODELS[name].reorders}"].title, MODELS[name].title
+    column = f" The column {after} is the {before} model's, its first answers in a new order."
+    if not wanted:
+        return column
     ways = [name for name in DIRECTIONS if wanted is True or described[name].sure_on_valid]
     titles = " and ".join(DIRECTIONS[name].title for name in ways) or "in no direction"
     why = "" if wanted is True else ", where valid is sure of the gain"
-    return f" Their first answers are re-ranked{why}: {titles}."
+    return f"{column} The tasks' answers are re-ranked{why}: {titles}."
 
 
 def _describe_choice(direction: str, chosen: Reranking) -> str:

@@ -1,5 +1,6 @@
 """One more metric is one row of FIGURES, one more ranked model one row of MODELS: both appear everywhere."""
 
+import html
 import json
 import re
 import shutil
@@ -122,13 +123,22 @@ def test_a_model_that_reorders_is_one_more_column(
     details = json.loads((path.parent / "details.json").read_text())
     curve = [{"k": k, "hit_at_1": 0.1, "hit_at_5": 0.5, "hit_at_10": 0.7 + k / 100} for k in (1, 2, 4)]
     chosen = {"k": 4, "weight": 0.5, "sure_on_valid": True, "curve": curve}
-    details |= {"score_histogram": None, "reranking": {"t2i": chosen, "i2t": chosen | {"k": 2, "weight": 0}}}
+    details |= {
+        "score_histogram": None,
+        "reranking": {"t2i": chosen, "i2t": chosen | {"k": 2, "weight": 0, "sure_on_valid": False}},
+    }
     (path.parent / "details.json").write_text(json.dumps(details))
     zero = {"classes": [], "pictures": 0, "per_class": [], "confusion": []}
     zero |= {prompts: {"top_1": 0.0, "top_5": 0.0} for prompts in ("one_prompt", "ensemble")}
     (root / "results/reranked/zero_shot.json").write_text(json.dumps(zero))
+    settings = (root / "params.yaml").read_text()
+    assert settings.count("  rerank: false\n") == 1
+    (root / "params.yaml").write_text(settings.replace("  rerank: false\n", "  rerank: auto\n"))
     report_inputs.write(root)
     page, text = ((root / "results" / name).read_text() for name in ("report.html", "report.md"))
+    told = "The tasks' answers are re-ranked, where valid is sure of the gain: text → image."
+    assert told in text
+    assert told in html.unescape(page)
     gain_titles = ["fine-tuned: gain, points", "re-ranked: gain, points"]
     header = f"| direction |  | chance | baseline | fine-tuned | re-ranked | {' | '.join(gain_titles)} |"
     assert f"{header} fine-tuned, QB-Norm | its change, points |" in text
