@@ -26,7 +26,7 @@ from tuwen.retrieval.vectors import read_vectors
 from tuwen.tracking import lineage, revision, runs
 
 MODEL_NAME = "tuwen"  # of the registered model
-CLEAN, EMBEDDINGS, RESULTS = Path("data/clean"), Path("embeddings"), Path("results")
+CLEAN, EMBEDDINGS, MEASURED_RESULTS = Path("data/clean"), Path("embeddings"), Path("results")
 MEASURED_FOLDER = "measured"  # artifact folder of a run, with what the next challenger is compared with
 
 
@@ -98,7 +98,7 @@ def pack(model: Path, gallery: str, out: Path) -> None:
         shutil.copy(embedded / f"{side}.npy", out)
     (out / "ids.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     if has_reranker(model):
-        pack_reranker(model, folder, read_choices(RESULTS / model.name / "details.json"), out)
+        pack_reranker(model, folder, read_choices(MEASURED_RESULTS / model.name / "details.json"), out)
 
 
 def find_vectors(model: Path) -> Path:
@@ -112,7 +112,7 @@ def _measure(model: Path, name: str, out: Path, params: Evaluate) -> None:
     out.mkdir(parents=True)
     if has_reranker(model):
         scored = score_set(load_reranker(model), model, find_vectors(model) / name, CLEAN / name, params)
-        choices = read_choices(RESULTS / model.name / "details.json")
+        choices = read_choices(MEASURED_RESULTS / model.name / "details.json")
         embedded, answers = scored.embedded, answer_reordered(scored, choices, params)
     else:
         embedded = read_embedded_set(find_vectors(model) / name, CLEAN / name, model, params.ks)
