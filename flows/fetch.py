@@ -17,17 +17,17 @@ ABSENT = ("deleted", "not in cache")
 
 
 def plan_with_absent(
-    graph: Any, target: str, folder: Path, *, also: Sequence[str], never: str
+    graph: Any, targets: Sequence[str], folder: Path, *, also: Sequence[str], never: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Return `plan` of the stage `target`, in which an out that is not here is up to date where dvc.lock says so.
+    """Return `plan` of `targets`, in which an out that is not here is up to date where dvc.lock says so.
 
-    What the stages of the plan read and what `target` makes is fetched; only what cannot be had must be made.
-    also: outs that the caller reads. never: a stage that is not run; where the plan holds it, nothing is fetched.
-    It and those above are taken as recorded where nothing but versions of packages changed: the second list.
+    What the stages of the plan read and what `targets` make is fetched; only what cannot be had must be made.
+    also: outs that the caller reads. never: stages that are not run; where the plan holds one, nothing is fetched.
+    They and those above are taken as recorded where nothing but versions of packages changed: the second list.
     """
     from dvc.repo import Repo
 
-    above = {never, *nx.ancestors(graph, never)}
+    above = set(never).union(*(nx.ancestors(graph, stage) for stage in never))
     lost: set[str] = set()  # fetched in vain
     while True:
         with Repo(folder) as repo:
@@ -37,9 +37,9 @@ def plan_with_absent(
                 for stage, entries in read_status(folder).items()
             }
             status, outdated = drop_version_changes(status, above)
-            stale = plan(graph, status, [target], force=False)
-            wanted = recorded.find_absent(stale, target, also)
-        if never in stale or wanted <= lost:
+            stale = plan(graph, status, targets, force=False)
+            wanted = recorded.find_absent(stale, targets, also)
+        if not stale.keys().isdisjoint(never) or wanted <= lost:
             return stale, outdated
         _pull(sorted(wanted - lost), folder)
         lost |= {out for out in wanted if not (folder / out).exists()}
@@ -82,11 +82,12 @@ class Recorded:
         hash_info = self._deps[stage][dep].hash_info
         return bool(hash_info) and bool(hash_info.value == self._compute_hash(dep))
 
-    def find_absent(self, stages: Iterable[str], target: str, also: Sequence[str]) -> set[str]:
-        """Return the outs that are not here and that these stages read, `target` makes or `also` names."""
+    def find_absent(self, stages: Iterable[str], targets: Sequence[str], also: Sequence[str]) -> set[str]:
+        """Return the outs that are not here and that these stages read, `targets` make or `also` names."""
         read = {dep for stage in stages for dep in self._deps[stage]} | set(also)
         of_deps = {out for dep in read for out in self._find_outs(dep)}
-        return {out for out in of_deps | set(self._outs[target]) if not (self._root / out).exists()}
+        made = {out for target in targets for out in self._outs[target]}
+        return {out for out in of_deps | made if not (self._root / out).exists()}
 
     def _find_outs(self, dep: str) -> list[str]:
         """Return the outs that a dep is, lies in or holds."""

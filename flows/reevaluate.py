@@ -9,7 +9,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -37,9 +37,10 @@ from tuwen.tracking import revision
 
 # What is shipped, models/final, is a copy of this model, or a refit that has seen the test split.
 MODEL = "finetuned"
-EVALUATE = f"evaluate@{MODEL}"
-TRAINING = "finetune"  # it is stale whenever a stage above it is; a refit is not measured
-RANKS_FILE, TEST = Path("results") / MODEL / "ranks.parquet", Path("data/clean/test")
+# Model -> the stage that trains it, which is stale whenever a stage above it is; a refit is not measured.
+TRAININGS = {MODEL: "finetune", "reranked": "rerank"}
+RESULTS, TEST = Path("results"), Path("data/clean/test")
+RANKS_NAME = "ranks.parquet"
 LOCK_FILE = Path("dvc.lock")
 TEST_TABLES = tuple(TEST / f"{name}.parquet" for name in ("images", "texts", "pairs"))
 BASE = Path("runs/base")  # the files fetched from the base
@@ -48,6 +49,13 @@ PAGE = Path("runs/reevaluate.md")
 NOT_WORSE, WORSE, NOT_COMPARABLE = "Not worse", "Worse", "Not comparable"
 NOT_REBUILT, FAILED = "Model not rebuilt", "Failed"
 EXIT_CODES = {WORSE: 1, NOT_COMPARABLE: 2, NOT_REBUILT: 3, FAILED: 4}
+
+
+class ComparedModel(NamedTuple):
+    """What the gate found of one model: why it is worse, a sentence for each reason, and the table as Markdown."""
+
+    faults: list[str]
+    table: str
 
 
 class GateResult(NamedTuple):
@@ -91,46 +99,75 @@ def write_gate_page(result: GateResult) -> str:
 
 def run_gate(base: str, folder: Path) -> GateResult:
     """Compare the model in `folder` with the revision `base`. Raises UserError when evaluating it fails."""
-    from tuwen.evaluation.compare import compare_ranks, find_regressions, format_changes, require_same_test
+    from tuwen.evaluation.compare import require_same_test
 
-    graph = read_graph(folder)
-    stale, outdated = plan_with_absent(graph, EVALUATE, folder, also=[str(TEST)], never=TRAINING)
-    if TRAINING in stale:
+    graph, params = read_graph(folder), load_params(folder / "params.yaml")
+    models = [MODEL, *(["reranked"] if params.rerank else [])]
+    targets, trainings = [f"evaluate@{model}" for model in models], [TRAININGS[model] for model in models]
+    stale, outdated = plan_with_absent(graph, targets, folder, also=[str(TEST)], never=trainings)
+    if not stale.keys().isdisjoint(trainings):
         return GateResult(NOT_REBUILT, _not_rebuilt(stale))
     try:
-        fetch_base(base, folder)
+        fetch_base(base, folder, models)
         require_same_test(folder / BASE / TEST, folder / TEST)
     except UserError as error:
         return GateResult(NOT_COMPARABLE, str(error))
     run_stages(graph, stale, folder)
-    params = load_params(folder / "params.yaml")
     try:
-        changes = compare_ranks(folder / BASE / RANKS_FILE, folder / RANKS_FILE, params.evaluate)
+        compared = [compare_model(model, folder, params) for model in models]
     except UserError as error:
         return GateResult(NOT_COMPARABLE, str(error))
-    faults = find_regressions(changes, params.gate.max_drop_points)
+    faults = [fault for one in compared for fault in one.faults]
     lead = "\n".join(f"- {fault}" for fault in faults) or f"No R@5 fell, beyond chance or the limit, from {base}."
-    measuring = select_stages(graph, [EVALUATE])[1] - {TRAINING, *nx.ancestors(graph, TRAINING)}
+    trained = set(trainings).union(*(nx.ancestors(graph, stage) for stage in trainings))
+    measuring = select_stages(graph, targets)[1] - trained
     locks = ((place / LOCK_FILE).read_text(encoding="utf-8") for place in (folder / BASE, folder))
     before, after = (read_recorded_versions(lock, measuring) for lock in locks)
     notes = describe_versions(before, after, list(stale), outdated)
-    why = "\n\n".join([lead, *notes, format_changes(changes), _legend(base, folder, params)])
+    tables = [one.table for one in compared]
+    why = "\n\n".join([lead, *notes, *tables, _legend(base, folder, models, params)])
     return GateResult(WORSE if faults else NOT_WORSE, why)
 
 
-def fetch_base(base: str, folder: Path) -> None:
+def compare_model(model: str, folder: Path, params: Params) -> ComparedModel:
+    """Compare one model of this checkout with the base's, as fetched. Raises UserError as `compare_ranks`."""
+    from tuwen.evaluation.compare import compare_ranks, find_regressions, format_changes
+    from tuwen.evaluation.models import MODELS
+
+    ranks = RESULTS / model / RANKS_NAME
+    if not has_rows(folder / BASE / ranks):
+        return ComparedModel([], f"The base has no {MODELS[model].title} model, so this one is not compared.")
+    changes = compare_ranks(folder / BASE / ranks, folder / ranks, params.evaluate)
+    faults, table = find_regressions(changes, params.gate.max_drop_points), format_changes(changes)
+    if model == MODEL:
+        return ComparedModel(faults, table)
+    title = MODELS[model].title
+    return ComparedModel([f"{title}: {fault}" for fault in faults], f"The {title} model:\n\n{table}")
+
+
+def has_rows(ranks: Path) -> bool:
+    """Whether a model was measured: a re-ranker that is switched off has an empty table, older code has none."""
+    import pyarrow.parquet as pq
+
+    return ranks.is_file() and pq.read_metadata(ranks).num_rows > 0
+
+
+def fetch_base(base: str, folder: Path, models: Sequence[str]) -> None:
     """Fetch the base's ranks, test tables and dvc.lock into `BASE`, as `dvc get --rev` does.
 
-    Raises UserError when git does not know the revision, or cache and remote lack its files.
+    models: whose ranks; a base of older code may lack those of all but the first. Raises UserError when git does
+    not know the revision, or cache and remote lack its files.
     """
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
 
-    path = RANKS_FILE
+    first, *others = (RESULTS / model / RANKS_NAME for model in models)
+    path = first
     shutil.rmtree(folder / BASE, ignore_errors=True)
     try:
         with contextlib.closing(DVCFileSystem(str(folder.absolute()), rev=base)) as files:
-            for path in (RANKS_FILE, *TEST_TABLES, LOCK_FILE):
+            known = [other for other in others if files.exists(str(other))]
+            for path in (first, *known, *TEST_TABLES, LOCK_FILE):
                 fetched = folder / BASE / path
                 fetched.parent.mkdir(parents=True, exist_ok=True)
                 # Not get_file: it may hard-link into the cache, and a second call would empty the cached file.
@@ -152,12 +189,13 @@ def _not_rebuilt(stale: Mapping[str, str]) -> str:
     )
 
 
-def _legend(base: str, folder: Path, params: Params) -> str:
+def _legend(base: str, folder: Path, models: Sequence[str], params: Params) -> str:
     head, before = (_git(folder, "rev-parse", "--short", f"{name}^{{commit}}") for name in ("HEAD", base))
     dirty = " with uncommitted code" if _git(folder, "status", "--porcelain", "--", *revision.CODE) else ""
     return (
-        f"Head {head}{dirty}, base {before} ({base}): the {MODEL} model on the test split, hit@k in percent. In "
-        f"brackets the paired 95 % bootstrap interval by group ({params.evaluate.bootstrap_samples} samples). R@5 "
+        f"Head {head}{dirty}, base {before} ({base}): the {' and the '.join(models)} model on the test split, "
+        "hit@k in percent. In brackets the paired 95 % bootstrap interval by group "
+        f"({params.evaluate.bootstrap_samples} samples). R@5 "
         "of each direction decides: worse where the whole interval lies below 0, or where the drop is over "
         f"{params.gate.max_drop_points:g} points."
     )

@@ -47,7 +47,7 @@ def show_results(preset: str) -> None:
     recall = format_recall(results, params)
     _show("recall", preset, "hit@k (R@k) on the test split with 95 % intervals.", recall)
     test = pairs.read_pair_set(clean)
-    embedded = {name: Path("embeddings") / name / "test" for name in list_embedding()}
+    embedded = {name: Path("embeddings") / name / "test" for name in list_embedding(results)}
     vectors = {name: read_set_vectors(folder, clean, test) for name, folder in embedded.items()}
     ranks = {name: own.ranks for name, own in results.items()}
     shown = examples.collect_examples(Path("data"), test, vectors, ranks, GALLERY_QUERIES, params.seed)
@@ -56,14 +56,26 @@ def show_results(preset: str) -> None:
 
 
 def format_recall(results: Any, params: Any) -> str:
-    """Format `read_results` as a Markdown table: R@k, and the metrics that have no other place in the reports."""
+    """Format `read_results` as a Markdown table: R@k, and the metrics that have no other place in the reports.
+
+    A second table has what re-ranking changes, where there is a re-ranker.
+    """
     from tuwen.evaluation.figures import FIGURES
     from tuwen.evaluation.headline import make_further_lines, make_lines, tabulate_line
-    from tuwen.evaluation.models import list_gain_titles, list_titles
+    from tuwen.evaluation.models import MODELS, list_gain_titles, list_titles
+    from tuwen.report.reranking import find_reordering, list_changes
 
     lines = [*make_lines(results, FIGURES["hit"], params), *make_further_lines(results, params)]
-    rows = [(f"{direction} {title}", *cells) for direction, title, *cells in map(tabulate_line, lines)]
-    return table(("test split", *list_titles(), *list_gain_titles()), rows)
+    tabulated = (tabulate_line(line, results) for line in lines)
+    rows = [(f"{direction} {title}", *cells) for direction, title, *cells in tabulated]
+    shown = table(("test split", *list_titles(results), *list_gain_titles(results)), rows)
+    name = find_reordering(results)
+    if name is None:
+        return shown
+    changes = list_changes(results, name, params)
+    reordered = [(f"{one.direction} {one.title}", one.before, one.after, one.change) for one in changes]
+    titles = list_titles([f"{MODELS[name].reorders}", name])
+    return f"{shown}\n\n{table(('test split, in percent', *titles, 'change, points'), reordered)}"
 
 
 def format_gallery(shown: Any) -> str:

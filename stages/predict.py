@@ -5,12 +5,16 @@ from pathlib import Path
 from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
 from tuwen.prediction.predict import predict
+from tuwen.prediction.reranking import choose_reordering
 
 
 @report_user_errors
 def main() -> None:
     """Run the stage."""
     params = load_params().predict
+    reordering = choose_reordering(params.rerank, Path("models/reranked"), Path("results/reranked"))
+    if params.rerank == "auto":
+        print(f"predict.rerank: auto re-ranks {', '.join(reordering.choices if reordering else ()) or 'nothing'}")
     predict(
         Path("embeddings/final"),
         Path("data/clean"),
@@ -18,6 +22,7 @@ def main() -> None:
         params.k,
         model=Path("models/final"),
         chosen=Path("results/finetuned/details.json") if params.correction == "qbnorm" else None,
+        reordering=reordering,
     )
 
 

@@ -43,7 +43,7 @@ STEPS = [
     ["embed", "final", "t2i"],
     ["embed", "final", "i2t"],
     ["embed", "final", "bank"],
-    *(["evaluate", model] for model in MODELS),
+    *(["evaluate", model] for model in (*MODELS, "reranked")),
     ["predict"],
     ["report"],
 ]

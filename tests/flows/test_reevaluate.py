@@ -185,6 +185,31 @@ def test_a_training_that_the_recorded_hashes_call_stale_is_refused_and_nothing_i
     assert not Path("models").exists()
 
 
+def test_a_re_ranked_model_is_compared_too_where_the_base_has_one(project: Path) -> None:
+    gate_world.add_reranker(project, noise=0.1)
+    commit(project, "re-ranked")
+    ran(project)
+    code, page = gate("base")
+    assert code == 0, page
+    assert "The base has no re-ranked model, so this one is not compared." in page
+    assert len(differences(page)) == 6
+
+    (project / "reranked.txt").write_text("50")
+    code, page = gate("HEAD")
+    assert code == 3
+    assert "| rerank | changed deps: reranked.txt: modified |" in page
+    run(project, "dvc", "repro", "--quiet", "rerank")
+    ran(project)
+    code, page = gate("HEAD")
+    assert code == 1, page
+    assert page.startswith("## Re-evaluation: worse\n\n- re-ranked: text → image R@5 fell by ")
+    plain, _, reranked = page.partition("The re-ranked model:")
+    assert set(differences(plain).values()) == {0.0}
+    assert differences(reranked)["text → image", "R@5"] < -20
+    assert "the finetuned and the reranked model on the test split" in page
+    assert ran(project) == ["measure"]
+
+
 def test_a_limit_decides_where_chance_does_not(project: Path) -> None:
     """Against the better model there is a drop, which may be chance."""
     for limit, code in (("100.0", 0), ("0.0", 1)):

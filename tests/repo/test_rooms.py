@@ -26,10 +26,10 @@ MAY_IMPORT = {
     "retrieval": FORMATS | {"model"},
     "training": RANKING | {"data/augment"},
     "reranking": RANKING | {"data/augment", "training"},
-    "prediction": FORMATS | {"retrieval"},
+    "prediction": RANKING,
     "evaluation": RANKING,
     "report": FORMATS | {"data/quality", "retrieval", "evaluation"},
-    "tracking": FORMATS | {"retrieval", "evaluation", "report"},
+    "tracking": RANKING | {"evaluation", "report"},
 }
 ROOT_MODULES = {"tuwen/__init__.py", *modules("tuwen/cli")}  # above all rooms
 # These import what lies in their own folder; every other package is a docstring.

@@ -14,8 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from tests.support.checkout import ROOT
+from tests.support.reranking import make_settings
 from tests.support.retrieval import embed, make_set, sign
+from tests.support.retrieval import run as measure
 from tuwen.data.formats import manifest, pairs
 
 SETS = ("test", "valid", "bank")
@@ -49,6 +53,23 @@ stages:
       outs: ["results/${item}/details.json", "results/${item}/pair_cosines.parquet",
              "results/${item}/ranks.parquet", "results/${item}/zero_shot.json"]
       metrics: ["results/${item}/metrics.json": {cache: false}]
+"""
+# Where there is a re-ranker: reranked.txt sets how wrong it is.
+RERANKING = """\
+  rerank:
+    cmd: python -m tests.support.gate rerank
+    deps: [reranked.txt, models/finetuned]
+    outs: [models/reranked]
+  evaluate:
+    foreach:
+      finetuned: {call: stages.evaluate finetuned}
+      reranked: {call: tests.support.gate measure}
+    do:
+      cmd: python -m ${item.call}
+      params: [evaluate, pairs, versions.yaml: [model]]
+      deps: ["models/${key}", data/clean, embeddings/finetuned]
+      outs: ["results/${key}/details.json", "results/${key}/pair_cosines.parquet", "results/${key}/ranks.parquet"]
+      metrics: ["results/${key}/metrics.json": {cache: false}]
 """
 # Of a package that is installed nowhere, so that its version may change.
 VERSIONS = 'model: {{tuwen-test-encoder: "{version}"}}\n'
@@ -98,6 +119,18 @@ def build(folder: Path, noise: float) -> Path:
     return folder
 
 
+def add_reranker(folder: Path, noise: float) -> None:
+    """Add a re-ranker to the graph and the settings, and make it."""
+    graph = STAGES[: STAGES.index("  evaluate:\n")] + RERANKING
+    (folder / "dvc.yaml").write_text(graph)
+    (folder / "reranked.txt").write_text(str(noise))
+    yaml = YAML(typ="safe", pure=True)
+    params = yaml.load(folder / "params.yaml")
+    params["rerank"] = make_settings().model_dump(mode="json")
+    yaml.dump(params, folder / "params.yaml")
+    run(folder, "dvc", "repro", "--quiet")
+
+
 def commit(folder: Path, message: str) -> None:
     """Commit everything that git does not ignore."""
     run(folder, "git", "add", "--all")
@@ -136,6 +169,16 @@ def main() -> None:
             for name in SETS:
                 embed(root / "embeddings/finetuned" / name, pairs.read_pair_set(clean / name), noise)
                 sign(root, "finetuned", name)
+        case "rerank":
+            (root / "models/reranked").mkdir(parents=True)
+            manifest.write_manifest(
+                root / "models/reranked", {}, {"noise": float(Path("reranked.txt").read_text())}
+            )
+        case "measure":  # a re-ranker stands in as vectors of its own, in a folder that nobody declares
+            noise = json.loads((root / "models/reranked" / manifest.MANIFEST).read_text())["params"]["noise"]
+            for name in SETS:
+                embed(root / "embeddings/reranked" / name, pairs.read_pair_set(clean / name), noise)
+            measure(root, "reranked")
 
 
 if __name__ == "__main__":

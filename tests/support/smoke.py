@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from tests.support.checkout import ROOT
 from tuwen.core.presets import compose_preset, format_preset
 
-STAGES = 20  # eight single ones, one corpus source, nine of embed, two of evaluate
+STAGES = 22  # nine single ones, one corpus source, nine of embed, three of evaluate
 RUN_SECONDS = 1200
 
 

@@ -22,11 +22,17 @@ def evaluate(
     ] = None,
     text_ids: Annotated[Path | None, typer.Option(help="The texts' ids, or texts.parquet.")] = None,
     k: Annotated[list[int], typer.Option("-k", help="Once for every k.")] = [1, 5, 10],  # noqa: B006 - typer copies it
+    scores: Annotated[
+        list[Path],
+        typer.Option(
+            help="A re-ranker's CSV: text,image,score or image,text,score, the query first; once for each."
+        ),
+    ] = [],  # noqa: B006
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also write every figure there, as JSON.")
     ] = None,
 ) -> None:
-    """Measure anybody's embeddings: hit@k, recall@k, intervals, gallery curves, hubs, AUC."""
+    """Measure anybody's embeddings, and re-ranker: hit@k, recall@k, intervals, gallery curves, hubs, AUC."""
     from tuwen.data.formats.json_file import write_json
     from tuwen.evaluation.external.arrays import read_array
     from tuwen.evaluation.external.measure import evaluate_arrays
@@ -40,7 +46,7 @@ def evaluate(
     )
     for array in arrays:
         print(array.note)
-    measured = evaluate_arrays(*arrays, relevance, k)
+    measured = evaluate_arrays(*arrays, relevance, k, scores)
     print(format_figures(measured))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

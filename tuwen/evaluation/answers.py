@@ -27,13 +27,19 @@ class Answers(NamedTuple):
     judged_corrected: Judged | None  # by QB-Norm, where there is a bank
     first_corrected: Rows | None  # [Q, R]
     seen: Flags | None = None  # [N] whether a true caption stands in train; None: none does
+    judged_before: Judged | None = None  # by the model that is reordered, where one is
+
+
+def count_answers(embedded: EmbeddedSet, params: Evaluate) -> int:
+    """Return how many first answers of each query are looked at, R."""
+    return min(max(HUB_K, *params.ks), len(embedded.images), len(embedded.texts))
 
 
 def answer_set(
     embedded: EmbeddedSet, params: Evaluate, corrections: Mapping[str, Correction] | None = None
 ) -> dict[str, Answers]:
     """Answer and judge both directions; corrections: QB-Norm's by direction, where there is a bank."""
-    count = min(max(HUB_K, *params.ks), len(embedded.images), len(embedded.texts))
+    count = count_answers(embedded, params)
     first = qb_norm.find_first_answers(embedded.images, embedded.texts, count)
     corrected = (
         qb_norm.answer_both_corrected(embedded.images, embedded.texts, first, dict(corrections))

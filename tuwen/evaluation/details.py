@@ -68,12 +68,22 @@ class Hubs(CheckedJson):
     top: list[Hub]
 
 
+class Reranking(CheckedJson):
+    """How the first answers are reordered, as chosen on valid, and what other depths would give on test."""
+
+    k: int
+    weight: float  # of the cosine beside the probability of a match
+    sure_on_valid: bool  # whether the interval of its gain in the mean of R@k lies above 0 there
+    curve: list[dict[str, float]]  # points: k, hit_at_1, hit_at_5, …; k = 1 is the order before
+
+
 class Details(CheckedJson):
     """The file; all of it is about the test set."""
 
     gallery_curve: ByDirection[list[dict[str, float]]]  # points: gallery, hit_at_1, hit_at_5, …
-    score_histogram: Scores
+    score_histogram: Scores | None  # None of a model without vectors of its own
     hubs: ByDirection[Hubs]
+    reranking: ByDirection[Reranking] | None = None
 
 
 def read_details(path: Path, ks: Sequence[int]) -> Details:

@@ -30,6 +30,7 @@ class EmbeddedSet(NamedTuple):
     unfit: tuple[Rows, Rows]  # image and text rows of pairs known not to fit: a matching set's label 0
     ids: Mapping[str, Sequence[str]]  # images and texts -> ids of the rows
     seen_texts: Flags | None = None  # [T] whether the caption stands in train; None: unknown
+    match: Floats | None = None  # [P + N] a re-ranker's probability of the P true pairs, then of the N unfit ones
 
     def make_task(self, direction: Direction) -> RetrievalTask:
         """Return the set as queries and gallery."""

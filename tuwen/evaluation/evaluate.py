@@ -21,6 +21,9 @@ MEASURED_SETS = ("test", "valid")
 EVALUATED_SETS = (*MEASURED_SETS, "bank")
 SHUFFLES = 4  # false pairs for each true one, to calibrate by
 PAIRS_NAMED = 5
+PAIR_COSINES = pa.schema(
+    {name: pa.string() for name in ("pair_id", "image_id", "text_id")} | {"cosine": pa.float64()}
+)
 
 
 def evaluate_model(

@@ -13,14 +13,13 @@ import numpy as np
 from tuwen.core.params import Evaluate
 from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.evaluation.answers import Answers
-from tuwen.evaluation.embedded_set import EmbeddedSet, score_pairs
+from tuwen.evaluation.embedded_set import EmbeddedSet
 from tuwen.evaluation.hubness import compute_corrected_hub_skewness, compute_hub_skewness
 from tuwen.evaluation.metric import (
     DECIMAL,
     PERCENT,
     RANK,
     WHOLE_NUMBER,
-    Estimate,
     MeanOverKs,
     Metric,
     OfAnswers,
@@ -28,6 +27,8 @@ from tuwen.evaluation.metric import (
     OfQueries,
     OfSet,
 )
+from tuwen.evaluation.reranked.matching import count_unfit_pairs, measure_auc
+from tuwen.evaluation.reranked.rows import RERANKED_FIGURES
 from tuwen.evaluation.seen.rows import make_seen_figures
 from tuwen.retrieval import intervals, metrics
 from tuwen.retrieval.exact_intervals import extend_by_mean, measure_spread, replace_ends
@@ -45,24 +46,6 @@ class Figures(NamedTuple):
 
 DIGITS = 6  # that are kept
 ENDS = ("", "_low", "_high")
-
-
-def count_unfit_pairs(embedded: EmbeddedSet, params: Evaluate) -> Estimate | None:
-    """Count the pairs known not to fit; None where the set knows of none."""
-    return Estimate(len(embedded.unfit[0])) if len(embedded.unfit[0]) else None
-
-
-def measure_auc(embedded: EmbeddedSet, params: Evaluate) -> Estimate | None:
-    """Return the AUC of the pairs that fit against those that do not; None where the set knows of none."""
-    if not len(embedded.unfit[0]):
-        return None
-    image = np.concatenate([embedded.image, embedded.unfit[0]])
-    text = np.concatenate([embedded.text, embedded.unfit[1]])
-    fits = np.arange(len(image)) < len(embedded.image)
-    score = score_pairs(embedded.images, embedded.texts, image, text)
-    groups = embedded.image_groups[image]
-    low, high = intervals.compute_auc_interval(score, fits, groups, params.bootstrap_samples, params.seed)
-    return Estimate(metrics.compute_auc(score, fits), float(low), float(high))
 
 
 FIGURES = {
@@ -166,7 +149,7 @@ FIGURES = {
         name="auc", title="AUC", unit=PERCENT, source=OfSet(measure_auc), has_interval=True, in_table=False
     ),
 }
-FIGURES |= make_seen_figures(FIGURES)
+FIGURES |= make_seen_figures(FIGURES) | RERANKED_FIGURES
 
 
 def measure_figures(embedded: EmbeddedSet, answers: Mapping[str, Answers], params: Evaluate) -> Figures:

@@ -1,7 +1,7 @@
 """Values of all ranked models beside each other, with what lies between them and the first."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.evaluation.embedded_set import Groups
 from tuwen.evaluation.figures import ENDS, FIGURES, MetricValues
 from tuwen.evaluation.metric import Estimate, MeanOverKs, Metric, OfQueries, format_number, select_part
-from tuwen.evaluation.models import MODELS, get_base, list_rivals
+from tuwen.evaluation.models import get_base, list_rivals
 from tuwen.evaluation.results import Results
 from tuwen.retrieval.exact_intervals import extend_by_mean, measure_spread, replace_ends
 from tuwen.retrieval.intervals import bootstrap, compute_ends, compute_intervals
@@ -34,7 +34,7 @@ class Line(NamedTuple):
 
 def make_lines(results: Results, metric: Metric, params: Evaluate) -> list[Line]:
     """Return a line for each direction and k of a metric; gains are paired, all models answer the same queries."""
-    gains = {model.name: _compute_gain_ends(results, metric, model.name, params) for model in list_rivals()}
+    gains = {model.name: _compute_gain_ends(results, metric, model.name, params) for model in list_rivals(results)}
     lines = []
     for name, direction, k in metric.list_values(params.ks):
         models = {
@@ -73,21 +73,22 @@ def choose_headline(every: Sequence[Line], unseen: Sequence[Line]) -> list[Line]
     ]
 
 
-def tabulate_line(line: Line) -> list[str]:
-    """Return cells: direction, metric, each model, each gain; empty where a model lacks the metric."""
-    gains = (line.gains.get(model.name) for model in list_rivals())
+def tabulate_line(line: Line, names: Iterable[str]) -> list[str]:
+    """Return cells: direction, metric, each measured model, each gain; empty where a model lacks the metric."""
+    columns = list(names)
+    gains = (line.gains.get(model.name) for model in list_rivals(columns))
     return [
         line.direction.title if line.direction else "both",
         line.title,
-        *tabulate_models(line, line.metric.unit.symbol),
+        *tabulate_models(line, columns, line.metric.unit.symbol),
         *("" if gain is None else format_gain(gain, line.metric) for gain in gains),
     ]
 
 
-def tabulate_models(line: Line, symbol: str = "") -> list[str]:
-    """Return a cell for each model, empty where it lacks the metric."""
+def tabulate_models(line: Line, names: Iterable[str], symbol: str = "") -> list[str]:
+    """Return a cell for each measured model, empty where it lacks the metric."""
     return [
-        format_estimate(line.models[name], line.metric, symbol) if name in line.models else "" for name in MODELS
+        format_estimate(line.models[name], line.metric, symbol) if name in line.models else "" for name in names
     ]
 
 

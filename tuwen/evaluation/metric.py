@@ -66,21 +66,26 @@ class OfQueries(NamedTuple):
     """
 
     compute: Callable[[Judged, Sequence[int]], Floats]
-    ranking: Literal["plain", "corrected", "gain"] = "plain"  # by cosine, by QB-Norm, the latter less the former
+    # plain: by the model's own order; corrected: by QB-Norm; gain: corrected less plain; reordering: plain less
+    # the order of the model that is reordered
+    ranking: Literal["plain", "corrected", "gain", "reordering"] = "plain"
     part: QueryPart = "all"
 
     @property
     def least(self) -> float:
         """The least that a query's value can be."""
-        return -1 if self.ranking == "gain" else 0
+        return -1 if self.ranking in ("gain", "reordering") else 0
 
     def compute_each(self, answers: Answers, ks: Sequence[int]) -> Floats | None:
         """Return the value of each query, [N, K], NaN where it does not count; None where there is none.
 
-        Without a bank there is no QB-Norm.
+        Without a bank there is no QB-Norm, and most models reorder nothing.
         """
         if self.ranking == "plain":
             return select_part(self.compute(answers.judged, ks), self.part, answers.seen)
+        if self.ranking == "reordering":
+            before = answers.judged_before
+            return None if before is None else self.compute(answers.judged, ks) - self.compute(before, ks)
         if answers.judged_corrected is None:
             return None
         corrected = self.compute(answers.judged_corrected, ks)
@@ -125,6 +130,7 @@ class Metric(NamedTuple):
     source: OfQueries | OfGallery | OfAnswers | MeanOverKs | OfSet  # what it is computed from
     has_interval: bool = False  # <name>_low and <name>_high follow
     needs_bank: bool = False  # of QB-Norm, so foreign embeddings and models without vectors lack it
+    needs_reordering: bool = False  # of a model that reorders what another finds
     needs_overlap: bool = False  # of a part of the queries, so a set whose captions are not in train lacks it
     in_gate: bool = False  # the gate shows it; of queries alone
     chance: str | None = None  # in FIGURES: what a ranking at random gets

@@ -46,6 +46,13 @@ def make_ranks_table(embedded: EmbeddedSet, answers: Mapping[str, Answers], ks: 
     return pa.concat_tables(tables).combine_chunks()
 
 
+def make_empty_ranks(ks: Sequence[int]) -> pa.Table:
+    """Return the table of a model that answers nothing."""
+    texts = dict.fromkeys(("direction", "query_id", "group"), pa.string())
+    numbers = dict.fromkeys(("best_rank", "true_items", *(f"found_at_{k}" for k in ks)), pa.int64())
+    return pa.schema(texts | {"caption_in_train": pa.bool_()} | numbers).empty_table()
+
+
 def read_ranks(path: Path, ks: Sequence[int]) -> dict[str, RankedQueries]:
     """Read the ranks of one model by direction. Raises UserError when the file is missing."""
     return split_ranks(pairs.read_table(path), ks)

@@ -22,33 +22,43 @@ class ModelResults(NamedTuple):
     """What was measured of one model."""
 
     metrics: MetricValues  # on test
-    bank: MetricValues  # how well the pairs of the bank fit
+    bank: MetricValues  # how well the pairs of the bank fit; of a model without vectors nothing
     details: Details
     zero_shot: ZeroShot
     ranks: dict[str, RankedQueries]  # by direction
 
 
-Results = Mapping[str, ModelResults]  # by model, in the order of MODELS
+Results = Mapping[str, ModelResults]  # by model that was measured, in the order of MODELS
+
+
+def list_measured(results: Path) -> list[str]:
+    """Return the models of MODELS that have results: one that reorders has none where it is switched off."""
+    return [name for name, model in MODELS.items() if model.embeds or _is_filled(results / name / "metrics.json")]
+
+
+def _is_filled(path: Path) -> bool:
+    return path.is_file() and bool(read_json(path))
 
 
 def read_results(results: Path, ks: Sequence[int]) -> Results:
-    """Read metrics.json, details.json, zero_shot.json and ranks.parquet of every model in MODELS.
+    """Read metrics.json, details.json, zero_shot.json and ranks.parquet of every model that was measured.
 
     ks: params.yaml's evaluate.ks. Raises UserError when a file is missing, of older code or measured at other ks,
     and when two models were measured on different queries or classes.
     """
-    metrics = {name: read_metrics(results / name / "metrics.json", model, ks) for name, model in MODELS.items()}
-    ranks = {name: read_ranks(results / name / "ranks.parquet", ks) for name in MODELS}
+    names = list_measured(results)
+    metrics = {name: read_metrics(results / name / "metrics.json", MODELS[name], ks) for name in names}
+    ranks = {name: read_ranks(results / name / "ranks.parquet", ks) for name in names}
     _require_same_queries(results, ranks)
     read = {
         name: ModelResults(
             metrics=metrics[name]["test"],
-            bank=metrics[name]["bank"],
+            bank=metrics[name].get("bank", {}),
             details=read_details(results / name / "details.json", ks),
             zero_shot=read_checked(results / name / "zero_shot.json", ZeroShot),
             ranks=ranks[name],
         )
-        for name in MODELS
+        for name in names
     }
     _require_same_classes(results, read)
     return read
@@ -65,7 +75,7 @@ def read_metrics(path: Path, model: RankedModel, ks: Sequence[int]) -> dict[str,
     for metric in FIGURES.values():
         if isinstance(metric.source, OfSet) or metric.needs_overlap:
             continue
-        if model.embeds or not metric.needs_bank:
+        if (model.embeds or not metric.needs_bank) and not (model.embeds and metric.needs_reordering):
             ends = ENDS if metric.has_interval else ENDS[:1]
             names += [name + end for name, *_ in metric.list_values(ks) for end in ends]
     if missing := [name for name in names if name not in test]:
@@ -98,9 +108,10 @@ def _require_same_queries(results: Path, ranks: Mapping[str, Mapping[str, Ranked
 
 
 def _require_same_classes(results: Path, models: Results) -> None:
-    classes = [models[name].zero_shot.classes for name in list_embedding()]
+    names = list_embedding(models)
+    classes = [models[name].zero_shot.classes for name in names]
     if any(other != classes[0] for other in classes):
         raise UserError(
-            f"{results}: zero_shot.json of {' and '.join(list_embedding())} name different classes; "
+            f"{results}: zero_shot.json of {' and '.join(names)} name different classes; "
             "measure both on the same test split: `dvc repro`"
         )

@@ -1,1 +1,5 @@
-"""The answers to the tasks. Read predict.py first, then result_file.py, check.py and truth.py."""
+"""The answers to the tasks.
+
+Read predict.py first, then reranking.py (whether and how they are ordered anew), result_file.py, check.py and
+truth.py.
+"""

@@ -12,6 +12,7 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.directions import DIRECTIONS, Direction
 from tuwen.data.formats.json_file import read_json
+from tuwen.prediction.reranking import Reordering, answer_by_match
 from tuwen.prediction.result_file import HEADERS, find_faults
 from tuwen.retrieval.qb_norm import Correction, answer_corrected, compute_correction
 from tuwen.retrieval.search import top_k
@@ -29,13 +30,15 @@ def predict(
     *,
     model: Path | None = None,
     chosen: Path | None = None,
+    reordering: Reordering | None = None,
 ) -> None:
     """Answer the tasks `clean/t2i` and `clean/i2t`: `results/result1.csv` and `result2.csv`; check these files.
 
     The contest's files have five ranks whatever k is; `topk_t2i.csv` and `topk_i2t.csv` beside them have k.
     embeddings: folder of one model with `t2i` and `i2t`; model: the folder of that model; chosen: details.json
-    with the temperature of QB-Norm, where it corrects the scores. Raises UserError for missing or unsound
-    embeddings, those of another model or set, and a gallery of fewer than five or k items.
+    with the temperature of QB-Norm, where it corrects the scores; reordering: how the first answers are re-ranked,
+    where they are. Raises UserError for missing or unsound embeddings, those of another model or set, and a
+    gallery of fewer than five or k items.
     """
     embeddings, clean, results = Path(embeddings), Path(clean), Path(results)
     if model is not None:
@@ -50,7 +53,10 @@ def predict(
         queries, gallery = vectors[direction.queries], vectors[direction.gallery]
         files = {results / CONTEST_FILES[name]: CONTEST_K, results / f"topk_{name}.csv": k}
         _require_gallery(folder / f"{direction.gallery}.parquet", len(gallery), CONTEST_FILES[name], k)
-        answers, _ = top_k(queries, gallery, max(files.values()))
+        if reordering and name in reordering.choices and len(queries):
+            answers = answer_by_match(name, queries, gallery, max(files.values()), folder, reordering)
+        else:
+            answers, _ = top_k(queries, gallery, max(files.values()))
         if chosen is not None:
             correction = read_correction(embeddings, clean, chosen, direction, gallery)
             answers = answer_corrected(queries, gallery, answers, correction)

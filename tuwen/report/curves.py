@@ -74,6 +74,32 @@ def draw_gallery_curve(name: str, points: Points, ks: list[int]) -> str:
     return draw_svg(name, draw, _list_colours()) if sizes else ""
 
 
+def draw_depth_curve(
+    name: str, model: str, points: list[dict[str, float]], ks: list[int], costs: Mapping[int, float] | None = None
+) -> str:
+    """Return an SVG element of hit@k in per cent by how many first answers a re-ranker reads; 1: none is moved.
+
+    costs: depth -> milliseconds per query, for a second axis; they differ with the machine, so no page has them.
+    """
+    depths = [point["k"] for point in points]
+
+    def draw(axes: "Axes") -> None:
+        axes.set(xlabel="first answers that are read, pairs per query", ylabel="hit@k in %", xscale="log")
+        colour = make_placeholders(_list_colours())[model]
+        for n, k in enumerate(ks):
+            places = [100 * point[f"hit_at_{k}"] for point in points]
+            axes.plot(depths, places, K_DASHES[n % len(K_DASHES)], marker=".", color=colour)
+        axes.minorticks_off()
+        axes.set_xticks(depths, [f"{depth:.0f}" for depth in depths])
+        if costs:
+            above = axes.secondary_xaxis("top")
+            above.set(xlabel="milliseconds per query")
+            above.set_xticks(list(costs), [f"{cost:.3g}" for cost in costs.values()])
+            above.minorticks_off()
+
+    return draw_svg(name, draw, _list_colours())
+
+
 def draw_scores(counted: Mapping[str, Scores]) -> dict[str, str]:
     """Return model -> SVG element: how far apart the cosines of true and false pairs lie, in per cent of each.
 

@@ -1,6 +1,5 @@
 """The report for a pull request: Markdown with figures, without images and captions."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from tuwen.data.formats.directions import DIRECTIONS
@@ -9,6 +8,8 @@ from tuwen.evaluation.headline import format_estimate, format_gain, tabulate_lin
 from tuwen.evaluation.metric import format_number
 from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles, list_titles
 from tuwen.evaluation.verdicts import is_sure_gain
+from tuwen.report.reranking import format_reranking
+from tuwen.report.tables import format_table
 
 CANDIDATE_COLUMNS = ("state", "share in a mean with the baseline", "mean hit@5 on valid, %", "")
 EPOCHS_SHOWN = 6  # lines of the condensed training table
@@ -18,8 +19,8 @@ ROWS_COLUMNS = ("source set", "table", "rows", "clean", "quarantined", "left out
 def format_markdown(facts: dict[str, Any]) -> str:
     """Format report.md from the facts that report.py collects: figures, no image, no caption."""
     sections = (
-        *(_format_headline, _format_recall, _format_further, _format_slices, _format_hubs, _format_gallery),
-        *(_format_zero_shot, _format_training, _format_doubt, _format_quality),
+        *(_format_headline, format_reranking, _format_recall, _format_further, _format_slices, _format_hubs),
+        *(_format_gallery, _format_zero_shot, _format_training, _format_doubt, _format_quality),
     )
     lines = ["# Retrieval report", "", *_format_lead(facts)]
     for section in sections:
@@ -42,12 +43,13 @@ def _format_lead(facts: dict[str, Any]) -> list[str]:
 
 
 def _format_headline(facts: dict[str, Any]) -> list[str]:
+    names = facts["metrics"]
     rows = [
         (
             hit.direction.title,
             hit.title,
             f"{hit.chance:{hit.metric.unit.form}}",
-            *tabulate_models(hit),
+            *tabulate_models(hit, names),
             *(format_gain(gain, hit.metric, "**" if is_sure_gain(gain) else "") for gain in hit.gains.values()),
             format_estimate(corrected.models[SHIPPED], corrected.metric),
             format_gain(change.models[SHIPPED], change.metric),
@@ -55,43 +57,47 @@ def _format_headline(facts: dict[str, Any]) -> list[str]:
         for hit, corrected, change in zip(facts["hits"], facts["corrected"], facts["changes"], strict=True)
     ]
     qb_norm = (f"{MODELS[SHIPPED].title}, QB-Norm", "its change, points")
-    header = ("direction", "", "chance", *list_titles(), *list_gain_titles(), *qb_norm)
+    header = ("direction", "", "chance", *list_titles(names), *list_gain_titles(names), *qb_norm)
     summary = [
-        (line.direction.title if line.direction else "both", line.title, *tabulate_models(line))
+        (line.direction.title if line.direction else "both", line.title, *tabulate_models(line, names))
         for line in facts["summary"]
     ]
     whole = ", all queries" if facts["overlap"] else ""
     return [
         f"## R@k (hit@k): any true item among the first k, in percent{whole}",
         "",
-        *_table(header, rows),
+        *format_table(header, rows),
         "",
         f"In brackets: 95 % bootstrap intervals by group ({facts['evaluate'].bootstrap_samples} samples); "
         "those of differences are paired: both answer the same queries. Where few groups hit, miss or change, the "
         "interval is Clopper and Pearson's. Gains in bold are sure: their interval lies "
         "above 0. Chance: hit@k of a ranking at random.",
         "",
-        *_table(("direction", "", *list_titles()), summary),
+        *format_table(("direction", "", *list_titles(names)), summary),
     ]
 
 
 def _format_recall(facts: dict[str, Any]) -> list[str]:
-    rows = [(line.direction.title, line.title, *tabulate_models(line)) for line in facts["recalls"]]
+    names = facts["metrics"]
+    rows = [(line.direction.title, line.title, *tabulate_models(line, names)) for line in facts["recalls"]]
     return [
         "## recall@k: found true items / all true items, in percent",
         "",
-        *_table(("direction", "", *list_titles()), rows),
+        *format_table(("direction", "", *list_titles(names)), rows),
     ]
 
 
 def _format_further(facts: dict[str, Any]) -> list[str]:
     if not facts["further"]:
         return []
-    header = ("direction", "", *list_titles(), *list_gain_titles())
-    return ["## Further metrics", "", *_table(header, map(tabulate_line, facts["further"]))]
+    names = facts["metrics"]
+    header = ("direction", "", *list_titles(names), *list_gain_titles(names))
+    rows = [tabulate_line(line, names) for line in facts["further"]]
+    return ["## Further metrics", "", *format_table(header, rows)]
 
 
 def _format_slices(facts: dict[str, Any]) -> list[str]:
+    names = facts["metrics"]
     hit = facts["hits"][0].metric
     rows = [
         (
@@ -106,28 +112,30 @@ def _format_slices(facts: dict[str, Any]) -> list[str]:
     return [
         f"## R@{facts['shown_k']} by kind of query, in percent",
         "",
-        *_table(("direction", "queries", "number", *list_titles(), *list_gain_titles()), rows),
+        *format_table(("direction", "queries", "number", *list_titles(names), *list_gain_titles(names)), rows),
         "",
         facts["slices_note"],
     ]
 
 
 def _format_hubs(facts: dict[str, Any]) -> list[str]:
+    names = facts["metrics"]
     rows = []
     for plain, corrected in zip(facts["hubness"], facts["corrected_hubness"], strict=True):
-        cells = (tabulate_models(line) for line in (plain, corrected))
+        cells = (tabulate_models(line, names) for line in (plain, corrected))
         rows.append((plain.direction.title, *(cell for both in zip(*cells, strict=True) for cell in both)))
-    header = ("direction", *(name for title in list_titles() for name in (title, f"{title}, QB-Norm")))
+    header = ("direction", *(name for title in list_titles(names) for name in (title, f"{title}, QB-Norm")))
     return [
         f"## Hubs: skewness of how often an item is among the first {facts['details'][SHIPPED].hubs['t2i'].k}",
         "",
-        *_table(header, rows),
+        *format_table(header, rows),
         "",
         "0: every item answers equally often; the higher, the fewer items answer most queries.",
     ]
 
 
 def _format_gallery(facts: dict[str, Any]) -> list[str]:
+    names = facts["metrics"]
     rows = []
     for direction in DIRECTIONS.values():
         curves = [
@@ -140,7 +148,7 @@ def _format_gallery(facts: dict[str, Any]) -> list[str]:
     return [
         "## R@5 by the size of the gallery, in percent",
         "",
-        *_table(("direction", "items", *list_titles()), rows),
+        *format_table(("direction", "items", *list_titles(names)), rows),
     ]
 
 
@@ -161,7 +169,7 @@ def _format_zero_shot(facts: dict[str, Any]) -> list[str]:
         f"{images} test pictures by the names of their {classes} categories; chance is {100 / classes:.1f}, "
         f"always naming the largest category {100 * shipped.largest_share:.1f}.",
         "",
-        *_table(("model", "prompts", "top-1", "top-5"), rows),
+        *format_table(("model", "prompts", "top-1", "top-5"), rows),
     ]
 
 
@@ -175,21 +183,23 @@ def _format_training(facts: dict[str, Any]) -> list[str]:
     lines = ["## Training"]
     hits = (f"{average}valid_{direction}_hit_at_5" for average in ("", "ema_") for direction in DIRECTIONS)
     columns = ("loss", "temperature", *hits)
-    for name, model in MODELS.items():
-        training = facts["training"][name]
+    for name, training in facts["training"].items():
         epochs = training["epochs"]
         lines += [
             "",
-            f"**{model.title}**: {training['pairs']} pairs, {training['steps']} steps, {len(epochs)} epochs",
+            f"**{MODELS[name].title}**: {training['pairs']} pairs, {training['steps']} steps, "
+            f"{len(epochs)} epochs",
         ]
         keys = [key for key in columns if all(key in record for record in epochs)]  # an average is not always kept
         rows = [(record["epoch"], *(f"{record[key]:.4g}" for key in keys)) for record in _select_epochs(epochs)]
-        lines += ["", *_table(("epoch", *keys), rows)] if rows else []
+        lines += ["", *format_table(("epoch", *keys), rows)] if rows else []
         states = facts["candidates"][name]
-        lines += ["", *_table(CANDIDATE_COLUMNS, states)] if states else []
+        lines += ["", *format_table(CANDIDATE_COLUMNS, states)] if states else []
     losses = [row[:-1] for row in facts["losses"]]  # the examples are captions
     lines += (
-        ["", "What the models do not see of captions:", "", *_table(LOSS_COLUMNS[:-1], losses)] if losses else []
+        ["", "What the models do not see of captions:", "", *format_table(LOSS_COLUMNS[:-1], losses)]
+        if losses
+        else []
     )
     return lines
 
@@ -214,17 +224,11 @@ def _format_quality(facts: dict[str, Any]) -> list[str]:
         "",
         f"{quality['checks']} checks, {len(quality['failed'])} not met. {quality['corpus']}",
         "",
-        *_table(("set", "table", "check not met", "severity", "rows"), quality["failed"]),
+        *format_table(("set", "table", "check not met", "severity", "rows"), quality["failed"]),
         "",
-        *_table(ROWS_COLUMNS, quality["rows"]),
+        *format_table(ROWS_COLUMNS, quality["rows"]),
         "",
-        *_table(("clean set", "pictures", "texts", "pairs"), quality["sizes"]),
+        *format_table(("clean set", "pictures", "texts", "pairs"), quality["sizes"]),
         "",
-        *_table(("split groups", ""), quality["groups"]),
+        *format_table(("split groups", ""), quality["groups"]),
     ]
-
-
-def _table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> list[str]:
-    names = list(header)
-    lines = [names, ["---"] * len(names), *rows]
-    return [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines]

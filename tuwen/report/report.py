@@ -31,7 +31,7 @@ from tuwen.evaluation.models import (
 from tuwen.evaluation.results import Results, read_results
 from tuwen.evaluation.seen.captions import describe_seen
 from tuwen.evaluation.verdicts import format_verdict, judge_line
-from tuwen.report import curves, doubtful_pairs, examples, hubs, slices
+from tuwen.report import curves, doubtful_pairs, examples, hubs, reranking, slices
 from tuwen.report.html.confusion import draw_confusion
 from tuwen.report.html.page import render
 from tuwen.report.markdown import format_markdown
@@ -56,8 +56,10 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
     """
     measured, folder, base = read_results(results, params.evaluate.ks), data / "clean/test", get_base().name
     test = pairs.read_pair_set(folder)
-    vectors = {name: read_set_vectors(embeddings / name / "test", folder, test) for name in list_embedding()}
-    training = {name: read_json(models / name / "training.json") for name in MODELS}
+    vectors = {
+        name: read_set_vectors(embeddings / name / "test", folder, test) for name in list_embedding(measured)
+    }
+    training = {name: read_json(models / name / "training.json") for name in measured}
     ranks = {name: own.ranks for name, own in measured.items()}
     shown_k = 5 if 5 in params.evaluate.ks else params.evaluate.ks[0]
     lines = _collect_metrics(measured, params)
@@ -65,10 +67,13 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "shown_k": shown_k,
         **_judge_headline(lines, shown_k),
         "overlap": describe_seen(measured[SHIPPED].metrics),
+        "reranking": reranking.collect_reranking(measured, params.evaluate),
+        "depth_columns": reranking.list_depth_columns(params.evaluate.ks),
         "slices": slices.collect_slices(test, ranks, shown_k, params.evaluate),
         "slices_note": slices.NOTE,
         "format_number": format_number,
-        "answering": ANSWERING[params.finetune.refit_all],
+        "answering": ANSWERING[params.finetune.refit_all]
+        + reranking.describe_answering(measured, params.predict.rerank),
         "training": training,
         "losses": tabulate_losses(training[base].get("captions", {})),
         "candidates": {name: _list_candidates(records) for name, records in training.items()},
@@ -95,10 +100,10 @@ def _collect_page(
     doubt = params.pairs.model_copy(update={"min_cosine": facts["doubt"]["min_cosine"]})
     shipped, cosines = measured[SHIPPED], results / base / "pair_cosines.parquet"
     return {
-        "models": MODELS,
-        "rivals": list_rivals(),
-        "further_header": ("direction", "", *list_titles(), *list_gain_titles()),
-        "further_rows": [tabulate_line(line) for line in facts["further"]],
+        "models": {name: MODELS[name] for name in measured},
+        "rivals": list_rivals(measured),
+        "further_header": ("direction", "", *list_titles(measured), *list_gain_titles(measured)),
+        "further_rows": [tabulate_line(line, measured) for line in facts["further"]],
         "base": base,
         "shipped": SHIPPED,
         "directions": DIRECTIONS,
@@ -149,7 +154,7 @@ def _collect_metrics(measured: Results, params: Params) -> dict[str, Any]:
         "evaluate": params.evaluate,
         "metrics": {name: own.metrics for name, own in measured.items()},
         "details": {name: own.details for name, own in measured.items()},
-        "zero_shot": {name: measured[name].zero_shot for name in list_embedding()},
+        "zero_shot": {name: measured[name].zero_shot for name in list_embedding(measured)},
     }
 
 
@@ -172,8 +177,10 @@ def _draw_curves(training: Mapping[str, Any], details: Mapping[str, Details], ks
     for name in DIRECTIONS:
         points = {model: own.gallery_curve[name] for model, own in details.items()}
         drawn[f"gallery_{name}"] = curves.draw_gallery_curve(f"gallery_{name}", points, ks)
-    scores = curves.draw_scores({model: own.score_histogram for model, own in details.items()})
-    return drawn | {f"scores_{model}": chart for model, chart in scores.items()}
+    scores = curves.draw_scores(
+        {model: own.score_histogram for model, own in details.items() if own.score_histogram}
+    )
+    return drawn | {f"scores_{model}": scores.get(model, "") for model in details}
 
 
 def _collect_quality(body: dict[str, Any]) -> dict[str, Any]:

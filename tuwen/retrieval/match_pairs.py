@@ -38,6 +38,13 @@ class PairSides(NamedTuple):
     captions: Sequence[str]
 
 
+class PairTokens(NamedTuple):
+    """The tokens of both sides."""
+
+    images: TokenFile
+    texts: TokenFile
+
+
 def compute_matches(
     reranker: ReRanker, tokenizer: Any, sides: PairSides, image: Rows, text: Rows, work: Path
 ) -> Vectors:
@@ -48,28 +55,42 @@ def compute_matches(
     """
     if not len(image):
         return np.empty(0, np.float32)
-    base = int(text.max()) + 1
-    key, place_P = np.unique(image * base + text, return_inverse=True)
-    image_rows, image_P = np.unique(key // base, return_inverse=True)
-    text_rows, text_P = np.unique(key % base, return_inverse=True)
-    device = choose_device()
+    (image_rows, image_P), (text_rows, text_P) = (np.unique(rows, return_inverse=True) for rows in (image, text))
+    images, captions = [sides.images[row] for row in image_rows], [sides.captions[row] for row in text_rows]
+    occurring = PairSides(images, sides.decode, captions)
+    return score_token_pairs(reranker, write_tokens(reranker, tokenizer, occurring, work), image_P, text_P)
+
+
+def write_tokens(reranker: ReRanker, tokenizer: Any, sides: PairSides, work: Path) -> PairTokens:
+    """Write the tokens of all images and captions into the folder `work`; as `compute_matches` in all else."""
     for layers in reranker:
-        layers.to(device).eval()
-    images = _write_images(reranker, sides, image_rows, work / "images.f16")
-    texts = _write_texts(reranker, tokenizer, [sides.captions[row] for row in text_rows], work / "texts.f16")
+        layers.to(choose_device()).eval()
+    return PairTokens(
+        _write_images(reranker, sides, work / "images.f16"),
+        _write_texts(reranker, tokenizer, sides.captions, work / "texts.f16"),
+    )
+
+
+def score_token_pairs(reranker: ReRanker, tokens: PairTokens, image: Rows, text: Rows) -> Vectors:
+    """Return the probability [P], float32, that image image[p] and text text[p] match, rows of `tokens`."""
+    if not len(image):
+        return np.empty(0, np.float32)
+    base, device = int(text.max()) + 1, choose_device()
+    key, place_P = np.unique(image * base + text, return_inverse=True)
+    image_P, text_P = key // base, key % base
     passes = [slice(start, start + PASS_PAIRS[device]) for start in range(0, len(key), PASS_PAIRS[device])]
-    read = partial(_read_pass, images, texts, image_P, text_P)
+    read = partial(_read_pass, tokens, image_P, text_P)
     score = partial(_score_pass, reranker)
     scored = stream_decoded(reranker.cross, passes, read, score, 1, READ_AHEAD)
     found = np.concatenate(list(follow(scored, "match pairs", len(key), len)))
     return np.asarray(found[place_P])
 
 
-def _read_pass(images: TokenFile, texts: TokenFile, image_P: Rows, text_P: Rows, one: slice) -> list[Tensor]:
+def _read_pass(tokens: PairTokens, image_P: Rows, text_P: Rows, one: slice) -> list[Tensor]:
     """Return what `CrossEncoder.score_pairs` takes for one pass of B pairs; image_P ascends."""
-    image_B = image_P[one]
-    stored_IKC, _ = images.read(np.arange(image_B[0], image_B[-1] + 1))
-    return [stored_IKC, *texts.read(text_P[one]), torch.from_numpy(image_B - image_B[0])]
+    image_I, place_B = np.unique(image_P[one], return_inverse=True)
+    stored_IKC, _ = tokens.images.read(image_I)
+    return [stored_IKC, *tokens.texts.read(text_P[one]), torch.from_numpy(place_B)]
 
 
 @torch.inference_mode()
@@ -82,7 +103,7 @@ def _score_pass(reranker: ReRanker, one: list[list[Tensor]]) -> Vectors:
     return np.asarray(score_B.cpu().numpy())
 
 
-def _write_images(reranker: ReRanker, sides: PairSides, rows: Rows, path: Path) -> TokenFile:
+def _write_images(reranker: ReRanker, sides: PairSides, path: Path) -> TokenFile:
     dual, cross = reranker
 
     @torch.inference_mode()
@@ -91,12 +112,13 @@ def _write_images(reranker: ReRanker, sides: PairSides, rows: Rows, path: Path) 
         stored_BKC = cross.compress_image(tokens_BPW)
         return _halve(stored_BKC.flatten(0, 1)), np.full(len(stored_BKC), stored_BKC.shape[1])
 
-    images = [sides.images[row] for row in rows]
-    blocks = stream_decoded(dual, images, sides.decode, encode, TOKEN_BATCH)
-    return write_token_file(path, cross.stored_width, follow(blocks, "tokens of images", len(rows), _count_rows))
+    blocks = stream_decoded(dual, sides.images, sides.decode, encode, TOKEN_BATCH)
+    return write_token_file(
+        path, cross.stored_width, follow(blocks, "tokens of images", len(sides.images), _count_rows)
+    )
 
 
-def _write_texts(reranker: ReRanker, tokenizer: Any, captions: list[str], path: Path) -> TokenFile:
+def _write_texts(reranker: ReRanker, tokenizer: Any, captions: Sequence[str], path: Path) -> TokenFile:
     dual = reranker.dual
 
     @torch.inference_mode()

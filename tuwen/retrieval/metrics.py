@@ -32,9 +32,13 @@ def judge_queries(task: RetrievalTask, ks: Sequence[int]) -> Judged:
 
     Equal scores: lower gallery row first. Raises UserError as `search.rank_items`.
     """
+    return judge_ranks(*rank_true_items(task), ks)
+
+
+def rank_true_items(task: RetrievalTask) -> tuple[Rows, Rows]:
+    """Return the query [P] and the 1-based rank [P] of each true pair, every pair once, by query and item."""
     pairs_P2 = np.unique(np.stack([task.query, task.item], axis=1), axis=0)
-    rank_P = rank_items(task.queries, task.gallery, pairs_P2[:, 0], pairs_P2[:, 1])
-    return judge_ranks(pairs_P2[:, 0], rank_P, ks)
+    return pairs_P2[:, 0], rank_items(task.queries, task.gallery, pairs_P2[:, 0], pairs_P2[:, 1])
 
 
 def judge_ranks(query_P: Rows, rank_P: Rows, ks: Sequence[int]) -> Judged:

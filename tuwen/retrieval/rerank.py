@@ -6,18 +6,23 @@ Equal scores stand in the order of the gallery.
 Shapes: Q queries, I images, T texts, D dimensions, k items found for a query, P true pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.data.formats.json_file import read_json
 from tuwen.model.reranker import ReRanker
+from tuwen.retrieval.encode import decode_row, list_image_rows
 from tuwen.retrieval.match_pairs import PairSides, compute_matches
 from tuwen.retrieval.metrics import Judged, judge_ranks
 from tuwen.retrieval.search import rank_items, top_k
 from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
+
+TOKENS_WORK = Path(".cache/rerank")  # for the files of tokens, which may be larger than the memory
 
 
 class Matches(NamedTuple):
@@ -26,6 +31,21 @@ class Matches(NamedTuple):
     rows: Rows
     cosine: Vectors
     match: Vectors  # probability that query and item match
+
+
+def read_depth(model: Path) -> int:
+    """Return how many first answers the re-ranker in the folder `model` may reorder: its settings' k."""
+    return int(read_json(model / "manifest.json")["params"]["rerank"]["k"])
+
+
+def list_pair_sides(reranker: ReRanker, folder: Path) -> PairSides:
+    """Return the images and captions of the set in `folder`, two levels below the data root."""
+    from tuwen.data.formats import pairs  # not needed on a bare machine
+
+    tables = pairs.read_pair_set(folder)
+    size_px = reranker.dual.config["image"]["size_px"]
+    captions = [caption or "" for caption in tables.texts["caption"].to_pylist()]
+    return PairSides(list_image_rows(tables), partial(decode_row, folder.parent.parent, size_px), captions)
 
 
 def find_matches(
@@ -43,19 +63,26 @@ def find_matches(
     than k items all are taken. A pair that both directions name is computed once. Raises UserError as
     `search.top_k` and `compute_matches`; work: as there.
     """
+    return match_first(partial(compute_matches, reranker, tokenizer, sides, work=work), vectors, k, directions)
+
+
+def match_first(
+    score: Callable[[Rows, Rows], Vectors], vectors: Mapping[str, Vectors], k: int, directions: Sequence[str]
+) -> dict[str, Matches]:
+    """Return what `find_matches` does; score: image rows and text rows [P] -> probability [P]."""
     found = {}
     for name in directions:
         queries, gallery = (vectors[side] for side in (DIRECTIONS[name].queries, DIRECTIONS[name].gallery))
         found[name] = top_k(queries, gallery, min(k, len(gallery)) if len(gallery) else k)
-    pairs = [_list_pairs(name, rows) for name, (rows, _) in found.items()]
-    image, text = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    match = compute_matches(reranker, tokenizer, sides, image, text, work)
+    named = [list_pairs(name, rows) for name, (rows, _) in found.items()]
+    image, text = (np.concatenate(side) for side in zip(*named, strict=True))
+    match = score(image, text)
     ends = np.cumsum([rows.size for rows, _ in found.values()])[:-1]
     parts = zip(found.items(), np.split(match, ends), strict=True)
     return {name: Matches(rows, cosine, part.reshape(rows.shape)) for (name, (rows, cosine)), part in parts}
 
 
-def _list_pairs(direction: str, rows: Rows) -> tuple[Rows, Rows]:
+def list_pairs(direction: str, rows: Rows) -> tuple[Rows, Rows]:
     """Return the image and the text [Q k] of every item found."""
     queries = np.repeat(np.arange(len(rows)), rows.shape[1])
     return (queries, rows.ravel()) if direction == "i2t" else (rows.ravel(), queries)
@@ -66,10 +93,14 @@ def rerank(matches: Matches, k: int, weight: float) -> Rows:
 
     Those beyond `k`, where more were found, keep the order of their cosines.
     """
-    first, match, cosine = matches.rows[:, :k], matches.match[:, :k], matches.cosine[:, :k]
-    score = match.astype(np.float64) + weight * cosine.astype(np.float64)
-    order = np.lexsort((first, -score), axis=1)
-    return np.concatenate([np.take_along_axis(first, order, axis=1), matches.rows[:, k:]], axis=1)
+    first = np.take_along_axis(matches.rows[:, :k], rank_first(matches, k, weight), axis=1)
+    return np.concatenate([first, matches.rows[:, k:]], axis=1)
+
+
+def rank_first(matches: Matches, k: int, weight: float) -> Rows:
+    """Return the places [Q, k] that the first `k` by match + weight x cosine have by the cosine, best first."""
+    score_Qk = matches.match[:, :k].astype(np.float64) + weight * matches.cosine[:, :k].astype(np.float64)
+    return np.lexsort((matches.rows[:, :k], -score_Qk), axis=1)
 
 
 def judge_reranked(task: RetrievalTask, matches: Matches, k: int, weight: float, ks: Sequence[int]) -> Judged:

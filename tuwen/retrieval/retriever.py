@@ -65,7 +65,7 @@ class Retriever:
             raise UserError("images: a list expected, got one image; write [image]")
         names = names or [_name_image(number, image) for number, image in enumerate(images)]
         named = list(zip(names, images, strict=True))
-        read = partial(_read_square, size_px=self.model.config["image"]["size_px"])
+        read = partial(read_square, size_px=self.model.config["image"]["size_px"])
         none = np.empty((0, self.model.config["dim"]), np.float32)
         with self._turn:
             return np.concatenate([none, *stream_vectors(self.model, named, read, ENCODE_BATCH)])
@@ -99,7 +99,7 @@ def _name_image(number: int, image: ImageInput) -> str:
     return f"images[{number}], {image}" if isinstance(image, str | Path) else f"images[{number}]"
 
 
-def _read_square(named: tuple[str, ImageInput], size_px: int) -> Pixels:
+def read_square(named: tuple[str, ImageInput], size_px: int) -> Pixels:
     """Return the model's view of a named image, uint8 [size_px, size_px, 3]."""
     name, image = named
     try:

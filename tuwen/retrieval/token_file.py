@@ -42,7 +42,11 @@ def write_token_file(path: Path, width: int, blocks: Iterable[tuple[Tokens, Rows
         for tokens, lengths_B in blocks:
             tokens.tofile(file)
             lengths.append(lengths_B)
-    start = np.concatenate(lengths).cumsum()
+    return open_token_file(path, width, np.concatenate(lengths).cumsum())
+
+
+def open_token_file(path: Path, width: int, start: Rows) -> TokenFile:
+    """Open what `write_token_file` wrote; start: as it returned it."""
     if not start[-1]:  # an empty file cannot be mapped
         return TokenFile(np.zeros((0, width), np.float16), start)
     return TokenFile(np.memmap(path, np.float16, "r", shape=(int(start[-1]), width)), start)

@@ -14,8 +14,14 @@ REPORTS = ("report.md", "report.html")
 PAIR_COLOURS = {"true": "#0f7040", "false": "#b4532a"}
 
 
-def draw_charts(result: Path) -> dict[str, str]:
-    """Return file name -> SVG of the evaluation in `result`: hit@k by gallery size, cosines of its pairs."""
+Costs = Mapping[str, Mapping[int, float]]  # direction -> depth of re-ranking -> milliseconds per query
+
+
+def draw_charts(result: Path, costs: Costs | None = None) -> dict[str, str]:
+    """Return file name -> SVG of the evaluation in `result`: hit@k by gallery size, cosines of its pairs.
+
+    Of a re-ranker also hit@k by depth, with what each cost where `costs` tells.
+    """
     from tuwen.data.formats.checked_json import read_checked
     from tuwen.evaluation.details import Details
     from tuwen.report import curves
@@ -23,13 +29,20 @@ def draw_charts(result: Path) -> dict[str, str]:
     if not (result / "details.json").is_file():
         return {}
     details = read_checked(result / "details.json", Details)
-    drawn = {f"scores-{result.name}": curves.draw_scores({result.name: details.score_histogram})[result.name]}
+    drawn = {}
+    if details.score_histogram:
+        drawn[f"scores-{result.name}"] = curves.draw_scores({result.name: details.score_histogram})[result.name]
     for direction in DIRECTIONS:
         points = details.gallery_curve[direction]
         ks = sorted(int(name.removeprefix("hit_at_")) for name in points[0] if name != "gallery")
         drawn[f"gallery-{direction}"] = curves.draw_gallery_curve(
             f"gallery_{direction}", {result.name: points}, ks
         )
+        if details.reranking:
+            curve = details.reranking[direction].curve
+            drawn[f"depth-{direction}"] = curves.draw_depth_curve(
+                f"depth_{direction}", result.name, curve, ks, (costs or {}).get(direction)
+            )
     return {f"{name}.svg": _make_standalone(svg) for name, svg in drawn.items()}
 
 

@@ -22,6 +22,11 @@ def flatten_metrics(metrics: Metrics) -> dict[str, float]:
     return flat | select_recalls(metrics)
 
 
+def get_cost_name(direction: str) -> str:
+    """Return the metric of what re-ranking costs, milliseconds per query of test; its steps are the depths."""
+    return f"test_{direction}_rerank_ms_per_query"
+
+
 def select_recalls(metrics: Metrics) -> dict[str, float]:
     """Return R@k by set and direction, test_t2i_R_at_5 …, and of the queries whose caption is not in train."""
     return {

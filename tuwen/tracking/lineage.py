@@ -11,11 +11,12 @@ from typing import Any
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json, write_json
-from tuwen.evaluation.models import MODELS
+from tuwen.evaluation.results import list_measured
 from tuwen.tracking import artifacts, recipe, records, revision, runs
 from tuwen.tracking.abandoned import stop_abandoned_runs
-from tuwen.tracking.figures import flatten_metrics, log_in_training
+from tuwen.tracking.figures import flatten_metrics, get_cost_name, log_in_training
 from tuwen.tracking.records import is_model
 from tuwen.tracking.revision import LOCK
 
@@ -78,8 +79,9 @@ def find_trained_folder(model: Path) -> Path:
 
 
 def _tracked() -> list[Path]:
-    """Return the outs that have a run of their own."""
-    outs = [Path(top) / model for top in ("models", "results") for model in MODELS]
+    """Return the outs that have a run of their own; a re-ranker that is switched off made none."""
+    measured = list_measured(Path("results"))
+    outs = [Path(top) / name for top in ("models", "results") for name in measured]
     return [*outs, REFITTED] if find_trained_folder(REFITTED) == REFITTED else outs
 
 
@@ -132,9 +134,19 @@ def _attach(client: Any, run_id: str, out: Path, stages: Mapping[str, Any]) -> N
         return
     for path in files:
         client.log_artifact(run_id, str(path))
-    for name, svg in artifacts.draw_charts(out).items():
+    for name, svg in artifacts.draw_charts(out, _read_costs(client, run_id)).items():
         client.log_text(run_id, svg, f"figures/{name}")
     client.set_tag(run_id, ATTACHED_TAG, digest)
+
+
+def _read_costs(client: Any, run_id: str) -> artifacts.Costs:
+    """Return what re-ranking cost on the machine of the run, by direction and depth; nothing of other runs."""
+    logged = client.get_run(run_id).data.metrics
+    return {
+        name: {point.step: point.value for point in client.get_metric_history(run_id, get_cost_name(name))}
+        for name in DIRECTIONS
+        if get_cost_name(name) in logged
+    }
 
 
 def _locked(out: Path, stages: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,17 @@ from tuwen.evaluation.answers import answer_set
 from tuwen.evaluation.embedded_set import read_embedded_set
 from tuwen.evaluation.evaluate import MEASURED_SETS
 from tuwen.evaluation.metric import format_number
+from tuwen.evaluation.models import MODELS
 from tuwen.evaluation.ranks import make_ranks_table
+from tuwen.evaluation.reranked.evaluate import answer_reordered, read_choices
+from tuwen.evaluation.reranked.scored_set import require_preranker, score_set
+from tuwen.model.reranker import has_reranker, load_reranker
+from tuwen.retrieval.packed_reranker import pack_reranker
 from tuwen.retrieval.vectors import read_vectors
 from tuwen.tracking import lineage, revision, runs
 
 MODEL_NAME = "tuwen"  # of the registered model
-CLEAN, EMBEDDINGS = Path("data/clean"), Path("embeddings")
+CLEAN, EMBEDDINGS, MEASURED_RESULTS = Path("data/clean"), Path("embeddings"), Path("results")
 MEASURED_FOLDER = "measured"  # artifact folder of a run, with what the next challenger is compared with
 
 
@@ -35,6 +40,8 @@ class Registered(NamedTuple):
 
 def register(model: Path, gallery: str, params: Evaluate) -> Registered:
     """Register the model in the folder `model` as `tuwen`, to answer from the set `gallery` that it has embedded.
+
+    A re-ranker answers from what the model that it reorders has embedded, and carries the tokens of the gallery.
 
     It becomes the challenger. It becomes the champion where there is none, and where hit@5 rises in the mean over
     valid and test and both directions and in none of them falls with its whole paired interval. The same model
@@ -50,7 +57,7 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
     with tempfile.TemporaryDirectory() as folder:
         packed, measured = Path(folder) / "gallery", Path(folder) / MEASURED_FOLDER
         pack(model, gallery, packed)
-        is_measured = any((EMBEDDINGS / trained.name / name).is_dir() for name in MEASURED_SETS)
+        is_measured = any((find_vectors(trained) / name).is_dir() for name in MEASURED_SETS)
         if is_measured:
             for name in MEASURED_SETS:
                 _measure(trained, name, measured / name, params)
@@ -71,12 +78,18 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
 
 
 def pack(model: Path, gallery: str, out: Path) -> None:
-    """Write `images.npy`, `texts.npy` and `ids.json` to `out`: the set `gallery` as `model` has embedded it."""
-    embedded, folder = EMBEDDINGS / model.name / gallery, CLEAN / gallery
+    """Write `images.npy`, `texts.npy` and `ids.json` to `out`: the set `gallery` as `model` has embedded it.
+
+    Of a re-ranker also the tokens, and how many first answers it reorders.
+    """
+    embedded, folder = find_vectors(model) / gallery, CLEAN / gallery
     if not embedded.is_dir():
         galleries = ", ".join(sorted(path.name for path in embedded.parent.glob("*/"))) or "nothing"
         raise UserError(f"--gallery {gallery}: {embedded} is missing; {model.name} has embedded {galleries}")
-    manifest.require_inputs(embedded, {"model": model, "set": folder})
+    if has_reranker(model):
+        require_preranker(embedded, model)
+    else:
+        manifest.require_inputs(embedded, {"model": model, "set": folder})
     tables = pairs.read_pair_set(folder)
     ids = {"images": tables.images["image_id"].to_pylist(), "texts": tables.texts["text_id"].to_pylist()}
     out.mkdir(parents=True)
@@ -84,13 +97,27 @@ def pack(model: Path, gallery: str, out: Path) -> None:
         read_vectors(embedded / f"{side}.npy", len(names), folder / f"{side}.parquet")
         shutil.copy(embedded / f"{side}.npy", out)
     (out / "ids.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    if has_reranker(model):
+        pack_reranker(model, folder, read_choices(MEASURED_RESULTS / model.name / "details.json"), out)
+
+
+def find_vectors(model: Path) -> Path:
+    """Return the folder of the vectors that the model answers by: a re-ranker reorders those of another one."""
+    reordered = MODELS[model.name].reorders if model.name in MODELS else None
+    return EMBEDDINGS / (reordered or model.name)
 
 
 def _measure(model: Path, name: str, out: Path, params: Evaluate) -> None:
     """Write the ranks of the set's queries into `out`, and copy the tables of the queries and true pairs there."""
-    embedded = read_embedded_set(EMBEDDINGS / model.name / name, CLEAN / name, model, params.ks)
     out.mkdir(parents=True)
-    ranks = make_ranks_table(embedded, answer_set(embedded, params), params.ks)
+    if has_reranker(model):
+        scored = score_set(load_reranker(model), model, find_vectors(model) / name, CLEAN / name, params)
+        choices = read_choices(MEASURED_RESULTS / model.name / "details.json")
+        embedded, answers = scored.embedded, answer_reordered(scored, choices, params)
+    else:
+        embedded = read_embedded_set(find_vectors(model) / name, CLEAN / name, model, params.ks)
+        answers = answer_set(embedded, params)
+    ranks = make_ranks_table(embedded, answers, params.ks)
     pairs.write_table(out / "ranks.parquet", ranks)
     for table in compare.DECISIVE:
         shutil.copy(CLEAN / name / f"{table}.parquet", out)

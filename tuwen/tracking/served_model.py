@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,13 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so i
 
     def load_context(self, context: Any) -> None:
         """Read the model and the vectors."""
+        from tuwen.retrieval.packed_reranker import open_packed_reranker
         from tuwen.retrieval.retriever import Gallery, load_retriever
 
         folder = Path(context.artifacts["gallery"])
         ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
         self.retriever = load_retriever(context.artifacts["model"])
+        self.packed = open_packed_reranker(Path(context.artifacts["model"]), folder)
         self.turn = threading.Lock()  # a server asks by threads, and exact search sets flags of the whole process
         self.galleries = {
             kind: Gallery(np.load(folder / f"{kind}.npy", allow_pickle=False), ids[kind])
@@ -53,10 +56,16 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so i
         """Answer each row, which has either `text` or `image`, an image file in base64.
 
         A text is answered by images, an image by texts. Return a frame of the same index: `ids` and `scores`
-        (cosines), the best first, `k` of them; with `embeddings` also `embedding`, the row's unit vector. Raises
-        ValueError, naming the row, for one with both or neither and for an image that cannot be decoded.
+        (cosines), the best first, `k` of them; with `embeddings` also `embedding`, the row's unit vector. With
+        `rerank` the first answers stand in the order of the re-ranker, which the version must have; scores are
+        cosines all the same. Raises ValueError, naming the row, for one with both or neither and for an image
+        that cannot be decoded.
         """
         settings = params or {}
+        if settings.get("rerank") and self.packed is None:
+            raise ValueError(
+                "rerank: this version has no re-ranker; register models/reranked, or leave rerank out"
+            )
         queries = _read_queries(model_input)
         answers: list[dict[str, Any]] = [{} for _ in queries]
         for column, kind in ANSWER_KINDS.items():
@@ -65,12 +74,41 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so i
                 continue
             with self.turn:
                 vectors = self._encode(column, rows, [queries[row][1] for row in rows])
-                ids, cosines = self.galleries[kind].search(vectors, settings.get("k", DEFAULT_K))
+                k = settings.get("k", DEFAULT_K)
+                if settings.get("rerank"):
+                    ids, cosines = self._search_reranked(
+                        column, [queries[row][1] for row in rows], rows, vectors, k
+                    )
+                else:
+                    ids, cosines = self.galleries[kind].search(vectors, k)
             for n, row in enumerate(rows):
                 answers[row] = {"ids": ids[n], "scores": cosines[n].tolist()}
                 if settings.get("embeddings"):
                     answers[row]["embedding"] = vectors[n].tolist()
         return pd.DataFrame(answers, index=model_input.index)
+
+    def _search_reranked(
+        self, column: str, values: Sequence[str], rows: Sequence[int], vectors: Any, k: int
+    ) -> tuple[list[list[str]], Any]:
+        """Search more than k where the re-ranker reads more, and return the first k of its order."""
+        from tuwen.retrieval.packed_reranker import rerank_found
+        from tuwen.retrieval.retriever import read_square
+        from tuwen.retrieval.search import top_k
+
+        assert self.packed is not None
+        direction = "t2i" if column == "text" else "i2t"
+        gallery = self.galleries[ANSWER_KINDS[column]]
+        count = max(k, min(self.packed.choices[direction].k, len(gallery.ids)))
+        found, cosine = top_k(vectors, gallery.vectors, count)
+        asked: list[Any] = list(values)
+        if column == "image":
+            asked = [
+                (f"row {row}: image", _decode_base64(row, value)) for row, value in zip(rows, values, strict=True)
+            ]
+        size_px = self.retriever.model.config["image"]["size_px"]
+        decode = partial(read_square, size_px=size_px)
+        ordered, cosines = rerank_found(self.packed, direction, asked, decode, (found, cosine))
+        return [[gallery.ids[item] for item in items] for items in ordered[:, :k].tolist()], cosines[:, :k]
 
     def _encode(self, column: str, rows: Sequence[int], values: Sequence[str]) -> Any:
         if column == "text":
@@ -138,7 +176,11 @@ def _signature(default_k: int) -> Any:
             ]
         ),
         params=ParamSchema(
-            [ParamSpec("k", DataType.long, default_k), ParamSpec("embeddings", DataType.boolean, False)]
+            [
+                ParamSpec("k", DataType.long, default_k),
+                ParamSpec("embeddings", DataType.boolean, False),
+                ParamSpec("rerank", DataType.boolean, False),
+            ]
         ),
     )
 

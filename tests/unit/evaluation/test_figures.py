@@ -40,6 +40,7 @@ def test_the_recorded_metrics_are_those_of_the_table():
         name + end
         for metric in FIGURES.values()
         if not isinstance(metric.source, OfSet)  # the sample knows of no pair that does not fit
+        if not metric.needs_reordering  # the fine-tuned model has an order of its own
         for name, _, _ in metric.list_values(KS)
         for end in (ENDS if metric.has_interval else ENDS[:1])
     }

@@ -1,5 +1,6 @@
 """One more metric is one row of FIGURES, one more ranked model one row of MODELS: both appear everywhere."""
 
+import html
 import json
 import re
 import shutil
@@ -104,7 +105,7 @@ def test_a_metric_is_measured_of_foreign_embeddings(monkeypatch: pytest.MonkeyPa
 def test_a_model_that_reorders_is_one_more_column(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reranked = RankedModel("reranked", "re-ranked", light="#123456", dark="#fedcba", embeds=False)
+    reranked = RankedModel("reranked", "re-ranked", light="#123456", dark="#fedcba", reorders="finetuned")
     monkeypatch.setitem(MODELS, "reranked", reranked)
     root = shutil.copytree(world, tmp_path / "world")
     for top in ("models", "results"):
@@ -113,12 +114,31 @@ def test_a_model_that_reorders_is_one_more_column(
     body = json.loads(path.read_text())
     body["test"] = {name: value for name, value in body["test"].items() if "qbnorm" not in name}
     body["test"]["t2i_hit_at_5"] = 0.8765
+    for way in ("t2i", "i2t"):
+        for end, value in (("", 0.031), ("_low", 0.002), ("_high", 0.06)):
+            names = ("rerank_gain_mean", *(f"rerank_gain_at_{k}" for k in (1, 5, 10)))
+            body["test"] |= {f"{way}_{name}{end}": value for name in names}
+    body["test"] |= {"unfit_pairs": 40, "match_auc": 0.805, "match_auc_low": 0.79, "match_auc_high": 0.82}
     path.write_text(json.dumps(body))
+    details = json.loads((path.parent / "details.json").read_text())
+    curve = [{"k": k, "hit_at_1": 0.1, "hit_at_5": 0.5, "hit_at_10": 0.7 + k / 100} for k in (1, 2, 4)]
+    chosen = {"k": 4, "weight": 0.5, "sure_on_valid": True, "curve": curve}
+    details |= {
+        "score_histogram": None,
+        "reranking": {"t2i": chosen, "i2t": chosen | {"k": 2, "weight": 0, "sure_on_valid": False}},
+    }
+    (path.parent / "details.json").write_text(json.dumps(details))
     zero = {"classes": [], "pictures": 0, "per_class": [], "confusion": []}
     zero |= {prompts: {"top_1": 0.0, "top_5": 0.0} for prompts in ("one_prompt", "ensemble")}
     (root / "results/reranked/zero_shot.json").write_text(json.dumps(zero))
+    settings = (root / "params.yaml").read_text()
+    assert settings.count("  rerank: false\n") == 1
+    (root / "params.yaml").write_text(settings.replace("  rerank: false\n", "  rerank: auto\n"))
     report_inputs.write(root)
     page, text = ((root / "results" / name).read_text() for name in ("report.html", "report.md"))
+    told = "The tasks' answers are re-ranked, where valid is sure of the gain: text → image."
+    assert told in text
+    assert told in html.unescape(page)
     gain_titles = ["fine-tuned: gain, points", "re-ranked: gain, points"]
     header = f"| direction |  | chance | baseline | fine-tuned | re-ranked | {' | '.join(gain_titles)} |"
     assert f"{header} fine-tuned, QB-Norm | its change, points |" in text
@@ -130,6 +150,15 @@ def test_a_model_that_reorders_is_one_more_column(
     assert re.search(r"^\| text → image \| median rank \| \S+ \| \S+ \| \S+ \|$", text, re.M)
     assert re.search(r"^\| text → image \| 6 to 15 characters \| 27( \| \S+ \[[^|]*\]){5} \|$", text, re.M)
     assert re.search(r"^\| text → image( \| −?[\d.]+){5} \|  \|$", text, re.M)  # hubs: it has no QB-Norm
+    change = r"\*\*\+3\.1 \[\+0\.2, \+6\.0\]\*\*"
+    assert re.search(rf"^\| text → image \| R@5 \| \S+ \[[^|]*\| 87\.6 \[[^|]*\| {change} \|$", text, re.M)
+    assert (
+        "text → image: the first 4 are read, and the score is the probability of a match + 0.5 × cosine." in text
+    )
+    assert "image → text: the first 2 are read, and the score is the probability of a match." in text
+    assert "| text → image | 4 | 10.0 | 50.0 | 74.0 |" in text
+    assert '<a href="#reranking">' in page
+    assert "the first 4 are read" in page
     assert "--finetuned: #0b6bcb; --reranked: #123456; --true" in page
     assert "--finetuned: #5fb0ff; --reranked: #fedcba; --true" in page
     assert ".bar.reranked i { background: var(--reranked); }" in page

@@ -10,7 +10,7 @@ from tests.support.report_inputs import figures_of, write
 from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
 from tuwen.evaluation.metric import format_number
-from tuwen.evaluation.models import MODELS
+from tuwen.evaluation.models import MODELS, list_embedding
 from tuwen.report import doubtful_pairs
 from tuwen.report.html.confusion import draw_confusion
 from tuwen.report.html.histogram import draw_histogram
@@ -242,7 +242,8 @@ def test_the_gain_is_what_lies_between_both_models_and_inside_its_interval(made)
 
 
 def test_the_gain_of_the_mean_of_all_is_drawn_over_both_directions_at_once(made):
-    ranks = [pairs.read_table(made / "results" / model / "ranks.parquet").to_pylist() for model in MODELS]
+    names = list_embedding(MODELS)
+    ranks = [pairs.read_table(made / "results" / name / "ranks.parquet").to_pylist() for name in names]
     drawn_by = load_params(made / "params.yaml").evaluate
     gains = [
         (

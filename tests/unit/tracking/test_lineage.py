@@ -14,6 +14,7 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
 from tuwen.tracking import lineage, runs
 from tuwen.tracking.artifacts import list_files
+from tuwen.tracking.figures import get_cost_name
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow's, about sqlalchemy
 
@@ -121,6 +122,39 @@ def test_a_report_that_dvc_lock_does_not_list_is_not_attached(tmp_path: Path) ->
     write_json(result / "metrics.json", {})
     (tmp_path / "report.md").write_text("报告\n", encoding="utf-8")
     assert list(list_files(result, {})) == [result / "metrics.json"]
+
+
+def test_a_re_ranker_has_runs_and_a_chart_of_what_it_cost_and_one_switched_off_has_none(project: Path) -> None:
+    make_outs()
+    model, result = Path("models/reranked"), Path("results/reranked")
+    model.mkdir()
+    manifest.write_manifest(model, {}, {"rerank": None})
+    write_json(result / "metrics.json", {})
+    assert not {str(model), str(result)} & lineage.sync().keys()
+
+    shutil.copy("models/finetuned/training.json", model)
+    manifest.write_manifest(model, {}, {"rerank": {"k": 4}})
+    shutil.copy("results/finetuned/metrics.json", result)
+    build_evaluation(result)
+    details = json.loads((result / "details.json").read_text())
+    curve = [{"k": k, "hit_at_1": 0.2, "hit_at_5": 0.5} for k in (1, 2, 4)]
+    chosen = {"k": 4, "weight": 1.0, "sure_on_valid": False, "curve": curve}
+    details |= {"score_histogram": None, "reranking": {"t2i": chosen, "i2t": chosen}}
+    write_json(result / "details.json", details)
+    with runs.track_run(result, {}, {}, KEPT) as run:
+        for depth, cost in ((2, 7.25), (4, 13.5)):
+            run.log_metrics({get_cost_name("t2i"): cost}, step=depth)
+        run.finish_output(result)
+    run_ids = lineage.sync()
+    assert run_ids[str(result)] == run.id
+    assert runs_by_out(project)[str(model)].data.params["rerank.k"] == "4"
+    shown = Path(MlflowClient(runs.get_address()).download_artifacts(str(run.id), "figures"))
+    names = ("depth-i2t", "depth-t2i", "gallery-i2t", "gallery-t2i")
+    assert sorted(path.stem for path in shown.iterdir()) == list(names)
+    charts = {name: (shown / f"{name}.svg").read_text() for name in names}
+    assert all(f">{word}<" in charts["depth-t2i"] for word in ("milliseconds per query", "7.25", "13.5"))
+    assert "milliseconds" not in charts["depth-i2t"]
+    assert "#8a3ffc" in charts["depth-i2t"]
 
 
 def build_evaluation(result: Path) -> None:

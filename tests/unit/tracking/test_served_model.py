@@ -13,8 +13,12 @@ import pandas as pd
 import pytest
 
 from tests.support.broken import encode, landscape
+from tests.support.reranker_world import build_reranked, score_all
 from tests.support.small_model import write_small_model
+from tuwen.data.formats import pairs, shards
+from tuwen.data.formats.json_file import write_json
 from tuwen.retrieval.retriever import load_retriever
+from tuwen.tracking import registry
 from tuwen.tracking.served_model import ServedModel
 
 CAPTIONS = ["一只橘猫趴在窗台上", "大熊猫", "海边的日落"]
@@ -122,3 +126,48 @@ def test_exact_search_serves_one_thread_at_a_time(served: ServedModel, monkeypat
     served.predict(None, pd.DataFrame([{"text": "大熊猫"}]), {"k": 1})
     assert held == [True]
     assert not served.turn.locked()
+
+
+@pytest.fixture(scope="module")
+def reranked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A re-ranker with the test set as its gallery, as `tuwen track register models/reranked` packs them."""
+    root = tmp_path_factory.mktemp("reranked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        build_reranked(root)
+        chosen = {"k": 6, "weight": 0.5, "sure_on_valid": True, "curve": []}
+        details = {"gallery_curve": {"t2i": [], "i2t": []}, "score_histogram": None}
+        details |= {"hubs": {way: {"k": 10, "top": []} for way in ("t2i", "i2t")}}
+        details |= {"reranking": {"t2i": chosen, "i2t": chosen | {"k": 4, "weight": 0.0}}}
+        (root / "results/reranked").mkdir(parents=True)
+        write_json(root / "results/reranked/details.json", details)
+        registry.pack(Path("models/reranked"), "test", root / "gallery")
+    return {"model": str(root / "models/reranked"), "gallery": str(root / "gallery")}
+
+
+def test_a_re_ranker_answers_in_its_order_where_it_is_asked_to(reranked: dict[str, str]) -> None:
+    model = ServedModel()
+    model.load_context(SimpleNamespace(artifacts=reranked))
+    root = Path(reranked["gallery"]).parent
+    cosine, match = score_all(root, "test")
+    tables = pairs.read_pair_set(root / "data/clean/test")
+    captions, names = tables.texts["caption"].to_pylist(), tables.images["image_id"].to_pylist()
+    places = [shards.Place.of(row) for row in tables.images.to_pylist()]
+    encoded = base64.b64encode(shards.read_member(root / "data", places[3])).decode()
+    asked = [{"text": captions[5], "image": None}, {"text": None, "image": encoded}]
+    plain, ordered = (ask(model, asked, k=5, rerank=wanted) for wanted in (False, True))
+    text_ids = tables.texts["text_id"].to_pylist()
+    cases = [(cosine[5], match[5], names, (6, 0.5)), (cosine[:, 3], match[:, 3], text_ids, (4, 0.0))]
+    for row, (by_cosine, by_match, ids, (k, weight)) in enumerate(cases):
+        order = np.argsort(-by_cosine, kind="stable").tolist()
+        assert plain["ids"].iloc[row] == [ids[item] for item in order[:5]]
+        score = by_match + weight * by_cosine
+        new = [*sorted(order[:k], key=lambda item, score=score: -score[item]), *order[k:]][:5]
+        assert ordered["ids"].iloc[row] == [ids[item] for item in new]
+        assert ordered["scores"].iloc[row] == pytest.approx(by_cosine[new], abs=1e-5)
+    assert plain["ids"].tolist() != ordered["ids"].tolist()
+
+
+def test_a_version_without_a_re_ranker_says_so(served: ServedModel) -> None:
+    with pytest.raises(ValueError, match="rerank: this version has no re-ranker"):
+        ask(served, [{"text": "大熊猫"}], rerank=True)

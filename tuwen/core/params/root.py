@@ -55,6 +55,15 @@ class Predict(Strict):
 
     k: Count  # ranks per query; the contest's files have five, another number is written beside them
     correction: Literal["none", "qbnorm"]  # of scores: QB-Norm by the bank of train, at valid's temperature
+    rerank: Literal[False, True, "auto"]  # the first answers; auto: where valid's gain is sure, in each direction
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "Predict":
+        if self.rerank and self.correction != "none":
+            raise ValueError(
+                "correction must be none where rerank is not false: a re-ranker reads the first by cosine"
+            )
+        return self
 
 
 class Report(Strict):

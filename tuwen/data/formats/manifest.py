@@ -72,20 +72,25 @@ def hash_path(path: Path) -> str:
 
 def require_inputs(folder: Path, inputs: Mapping[str, Path]) -> None:
     """Raise UserError, naming both digests, unless the manifest of `folder` names these very `inputs`."""
-    place = folder / MANIFEST
-    try:
-        recorded = json.loads(place.read_text(encoding="utf-8"))["inputs"]
-    except FileNotFoundError:
-        raise UserError(f"{place}: missing, so it is unknown what these were made from; run `dvc repro`") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{place}: not a manifest ({error!r}); remove the folder and run `dvc repro`") from None
+    recorded = read_inputs(folder)
     for name, path in inputs.items():
         actual = hash_path(path)
         if recorded.get(name) != actual:
             raise UserError(
-                f"{place}: made from another {name}: it names {recorded.get(name)}, but {path} is {actual}; "
-                "make these anew from it: `dvc repro`"
+                f"{folder / MANIFEST}: made from another {name}: it names {recorded.get(name)}, but {path} is "
+                f"{actual}; make these anew from it: `dvc repro`"
             )
+
+
+def read_inputs(folder: Path) -> dict[str, str]:
+    """Return name -> digest of what `folder` was made from. Raises UserError where its manifest does not tell."""
+    place = folder / MANIFEST
+    try:
+        return dict(json.loads(place.read_text(encoding="utf-8"))["inputs"])
+    except FileNotFoundError:
+        raise UserError(f"{place}: missing, so it is unknown what these were made from; run `dvc repro`") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place}: not a manifest ({error!r}); remove the folder and run `dvc repro`") from None
 
 
 def hash_file(path: Path) -> str:

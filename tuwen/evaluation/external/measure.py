@@ -1,6 +1,6 @@
 """Anybody's embeddings and what belongs together -> the metrics that our own models get.
 
-    tuwen evaluate --images A.npy --texts B.npy --relevance R.csv
+    tuwen evaluate --images A.npy --texts B.npy --relevance R.csv [--scores S.csv]
 
 A.npy [I, D] and B.npy [T, D]: half, single or double precision, rows of any length.
 """
@@ -19,6 +19,7 @@ from tuwen.evaluation.details import make_details
 from tuwen.evaluation.embedded_set import EmbeddedSet
 from tuwen.evaluation.external.arrays import ForeignArray, make_array
 from tuwen.evaluation.external.relevance import Labelled, read_relevance, split_labels
+from tuwen.evaluation.external.scores import read_scores, rerank_answers
 from tuwen.evaluation.figures import Figures, MetricValues, measure_figures
 from tuwen.retrieval import intervals, metrics
 
@@ -48,16 +49,19 @@ def evaluate_vectors(
 
 
 def evaluate_arrays(
-    images: ForeignArray, texts: ForeignArray, relevance: Path, ks: Sequence[int]
+    images: ForeignArray, texts: ForeignArray, relevance: Path, ks: Sequence[int], scores: Sequence[Path] = ()
 ) -> dict[str, Any]:
     """Return all metrics, what `details.json` holds, and of each direction how many queries were asked.
 
-    Raises UserError for different dimensions, a k over a gallery, a bad relevance table and one without a true
-    pair.
+    scores: tables of a re-ranker (scores.py), at most one for each direction. Raises UserError for different
+    dimensions, a k over a gallery, a bad table and a relevance table without a true pair.
     """
     _check_arrays(images, texts, ks, "-k")
     embedded, params = _join_set(images, texts, read_relevance(relevance, images, texts)), _make_params(ks)
     answers = answer_set(embedded, params)
+    if scores:
+        tasks = {name: embedded.make_task(direction) for name, direction in DIRECTIONS.items()}
+        answers = rerank_answers(answers, tasks, read_scores(scores, images, texts), params.ks)
     figures = _measure(embedded, answers, params)
     return {
         "figures": figures.values,

@@ -1,0 +1,68 @@
+"""Whether and how the answers to the tasks are re-ranked: params.yaml's predict.rerank, and what valid says."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, NamedTuple
+
+from tuwen.core.errors import UserError
+from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.data.formats.json_file import read_json
+from tuwen.data.formats.text import load_tokenizer
+from tuwen.model.reranker import has_reranker, load_reranker
+from tuwen.retrieval.match_pairs import score_token_pairs, write_tokens
+from tuwen.retrieval.rerank import TOKENS_WORK, list_pair_sides, match_first, rerank
+from tuwen.retrieval.rerank_choice import OrderChoice
+from tuwen.retrieval.vectors import Rows, Vectors
+
+
+class Reordering(NamedTuple):
+    """A re-ranker, and how it is used; a direction that `choices` lacks keeps the order of the cosine."""
+
+    model: Path
+    choices: Mapping[str, OrderChoice]
+
+
+def choose_reordering(wanted: bool | Literal["auto"], model: Path, results: Path) -> Reordering | None:
+    """Return how the answers are re-ranked by the model in the folder `model`; None where they are not.
+
+    wanted: params.yaml's predict.rerank; auto takes a direction only where re-ranking raised the mean of R@k on
+    valid beyond doubt. results: folder of what was measured of it. Raises UserError where it is wanted and there
+    is no re-ranker.
+    """
+    if wanted is False or (wanted == "auto" and not has_reranker(model)):
+        return None
+    if not has_reranker(model):
+        raise UserError(
+            f"params.yaml: predict.rerank is true, but {model} holds no re-ranker; give params.yaml: rerank its "
+            "settings, or let predict.rerank be auto or false"
+        )
+    place = results / "details.json"
+    try:
+        chosen = {name: read_json(place)["reranking"][name] for name in DIRECTIONS}
+        choices = {name: OrderChoice(int(one["k"]), float(one["weight"])) for name, one in chosen.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{place}: does not say how to re-rank ({error!r}); run `dvc repro`") from None
+    if wanted == "auto":
+        choices = {name: choice for name, choice in choices.items() if chosen[name]["sure_on_valid"]}
+    return Reordering(model, choices)
+
+
+def answer_by_match(
+    direction: str, queries: Vectors, gallery: Vectors, count: int, folder: Path, reordering: Reordering
+) -> Rows:
+    """Return the first `count` gallery rows per query, [Q, count], in the new order; more than that are scored.
+
+    queries [Q, D], gallery [G, D]: of the set in `folder`, whose images and captions are read.
+    """
+    reranker, way = load_reranker(reordering.model), DIRECTIONS[direction]
+    choice = reordering.choices[direction]
+    TOKENS_WORK.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=TOKENS_WORK) as work:
+        tokenizer = load_tokenizer(reordering.model / "vocab.txt")
+        tokens = write_tokens(reranker, tokenizer, list_pair_sides(reranker, folder), Path(work))
+        score = partial(score_token_pairs, reranker, tokens)
+        vectors = {way.queries: queries, way.gallery: gallery}
+        matches = match_first(score, vectors, max(count, choice.k), [direction])[direction]
+    return rerank(matches, *choice)[:, :count]

@@ -1,0 +1,82 @@
+"""A re-ranker beside a gallery whose tokens are there already: what a served model needs to answer in its order.
+
+Shapes: Q queries, k first answers of each.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.data.formats.images import Pixels
+from tuwen.data.formats.text import load_tokenizer
+from tuwen.model.reranker import ReRanker, load_reranker
+from tuwen.retrieval.match_pairs import PairSides, PairTokens, score_token_pairs, write_tokens
+from tuwen.retrieval.rerank import Matches, list_pair_sides, list_pairs, rank_first
+from tuwen.retrieval.rerank_choice import OrderChoice
+from tuwen.retrieval.token_file import open_token_file
+from tuwen.retrieval.vectors import Rows, Vectors
+
+SETTINGS = "reranking.json"
+
+
+class PackedReranker(NamedTuple):
+    """A re-ranker, the tokens of a gallery of both kinds, and how many first answers it reorders by direction."""
+
+    reranker: ReRanker
+    tokenizer: Any
+    tokens: PairTokens
+    choices: Mapping[str, OrderChoice]
+
+
+def pack_reranker(model: Path, folder: Path, choices: Mapping[str, OrderChoice], out: Path) -> None:
+    """Write into `out` the tokens of the set in `folder` by the re-ranker in `model`, and how it is used."""
+    reranker = load_reranker(model)
+    tokens = write_tokens(reranker, load_tokenizer(model / "vocab.txt"), list_pair_sides(reranker, folder), out)
+    for side in PairTokens._fields:
+        np.save(out / f"{side}.start.npy", getattr(tokens, side).start)
+    (out / SETTINGS).write_text(json.dumps({name: choice._asdict() for name, choice in choices.items()}))
+
+
+def open_packed_reranker(model: Path, packed: Path) -> PackedReranker | None:
+    """Open what `pack_reranker` wrote; None where there is none."""
+    if not (packed / SETTINGS).is_file():
+        return None
+    reranker = load_reranker(model)
+    widths = {"images": reranker.cross.stored_width, "texts": reranker.dual.config["text"]["width"]}
+    files = {
+        side: open_token_file(packed / f"{side}.f16", width, np.load(packed / f"{side}.start.npy"))
+        for side, width in widths.items()
+    }
+    body = json.loads((packed / SETTINGS).read_text())
+    choices = {name: OrderChoice(**choice) for name, choice in body.items()}
+    return PackedReranker(reranker, load_tokenizer(model / "vocab.txt"), PairTokens(**files), choices)
+
+
+def rerank_found(
+    packed: PackedReranker,
+    direction: str,
+    queries: Sequence[Any],
+    decode: Callable[[Any], Pixels],
+    found: tuple[Rows, Vectors],
+) -> tuple[Rows, Vectors]:
+    """Return `found`, gallery rows and cosines [Q, k] by the dual encoder, in the re-ranker's order.
+
+    queries: texts for t2i, and for i2t what `decode` makes squares of. Only the first `choices[direction].k` move.
+    """
+    choice, (rows, cosine) = packed.choices[direction], found
+    read = min(choice.k, rows.shape[1])
+    of_texts = DIRECTIONS[direction].queries == "texts"
+    asked = PairSides([], decode, list(queries)) if of_texts else PairSides(list(queries), decode, [])
+    with TemporaryDirectory() as work:
+        own = write_tokens(packed.reranker, packed.tokenizer, asked, Path(work))
+        sides = (packed.tokens.images, own.texts) if of_texts else (own.images, packed.tokens.texts)
+        match = score_token_pairs(packed.reranker, PairTokens(*sides), *list_pairs(direction, rows[:, :read]))
+    matches = Matches(rows[:, :read], cosine[:, :read], match.reshape(len(rows), read))
+    place = np.tile(np.arange(rows.shape[1]), (len(rows), 1))
+    place[:, :read] = rank_first(matches, read, choice.weight)
+    return np.take_along_axis(rows, place, axis=1), np.take_along_axis(cosine, place, axis=1)
