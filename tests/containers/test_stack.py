@@ -7,19 +7,23 @@ import base64
 import json
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.containers.conftest import CARD, STRANGER, Stack
 from tests.support import smoke
 from tests.support.browser import browser as browser
 
-REBUILD_SECONDS = 20
+REBUILD_SECONDS, PAGE_SECONDS = 20, 30
 SMOKE = ".worktrees/smoke"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -107,8 +111,17 @@ def read_page(browser: Chrome) -> str:
 def test_prefects_page_asks_for_the_password_and_shows_the_run(
     stack: Stack, browser: Chrome, resumed: str
 ) -> None:
-    browser.get(f"http://127.0.0.1:{stack.values['PREFECT_PORT']}/runs/flow-run/{resumed}")
-    fields = stack.wait_until(lambda: browser.find_elements(By.CSS_SELECTOR, "input[type=password]"), "it asks")
+    address = f"http://127.0.0.1:{stack.values['PREFECT_PORT']}/runs/flow-run/{resumed}"
+
+    def find_password_fields() -> list[WebElement]:
+        browser.get(address)  # anew each time: a page asks once whether the server, just made anew, answers
+        with suppress(TimeoutException):
+            wait = WebDriverWait(browser, PAGE_SECONDS)
+            return wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "input[type=password]"))
+        print(f"no password is asked for: {read_page(browser)!r}", *browser.get_log("browser"), sep="\n")
+        return []
+
+    fields = stack.wait_until(find_password_fields, "it asks")
     assert "smoke" not in read_page(browser)
     fields[0].send_keys(stack.values["PREFECT_AUTH_STRING"], Keys.ENTER)
     stack.wait_until(lambda: "smoke" in read_page(browser), "the run's page")
