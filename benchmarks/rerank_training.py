@@ -40,7 +40,7 @@ LOOP = {"lr": 1e-3, "muon_lr": 1e-2, "weight_decay": 0.1, "warmup_steps": 20, "m
 LOOP |= {"batch_size": BATCH, "precision": "bf16", "ema": None, "select": {"epochs": False, "wise_ft": []}}
 FIT = {"chunk": None, "gradient_checkpointing": False, "compile": False, "freeze": "none"}
 FIT |= {"siblings": "positives", "distil": None}
-NONE = {"mlm": 0.0, "mrfr": 0.0, "mrc": 0.0, "mrc_kl": 0.0, "recovery": 0.0, "fgd": 0.0}
+NONE = {"gcpr": 0.0, "mlm": 0.0, "mrfr": 0.0, "mrc": 0.0, "mrc_kl": 0.0, "recovery": 0.0, "fgd": 0.0}
 
 
 def draw_picture(pair: Pair, draw: np.random.Generator) -> np.ndarray:
@@ -137,7 +137,9 @@ def make_settings(epochs: int, fusion: str, **objectives: float) -> Rerank:
         "objectives": {"fgr": 1.0} | NONE | objectives,
         "hidden_share": 0.15,
         "clusters": 16,
+        "towers": "frozen",
         "teacher": None,
+        "tgd": None,
     }
     return Rerank.model_validate(shape | {"fit": LOOP | {"epochs": epochs}})
 

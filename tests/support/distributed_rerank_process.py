@@ -9,7 +9,16 @@ from pathlib import Path
 import torch
 
 from tests.support.distributed_process import take_share
-from tests.support.reranking import ALL, compute_gradients, make_batch, make_parts, make_settings
+from tests.support.reranking import (
+    ALL,
+    TGD,
+    compute_gradients,
+    make_batch,
+    make_joint,
+    make_parts,
+    make_settings,
+    make_trained,
+)
 from tuwen.core.params import Rerank
 from tuwen.training import distributed
 from tuwen.training.loader import Batch
@@ -20,6 +29,9 @@ CASES = {
     "all objectives": make_settings(ALL),
     "one stream": make_settings({"mlm": 0.5}, fusion="text_image"),
     "compressed": make_settings({"recovery": 1.0}, fusion="joint", image_tokens={"count": 3, "width": 64}),
+    "trained towers": make_trained({"mlm": 0.5}),
+    "trained, all objectives": make_trained(ALL | {"gcpr": 1.0}, tgd=TGD),
+    "trained, one stream": make_trained({"recovery": 1.0}, fusion="joint", image_tokens={"count": 3, "width": 64}),
 }
 
 

@@ -59,7 +59,7 @@ def build_reranked(root: Path, unfit: int = 0) -> Path:
         torch.nn.init.normal_(parameter, std=0.3)
     save_reranker(cross, model, root / "models/reranked")
     shutil.copy(root / "models/baseline/training.json", root / "models/reranked")
-    manifest.write_manifest(root / "models/reranked", {"finetuned": model}, {"rerank": {"k": DEPTH}})
+    manifest.write_manifest(root / "models/reranked", {"finetuned": model}, {"rerank": {"k": DEPTH, "towers": "frozen"}})
     return root
 
 

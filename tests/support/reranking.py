@@ -9,13 +9,14 @@ from tuwen.core.params import Rerank
 from tuwen.model.cross_encoder import CrossEncoder
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.reranker import make_cross_encoder
+from tuwen.reranking.joint import JointModel
 from tuwen.reranking.objective import HiddenWords, Matching
 from tuwen.reranking.recipe import describe_layers
 from tuwen.training.loader import Batch
 
 ROWS, TOKENS, VOCABULARY = 12, 10, 24
 WORDS = HiddenWords(mask=4, special=(0, 1, 2, 3, 4))
-DUAL = {
+DUAL: dict[str, Any] = {
     "dim": 16,
     "image": {
         **{"kind": "vit", "size_px": 16, "patch_px": 4, "width": 64, "layers": 1, "heads": 1, "mlp": 128},
@@ -24,8 +25,13 @@ DUAL = {
     "text": {"width": 64, "layers": 1, "dropout": 0.1, "max_tokens": 16},
     "vocabulary": VOCABULARY,
 }
-NONE = {"fgr": 1.0, "mlm": 0.0, "mrfr": 0.0, "mrc": 0.0, "mrc_kl": 0.0, "recovery": 0.0, "fgd": 0.0}
-ALL = {"fgr": 1.0, "mlm": 0.5, "mrfr": 0.3, "mrc": 0.2, "mrc_kl": 0.1, "recovery": 0.4, "fgd": 0.05}
+STILL = DUAL | {  # towers that draw nothing, so that two passes of a training of theirs are alike
+    "image": dict(DUAL["image"], patch_dropout=0.0),
+    "text": dict(DUAL["text"], dropout=0.0),
+}
+NONE = {"gcpr": 0.0, "fgr": 1.0, "mlm": 0.0, "mrfr": 0.0, "mrc": 0.0, "mrc_kl": 0.0, "recovery": 0.0, "fgd": 0.0}
+ALL = {"gcpr": 0.0, "fgr": 1.0, "mlm": 0.5, "mrfr": 0.3, "mrc": 0.2, "mrc_kl": 0.1, "recovery": 0.4, "fgd": 0.05}
+TGD = {"alpha": 0.4, "queue": 20, "half_life": 10}
 TOWERS = {
     "chunk",
     "gradient_checkpointing",
@@ -36,16 +42,16 @@ TOWERS = {
 }  # of a dual encoder
 LOOP = {name: value for name, value in FIT.items() if name not in TOWERS} | {"batch_size": ROWS}
 SETTINGS = {
-    **{"seed": 0, "fusion": "both", "layers": 1, "width": None, "heads": None, "mlp": None, "dropout": 0.0},
+    **{"seed": 0, "towers": "frozen", "fusion": "both", "layers": 1, "width": None, "heads": None, "mlp": None, "dropout": 0.0},
     **{"image_tokens": None, "k": 4, "corpus": 0.0, "negatives": 1, "class_weights": [1.0, 2.0]},
-    **{"objectives": NONE, "hidden_share": 0.3, "clusters": 4, "teacher": None, "fit": LOOP},
+    **{"objectives": NONE, "hidden_share": 0.3, "clusters": 4, "teacher": None, "tgd": None, "fit": LOOP},
 }
 
 
 def make_settings(objectives: dict[str, float] | None = None, **changes: Any) -> Rerank:
     """Return settings with `objectives` beside FGR alone, and a teacher where one is needed."""
     weights = NONE | (objectives or {})
-    teacher = {"momentum": 0.9} if weights["fgd"] else None
+    teacher = {"momentum": 0.9} if weights["fgd"] or changes.get("tgd") else None
     return Rerank.model_validate(SETTINGS | {"objectives": weights, "teacher": teacher} | changes)
 
 
@@ -63,21 +69,39 @@ def make_batch(seed: int, rows: int = ROWS) -> Batch:
     return Batch(pixels, ids * mask, mask, positive_id, caption_id, tuple(map(str, range(rows))))
 
 
-def make_parts(settings: Rerank) -> tuple[DualEncoder, CrossEncoder, Matching]:
+def make_trained(objectives: dict[str, float] | None = None, **changes: Any) -> Rerank:
+    """Return settings of towers that are trained, by the contrastive loss and FGR at least."""
+    return make_settings({"gcpr": 1.0} | (objectives or {}), towers="trained", **changes)
+
+
+def make_parts(settings: Rerank, config: dict[str, Any] = DUAL) -> tuple[DualEncoder, CrossEncoder, Matching]:
     """Return a dual encoder, a cross encoder whose cross-attention already says something, and what trains it."""
     torch.manual_seed(7)
-    dual = DualEncoder(DUAL)
+    dual = DualEncoder(config)
     cross = make_cross_encoder(dual, describe_layers(dual, settings))
     for parameter in cross.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     objective = Matching(dual, settings, WORDS)
-    objective.prepare(cross, 3)
+    if settings.towers == "frozen":
+        objective.prepare(cross, 3)
     return dual, cross, objective
+
+
+def make_joint(settings: Rerank) -> tuple[JointModel, Matching]:
+    """Return the same parts as the one model that is trained where the towers are, and what trains it."""
+    dual, cross, objective = make_parts(settings, STILL)
+    model = JointModel(dual, cross)
+    objective.prepare(model, 3)
+    return model, objective
 
 
 def compute_gradients(settings: Rerank, batch: Batch, done: int = 0) -> tuple[float, dict[str, torch.Tensor]]:
     """Return the loss of a step, and the gradient of every parameter that it trains."""
-    _, cross, objective = make_parts(settings)
-    loss = objective.compute_gradients(cross, batch, done)
-    return loss.item(), {name: p.grad for name, p in cross.named_parameters() if p.grad is not None}
+    model: Any
+    if settings.towers == "trained":
+        model, objective = make_joint(settings)
+    else:
+        _, model, objective = make_parts(settings)
+    loss = objective.compute_gradients(model, batch, done)
+    return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

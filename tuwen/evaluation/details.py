@@ -74,7 +74,7 @@ class Reranking(CheckedJson):
     k: int
     weight: float  # of the cosine beside the probability of a match
     sure_on_valid: bool  # whether the interval of its gain in the mean of R@k lies above 0 there
-    curve: list[dict[str, float]]  # points: k, hit_at_1, hit_at_5, …; k = 1 is the order before
+    curve: list[dict[str, float]]  # points: k, hit_at_1, hit_at_5, …; k = 1 is the order of the cosine
 
 
 class Details(CheckedJson):

@@ -12,7 +12,7 @@ from tuwen.data.formats.json_file import read_json
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.reranker import has_reranker, load_reranker
 from tuwen.retrieval.match_pairs import score_token_pairs, write_tokens
-from tuwen.retrieval.rerank import TOKENS_WORK, list_pair_sides, match_first, rerank
+from tuwen.retrieval.rerank import TOKENS_WORK, embed_sides, has_own_towers, list_pair_sides, match_first, rerank
 from tuwen.retrieval.rerank_choice import OrderChoice
 from tuwen.retrieval.vectors import Rows, Vectors
 
@@ -54,15 +54,19 @@ def answer_by_match(
 ) -> Rows:
     """Return the first `count` gallery rows per query, [Q, count], in the new order; more than that are scored.
 
-    queries [Q, D], gallery [G, D]: of the set in `folder`, whose images and captions are read.
+    queries [Q, D], gallery [G, D]: of the set in `folder`, whose images and captions are read. A re-ranker whose
+    towers were trained embeds both itself, and reads its own first answers.
     """
     reranker, way = load_reranker(reordering.model), DIRECTIONS[direction]
     choice = reordering.choices[direction]
     TOKENS_WORK.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=TOKENS_WORK) as work:
         tokenizer = load_tokenizer(reordering.model / "vocab.txt")
-        tokens = write_tokens(reranker, tokenizer, list_pair_sides(reranker, folder), Path(work))
+        sides = list_pair_sides(reranker, folder)
+        tokens = write_tokens(reranker, tokenizer, sides, Path(work))
         score = partial(score_token_pairs, reranker, tokens)
         vectors = {way.queries: queries, way.gallery: gallery}
+        if has_own_towers(reordering.model):
+            vectors = embed_sides(reranker, tokenizer, sides)
         matches = match_first(score, vectors, max(count, choice.k), [direction])[direction]
     return rerank(matches, *choice)[:, :count]

@@ -1,4 +1,4 @@
-"""What both reports say of a re-ranker: its gain over the order before, and hit@k by how many it reads."""
+"""What both reports say of a re-ranker: its gain over the model that it began from, and hit@k by how many it reads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class RerankingSection(NamedTuple):
     """The section, for both reports."""
 
     name: str  # in MODELS
-    before: str  # title of the model whose answers are reordered
+    before: str  # title of the model that it began from
     after: str
     rows: list[tuple[str, ...]]  # direction, metric, before, after, change
     sure: list[bool]  # of each row, whether its change is a gain beyond doubt
@@ -115,8 +115,7 @@ def describe_answering(measured: Results, wanted: bool | str) -> str:
     described = measured[name].details.reranking if name else None
     if name is None or described is None:
         return ""
-    before, after = MODELS[f"{MODELS[name].reorders}"].title, MODELS[name].title
-    column = f" The column {after} is the {before} model's, its first answers in a new order."
+    column = f" The column {MODELS[name].title} has a dual encoder's first answers in a cross encoder's order."
     if not wanted:
         return column
     ways = [name for name in DIRECTIONS if wanted is True or described[name].sure_on_valid]
@@ -159,7 +158,7 @@ def format_reranking(facts: Mapping[str, Any]) -> list[str]:
         for (*told, change), is_sure in zip(section.rows, section.sure, strict=True)
     ]
     return [
-        f"## Re-ranking: the first answers of the {section.before} model in a new order, in percent",
+        "## Re-ranking: the first answers in a new order, in percent",
         "",
         *format_table(("direction", "", section.before, section.after, "change, points"), rows),
         "",
@@ -168,5 +167,5 @@ def format_reranking(facts: Mapping[str, Any]) -> list[str]:
         "",
         *format_table(facts["depth_columns"], section.depths),
         "",
-        "By how many first answers are read; 1 is the order before.",
+        "By how many first answers are read; 1 is the order of the cosine.",
     ]

@@ -1,4 +1,4 @@
-"""What the frozen dual encoder says of a batch, and the pairs that are made of it to be judged.
+"""What the dual encoder says of a batch, and the pairs that are made of it to be judged.
 
 Shapes: b rows of this process, B of all processes, N negatives of a row, L tokens of a text, P of an image with C
 numbers each, W width of a text's states, D dimensions, I images, Q pairs.
@@ -18,13 +18,15 @@ from tuwen.training import distributed
 class Encoded(NamedTuple):
     """Unit vectors [b, D], tokens [b, P, C] and states [b, L, W] of the rows of a batch.
 
-    shown: the states of the texts as the re-ranker sees them, some words hidden; `whole` itself where none are.
+    seen, shown: vectors and states of the texts as the re-ranker sees them, some words hidden. text, whole: those
+    of the whole texts; the same where no word is hidden, or nothing asks for them.
     """
 
     image: Tensor
     tokens: Tensor
     text: Tensor
     whole: Tensor
+    seen: Tensor
     shown: Tensor
     mask: Tensor  # [b, L]
 
@@ -40,27 +42,38 @@ class JudgedPairs(NamedTuple):
     counted: Tensor  # [Q] bool: False for the pairs of a row that has no negative
 
 
-@torch.no_grad()
 def encode_batch(
-    dual: DualEncoder, pixels: Tensor, ids_bL: Tensor, mask_bL: Tensor, shown_ids_bL: Tensor
+    dual: DualEncoder,
+    pixels: Tensor,
+    ids_bL: Tensor,
+    mask_bL: Tensor,
+    shown_ids_bL: Tensor,
+    *,
+    whole: bool = True,
 ) -> Encoded:
-    """Encode images and texts, and the texts with hidden words; `shown_ids_bL` may be `ids_bL` itself."""
+    """Encode images and texts with hidden words; `shown_ids_bL` may be `ids_bL` itself.
+
+    whole: encode the whole texts too, where words are hidden.
+    """
     image_bD, tokens_bPC = dual.encode_image_tokens(pixels)
-    text_bD, whole_bLW = dual.encode_text_tokens(ids_bL, mask_bL)
-    shown_bLW = whole_bLW if shown_ids_bL is ids_bL else dual.encode_text_tokens(shown_ids_bL, mask_bL)[1]
-    return Encoded(image_bD, tokens_bPC, text_bD, whole_bLW, shown_bLW, mask_bL)
+    seen_bD, shown_bLW = dual.encode_text_tokens(shown_ids_bL, mask_bL)
+    text_bD, whole_bLW = seen_bD, shown_bLW
+    if whole and shown_ids_bL is not ids_bL:
+        text_bD, whole_bLW = dual.encode_text_tokens(ids_bL, mask_bL)
+    return Encoded(image_bD, tokens_bPC, text_bD, whole_bLW, seen_bD, shown_bLW, mask_bL)
 
 
-@torch.no_grad()
 def join_negatives(encoded: Encoded, scale: Tensor, positive_bB: Tensor, uniform_b2N: Tensor) -> JudgedPairs:
     """Return the batch's pairs and hard negatives for them, from the rows of all processes.
 
     scale: of the cosines before the softmax by which negatives are drawn. positive_bB: what fits each row.
-    uniform_b2N: decides the draws: N texts for the row's image, N images for its text.
+    uniform_b2N: decides the draws: N texts for the row's image, N images for its text. Towers that are trained get
+    their gradients from the pairs of all processes.
     """
     rows, count, device = len(encoded.image), uniform_b2N.shape[1] // 2, encoded.image.device
-    texts_bB = scale * encoded.image @ distributed.gather_rows(encoded.text).T
-    images_bB = scale * encoded.text @ distributed.gather_rows(encoded.image).T
+    with torch.no_grad():
+        texts_bB = scale * encoded.image @ distributed.gather_rows(encoded.text).T
+        images_bB = scale * encoded.text @ distributed.gather_rows(encoded.image).T
     text_bN = draw_negatives(texts_bB, positive_bB, uniform_b2N[:, :count]).to(device)
     image_bN = draw_negatives(images_bB, positive_bB, uniform_b2N[:, count:]).to(device)
     counted_b = (text_bN >= 0).all(1)  # the other draw lacks negatives where this one does: positives are mutual

@@ -1,8 +1,9 @@
-"""What a re-ranker learns by a step: a cross encoder over the tokens of a dual encoder that stays as it is.
+"""What a re-ranker learns by a step: a cross encoder over the tokens of a dual encoder, and the towers with it.
 
 The pairs of a batch are judged beside hard negatives (FGR). Where words are hidden, they are hidden in the texts
 of positives and negatives alike, or [MASK] itself would tell a match; and the pass that judges the positives is
-also the one that finds the words (R2D2's enhanced training, Xie et al. 2022).
+also the one that finds the words (R2D2's enhanced training, Xie et al. 2022). Towers that are trained read the
+texts as they are shown, for their contrastive loss (GCPR) too; a momentum teacher of both reads them whole.
 Shapes: b pairs of this process, N negatives each, L tokens of a text, P of an image, Q = (1 + 2N) b pairs.
 """
 
@@ -17,21 +18,28 @@ from tuwen.model.cross_encoder import CrossEncoder, CrossOutput
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.reranking import losses, masking
-from tuwen.reranking.clusters import find_clusters
 from tuwen.reranking.encoded import Encoded, JudgedPairs, encode_batch, join_negatives
+from tuwen.reranking.joint import JointModel, split_model
+from tuwen.reranking.regions import OBJECTIVES, MaskedRegions
 from tuwen.training import distributed
 from tuwen.training.dataset import make_generator
-from tuwen.training.objective import EpochRecord
+from tuwen.training.objective import EpochRecord, Guidance, Taught
 from tuwen.training.optim import Teacher
-from tuwen.training.step import find_positives, move_weights, prepare_torch, set_attention, set_precision
+from tuwen.training.step import (
+    clamp_temperature,
+    compare_rows,
+    find_positives,
+    move_weights,
+    prepare_torch,
+    set_attention,
+    set_precision,
+)
 
 if TYPE_CHECKING:  # pydantic is not needed to step on tensors
     from tuwen.core.params import Rerank
     from tuwen.training.loader import Batch
 
-FIRST_PATCH = 1  # the token before stands for the whole image
 ALARM = 0.005  # nats below what a re-ranker that tells nothing apart would have, or less: it has learned nothing
-CLUSTERED = 20_000  # patches of the first batch that clusters are found among, at the most
 
 
 class HiddenWords(NamedTuple):
@@ -57,34 +65,46 @@ class Matching:
     def __init__(self, dual: DualEncoder, settings: "Rerank", words: HiddenWords) -> None:
         self._dual, self._settings, self._words = dual, settings, words
         self._weights = {name: weight for name, weight in settings.objectives if weight}
+        self._trained = settings.towers == "trained"
+        self._regions = MaskedRegions(settings)
         self._teacher: Teacher | None = None
-        self._centres: Tensor | None = None
+        self._guidance: Guidance | None = None
+        self._taught: Taught | None = None  # of the step under way
         self._sums: dict[str, Tensor] = {}
 
-    def prepare(self, model: CrossEncoder, steps_per_epoch: int) -> None:
-        """Move both models to the device, the dual encoder frozen, and begin the teacher."""
-        prepare_torch(self._settings.fit, self.group)
-        self._dual.to(choose_device()).eval().requires_grad_(False)
+    def prepare(self, model: CrossEncoder | JointModel, steps_per_epoch: int) -> None:
+        """Move both models to the device, a dual encoder that is not trained frozen, and begin the teacher."""
+        assert isinstance(model, JointModel) == self._trained
+        settings = self._settings
+        prepare_torch(settings.fit, self.group)
+        if not self._trained:
+            self._dual.to(choose_device()).eval().requires_grad_(False)
         model.to(choose_device())
-        if self._settings.teacher:
-            self._teacher = Teacher(model, self._settings.teacher.momentum)
+        if settings.teacher:
+            self._teacher = Teacher(model, settings.teacher.momentum)
+        if settings.tgd:
+            self._guidance = Guidance(settings.tgd, self._dual.config["dim"], steps_per_epoch)
 
     def take_step(
         self,
-        model: CrossEncoder,
+        model: CrossEncoder | JointModel,
         optimizers: list[torch.optim.Optimizer],
         batch: "Batch",
         factor: float,
         done: int,
     ) -> float:
-        """Take a step, and let the teacher follow."""
+        """Take a step, and let the teacher and its queue follow."""
         loss = self.compute_gradients(model, batch, done)
         value = move_weights(model, optimizers, loss, factor, self._settings.fit)
+        if isinstance(model, JointModel):
+            clamp_temperature(model.dual)
         if self._teacher and value == value:  # not NaN
             self._teacher.update(model)
+            if self._guidance and self._taught:
+                self._guidance.put(self._taught)
         return value
 
-    def compute_gradients(self, model: CrossEncoder, batch: "Batch", done: int) -> Tensor:
+    def compute_gradients(self, model: CrossEncoder | JointModel, batch: "Batch", done: int) -> Tensor:
         """Give every parameter the gradient of the whole batch's loss, in all processes; return that loss.
 
         done: steps before this one; seed and `done` decide what is drawn and hidden.
@@ -99,24 +119,32 @@ class Matching:
         self._add({name: term.detach() for name, term in terms.items()} | {"steps": torch.ones(())})
         return distributed.average_over_ranks(loss.detach())
 
-    def compute_terms(self, model: CrossEncoder, batch: "Batch", done: int) -> dict[str, Tensor]:
+    def compute_terms(self, model: CrossEncoder | JointModel, batch: "Batch", done: int) -> dict[str, Tensor]:
         """Return the loss of every objective that has a weight, without the weights."""
         pixels, ids_bL, mask_bL, *names = (column.to(choose_device(), non_blocking=True) for column in batch[:5])
-        rows, positive_bB = len(ids_bL), find_positives(torch.stack(names, dim=1))
-        draws = self._draw(model, rows, ids_bL.shape[1], done)
+        (dual, cross), rows, ids_b2 = split_model(model, self._dual), len(ids_bL), torch.stack(names, dim=1)
+        positive_bB, draws = find_positives(ids_b2), self._draw(cross, rows, ids_bL.shape[1], done)
         shown_ids_bL, hidden_bL = self._hide_words(ids_bL, draws)
-        encoded = encode_batch(self._dual, pixels, ids_bL, mask_bL, shown_ids_bL)
-        pairs = join_negatives(encoded, self._dual.scale, positive_bB, draws.negatives)
-        out = model(model.compress_image(pairs.tokens), pairs.text, pairs.mask, pairs.image)
+        whole = not self._trained or not self._weights.keys().isdisjoint({"recovery", *OBJECTIVES})
+        with torch.set_grad_enabled(self._trained):
+            encoded = encode_batch(dual, pixels, ids_bL, mask_bL, shown_ids_bL, whole=whole)
+        pairs = join_negatives(encoded, dual.scale, positive_bB, draws.negatives)
+        out = cross(cross.compress_image(pairs.tokens), pairs.text, pairs.mask, pairs.image)
         terms = {"fgr": self._judge(out, pairs, rows)}
         if "mlm" in self._weights:
-            found_MV = model.predict_tokens(out.text[:rows, : hidden_bL.shape[1]][hidden_bL])
+            found_MV = cross.predict_tokens(out.text[:rows, : hidden_bL.shape[1]][hidden_bL])
             terms["mlm"] = losses.compute_word_loss(found_MV, ids_bL[hidden_bL], distributed.average_over_ranks)
         if "recovery" in self._weights:
-            terms["recovery"] = losses.compute_recovery_loss(model.recover_text(out.feature[:rows]), encoded.text)
-        if self._teacher:
-            terms["fgd"] = losses.compute_guided_loss(out.feature[:rows], self._guide(encoded))
-        return terms | self._model_regions(model, encoded, draws.patches)
+            recovered_bD = cross.recover_text(out.feature[:rows])
+            terms["recovery"] = losses.compute_recovery_loss(recovered_bD, encoded.text.detach())
+        taught = self._teach(encoded, pixels, ids_bL, mask_bL)
+        if "fgd" in self._weights:
+            terms["fgd"] = losses.compute_guided_loss(out.feature[:rows], self._guide(taught))
+        terms |= self._regions.compute_terms(cross, encoded, draws.patches)
+        if "gcpr" in self._weights:
+            self._taught = Taught(taught.image, taught.text, ids_b2)
+            terms["gcpr"] = self._contrast(dual, encoded, positive_bB, done)
+        return terms
 
     def _draw(self, model: CrossEncoder, rows: int, length: int, done: int) -> Draws:
         """Draw for the rows of all processes, and keep those of this one."""
@@ -130,7 +158,7 @@ class Matching:
         return Draws(drawn[0], drawn[1][:, :length], drawn[2])
 
     def _hide_words(self, ids_bL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        if "mlm" not in self._weights and self._teacher is None:
+        if self._weights.keys().isdisjoint({"mlm", "fgd"}):
             return ids_bL, torch.zeros_like(ids_bL, dtype=torch.bool)
         special = torch.tensor(self._words.special, device=ids_bL.device)
         uniform_bL = draws.words.to(ids_bL.device)
@@ -148,54 +176,37 @@ class Matching:
         )
 
     @torch.no_grad()
-    def _guide(self, encoded: Encoded) -> Tensor:
+    def _teach(self, encoded: Encoded, pixels: Tensor, ids_bL: Tensor, mask_bL: Tensor) -> Encoded:
+        """Return what the teacher's towers say of the whole pairs: of towers that stay, what is known already."""
+        if self._teacher is None or not self._trained:
+            return encoded
+        return encode_batch(self._teacher.model.dual, pixels, ids_bL, mask_bL, ids_bL)
+
+    @torch.no_grad()
+    def _guide(self, taught: Encoded) -> Tensor:
         """Return the teacher's [CLS] feature [b, W] of the whole pairs."""
         assert self._teacher
-        teacher = self._teacher.model
-        feature: Tensor = teacher(teacher.compress_image(encoded.tokens), encoded.whole, encoded.mask).feature
+        cross = split_model(self._teacher.model, self._dual).cross
+        feature: Tensor = cross(cross.compress_image(taught.tokens), taught.whole, taught.mask).feature
         return feature
 
-    def _model_regions(self, model: CrossEncoder, encoded: Encoded, uniform_bP: Tensor) -> dict[str, Tensor]:
-        """Return the losses of masked region modelling, from a pass of its own: the texts are whole in it."""
-        names = [name for name in ("mrfr", "mrc", "mrc_kl") if name in self._weights]
-        if not names:
-            return {}
-        share, total = self._settings.hidden_share, distributed.average_over_ranks
-        shown, hidden_bP = masking.hide_patches(
-            encoded.tokens, uniform_bP.to(encoded.tokens.device), share, FIRST_PATCH
-        )
-        states = model(shown, encoded.whole, encoded.mask).image
-        assert states is not None  # core/params/rerank.py
-        found_MC, true_MC = model.predict_patches(states[hidden_bP]), encoded.tokens[hidden_bP]
-        terms = {}
-        if "mrfr" in names:
-            terms["mrfr"] = losses.compute_feature_loss(found_MC, true_MC, total)
-        for name in set(names) - {"mrfr"}:
-            centres = self._find_centres(encoded.tokens)
-            terms[name] = losses.compute_cluster_loss(found_MC, true_MC, centres, name == "mrc_kl", total)
-        return terms
-
-    def _find_centres(self, tokens_bPC: Tensor) -> Tensor:
-        """Return the clusters' centres, found in the first step among the patches of all processes."""
-        if self._centres is None:
-            patches_NC = distributed.gather_rows(tokens_bPC[:, FIRST_PATCH:].contiguous()).flatten(0, 1)
-            patches_NC = patches_NC[:: -(-len(patches_NC) // CLUSTERED)]
-            found = None
-            if distributed.is_first():
-                found = find_clusters(patches_NC, self._settings.clusters, self._settings.seed)
-            centres = distributed.broadcast_first(found)
-            assert centres is not None
-            self._centres = centres.to(tokens_bPC.device)
-        return self._centres
+    def _contrast(self, dual: DualEncoder, encoded: Encoded, positive_bB: Tensor, done: int) -> Tensor:
+        """Return the contrastive loss of the towers, of the texts as they are shown; in fp32 as everywhere."""
+        with torch.autocast(choose_device(), enabled=False):
+            if self._guidance is None:
+                return compare_rows(dual, encoded.image, encoded.seen, positive_bB)
+            assert self._taught
+            rows = (encoded.image, encoded.seen, positive_bB, dual.scale, done)
+            return self._guidance.compute_loss(self._taught, *rows)
 
     def _add(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.float()
 
-    def describe_epoch(self, model: CrossEncoder) -> EpochRecord:
+    def describe_epoch(self, model: CrossEncoder | JointModel) -> EpochRecord:
         """Return the mean loss of each objective, and how often a pair was judged above all of its negatives.
 
-        Prints a warning where the loss of matching sits where a re-ranker stays that tells nothing apart.
+        Of trained towers the temperature too, and how many pairs a queue is worth. Prints a warning where the loss of matching sits where a re-ranker stays that tells nothing apart.
         """
         sums = {n: distributed.average_over_ranks(v).item() for n, v in sorted(self._sums.items())}
         self._sums = {}
@@ -209,17 +220,23 @@ class Matching:
                 "that tells nothing apart; try another rerank.fit.lr or more warmup_steps, or show it more pairs",
                 error=True,
             )
-        return record | {"fgr_accuracy": won / max(1.0, judged), "fgr_skipped": skipped * ranks}
+        record |= {"fgr_accuracy": won / max(1.0, judged), "fgr_skipped": skipped * ranks}
+        if isinstance(model, JointModel):
+            record |= {"temperature": 1 / model.dual.scale.item()}
+        return record | (self._guidance.describe() if self._guidance else {})
 
     def get_state(self) -> Mapping[str, Any]:
-        """Return the teacher, the clusters and the sums."""
+        """Return the teacher, its queue, the clusters and the sums."""
         teacher = self._teacher.model.state_dict() if self._teacher else None
-        return {"teacher": teacher, "centres": self._centres, "sums": self._sums}
+        queue = self._guidance.queue.get_state() if self._guidance else None
+        return {"teacher": teacher, "queue": queue, "centres": self._regions.centres, "sums": self._sums}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `get_state` returned."""
         device = choose_device()
         if self._teacher:
             self._teacher.model.load_state_dict(state["teacher"])
-        self._centres = None if state["centres"] is None else state["centres"].to(device)
+        if self._guidance:
+            self._guidance.queue.set_state(state["queue"])
+        self._regions.centres = None if state["centres"] is None else state["centres"].to(device)
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}

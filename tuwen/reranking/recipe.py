@@ -20,6 +20,7 @@ from tuwen.data.formats.text import SPECIAL_TOKENS, load_tokenizer
 from tuwen.model import card, dual_encoder
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.reranker import make_cross_encoder, save_reranker
+from tuwen.reranking.joint import JointModel
 from tuwen.reranking.objective import HiddenWords, Matching
 from tuwen.reranking.validation import make_rerank_validator
 from tuwen.training import distributed, trainer
@@ -60,7 +61,10 @@ def write_no_reranker(out: Path) -> None:
 def make_reranked(
     clean: Path, augmented: Path, tuned: Path, out: Path, params: Params, checkpoint: Path, log: Log
 ) -> None:
-    """Train a cross encoder over the towers of the model in `tuned`, which stay as they are."""
+    """Train a cross encoder over the towers of the model in `tuned`; they stay as they are, or are trained with it.
+
+    Raises UserError where the corpus is to be shown and has no pair.
+    """
     assert params.rerank
     dual = dual_encoder.load_model(tuned)
     views = _make_views(clean, augmented, params, params.rerank, dual.config["image"]["size_px"])
@@ -75,9 +79,11 @@ def _make_views(clean: Path, augmented: Path, params: Params, settings: Rerank, 
     labelled = make_labelled_views(clean, augmented, ["train"], params, size_px)
     if not settings.corpus:
         return labelled
-    assert params.baseline.policy  # core/params/root.py
+    assert params.baseline.policy  # core/params/root.py, as that no shard of the corpus is streamed
     viewer = Viewer(params.baseline.policy, size_px, params.baseline.seed)
     sources = pairs.read_pair_set(clean / "corpus").images["source"].unique().to_pylist()
+    if not sources:
+        raise UserError(f"params.yaml: rerank.corpus: {clean / 'corpus'} has no pair to show; set it to 0.0")
     corpus = OnlineViews([clean / "corpus"], viewer, weights=dict.fromkeys(sources, settings.corpus))
     return MixedViews([labelled, corpus])
 
@@ -93,12 +99,13 @@ def _train(
     log: Log,
 ) -> bool:
     """Write the folder; return whether this process, the first one, did."""
-    fit, tokenizer = settings.fit, load_tokenizer(tuned / "vocab.txt")
+    fit, vocabulary, tokenizer = settings.fit, dual_encoder.read_vocabulary(tuned), load_tokenizer(tuned / "vocab.txt")
     torch.manual_seed(settings.seed)
     cross = make_cross_encoder(dual, describe_layers(dual, settings))
+    model = JointModel(dual, cross) if settings.towers == "trained" else cross
     validate = make_rerank_validator(valid, dual, tokenizer, settings.k)
     training = trainer.train(
-        cross,
+        model,
         _make_batches(views, tokenizer, dual, settings),
         len(views) // fit.batch_size,
         fit,
@@ -106,12 +113,16 @@ def _train(
         checkpoint=checkpoint,
         evaluate=validate,
         log=log,
-        objective=Matching(dual, settings, _find_words(dual_encoder.read_vocabulary(tuned), tuned)),
+        objective=Matching(dual, settings, _find_words(vocabulary, tuned)),
     )
     if not distributed.is_first():
         return False
     chosen, candidates = training.select(None, validate)
-    save_reranker(cross, tuned, out)
+    if isinstance(model, JointModel):
+        dual_encoder.save_model(dual, out, vocabulary)
+        save_reranker(cross, out, out)
+    else:
+        save_reranker(cross, tuned, out)
     facts = {"pairs": len(views), "steps": training.done, "selected": chosen._asdict(), "candidates": candidates}
     facts |= {"ran": {"precision": choose_precision(fit)} | describe_machine(), "epochs": training.records}
     write_json(out / "training.json", facts)
@@ -121,7 +132,9 @@ def _train(
 
 def _describe_origin(settings: Rerank) -> str:
     layers = f"a cross encoder ({settings.fusion}, layers {settings.layers})"
-    return f"the fine-tuned model of this pipeline, whose first {settings.k} answers {layers} ranks once more"
+    trained = f"trained further together with {layers}, which ranks its first {settings.k} answers once more"
+    frozen = f"whose first {settings.k} answers {layers} ranks once more"
+    return f"the fine-tuned model of this pipeline, {trained if settings.towers == 'trained' else frozen}"
 
 
 def describe_layers(dual: DualEncoder, settings: Rerank) -> dict[str, Any]:

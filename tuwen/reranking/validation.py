@@ -16,12 +16,12 @@ from tuwen.data.formats.images import Pixels
 from tuwen.model.cross_encoder import CrossEncoder
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.model.reranker import ReRanker
+from tuwen.reranking.joint import JointModel, split_model
 from tuwen.retrieval.encode import embed_captions, embed_images, read_images
 from tuwen.retrieval.match_pairs import PairSides
 from tuwen.retrieval.metrics import Judged
 from tuwen.retrieval.rerank import find_matches, judge_reranked
-from tuwen.retrieval.vectors import RetrievalTask, Rows
+from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
 from tuwen.training.selection import Measured
 
 KS = (1, 5)
@@ -31,11 +31,12 @@ BATCH_SIZE = 64
 
 def make_rerank_validator(
     folder: Path, dual: DualEncoder, tokenizer: Any, k: int
-) -> Callable[[CrossEncoder], Measured]:
-    """Return a function that measures a cross encoder on the set in `folder`, over the first k of `dual`.
+) -> Callable[[CrossEncoder | JointModel], Measured]:
+    """Return a function that measures a model under training on the set in `folder`, over its towers' first k.
 
-    The criterion is the mean of the two hit@1. A text's share of it goes to its image, the first of several. The
-    images are decoded and the vectors computed once, here.
+    dual: the towers of a cross encoder that is trained alone. The criterion is the mean of the two hit@1. A text's
+    share of it goes to its image, the first of several. The images are decoded once, here; towers that stay as
+    they are embed them once.
     """
     pair_set = pairs.read_pair_set(folder)
     image_P, text_P = pairs.find_true_rows(pair_set)
@@ -43,18 +44,23 @@ def make_rerank_validator(
     captions = pair_set.texts["caption"].to_pylist()
     image_of_text = np.zeros(len(captions), np.int64)
     image_of_text[text_P[::-1]] = image_P[::-1]  # of several, the first
-    dual.to(choose_device())
-    images = embed_images(dual, pixels, BATCH_SIZE)
-    texts = embed_captions(dual, tokenizer, captions, BATCH_SIZE)
-    sides, vectors = PairSides(pixels, _keep_square, captions), {"images": images, "texts": texts}
-    tasks = {
-        "i2t": RetrievalTask(images, texts, image_P, text_P),
-        "t2i": RetrievalTask(texts, images, text_P, image_P),
-    }
+    sides = PairSides(pixels, _keep_square, captions)
 
-    def measure(cross: CrossEncoder) -> Measured:
+    vectors: dict[str, Vectors] = {}
+
+    def measure(model: CrossEncoder | JointModel) -> Measured:
+        reranker = split_model(model, dual)
+        if isinstance(model, JointModel) or not vectors:
+            towers = reranker.dual.to(choose_device())
+            vectors["images"] = embed_images(towers, pixels, BATCH_SIZE)
+            vectors["texts"] = embed_captions(towers, tokenizer, captions, BATCH_SIZE)
+        images, texts = vectors["images"], vectors["texts"]
+        tasks = {
+            "i2t": RetrievalTask(images, texts, image_P, text_P),
+            "t2i": RetrievalTask(texts, images, text_P, image_P),
+        }
         with TemporaryDirectory() as work:
-            found = find_matches(ReRanker(dual, cross), tokenizer, sides, vectors, k, list(DIRECTIONS), Path(work))
+            found = find_matches(reranker, tokenizer, sides, vectors, k, list(DIRECTIONS), Path(work))
         judged = {name: judge_reranked(tasks[name], one, k, WEIGHT, KS) for name, one in found.items()}
         return _measure(judged, image_of_text, len(pixels))
 

@@ -16,7 +16,7 @@ from tuwen.data.formats.images import Pixels
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.reranker import ReRanker, load_reranker
 from tuwen.retrieval.match_pairs import PairSides, PairTokens, score_token_pairs, write_tokens
-from tuwen.retrieval.rerank import Matches, list_pair_sides, list_pairs, rank_first
+from tuwen.retrieval.rerank import Matches, embed_sides, has_own_towers, list_pair_sides, list_pairs, rank_first
 from tuwen.retrieval.rerank_choice import OrderChoice
 from tuwen.retrieval.token_file import open_token_file
 from tuwen.retrieval.vectors import Rows, Vectors
@@ -34,9 +34,16 @@ class PackedReranker(NamedTuple):
 
 
 def pack_reranker(model: Path, folder: Path, choices: Mapping[str, OrderChoice], out: Path) -> None:
-    """Write into `out` the tokens of the set in `folder` by the re-ranker in `model`, and how it is used."""
-    reranker = load_reranker(model)
-    tokens = write_tokens(reranker, load_tokenizer(model / "vocab.txt"), list_pair_sides(reranker, folder), out)
+    """Write into `out` the tokens of the set in `folder` by the re-ranker in `model`, and how it is used.
+
+    Where its towers were trained also `images.npy` and `texts.npy`, their vectors of the set.
+    """
+    reranker, tokenizer = load_reranker(model), load_tokenizer(model / "vocab.txt")
+    sides = list_pair_sides(reranker, folder)
+    if has_own_towers(model):
+        for side, vectors in embed_sides(reranker, tokenizer, sides).items():
+            np.save(out / f"{side}.npy", vectors)
+    tokens = write_tokens(reranker, tokenizer, sides, out)
     for side in PairTokens._fields:
         np.save(out / f"{side}.start.npy", getattr(tokens, side).start)
     (out / SETTINGS).write_text(json.dumps({name: choice._asdict() for name, choice in choices.items()}))

@@ -13,15 +13,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tuwen.core.progress import follow
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
+from tuwen.model.device import choose_device
 from tuwen.model.reranker import ReRanker
-from tuwen.retrieval.encode import decode_row, list_image_rows
+from tuwen.retrieval.encode import decode_row, list_image_rows, stream_caption_vectors, stream_vectors
 from tuwen.retrieval.match_pairs import PairSides, compute_matches
 from tuwen.retrieval.metrics import Judged, judge_ranks
 from tuwen.retrieval.search import rank_items, top_k
 from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
 
+EMBED_BATCH = 64
 TOKENS_WORK = Path(".cache/rerank")  # for the files of tokens, which may be larger than the memory
 
 
@@ -36,6 +39,26 @@ class Matches(NamedTuple):
 def read_depth(model: Path) -> int:
     """Return how many first answers the re-ranker in the folder `model` may reorder: its settings' k."""
     return int(read_json(model / "manifest.json")["params"]["rerank"]["k"])
+
+
+def has_own_towers(model: Path) -> bool:
+    """Return whether the towers of the re-ranker in the folder `model` were trained with it.
+
+    Then its first answers are those of its own vectors (`embed_sides`), not of the model that it began from.
+    """
+    return bool(read_json(model / "manifest.json")["params"]["rerank"]["towers"] == "trained")
+
+
+def embed_sides(reranker: ReRanker, tokenizer: Any, sides: PairSides) -> dict[str, Vectors]:
+    """Return `images` [I, D] and `texts` [T, D], unit rows by the re-ranker's own towers."""
+    dual = reranker.dual.to(choose_device())
+    images = stream_vectors(dual, sides.images, sides.decode, EMBED_BATCH)
+    texts = stream_caption_vectors(dual, tokenizer, sides.captions, EMBED_BATCH)
+    none = np.empty((0, dual.config["dim"]), np.float32)
+    return {
+        "images": np.concatenate([none, *follow(images, "embed images", len(sides.images), len)]),
+        "texts": np.concatenate([none, *follow(texts, "embed texts", len(sides.captions), len)]),
+    }
 
 
 def list_pair_sides(reranker: ReRanker, folder: Path) -> PairSides:

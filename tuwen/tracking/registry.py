@@ -22,6 +22,7 @@ from tuwen.evaluation.reranked.evaluate import answer_reordered, read_choices
 from tuwen.evaluation.reranked.scored_set import require_preranker, score_set
 from tuwen.model.reranker import has_reranker, load_reranker
 from tuwen.retrieval.packed_reranker import pack_reranker
+from tuwen.retrieval.rerank import has_own_towers
 from tuwen.retrieval.vectors import read_vectors
 from tuwen.tracking import lineage, revision, runs
 
@@ -41,7 +42,8 @@ class Registered(NamedTuple):
 def register(model: Path, gallery: str, params: Evaluate) -> Registered:
     """Register the model in the folder `model` as `tuwen`, to answer from the set `gallery` that it has embedded.
 
-    A re-ranker answers from what the model that it reorders has embedded, and carries the tokens of the gallery.
+    A re-ranker answers from what the model that it began from has embedded, unless its towers were trained, and
+    carries the tokens of the gallery.
 
     It becomes the challenger. It becomes the champion where there is none, and where hit@5 rises in the mean over
     valid and test and both directions and in none of them falls with its whole paired interval. The same model
@@ -80,12 +82,14 @@ def register(model: Path, gallery: str, params: Evaluate) -> Registered:
 def pack(model: Path, gallery: str, out: Path) -> None:
     """Write `images.npy`, `texts.npy` and `ids.json` to `out`: the set `gallery` as `model` has embedded it.
 
-    Of a re-ranker also the tokens, and how many first answers it reorders.
+    Of a re-ranker also the tokens, and how many first answers it reorders; the vectors are of the model that it
+    began from, or of its own towers where these were trained.
     """
     embedded, folder = find_vectors(model) / gallery, CLEAN / gallery
     if not embedded.is_dir():
         galleries = ", ".join(sorted(path.name for path in embedded.parent.glob("*/"))) or "nothing"
         raise UserError(f"--gallery {gallery}: {embedded} is missing; {model.name} has embedded {galleries}")
+    is_embedded = not (has_reranker(model) and has_own_towers(model))  # else pack_reranker embeds it
     if has_reranker(model):
         require_preranker(embedded, model)
     else:
@@ -93,7 +97,7 @@ def pack(model: Path, gallery: str, out: Path) -> None:
     tables = pairs.read_pair_set(folder)
     ids = {"images": tables.images["image_id"].to_pylist(), "texts": tables.texts["text_id"].to_pylist()}
     out.mkdir(parents=True)
-    for side, names in ids.items():
+    for side, names in ids.items() if is_embedded else ():
         read_vectors(embedded / f"{side}.npy", len(names), folder / f"{side}.parquet")
         shutil.copy(embedded / f"{side}.npy", out)
     (out / "ids.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")

@@ -25,7 +25,7 @@ from tuwen.training.step import (
 )
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
-    from tuwen.core.params import Fit
+    from tuwen.core.params import Fit, SoftTargets
     from tuwen.training.loader import Batch
 
 EpochRecord = dict[str, float]
@@ -57,6 +57,14 @@ class Objective(Protocol):
         """Go on from what `get_state` returned."""
 
 
+class Taught(NamedTuple):
+    """A momentum teacher's vectors [b, D] of this process's images and texts, and their ids [b, 2]."""
+
+    image: Tensor
+    text: Tensor
+    ids: Tensor  # positive_id and caption_id
+
+
 class Contrastive:
     """The contrastive loss of a dual encoder, as pre-training and fine-tuning have it; with `fit.distil` TgD."""
 
@@ -65,16 +73,14 @@ class Contrastive:
     def __init__(self, fit: "Fit") -> None:
         self._fit = fit
         self._teacher: Teacher | None = None
-        self._queue: VectorQueue | None = None
-        self._ramp_steps = 1
+        self._guidance: Guidance | None = None
 
     def prepare(self, model: DualEncoder, steps_per_epoch: int) -> None:
         """Prepare the model as `step.prepare_model`, and begin the teacher and its queue."""
         distil = self._fit.distil
         if distil:
             self._teacher = Teacher(model, distil.momentum)  # before compiling, which a copy could not follow
-            self._queue = VectorQueue(distil.queue, model.config["dim"], distil.half_life)
-            self._ramp_steps = steps_per_epoch
+            self._guidance = Guidance(distil, model.config["dim"], steps_per_epoch)
             self._teacher.model.to(choose_device())
         prepare_model(model, self._fit)
 
@@ -82,20 +88,19 @@ class Contrastive:
         self, model: DualEncoder, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, done: int
     ) -> float:
         """Take a step as `step.step`; the teacher and the queue follow."""
-        if self._teacher is None or self._queue is None:
+        if self._teacher is None or self._guidance is None:
             return step(model, optimizers, batch, factor, self._fit)
-        vectors = self._teach(batch)
-        loss = compute_gradients(model, batch, self._fit, partial(self._compare, model, vectors, done))
+        taught = self._teach(batch)
+        loss = compute_gradients(model, batch, self._fit, partial(self._compare, model, taught, done))
         value = move_weights(model, optimizers, loss, factor, self._fit)
         clamp_temperature(model)
         if value == value:  # not NaN
             self._teacher.update(model)
-            self._queue.put(*(distributed.gather_rows(rows) for rows in vectors))
+            self._guidance.put(taught)
         return value
 
     @torch.no_grad()
-    def _teach(self, batch: "Batch") -> tuple[Tensor, Tensor, Tensor]:
-        """Return the teacher's vectors of this process's images and texts [b, D], and their ids [b, 2]."""
+    def _teach(self, batch: "Batch") -> Taught:
         assert self._teacher
         device, chunk = choose_device(), self._fit.chunk or len(batch.pixels)
         pixels, ids, mask, *names = (column.to(device, non_blocking=True) for column in batch[:5])
@@ -103,55 +108,81 @@ class Contrastive:
             images = [self._teacher.model.encode_image(part) for part in torch.split(pixels, chunk)]
             parts = zip(torch.split(ids, chunk), torch.split(mask, chunk), strict=True)
             texts = [self._teacher.model.encode_text(*part) for part in parts]
-        return torch.cat(images), torch.cat(texts), torch.stack(names, dim=1)
+        return Taught(torch.cat(images), torch.cat(texts), torch.stack(names, dim=1))
 
     def _compare(
+        self, model: DualEncoder, taught: Taught, done: int, image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor
+    ) -> Tensor:
+        assert self._guidance
+        siblings = self._fit.siblings != "negatives"
+        return self._guidance.compute_loss(
+            taught, image_bD, text_bD, positive_bB, model.scale, done, siblings=siblings
+        )
+
+    def describe_epoch(self, model: DualEncoder) -> EpochRecord:
+        """Return the temperature, and of a queue how many pairs it is worth, the sum of their weights."""
+        return {"temperature": 1 / model.scale.item()} | (self._guidance.describe() if self._guidance else {})
+
+    def get_state(self) -> Mapping[str, Any]:
+        """Return the teacher and the queue."""
+        if self._teacher is None or self._guidance is None:
+            return {}
+        return {"teacher": self._teacher.model.state_dict(), "queue": self._guidance.queue.get_state()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `get_state` returned."""
+        if self._teacher and self._guidance:
+            self._teacher.model.load_state_dict(state["teacher"])
+            self._guidance.queue.set_state(state["queue"])
+
+
+class Guidance:
+    """R2D2's target-guided distillation (TgD): a teacher's vectors as soft targets, those of a queue among them."""
+
+    def __init__(self, settings: "SoftTargets", dim: int, ramp_steps: int) -> None:
+        self._alpha, self._ramp_steps = settings.alpha, ramp_steps
+        self.queue = VectorQueue(settings.queue, dim, settings.half_life)
+
+    def compute_loss(
         self,
-        model: DualEncoder,
-        vectors: tuple[Tensor, Tensor, Tensor],
-        done: int,
+        taught: Taught,
         image_bD: Tensor,
         text_bD: Tensor,
         positive_bB: Tensor,
+        scale: Tensor,
+        done: int,
+        *,
+        siblings: bool = True,
     ) -> Tensor:
-        assert self._fit.distil
-        assert self._queue
-        queue, (teacher_image_bD, teacher_text_bD, ids_b2) = self._queue.read(), vectors
+        """Return the mean loss of this process's rows after `done` steps, against all processes' and the queue.
+
+        positive_bB: which rows of the batch fit each row. siblings: whether rows of the queue can be positives.
+        """
+        queue, (teacher_image_bD, teacher_text_bD, ids_b2) = self.queue.read(), taught
         new, old = (image_bD, text_bD, teacher_image_bD, teacher_text_bD), (queue.image, queue.text) * 2
         image, text, teacher_image, teacher_text = (
             torch.cat([distributed.gather_rows(rows), earlier]) for rows, earlier in zip(new, old, strict=True)
         )
         weight_N = torch.cat([queue.weight.new_ones(positive_bB.shape[1]), queue.weight])
         again_bQ = compare_ids(ids_b2[:, 0], queue.ids[:, 0]) | compare_ids(ids_b2[:, 1], queue.ids[:, 1])
-        if self._fit.siblings == "negatives":
-            again_bQ = torch.zeros_like(again_bQ)
         return compute_distilled_loss(
             image_bD,
             text_bD,
             teacher_image_bD,
             teacher_text_bD,
             Compared(image, text, teacher_image, teacher_text, weight_N),
-            torch.cat([positive_bB, again_bQ], dim=1),
-            model.scale,
-            self._fit.distil.alpha * min(1.0, done / self._ramp_steps),
+            torch.cat([positive_bB, again_bQ & siblings], dim=1),
+            scale,
+            self._alpha * min(1.0, done / self._ramp_steps),
         )
 
-    def describe_epoch(self, model: DualEncoder) -> EpochRecord:
-        """Return the temperature, and of a queue how many pairs it is worth, the sum of their weights."""
-        queue = {"queue_size": self._queue.read().weight.sum().item()} if self._queue else {}
-        return {"temperature": 1 / model.scale.item()} | queue
+    def put(self, taught: Taught) -> None:
+        """Take all processes' rows into the queue."""
+        self.queue.put(*(distributed.gather_rows(rows) for rows in taught))
 
-    def get_state(self) -> Mapping[str, Any]:
-        """Return the teacher and the queue."""
-        if self._teacher is None or self._queue is None:
-            return {}
-        return {"teacher": self._teacher.model.state_dict(), "queue": self._queue.get_state()}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
-        if self._teacher and self._queue:
-            self._teacher.model.load_state_dict(state["teacher"])
-            self._queue.set_state(state["queue"])
+    def describe(self) -> EpochRecord:
+        """Return how many pairs the queue is worth, the sum of their weights."""
+        return {"queue_size": self.queue.read().weight.sum().item()}
 
 
 class Queued(NamedTuple):

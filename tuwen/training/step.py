@@ -113,7 +113,7 @@ def compute_gradients(
     compute_loss: of the vectors [b, D] of images and texts, and [b, B], which rows are positives; by default the
     contrastive loss.
     """
-    compute_loss = compute_loss or partial(_compute_loss, model)
+    compute_loss = compute_loss or partial(compare_rows, model)
     optim.set_modes(model, fit.freeze)
     device = choose_device()
     lengths = batch.mask.sum(1).cpu()  # before anything is queued on a GPU, whose end this would wait for
@@ -154,7 +154,7 @@ def _compute_gradients_cached(
     return loss
 
 
-def _compute_loss(model: DualEncoder, image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor) -> Tensor:
+def compare_rows(model: DualEncoder, image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor) -> Tensor:
     """Return the mean loss of this process's rows, each against the rows of all processes."""
     if distributed.count_ranks() == 1:
         return compute_contrastive_loss(image_bD, text_bD, model.scale, positive_bB)

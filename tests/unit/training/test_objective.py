@@ -85,7 +85,7 @@ def test_parts_and_checkpointed_layers_have_the_same_gradients() -> None:
     for changes in ({}, {"chunk": 5}, {"gradient_checkpointing": True}):
         settings = distilled().model_copy(update=changes)
         model, objective = make_prepared(settings)
-        objective._queue.put(*objective._teach(make_global_batch(3)))
+        objective._guidance.put(objective._teach(make_global_batch(3)))
         vectors = objective._teach(make_global_batch(1))
 
         def compare(*rows: torch.Tensor, objective=objective, model=model, vectors=vectors) -> torch.Tensor:

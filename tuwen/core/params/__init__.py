@@ -38,7 +38,7 @@ from tuwen.core.params.model import (
 )
 from tuwen.core.params.rerank import ImageTokens, MomentumTeacher, Objectives, Rerank
 from tuwen.core.params.root import Embed, Evaluate, Gate, Image, Params, Predict, Report, Text, load_params
-from tuwen.core.params.training import Baseline, Distil, Finetune, Fit, Loop, Select
+from tuwen.core.params.training import Baseline, Distil, Finetune, Fit, Loop, Select, SoftTargets
 
 __all__ = [
     "Augment",
@@ -77,6 +77,7 @@ __all__ = [
     "Rerank",
     "SampleSource",
     "Select",
+    "SoftTargets",
     "Source",
     "Split",
     "Start",

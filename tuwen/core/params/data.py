@@ -1,5 +1,6 @@
 """The groups of params.yaml about data: sources, thresholds of its quality, split, views. root.py joins them."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -95,6 +96,11 @@ class WebdatasetSource(Strict):
     root: str  # folder of tars, or a CSV list of shards: address,size,sha256,pairs
     caption: str = "caption"  # key of the caption in json members
     encoding: Encoding = None  # of txt and json members; with a list of shards, of the list
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether it is a list of shards, which stay where they are."""
+        return Path(self.root).suffix.lower() == ".csv"
 
 
 Source = Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tuwen.core.params.data import Count, Positive, Strict, TwoItems
-from tuwen.core.params.training import Loop
+from tuwen.core.params.training import Loop, SoftTargets
 
 Weight = Annotated[float, Field(ge=0)]  # 0 switches an objective off, and costs nothing
 
@@ -20,6 +20,7 @@ class ImageTokens(Strict):
 class Objectives(Strict):
     """How much each objective weighs in the loss."""
 
+    gcpr: Weight  # the dual encoder's own contrastive loss, which keeps its vectors good while the towers move
     fgr: Positive  # fine-grained ranking: is this text this picture's?
     mlm: Weight  # masked language modelling: which words are hidden, by the picture
     mrfr: Weight  # masked region modelling: the hidden patch's feature ...
@@ -30,15 +31,17 @@ class Objectives(Strict):
 
 
 class MomentumTeacher(Strict):
-    """The average of the weights that `fgd` learns from."""
+    """The average of the weights that `fgd` and `tgd` learn from."""
 
     momentum: Annotated[float, Field(gt=0, lt=1)]  # per step
 
 
 class Rerank(Strict):
-    """A cross encoder over the frozen towers of the fine-tuned model, which ranks the first k of it once more."""
+    """A cross encoder over the towers of the fine-tuned model, which ranks the first k of it once more."""
 
     seed: int
+    # trained: by all objectives together with the layers over them; the model then has vectors of its own
+    towers: Literal["frozen", "trained"]
     fusion: Literal["both", "text_image", "co_attention", "joint"]  # tuwen/model/cross_encoder.py
     layers: Count  # of each stream
     width: Count | None  # null: the text tower's, whose last layers it then starts from
@@ -54,14 +57,19 @@ class Rerank(Strict):
     objectives: Objectives
     hidden_share: Annotated[float, Field(gt=0, lt=1)]  # of the words, and of the patches
     clusters: Count  # of patches, for mrc and mrc_kl
-    teacher: MomentumTeacher | None  # null where objectives.fgd is 0
+    teacher: MomentumTeacher | None  # null where objectives.fgd is 0 and tgd is null
+    tgd: SoftTargets | None  # of gcpr; null: from the pairs alone
     fit: Loop
 
     @model_validator(mode="after")
     def _check_objectives(self) -> "Rerank":
         weights = self.objectives
-        if (weights.fgd > 0) != (self.teacher is not None):
-            raise ValueError("objectives.fgd and teacher go together: a weight and settings, or 0 and null")
+        if weights.gcpr and self.towers == "frozen":
+            raise ValueError("objectives.gcpr must be 0: it trains the towers alone, and these are frozen")
+        if self.tgd and not weights.gcpr:
+            raise ValueError("tgd must be null: it is of objectives.gcpr, which is 0")
+        if (weights.fgd > 0 or self.tgd is not None) != (self.teacher is not None):
+            raise ValueError("objectives.fgd or tgd, and teacher, go together: both, or 0 and null")
         if weights.mrfr or weights.mrc or weights.mrc_kl:
             if self.fusion == "text_image":
                 raise ValueError("objectives.mrfr, mrc and mrc_kl must be 0: text_image has no stream of patches")

@@ -130,6 +130,17 @@ class Params(Strict):
         return self
 
     @model_validator(mode="after")
+    def _check_rerank_corpus(self) -> "Params":
+        if not self.rerank or not self.rerank.corpus:
+            return self
+        if self.baseline.policy is None or not self.corpus:
+            raise ValueError("rerank.corpus must be 0: it shows pairs of corpus, by views of baseline.policy")
+        listed = [name for name, one in self.corpus.items() if one.kind == "webdataset" and one.is_streamed]
+        if listed:
+            raise ValueError(f"rerank.corpus must be 0: it shows no shards that stay where they are: corpus {listed}")
+        return self
+
+    @model_validator(mode="after")
     def _check_splits(self) -> "Params":
         if "train" not in self.augment.splits:
             raise ValueError("augment.splits must hold train: selection trains on its views")

@@ -32,13 +32,18 @@ class Loop(Strict):
     select: Select
 
 
-class Distil(Strict):
-    """Learning from an average of the model's own weights beside the pairs, as R2D2 does (TgD)."""
+class SoftTargets(Strict):
+    """What a momentum teacher adds to the contrastive loss, as in R2D2 (TgD)."""
 
-    momentum: Annotated[float, Field(gt=0, lt=1)]  # of the average, per step
     alpha: Annotated[float, Field(ge=0, le=1)]  # its share of the targets, from 0 to this over the first epoch
     queue: Annotated[int, Field(ge=0)]  # earlier pairs, by their vectors then, that each pair is compared with too
     half_life: Count  # a pair of the queue weighs half once so many newer ones stand before it
+
+
+class Distil(SoftTargets):
+    """Learning from an average of the model's own weights beside the pairs."""
+
+    momentum: Annotated[float, Field(gt=0, lt=1)]  # of the average, per step
 
 
 class Fit(Loop):

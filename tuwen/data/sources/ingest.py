@@ -48,7 +48,7 @@ def ingest_corpus(source: Source, folder: Path) -> None:
 
     A list of WebDataset shards is written as `shards.parquet` beside empty tables: the shards stay where they are.
     """
-    stays = source.kind == "webdataset" and Path(source.root).suffix.lower() == ".csv"
+    stays = source.kind == "webdataset" and source.is_streamed
     readings, extent = list[Reading](), Extent()
     records = iter(()) if stays else sources.read_source(source, readings, extent)["labelled"]
     _write(records, folder.parents[2], folder, extent)

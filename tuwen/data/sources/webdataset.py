@@ -40,7 +40,7 @@ def read(source: WebdatasetSource, extent: Extent) -> SourceSets:
     Raises UserError where there is no tar, and where a tar cannot be read (see `tar_stream.read_samples`).
     """
     root = Path(source.root)
-    if root.suffix.lower() == ".csv":
+    if source.is_streamed:
         raise UserError(f"{root}: a list of shards is for `corpus` alone; `source` must name a folder of tars")
     find_shards([root])  # what is wrong with the folder, before a record is asked for
     return {"labelled": _labelled(root, source, extent)}

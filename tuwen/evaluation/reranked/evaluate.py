@@ -44,7 +44,7 @@ def evaluate_reranked(
 ) -> MeasuredReranker:
     """Write what `evaluate_model` writes, of the re-ranker in the folder `model`.
 
-    embeddings: folder of the dual encoder that pre-ranks; clean: folder of the sets' tables. pair_cosines.parquet
+    embeddings: folder of the dual encoder that it began from; clean: folder of the sets' tables. pair_cosines.parquet
     and zero_shot.json have no row: both are of vectors, and it has none. Raises UserError as `evaluate_model`.
     """
     results.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def _score_sets(model: Path, embeddings: Path, clean: Path, params: Evaluate) ->
 
 
 def answer_reordered(own: ScoredSet, choices: Choices, params: Evaluate) -> dict[str, Answers]:
-    """Answer and judge both directions in the new order, beside the order before."""
+    """Answer and judge both directions in the new order, beside the answers of the model that it began from."""
     answers = {}
     for name, direction in DIRECTIONS.items():
         matches, ranks, choice = own.matches[name], own.ranks[name], choices[name]
@@ -115,13 +115,13 @@ def answer_reordered(own: ScoredSet, choices: Choices, params: Evaluate) -> dict
             judged_corrected=None,
             first_corrected=None,
             seen=own.embedded.list_seen(direction, judged.query),
-            judged_before=judge_ranks(*ranks, params.ks),
+            judged_before=judge_ranks(*own.ranks_before[name], params.ks),
         )
     return answers
 
 
 def _draw_depths(own: ScoredSet, direction: str, choice: OrderChoice, ks: Sequence[int]) -> list[dict[str, float]]:
-    """Return hit@k by depth at the weight of the choice; depth 1 is the order before."""
+    """Return hit@k by depth at the weight of the choice; depth 1 is the order of the cosine."""
     points = []
     for depth in (1, *list_depths(own.most)):
         judged = judge_choice(own.ranks[direction], own.matches[direction], choice._replace(k=depth), ks)

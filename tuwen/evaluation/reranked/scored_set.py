@@ -20,7 +20,16 @@ from tuwen.evaluation.reranked.matching import list_judged_pairs
 from tuwen.model.reranker import ReRanker
 from tuwen.retrieval.match_pairs import score_token_pairs, write_tokens
 from tuwen.retrieval.metrics import rank_true_items
-from tuwen.retrieval.rerank import TOKENS_WORK, Matches, list_pair_sides, list_pairs, match_first, read_depth
+from tuwen.retrieval.rerank import (
+    TOKENS_WORK,
+    Matches,
+    embed_sides,
+    has_own_towers,
+    list_pair_sides,
+    list_pairs,
+    match_first,
+    read_depth,
+)
 from tuwen.retrieval.rerank_choice import TrueRanks, list_depths
 from tuwen.retrieval.vectors import Rows, Vectors
 
@@ -30,11 +39,12 @@ QUERIES_TIMED = 32
 
 
 class ScoredSet(NamedTuple):
-    """A set's vectors by the dual encoder, and what the re-ranker says of its first answers."""
+    """A set's vectors by the re-ranker's dual encoder, and what it says of its first answers."""
 
     embedded: EmbeddedSet
     most: int  # first answers that may be reordered; more may have been scored, as metrics look at them
     ranks: Mapping[str, TrueRanks]  # by direction
+    ranks_before: Mapping[str, TrueRanks]  # by the model that it began from; the same where its towers stayed
     matches: Mapping[str, Matches]  # by direction
     costs: Mapping[str, Mapping[int, float]]  # direction -> depth -> milliseconds per query: in no out
 
@@ -42,13 +52,15 @@ class ScoredSet(NamedTuple):
 def score_set(reranker: ReRanker, model: Path, embedded: Path, folder: Path, params: Evaluate) -> ScoredSet:
     """Score the first answers of every query of the set in `folder`, and pairs known not to fit where it has some.
 
-    model: folder of the re-ranker; embedded: vectors of the set by the dual encoder that it was trained over.
-    Raises UserError as `read_embedded_set`, and for vectors of another model.
+    model: folder of the re-ranker; embedded: vectors of the set by the dual encoder that it began from. Towers that
+    were trained with it embed the set anew, here. Raises UserError as `read_embedded_set`, and for vectors of another model.
     """
     require_preranker(embedded, model)
     manifest.require_inputs(embedded, {"set": folder})
-    own = read_embedded_set(embedded, folder, None, params.ks)
+    own = before = read_embedded_set(embedded, folder, None, params.ks)
     tokenizer, sides = load_tokenizer(model / "vocab.txt"), list_pair_sides(reranker, folder)
+    if has_own_towers(model):
+        own = before._replace(**embed_sides(reranker, tokenizer, sides))
     most = min(read_depth(model), len(own.images), len(own.texts))
     vectors = {"images": own.images, "texts": own.texts}
     TOKENS_WORK.mkdir(parents=True, exist_ok=True)
@@ -58,9 +70,15 @@ def score_set(reranker: ReRanker, model: Path, embedded: Path, folder: Path, par
         if len(own.unfit[0]):
             own = own._replace(match=score(*list_judged_pairs(own)).astype(np.float64))
         costs = {name: measure_costs(score, name, matches[name].rows, most) for name in DIRECTIONS}
-    tasks = {name: own.make_task(direction) for name, direction in DIRECTIONS.items()}
-    ranks = {name: TrueRanks(*rank_true_items(task)) for name, task in tasks.items()}
-    return ScoredSet(own, most, ranks, matches, costs)
+    ranks = _rank_true_items(own)
+    ranks_before = _rank_true_items(before) if has_own_towers(model) else ranks
+    return ScoredSet(own, most, ranks, ranks_before, matches, costs)
+
+
+def _rank_true_items(own: EmbeddedSet) -> dict[str, TrueRanks]:
+    return {
+        name: TrueRanks(*rank_true_items(own.make_task(direction))) for name, direction in DIRECTIONS.items()
+    }
 
 
 def measure_costs(score: Score, direction: str, rows: Rows, most: int) -> dict[int, float]:
