@@ -59,8 +59,13 @@ def build_reranked(root: Path, unfit: int = 0) -> Path:
         torch.nn.init.normal_(parameter, std=0.3)
     save_reranker(cross, model, root / "models/reranked")
     shutil.copy(root / "models/baseline/training.json", root / "models/reranked")
-    manifest.write_manifest(root / "models/reranked", {"finetuned": model}, {"rerank": {"k": DEPTH, "towers": "frozen"}})
+    write_rerank_manifest(root / "models/reranked", model, "frozen")
     return root
+
+
+def write_rerank_manifest(folder: Path, tuned: Path, towers: str) -> None:
+    """Write what the folder of a re-ranker says of its training: the model that it began from, and its settings."""
+    manifest.write_manifest(folder, {"finetuned": tuned}, {"rerank": {"k": DEPTH, "towers": towers}})
 
 
 def _add_unfit(folder: Path, count: int) -> None:

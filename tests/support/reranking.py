@@ -42,8 +42,8 @@ TOWERS = {
 }  # of a dual encoder
 LOOP = {name: value for name, value in FIT.items() if name not in TOWERS} | {"batch_size": ROWS}
 SETTINGS = {
-    **{"seed": 0, "towers": "frozen", "fusion": "both", "layers": 1, "width": None, "heads": None, "mlp": None, "dropout": 0.0},
-    **{"image_tokens": None, "k": 4, "corpus": 0.0, "negatives": 1, "class_weights": [1.0, 2.0]},
+    **{"seed": 0, "towers": "frozen", "fusion": "both", "layers": 1, "width": None, "heads": None, "mlp": None},
+    **{"dropout": 0.0, "image_tokens": None, "k": 4, "corpus": 0.0, "negatives": 1, "class_weights": [1.0, 2.0]},
     **{"objectives": NONE, "hidden_share": 0.3, "clusters": 4, "teacher": None, "tgd": None, "fit": LOOP},
 }
 
@@ -105,3 +105,11 @@ def compute_gradients(settings: Rerank, batch: Batch, done: int = 0) -> tuple[fl
         _, model, objective = make_parts(settings)
     loss = objective.compute_gradients(model, batch, done)
     return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def find_rows(states: torch.Tensor, among: torch.Tensor) -> list[int]:
+    """Return which row of `among` each row of `states` is."""
+    equal = (states[:, None] == among[None]).flatten(2).all(2)
+    assert equal.any(1).all()
+    rows: list[int] = equal.int().argmax(1).tolist()
+    return rows

@@ -1,4 +1,4 @@
-"""What both reports say of a re-ranker: its gain over the model that it began from, and hit@k by how many it reads."""
+"""What both reports say of a re-ranker: its gain over the model before it, and hit@k by how many it reads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

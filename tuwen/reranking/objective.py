@@ -206,7 +206,8 @@ class Matching:
     def describe_epoch(self, model: CrossEncoder | JointModel) -> EpochRecord:
         """Return the mean loss of each objective, and how often a pair was judged above all of its negatives.
 
-        Of trained towers the temperature too, and how many pairs a queue is worth. Prints a warning where the loss of matching sits where a re-ranker stays that tells nothing apart.
+        Of trained towers the temperature too, and how many pairs a queue is worth. Prints a warning where the loss
+        of matching sits where a re-ranker stays that tells nothing apart.
         """
         sums = {n: distributed.average_over_ranks(v).item() for n, v in sorted(self._sums.items())}
         self._sums = {}

@@ -18,6 +18,7 @@ from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.text import SPECIAL_TOKENS, load_tokenizer
 from tuwen.model import card, dual_encoder
+from tuwen.model.cross_encoder import CrossEncoder
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.reranker import make_cross_encoder, save_reranker
 from tuwen.reranking.joint import JointModel
@@ -61,7 +62,7 @@ def write_no_reranker(out: Path) -> None:
 def make_reranked(
     clean: Path, augmented: Path, tuned: Path, out: Path, params: Params, checkpoint: Path, log: Log
 ) -> None:
-    """Train a cross encoder over the towers of the model in `tuned`; they stay as they are, or are trained with it.
+    """Train a cross encoder over the towers of the model in `tuned`, which stay as they are or are trained too.
 
     Raises UserError where the corpus is to be shown and has no pair.
     """
@@ -99,7 +100,7 @@ def _train(
     log: Log,
 ) -> bool:
     """Write the folder; return whether this process, the first one, did."""
-    fit, vocabulary, tokenizer = settings.fit, dual_encoder.read_vocabulary(tuned), load_tokenizer(tuned / "vocab.txt")
+    fit, tokenizer = settings.fit, load_tokenizer(tuned / "vocab.txt")
     torch.manual_seed(settings.seed)
     cross = make_cross_encoder(dual, describe_layers(dual, settings))
     model = JointModel(dual, cross) if settings.towers == "trained" else cross
@@ -113,21 +114,25 @@ def _train(
         checkpoint=checkpoint,
         evaluate=validate,
         log=log,
-        objective=Matching(dual, settings, _find_words(vocabulary, tuned)),
+        objective=Matching(dual, settings, _find_words(dual_encoder.read_vocabulary(tuned), tuned)),
     )
     if not distributed.is_first():
         return False
     chosen, candidates = training.select(None, validate)
-    if isinstance(model, JointModel):
-        dual_encoder.save_model(dual, out, vocabulary)
-        save_reranker(cross, out, out)
-    else:
-        save_reranker(cross, tuned, out)
+    _save(model, tuned, out)
     facts = {"pairs": len(views), "steps": training.done, "selected": chosen._asdict(), "candidates": candidates}
     facts |= {"ran": {"precision": choose_precision(fit)} | describe_machine(), "epochs": training.records}
     write_json(out / "training.json", facts)
     card.write_card(out, dual.config, _describe_origin(settings), facts)
     return True
+
+
+def _save(model: CrossEncoder | JointModel, tuned: Path, out: Path) -> None:
+    if isinstance(model, JointModel):
+        dual_encoder.save_model(model.dual, out, dual_encoder.read_vocabulary(tuned))
+        save_reranker(model.cross, out, out)
+    else:
+        save_reranker(model, tuned, out)
 
 
 def _describe_origin(settings: Rerank) -> str:

@@ -12,7 +12,16 @@ import torch
 
 from tests.support import distributed_rerank_process
 from tests.support.checkout import ROOT
-from tests.support.reranking import ALL, ROWS, WORDS, compute_gradients, make_batch, make_parts, make_settings
+from tests.support.reranking import (
+    ALL,
+    ROWS,
+    WORDS,
+    compute_gradients,
+    find_rows,
+    make_batch,
+    make_parts,
+    make_settings,
+)
 from tuwen.core.params import Rerank
 from tuwen.model.cross_encoder import CrossEncoder
 from tuwen.reranking import losses
@@ -35,14 +44,6 @@ def record_pairs(settings: Rerank, batch: Batch, steps: int) -> list[dict[str, t
         objective.compute_terms(cross, batch, done)
     assert len(given) == steps
     return given
-
-
-def find_rows(states: torch.Tensor, among: torch.Tensor) -> list[int]:
-    """Return which row of `among` each row of `states` is."""
-    equal = (states[:, None] == among[None]).flatten(2).all(2)
-    assert equal.any(1).all()
-    rows: list[int] = equal.int().argmax(1).tolist()
-    return rows
 
 
 def test_no_sibling_and_no_equal_caption_is_ever_a_negative_and_all_others_are() -> None:
@@ -296,3 +297,8 @@ def test_two_processes_have_the_gradients_of_one(case: str, both: list[Any], alo
 def test_the_record_of_two_processes_is_that_of_one(both: list[Any], alone: dict[str, Any]) -> None:
     for one in both:
         assert one["record"] == pytest.approx(alone["record"], abs=1e-5)
+
+
+def test_two_processes_fill_the_queue_of_one_and_follow_with_its_teacher(both: list[Any], alone: dict[str, Any]) -> None:
+    for one in both:
+        assert one["steps"] == pytest.approx(alone["steps"], abs=1e-4)

@@ -137,7 +137,7 @@ class Params(Strict):
             raise ValueError("rerank.corpus must be 0: it shows pairs of corpus, by views of baseline.policy")
         listed = [name for name, one in self.corpus.items() if one.kind == "webdataset" and one.is_streamed]
         if listed:
-            raise ValueError(f"rerank.corpus must be 0: it shows no shards that stay where they are: corpus {listed}")
+            raise ValueError(f"rerank.corpus must be 0: it shows no shards that stay where they are, as {listed}")
         return self
 
     @model_validator(mode="after")

@@ -52,15 +52,17 @@ class ScoredSet(NamedTuple):
 def score_set(reranker: ReRanker, model: Path, embedded: Path, folder: Path, params: Evaluate) -> ScoredSet:
     """Score the first answers of every query of the set in `folder`, and pairs known not to fit where it has some.
 
-    model: folder of the re-ranker; embedded: vectors of the set by the dual encoder that it began from. Towers that
-    were trained with it embed the set anew, here. Raises UserError as `read_embedded_set`, and for vectors of another model.
+    model: folder of the re-ranker; embedded: vectors of the set by the dual encoder that it began from. Towers
+    that were trained with it embed the set themselves. Raises UserError as `read_embedded_set`, and for vectors of
+    another model.
     """
     require_preranker(embedded, model)
     manifest.require_inputs(embedded, {"set": folder})
     own = before = read_embedded_set(embedded, folder, None, params.ks)
     tokenizer, sides = load_tokenizer(model / "vocab.txt"), list_pair_sides(reranker, folder)
     if has_own_towers(model):
-        own = before._replace(**embed_sides(reranker, tokenizer, sides))
+        anew = embed_sides(reranker, tokenizer, sides)
+        own = before._replace(images=anew["images"], texts=anew["texts"])
     most = min(read_depth(model), len(own.images), len(own.texts))
     vectors = {"images": own.images, "texts": own.texts}
     TOKENS_WORK.mkdir(parents=True, exist_ok=True)
