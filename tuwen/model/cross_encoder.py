@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.core.errors import UserError
-from tuwen.model.cross_block import EPS, Attention, CrossBlock, draw_weights
+from tuwen.model.cross_block import EPS, Attention, CrossBlock, Memory, draw_weights
 
 FUSIONS = ("both", "text_image", "co_attention", "joint")
 TWO_STREAMS = ("both", "co_attention")
@@ -36,6 +36,14 @@ class CrossOutput(NamedTuple):
     image: Tensor | None
     feature: Tensor
     heads: tuple[Tensor, ...]
+
+
+class ReadImages(NamedTuple):
+    """What the layers take from I images whatever text is beside them, for several calls that share them."""
+
+    stored: Tensor  # [I, K, C]
+    memories: tuple[Memory, ...]  # of each block of the text's stream, where it reads what is stored
+    stream: Tensor | None  # [I, K, W] the start of the image's stream
 
 
 class CrossEncoder(nn.Module):
@@ -80,16 +88,23 @@ class CrossEncoder(nn.Module):
         """Map a tower's tokens [B, P, W] to what is stored of each image once, [B, K, C]."""
         return tokens_BPW if self.compressor is None else self.compressor(tokens_BPW)
 
+    def read_images(self, stored_IKC: Tensor) -> ReadImages:
+        """Compute once what calls of `forward` with the same images have in common."""
+        reads_stored = self.fusion in ("both", "text_image")
+        memories = tuple(block.other.read(stored_IKC) for block in self.text_blocks) if reads_stored else ()
+        return ReadImages(stored_IKC, memories, None if self.fusion == "text_image" else self.image_in(stored_IKC))
+
     def forward(
-        self, stored_IKC: Tensor, text_BLW: Tensor, mask_BL: Tensor, image_B: Tensor | None = None
+        self, images: Tensor | ReadImages, text_BLW: Tensor, mask_BL: Tensor, image_B: Tensor | None = None
     ) -> CrossOutput:
         """Read B pairs.
 
-        stored_IKC: what `compress_image` returned. text_BLW, mask_BL: the text tower's states, 1 for those that
-        count. image_B: the row of `stored_IKC` of each pair; an image that is named several times is projected
+        images: what `compress_image` returned, or `read_images` made of it. text_BLW, mask_BL: the text tower's states, 1 for those that
+        count. image_B: the row of `images` of each pair; an image that is named several times is projected
         once. Without it, pair b has image b.
         """
-        text_BLW, image_BKW = self._fuse(stored_IKC, text_BLW, mask_BL, image_B, first_alone=False)
+        read = images if isinstance(images, ReadImages) else ReadImages(images, (), None)
+        text_BLW, image_BKW = self._fuse(read, text_BLW, mask_BL, image_B, first_alone=False)
         heads = self._answer(text_BLW, image_BKW)
         return CrossOutput(_join_heads(heads), text_BLW, image_BKW, text_BLW[:, 0], heads)
 
@@ -97,7 +112,8 @@ class CrossEncoder(nn.Module):
         self, stored_IKC: Tensor, text_BLW: Tensor, mask_BL: Tensor, image_B: Tensor | None = None
     ) -> Tensor:
         """Return the probability of a match [B] alone, as of `forward`, without what the last layer needs not."""
-        heads = self._answer(*self._fuse(stored_IKC, text_BLW, mask_BL, image_B, first_alone=True))
+        read = ReadImages(stored_IKC, (), None)
+        heads = self._answer(*self._fuse(read, text_BLW, mask_BL, image_B, first_alone=True))
         return _join_heads(heads).float().softmax(-1)[:, MATCH]
 
     def score_matches(self, output: CrossOutput) -> Tensor:
@@ -127,29 +143,34 @@ class CrossEncoder(nn.Module):
         return tuple(head(first_BW) for head, first_BW in zip(self.match_heads, firsts, strict=True))
 
     def _fuse(
-        self, stored_IKC: Tensor, text_BLW: Tensor, mask_BL: Tensor, image_B: Tensor | None, *, first_alone: bool
+        self, images: ReadImages, text_BLW: Tensor, mask_BL: Tensor, image_B: Tensor | None, *, first_alone: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Return the states of both streams [B, L, W], [B, K, W]; with `first_alone`, the first of each."""
         if self.fusion == "joint":
-            return self._run_joint(stored_IKC, text_BLW, mask_BL, image_B, first_alone)
+            return self._run_joint(images, text_BLW, mask_BL, image_B, first_alone)
         if self.fusion == "co_attention":
-            return self._run_exchange(stored_IKC, text_BLW, mask_BL, image_B, first_alone)
+            return self._run_exchange(images, text_BLW, mask_BL, image_B, first_alone)
         x_BLW = self.text_in(text_BLW)
         for number, block in enumerate(self.text_blocks, 1):
-            memory = block.other.read(stored_IKC).pick(image_B)
+            memory = images.memories[number - 1] if images.memories else block.other.read(images.stored)
+            memory = memory.pick(image_B)
             x_BLW = block(x_BLW, mask_BL, memory, first_alone and number == self.config["layers"])
         if self.fusion == "text_image":
             return x_BLW, None
-        x_BKW = _pick(self.image_in(stored_IKC), image_B)
+        x_BKW = self._begin_image(images, image_B)
         for number, block in enumerate(self.image_blocks, 1):
             memory = block.other.read(text_BLW, mask_BL)
             x_BKW = block(x_BKW, None, memory, first_alone and number == self.config["layers"])
         return x_BLW, x_BKW
 
+    def _begin_image(self, images: ReadImages, image_B: Tensor | None) -> Tensor:
+        stream_IKW = self.image_in(images.stored) if images.stream is None else images.stream
+        return stream_IKW if image_B is None else stream_IKW[image_B]
+
     def _run_exchange(
-        self, stored_IKC: Tensor, text_BLW: Tensor, mask_BL: Tensor, image_B: Tensor | None, first_alone: bool
+        self, images: ReadImages, text_BLW: Tensor, mask_BL: Tensor, image_B: Tensor | None, first_alone: bool
     ) -> tuple[Tensor, Tensor]:
-        x_BLW, x_BKW = self.text_in(text_BLW), _pick(self.image_in(stored_IKC), image_B)
+        x_BLW, x_BKW = self.text_in(text_BLW), self._begin_image(images, image_B)
         for number, (text, image) in enumerate(zip(self.text_blocks, self.image_blocks, strict=True), 1):
             alone = first_alone and number == len(self.text_blocks)
             of_image, of_text = text.other.read(x_BKW), image.other.read(x_BLW, mask_BL)
@@ -157,9 +178,9 @@ class CrossEncoder(nn.Module):
         return x_BLW, x_BKW
 
     def _run_joint(
-        self, stored_IKC: Tensor, text_BLW: Tensor, mask_BL: Tensor, image_B: Tensor | None, first_alone: bool
+        self, images: ReadImages, text_BLW: Tensor, mask_BL: Tensor, image_B: Tensor | None, first_alone: bool
     ) -> tuple[Tensor, Tensor]:
-        image_BKW, length = _pick(self.image_in(stored_IKC), image_B), text_BLW.shape[1]
+        image_BKW, length = self._begin_image(images, image_B), text_BLW.shape[1]
         x_BNW = torch.cat([self.text_in(text_BLW), image_BKW], dim=1)
         mask_BN = torch.cat([mask_BL, mask_BL.new_ones(image_BKW.shape[:2])], dim=1)
         for number, block in enumerate(self.text_blocks, 1):
@@ -212,10 +233,6 @@ def _make_entry(given: int, width: int) -> nn.Module:
     linear = nn.Linear(given, width)
     draw_weights(linear)
     return linear
-
-
-def _pick(stream_IKW: Tensor, image_B: Tensor | None) -> Tensor:
-    return stream_IKW if image_B is None else stream_IKW[image_B]
 
 
 def _join_heads(heads: tuple[Tensor, ...]) -> Tensor:

@@ -20,6 +20,7 @@ from tuwen.model.dual_encoder import DualEncoder
 from tuwen.reranking import losses, masking
 from tuwen.reranking.encoded import Encoded, JudgedPairs, encode_batch, join_negatives
 from tuwen.reranking.joint import JointModel, split_model
+from tuwen.reranking.lengths import read_by_length
 from tuwen.reranking.regions import OBJECTIVES, MaskedRegions
 from tuwen.training import distributed
 from tuwen.training.dataset import make_generator
@@ -129,7 +130,7 @@ class Matching:
         with torch.set_grad_enabled(self._trained):
             encoded = encode_batch(dual, pixels, ids_bL, mask_bL, shown_ids_bL, whole=whole)
         pairs = join_negatives(encoded, dual.scale, positive_bB, draws.negatives)
-        out = cross(cross.compress_image(pairs.tokens), pairs.text, pairs.mask, pairs.image)
+        out = read_by_length(cross, pairs.tokens, pairs.text, pairs.mask, pairs.image)
         terms = {"fgr": self._judge(out, pairs, rows)}
         if "mlm" in self._weights:
             found_MV = cross.predict_tokens(out.text[:rows, : hidden_bL.shape[1]][hidden_bL])
@@ -187,8 +188,8 @@ class Matching:
         """Return the teacher's [CLS] feature [b, W] of the whole pairs."""
         assert self._teacher
         cross = split_model(self._teacher.model, self._dual).cross
-        feature: Tensor = cross(cross.compress_image(taught.tokens), taught.whole, taught.mask).feature
-        return feature
+        own_b = torch.arange(len(taught.tokens), device=taught.tokens.device)
+        return read_by_length(cross, taught.tokens, taught.whole, taught.mask, own_b).feature
 
     def _contrast(self, dual: DualEncoder, encoded: Encoded, positive_bB: Tensor, done: int) -> Tensor:
         """Return the contrastive loss of the towers, of the texts as they are shown; in fp32 as everywhere."""

@@ -178,14 +178,15 @@ def find_positives(ids_b2: Tensor, siblings: str = "positives") -> Tensor:
 
 
 def _make_image_pieces(model: DualEncoder, pixels: Tensor, fit: "Fit") -> list[gradcache.Piece]:
-    def encode(part: Tensor) -> Callable[[], Tensor]:
-        def piece() -> Tensor:
-            with set_precision(fit):
-                return model.encode_image(part)
+    return [_make_piece(model.encode_image, fit, part) for part in torch.split(pixels, fit.chunk or len(pixels))]
 
-        return piece
 
-    return [encode(part) for part in torch.split(pixels, fit.chunk or len(pixels))]
+def _make_piece(encode: Callable[..., Tensor], fit: "Fit", *inputs: Tensor) -> gradcache.Piece:
+    def piece() -> Tensor:
+        with set_precision(fit):
+            return encode(*inputs)
+
+    return piece
 
 
 def _make_text_pieces(
@@ -195,25 +196,28 @@ def _make_text_pieces(
 
     So short texts are not padded to the longest of the batch.
     """
-
-    def encode(*inputs: Tensor) -> Callable[[], Tensor]:
-        def piece() -> Tensor:
-            with set_precision(fit):
-                return model.encode_text(*inputs)
-
-        return piece
-
-    order = lengths.argsort(stable=True)
-    size = -(-len(order) // TEXT_PARTS)
-    inputs: list[tuple[Tensor, ...]] = []
-    for rows in torch.split(order, min(size, fit.chunk or size)):
-        longest, rows = int(lengths[rows[-1]]), rows.to(ids.device)
-        inputs.append((ids[rows, :longest], mask[rows, :longest]))
+    groups, back = group_by_length(lengths, ids.device, fit.chunk)
+    inputs: list[tuple[Tensor, ...]] = [(ids[rows, :longest], mask[rows, :longest]) for rows, longest in groups]
     if fit.chunk is None:  # looked up together: each look-up has a gradient as large as the whole table
         vectors = model.embed_tokens(torch.cat([ids_bL.flatten() for ids_bL, _ in inputs]))
         parts = torch.split(vectors, [ids_bL.numel() for ids_bL, _ in inputs])
         inputs = [(*one, part.view(*one[0].shape, -1)) for one, part in zip(inputs, parts, strict=True)]
-    return [encode(*one) for one in inputs], order.argsort().to(ids.device)
+    return [_make_piece(model.encode_text, fit, *one) for one in inputs], back
+
+
+def group_by_length(
+    lengths: Tensor, device: torch.device, most: int | None = None
+) -> tuple[list[tuple[Tensor, int]], Tensor]:
+    """Return rows of about one length and the longest of them, group by group, and the order that takes them back.
+
+    lengths: [b] on the CPU. A group has an eighth of the rows, or `most` of them where that is fewer.
+    """
+    order = lengths.argsort(stable=True)
+    size = -(-len(order) // TEXT_PARTS)
+    groups = [
+        (rows.to(device), int(lengths[rows[-1]])) for rows in torch.split(order, min(size, most or size))
+    ]
+    return groups, order.argsort().to(device)
 
 
 @contextlib.contextmanager

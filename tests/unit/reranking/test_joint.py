@@ -1,6 +1,5 @@
 """Towers that are trained with the cross encoder: by their own loss, by the others, and beside a teacher of both."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tests.support.reranking import (
     make_parts,
     make_settings,
     make_trained,
+    record_read,
 )
 from tests.support.training import FIT
 from tuwen.core.params import Fit, Rerank
@@ -46,14 +46,7 @@ def test_the_towers_learn_by_matching_what_one_graph_over_all_of_it_says() -> No
     loss, gradients = compute_gradients(settings, batch, 3)
 
     model, objective = make_joint(settings)
-    given: dict[str, torch.Tensor] = {}
-
-    def keep(_: Any, arguments: tuple[torch.Tensor, ...]) -> None:
-        given.update(zip(("stored", "text", "mask", "image"), arguments, strict=True))
-
-    hook = model.cross.register_forward_pre_hook(keep)
-    objective.compute_terms(model, batch, 3)
-    hook.remove()
+    given = record_read(model, objective, batch, 3)
     text = find_rows(given["text"], given["text"][:ROWS])
     model.train()
     tokens, states = model.dual.encode_image_tokens(batch.pixels)[1], model.dual.encode_text_tokens(*batch[1:3])[1]
@@ -111,8 +104,8 @@ def test_the_teacher_of_both_reads_whole_texts_and_follows_the_towers_too() -> N
     teacher, batch = objective._teacher.model, make_batch(1)
     read: dict[str, torch.Tensor] = {}
     for name, one in (("student", model), ("teacher", teacher)):
-        keep = partial(lambda name, *given: read.update({name: given[2]["input_ids"]}), name)
-        one.dual.text_tower.register_forward_pre_hook(keep, with_kwargs=True)
+        table = one.dual.text_tower.get_input_embeddings()
+        table.register_forward_pre_hook(lambda _, given, name=name: read.update({name: given[0]}))
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     optimizer.param_groups[0]["initial_lr"] = 1.0
@@ -130,15 +123,16 @@ def test_one_text_pass_serves_all_where_nothing_asks_for_the_whole_text() -> Non
     for objectives, passes in (({"mlm": 0.5}, 1), ({"mlm": 0.5, "recovery": 1.0}, 2), ({"recovery": 1.0}, 1)):
         model, objective = make_joint(make_trained(objectives))
         calls: list[str] = []
-        model.dual.text_tower.register_forward_hook(lambda *_, calls=calls: calls.append("text"))
+        table = model.dual.text_tower.get_input_embeddings()
+        table.register_forward_hook(lambda *_, calls=calls: calls.append("looked up"))
         objective.compute_terms(model, make_batch(1), 0)
         assert len(calls) == passes
 
 
 def test_half_precision_leaves_no_weight_without_its_gradient() -> None:
     fit = LOOP | {"precision": "bf16"}
-    whole = compute_gradients(make_trained(ALL | {"gcpr": 1.0}, tgd=TGD), make_batch(1))
-    half = compute_gradients(make_trained(ALL | {"gcpr": 1.0}, tgd=TGD, fit=fit), make_batch(1))
+    whole = compute_gradients(make_trained(ALL, tgd=TGD), make_batch(1))
+    half = compute_gradients(make_trained(ALL, tgd=TGD, fit=fit), make_batch(1))
     assert half[1].keys() == whole[1].keys()
     assert half[0] == pytest.approx(whole[0], rel=0.02)
 
@@ -172,7 +166,7 @@ def test_a_killed_training_ends_as_the_unbroken_one_with_towers_queue_and_averag
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUWEN_CHECKPOINT_SECONDS", "0")
-    settings = make_trained(ALL | {"gcpr": 1.0}, tgd=TGD, fit=LOOP | {"ema": 0.9})
+    settings = make_trained(ALL, tgd=TGD, fit=LOOP | {"ema": 0.9})
 
     def kill(epoch: int, first_step: int = 0):
         for at in range(first_step, 3):
