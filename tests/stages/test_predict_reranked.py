@@ -1,6 +1,7 @@
 """The tasks answered in the order of a re-ranker, by predict.rerank, with real models."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tests.support.reranker_world import build_reranked, score_all
+from tests.support.reranker_world import build_reranked, move_towers, score_all
 from tuwen.core.errors import UserError
 from tuwen.core.params import Predict
 from tuwen.data.formats import pairs
@@ -85,6 +86,19 @@ def test_the_answers_stand_in_the_order_that_is_wanted(
         assert read_answers(ranked, direction) == expected
         assert expected != answer_by(ranked, direction, direction not in reordered)
     assert not list(Path(".cache/rerank").iterdir())  # the tokens are gone
+
+
+def test_trained_towers_answer_from_their_own_vectors(
+    ranked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ranked, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    move_towers(tmp_path)
+    predict_by(tmp_path, choose_reordering(True, Path("models/reranked"), Path("results/reranked")))
+    for direction in FILES:
+        expected = answer_by(tmp_path, direction, True)
+        assert read_answers(tmp_path, direction) == expected
+        assert expected != answer_by(ranked, direction, True)
 
 
 def test_the_stage_says_what_auto_came_to_and_writes_the_same_bytes(

@@ -16,7 +16,7 @@ from tests.support.retrieval import build
 from tuwen.core.params import Embed
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.text import build_vocabulary
-from tuwen.model.dual_encoder import DualEncoder, save_model
+from tuwen.model.dual_encoder import DualEncoder, load_model, read_vocabulary, save_model
 from tuwen.model.reranker import make_cross_encoder, save_reranker
 from tuwen.retrieval.embed import embed_set
 
@@ -68,6 +68,20 @@ def write_rerank_manifest(folder: Path, tuned: Path, towers: str) -> None:
     manifest.write_manifest(folder, {"finetuned": tuned}, {"rerank": {"k": DEPTH, "towers": towers}})
 
 
+def move_towers(root: Path) -> None:
+    """Give the re-ranker towers of its own, as a training of both does; embeddings/own has their vectors."""
+    model = root / "models/reranked"
+    dual = load_model(model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in dual.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    save_model(dual, model, read_vocabulary(model))
+    write_rerank_manifest(model, root / "models/finetuned", "trained")
+    for name in ("valid", "test", "t2i", "i2t"):
+        embed_set(model, root / "data/clean" / name, root / "embeddings/own" / name, Embed(batch_size=64))
+
+
 def _add_unfit(folder: Path, count: int) -> None:
     """Add the pairs of image n and a text of image n + 1, label 0."""
     tables = pairs.read_pair_set(folder)
@@ -100,8 +114,7 @@ def score_all(root: Path, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[A
             _, text_1LW = dual.encode_text_tokens(ids, mask)
             output = cross(tokens_IPW, text_1LW.expand(len(pixels), -1, -1), mask.expand(len(pixels), -1))
             rows.append(cross.score_matches(output).numpy())
-    embedded = root / "embeddings/finetuned" / name
-    if not embedded.is_dir():
-        embedded = root / "embeddings/final" / name
+    folders = [root / "embeddings" / model / name for model in ("own", "finetuned", "final")]
+    embedded = next(folder for folder in folders if folder.is_dir())
     images, texts = (np.load(embedded / f"{side}.npy").astype(np.float64) for side in ("images", "texts"))
     return texts @ images.T, np.stack(rows).astype(np.float64)

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.reranking import make_settings
-from tests.support.training import settings, write_baseline
+from tests.support.reranking import TGD, make_settings
+from tests.support.training import settings, write_baseline, write_set
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params, Rerank
 from tuwen.data.formats.manifest import hash_path
 from tuwen.model import dual_encoder
 from tuwen.model.reranker import load_reranker
 from tuwen.reranking import recipe
+from tuwen.retrieval.rerank import has_own_towers
 from tuwen.training import recipes
 
 CLEAN, AUGMENTED, TUNED = Path("data/clean"), Path("data/augmented"), Path("models/finetuned")
@@ -47,9 +48,9 @@ def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make_small(**changes) -> Rerank:
+def make_small(objectives: dict[str, float] | None = None, **changes) -> Rerank:
     fit = make_settings().fit.model_copy(update={"batch_size": 4, "epochs": 2})
-    return make_settings(**changes).model_copy(update={"fit": fit})
+    return make_settings(objectives, **changes).model_copy(update={"fit": fit})
 
 
 def run(rerank: Rerank, out: str = "models/reranked") -> dict:
@@ -77,10 +78,27 @@ def test_the_folder_is_the_dual_encoder_with_the_cross_encoder_beside_it(here: P
     assert "whose first 4 answers a cross encoder (both, layers 1) ranks once more" in card
 
 
-def test_two_trainings_write_the_same_bytes(here: Path) -> None:
+def test_trained_towers_are_kept_beside_the_cross_encoder(here: Path) -> None:
+    facts = run(make_small({"gcpr": 1.0, "fgd": 1.0}, towers="trained", tgd=TGD))
+    reranked, tuned = load_reranker(Path("models/reranked")), dual_encoder.load_model(TUNED)
+    own = reranked.dual.state_dict()
+    moved = {name for name, value in tuned.state_dict().items() if not torch.equal(own[name], value)}
+    assert {"log_scale", "text_projection.weight"} < moved
+    assert {name.split(".")[0] for name in moved} >= {"image_tower", "text_tower"}
+    assert dual_encoder.read_vocabulary(Path("models/reranked")) == dual_encoder.read_vocabulary(TUNED)
+    assert has_own_towers(Path("models/reranked"))
+    assert facts["epochs"][-1]["temperature"] == pytest.approx(1 / reranked.dual.scale.item(), abs=1e-5)
+    assert facts["epochs"][-1]["queue_size"] > facts["epochs"][0]["queue_size"]
+    card = Path("models/reranked/README.md").read_text(encoding="utf-8")
+    assert "trained further together with a cross encoder (both, layers 1), which ranks its first 4" in card
+
+
+@pytest.mark.parametrize("towers", ["frozen", "trained"])
+def test_two_trainings_write_the_same_bytes(here: Path, towers: str) -> None:
     for out in ("models/one", "models/two"):
-        run(make_small(), out)
-    for name in ("cross_encoder.safetensors", "training.json", "manifest.json"):
+        run(make_small(towers=towers), out)
+        assert has_own_towers(Path(out)) == (towers == "trained")
+    for name in ("cross_encoder.safetensors", "model.safetensors", "training.json", "manifest.json"):
         assert Path("models/one", name).read_bytes() == Path("models/two", name).read_bytes(), name
 
 
@@ -89,6 +107,12 @@ def test_the_corpus_is_shown_as_often_as_asked(here: Path) -> None:
     manifest = json.loads(Path("models/reranked/manifest.json").read_text())
     assert manifest["inputs"]["corpus"] == hash_path(CLEAN / "corpus")
     assert manifest["params"]["baseline"]["policy"]
+
+
+def test_a_corpus_without_a_pair_is_refused_where_it_is_to_be_shown(here: Path) -> None:
+    write_set(Path("data"), "corpus", {})
+    with pytest.raises(UserError, match=r"rerank\.corpus: data/clean/corpus has no pair to show; set it to 0\.0"):
+        run(make_small(corpus=1.0))
 
 
 def test_the_best_epoch_is_taken_where_epochs_are_selected(here: Path) -> None:

@@ -12,6 +12,7 @@ from tuwen.data.formats import pairs
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer
 from tuwen.model import dual_encoder
 from tuwen.model.reranker import make_cross_encoder
+from tuwen.reranking.joint import JointModel
 from tuwen.reranking.recipe import describe_layers
 from tuwen.reranking.validation import make_rerank_validator
 from tuwen.retrieval.encode import embed_captions, embed_images, read_images
@@ -65,3 +66,17 @@ def test_what_lies_beyond_k_stays_beyond_it(valid: Path, tmp_path: Path) -> None
     whole = make_rerank_validator(valid, dual, tokenizer, 12)(cross)
     assert one.figures == pytest.approx(measure_dual(dual, tokenizer, valid))
     assert not np.array_equal(one.shares, whole.shares)
+
+
+def test_towers_that_move_are_measured_by_their_vectors_of_now(valid: Path, tmp_path: Path) -> None:
+    dual, tokenizer = load(tmp_path / "model")
+    cross = make_cross_encoder(dual, describe_layers(dual, make_settings()))
+    validate = make_rerank_validator(valid, dual, tokenizer, 1)
+    before = validate(JointModel(dual, cross)).figures
+    assert before == pytest.approx(measure_dual(dual, tokenizer, valid))
+    torch.manual_seed(5)
+    for parameter in dual.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    after = validate(JointModel(dual, cross)).figures
+    assert after == pytest.approx(measure_dual(dual, tokenizer, valid))
+    assert after != before

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.support.broken import encode, landscape
-from tests.support.reranker_world import build_reranked, score_all
+from tests.support.reranker_world import build_reranked, move_towers, score_all
 from tests.support.small_model import write_small_model
 from tuwen.data.formats import pairs, shards
 from tuwen.data.formats.json_file import write_json
@@ -128,13 +128,18 @@ def test_exact_search_serves_one_thread_at_a_time(served: ServedModel, monkeypat
     assert not served.turn.locked()
 
 
-@pytest.fixture(scope="module")
-def reranked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A re-ranker with the test set as its gallery, as `tuwen track register models/reranked` packs them."""
+@pytest.fixture(scope="module", params=["frozen", "trained"])
+def reranked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, str]:
+    """A re-ranker with the test set as its gallery, as `tuwen track register models/reranked` packs them.
+
+    Once over the fine-tuned model's towers, once with its own.
+    """
     root = tmp_path_factory.mktemp("reranked")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         build_reranked(root)
+        if request.param == "trained":
+            move_towers(root)
         chosen = {"k": 6, "weight": 0.5, "sure_on_valid": True, "curve": []}
         details = {"gallery_curve": {"t2i": [], "i2t": []}, "score_histogram": None}
         details |= {"hubs": {way: {"k": 10, "top": []} for way in ("t2i", "i2t")}}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.reranker_world import DEPTH, build_reranked, score_all
+from tests.support.reranker_world import DEPTH, build_reranked, move_towers, score_all
 from tuwen.core.errors import UserError
 from tuwen.core.params import load_params
 from tuwen.data.formats import manifest, pairs
@@ -119,6 +119,38 @@ def test_pairs_that_do_not_fit_are_told_by_the_probability(world: Path) -> None:
         assert values[name] == pytest.approx(above.mean(), abs=1e-3)
         assert values[f"{name}_low"] < values[name] < values[f"{name}_high"]
     assert values["auc"] != values["match_auc"]
+
+
+@pytest.fixture(scope="module")
+def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same re-ranker with towers of its own, measured."""
+    root = tmp_path_factory.mktemp("trained")
+    shutil.copytree(world, root, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("TUWEN_WORKERS", "1")
+        move_towers(root)
+        measure(root)
+    return root
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_trained_towers_find_by_their_own_vectors_and_gain_over_the_fine_tuned_model(
+    world: Path, trained: Path, direction: str
+) -> None:
+    details = read_details(trained / "results/reranked/details.json", KS)
+    assert details.reranking
+    chosen = details.reranking[direction]
+    ranks = rank_best(trained, "test", direction, chosen.k, chosen.weight)
+    ranked = read_ranks(trained / "results/reranked/ranks.parquet", KS)[direction]
+    assert ranked.judged.best_rank.tolist() == ranks
+    own, tuned = (np.array(rank_best(root, "test", direction, 1, 0)) for root in (trained, world))
+    assert own.tolist() != tuned.tolist()
+    assert [chosen.curve[0][f"hit_at_{k}"] for k in KS] == pytest.approx([(own <= k).mean() for k in KS], abs=1e-6)
+    values = metrics_of(trained, "test")
+    for k in KS:
+        gain = (np.array(ranks) <= k).mean() - (tuned <= k).mean()
+        assert values[f"{direction}_rerank_gain_at_{k}"] == pytest.approx(gain, abs=1e-6)
 
 
 def test_the_same_bytes_again_and_no_times_in_them(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
