@@ -52,6 +52,7 @@ TESTED_WITH_OTHERS = {
     "report/tables.py": "unit/report/test_report.py",
     "report/terminal.py": "unit/report/test_report.py",
     "reranking/encoded.py": "unit/reranking/test_objective.py",
+    "reranking/regions.py": "unit/reranking/test_objective.py",
     "retrieval/packed_reranker.py": "unit/tracking/test_served_model.py",
     "tracking/artifacts.py": "unit/tracking/test_lineage.py",
     "tracking/records.py": "unit/tracking/test_runs.py",

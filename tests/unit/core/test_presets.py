@@ -23,9 +23,9 @@ DIGESTS = {
     "muge": "66868490e7d65164",
     "photos": "cfcd7d35696590a7",
     "pretrain-200m": "d0d13ec53861399e",
-    "r2d2": "849c4d056b961ca9",
+    "r2d2": "b97d8cc3727cdb73",
     "sample": "129ebf2acb873348",
-    "sample-rerank": "3ac5c5a9ed91e568",
+    "sample-rerank": "b74c9ae1e05d266b",
     "smoke": "da920356e38a1ab7",
 }
 WHOLE = """\

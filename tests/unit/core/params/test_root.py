@@ -1,6 +1,7 @@
 """params.yaml as it is read: YAML 1.2, and mistakes of every group that are named."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -8,7 +9,8 @@ from pydantic import ValidationError
 from tests.support.checkout import ROOT
 from tuwen.core.errors import UserError
 from tuwen.core.params import ContestSource, load_params
-from tuwen.core.params.root import require_corpus
+from tuwen.core.params.root import check_params, require_corpus
+from tuwen.core.presets import compose_preset, get_values
 
 CORPUS = (
     "corpus:\n  art: {kind: sample, root: tuwen/sources/sample.txt, art: [noto, twemoji], concepts: null, "
@@ -112,3 +114,37 @@ def test_the_encoding_of_a_source_is_one_of_text_that_python_knows() -> None:
     for name in ("mandarin", "hex", "rot13"):
         with pytest.raises(ValidationError, match="must be a text encoding, such as utf-8, gb18030"):
             ContestSource(kind="contest", root="x", encoding=name)
+
+
+TGD = {"alpha": 0.4, "queue": 16, "half_life": 8}
+LISTED = {"web": {"kind": "webdataset", "root": "inputs/shards.csv"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "objectives", "corpus", "message"),
+    [
+        ({}, {"gcpr": 1.0}, None, r"objectives\.gcpr must be 0: it trains the towers alone, and these are frozen"),
+        ({"towers": "trained", "tgd": TGD, "teacher": {"momentum": 0.9}}, {}, None, r"tgd must be null"),
+        ({"towers": "trained", "tgd": TGD}, {"gcpr": 1.0}, None, r"objectives\.fgd or tgd, and teacher, go together"),
+        ({"teacher": {"momentum": 0.9}}, {}, None, r"objectives\.fgd or tgd, and teacher, go together"),
+        ({"corpus": 0.5}, {}, {}, r"rerank\.corpus must be 0: it shows pairs of corpus, by views of baseline"),
+        ({"corpus": 0.5}, {}, LISTED, r"it shows no shards that stay where they are, as \['web'\]"),
+    ],
+)
+def test_what_a_re_ranker_cannot_do_is_named(
+    changes: dict[str, Any], objectives: dict[str, float], corpus: Any, message: str
+) -> None:
+    values = get_values(compose_preset("sample-rerank", ROOT / "presets"))
+    values["rerank"] |= {**changes, "objectives": values["rerank"]["objectives"] | objectives}
+    if corpus is not None:
+        values["corpus"] = corpus
+    with pytest.raises(UserError, match=message):
+        check_params(values, "params.yaml")
+
+
+def test_towers_are_trained_beside_a_teacher_and_its_queue() -> None:
+    rerank = check_params(get_values(compose_preset("r2d2", ROOT / "presets")), "params.yaml").rerank
+    assert rerank
+    assert (rerank.towers, rerank.objectives.gcpr) == ("trained", 1.0)
+    assert rerank.teacher
+    assert rerank.tgd
