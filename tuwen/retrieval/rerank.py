@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tuwen.core.errors import UserError
+from tuwen.data.formats import manifest
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
 from tuwen.model.reranker import ReRanker
@@ -23,6 +25,7 @@ from tuwen.retrieval.search import rank_items, top_k
 from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
 
 TOKENS_WORK = Path(".cache/rerank")  # for the files of tokens, which may be larger than the memory
+PRERANKER = "finetuned"  # whose answers are reordered: its name in manifests, and of its vectors' folder
 
 
 class Matches(NamedTuple):
@@ -36,6 +39,16 @@ class Matches(NamedTuple):
 def read_depth(model: Path) -> int:
     """Return how many first answers the re-ranker in the folder `model` may reorder: its settings' k."""
     return int(read_json(model / "manifest.json")["params"]["rerank"]["k"])
+
+
+def require_preranker(embedded: Path, model: Path) -> None:
+    """Raise UserError unless the vectors in `embedded` are of the dual encoder that `model` was trained over."""
+    found, expected = manifest.read_inputs(embedded).get("model"), manifest.read_inputs(model).get(PRERANKER)
+    if found != expected:
+        raise UserError(
+            f"{embedded / manifest.MANIFEST}: made from another model: it names {found}, but {model} re-ranks "
+            f"what {expected} finds; run `dvc repro`"
+        )
 
 
 def list_pair_sides(reranker: ReRanker, folder: Path) -> PairSides:

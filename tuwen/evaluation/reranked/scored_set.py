@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import manifest
 from tuwen.data.formats.directions import DIRECTIONS
@@ -20,7 +19,15 @@ from tuwen.evaluation.reranked.matching import list_judged_pairs
 from tuwen.model.reranker import ReRanker
 from tuwen.retrieval.match_pairs import score_token_pairs, write_tokens
 from tuwen.retrieval.metrics import rank_true_items
-from tuwen.retrieval.rerank import TOKENS_WORK, Matches, list_pair_sides, list_pairs, match_first, read_depth
+from tuwen.retrieval.rerank import (
+    TOKENS_WORK,
+    Matches,
+    list_pair_sides,
+    list_pairs,
+    match_first,
+    read_depth,
+    require_preranker,
+)
 from tuwen.retrieval.rerank_choice import TrueRanks, list_depths
 from tuwen.retrieval.vectors import Rows, Vectors
 
@@ -74,13 +81,3 @@ def measure_costs(score: Score, direction: str, rows: Rows, most: int) -> dict[i
         score(*list_pairs(direction, timed[:, :depth]))
         costs[depth] = 1000 * (time.perf_counter() - began) / len(timed)
     return costs
-
-
-def require_preranker(embedded: Path, model: Path) -> None:
-    """Raise UserError unless the vectors in `embedded` are of the dual encoder that `model` was trained over."""
-    found, expected = manifest.read_inputs(embedded).get("model"), manifest.read_inputs(model).get("finetuned")
-    if found != expected:
-        raise UserError(
-            f"{embedded / manifest.MANIFEST}: made from another model: it names {found}, but {model} re-ranks "
-            f"what {expected} finds; run `dvc repro`"
-        )
