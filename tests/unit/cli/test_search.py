@@ -35,6 +35,6 @@ def test_a_re_ranked_answer_shows_the_probability_of_its_match(
     write_choices(build_reranked(tmp_path), {"t2i": (2, 0.0), "i2t": (2, 0.0)})
     lines = call("tuwen", "search", "一个红色的圆形", "--rerank", "-k", "3", cwd=tmp_path).stdout.splitlines()
     header, first, second, third = (line.split() for line in lines)
-    assert header == ["rank", "score", "match", "id", "caption", "file"]
+    assert header == ["rank", "score", "match", "id", "caption"]
     assert 1 >= float(first[2]) >= float(second[2]) >= 0  # the weight of the cosine is 0
     assert third[2].endswith(".png")  # deeper than it reads
