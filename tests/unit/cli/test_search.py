@@ -23,9 +23,6 @@ def test_answers_stand_each_on_a_line_as_they_are(tmp_path: Path) -> None:
     refused = call("tuwen", "search", "海边的日落", cwd=tmp_path, fails=True)
     assert refused.stderr.startswith("error: --gallery bank: embeddings/finetuned/bank/images.npy is missing")
     assert "dvc repro embed@finetuned-bank" in refused.stderr
-    refused = call("tuwen", "search", "海边的日落", "--rerank", cwd=tmp_path, fails=True)
-    assert refused.stderr.startswith("error: --rerank: models/reranked holds no re-ranker (cross_encoder.json); ")
-    assert "dvc repro evaluate@reranked" in refused.stderr
 
 
 def test_a_re_ranked_answer_shows_the_probability_of_its_match(
