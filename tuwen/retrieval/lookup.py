@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # so that what is missing is told before torch is loaded
     from tuwen.retrieval.retriever import Retriever
     from tuwen.retrieval.vectors import Rows, Vectors
 
-DATA, VECTORS, MEASURED_RESULTS = Path("data/clean"), Path("embeddings"), Path("results")
+DATA, VECTORS, EVALUATED = Path("data/clean"), Path("embeddings"), Path("results")
 
 
 class Found(NamedTuple):
@@ -115,7 +115,7 @@ def _read_choice(model: Path, is_image: bool, is_folder: bool) -> "OrderChoice":
             f"--rerank: {model} holds no re-ranker ({CROSS_CONFIG}); name the folder of one by --model, or give "
             "params.yaml: rerank its settings and run `dvc repro evaluate@reranked`, which makes models/reranked"
         )
-    return read_choices(MEASURED_RESULTS / model.name / "details.json")["i2t" if is_image else "t2i"]
+    return read_choices(EVALUATED / model.name / "details.json")["i2t" if is_image else "t2i"]
 
 
 def _load(model: Path, rerank: bool) -> tuple["Retriever", "ReRanker | None"]:
