@@ -15,7 +15,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.support import smoke
-from tests.support.reranking import make_settings
 from tests.support.smoke import STAGES, mlflow_runs, run
 from tuwen.data.formats import pairs
 from tuwen.data.formats.directions import DIRECTIONS
@@ -28,9 +27,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Its tasks are answered by a re-ranker; tests/flows and tests/faults run the preset as it is, without one.
     """
-    asked = make_settings({"mlm": 0.5}).model_dump(mode="json")
-    asked["fit"] |= {"epochs": 1, "batch_size": 32}
-    folder = smoke.make(tmp_path_factory.mktemp("project"), {"rerank": asked, "predict": {"rerank": True}})
+    overlay = {"rerank": smoke.describe_reranker(epochs=1), "predict": {"rerank": True}}
+    folder = smoke.make(tmp_path_factory.mktemp("project"), overlay)
     done = run(folder, "dvc", "repro")
     assert done.stdout.count("Running stage") == STAGES
     return folder

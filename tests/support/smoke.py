@@ -12,6 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from tests.support.checkout import ROOT
+from tests.support.reranking import make_settings
 from tuwen.core.presets import compose_preset, format_preset
 
 STAGES = 22  # nine single ones, one corpus source, nine of embed, three of evaluate
@@ -38,6 +39,12 @@ def make(folder: Path, overlay: Mapping[str, Any] | None = None) -> Path:
     run(folder, "git", "add", "--all")
     run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "start")
     return folder
+
+
+def describe_reranker(epochs: int) -> dict[str, Any]:
+    """Return the group `rerank` of a small re-ranker, which the preset trains in seconds."""
+    settings: dict[str, Any] = make_settings({"mlm": 0.5}).model_dump(mode="json")
+    return settings | {"fit": settings["fit"] | {"epochs": epochs, "batch_size": 32}}
 
 
 def environment(**more: str) -> dict[str, str]:
