@@ -37,7 +37,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
 
 
 def make(folder: Path) -> Path:
-    """Make a project of the smoke preset in which no stage has run; `refit` and `rerank` train their own models."""
+    """Make a project of the smoke preset in which no stage has run, with a refit and a re-ranker."""
     overlay = {"finetune": {"refit_all": True}, "augment": {"splits": ["train", "test"]}}
     return smoke.make(folder, overlay | {"rerank": smoke.describe_reranker(epochs=2)})
 
