@@ -1,4 +1,4 @@
-"""The real graph, every stage, on the `smoke` preset: what `make run` does, on five dozen concepts."""
+"""The real graph, every stage, on the `smoke` preset with a small re-ranker: what `make run` does, in small."""
 
 import csv
 import hashlib
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
@@ -17,12 +18,17 @@ from tests.support import smoke
 from tests.support.smoke import STAGES, mlflow_runs, run
 from tuwen.data.formats import pairs
 from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.evaluation.models import MODELS
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the working tree with the smoke preset, in a git repository of its own, run once."""
-    folder = smoke.make(tmp_path_factory.mktemp("project"))
+    """A copy of the working tree with the smoke preset, in a git repository of its own, run once.
+
+    Its tasks are answered by a re-ranker; tests/flows and tests/faults run the preset as it is, without one.
+    """
+    overlay = {"rerank": smoke.describe_reranker(epochs=1), "predict": {"rerank": True}}
+    folder = smoke.make(tmp_path_factory.mktemp("project"), overlay)
     done = run(folder, "dvc", "repro")
     assert done.stdout.count("Running stage") == STAGES
     return folder
@@ -53,7 +59,7 @@ def test_no_concept_of_test_or_valid_is_in_train(project: Path) -> None:
 
 
 def test_the_metrics_are_those_of_the_ranks(project: Path) -> None:
-    for model in ("baseline", "finetuned"):
+    for model in MODELS:
         metrics = json.loads((project / "results" / model / "metrics.json").read_text())["test"]
         ranks = pairs.read_table(project / "results" / model / "ranks.parquet").to_pandas()
         for direction, rows in ranks.groupby("direction"):
@@ -70,7 +76,7 @@ def synced_runs(project: Path) -> list[list[Any]]:
 
 def test_every_training_and_evaluation_is_an_mlflow_run(project: Path) -> None:
     runs = synced_runs(project)
-    outs = ["models/baseline", "models/finetuned", "results/baseline", "results/finetuned"]
+    outs = [f"{top}/{model}" for top in ("models", "results") for model in MODELS]
     assert [out for out, *_ in runs] == outs
     commit = run(project, "git", "rev-parse", "HEAD").stdout.strip()
     recalls = {
@@ -80,7 +86,8 @@ def test_every_training_and_evaluation_is_an_mlflow_run(project: Path) -> None:
         assert status == "FINISHED"
         assert params
         assert commit in tags.values()
-        wanted = recalls | ({"loss", "temperature"} if out.startswith("models") else set())
+        learned = {"loss", "fgr_accuracy" if out == "models/reranked" else "temperature"}
+        wanted = recalls | (learned if out.startswith("models") else set())
         assert wanted <= set(metrics), (out, metrics)
 
 
@@ -103,10 +110,42 @@ def test_the_report_carries_its_pictures_and_git_gets_no_caption(project: Path) 
     assert not [caption for caption in captions if len(caption) > 1 and caption in markdown]
 
 
-def test_the_table_names_both_models_and_the_files(project: Path) -> None:
+def test_the_table_names_all_models_and_the_files(project: Path) -> None:
     shown = run(project, "tuwen", "results").stdout
-    for word in ("baseline", "fine-tuned", "result1.csv", "result2.csv", "report.html"):
+    for word in ("baseline", "fine-tuned", "re-ranked", "result1.csv", "result2.csv", "report.html"):
         assert word in shown
+
+
+def test_the_tasks_are_answered_in_the_order_that_was_measured(project: Path) -> None:
+    """`predict` and `evaluate@reranked` come to it by ways of their own: here the task is the test set."""
+    test = pairs.read_pair_set(project / "data/clean/test")
+    ids = {"images": test.images["image_id"].to_pylist(), "texts": test.texts["text_id"].to_pylist()}
+    image, text = (rows.tolist() for rows in pairs.find_true_rows(test))
+    true = {frozenset((ids["images"][i], ids["texts"][t])) for i, t in zip(image, text, strict=True)}
+    ranks = pairs.read_table(project / "results/reranked/ranks.parquet").to_pandas()
+    moved = 0
+    for file, direction in (("result1.csv", DIRECTIONS["t2i"]), ("result2.csv", DIRECTIONS["i2t"])):
+        with open(project / "results" / file, encoding="utf-8", newline="") as lines:
+            rows = list(csv.reader(lines))[1:]
+        own = ranks[ranks.direction == direction.name]
+        for rank in range(1, 6):
+            hit = {query for query, place, item in rows if int(place) <= rank and frozenset((query, item)) in true}
+            assert hit == set(own.query_id[own.best_rank <= rank])
+        queries, gallery = (
+            np.load(project / f"embeddings/final/{direction.name}/{side}.npy")
+            for side in (direction.queries, direction.gallery)
+        )
+        by_cosine = np.argsort(-queries @ gallery.T, axis=1, kind="stable")[:, :5]
+        plain = [ids[direction.gallery][item] for item in by_cosine.ravel()]
+        moved += sum(item != before for (_, _, item), before in zip(rows, plain, strict=True))
+    assert moved
+
+
+def test_both_reports_tell_what_re_ranking_changes(project: Path) -> None:
+    markdown, page = ((project / "results" / f"report.{form}").read_text() for form in ("md", "html"))
+    assert "\n## Re-ranking: the first answers of the fine-tuned model in a new order" in markdown
+    assert "The tasks' answers are re-ranked: text → image and image → text." in markdown
+    assert '<h2 id="reranking">' in page
 
 
 def test_a_second_run_does_nothing_and_a_report_setting_remakes_the_report_alone(project: Path) -> None:

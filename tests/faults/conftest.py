@@ -37,11 +37,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
 
 
 def make(folder: Path) -> Path:
-    """Make a project of the smoke preset in which no stage has run and `refit` is a training of its own."""
-    params = smoke.make(folder) / "params.yaml"
-    text = params.read_text().replace("refit_all: false", "refit_all: true")
-    params.write_text(text.replace("splits: [train]", "splits: [train, test]"))
-    return folder
+    """Make a project of the smoke preset in which no stage has run, with a refit and a re-ranker."""
+    overlay = {"finetune": {"refit_all": True}, "augment": {"splits": ["train", "test"]}}
+    return smoke.make(folder, overlay | {"rerank": smoke.describe_reranker(epochs=2)})
 
 
 @contextmanager

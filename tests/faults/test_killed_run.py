@@ -24,13 +24,15 @@ WRITTEN = {
     "baseline": ".cache/train/baseline-*/state.pt",
     "finetune": ".cache/train/finetuned-*/state.pt",
     "refit": ".cache/train/final-*/state.pt",
+    "rerank": ".cache/train/reranked-*/state.pt",
     "embed@finetuned-bank": ".cache/embed/*/*.npy",
     "evaluate@baseline": "results/baseline/*",
     "evaluate@finetuned": "results/finetuned/*",
+    "evaluate@reranked": "results/reranked/*",
     "predict": "results/result1.csv",
     "report": "results/report.*",
 }
-TRAININGS = ("baseline", "final", "finetuned")
+TRAININGS = ("baseline", "final", "finetuned", "reranked")
 STAGE_SECONDS = 900  # for a stage and those above it to come so far
 MOST_DELAY_SECONDS = 0.15  # half of what is left of the quickest stage at that moment
 # Both at once, since neither may change a byte.

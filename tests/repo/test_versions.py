@@ -53,9 +53,6 @@ BENEATH = {
 }
 NOT_TRAINED_WITH = {"great_expectations", "Jinja2", "matplotlib", "resvg_py", "scipy"}
 BY_KIND = ("data.paraphrase.", "model.start.")
-# Stages whose script reads no image, though a module that they import could.
-WITHOUT_IMAGES = ("evaluate",)
-IMAGES = {"opencv-python-headless", "pillow", "pillow-heif", "simplejpeg"}
 
 
 def listed() -> dict[str, Any]:
@@ -108,8 +105,6 @@ def test_every_listed_version_is_the_pinned_one() -> None:
 def test_a_stage_names_the_versions_of_what_it_computes_with_and_no_others(name: str) -> None:
     named, found = packages_of(keys_of(name)), imported(name)
     needed = {package for one, package in found if (one, package) not in USED_ELSEWHERE} - WITHOUT_EFFECT.keys()
-    if name in WITHOUT_IMAGES:
-        needed -= IMAGES
     assert needed - named == set(), "computed with, but another version would make nothing stale"
     used = {package for _, package in found}
     assert {package for package in named if BENEATH.get(package, package) not in used} == set()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tests.support.reranker_world import build_reranked, move_towers, score_all
+from tests.support.reranker_world import build_reranked, move_towers, score_all, write_choices
 from tuwen.core.errors import UserError
 from tuwen.core.params import Predict
 from tuwen.data.formats import pairs
@@ -30,12 +30,7 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         build_reranked(root)
-    chosen = {
-        name: {"k": k, "weight": weight, "sure_on_valid": name == "t2i", "curve": []}
-        for name, (k, weight) in CHOICES.items()
-    }
-    (root / "results/reranked").mkdir(parents=True)
-    write_json(root / "results/reranked/details.json", {"reranking": chosen})
+    write_choices(root, CHOICES, sure=["t2i"])
     return root
 
 

@@ -5,6 +5,7 @@ Its cross-attention is not zero, so that it puts the first answers in an order o
 
 import functools
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from tests.support.retrieval import build
 from tuwen.core.params import Embed
 from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model.dual_encoder import DualEncoder, load_model, read_vocabulary, save_model
 from tuwen.model.reranker import make_cross_encoder, save_reranker
@@ -54,13 +56,30 @@ def build_reranked(root: Path, unfit: int = 0) -> Path:
             out = root / "embeddings" / name / one
             shutil.rmtree(out)
             embed_set(root / "models" / name, root / "data/clean" / one, out, Embed(batch_size=8))
-    cross = make_cross_encoder(dual, LAYERS)
+    add_reranker(root)
+    return root
+
+
+def add_reranker(root: Path) -> None:
+    """Write models/reranked over the dual encoder in models/finetuned."""
+    model, out = root / "models/finetuned", root / "models/reranked"
+    torch.manual_seed(0)
+    cross = make_cross_encoder(load_model(model), LAYERS)
     for parameter in cross.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    save_reranker(cross, model, root / "models/reranked")
-    shutil.copy(root / "models/baseline/training.json", root / "models/reranked")
-    write_rerank_manifest(root / "models/reranked", model, "frozen")
-    return root
+    save_reranker(cross, model, out)
+    shutil.copy(root / "models/baseline/training.json", out)
+    write_rerank_manifest(out, model, "frozen")
+
+
+def write_choices(root: Path, choices: dict[str, tuple[int, float]], sure: Sequence[str] = ("t2i", "i2t")) -> None:
+    """Write details.json of the re-ranked model: depth and weight by direction, and where valid is sure."""
+    reranking = {
+        name: {"k": k, "weight": weight, "sure_on_valid": name in sure, "curve": []}
+        for name, (k, weight) in choices.items()
+    }
+    (root / "results/reranked").mkdir(parents=True)
+    write_json(root / "results/reranked/details.json", {"reranking": reranking})
 
 
 def write_rerank_manifest(folder: Path, tuned: Path, towers: str) -> None:
@@ -78,7 +97,7 @@ def move_towers(root: Path) -> None:
             parameter += 0.1 * torch.randn_like(parameter)
     save_model(dual, model, read_vocabulary(model))
     write_rerank_manifest(model, root / "models/finetuned", "trained")
-    for name in ("valid", "test", "t2i", "i2t"):
+    for name in ("valid", "test", "bank", "t2i", "i2t"):
         embed_set(model, root / "data/clean" / name, root / "embeddings/own" / name, Embed(batch_size=64))
 
 

@@ -5,32 +5,46 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from tests.support.checkout import ROOT
+from tests.support.reranking import make_settings
 from tuwen.core.presets import compose_preset, format_preset
 
 STAGES = 22  # nine single ones, one corpus source, nine of embed, three of evaluate
 RUN_SECONDS = 1200
 
 
-def make(folder: Path) -> Path:
-    """Make a committed copy of the working tree in `folder`, in which no stage has run."""
+def make(folder: Path, overlay: Mapping[str, Any] | None = None) -> Path:
+    """Make a committed copy of the working tree in `folder`, in which no stage has run.
+
+    overlay: settings in place of the preset's, as those of a preset that extends it.
+    """
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):
         if (ROOT / name).is_file() and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    whole = format_preset(compose_preset("smoke", folder / "presets"))
+    if overlay:
+        body = json.dumps({"extends": "smoke", **overlay}, ensure_ascii=False)  # JSON is YAML
+        (folder / "presets/smoke-changed.yaml").write_text(body, encoding="utf-8")
+    whole = format_preset(compose_preset("smoke-changed" if overlay else "smoke", folder / "presets"))
     (folder / "params.yaml").write_text(whole, encoding="utf-8")
     run(folder, "git", "init", "--quiet")
     run(folder, "git", "add", "--all")
     run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "start")
     return folder
+
+
+def describe_reranker(epochs: int) -> dict[str, Any]:
+    """Return the group `rerank` of a small re-ranker, which the preset trains in seconds."""
+    settings: dict[str, Any] = make_settings({"mlm": 0.5}).model_dump(mode="json")
+    return settings | {"fit": settings["fit"] | {"epochs": epochs, "batch_size": 32}}
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -13,9 +13,13 @@ PLAIN_COLUMNS = 1000  # of a file or a pipe, where no line is broken
 @search_app.command()
 def search(
     query: Annotated[str, typer.Argument(metavar="TEXT|PICTURE", help="A text, or the path of a picture.")],
-    model: Annotated[Path, typer.Option(help="A model folder.")] = Path("models/finetuned"),
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A model folder; by default models/finetuned, with --rerank models/reranked."),
+    ] = None,
     gallery: Annotated[str, typer.Option(help="A set that it has embedded, or a folder of pictures.")] = "bank",
     k: Annotated[int, typer.Option("-k", min=1, help="Answers.")] = 5,
+    rerank: Annotated[bool, typer.Option("--rerank", help="Reorder the first by a re-ranker.")] = False,
 ) -> None:
     """Search: a text finds pictures, a picture finds texts; in a folder of pictures both find pictures."""
     from rich.console import Console
@@ -25,17 +29,21 @@ def search(
     from tuwen.evaluation.metric import format_number
     from tuwen.retrieval.lookup import find_answers
 
-    found = find_answers(query, model, gallery, k)
+    folder = model or Path("models/reranked" if rerank else "models/finetuned")
+    found = find_answers(query, folder, gallery, k, rerank)
     shown = [name for name in ("caption", "file") if any(getattr(one, name) for one in found)]
+    numbers = ["score", *(["match"] if rerank else [])]
     table = Table(box=None, pad_edge=False)
-    for name in ("rank", "score"):
+    for name in ("rank", *numbers):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("id", *shown):
         table.add_column(name, overflow="fold")
     for rank, one in enumerate(found, 1):
         # as they are: a caption may hold what is markup elsewhere
         words = (Text(" ".join(getattr(one, name).split())) for name in ("id", *shown))
-        table.add_row(str(rank), format_number(one.score, ".3f"), *words)
+        values = (getattr(one, name) for name in numbers)
+        figures = ("" if value is None else format_number(value, ".3f") for value in values)
+        table.add_row(str(rank), *figures, *words)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PLAIN_COLUMNS)

@@ -8,12 +8,11 @@ from typing import Literal, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats.directions import DIRECTIONS
-from tuwen.data.formats.json_file import read_json
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.reranker import has_reranker, load_reranker
 from tuwen.retrieval.match_pairs import score_token_pairs, write_tokens
 from tuwen.retrieval.rerank import TOKENS_WORK, embed_sides, has_own_towers, list_pair_sides, match_first, rerank
-from tuwen.retrieval.rerank_choice import OrderChoice
+from tuwen.retrieval.rerank_choice import OrderChoice, read_choices
 from tuwen.retrieval.vectors import Rows, Vectors
 
 
@@ -29,7 +28,7 @@ def choose_reordering(wanted: bool | Literal["auto"], model: Path, results: Path
 
     wanted: params.yaml's predict.rerank; auto takes a direction only where re-ranking raised the mean of R@k on
     valid beyond doubt. results: folder of what was measured of it. Raises UserError where it is wanted and there
-    is no re-ranker.
+    is no re-ranker, and as `read_choices`.
     """
     if wanted is False or (wanted == "auto" and not has_reranker(model)):
         return None
@@ -38,15 +37,7 @@ def choose_reordering(wanted: bool | Literal["auto"], model: Path, results: Path
             f"params.yaml: predict.rerank is true, but {model} holds no re-ranker; give params.yaml: rerank its "
             "settings, or let predict.rerank be auto or false"
         )
-    place = results / "details.json"
-    try:
-        chosen = {name: read_json(place)["reranking"][name] for name in DIRECTIONS}
-        choices = {name: OrderChoice(int(one["k"]), float(one["weight"])) for name, one in chosen.items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{place}: does not say how to re-rank ({error!r}); run `dvc repro`") from None
-    if wanted == "auto":
-        choices = {name: choice for name, choice in choices.items() if chosen[name]["sure_on_valid"]}
-    return Reordering(model, choices)
+    return Reordering(model, read_choices(results / "details.json", sure_alone=wanted == "auto"))
 
 
 def answer_by_match(

@@ -67,7 +67,9 @@ def encode_batch(
 def _encode_texts(dual: DualEncoder, ids_bL: Tensor, mask_bL: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `encode_text_tokens` does, of texts that are padded to the longest of about their length."""
     groups, back = group_by_length(mask_bL.sum(1).cpu(), ids_bL.device)
-    token_bLW = dual.embed_tokens(ids_bL)  # looked up together: a look-up's gradient is as large as the whole table
+    token_bLW = dual.embed_tokens(
+        ids_bL
+    )  # looked up together: a look-up's gradient is as large as the whole table
     vectors, states = [], []
     for rows, longest in groups:
         vector_gD, state_gLW = dual.encode_text_tokens(

@@ -3,7 +3,6 @@
 Shapes: Q queries, k first answers of each.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +12,7 @@ import numpy as np
 
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.images import Pixels
+from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.reranker import ReRanker, load_reranker
 from tuwen.retrieval.match_pairs import PairSides, PairTokens, score_token_pairs, write_tokens
@@ -46,7 +46,7 @@ def pack_reranker(model: Path, folder: Path, choices: Mapping[str, OrderChoice],
     tokens = write_tokens(reranker, tokenizer, sides, out)
     for side in PairTokens._fields:
         np.save(out / f"{side}.start.npy", getattr(tokens, side).start)
-    (out / SETTINGS).write_text(json.dumps({name: choice._asdict() for name, choice in choices.items()}))
+    write_json(out / SETTINGS, {name: choice._asdict() for name, choice in choices.items()})
 
 
 def open_packed_reranker(model: Path, packed: Path) -> PackedReranker | None:
@@ -59,8 +59,7 @@ def open_packed_reranker(model: Path, packed: Path) -> PackedReranker | None:
         side: open_token_file(packed / f"{side}.f16", width, np.load(packed / f"{side}.start.npy"))
         for side, width in widths.items()
     }
-    body = json.loads((packed / SETTINGS).read_text())
-    choices = {name: OrderChoice(**choice) for name, choice in body.items()}
+    choices = {name: OrderChoice(**choice) for name, choice in read_json(packed / SETTINGS).items()}
     return PackedReranker(reranker, load_tokenizer(model / "vocab.txt"), PairTokens(**files), choices)
 
 

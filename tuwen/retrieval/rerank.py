@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tuwen.core.errors import UserError
 from tuwen.core.progress import follow
+from tuwen.data.formats import manifest
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
 from tuwen.model.device import choose_device
@@ -26,6 +28,7 @@ from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
 
 EMBED_BATCH = 64
 TOKENS_WORK = Path(".cache/rerank")  # for the files of tokens, which may be larger than the memory
+PRERANKER = "finetuned"  # whose answers are reordered: its name in manifests, and of its vectors' folder
 
 
 class Matches(NamedTuple):
@@ -59,6 +62,16 @@ def embed_sides(reranker: ReRanker, tokenizer: Any, sides: PairSides) -> dict[st
         "images": np.concatenate([none, *follow(images, "embed images", len(sides.images), len)]),
         "texts": np.concatenate([none, *follow(texts, "embed texts", len(sides.captions), len)]),
     }
+
+
+def require_preranker(embedded: Path, model: Path) -> None:
+    """Raise UserError unless the vectors in `embedded` are of the dual encoder that `model` began from."""
+    found, expected = manifest.read_inputs(embedded).get("model"), manifest.read_inputs(model).get(PRERANKER)
+    if found != expected:
+        raise UserError(
+            f"{embedded / manifest.MANIFEST}: made from another model: it names {found}, but {model} re-ranks "
+            f"what {expected} finds; run `dvc repro`"
+        )
 
 
 def list_pair_sides(reranker: ReRanker, folder: Path) -> PairSides:

@@ -1,14 +1,19 @@
 """How many first answers a re-ranker reads, and what the cosine weighs in its score: chosen on a set like valid.
 
+`evaluate@reranked` writes the choice into details.json; whoever answers by the re-ranker reads it there.
 Ranks are moved rather than searched again, so that many choices cost one search.
 Shapes: Q queries, k first answers, P true pairs.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from tuwen.core.errors import UserError
+from tuwen.data.formats.directions import DIRECTIONS
+from tuwen.data.formats.json_file import read_json
 from tuwen.retrieval.metrics import Judged, compute_hits, judge_ranks
 from tuwen.retrieval.rerank import Matches, rank_first
 from tuwen.retrieval.vectors import Rows
@@ -53,3 +58,22 @@ def choose_order(true: TrueRanks, matches: Matches, most: int, ks: Sequence[int]
     choices = [OrderChoice(k, weight) for k in list_depths(most) for weight in reversed(WEIGHTS)]
     hits = [compute_hits(judge_choice(true, matches, choice, ks), ks).mean() for choice in choices]
     return choices[int(np.argmax(hits))]
+
+
+def read_choices(details: Path, *, sure_alone: bool = False) -> dict[str, OrderChoice]:
+    """Return by direction what was chosen for a re-ranker, from the details.json of the re-ranked model.
+
+    sure_alone: only the directions in which re-ranking raised the mean of R@k on valid beyond doubt. Raises
+    UserError where the file does not tell.
+    """
+    remedy = "run `dvc repro evaluate@reranked`"
+    body = read_json(details, remedy)
+    try:
+        chosen = {name: body["reranking"][name] for name in DIRECTIONS}
+        return {
+            name: OrderChoice(int(one["k"]), float(one["weight"]))
+            for name, one in chosen.items()
+            if one["sure_on_valid"] or not sure_alone
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{details}: does not say how to re-rank ({error!r}); {remedy}") from None

@@ -18,11 +18,12 @@ from tuwen.evaluation.evaluate import MEASURED_SETS
 from tuwen.evaluation.metric import format_number
 from tuwen.evaluation.models import MODELS
 from tuwen.evaluation.ranks import make_ranks_table
-from tuwen.evaluation.reranked.evaluate import answer_reordered, read_choices
-from tuwen.evaluation.reranked.scored_set import require_preranker, score_set
+from tuwen.evaluation.reranked.evaluate import answer_reordered
+from tuwen.evaluation.reranked.scored_set import score_set
 from tuwen.model.reranker import has_reranker, load_reranker
 from tuwen.retrieval.packed_reranker import pack_reranker
-from tuwen.retrieval.rerank import has_own_towers
+from tuwen.retrieval.rerank import has_own_towers, require_preranker
+from tuwen.retrieval.rerank_choice import read_choices
 from tuwen.retrieval.vectors import read_vectors
 from tuwen.tracking import lineage, revision, runs
 

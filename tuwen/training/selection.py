@@ -1,5 +1,6 @@
 """Which state of a training becomes the model: by one criterion on valid, the mean of the two hit@5.
 
+Of a re-ranker it is the mean of the two hit@1 (reranking/validation.py).
 Shapes: G images of valid.
 """
 
@@ -25,7 +26,7 @@ class Measured(NamedTuple):
 
     @property
     def criterion(self) -> float:
-        """The mean of the two hit@5 over the full gallery."""
+        """The sum of the shares: the mean of the two hit@5 over the full gallery, of a re-ranker hit@1."""
         return float(self.shares.sum())
 
 

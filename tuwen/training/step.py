@@ -214,9 +214,7 @@ def group_by_length(
     """
     order = lengths.argsort(stable=True)
     size = -(-len(order) // TEXT_PARTS)
-    groups = [
-        (rows.to(device), int(lengths[rows[-1]])) for rows in torch.split(order, min(size, most or size))
-    ]
+    groups = [(rows.to(device), int(lengths[rows[-1]])) for rows in torch.split(order, min(size, most or size))]
     return groups, order.argsort().to(device)
 
 

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.broken import encode, landscape
 from tests.support.commands import call
+from tests.support.reranker_world import build_reranked, write_choices
 from tests.support.small_model import write_small_model
 
 
@@ -20,3 +23,15 @@ def test_answers_stand_each_on_a_line_as_they_are(tmp_path: Path) -> None:
     refused = call("tuwen", "search", "海边的日落", cwd=tmp_path, fails=True)
     assert refused.stderr.startswith("error: --gallery bank: embeddings/finetuned/bank/images.npy is missing")
     assert "dvc repro embed@finetuned-bank" in refused.stderr
+
+
+def test_a_re_ranked_answer_shows_the_probability_of_its_match(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_choices(build_reranked(tmp_path), {"t2i": (2, 0.0), "i2t": (2, 0.0)})
+    lines = call("tuwen", "search", "一个红色的圆形", "--rerank", "-k", "3", cwd=tmp_path).stdout.splitlines()
+    header, first, second, third = (line.split() for line in lines)
+    assert header == ["rank", "score", "match", "id", "caption"]
+    assert 1 >= float(first[2]) >= float(second[2]) >= 0  # the weight of the cosine is 0
+    assert third[2].endswith(".png")  # deeper than it reads

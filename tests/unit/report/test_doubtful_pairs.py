@@ -14,8 +14,9 @@ from tuwen.data.formats.images import make_pixel_tensor, resize_to_square
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer, tokenize
 from tuwen.evaluation.evaluate import compute_pair_cosines
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.training import optim, trainer
+from tuwen.training import optim
 from tuwen.training.loader import Batch
+from tuwen.training.step import step
 
 COLOURS = {"红色": "red", "绿色": "green", "蓝色": "blue", "黄色": "gold", "紫色": "purple", "黑色": "black"}
 SHAPES = ("圆形", "方块", "三角形", "十字")
@@ -65,10 +66,10 @@ def fitted(pixels, ids, mask, *, steps, seed):
     fitting = fit(epochs=1, batch_size=BATCH, muon_lr=4e-3, warmup_steps=20)
     model = DualEncoder(config)
     optimizers = optim.make_optimizers(model, fitting)
-    for step in range(steps):
+    for done in range(steps):
         rows = torch.randperm(len(pixels))[:BATCH]
         batch = Batch(pixels[rows], ids[rows], mask[rows], rows, rows)
-        trainer.step(model, optimizers, batch, optim.compute_lr_factor(step, steps, fitting.warmup_steps), fitting)
+        step(model, optimizers, batch, optim.compute_lr_factor(done, steps, fitting.warmup_steps), fitting)
     return model.eval()
 
 

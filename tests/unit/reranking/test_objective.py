@@ -295,6 +295,8 @@ def test_the_record_of_two_processes_is_that_of_one(both: list[Any], alone: dict
         assert one["record"] == pytest.approx(alone["record"], abs=1e-5)
 
 
-def test_two_processes_fill_the_queue_of_one_and_follow_with_its_teacher(both: list[Any], alone: dict[str, Any]) -> None:
+def test_two_processes_fill_the_queue_of_one_and_follow_with_its_teacher(
+    both: list[Any], alone: dict[str, Any]
+) -> None:
     for one in both:
         assert one["steps"] == pytest.approx(alone["steps"], abs=1e-4)

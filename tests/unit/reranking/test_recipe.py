@@ -12,9 +12,11 @@ from tests.support.training import settings, write_baseline, write_set
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params, Rerank
 from tuwen.data.formats.manifest import hash_path
+from tuwen.data.formats.text import load_tokenizer
 from tuwen.model import dual_encoder
 from tuwen.model.reranker import load_reranker
 from tuwen.reranking import recipe
+from tuwen.reranking.validation import make_rerank_validator
 from tuwen.retrieval.rerank import has_own_towers
 from tuwen.training import recipes
 
@@ -115,14 +117,23 @@ def test_a_corpus_without_a_pair_is_refused_where_it_is_to_be_shown(here: Path) 
         run(make_small(corpus=1.0))
 
 
-def test_the_best_epoch_is_taken_where_epochs_are_selected(here: Path) -> None:
+def test_the_state_that_is_chosen_on_valid_is_the_one_that_is_saved(here: Path) -> None:
     small = make_small()
-    fit = small.fit.model_copy(update={"select": small.fit.select.model_copy(update={"epochs": True})})
+    select = small.fit.select.model_copy(update={"epochs": True})
+    fit = small.fit.model_copy(
+        update={"select": select, "ema": 0.5}
+    )  # so that there is more than one, whatever is best
     facts = run(small.model_copy(update={"fit": fit}))
-    hits = [record["valid_t2i_hit_at_1"] + record["valid_i2t_hit_at_1"] for record in facts["epochs"]]
-    chosen = facts["selected"]["epoch"]
-    assert facts["candidates"][-1]["criterion"] == pytest.approx(hits[-1] / 2, abs=1e-5)
-    assert hits[chosen - 1] == max(hits) or chosen == 2  # a tie within one standard error goes to the last
+    states = {(one["epoch"], one["ema"]): one["criterion"] for one in facts["candidates"]}
+    assert states.keys() >= {(2, False), (2, True)}
+    for record in facts["epochs"]:
+        hits = [record[f"valid_{direction}_hit_at_1"] for direction in ("t2i", "i2t")]
+        if (record["epoch"], False) in states:
+            assert states[record["epoch"], False] == pytest.approx(sum(hits) / 2, abs=1e-5)
+    dual, cross = load_reranker(Path("models/reranked"))
+    validate = make_rerank_validator(CLEAN / "valid", dual, load_tokenizer(TUNED / "vocab.txt"), small.k)
+    chosen = states[facts["selected"]["epoch"], facts["selected"]["ema"]]
+    assert validate(cross).criterion == pytest.approx(chosen, abs=1e-5)
 
 
 def test_without_a_reranker_the_folder_holds_its_manifest_alone(here: Path) -> None:

@@ -21,7 +21,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from tests.support import registry_project
+from tests.support import registry_project, reranker_world
 from tests.support.checkout import ROOT
 from tuwen.core import params
 from tuwen.core.errors import UserError
@@ -30,6 +30,7 @@ from tuwen.data.formats.images import decode_pixels, resize_to_square
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model import dual_encoder
 from tuwen.retrieval.encode import embed_captions, embed_images
+from tuwen.retrieval.lookup import find_answers
 from tuwen.tracking import lineage, registry, runs
 
 pytestmark = [
@@ -170,8 +171,11 @@ def test_the_command_prints_what_became_of_the_model_and_nothing_else(project: P
 
 
 @pytest.mark.parametrize("project", ["sqlite"], indirect=True)
-def test_mlflow_serves_it_and_a_path_is_never_opened(project: Path) -> None:
-    registry.register(Path("models/finetuned"), "bank", params.load_params().evaluate)
+def test_mlflow_serves_a_re_ranker_too_and_a_path_is_never_opened(project: Path) -> None:
+    reranker_world.add_reranker(project)
+    reranker_world.write_choices(project, {"t2i": (6, 0.0), "i2t": (6, 0.0)})
+    registered = registry.register(Path("models/reranked"), "bank", params.load_params().evaluate)
+    assert (registered.version, registered.is_champion) == ("1", True)
     secret = project / "secret.png"
     secret.write_bytes(draw_image())
     command = ("models", "serve", "-m", "models:/tuwen@champion", "--env-manager", "local")
@@ -179,6 +183,12 @@ def test_mlflow_serves_it_and_a_path_is_never_opened(project: Path) -> None:
         answers = post(address, {"dataframe_records": make_rows(), "params": {"k": 3}})["predictions"]
         assert [answer["ids"] for answer in answers] == [due["ids"] for due in compute_answers(project)]
         assert all("embedding" not in answer for answer in answers)
+        wanted = {"dataframe_records": make_rows(), "params": {"k": 3, "rerank": True}}
+        reordered = [answer["ids"] for answer in post(address, wanted)["predictions"]]
+        asked = [row["text"] or str(secret) for row in make_rows()]
+        by_search = [find_answers(query, Path("models/reranked"), "bank", 3, rerank=True) for query in asked]
+        assert reordered == [[one.id for one in found] for found in by_search]
+        assert reordered != [answer["ids"] for answer in answers]
         (path,) = Path("runs/mlartifacts").rglob("serving_input_example.json")
         text_row, image_row = post(address, json.loads(path.read_text()))["predictions"]
         assert set(text_row["ids"]) <= set(

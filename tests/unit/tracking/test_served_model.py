@@ -13,10 +13,9 @@ import pandas as pd
 import pytest
 
 from tests.support.broken import encode, landscape
-from tests.support.reranker_world import build_reranked, move_towers, score_all
+from tests.support.reranker_world import build_reranked, move_towers, score_all, write_choices
 from tests.support.small_model import write_small_model
 from tuwen.data.formats import pairs, shards
-from tuwen.data.formats.json_file import write_json
 from tuwen.retrieval.retriever import load_retriever
 from tuwen.tracking import registry
 from tuwen.tracking.served_model import ServedModel
@@ -140,12 +139,7 @@ def reranked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
         build_reranked(root)
         if request.param == "trained":
             move_towers(root)
-        chosen = {"k": 6, "weight": 0.5, "sure_on_valid": True, "curve": []}
-        details = {"gallery_curve": {"t2i": [], "i2t": []}, "score_histogram": None}
-        details |= {"hubs": {way: {"k": 10, "top": []} for way in ("t2i", "i2t")}}
-        details |= {"reranking": {"t2i": chosen, "i2t": chosen | {"k": 4, "weight": 0.0}}}
-        (root / "results/reranked").mkdir(parents=True)
-        write_json(root / "results/reranked/details.json", details)
+        write_choices(root, {"t2i": (6, 0.5), "i2t": (4, 0.0)})
         registry.pack(Path("models/reranked"), "test", root / "gallery")
     return {"model": str(root / "models/reranked"), "gallery": str(root / "gallery")}
 

@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
-from tuwen.data.formats.checked_json import read_checked
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.text import is_simplifying
 from tuwen.evaluation.answers import Answers, count_answers
-from tuwen.evaluation.details import Details, make_details
+from tuwen.evaluation.details import make_details
 from tuwen.evaluation.evaluate import MEASURED_SETS, PAIR_COSINES
 from tuwen.evaluation.figures import DIGITS, MetricValues, measure_figures
 from tuwen.evaluation.ranks import make_empty_ranks, make_ranks_table
@@ -79,14 +77,6 @@ def evaluate_reranked(
     }
     write_json(results / "details.json", details)
     return MeasuredReranker(metrics, sets["test"].costs)
-
-
-def read_choices(details: Path) -> Choices:
-    """Return how the first answers are reordered, by details.json. Raises UserError where it does not say so."""
-    reranking = read_checked(details, Details).reranking
-    if reranking is None:
-        raise UserError(f"{details}: no choice of depth and weight; run `dvc repro evaluate@reranked`")
-    return {name: OrderChoice(reranking[name].k, reranking[name].weight) for name in DIRECTIONS}
 
 
 def _score_sets(model: Path, embeddings: Path, clean: Path, params: Evaluate) -> dict[str, ScoredSet]:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tuwen.core.errors import UserError
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import manifest
 from tuwen.data.formats.directions import DIRECTIONS
@@ -29,6 +28,7 @@ from tuwen.retrieval.rerank import (
     list_pairs,
     match_first,
     read_depth,
+    require_preranker,
 )
 from tuwen.retrieval.rerank_choice import TrueRanks, list_depths
 from tuwen.retrieval.vectors import Rows, Vectors
@@ -78,9 +78,7 @@ def score_set(reranker: ReRanker, model: Path, embedded: Path, folder: Path, par
 
 
 def _rank_true_items(own: EmbeddedSet) -> dict[str, TrueRanks]:
-    return {
-        name: TrueRanks(*rank_true_items(own.make_task(direction))) for name, direction in DIRECTIONS.items()
-    }
+    return {name: TrueRanks(*rank_true_items(own.make_task(direction))) for name, direction in DIRECTIONS.items()}
 
 
 def measure_costs(score: Score, direction: str, rows: Rows, most: int) -> dict[int, float]:
@@ -94,13 +92,3 @@ def measure_costs(score: Score, direction: str, rows: Rows, most: int) -> dict[i
         score(*list_pairs(direction, timed[:, :depth]))
         costs[depth] = 1000 * (time.perf_counter() - began) / len(timed)
     return costs
-
-
-def require_preranker(embedded: Path, model: Path) -> None:
-    """Raise UserError unless the vectors in `embedded` are of the dual encoder that `model` was trained over."""
-    found, expected = manifest.read_inputs(embedded).get("model"), manifest.read_inputs(model).get("finetuned")
-    if found != expected:
-        raise UserError(
-            f"{embedded / manifest.MANIFEST}: made from another model: it names {found}, but {model} re-ranks "
-            f"what {expected} finds; run `dvc repro`"
-        )

@@ -125,7 +125,12 @@ LISTED = {"web": {"kind": "webdataset", "root": "inputs/shards.csv"}}
     [
         ({}, {"gcpr": 1.0}, None, r"objectives\.gcpr must be 0: it trains the towers alone, and these are frozen"),
         ({"towers": "trained", "tgd": TGD, "teacher": {"momentum": 0.9}}, {}, None, r"tgd must be null"),
-        ({"towers": "trained", "tgd": TGD}, {"gcpr": 1.0}, None, r"objectives\.fgd or tgd, and teacher, go together"),
+        (
+            {"towers": "trained", "tgd": TGD},
+            {"gcpr": 1.0},
+            None,
+            r"objectives\.fgd or tgd, and teacher, go together",
+        ),
         ({"teacher": {"momentum": 0.9}}, {}, None, r"objectives\.fgd or tgd, and teacher, go together"),
         ({"corpus": 0.5}, {}, {}, r"rerank\.corpus must be 0: it shows pairs of corpus, by views of baseline"),
         ({"corpus": 0.5}, {}, LISTED, r"it shows no shards that stay where they are, as \['web'\]"),
