@@ -83,7 +83,7 @@ def write_choices(root: Path, choices: dict[str, tuple[int, float]], sure: Seque
 
 
 def write_rerank_manifest(folder: Path, tuned: Path, towers: str) -> None:
-    """Write what the folder of a re-ranker says of its training: the model that it began from, and its settings."""
+    """Write what the folder of a re-ranker says of its training: what it began from, and its settings."""
     manifest.write_manifest(folder, {"finetuned": tuned}, {"rerank": {"k": DEPTH, "towers": towers}})
 
 
