@@ -99,9 +99,9 @@ class CrossEncoder(nn.Module):
     ) -> CrossOutput:
         """Read B pairs.
 
-        images: what `compress_image` returned, or `read_images` made of it. text_BLW, mask_BL: the text tower's states, 1 for those that
-        count. image_B: the row of `images` of each pair; an image that is named several times is projected
-        once. Without it, pair b has image b.
+        images: what `compress_image` returned, or `read_images` made of it. text_BLW, mask_BL: the text tower's
+        states, 1 for those that count. image_B: the row of `images` of each pair; an image that is named several
+        times is projected once. Without it, pair b has image b.
         """
         read = images if isinstance(images, ReadImages) else ReadImages(images, (), None)
         text_BLW, image_BKW = self._fuse(read, text_BLW, mask_BL, image_B, first_alone=False)

@@ -67,20 +67,18 @@ def encode_batch(
 def _encode_texts(dual: DualEncoder, ids_bL: Tensor, mask_bL: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `encode_text_tokens` does, of texts that are padded to the longest of about their length."""
     groups, back = group_by_length(mask_bL.sum(1).cpu(), ids_bL.device)
-    token_bLW = dual.embed_tokens(
-        ids_bL
-    )  # looked up together: a look-up's gradient is as large as the whole table
+    token_bLW = dual.embed_tokens(ids_bL)  # together: a look-up's gradient is as large as the whole table
     vectors, states = [], []
     for rows, longest in groups:
         vector_gD, state_gLW = dual.encode_text_tokens(
             ids_bL[rows, :longest], mask_bL[rows, :longest], token_bLW[rows, :longest]
         )
         vectors.append(vector_gD)
-        states.append(pad_texts(state_gLW, ids_bL.shape[1]))
+        states.append(extend_texts(state_gLW, ids_bL.shape[1]))
     return torch.cat(vectors)[back], torch.cat(states)[back]
 
 
-def pad_texts(state_BLW: Tensor, length: int) -> Tensor:
+def extend_texts(state_BLW: Tensor, length: int) -> Tensor:
     """Add zeros up to `length` positions."""
     return functional.pad(state_BLW, (0, 0, 0, length - state_BLW.shape[1]))
 
@@ -104,7 +102,7 @@ def join_negatives(encoded: Encoded, scale: Tensor, positive_bB: Tensor, uniform
     text_Q = torch.cat([first + own_b, text_bN.clamp(min=0).flatten(), first + again_M])
     tokens, drawn_M = _collect_images(encoded.tokens, image_bN.clamp(min=0).flatten())
     length = max(distributed.gather_objects(encoded.shown.shape[1]))
-    shown_BLW = distributed.gather_rows(pad_texts(encoded.shown, length))
+    shown_BLW = distributed.gather_rows(extend_texts(encoded.shown, length))
     mask_BL = distributed.gather_rows(functional.pad(encoded.mask, (0, length - encoded.mask.shape[1])))
     return JudgedPairs(
         tokens,

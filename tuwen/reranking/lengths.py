@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tuwen.model.cross_encoder import CrossEncoder, CrossOutput
-from tuwen.reranking.encoded import pad_texts
+from tuwen.reranking.encoded import extend_texts
 from tuwen.training.step import group_by_length
 
 
@@ -24,7 +24,7 @@ def read_by_length(
     read = [cross(images, text_QLW[rows, :n], mask_QL[rows, :n], image_Q[rows]) for rows, n in groups]
     return CrossOutput(
         match=torch.cat([one.match for one in read])[back],
-        text=torch.cat([pad_texts(one.text, text_QLW.shape[1]) for one in read])[back],
+        text=torch.cat([extend_texts(one.text, text_QLW.shape[1]) for one in read])[back],
         image=None,
         feature=torch.cat([one.feature for one in read])[back],
         heads=tuple(torch.cat(parts)[back] for parts in zip(*(one.heads for one in read), strict=True)),

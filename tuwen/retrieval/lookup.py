@@ -188,7 +188,7 @@ def _embed(retriever: "Retriever", items: Items) -> "Vectors":
 
 
 def _read_set(model: Path, gallery: str, side: str) -> tuple[Items, "Vectors | None"]:
-    """Return one side of a set, images or texts, as the model has embedded it; None of towers that none embeds by."""
+    """Return one side of a set, images or texts, as the model has embedded it; None where no stage does."""
     embedder, folder = _name_embedder(model), DATA / gallery
     embedded = VECTORS / embedder / gallery
     if not (embedded / f"{side}.npy").is_file() or not folder.is_dir():

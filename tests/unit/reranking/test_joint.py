@@ -1,4 +1,4 @@
-"""Towers that are trained with the cross encoder: by their own loss, by the others, and beside a teacher of both."""
+"""Towers that are trained with the cross encoder: by their own loss, by the others, beside a teacher of both."""
 
 from pathlib import Path
 from typing import Any

@@ -43,7 +43,8 @@ def evaluate_reranked(
     """Write what `evaluate_model` writes, of the re-ranker in the folder `model`.
 
     embeddings: folder of the dual encoder that it began from; clean: folder of the sets' tables.
-    pair_cosines.parquet and zero_shot.json have no row: both are of a dual encoder alone. Raises UserError as `evaluate_model`.
+    pair_cosines.parquet and zero_shot.json have no row: both are of a dual encoder alone. Raises UserError as
+    `evaluate_model`.
     """
     results.mkdir(parents=True, exist_ok=True)
     pairs.write_table(results / "pair_cosines.parquet", PAIR_COSINES.empty_table())
