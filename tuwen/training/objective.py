@@ -137,7 +137,7 @@ class Contrastive:
 
 
 class Guidance:
-    """R2D2's target-guided distillation (TgD): a teacher's vectors as soft targets, and a queue of earlier ones."""
+    """Target-guided distillation (TgD, R2D2): a teacher's vectors as soft targets, a queue of earlier ones too."""
 
     def __init__(self, settings: "SoftTargets", dim: int, ramp_steps: int) -> None:
         self._alpha, self._ramp_steps = settings.alpha, ramp_steps
