@@ -46,6 +46,7 @@ LOOP = {name: value for name, value in FIT.items() if name not in TOWERS} | {"ba
 SETTINGS = {
     **{"seed": 0, "towers": "frozen", "fusion": "both", "layers": 1, "width": None, "heads": None, "mlp": None},
     **{"dropout": 0.0, "image_tokens": None, "k": 4, "corpus": 0.0, "negatives": 1, "class_weights": [1.0, 2.0]},
+    "hardness": {"first": 1.0, "last": 1.0, "ramp": 0.0},
     **{"objectives": NONE, "hidden_share": 0.3, "clusters": 4, "teacher": None, "tgd": None, "fit": LOOP},
 }
 

@@ -23,3 +23,12 @@ def draw_negatives(logits_bB: Tensor, positive_bB: Tensor, uniform_bN: Tensor) -
     last_b = upper_bB.shape[1] - 1 - chance_bB.gt(0).flip(1).int().argmax(1)
     drawn_bN = torch.searchsorted(upper_bB, uniform_bN.double().cpu(), right=True).minimum(last_b[:, None])
     return drawn_bN.masked_fill(~some_b[:, None], -1)
+
+
+def compute_hardness(first: float, last: float, ramp: float, done: int, total: int) -> float:
+    """Return by what the logits are multiplied in the step after `done` ones of `total`.
+
+    It goes from `first` to `last` in a line over the share `ramp` of the steps.
+    """
+    share = min(1.0, done / (ramp * total)) if ramp else 1.0
+    return first + (last - first) * share

@@ -21,6 +21,7 @@ from tuwen.reranking import losses, masking
 from tuwen.reranking.encoded import Encoded, JudgedPairs, encode_batch, join_negatives
 from tuwen.reranking.joint import JointModel, split_model
 from tuwen.reranking.lengths import read_by_length
+from tuwen.reranking.negatives import compute_hardness
 from tuwen.reranking.regions import OBJECTIVES, MaskedRegions
 from tuwen.training import distributed
 from tuwen.training.dataset import make_generator
@@ -72,11 +73,13 @@ class Matching:
         self._guidance: Guidance | None = None
         self._taught: Taught | None = None  # of the step under way
         self._sums: dict[str, Tensor] = {}
+        self._steps = 0  # of the whole training
 
     def prepare(self, model: CrossEncoder | JointModel, steps_per_epoch: int) -> None:
         """Move both models to the device, a dual encoder that is not trained frozen, and begin the teacher."""
         assert isinstance(model, JointModel) == self._trained
         settings = self._settings
+        self._steps = settings.fit.epochs * steps_per_epoch
         prepare_torch(settings.fit, self.group)
         if not self._trained:
             self._dual.to(choose_device()).eval().requires_grad_(False)
@@ -129,7 +132,8 @@ class Matching:
         whole = not self._trained or not self._weights.keys().isdisjoint({"recovery", *OBJECTIVES})
         with torch.set_grad_enabled(self._trained):
             encoded = encode_batch(dual, pixels, ids_bL, mask_bL, shown_ids_bL, whole=whole)
-        pairs = join_negatives(encoded, dual.scale, positive_bB, draws.negatives)
+        hardness = compute_hardness(*self._settings.hardness.model_dump().values(), done, self._steps)
+        pairs = join_negatives(encoded, hardness * dual.scale, positive_bB, draws.negatives)
         out = read_by_length(cross, pairs.tokens, pairs.text, pairs.mask, pairs.image)
         terms = {"fgr": self._judge(out, pairs, rows)}
         if "mlm" in self._weights:

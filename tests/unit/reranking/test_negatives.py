@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tuwen.reranking.negatives import draw_negatives
+from tuwen.reranking.negatives import compute_hardness, draw_negatives
 
 ROWS, COLUMNS = 4, 6
 
@@ -57,3 +57,9 @@ def test_a_row_draws_the_same_alone_and_among_others() -> None:
     whole = draw_negatives(logits, positive, uniform)
     halves = [draw_negatives(logits[part], positive[part], uniform[part]) for part in (slice(2), slice(2, 4))]
     assert torch.equal(torch.cat(halves), whole)
+
+
+def test_hardness_goes_from_first_to_last_over_its_share_of_the_steps_and_stays() -> None:
+    assert [compute_hardness(0.0, 0.5, 0.5, done, 8) for done in (0, 1, 2, 4, 7)] == [0.0, 0.125, 0.25, 0.5, 0.5]
+    assert [compute_hardness(1.0, 1.0, 0.0, done, 8) for done in (0, 7)] == [1.0, 1.0]
+    assert [compute_hardness(0.0, 1.0, 0.0, done, 8) for done in (0, 7)] == [1.0, 1.0]  # no ramp: at once

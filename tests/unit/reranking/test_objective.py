@@ -51,6 +51,23 @@ def test_no_sibling_and_no_equal_caption_is_ever_a_negative_and_all_others_are()
     assert len(seen) > 0.8 * (ROWS**2 - len(fitting))
 
 
+def test_negatives_are_drawn_at_random_first_and_by_similarity_after_the_ramp() -> None:
+    batch = make_batch(1)
+
+    def draw(first: float, last: float, ramp: float) -> list[list[int]]:
+        settings = make_settings(negatives=4, hardness={"first": first, "last": last, "ramp": ramp})
+        steps = settings.fit.epochs * 3  # make_parts: 3 steps an epoch
+        dual, cross, objective = make_parts(settings)
+        dual.log_scale.data.fill_(9.0)  # as sure of itself as it can be
+        return [
+            record_read(cross, objective, batch, done)["image"].tolist() for done in (0, steps // 2, steps - 1)
+        ]
+
+    random, similar = draw(0.0, 0.0, 0.0), draw(1.0, 1.0, 0.0)
+    assert all(one != other for one, other in zip(random, similar, strict=True))
+    assert draw(0.0, 1.0, 0.5) == [random[0], similar[1], similar[2]]
+
+
 def test_the_same_step_draws_the_same_negatives_and_another_seed_others() -> None:
     batch = make_batch(1)
     first, again = (record_pairs(make_settings(), batch, 2) for _ in range(2))

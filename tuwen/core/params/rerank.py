@@ -36,6 +36,18 @@ class MomentumTeacher(Strict):
     momentum: Annotated[float, Field(gt=0, lt=1)]  # per step
 
 
+class Hardness(Strict):
+    """How far negatives are drawn by the dual encoder's similarity: 0 at random, 1 as it says.
+
+    R2D2 draws as it says from the first step. A re-ranker that starts from nothing may then stay at the loss of one
+    that tells nothing apart: what a text and a picture are about is learned from easy negatives.
+    """
+
+    first: Weight
+    last: Weight
+    ramp: Annotated[float, Field(ge=0, le=1)]  # the share of the training's steps that leads from first to last
+
+
 class Rerank(Strict):
     """A cross encoder over the towers of the fine-tuned model, which ranks the first k of it once more."""
 
@@ -53,6 +65,7 @@ class Rerank(Strict):
     # how often an epoch shows each stored pair of the corpus beside the labelled ones; 0: never
     corpus: Weight
     negatives: Count  # hard negative texts of each picture, and pictures of each text, in a step
+    hardness: Hardness
     class_weights: Annotated[list[Positive], TwoItems]  # of no match and match in the loss of fgr; R2D2 has [1, 2]
     objectives: Objectives
     hidden_share: Annotated[float, Field(gt=0, lt=1)]  # of the words, and of the patches
