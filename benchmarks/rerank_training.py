@@ -1,208 +1,223 @@
-"""Two objects side by side: what a re-ranker tells apart and a dual encoder of the same towers does not.
+"""What a re-ranker tells apart and a dual encoder of the same towers does not, and what each objective adds.
 
-    .venv/bin/python benchmarks/rerank_training.py order    # 红圆在蓝方左边, or 蓝方在红圆左边?
-    .venv/bin/python benchmarks/rerank_training.py steps    # one pass for FGR and MLM against two
+    .venv/bin/python benchmarks/rerank_training.py gain       # the dual encoder alone against both, in equal time
+    .venv/bin/python benchmarks/rerank_training.py ablation   # each objective and each fusion, in equal steps
+    .venv/bin/python benchmarks/rerank_training.py steps      # one pass for FGR and MLM against two
 
-Pictures are drawn here, a dual encoder is trained on them, then the re-ranker over its frozen towers by the loop
-and the objectives of the pipeline. Judged are pictures of pairs of objects that no training batch held.
+On the pictures and captions of made_scenes.py, by the loop and the objectives of the pipeline, from random
+weights. The common space has so few numbers (--dim) that vectors do not hold which colour has which shape; with 32
+they do.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from made_scenes import SIDE_PX, TOKENS, judge, make_batches, make_test, split_pairs, swap_shapes, write_caption
 
 from tuwen.core.params import Fit, Rerank
-from tuwen.data.formats.images import make_pixel_tensor
-from tuwen.data.formats.text import SPECIAL_TOKENS, build_vocabulary, make_tokenizer, tokenize
+from tuwen.data.formats.text import SPECIAL_TOKENS, build_vocabulary, make_tokenizer
 from tuwen.model.architectures import make_bert_config, make_vit_config
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.reranker import make_cross_encoder
+from tuwen.reranking import losses
+from tuwen.reranking.encoded import encode_batch, join_negatives
+from tuwen.reranking.joint import JointModel
+from tuwen.reranking.lengths import read_by_length
+from tuwen.reranking.masking import hide_words
 from tuwen.reranking.objective import HiddenWords, Matching
 from tuwen.reranking.recipe import describe_layers
 from tuwen.training import optim, trainer
 from tuwen.training.loader import Batch
 from tuwen.training.selection import Measured
+from tuwen.training.step import find_positives, move_weights, prepare_torch, set_precision
 
-COLOURS = {"红": "red", "绿": "green", "蓝": "blue", "黄": "gold", "紫": "purple", "灰": "gray", "青": "cyan"}
-SHAPES = {"圆": "ellipse", "方": "rectangle"}
-OBJECTS = [colour + shape for colour in COLOURS for shape in SHAPES]
-SIDE_PX, PATCH_PX, TOKENS, BATCH, STEPS = 32, 8, 12, 128, 40
-Pair = tuple[str, str]  # left, right
-
-LOOP = {"lr": 1e-3, "muon_lr": 1e-2, "weight_decay": 0.1, "warmup_steps": 20, "max_grad_norm": 1.0}
-LOOP |= {"batch_size": BATCH, "precision": "bf16", "ema": None, "select": {"epochs": False, "wise_ft": []}}
-FIT = {"chunk": None, "gradient_checkpointing": False, "compile": False, "freeze": "none"}
+BATCH, STEPS, EPOCHS, WIDTH = 128, 40, 20, 64
+LOOP = {
+    "epochs": EPOCHS,
+    "batch_size": BATCH,
+    "lr": 2e-3,
+    "muon_lr": 2e-2,
+    "weight_decay": 0.1,
+    "warmup_steps": 50,
+}
+LOOP |= {"max_grad_norm": 1.0, "precision": "bf16", "ema": None, "select": {"epochs": False, "wise_ft": []}}
+FIT: dict[str, Any] = {"chunk": None, "gradient_checkpointing": False, "compile": False, "freeze": "none"}
 FIT |= {"siblings": "positives", "distil": None}
-NONE = {"gcpr": 0.0, "mlm": 0.0, "mrfr": 0.0, "mrc": 0.0, "mrc_kl": 0.0, "recovery": 0.0, "fgd": 0.0}
+TGD = {"alpha": 0.4, "queue": 1024, "half_life": 512}
+NONE = dict.fromkeys(["mlm", "mrfr", "mrc", "mrc_kl", "recovery", "fgd"], 0.0)
+BASE: dict[str, Any] = {
+    "seed": 0,
+    "towers": "trained",
+    "layers": 2,
+    "width": None,
+    "heads": None,
+    "mlp": None,
+    "dropout": 0.0,
+}
+BASE |= {"image_tokens": None, "k": 32, "corpus": 0.0, "negatives": 1, "class_weights": [1.0, 1.0]}
+BASE |= {"hardness": {"first": 0.0, "last": 0.5, "ramp": 0.6}, "hidden_share": 0.15, "clusters": 16}
+# name of a row -> fusion, objectives beside GCPR and FGR, TgD
+ROWS: dict[str, tuple[str, dict[str, float], bool]] = {
+    "+ FGR": ("text_image", {}, False),
+    "+ FGR, MLM in the same pass": ("text_image", {"mlm": 1.0}, False),
+    "+ FGR, MLM, TgD": ("text_image", {"mlm": 1.0}, True),
+    "+ FGR, MLM, TgD, FgD": ("text_image", {"mlm": 1.0, "fgd": 1.0}, True),
+    "both: + FGR": ("both", {}, False),
+    "both: + FGR, MRFR": ("both", {"mrfr": 1.0}, False),
+    "co_attention: + FGR": ("co_attention", {}, False),
+    "joint: + FGR": ("joint", {}, False),
+}
 
 
-def draw_picture(pair: Pair, draw: np.random.Generator) -> np.ndarray:
-    """Return uint8 [S, S, 3]: both objects, of a size and at a height that vary."""
-    image = Image.new("RGB", (SIDE_PX, SIDE_PX), "white")
-    pen = ImageDraw.Draw(image)
-    for half, (colour, shape) in enumerate(pair):
-        side = int(draw.integers(8, 14))
-        x, y = half * 16 + int(draw.integers(0, 16 - side)), int(draw.integers(0, SIDE_PX - side))
-        getattr(pen, SHAPES[shape])((x, y, x + side, y + side), fill=COLOURS[colour])
-    return np.asarray(image)
+class Task:
+    """The made task of a seed: what is trained on, what is judged, and a dual encoder with random weights."""
+
+    def __init__(self, seed: int, dim: int) -> None:
+        self.seed, (learned, judged) = seed, split_pairs(seed)
+        captions = [write_caption(shown) for pair in learned + judged for shown in (pair, swap_shapes(pair))]
+        vocabulary = build_vocabulary(captions)
+        self.tokenizer, self.test = make_tokenizer(vocabulary), make_test(judged, 20)
+        self.batches = make_batches(learned, self.tokenizer, BATCH, STEPS, seed)
+        self.words = HiddenWords(vocabulary.index("[MASK]"), tuple(map(vocabulary.index, SPECIAL_TOKENS)))
+        torch.manual_seed(seed)
+        image = make_vit_config(SIDE_PX, 8, WIDTH, 3) | {"patch_dropout": 0.0}
+        text = make_bert_config(WIDTH, 2, TOKENS, TOKENS)
+        self.dual = DualEncoder({"dim": dim, "image": image, "text": text, "vocabulary": len(vocabulary)})
+
+    def train(self, model: Any, fit: Any, objective: Any = None) -> float:
+        """Train `model` and return the seconds of the processor's time that it took."""
+        begun = time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            trainer.train(
+                model,
+                self.batches,
+                STEPS,
+                fit,
+                seed=self.seed,
+                checkpoint=Path(folder),
+                evaluate=lambda _: Measured({}, np.zeros(0)),
+                log=lambda *_: None,
+                objective=objective,
+            )
+        return time.process_time() - begun
 
 
-def write_caption(pair: Pair) -> str:
-    """Say what stands on the left of what."""
-    return f"{pair[0]}在{pair[1]}左边"
+def make_settings(fusion: str, objectives: dict[str, float], tgd: bool) -> Rerank:
+    """Return the settings of a training of towers and layers together."""
+    weights = {"gcpr": 1.0, "fgr": 1.0} | NONE | objectives
+    teacher = {"momentum": 0.98} if tgd or weights["fgd"] else None
+    given = {"fusion": fusion, "objectives": weights, "teacher": teacher, "tgd": TGD if tgd else None}
+    return Rerank.model_validate(BASE | given | {"fit": LOOP})
 
 
-def split_pairs(seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Return the pairs that are trained on, and those that are judged; a pair goes with its mirror."""
-    unordered = [(a, b) for n, a in enumerate(OBJECTS) for b in OBJECTS[n + 1 :]]
-    order = np.random.default_rng(seed).permutation(len(unordered))
-    parts = ([unordered[i] for i in order[len(order) // 4 :]], [unordered[i] for i in order[: len(order) // 4]])
-    train, test = ([*part, *((b, a) for a, b in part)] for part in parts)
-    return train, test
+def measure_dual(seed: int, dim: int, epochs: int) -> tuple[float, float]:
+    """Return the match accuracy of a dual encoder that is trained alone, and its seconds."""
+    task = Task(seed, dim)
+    seconds = task.train(task.dual, Fit.model_validate(LOOP | FIT | {"epochs": epochs}))
+    return judge(task.dual, None, task.tokenizer, task.test)[0], seconds
 
 
-def make_batches(pairs: list[Pair], tokenizer: Any, seed: int) -> trainer.Batches:
-    """Return what yields the batches of an epoch: new pictures of pairs drawn at random."""
-
-    def load(epoch: int, first_step: int) -> Iterator[Batch]:
-        draw = np.random.default_rng([seed, epoch])
-        for _ in range(STEPS):
-            number = draw.integers(0, len(pairs), BATCH)
-            pixels = make_pixel_tensor([draw_picture(pairs[n], draw) for n in number])
-            ids, mask = tokenize(tokenizer, [write_caption(pairs[n]) for n in number], TOKENS)
-            name = torch.from_numpy(number)
-            yield Batch(pixels, ids, mask, name, name)
-
-    return load
+def measure_both(seed: int, dim: int, settings: Rerank) -> tuple[float, float, float]:
+    """Return the accuracy by cosine and by match of towers and layers trained together, and their seconds."""
+    task = Task(seed, dim)
+    cross = make_cross_encoder(task.dual, describe_layers(task.dual, settings))
+    seconds = task.train(JointModel(task.dual, cross), settings.fit, Matching(task.dual, settings, task.words))
+    by_cosine, by_match = judge(task.dual, cross, task.tokenizer, task.test)
+    assert by_match is not None
+    return by_cosine, by_match, seconds
 
 
-def train(model: Any, batches: trainer.Batches, fit: Any, seed: int, objective: Any = None) -> float:
-    """Train `model` and return the seconds of the processor's time that it took."""
-    begun = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer.train(
-            model,
-            batches,
-            STEPS,
-            fit,
-            seed=seed,
-            checkpoint=Path(folder),
-            evaluate=lambda _: Measured({}, np.zeros(0)),
-            log=lambda *_: None,
-            objective=objective,
-        )
-    return time.process_time() - begun
-
-
-@torch.inference_mode()
-def judge(dual: DualEncoder, cross: Any, tokenizer: Any, pairs: list[Pair]) -> tuple[float, float]:
-    """Return how often each gives a picture's own caption more than that of its mirror: by cosine, by match."""
-    draw = np.random.default_rng(99)
-    shown = [pair for pair in pairs for _ in range(8)]
-    pixels = make_pixel_tensor([draw_picture(pair, draw) for pair in shown])
-    image, tokens = dual.eval().encode_image_tokens(pixels)
-    cosines, matches = [], []
-    for captions in ([write_caption(p) for p in shown], [write_caption(p[::-1]) for p in shown]):
-        ids, mask = tokenize(tokenizer, captions, TOKENS)
-        vector, states = dual.encode_text_tokens(ids, mask)
-        cosines.append((image * vector).sum(1))
-        matches.append(cross.eval().score_pairs(cross.compress_image(tokens), states, mask))
-    by_cosine, by_match = ((own > mirrored).float().mean().item() for own, mirrored in (cosines, matches))
-    return by_cosine, by_match
-
-
-def make_dual(seed: int) -> tuple[DualEncoder, Any, HiddenWords]:
-    """Return a fresh dual encoder, its tokenizer, and the tokens that hiding needs."""
-    vocabulary = build_vocabulary(map(write_caption, split_pairs(seed)[0]))
-    torch.manual_seed(seed)
-    image = make_vit_config(SIDE_PX, PATCH_PX, 128, 3) | {"patch_dropout": 0.0}
-    config = {"dim": 64, "image": image, "text": make_bert_config(128, 2, TOKENS, TOKENS)}
-    dual = DualEncoder(config | {"vocabulary": len(vocabulary)})
-    words = HiddenWords(vocabulary.index("[MASK]"), tuple(vocabulary.index(token) for token in SPECIAL_TOKENS))
-    return dual, make_tokenizer(vocabulary), words
-
-
-def make_settings(epochs: int, fusion: str, **objectives: float) -> Rerank:
-    """Return the re-ranker's settings."""
-    shape = {"seed": 0, "fusion": fusion, "layers": 2, "width": None, "heads": None, "mlp": None, "dropout": 0.0}
-    shape |= {"image_tokens": None, "k": 32, "corpus": 0.0, "negatives": 1, "class_weights": [1.0, 1.0]}
-    shape |= {
-        "objectives": {"fgr": 1.0} | NONE | objectives,
-        "hidden_share": 0.15,
-        "clusters": 16,
-        "towers": "frozen",
-        "teacher": None,
-        "tgd": None,
-    }
-    return Rerank.model_validate(shape | {"fit": LOOP | {"epochs": epochs}})
-
-
-def measure_order(epochs: int, seeds: int, fusion: str) -> None:
-    """Print match accuracy of both models for each seed; half of the answers would be right by chance."""
-    for seed in range(seeds):
-        settings = make_settings(epochs, fusion)
-        dual, tokenizer, words = make_dual(seed)
-        learned, judged = split_pairs(seed)
-        batches = make_batches(learned, tokenizer, seed)
-        own = train(dual, batches, Fit.model_validate(LOOP | FIT | {"epochs": 2 * epochs}), seed)
-        cross = make_cross_encoder(dual, describe_layers(dual, settings))
-        more = train(cross, batches, settings.fit, seed, Matching(dual, settings, words))
-        by_cosine, by_match = judge(dual, cross, tokenizer, judged)
+def measure_gain(seeds: list[int], dim: int) -> None:
+    """Print the accuracy of a dual encoder, given at least the time of the re-ranker's training, and of both."""
+    for seed in seeds:
+        by_cosine, by_match, seconds = measure_both(seed, dim, make_settings(*ROWS["+ FGR"]))
+        alone, own = measure_dual(seed, dim, 2 * EPOCHS)
         print(
-            f"seed {seed}: cosine {100 * by_cosine:.1f} % after {own:.0f} s, match {100 * by_match:.1f} % after "
-            f"{more:.0f} s more ({fusion}; {8 * len(judged)} pictures)",
+            f"seed {seed}: dual encoder alone {100 * alone:.1f} % after {own:.0f} s; both, after {seconds:.0f} s: "
+            f"cosine {100 * by_cosine:.1f} %, match {100 * by_match:.1f} % ({100 * (by_match - alone):+.1f})",
             flush=True,
         )
 
 
-def measure_steps(fusion: str) -> None:
+def measure_ablation(seeds: list[int], dim: int) -> None:
+    """Print a row for each objective and each fusion: mean over the seeds, lowest and highest."""
+    alone = [measure_dual(seed, dim, EPOCHS) for seed in seeds]
+    print(f"| GCPR | {_describe([one for one, _ in alone])} | – | {alone[0][1]:.0f} s |", flush=True)
+    for name, row in ROWS.items():
+        measured = [measure_both(seed, dim, make_settings(*row)) for seed in seeds]
+        cosines, matches, seconds = zip(*measured, strict=True)
+        print(f"| {name} | {_describe(cosines)} | {_describe(matches)} | {np.mean(seconds):.0f} s |", flush=True)
+
+
+def _describe(accuracies: Any) -> str:
+    low, mean, high = (100 * f(accuracies) for f in (np.min, np.mean, np.max))
+    return f"{mean:.1f} ({low:.1f} to {high:.1f})"
+
+
+def measure_steps(dim: int) -> None:
     """Print the processor's seconds of a step whose pass for FGR finds the words too, and of two passes."""
-    settings = make_settings(1, fusion, mlm=1.0)
-    dual, tokenizer, words = make_dual(0)
-    cross, objective = make_cross_encoder(dual, describe_layers(dual, settings)), Matching(dual, settings, words)
-    objective.prepare(cross, STEPS)
-    optimizers = optim.make_optimizers(cross, settings.fit)
-    batch = next(iter(make_batches(split_pairs(0)[0], tokenizer, 0)(1, 0)))
-    with torch.no_grad():
-        tokens = dual.encode_image_tokens(batch.pixels)[1]
-        states = dual.encode_text_tokens(batch.ids, batch.mask)[1]
+    task = Task(0, dim)
+    batch = next(iter(task.batches(1, 0)))
+    for fusion in ("text_image", "both", "co_attention", "joint"):
+        settings = make_settings(fusion, {"mlm": 1.0}, tgd=False)
+        model = JointModel(task.dual, make_cross_encoder(task.dual, describe_layers(task.dual, settings)))
+        optimizers = optim.make_optimizers(model, settings.fit)
+        prepare_torch(settings.fit, "rerank.fit")
+        seconds: dict[bool, list[float]] = {True: [], False: []}
+        for again in range(12):
+            for once in (True, False):
+                begun = time.process_time()
+                with set_precision(settings.fit):
+                    loss = compute_loss(model, batch, task.words, once)
+                torch.autograd.backward(loss)
+                move_weights(model, optimizers, loss, 0.0, settings.fit)
+                if again:  # the first step of each allocates
+                    seconds[once].append(time.process_time() - begun)
+        one, two = (1000 * float(np.median(seconds[once])) for once in (True, False))
+        print(f"{fusion}: one pass {one:.0f} ms, two {two:.0f} ms: {two / one:.2f} times", flush=True)
 
-    def take_one() -> None:
-        objective.take_step(cross, optimizers, batch, 0.0, 0)
 
-    def take_two() -> None:
-        found = cross.predict_tokens(cross(tokens, states, batch.mask).text)  # the pass that is saved
-        torch.autograd.backward(found.sum() * 0.0)
-        take_one()
+def compute_loss(model: JointModel, batch: Batch, words: HiddenWords, once: bool) -> torch.Tensor:
+    """Return the losses of FGR and MLM: of one pass over texts with hidden words, or of one for each.
 
-    seconds: dict[str, list[float]] = {"one": [], "two": []}
-    for _ in range(8):
-        for name, take in (("one", take_one), ("two", take_two)):
-            begun = time.process_time()
-            take()
-            seconds[name].append(time.process_time() - begun)
-    one, two = (float(np.median(values)) for values in seconds.values())
-    print(f"{fusion}: one pass {1000 * one:.0f} ms, two {1000 * two:.0f} ms: {two / one:.2f} times", flush=True)
+    Two passes judge the whole texts; the images go through their tower once in both forms.
+    """
+    special, uniform_bL = torch.tensor(words.special), torch.rand(batch.ids.shape)
+    shown, hidden_bL = hide_words(batch.ids, uniform_bL, 0.15, special, words.mask)
+    encoded = encode_batch(
+        model.dual, batch.pixels, batch.ids, batch.mask, shown if once else batch.ids, whole=False
+    )
+    positive_bB = find_positives(torch.stack(batch[3:5], dim=1))
+    pairs = join_negatives(encoded, model.dual.scale, positive_bB, torch.rand(BATCH, 2))
+    out = read_by_length(model.cross, pairs.tokens, pairs.text, pairs.mask, pairs.image)
+    matched = losses.compute_match_loss(out.heads, pairs.label, pairs.counted, [1.0, 1.0], torch.clone)
+    text_bLW = out.text[:BATCH]
+    if not once:
+        states = model.dual.encode_text_tokens(shown, batch.mask)[1]
+        own_b = torch.arange(BATCH)
+        text_bLW = read_by_length(model.cross, encoded.tokens, states, batch.mask, own_b).text
+    found_MV = model.cross.predict_tokens(text_bLW[:, : hidden_bL.shape[1]][hidden_bL])
+    return matched + losses.compute_word_loss(found_MV, batch.ids[hidden_bL], torch.clone)
 
 
 def main() -> None:
+    """Measure what was asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["order", "steps"])
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--fusion", default="text_image")
+    parser.add_argument("what", choices=["gain", "ablation", "steps"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--dim", type=int, default=6)
     asked = parser.parse_args()
-    if asked.what == "order":
-        measure_order(asked.epochs, asked.seeds, asked.fusion)
+    if asked.what == "gain":
+        measure_gain(asked.seeds, asked.dim)
+    elif asked.what == "ablation":
+        measure_ablation(asked.seeds, asked.dim)
     else:
-        measure_steps(asked.fusion)
+        measure_steps(asked.dim)
 
 
 if __name__ == "__main__":
