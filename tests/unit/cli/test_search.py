@@ -1,9 +1,12 @@
-"""`tuwen search` in a real process whose output is no terminal."""
+"""`tuwen search` and `tuwen attention` in real processes whose output is no terminal."""
 
 from pathlib import Path
 
+from PIL import Image
+
 from tests.support.broken import encode, landscape
 from tests.support.commands import call
+from tests.support.reranker import write_small_reranker
 from tests.support.small_model import write_small_model
 
 
@@ -20,3 +23,23 @@ def test_answers_stand_each_on_a_line_as_they_are(tmp_path: Path) -> None:
     refused = call("tuwen", "search", "海边的日落", cwd=tmp_path, fails=True)
     assert refused.stderr.startswith("error: --gallery bank: embeddings/finetuned/bank/images.npy is missing")
     assert "dvc repro embed@finetuned-bank" in refused.stderr
+
+
+def test_what_the_nouns_of_a_caption_read_is_drawn(tmp_path: Path) -> None:
+    write_small_reranker(tmp_path / "models/reranked")
+    (tmp_path / "图.jpg").write_bytes(encode(landscape(400, 100), "JPEG"))
+    command = ("tuwen", "attention", "--image", "图.jpg")
+    told = call(*command, "--text", "海边的日落", "--out", "out/看.png", cwd=tmp_path).stdout.splitlines()
+    assert told[0].startswith("match 0.")
+    assert told[1:] == ["1 海边", "2 日落", "out/看.png"]
+    with Image.open(tmp_path / "out/看.png") as drawn:
+        assert drawn.format == "PNG"
+        assert drawn.width > 3 * 320  # the picture and two words, side by side
+    without = call(*command, "--text", "跑得飞快", cwd=tmp_path, fails=True)
+    assert without.stderr.startswith("error: --text 跑得飞快: the segmenter finds no noun in it")
+    missing = call("tuwen", "attention", "--image", "无.jpg", "--text", "海边的日落", cwd=tmp_path, fails=True)
+    assert missing.stderr == "error: 无.jpg: no such file\n"
+    write_small_reranker(tmp_path / "models/reranked", layers=1)
+    refused = call(*command, "--text", "海边的日落", cwd=tmp_path, fails=True)
+    assert refused.stderr.startswith("error: cross_encoder.json: a map needs a re-ranker of two layers or more")
+    assert not (tmp_path / "attention.png").exists()

@@ -11,15 +11,15 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-from tests.support.reranker import CAPTIONS, SETTINGS, VOCABULARY, make_reranker, make_sides
+from tests.support.reranker import CAPTIONS, VOCABULARY, make_reranker, make_sides, write_small_reranker
 from tests.support.small_model import write_small_model
 from tuwen.core.errors import UserError
 from tuwen.data.formats.images import Pixels, make_pixel_tensor
 from tuwen.data.formats.text import SPECIAL_TOKENS, make_tokenizer, tokenize
 from tuwen.model import architectures
 from tuwen.model.attention_map import map_attention
-from tuwen.model.dual_encoder import DualEncoder, load_model
-from tuwen.model.reranker import ReRanker, make_cross_encoder, save_reranker
+from tuwen.model.dual_encoder import DualEncoder
+from tuwen.model.reranker import ReRanker, make_cross_encoder
 from tuwen.retrieval.attention.entity_maps import AttentionReader, load_attention_reader, map_entities
 
 THINGS = {"圆盘": "#dc1e1e", "方块": "#1e3cdc", "菱形": "#f0c814", "星星": "#1ea03c", "月牙": "#8232b4", "圆环": "#f08214"}
@@ -162,9 +162,7 @@ def test_a_folder_is_read_with_the_reason_why_it_has_no_maps(tmp_path: Path) -> 
     with pytest.raises(UserError, match="it holds no re-ranker"):
         load_attention_reader(folder)
     for layers, reason in ((1, "a map needs a re-ranker of two layers or more"), (2, "")):
-        cross = make_cross_encoder(load_model(folder), {"fusion": "text_image", **SETTINGS, "layers": layers})
-        save_reranker(cross, folder, folder)
-        reader = load_attention_reader(folder)
+        reader = load_attention_reader(write_small_reranker(folder, layers))
         assert (reader.size_px, reader.reason[: len(reason)]) == (16, reason)
         assert bool(reader.reason) == (layers == 1)
     assert map_entities(reader, make_sides(1).decode(0), "海边的日落").maps[0].word == "海边"
