@@ -41,7 +41,7 @@ def map_attention(cross: CrossEncoder, image_PW: Tensor, text_LW: Tensor) -> Ten
         gradients = torch.autograd.grad(log_odds, [attended_1QW for (attended_1QW,) in attended])
         layers = zip(attentions, read, gradients, strict=True)
         map_QN = torch.stack([_weigh_read(attention, *given, grad) for attention, given, grad in layers]).sum(0)
-    map_LK = map_QN[: len(text_LW), -stored_1KC.shape[1] :].detach()  # of one stream for both; else it is the whole
+    map_LK = map_QN[: len(text_LW), -stored_1KC.shape[1] :].detach()  # without a joint stream it is the whole
     if cross.compressor is not None:
         map_LK = map_LK @ _weigh_compressed(cross.compressor, image_PW)
     return map_LK[:, 1:].unflatten(-1, (side, side))

@@ -7,7 +7,7 @@ from tuwen.data.formats import pairs, shards
 from tuwen.evaluation.models import SHIPPED
 from tuwen.report.examples import Example, Examples
 from tuwen.report.heat import draw_heat
-from tuwen.report.html.page import encode_uri, decode_thumbnail
+from tuwen.report.html.page import decode_thumbnail, encode_uri
 from tuwen.retrieval.attention.entity_maps import load_attention_reader, map_entities
 from tuwen.retrieval.encode import decode_row, list_image_rows
 

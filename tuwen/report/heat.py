@@ -1,6 +1,6 @@
-"""Maps over the patches of a picture, drawn over it: in grey where the model saw it, under colours from dark to light.
+"""A map over the patches of a picture, drawn over it: the picture in grey, the map in colours from dark to light.
 
-Equal maps give equal pixels, but for the words of a sheet: they stand there where this machine has a Chinese font.
+Equal maps give equal pixels, but for the words of a sheet, which stand there where this machine has a Chinese font.
 Shapes: S patches a side.
 """
 
@@ -14,7 +14,7 @@ from tuwen.core.compat import import_matplotlib
 from tuwen.data.formats.images import find_seen_box
 from tuwen.retrieval.attention.entity_maps import EntityMap, PatchMap
 
-COLOURS = "inferno"
+COLOUR_MAP = "inferno"
 COVER = 0.6  # share of the colours where they lie over the picture
 PANEL_PX, GAP_PX, LABEL_PX, FONT_PX = 320, 12, 34, 22
 COLUMNS = 4
@@ -44,7 +44,7 @@ def draw_heat(picture: Image.Image, patches: PatchMap) -> Image.Image:
     box = left, top, right, bottom = find_seen_box(*picture.size)
     level = Image.fromarray(np.rint(255 * (patches / patches.max())).astype(np.uint8))
     heat = np.asarray(level.resize((right - left, bottom - top), Image.Resampling.BILINEAR))
-    colour_of = colormaps[COLOURS](np.arange(256), bytes=True)[:, :3]
+    colour_of = colormaps[COLOUR_MAP](np.arange(256), bytes=True)[:, :3]
     grey.paste(Image.blend(grey.crop(box), Image.fromarray(colour_of[heat]), COVER), (left, top))
     return grey
 
