@@ -54,8 +54,8 @@ def explain_no_map(cross: CrossEncoder) -> str:
         return f"a map needs patches in a square, and this picture tower has {patches}"
     if cross.config["layers"] < 2:
         return (
-            "a map needs a re-ranker of two layers or more: in the last one it judges by the first position of the "
-            "caption alone, so what a word reads there does not count"
+            "a map needs a re-ranker of two layers or more: the last one judges by the first position of the caption "
+            "alone, so what a word reads there does not count"
         )
     return ""
 

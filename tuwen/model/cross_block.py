@@ -70,7 +70,7 @@ class Attention(nn.Module):
         return normed
 
     def weigh(self, x_BQW: Tensor, memory: Memory) -> Tensor:
-        """Return the weights [B, H, Q, K] by which `forward` sums the values of `memory`, which it does not keep."""
+        """Return the weights [B, H, Q, K] by which `forward` sums values, and which it does not keep."""
         query_BHQE = self._ask(x_BQW)
         score_BHQK = query_BHQE @ memory.key.mT * query_BHQE.shape[-1] ** -0.5
         if memory.mask is not None:

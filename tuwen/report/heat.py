@@ -1,6 +1,6 @@
 """A map over the patches of a picture, drawn over it: the picture in grey, the map in colours from dark to light.
 
-Equal maps give equal pixels, but for the words of a sheet, which stand there where this machine has a Chinese font.
+Equal maps give equal pixels, but for the words of a sheet, which need a Chinese font of the machine's.
 Shapes: S patches a side.
 """
 

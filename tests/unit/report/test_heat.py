@@ -59,10 +59,8 @@ def test_a_sheet_has_a_panel_for_the_picture_and_for_each_word(monkeypatch: pyte
     def draw_panels() -> list[np.ndarray]:
         sheet = np.asarray(draw_sheet(picture, maps))
         assert sheet.shape == (2 * height + heat.GAP_PX, 4 * width + heat.GAP_PX, 3)
-        places = [
-            (row * height + heat.GAP_PX, column * width + heat.GAP_PX) for row in range(2) for column in range(4)
-        ]
-        return [sheet[top : top + height, left : left + heat.PANEL_PX] for top, left in places]
+        tops, lefts = ([heat.GAP_PX + n * step for n in range(4)] for step in (height, width))
+        return [sheet[top : top + height, left : left + heat.PANEL_PX] for top in tops[:2] for left in lefts]
 
     monkeypatch.setattr(heat, "CHINESE_FONTS", ())
     panels = draw_panels()

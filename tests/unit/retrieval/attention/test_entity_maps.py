@@ -22,14 +22,8 @@ from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.reranker import ReRanker, make_cross_encoder
 from tuwen.retrieval.attention.entity_maps import AttentionReader, load_attention_reader, map_entities
 
-THINGS = {
-    "圆盘": "#dc1e1e",
-    "方块": "#1e3cdc",
-    "菱形": "#f0c814",
-    "星星": "#1ea03c",
-    "月牙": "#8232b4",
-    "圆环": "#f08214",
-}
+THINGS = {"圆盘": "#dc1e1e", "方块": "#1e3cdc", "菱形": "#f0c814"}
+THINGS |= {"星星": "#1ea03c", "月牙": "#8232b4", "圆环": "#f08214"}
 NAMES = list(THINGS)
 CELLS, CELL_PX, SHOWN = 3, 8, 3  # a picture is 3 × 3 cells, and three of them hold a thing each
 PICTURES, STEPS, BATCH, LR = 400, 400, 64, 2e-3
@@ -74,9 +68,8 @@ def reader() -> AttentionReader:
     captions = list(itertools.permutations(NAMES, SHOWN))
     row_of = {caption: row for row, caption in enumerate(captions)}
     with torch.no_grad():
-        _, image_IPW = dual.encode_image_tokens(
-            make_pixel_tensor([draw_picture(one, draw).square for one in shown])
-        )
+        squares = [draw_picture(names, draw).square for names in shown]
+        _, image_IPW = dual.encode_image_tokens(make_pixel_tensor(squares))
         ids, mask_TL = tokenize(tokenizer, list(map("和".join, captions)), 16)
         _, text_TLW = dual.encode_text_tokens(ids, mask_TL)
 
