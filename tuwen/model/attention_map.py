@@ -54,7 +54,7 @@ def explain_no_map(cross: CrossEncoder) -> str:
         return f"a map needs patches in a square, and this picture tower has {patches}"
     if cross.config["layers"] < 2:
         return (
-            "a map needs a re-ranker of two layers or more: the last one judges by the first position of the caption "
+            "a map needs a re-ranker of two layers or more: the last judges by the first position of a caption "
             "alone, so what a word reads there does not count"
         )
     return ""

@@ -16,7 +16,7 @@ from tuwen.retrieval.attention.entity_maps import EntityMap, PatchMap
 
 COLOUR_MAP = "inferno"
 COVER = 0.6  # share of the colours where they lie over the picture
-PANEL_PX, GAP_PX, LABEL_PX, FONT_PX = 320, 12, 34, 22
+PANEL_PX, GAP_PX, LABEL_PX, WORD_PX = 320, 12, 34, 22
 COLUMNS = 4
 # file name, and which of the file's fonts is the one for simplified characters
 CHINESE_FONTS = (
@@ -64,14 +64,14 @@ def draw_sheet(picture: Image.Image, maps: Sequence[EntityMap]) -> Image.Image:
         sheet.paste(panel, (left, top))
         if font is None:
             label = label.partition(" ")[0]
-        draw.text((left, top + shown.height + 4), label, "black", font or ImageFont.load_default(FONT_PX))
+        draw.text((left, top + shown.height + 4), label, "black", font or ImageFont.load_default(WORD_PX))
     return sheet
 
 
 def _load_chinese_font() -> ImageFont.FreeTypeFont | None:
     for name, number in CHINESE_FONTS:
         try:
-            return ImageFont.truetype(name, FONT_PX, number)
+            return ImageFont.truetype(name, WORD_PX, number)
         except OSError:
             continue
     return None

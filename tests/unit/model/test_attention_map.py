@@ -92,7 +92,7 @@ def test_a_compressed_token_passes_its_part_on_to_what_it_was_made_of(
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"layers": 1}, "a map needs a re-ranker of two layers or more: the last one"),
+        ({"layers": 1}, "a map needs a re-ranker of two layers or more: the last judges"),
         ({"image": {"tokens": 13, "width": 96}}, "a map needs patches in a square, and this picture tower has 12"),
     ],
 )

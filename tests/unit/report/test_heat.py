@@ -69,7 +69,7 @@ def test_a_sheet_has_a_panel_for_the_picture_and_for_each_word(monkeypatch: pyte
     for n, panel in enumerate(panels[1:5], 1):
         assert (panel[: heat.PANEL_PX // 2] == expected).all()
         label = Image.new("RGB", (heat.PANEL_PX, heat.LABEL_PX), "white")
-        ImageDraw.Draw(label).text((0, 4), f"{n}", "black", ImageFont.load_default(heat.FONT_PX))
+        ImageDraw.Draw(label).text((0, 4), f"{n}", "black", ImageFont.load_default(heat.WORD_PX))
         assert (panel[heat.PANEL_PX // 2 : -heat.GAP_PX] == np.asarray(label)).all()
     for empty in panels[5:]:
         assert (empty == 255).all()

@@ -82,12 +82,13 @@ def reader() -> AttentionReader:
     optimizer = torch.optim.AdamW(cross.parameters(), LR)
     match = torch.arange(BATCH) % 2
     for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = LR * min(1, (step + 1) / 20)
+        optimizer.param_groups[0]["lr"] = LR * min((step + 1) / 20, 1 - step / STEPS)
         image = draw.integers(0, PICTURES, BATCH)
         text = [choose_caption(shown[i], told) for i, told in zip(image, match.tolist(), strict=True)]
         loss = nn.functional.cross_entropy(cross(image_IPW[image], text_TLW[text], mask_TL[text]).match, match)
         optimizer.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(cross.parameters(), 1.0)
         optimizer.step()
     return AttentionReader(ReRanker(dual, cross.eval()), tokenizer, "")
 
