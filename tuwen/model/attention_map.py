@@ -40,11 +40,12 @@ def map_attention(cross: CrossEncoder, image_PW: Tensor, text_LW: Tensor) -> Ten
         log_odds = torch.stack([head_12[0, MATCH] - head_12[0, 1 - MATCH] for head_12 in heads]).sum()
         gradients = torch.autograd.grad(log_odds, [attended_1QW for (attended_1QW,) in attended])
         layers = zip(attentions, read, gradients, strict=True)
-        map_QN = torch.stack([_weigh_read(attention, *given, grad) for attention, given, grad in layers]).sum(0)
+        maps_QN = [_weigh_read(attention, x, memory, gradient) for attention, (x, memory), gradient in layers]
+        map_QN = torch.stack(maps_QN).sum(0)
     map_LK = map_QN[: len(text_LW), -stored_1KC.shape[1] :].detach()  # without a joint stream it is the whole
     if cross.compressor is not None:
         map_LK = map_LK @ _weigh_compressed(cross.compressor, image_PW)
-    return map_LK[:, 1:].unflatten(-1, (side, side))
+    return map_LK[:, 1:].reshape(-1, side, side)
 
 
 def explain_no_map(cross: CrossEncoder) -> str:
@@ -74,9 +75,9 @@ def _keep_inputs(modules: Sequence[nn.Module]) -> Iterator[list[Any]]:
 
 def _weigh_read(attention: Attention, x_1QW: Tensor, memory: Memory, gradient_1QW: Tensor) -> Tensor:
     """Return weight × gradient by it, [Q, N]; gradient_1QW is that by the weighted sums of values."""
-    gradient_HQE = gradient_1QW[0].unflatten(-1, (attention.heads, -1)).transpose(0, 1)
+    gradient_HQE = gradient_1QW.reshape(*x_1QW.shape[:2], attention.heads, -1)[0].transpose(0, 1)
     by_weight_HQN = gradient_HQE @ memory.value[0].mT
-    return (attention.weigh(x_1QW, memory)[0] * by_weight_HQN.relu()).mean(0)
+    return torch.mean(attention.weigh(x_1QW, memory)[0] * by_weight_HQN.relu(), 0)
 
 
 @torch.no_grad()

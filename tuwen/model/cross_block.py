@@ -75,12 +75,13 @@ class Attention(nn.Module):
         score_BHQK = query_BHQE @ memory.key.mT * query_BHQE.shape[-1] ** -0.5
         if memory.mask is not None:
             score_BHQK = score_BHQK.masked_fill(~memory.mask, -torch.inf)
-        return score_BHQK.softmax(-1)
+        weights_BHQK: Tensor = score_BHQK.softmax(-1)
+        return weights_BHQK
 
     def _ask(self, x_BQW: Tensor) -> Tensor:
         """Return the queries [B, H, Q, E] of a stream."""
-        query_BQW: Tensor = self.query(x_BQW)
-        return query_BQW.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        query_BHQE: Tensor = self.query(x_BQW).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return query_BHQE
 
 
 class CrossBlock(nn.Module):

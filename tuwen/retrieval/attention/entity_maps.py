@@ -87,4 +87,4 @@ def _find_rows(entity: Entity, places: list[tuple[int, int]]) -> list[int]:
 def _join_rows(map_RSS: PatchMap) -> PatchMap:
     """Return the mean of a word's tokens as shares of the whole, [S, S]."""
     mean_SS = map_RSS.mean(0, dtype=np.float64)
-    return (mean_SS / (mean_SS.sum() or 1.0)).astype(np.float32)
+    return np.asarray(mean_SS / (mean_SS.sum() or 1.0), np.float32)
