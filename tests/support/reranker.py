@@ -1,13 +1,16 @@
 """A small re-ranker with random weights whose streams read each other, and a few images and captions for it."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
+from tests.support.small_model import write_small_model
 from tests.support.weights import stir
 from tuwen.data.formats.text import make_tokenizer
 from tuwen.model import architectures
-from tuwen.model.dual_encoder import DualEncoder
-from tuwen.model.reranker import ReRanker, make_cross_encoder
+from tuwen.model.dual_encoder import DualEncoder, load_model
+from tuwen.model.reranker import ReRanker, make_cross_encoder, save_reranker
 from tuwen.retrieval.match_pairs import PairSides
 
 CAPTIONS = ["一只白猫趴在窗台上", "", "雨后的街道", "大熊猫吃竹子", "海边的日落", "红色的自行车停在路边"]
@@ -24,6 +27,15 @@ def make_reranker(fusion: str = "both", **settings: object) -> ReRanker:
     dual = DualEncoder({"dim": 16, "image": image, "text": text, "vocabulary": len(VOCABULARY)})
     cross = make_cross_encoder(dual, {"fusion": fusion, **SETTINGS, **settings})
     return ReRanker(stir(dual), stir(cross))
+
+
+def write_small_reranker(folder: Path, layers: int = 2) -> Path:
+    """Write the dual encoder of small_model.py with layers over it, and return the folder."""
+    write_small_model(folder)
+    torch.manual_seed(1)
+    cross = make_cross_encoder(load_model(folder), {"fusion": "text_image", **SETTINGS, "layers": layers})
+    save_reranker(stir(cross), folder, folder)
+    return folder
 
 
 def make_sides(images: int) -> PairSides:

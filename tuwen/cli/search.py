@@ -48,3 +48,29 @@ def search(
     if not console.is_terminal:
         console = Console(highlight=False, width=PLAIN_COLUMNS)
     console.print(table)
+
+
+@search_app.command()
+def attention(
+    image: Annotated[Path, typer.Option(help="The path of a picture.")],
+    text: Annotated[str, typer.Option(help="A caption of it.")],
+    model: Annotated[Path, typer.Option(help="The folder of a re-ranker.")] = Path("models/reranked"),
+    out: Annotated[Path, typer.Option(dir_okay=False, help="The PNG to write.")] = Path("attention.png"),
+) -> None:
+    """Draw what a re-ranker reads in a picture for each noun of a caption; light is what speaks for a match."""
+    from tuwen.core.errors import UserError
+    from tuwen.data.formats.images import decode_image
+    from tuwen.report.heat import draw_sheet
+    from tuwen.retrieval.attention.entity_maps import load_attention_reader, map_entities
+    from tuwen.retrieval.retriever import read_square
+
+    reader = load_attention_reader(model)
+    read = map_entities(reader, read_square((str(image), image), reader.size_px), text)
+    if not read.maps:
+        raise UserError(f"--text {text}: the segmenter finds no noun in it, and maps are of nouns")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw_sheet(decode_image(image.read_bytes()), read.maps).save(out, "PNG")
+    print(f"match {read.match:.3f}")
+    for number, one in enumerate(read.maps, 1):
+        print(number, one.word)
+    print(out)

@@ -61,14 +61,27 @@ class Attention(nn.Module):
 
     def forward(self, x_BQW: Tensor, memory: Memory) -> Tensor:
         """Map [B, Q, W] to [B, Q, W]."""
-        query_BHQE = self.query(x_BQW).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         dropout = self.dropout if self.training else 0.0
         attended_BHQE = nn.functional.scaled_dot_product_attention(
-            query_BHQE, memory.key, memory.value, memory.mask, dropout
+            self._ask(x_BQW), memory.key, memory.value, memory.mask, dropout
         )
         out_BQW = self.out(attended_BHQE.transpose(1, 2).flatten(2))
         normed: Tensor = self.norm(x_BQW + nn.functional.dropout(out_BQW, self.dropout, self.training))
         return normed
+
+    def weigh(self, x_BQW: Tensor, memory: Memory) -> Tensor:
+        """Return the weights [B, H, Q, K] by which `forward` sums values, and which it does not keep."""
+        query_BHQE = self._ask(x_BQW)
+        score_BHQK = query_BHQE @ memory.key.mT * query_BHQE.shape[-1] ** -0.5
+        if memory.mask is not None:
+            score_BHQK = score_BHQK.masked_fill(~memory.mask, -torch.inf)
+        weights_BHQK: Tensor = score_BHQK.softmax(-1)
+        return weights_BHQK
+
+    def _ask(self, x_BQW: Tensor) -> Tensor:
+        """Return the queries [B, H, Q, E] of a stream."""
+        query_BHQE: Tensor = self.query(x_BQW).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return query_BHQE
 
 
 class CrossBlock(nn.Module):

@@ -31,7 +31,7 @@ from tuwen.evaluation.models import (
 from tuwen.evaluation.results import Results, read_results
 from tuwen.evaluation.seen.captions import describe_seen
 from tuwen.evaluation.verdicts import format_verdict, judge_line
-from tuwen.report import curves, doubtful_pairs, examples, hubs, reranking, slices
+from tuwen.report import attention, curves, doubtful_pairs, examples, hubs, reranking, slices
 from tuwen.report.html.confusion import draw_confusion
 from tuwen.report.html.page import render
 from tuwen.report.markdown import format_markdown
@@ -50,8 +50,9 @@ ANSWERING = {
 def write_reports(data: Path, embeddings: Path, models: Path, results: Path, params: Params) -> None:
     """Write `results/report.md` and `results/report.html` from all results on the test split.
 
-    Reads data/clean/{quality.json,test,bank}, embeddings/<model>/test, models/<model>/training.json,
-    results/<model>/{metrics.json,details.json,zero_shot.json,ranks.parquet} and the base's pair_cosines.parquet.
+    Reads data/clean/{quality.json,test,bank}, embeddings/<model>/test, models/<model>/training.json, a re-ranker
+    whole, results/<model>/{metrics.json,details.json,zero_shot.json,ranks.parquet} and the base's
+    pair_cosines.parquet.
     Raises UserError when one is missing or does not fit the others.
     """
     measured, folder, base = read_results(results, params.evaluate.ks), data / "clean/test", get_base().name
@@ -83,6 +84,8 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
     }
     shown = examples.collect_examples(data, test, vectors, ranks, params.report.examples, params.evaluate.seed)
     page = facts | shown._asdict() | _collect_page(data, test, results, measured, facts, params)
+    name = reranking.find_reordering(measured)
+    page["attention"] = attention.collect_attention(data, test, shown, models / name) if name else None
     (results / "report.md").write_text(format_markdown(facts), encoding="utf-8")
     (results / "report.html").write_text(render("report.html.j2", page), encoding="utf-8")
 

@@ -148,7 +148,7 @@ def stream_blocks(
     if choose_device() != "cpu":
         yield from map(encode, blocks)
         return
-    with _one_thread_of_torch():
+    with use_one_thread_of_torch():
         yield from _map_in_order(encode, blocks, 2 * count_workers())
 
 
@@ -182,8 +182,8 @@ def _map_in_order(work: Callable[[Element], Result], items: Iterable[Element], a
 
 
 @contextmanager
-def _one_thread_of_torch() -> Iterator[None]:
-    """Let each thread that is started inside compute alone, so that sums do not depend on the cores either."""
+def use_one_thread_of_torch() -> Iterator[None]:
+    """Let each thread that computes inside do so alone, so that sums do not depend on the cores either."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -11,6 +11,7 @@ import pytest
 
 from flows.show import format_recall
 from tests.support import report_inputs
+from tests.support.reranker import write_small_reranker
 from tests.support.retrieval import run
 from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
@@ -110,6 +111,7 @@ def test_a_model_that_reorders_is_one_more_column(
     root = shutil.copytree(world, tmp_path / "world")
     for top in ("models", "results"):
         shutil.copytree(root / top / "finetuned", root / top / "reranked")
+    write_small_reranker(root / "models/reranked")
     path = root / "results/reranked/metrics.json"
     body = json.loads(path.read_text())
     body["test"] = {name: value for name, value in body["test"].items() if "qbnorm" not in name}
@@ -166,6 +168,10 @@ def test_a_model_that_reorders_is_one_more_column(
     titles = ["baseline", "fine-tuned", "re-ranked", "fine-tuned: gain", "re-ranked: gain"]
     assert first[1:7] == ["chance", *titles]
     assert "stroke: var(--reranked)" in page
+    read = re.findall(r'<span class="soft">read, match (\S+)</span>\n<figure class="tile">.*alt="(.*?)">', page)
+    assert len(read) == page.count('<article class="card query"')  # a row of words for each shown query
+    assert all(0 <= float(match) <= 1 for match, _ in read)
+    assert {"红色", "蓝色"} <= {word for _, word in read}
     terminal = format_headline(root / "results", None).splitlines()
     assert re.split(r" {2,}", terminal[0])[1:] == ["chance", "baseline", "fine-tuned", "re-ranked", *gain_titles]
     assert f"{late} %" in terminal[2]

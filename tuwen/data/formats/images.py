@@ -199,12 +199,16 @@ def resize_to_square(image: Image.Image | Pixels, size_px: int) -> Pixels:
     """Return an RGB image as the model sees it: uint8 [size_px, size_px, 3], by one antialiased bicubic resize."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
-    width, height = image.size
-    long = int(min(width, height) * MAX_ASPECT)
-    if max(width, height) > long:
-        left, top = max(0, (width - long) // 2), max(0, (height - long) // 2)
-        image = image.crop((left, top, left + min(width, long), top + min(height, long)))
+    if (box := find_seen_box(*image.size)) != (0, 0, *image.size):
+        image = image.crop(box)
     return np.asarray(image.resize((size_px, size_px), Image.Resampling.BICUBIC))
+
+
+def find_seen_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of what a model sees of an image: all of it, or the middle up to 2:1."""
+    long = int(min(width, height) * MAX_ASPECT)
+    left, top = max(0, (width - long) // 2), max(0, (height - long) // 2)
+    return left, top, left + min(width, long), top + min(height, long)
 
 
 def make_pixel_tensor(squares: list[Pixels]) -> Any:

@@ -154,6 +154,16 @@ def tokenize(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> tuple[
     return batch["input_ids"], batch["attention_mask"]
 
 
+def locate_tokens(tokenizer: Any, caption: str, max_tokens: int) -> list[tuple[int, int]]:
+    """Return where each token that `tokenize` makes of a caption stands in it: its first character, and the end.
+
+    The caption is what `simplify_for` returns. A special token stands nowhere, (0, 0); the tokens of one character
+    all stand there.
+    """
+    told = tokenizer([caption], truncation=True, max_length=max_tokens, return_offsets_mapping=True)
+    return [(start, end) for start, end in told["offset_mapping"][0]]
+
+
 def simplify_for(tokenizer: Any, captions: Sequence[str]) -> list[str]:
     """Return captions as `tokenizer` is given them: in simplified characters where its model reads these."""
     return spelling.simplify_captions(captions) if tokenizer.simplify else list(captions)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from tuwen.core.compat import import_matplotlib
 from tuwen.data.formats.images import decode_image
 
@@ -89,8 +91,18 @@ def make_thumbnail(encoded: bytes) -> str:
 
     Raises OSError as `decode_image`.
     """
+    return encode_uri(decode_thumbnail(encoded))
+
+
+def decode_thumbnail(encoded: bytes) -> Image.Image:
+    """Return an image, RGB, of at most THUMBNAIL_PX a side. Raises OSError as `decode_image`."""
     image = decode_image(encoded)
     image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return image
+
+
+def encode_uri(image: Image.Image) -> str:
+    """Return the `data:` URI of an image as a JPEG."""
     with io.BytesIO() as file:
         image.save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
         return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -189,6 +189,7 @@ def test_a_long_picture_is_cut_to_two_to_one_around_its_centre() -> None:
     picture.paste("red", (160, 0, 240, 40))  # exactly the 80 x 40 that stay
     assert (resize_to_square(picture, 16) == RED).all()
     assert (resize_to_square(np.asarray(picture), 16) == RED).all()
+    assert images.find_seen_box(400, 40) == (160, 0, 240, 40)
     tall = picture.transpose(Image.Transpose.ROTATE_90)
     assert (resize_to_square(tall, 16) == RED).all()
     assert resize_to_square(decode_image(broken.one_pixel_high()), 16).shape == (16, 16, 3)
@@ -197,6 +198,7 @@ def test_a_long_picture_is_cut_to_two_to_one_around_its_centre() -> None:
 def test_a_picture_within_two_to_one_is_squashed_whole() -> None:
     picture = Image.new("RGB", (60, 40), "white")
     picture.paste("black", (0, 0, 30, 40))
+    assert images.find_seen_box(60, 40) == (0, 0, 60, 40)
     pixels = resize_to_square(picture, 20)
     assert pixels.shape == (20, 20, 3)
     assert pixels[:, :8].max() < 30

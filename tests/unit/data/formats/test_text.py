@@ -112,3 +112,17 @@ def test_tokens_are_cut_to_the_limit_that_counts_both_ends(tmp_path) -> None:
     ids, _ = text.tokenize(tokenizer, CAPTIONS, 6)
     assert ids.shape == (4, 6)
     assert (ids[:, -1] == tokenizer.sep_token_id).all()
+
+
+def test_every_token_stands_where_its_characters_do() -> None:
+    caption, fresh = "Ａ级<人名>穿T恤，龘", text.build_vocabulary(["A级人名穿恤"])
+    published = [*text.SPECIAL_TOKENS, "级", "<", "人", "名", ">", "穿", "t", "##恤"]
+    for vocabulary in (fresh, published):
+        tokenizer = text.make_tokenizer(vocabulary)
+        places = text.locate_tokens(tokenizer, caption, 52)
+        ids, _ = text.tokenize(tokenizer, [caption], 52)
+        assert len(places) == ids.shape[1]
+        assert places[0] == places[-1] == (0, 0)
+        spelled = dict.fromkeys(caption[start:end] for start, end in places[1:-1])  # 龘 is three bytes, or unknown
+        assert "".join(spelled) == caption
+        assert text.locate_tokens(tokenizer, caption, 5) == [*places[:4], (0, 0)]
