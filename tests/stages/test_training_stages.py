@@ -81,11 +81,11 @@ def make_environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def start(*arguments: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """Start a process whose lines are read as they come; kill it and all below it after three minutes."""
+    """Start a process whose lines are read as they come; kill it and all below it after ten minutes."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     command = [sys.executable, "-u", *arguments]
     with subprocess.Popen(command, env=make_environment(variables), **streams) as process:
-        guard = threading.Timer(180, kill, (process.pid,))
+        guard = threading.Timer(600, kill, (process.pid,))
         guard.start()
         try:
             yield process
