@@ -132,7 +132,8 @@ class Matching:
         whole = not self._trained or not self._weights.keys().isdisjoint({"recovery", *OBJECTIVES})
         with torch.set_grad_enabled(self._trained):
             encoded = encode_batch(dual, pixels, ids_bL, mask_bL, shown_ids_bL, whole=whole)
-        hardness = compute_hardness(*self._settings.hardness.model_dump().values(), done, self._steps)
+        hard = self._settings.hardness
+        hardness = compute_hardness(hard.first, hard.last, hard.ramp, done, self._steps)
         pairs = join_negatives(encoded, hardness * dual.scale, positive_bB, draws.negatives)
         out = read_by_length(cross, pairs.tokens, pairs.text, pairs.mask, pairs.image)
         terms = {"fgr": self._judge(out, pairs, rows)}

@@ -39,8 +39,8 @@ class MomentumTeacher(Strict):
 class Hardness(Strict):
     """How far negatives are drawn by the dual encoder's similarity: 0 at random, 1 as it says.
 
-    R2D2 draws as it says from the first step. A re-ranker that starts from nothing may then stay at the loss of one
-    that tells nothing apart: what a text and a picture are about is learned from easy negatives.
+    R2D2 draws as it says from the first step. A re-ranker that starts from nothing may then stay at the loss of
+    one that tells nothing apart: what a text and a picture are about is learned from easy negatives.
     """
 
     first: Weight
