@@ -23,9 +23,9 @@ DIGESTS = {
     "muge": "3e80448bb8dcb315",
     "photos": "4764dcb07fcf4870",
     "pretrain-200m": "94231c956d3bb18c",
-    "r2d2": "b97d8cc3727cdb73",
+    "r2d2": "714d6b60601a7a1d",
     "sample": "083b45fe3ff1eec7",
-    "sample-rerank": "b74c9ae1e05d266b",
+    "sample-rerank": "2d113701fdd15eb6",
     "smoke": "e370abc05e3d0857",
 }
 WHOLE = """\
