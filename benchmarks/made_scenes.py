@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from tuwen.data.formats.images import make_pixel_tensor
 from tuwen.data.formats.text import tokenize
+from tuwen.model.attention_map import map_attention
 from tuwen.model.cross_encoder import CrossEncoder
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training.loader import Batch
@@ -28,12 +29,17 @@ Pair = tuple[str, str]  # objects, each a colour and a shape
 Scene = tuple[Pair, tuple[str, ...]]  # the pair that the caption names, and all objects
 
 
-def draw_scene(objects: Sequence[str], draw: np.random.Generator) -> np.ndarray:
-    """Return uint8 [S, S, 3]: each object fills a cell of its own, drawn at random."""
+def place_objects(draw: np.random.Generator) -> list[tuple[int, int]]:
+    """Return a cell for each object of a scene, by row and column."""
+    return [divmod(int(cell), CELLS_A_ROW) for cell in draw.permutation(CELLS_A_ROW**2)[:OBJECTS]]
+
+
+def draw_scene(objects: Sequence[str], cells: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return uint8 [S, S, 3]: each object fills its cell."""
     image = Image.new("RGB", (SIDE_PX, SIDE_PX), "white")
     pen = ImageDraw.Draw(image)
-    for (colour, shape), cell in zip(objects, draw.permutation(CELLS_A_ROW**2)[: len(objects)], strict=True):
-        left, top = CELL_PX * int(cell % CELLS_A_ROW), CELL_PX * int(cell // CELLS_A_ROW)
+    for (colour, shape), (row, column) in zip(objects, cells, strict=True):
+        left, top = CELL_PX * column, CELL_PX * row
         right, bottom, fill = left + CELL_PX - 1, top + CELL_PX - 1, COLOURS[colour]
         if shape == "圆":
             pen.ellipse((left, top, right, bottom), fill=fill)
@@ -92,7 +98,7 @@ def make_batches(pairs: Sequence[Pair], tokenizer: Any, size: int, steps: int, s
                 scene = make_scene(pair if draw.random() < 0.5 else pair[::-1], draw)
                 swapped = swap_shapes(scene[0])
                 scenes += [scene, (swapped, (*swapped, *scene[1][2:]))]
-            pixels = make_pixel_tensor([draw_scene(objects, draw) for _, objects in scenes])
+            pixels = make_pixel_tensor([draw_scene(objects, place_objects(draw)) for _, objects in scenes])
             ids, mask = tokenize(tokenizer, [write_caption(pair) for pair, _ in scenes], TOKENS)
             equal = {frozenset(pair): number for number, (pair, _) in enumerate(scenes)}
             same = torch.tensor([equal[frozenset(pair)] for pair, _ in scenes])
@@ -107,7 +113,8 @@ def judge(
 ) -> tuple[float, float | None]:
     """Return how often each gives a picture's own caption more than the swapped one: by cosine, and by match."""
     draw, cosines, matches = np.random.default_rng(99), [], []
-    image, tokens = dual.eval().encode_image_tokens(make_pixel_tensor([draw_scene(o, draw) for _, o in scenes]))
+    pixels = make_pixel_tensor([draw_scene(objects, place_objects(draw)) for _, objects in scenes])
+    image, tokens = dual.eval().encode_image_tokens(pixels)
     for captions in ([write_caption(p) for p, _ in scenes], [write_caption(swap_shapes(p)) for p, _ in scenes]):
         ids, mask = tokenize(tokenizer, captions, TOKENS)
         vector, states = dual.encode_text_tokens(ids, mask)
@@ -116,3 +123,23 @@ def judge(
             matches.append(cross.eval().score_pairs(cross.compress_image(tokens), states, mask))
     by_cosine = (cosines[0] > cosines[1]).float().mean().item()
     return by_cosine, (matches[0] > matches[1]).float().mean().item() if matches else None
+
+
+def judge_maps(
+    dual: DualEncoder, cross: CrossEncoder, tokenizer: Any, scenes: Sequence[Scene]
+) -> tuple[float, float]:
+    """Return what share of the map of an object's name lies on it, and how often the map is highest there."""
+    draw, shares, highest = np.random.default_rng(99), [], []
+    for pair, objects in scenes:
+        cells = place_objects(draw)
+        ids, mask = tokenize(tokenizer, [write_caption(pair)], TOKENS)
+        with torch.inference_mode():
+            image = dual.eval().encode_image_tokens(make_pixel_tensor([draw_scene(objects, cells)]))[1]
+            text = dual.encode_text_tokens(ids, mask)[1]
+        map_LSS = map_attention(cross.eval(), image[0].clone(), text[0].clone())
+        for number, (row, column) in enumerate(cells[:2]):
+            first = 1 + 3 * number  # [CLS] 红 圆 和 蓝 方
+            map_SS = map_LSS[first : first + 2].mean(0)
+            shares.append((map_SS[row, column] / map_SS.sum().clamp(min=1e-30)).item())
+            highest.append(int(map_SS.argmax()) == row * CELLS_A_ROW + column)
+    return float(np.mean(shares)), float(np.mean(highest))

@@ -36,14 +36,14 @@ from tuwen.training.loader import Batch
 from tuwen.training.selection import Measured
 from tuwen.training.step import find_positives, move_weights, prepare_torch, set_precision
 
-BATCH, STEPS, EPOCHS, WIDTH = 128, 40, 20, 64
+BATCH, STEPS, EPOCHS, WIDTH = 128, 40, 30, 64
 LOOP = {
     "epochs": EPOCHS,
     "batch_size": BATCH,
-    "lr": 2e-3,
-    "muon_lr": 2e-2,
+    "lr": 1e-3,
+    "muon_lr": 1e-2,
     "weight_decay": 0.1,
-    "warmup_steps": 50,
+    "warmup_steps": 100,
 }
 LOOP |= {"max_grad_norm": 1.0, "precision": "bf16", "ema": None, "select": {"epochs": False, "wise_ft": []}}
 FIT: dict[str, Any] = {"chunk": None, "gradient_checkpointing": False, "compile": False, "freeze": "none"}
@@ -60,7 +60,7 @@ BASE: dict[str, Any] = {
     "dropout": 0.0,
 }
 BASE |= {"image_tokens": None, "k": 32, "corpus": 0.0, "negatives": 1, "class_weights": [1.0, 1.0]}
-BASE |= {"hardness": {"first": 0.0, "last": 0.5, "ramp": 0.6}, "hidden_share": 0.15, "clusters": 16}
+BASE |= {"hardness": {"first": 0.0, "last": 1.0, "ramp": 0.3}, "hidden_share": 0.15, "clusters": 16}
 # name of a row -> fusion, objectives beside GCPR and FGR, TgD
 ROWS: dict[str, tuple[str, dict[str, float], bool]] = {
     "+ FGR": ("text_image", {}, False),
