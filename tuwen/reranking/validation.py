@@ -20,7 +20,7 @@ from tuwen.reranking.joint import JointModel, split_model
 from tuwen.retrieval.encode import embed_captions, embed_images, read_images
 from tuwen.retrieval.match_pairs import PairSides
 from tuwen.retrieval.metrics import Judged
-from tuwen.retrieval.rerank import find_matches, judge_reranked
+from tuwen.retrieval.rerank import TOKENS_WORK, find_matches, judge_reranked
 from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
 from tuwen.training.selection import Measured
 
@@ -59,7 +59,8 @@ def make_rerank_validator(
             "i2t": RetrievalTask(images, texts, image_P, text_P),
             "t2i": RetrievalTask(texts, images, text_P, image_P),
         }
-        with TemporaryDirectory() as work:
+        TOKENS_WORK.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=TOKENS_WORK) as work:
             found = find_matches(reranker, tokenizer, sides, vectors, k, list(DIRECTIONS), Path(work))
         judged = {name: judge_reranked(tasks[name], one, k, WEIGHT, KS) for name, one in found.items()}
         return _measure(judged, image_of_text, len(pixels))

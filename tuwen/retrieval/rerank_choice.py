@@ -53,9 +53,11 @@ def judge_choice(true: TrueRanks, matches: Matches, choice: OrderChoice, ks: Seq
 def choose_order(true: TrueRanks, matches: Matches, most: int, ks: Sequence[int]) -> OrderChoice:
     """Return the depth, at most `most`, and the weight with the best mean of hit@k over ks, for a set like valid.
 
-    Of equal ones it is what changes least: the smallest depth, and there the largest weight.
+    Of equal ones it is what changes least: the smallest depth, and there the largest weight; depth 1, which leaves
+    all as they are, where nothing is better than that.
     """
-    choices = [OrderChoice(k, weight) for k in list_depths(most) for weight in reversed(WEIGHTS)]
+    depths = dict.fromkeys([1, *list_depths(most)])
+    choices = [OrderChoice(k, weight) for k in depths for weight in reversed(WEIGHTS)]
     hits = [compute_hits(judge_choice(true, matches, choice, ks), ks).mean() for choice in choices]
     return choices[int(np.argmax(hits))]
 

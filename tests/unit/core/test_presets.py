@@ -25,7 +25,7 @@ DIGESTS = {
     "pretrain-200m": "94231c956d3bb18c",
     "r2d2": "714d6b60601a7a1d",
     "sample": "083b45fe3ff1eec7",
-    "sample-rerank": "2d113701fdd15eb6",
+    "sample-rerank": "cee9ffc5fc1bd4a9",
     "smoke": "e370abc05e3d0857",
 }
 WHOLE = """\

@@ -43,7 +43,14 @@ def test_a_match_that_knows_is_read_deep_and_one_that_knows_nothing_changes_leas
     hits = compute_hits(judge_choice(true, matches, knowing, KS), KS).mean()
     assert hits > compute_hits(judge_choice(true, matches, OrderChoice(1, 0.0), KS), KS).mean()
     silent = matches._replace(match=np.zeros_like(matches.match))
-    assert choose_order(true, silent, 12, KS) == OrderChoice(2, max(WEIGHTS))
+    assert choose_order(true, silent, 12, KS) == OrderChoice(1, max(WEIGHTS))
+
+
+def test_a_match_that_misleads_is_not_followed() -> None:
+    task, matches = make(1, 1.0)
+    true = TrueRanks(*rank_true_items(task))
+    wrong = matches._replace(match=1000 * (1 - matches.match))  # no weight of the cosine outweighs it
+    assert choose_order(true, wrong, 12, KS).k == 1
 
 
 def test_depths_double_up_to_the_most() -> None:
