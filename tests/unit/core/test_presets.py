@@ -27,6 +27,7 @@ DIGESTS = {
     "sample": "083b45fe3ff1eec7",
     "sample-rerank": "cee9ffc5fc1bd4a9",
     "smoke": "e370abc05e3d0857",
+    "zero": "cd47954625b2ced7",
 }
 WHOLE = """\
 source: {kind: sample, root: sample.txt, concepts: null}
