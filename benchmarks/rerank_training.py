@@ -60,7 +60,7 @@ BASE: dict[str, Any] = {
     "dropout": 0.0,
 }
 BASE |= {"image_tokens": None, "k": 32, "corpus": 0.0, "negatives": 1, "class_weights": [1.0, 1.0]}
-BASE |= {"hardness": {"first": 0.0, "last": 1.0, "ramp": 0.3}, "hidden_share": 0.15, "clusters": 16}
+BASE |= {"hardness": {"first": 0.0, "last": 3.0, "ramp": 0.3}, "hidden_share": 0.15, "clusters": 16}
 # name of a row -> fusion, objectives beside GCPR and FGR, TgD
 ROWS: dict[str, tuple[str, dict[str, float], bool]] = {
     "+ FGR": ("text_image", {}, False),

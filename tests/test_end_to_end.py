@@ -143,7 +143,7 @@ def test_the_tasks_are_answered_in_the_order_that_was_measured(project: Path) ->
 
 def test_both_reports_tell_what_re_ranking_changes(project: Path) -> None:
     markdown, page = ((project / "results" / f"report.{form}").read_text() for form in ("md", "html"))
-    assert "\n## Re-ranking: the first answers of the fine-tuned model in a new order" in markdown
+    assert "\n## Re-ranking: the first answers in a new order, in percent" in markdown
     assert "The tasks' answers are re-ranked: text → image and image → text." in markdown
     assert '<h2 id="reranking">' in page
 
