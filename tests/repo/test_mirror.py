@@ -48,7 +48,6 @@ TESTED_WITH_OTHERS = {
     "report/html/page.py": "unit/report/test_report.py",
     "report/hubs.py": "unit/report/test_report.py",
     "report/markdown.py": "unit/report/test_report.py",
-    "report/reranking.py": "unit/report/test_one_more.py",
     "report/tables.py": "unit/report/test_report.py",
     "report/terminal.py": "unit/report/test_report.py",
     "reranking/encoded.py": "unit/reranking/test_objective.py",

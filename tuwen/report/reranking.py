@@ -46,7 +46,7 @@ def collect_reranking(measured: Results, params: Evaluate) -> RerankingSection |
         after=MODELS[name].title,
         rows=[change[:-1] for change in changes],
         sure=[change.is_sure for change in changes],
-        chosen=[_describe_choice(direction, described[direction]) for direction in DIRECTIONS],
+        chosen=[describe_choice(direction, described[direction]) for direction in DIRECTIONS],
         matching=_describe_matching(measured, name),
         depths=[
             (
@@ -124,7 +124,10 @@ def describe_answering(measured: Results, wanted: bool | str) -> str:
     return f"{column} The tasks' answers are re-ranked{why}: {titles}."
 
 
-def _describe_choice(direction: str, chosen: Reranking) -> str:
+def describe_choice(direction: str, chosen: Reranking) -> str:
+    """Return a sentence that says how the first answers of a direction are ordered."""
+    if chosen.k == 1:
+        return f"{DIRECTIONS[direction].title}: the order of the cosine stands, since none was better on valid."
     score = "the probability of a match" + (f" + {chosen.weight:g} × cosine" if chosen.weight else "")
     return f"{DIRECTIONS[direction].title}: the first {chosen.k} are read, and the score is {score}."
 
