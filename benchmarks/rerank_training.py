@@ -5,7 +5,7 @@
     .venv/bin/python benchmarks/rerank_training.py steps      # one pass for FGR and MLM against two
 
 On the pictures and captions of made_scenes.py, by the loop and the objectives of the pipeline, from random
-weights. The common space has so few numbers (--dim) that vectors do not hold which colour has which shape; with 32
+weights. The common space has so few numbers (--dim) that vectors hardly hold which colour has which shape; with 32
 they do.
 """
 
