@@ -1,7 +1,9 @@
 """A small dual encoder, settings of a re-ranker over it, and batches with siblings: for its objectives."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +16,9 @@ from tuwen.reranking.joint import JointModel
 from tuwen.reranking.lengths import read_by_length
 from tuwen.reranking.objective import HiddenWords, Matching
 from tuwen.reranking.recipe import describe_layers
+from tuwen.training import trainer
 from tuwen.training.loader import Batch
+from tuwen.training.selection import Measured
 
 ROWS, TOKENS, VOCABULARY = 12, 10, 24
 WORDS = HiddenWords(mask=4, special=(0, 1, 2, 3, 4))
@@ -97,6 +101,31 @@ def make_joint(settings: Rerank) -> tuple[JointModel, Matching]:
     model = JointModel(dual, cross)
     objective.prepare(model, 3)
     return model, objective
+
+
+def train(folder: Path, settings: Rerank, feed: Any = None, log: Any = None) -> tuple[Any, trainer.Training]:
+    """Train on one batch, three steps an epoch; return the model, of trained towers the joint one."""
+    model: Any
+    if settings.towers == "trained":
+        model, objective = make_joint(settings)
+    else:
+        _, model, objective = make_parts(settings)
+
+    def repeat(epoch: int, first_step: int = 0):
+        yield from [make_batch(1)] * (3 - first_step)
+
+    training = trainer.train(
+        model,
+        feed or repeat,
+        3,
+        settings.fit,
+        seed=0,
+        checkpoint=folder,
+        evaluate=lambda _: Measured({}, np.zeros(0)),
+        log=log or (lambda *_: None),
+        objective=objective,
+    )
+    return model, training
 
 
 def compute_gradients(settings: Rerank, batch: Batch, done: int = 0) -> tuple[float, dict[str, torch.Tensor]]:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,13 +20,13 @@ from tests.support.reranking import (
     make_settings,
     make_trained,
     record_read,
+    train,
 )
 from tests.support.training import FIT
-from tuwen.core.params import Fit, Rerank
+from tuwen.core.params import Fit
 from tuwen.reranking.joint import JointModel
-from tuwen.training import step, trainer
+from tuwen.training import step
 from tuwen.training.objective import Contrastive
-from tuwen.training.selection import Measured
 
 
 def make_fit(**changes: Any) -> Fit:
@@ -135,27 +134,6 @@ def test_half_precision_leaves_no_weight_without_its_gradient() -> None:
     half = compute_gradients(make_trained(ALL, tgd=TGD, fit=fit), make_batch(1))
     assert half[1].keys() == whole[1].keys()
     assert half[0] == pytest.approx(whole[0], rel=0.02)
-
-
-def train(folder: Path, settings: Rerank, feed: Any = None) -> tuple[JointModel, trainer.Training]:
-    """Train on one batch, three steps an epoch."""
-    model, objective = make_joint(settings)
-
-    def repeat(epoch: int, first_step: int = 0):
-        yield from [make_batch(1)] * (3 - first_step)
-
-    training = trainer.train(
-        model,
-        feed or repeat,
-        3,
-        settings.fit,
-        seed=0,
-        checkpoint=folder,
-        evaluate=lambda _: Measured({}, np.zeros(0)),
-        log=lambda *_: None,
-        objective=objective,
-    )
-    return model, training
 
 
 class Killed(Exception):

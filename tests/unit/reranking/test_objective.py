@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -23,13 +22,11 @@ from tests.support.reranking import (
     make_parts,
     make_settings,
     record_read,
+    train,
 )
 from tuwen.core.params import Rerank
-from tuwen.model.cross_encoder import CrossEncoder
 from tuwen.reranking import losses
-from tuwen.training import trainer
 from tuwen.training.loader import Batch
-from tuwen.training.selection import Measured
 
 
 def record_pairs(settings: Rerank, batch: Batch, steps: int) -> list[dict[str, torch.Tensor]]:
@@ -203,29 +200,6 @@ def test_a_reranker_that_tells_nothing_apart_is_named_and_one_that_does_is_not(c
     assert record["fgr"] == pytest.approx(losses.compute_never_loss(2, (1.0, 2.0)), abs=1e-4)
     assert record["fgr_accuracy"] == 0
     assert "0.6931 is that of a re-ranker that tells nothing apart" in capsys.readouterr().err
-
-
-def train(
-    folder: Path, settings: Rerank, feed: Any = None, log: Any = None
-) -> tuple[CrossEncoder, trainer.Training]:
-    """Train on one batch, three steps an epoch."""
-    _, cross, objective = make_parts(settings)
-
-    def repeat(epoch: int, first_step: int = 0):
-        yield from [make_batch(1)] * (3 - first_step)
-
-    training = trainer.train(
-        cross,
-        feed or repeat,
-        3,
-        settings.fit,
-        seed=0,
-        checkpoint=folder,
-        evaluate=lambda _: Measured({}, np.zeros(0)),
-        log=log or (lambda record, epoch: None),
-        objective=objective,
-    )
-    return cross, training
 
 
 def test_it_learns_which_texts_are_whose_and_the_alarm_falls_silent(tmp_path: Path, capsys) -> None:
