@@ -53,6 +53,7 @@ TESTED_WITH_OTHERS = {
     "reranking/encoded.py": "unit/reranking/test_objective.py",
     "reranking/regions.py": "unit/reranking/test_objective.py",
     "retrieval/packed_reranker.py": "unit/tracking/test_served_model.py",
+    "service/index/store.py": "unit/service/index/test_exact.py",
     "tracking/artifacts.py": "unit/tracking/test_lineage.py",
     "tracking/records.py": "unit/tracking/test_runs.py",
     "tracking/system_metrics.py": "unit/tracking/test_runs.py",

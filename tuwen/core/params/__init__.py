@@ -37,7 +37,20 @@ from tuwen.core.params.model import (
     TextTower,
 )
 from tuwen.core.params.rerank import ImageTokens, MomentumTeacher, Objectives, Rerank
-from tuwen.core.params.root import Embed, Evaluate, Gate, Image, Params, Predict, Report, Text, load_params
+from tuwen.core.params.root import (
+    Embed,
+    Evaluate,
+    Exact,
+    Gate,
+    Image,
+    Index,
+    Licence,
+    Params,
+    Predict,
+    Report,
+    Text,
+    load_params,
+)
 from tuwen.core.params.training import Baseline, Distil, Finetune, Fit, Loop, Select, SoftTargets
 
 __all__ = [
@@ -50,6 +63,7 @@ __all__ = [
     "Distil",
     "Embed",
     "Evaluate",
+    "Exact",
     "Finetune",
     "Fit",
     "Folder",
@@ -59,6 +73,8 @@ __all__ = [
     "Image",
     "ImageTokens",
     "ImageTower",
+    "Index",
+    "Licence",
     "Loop",
     "Marian",
     "Model",

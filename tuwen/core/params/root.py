@@ -22,6 +22,12 @@ def _check_ks(ks: list[int]) -> list[int]:
     return ks
 
 
+def _check_once(names: list[str]) -> list[str]:
+    if len(set(names)) != len(names):
+        raise ValueError("must hold no name twice")
+    return names
+
+
 class Image(Strict):
     """How a picture becomes the model's input."""
 
@@ -72,6 +78,30 @@ class Report(Strict):
     examples: Count  # queries shown per kind and direction
 
 
+class Licence(Strict):
+    """Whose a source's pictures are, as the page says it."""
+
+    source: str  # labelled, or a name of `corpus`
+    text: str
+    link: str
+
+
+class Exact(Strict):
+    """Our own exact search over the vectors as they lie on disk."""
+
+    kind: Literal["exact"]
+
+
+class Index(Strict):
+    """What the search service answers from."""
+
+    sets: Annotated[
+        list[Literal["valid", "test", "bank", "corpus"]], Field(min_length=1), AfterValidator(_check_once)
+    ]
+    store: Exact
+    licences: list[Licence]
+
+
 class Gate(Strict):
     """What a pull request may cost. No stage reads it; `python -m flows.reevaluate` does."""
 
@@ -97,6 +127,7 @@ class Params(Strict):
     evaluate: Evaluate
     predict: Predict
     report: Report
+    index: Index
     gate: Gate
 
     @model_validator(mode="after")
