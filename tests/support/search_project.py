@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tests.support.reranker_world import build_reranked, write_choices
-from tuwen.core.params import Embed, Exact, Index
+from tuwen.core.params import Embed, Index
 from tuwen.data.formats import pairs
 from tuwen.service.index.build import Project, write_index
 
@@ -18,7 +18,6 @@ INDEX = Index.model_validate(
 )
 EMBED = Embed(batch_size=8)
 CHOICES = {"t2i": (6, 0.5), "i2t": (4, 0.0)}  # depth and weight of the cosine
-STORE = Exact(kind="exact")
 
 
 def locate_project(root: Path) -> Project:

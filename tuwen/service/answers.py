@@ -17,7 +17,7 @@ from tuwen.service.engine import Engine, Query, QueryAnswer
 from tuwen.service.index.store import Hits, ItemFilter
 from tuwen.service.messages import AttentionBody, EmbedBody, SearchBody
 from tuwen.service.pictures import SIZES_PX, Thumbnails, make_tag, read_picture
-from tuwen.service.read_request import decode_base64, decode_upload
+from tuwen.service.read_request import decode_upload, read_base64
 from tuwen.service.request_error import RequestError, make_invalid
 from tuwen.service.search_metrics import SearchMetrics, StageTimes
 from tuwen.service.settings import SearchSettings
@@ -107,7 +107,7 @@ class LiveAnswers:
             self._check_text(text)
             asked.append(text)
         for number, image in enumerate(body.images or ()):
-            asked.append(await self._decode(decode_base64(image, f"images[{number}]"), f"images[{number}]"))
+            asked.append(await self._decode(read_base64(image, f"images[{number}]"), f"images[{number}]"))
         queries = (Query(one, "images", 0, ItemFilter()) for one in asked)
         vectors = await asyncio.gather(*map(self._batches.submit, queries))
         return {"model": self.engine.about, "vectors": [answer.vector.tolist() for answer in vectors]}
@@ -142,7 +142,7 @@ class LiveAnswers:
         if body.text is not None:
             return "text", self.engine.fold(body.text) if body.simplify else body.text, None
         if body.image is not None:
-            data = upload if upload is not None else decode_base64(body.image)
+            data = upload if upload is not None else read_base64(body.image)
             with times.measure("decode"):
                 return "image", await self._decode(data, "image"), None
         side, item_id = ("images", body.image_id) if body.image_id is not None else ("texts", body.text_id)

@@ -30,6 +30,7 @@ from tuwen.service.index.exact import ExactStore
 from tuwen.service.index.item_index import ItemIndex
 from tuwen.service.index.store import Hits, ItemFilter, Store
 
+SQUARE_NDIM = 3  # of a picture, [S, S, 3]; a vector has one
 NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
@@ -61,7 +62,8 @@ class Engine:
         self.reader: AttentionReader | None = None
         self.choices: dict[str, OrderChoice] = {}
         if has_reranker(model) and index.params["reranking"]:
-            dual, cross = (layers.to(choose_device()) for layers in load_reranker(model))
+            loaded = load_reranker(model)
+            dual, cross = loaded.dual.to(choose_device()), loaded.cross.to(choose_device())
             self.retriever = Retriever(dual, load_tokenizer(model / "vocab.txt"))
             # a tokenizer of its own: it serves one thread at a time
             tokenizer = load_tokenizer(model / "vocab.txt")
@@ -100,15 +102,19 @@ class Engine:
     def encode(self, asked: Sequence[str | Pixels | Vectors]) -> Vectors:
         """Return unit vectors [Q, D] of texts and squares; a vector stays as it is."""
         vectors = np.empty((len(asked), self.retriever.model.config["dim"]), np.float32)
-        texts = {row: one for row, one in enumerate(asked) if isinstance(one, str)}
-        squares = {row: one for row, one in enumerate(asked) if not isinstance(one, str) and one.ndim == 3}
+        texts: dict[int, str] = {}
+        squares: dict[int, Pixels] = {}
+        for row, one in enumerate(asked):
+            if isinstance(one, str):
+                texts[row] = one
+            elif one.ndim == SQUARE_NDIM:
+                squares[row] = one.astype(np.uint8, copy=False)
+            else:
+                vectors[row] = one
         if texts:
             vectors[list(texts)] = self.retriever.encode_texts(list(texts.values()))
         if squares:
             vectors[list(squares)] = embed_images(self.retriever.model, squares.values(), ENCODE_BATCH)
-        for row, one in enumerate(asked):
-            if row not in texts and row not in squares:
-                vectors[row] = one
         return vectors
 
     def reorder(self, direction: str, query: Any, hits: Hits) -> Reordered:

@@ -1,7 +1,5 @@
 """The bytes of a request -> a checked body: JSON, or a form with a picture file."""
 
-import base64
-import binascii
 import json
 from typing import Any, TypeVar
 
@@ -12,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from tuwen.core.errors import UserError
+from tuwen.data.formats.image_files import decode_base64
 from tuwen.data.formats.images import Pixels, open_image
 from tuwen.retrieval.retriever import read_square
 from tuwen.service.messages import Body
@@ -69,12 +68,12 @@ def _read_field(name: str, value: str) -> Any:
         raise make_invalid(f'{name}: as in JSON, such as 20, true or {{"source": ["art"]}}') from None
 
 
-def decode_base64(value: str, name: str = "image") -> bytes:
+def read_base64(value: str, name: str = "image") -> bytes:
     """Return the bytes that a string stands for. Raises RequestError where it is no base64."""
-    try:
-        return base64.b64decode(value.encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError):
-        raise make_invalid(f"{name}: not base64; send the bytes of a picture file in it") from None
+    data = decode_base64(value.encode("utf-8", "replace"))
+    if data is None:
+        raise make_invalid(f"{name}: not base64; send the bytes of a picture file in it")
+    return data
 
 
 def decode_upload(data: bytes, size_px: int, max_pixels: int, name: str = "image") -> Pixels:

@@ -14,15 +14,17 @@ class SearchMetrics:
     """The collectors of one service, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        of = {"registry": self.registry}
-        self.stages = Histogram("tuwen_search_stage_seconds", "Time by stage", ["stage"], buckets=SECONDS, **of)
-        self.requests = Counter("tuwen_search_requests", "Answers", ["route", "status"], **of)
-        self.latency = Histogram("tuwen_search_request_seconds", "Time by route", ["route"], buckets=SECONDS, **of)
-        self.queries = Counter("tuwen_search_queries", "Queries", ["kind", "of"], **of)
-        self.batches = Histogram("tuwen_search_batch_queries", "Queries in a batch", buckets=BATCH_QUERIES, **of)
-        self.items = Gauge("tuwen_search_index_items", "Items of the index", ["side"], **of)
-        self.swaps = Counter("tuwen_search_swaps", "Models taken or refused", ["outcome"], **of)
+        self.registry = one = CollectorRegistry()
+        name = "tuwen_search_"
+        self.stages = Histogram(f"{name}stage_seconds", "Time by stage", ["stage"], buckets=SECONDS, registry=one)
+        self.latency = Histogram(
+            f"{name}request_seconds", "Time by route", ["route"], buckets=SECONDS, registry=one
+        )
+        self.batches = Histogram(f"{name}batch_queries", "Queries in a batch", buckets=BATCH_QUERIES, registry=one)
+        self.requests = Counter(f"{name}requests", "Answers", ["route", "status"], registry=one)
+        self.queries = Counter(f"{name}queries", "Queries", ["kind", "of"], registry=one)
+        self.swaps = Counter(f"{name}swaps", "Models taken or refused", ["outcome"], registry=one)
+        self.items = Gauge(f"{name}index_items", "Items of the index", ["side"], registry=one)
 
 
 class StageTimes:

@@ -1,6 +1,6 @@
 """The settings, params.yaml, as strict models.
 
-Read root.py first, then data.py, model.py, training.py and rerank.py.
+Read root.py first, then data.py, model.py, training.py, rerank.py and index.py.
 """
 
 from tuwen.core.params.data import (
@@ -25,6 +25,7 @@ from tuwen.core.params.data import (
     WebdatasetSource,
     ZeroSource,
 )
+from tuwen.core.params.index import Exact, Index, Licence
 from tuwen.core.params.model import (
     CnClip,
     Folder,
@@ -40,11 +41,8 @@ from tuwen.core.params.rerank import ImageTokens, MomentumTeacher, Objectives, R
 from tuwen.core.params.root import (
     Embed,
     Evaluate,
-    Exact,
     Gate,
     Image,
-    Index,
-    Licence,
     Params,
     Predict,
     Report,

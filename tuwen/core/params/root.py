@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 
 from tuwen.core.errors import UserError
 from tuwen.core.params.data import Augment, Corpus, Count, Pairs, Source, Split, Strict, Validate
+from tuwen.core.params.index import Index
 from tuwen.core.params.model import Model
 from tuwen.core.params.rerank import Rerank
 from tuwen.core.params.training import Baseline, Finetune
@@ -20,12 +21,6 @@ def _check_ks(ks: list[int]) -> list[int]:
     if 5 not in ks or len(set(ks)) != len(ks):
         raise ValueError("must hold 5, the headline, and no number twice")
     return ks
-
-
-def _check_once(names: list[str]) -> list[str]:
-    if len(set(names)) != len(names):
-        raise ValueError("must hold no name twice")
-    return names
 
 
 class Image(Strict):
@@ -76,30 +71,6 @@ class Report(Strict):
     """What the report shows."""
 
     examples: Count  # queries shown per kind and direction
-
-
-class Licence(Strict):
-    """Whose a source's pictures are, as the page says it."""
-
-    source: str  # labelled, or a name of `corpus`
-    text: str
-    link: str
-
-
-class Exact(Strict):
-    """Our own exact search over the vectors as they lie on disk."""
-
-    kind: Literal["exact"]
-
-
-class Index(Strict):
-    """What the search service answers from."""
-
-    sets: Annotated[
-        list[Literal["valid", "test", "bank", "corpus"]], Field(min_length=1), AfterValidator(_check_once)
-    ]
-    store: Exact
-    licences: list[Licence]
 
 
 class Gate(Strict):

@@ -38,11 +38,10 @@ class ExactStore:
     def search(self, side: str, queries: Vectors, k: int, keep: ItemFilter) -> list[Hits]:
         """Return the k best items that the filter keeps, for each query; queries [Q, D], unit rows."""
         vectors, kept = self._vectors[side], self._find_kept(side, keep)
-        rows = None if kept is None else np.flatnonzero(kept)
-        if rows is not None and len(rows) * FEW_SHARE < len(kept):
+        rows = None
+        if kept is not None and np.count_nonzero(kept) * FEW_SHARE < len(kept):
+            rows = np.flatnonzero(kept)
             vectors, kept = vectors[torch.from_numpy(rows)], None
-        else:
-            rows = None
         step = max(1, PASS_SCORES // max(1, len(vectors)))
         found = []
         for start in range(0, len(queries), step):

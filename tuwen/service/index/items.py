@@ -14,6 +14,7 @@ from tuwen.core.executor import count_workers
 from tuwen.core.progress import follow
 from tuwen.data.formats import pairs, shards
 from tuwen.data.formats.images import open_image, read_orientation
+from tuwen.retrieval.vectors import Rows
 
 SIDES = ("images", "texts")  # of a set, and of an index
 LABELLED_SOURCE = "labelled"  # the source of what is not of the corpus, as its raw set is called
@@ -42,9 +43,7 @@ RANGE_COLUMNS = ("width_px", "height_px", "caption_chars")  # that filters give 
 IndexItem = dict[str, Any]  # a row of ITEM_SCHEMA
 
 
-def list_items(
-    data: Path, name: str, tables: pairs.PairSet
-) -> dict[str, tuple[list[IndexItem], pairs.RowNumbers]]:
+def list_items(data: Path, name: str, tables: pairs.PairSet) -> dict[str, tuple[list[IndexItem], Rows]]:
     """Return by side the items of the set `name` and the rows of its table that they are.
 
     An image whose bytes the source could not give is none, nor is a text without a caption. data: the data root.

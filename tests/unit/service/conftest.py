@@ -1,4 +1,4 @@
-"""One project for the tests of the index: to embed it takes longer than most of them."""
+"""One project for the tests of the index and the service: to embed it takes longer than most of them."""
 
 from pathlib import Path
 
