@@ -5,7 +5,6 @@ Shapes: I images of valid.
 
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -60,9 +59,7 @@ def make_rerank_validator(
             "i2t": RetrievalTask(images, texts, image_P, text_P),
             "t2i": RetrievalTask(texts, images, text_P, image_P),
         }
-        TOKENS_WORK.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=TOKENS_WORK) as work:
-            found = find_matches(reranker, tokenizer, sides, vectors, k, list(DIRECTIONS), Path(work))
+        found = find_matches(reranker, tokenizer, sides, vectors, k, list(DIRECTIONS), TOKENS_WORK)
         judged = {
             name: judge_choice(TrueRanks(*rank_true_items(tasks[name])), one, OrderChoice(k, WEIGHT), KS)
             for name, one in found.items()
