@@ -24,7 +24,7 @@ from tuwen.retrieval.encode import decode_row, list_image_rows, stream_caption_v
 from tuwen.retrieval.match_pairs import PairSides, compute_matches
 from tuwen.retrieval.metrics import Judged, judge_ranks
 from tuwen.retrieval.search import rank_items, top_k
-from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
+from tuwen.retrieval.vectors import Floats, RetrievalTask, Rows, Vectors
 
 EMBED_BATCH = 64
 TOKENS_WORK = Path(".cache/rerank")  # for the files of tokens, which may be larger than the memory
@@ -135,8 +135,12 @@ def rerank(matches: Matches, k: int, weight: float) -> Rows:
 
 def rank_first(matches: Matches, k: int, weight: float) -> Rows:
     """Return the places [Q, k] that the first `k` by match + weight x cosine have by the cosine, best first."""
-    score_Qk = matches.match[:, :k].astype(np.float64) + weight * matches.cosine[:, :k].astype(np.float64)
-    return np.lexsort((matches.rows[:, :k], -score_Qk), axis=1)
+    return np.lexsort((matches.rows[:, :k], -score_first(matches, k, weight)), axis=1)
+
+
+def score_first(matches: Matches, k: int, weight: float) -> Floats:
+    """Return match + weight x cosine [Q, k] of the first `k` by the cosine."""
+    return matches.match[:, :k].astype(np.float64) + weight * matches.cosine[:, :k].astype(np.float64)
 
 
 def judge_reranked(task: RetrievalTask, matches: Matches, k: int, weight: float, ks: Sequence[int]) -> Judged:
