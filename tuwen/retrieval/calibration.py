@@ -17,7 +17,7 @@ from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
 from tuwen.retrieval.vectors import Flags, Floats
 
-DIGITS = 6  # of what is written
+_DIGITS = 6  # of what is written
 BINS = 10
 STEPS = 100  # of Newton's method at most; about eight are taken
 STEEPEST = 1e-10  # gradient per query at which it has arrived
@@ -97,14 +97,14 @@ def measure_calibration(valid: FirstAnswers, test: FirstAnswers) -> dict[str, An
         said, seen = float(p_N[rows].mean()), float(test.right[rows].mean())
         bins.append({"queries": len(rows), "said": said, "seen": seen})
     return {
-        "slope": round(curve.slope, DIGITS),
-        "intercept": round(curve.intercept, DIGITS),
+        "slope": round(curve.slope, _DIGITS),
+        "intercept": round(curve.intercept, _DIGITS),
         "fitted_on": len(valid.score),
         "queries": len(p_N),
-        "right": round(float(test.right.mean()), DIGITS),
-        "brier": round(float(((p_N - test.right) ** 2).mean()), DIGITS),
-        "ece": round(sum(one["queries"] * abs(one["said"] - one["seen"]) for one in bins) / len(p_N), DIGITS),
-        "bins": [{name: round(value, DIGITS) for name, value in one.items()} for one in bins],
+        "right": round(float(test.right.mean()), _DIGITS),
+        "brier": round(float(((p_N - test.right) ** 2).mean()), _DIGITS),
+        "ece": round(sum(one["queries"] * abs(one["said"] - one["seen"]) for one in bins) / len(p_N), _DIGITS),
+        "bins": [{name: round(value, _DIGITS) for name, value in one.items()} for one in bins],
     }
 
 
