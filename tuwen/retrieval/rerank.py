@@ -23,7 +23,7 @@ from tuwen.model.reranker import ReRanker
 from tuwen.retrieval.encode import decode_row, list_image_rows, stream_caption_vectors, stream_vectors
 from tuwen.retrieval.match_pairs import PairSides, compute_matches
 from tuwen.retrieval.search import top_k
-from tuwen.retrieval.vectors import Rows, Vectors
+from tuwen.retrieval.vectors import Floats, Rows, Vectors
 
 EMBED_BATCH = 64
 TOKENS_WORK = Path(".cache/rerank")  # for the files of tokens, which may be larger than the memory
@@ -134,5 +134,9 @@ def rerank(matches: Matches, k: int, weight: float) -> Rows:
 
 def rank_first(matches: Matches, k: int, weight: float) -> Rows:
     """Return the places [Q, k] that the first `k` by match + weight x cosine have by the cosine, best first."""
-    score_Qk = matches.match[:, :k].astype(np.float64) + weight * matches.cosine[:, :k].astype(np.float64)
-    return np.lexsort((matches.rows[:, :k], -score_Qk), axis=1)
+    return np.lexsort((matches.rows[:, :k], -score_first(matches, k, weight)), axis=1)
+
+
+def score_first(matches: Matches, k: int, weight: float) -> Floats:
+    """Return match + weight x cosine [Q, k] of the first `k` by the cosine."""
+    return matches.match[:, :k].astype(np.float64) + weight * matches.cosine[:, :k].astype(np.float64)
