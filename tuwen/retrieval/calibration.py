@@ -84,8 +84,8 @@ def _measure_loss(design_N2: Floats, weights_2: Floats, target_N: Floats) -> flo
 def measure_calibration(valid: FirstAnswers, test: FirstAnswers) -> dict[str, Any]:
     """Fit on valid, judge on test; return what details.json holds of one order of the answers.
 
-    Reliability: the queries of test by their probability, in at most MOST_BINS bins of equally many; of each the mean
-    probability and the share of right answers. ece: the expected calibration error, the mean distance of the two
+    Reliability: the queries of test by their probability, in at most MOST_BINS bins of equally many; of each the
+    mean probability and the share of right answers. ece: the expected calibration error, the mean distance of both
     (Naeini et al. 2015; equal counts as Nguyen and O'Connor 2015 have them, since equal widths leave most bins
     empty). brier: the mean square of probability - outcome (Brier 1950); always saying test's own share p would
     have p (1 - p).
