@@ -18,8 +18,8 @@ from tuwen.data.formats.json_file import read_json
 from tuwen.retrieval.vectors import Flags, Floats
 
 _DIGITS = 6  # of what is written
-BINS = 10
-STEPS = 100  # of Newton's method at most; about eight are taken
+MOST_BINS = 10
+NEWTON_STEPS = 100  # of Newton's method at most; about eight are taken
 STEEPEST = 1e-10  # gradient per query at which it has arrived
 
 
@@ -58,7 +58,7 @@ def fit_calibration(scores: Floats, right: Flags) -> Calibration:
         return flat
     design_N2 = np.stack([(scores - centre) / spread, np.ones(len(scores))], axis=1)
     weights_2 = np.array([0.0, flat.intercept])
-    for _ in range(STEPS):
+    for _ in range(NEWTON_STEPS):
         p_N = _squash(design_N2 @ weights_2)
         gradient_2 = design_N2.T @ (p_N - target_N)
         if np.abs(gradient_2).max() < STEEPEST * len(scores):
@@ -84,8 +84,8 @@ def _measure_loss(design_N2: Floats, weights_2: Floats, target_N: Floats) -> flo
 def measure_calibration(valid: FirstAnswers, test: FirstAnswers) -> dict[str, Any]:
     """Fit on valid, judge on test; return what details.json holds of one order of the answers.
 
-    Reliability: the queries of test by their probability, in at most BINS bins of equally many; of each the mean
-    probability and the share of right answers. ece: the expected calibration error, the mean distance of the two
+    Reliability: the queries of test by their probability, in at most MOST_BINS bins of equally many; of each the
+    mean probability and the share of right answers. ece: the expected calibration error, the mean distance of both
     (Naeini et al. 2015; equal counts as Nguyen and O'Connor 2015 have them, since equal widths leave most bins
     empty). brier: the mean square of probability - outcome (Brier 1950); always saying test's own share p would
     have p (1 - p).
@@ -93,7 +93,7 @@ def measure_calibration(valid: FirstAnswers, test: FirstAnswers) -> dict[str, An
     curve = fit_calibration(*valid)
     p_N = _squash(curve.slope * test.score + curve.intercept)
     bins = []
-    for rows in np.array_split(np.argsort(p_N, kind="stable"), min(BINS, len(p_N))):
+    for rows in np.array_split(np.argsort(p_N, kind="stable"), min(MOST_BINS, len(p_N))):
         said, seen = float(p_N[rows].mean()), float(test.right[rows].mean())
         bins.append({"queries": len(rows), "said": said, "seen": seen})
     return {

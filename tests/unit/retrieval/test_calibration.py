@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 
 from tuwen.core.errors import UserError
 from tuwen.retrieval.calibration import (
-    BINS,
+    MOST_BINS,
     Calibration,
     FirstAnswers,
     fit_calibration,
@@ -99,9 +99,9 @@ def test_reliability_is_brier_and_ece_by_their_definitions() -> None:
     assert body["brier"] < body["right"] * (1 - body["right"])  # it tells more than the share alone
     bins = body["bins"]
     assert [one["queries"] for one in bins] == [51] * 5 + [50] * 5
-    assert len(bins) == BINS
+    assert len(bins) == MOST_BINS
     order = np.argsort(said)
-    for one, rows in zip(bins, np.array_split(order, BINS), strict=True):
+    for one, rows in zip(bins, np.array_split(order, MOST_BINS), strict=True):
         assert one["said"] == pytest.approx(said[rows].mean(), abs=1e-6)
         assert one["seen"] == pytest.approx(test.right[rows].mean(), abs=1e-6)
     distance = sum(one["queries"] * abs(one["said"] - one["seen"]) for one in bins) / 505
