@@ -10,6 +10,7 @@ import pytest
 from tests.support.reranker_world import build_reranked, write_choices
 from tuwen.core.params import Embed, Index
 from tuwen.data.formats import pairs
+from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.service.index.build import Project, write_index
 
 LICENCES = [{"source": "art", "text": "OpenMoji, CC BY-SA 4.0", "link": "https://openmoji.org"}]
@@ -17,6 +18,10 @@ INDEX = Index.model_validate(
     {"sets": ["test", "bank", "corpus"], "store": {"kind": "exact"}, "licences": LICENCES}
 )
 EMBED = Embed(batch_size=8)
+CURVES = {
+    "finetuned": {"cosine": {"slope": 3.0, "intercept": -1.0}},
+    "reranked": {"cosine": {"slope": 3.0, "intercept": -1.0}, "reranked": {"slope": 2.0, "intercept": -0.5}},
+}
 CHOICES = {"t2i": (6, 0.5), "i2t": (4, 0.0)}  # depth and weight of the cosine
 
 
@@ -31,6 +36,7 @@ def build_search_project(root: Path, *, reranked: bool = True) -> Path:
         patch.chdir(root)
         build_reranked(root)
     write_choices(root, CHOICES)
+    write_calibrations(root)
     if not reranked:
         (root / "models/reranked/cross_encoder.json").unlink()
     corpus = pairs.read_pair_set(root / "data/clean/bank")
@@ -39,6 +45,15 @@ def build_search_project(root: Path, *, reranked: bool = True) -> Path:
     )
     pairs.write_pair_set(root / "data/clean/corpus", pairs.PairSet(images, corpus.texts, corpus.pairs))
     return root
+
+
+def write_calibrations(root: Path) -> None:
+    """Write into details.json of both models how sure a first answer is."""
+    for name, curves in CURVES.items():
+        place = root / "results" / name / "details.json"
+        body = read_json(place) if place.is_file() else {}
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_json(place, body | {"calibration": dict.fromkeys(("t2i", "i2t"), curves)})
 
 
 def build_index(root: Path, index: Index = INDEX) -> Path:

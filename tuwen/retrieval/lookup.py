@@ -79,8 +79,8 @@ def find_answers(query: str, model: Path, gallery: str, k: int, rerank: bool = F
     if choice and reranker:
         first = slice(choice.k)
         ranking = reranker, retriever.tokenizer
-        order, match = _reorder(ranking, query, items, rows[0, first], cosines[0, first], choice.weight)
-        moved = [found[place]._replace(match=float(match[place])) for place in order]
+        new = _reorder(ranking, query, items, rows[0, first], cosines[0, first], choice.weight)
+        moved = [found[place]._replace(match=float(new.match[place])) for place in new.order]
         found = [*moved, *found[len(moved) :]]
     return found[:k]
 

@@ -12,7 +12,7 @@ from tuwen.retrieval.attention.entity_maps import map_entities
 from tuwen.retrieval.rerank import Reordered
 from tuwen.retrieval.retriever import read_square
 from tuwen.service.batches import Batcher
-from tuwen.service.describe import describe_hits, describe_maps
+from tuwen.service.describe import SCORE_DIGITS, describe_hits, describe_maps
 from tuwen.service.engine import Engine, Query, QueryAnswer
 from tuwen.service.index.store import Hits, ItemFilter
 from tuwen.service.messages import AttentionBody, EmbedBody, SearchBody
@@ -60,6 +60,7 @@ class LiveAnswers:
             kept = hits.rows != own
             hits, total = Hits(hits.rows[kept], hits.cosines[kept]), total - 1
         reordered = await self._reorder(body, direction, asked, own_row, hits, depth, times)
+        probability = engine.estimate_probability(direction, hits, reordered)
         self._metrics.queries.labels(kind, of).inc()
         page = slice(body.offset, body.offset + body.k)
         answers = describe_hits(engine.index, of, hits, reordered, page)
@@ -68,7 +69,7 @@ class LiveAnswers:
             "of": of,
             "model": engine.about,
             "index": {"digest": engine.index.digest},
-            "probability": None,
+            "probability": None if probability is None else round(probability, SCORE_DIGITS),
             "total": total,
             "answers": answers,
             "milliseconds": times.milliseconds,

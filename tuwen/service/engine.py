@@ -20,6 +20,7 @@ from tuwen.model.attention_map import explain_no_map
 from tuwen.model.device import choose_device
 from tuwen.model.reranker import ReRanker, has_reranker, load_reranker
 from tuwen.retrieval.attention.entity_maps import AttentionReader
+from tuwen.retrieval.calibration import Calibration
 from tuwen.retrieval.encode import decode_row, embed_images
 from tuwen.retrieval.match_pairs import PairSides
 from tuwen.retrieval.rerank import Reordered, reorder_found
@@ -71,6 +72,10 @@ class Engine:
             self.choices = {name: OrderChoice(**one) for name, one in index.params["reranking"].items()}
         else:
             self.retriever = load_retriever(model)
+        self._curves = {
+            direction: {order: Calibration(**one) for order, one in by.items()}
+            for direction, by in index.params["calibration"].items()
+        }
         self.store: Store = ExactStore(index)
         self.size_px = int(self.retriever.model.config["image"]["size_px"])
 
@@ -130,6 +135,14 @@ class Engine:
             sides = PairSides([asked], decode, [one["caption"] for one in items])
         weight = self.choices[direction].weight
         return reorder_found(self.reader.reranker, self.reader.tokenizer, sides, hits.rows, hits.cosines, weight)
+
+    def estimate_probability(self, direction: str, hits: Hits, reordered: Reordered | None) -> float | None:
+        """Return how likely the first answer is right; None where that was not measured, as of alike pictures."""
+        order = "cosine" if reordered is None else "reranked"
+        curve = self._curves.get(direction, {}).get(order)
+        if curve is None or not len(hits.rows):
+            return None
+        return curve.probability(float(hits.cosines[0] if reordered is None else reordered.score[0]))
 
     def fold(self, text: str) -> str:
         """Return a text in simplified characters."""

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from tests.support.broken import encode, landscape
-from tests.support.search_project import CHOICES, LICENCES
+from tests.support.search_project import CHOICES, CURVES, LICENCES
 from tuwen.retrieval.retriever import load_retriever
 from tuwen.service.app import build_app
 from tuwen.service.live import LiveModel
@@ -62,7 +63,7 @@ def list_ids(found: dict[str, Any]) -> list[str]:
 def test_a_text_finds_pictures_of_this_model_and_index(client: TestClient, built: Path) -> None:
     found = search(client, text="一个红色的圆形", k=5)
     about = client.get("/about").json()
-    assert (found["of"], found["total"], found["probability"]) == ("images", 36, None)
+    assert (found["of"], found["total"]) == ("images", 36)
     assert found["model"] == about["model"]
     assert found["index"]["digest"] == about["index"]["digest"]
     (query,) = load_retriever(built / "models/reranked").encode_texts(["一个红色的圆形"])
@@ -73,6 +74,24 @@ def test_a_text_finds_pictures_of_this_model_and_index(client: TestClient, built
         *("width_px", "height_px"),
     }
     assert {"encode", "search", "total"} <= set(found["milliseconds"])
+
+
+def test_it_says_how_likely_the_first_answer_is_right(client: TestClient) -> None:
+    def squash(order: str, score: float) -> float:
+        curve = CURVES["reranked"][order]
+        return 1 / (1 + math.exp(-(curve["slope"] * score + curve["intercept"])))
+
+    plain = search(client, text="一个蓝色的方形", k=1)
+    assert plain["probability"] == pytest.approx(squash("cosine", plain["answers"][0]["score"]), abs=1e-5)
+    for query in ({"text": "一个蓝色的方形"}, {"image_id": "图03.png"}):
+        found = search(client, **query, rerank=True, k=1, offset=0)
+        (first,) = found["answers"]
+        weight = CHOICES["t2i" if "text" in query else "i2t"][1]
+        due = squash("reranked", first["match"] + weight * first["score"])
+        assert found["probability"] == pytest.approx(due, abs=1e-5)
+        assert search(client, **query, rerank=True, k=1, offset=3)["probability"] == found["probability"]
+    assert search(client, image_id="图03.png", of="images")["probability"] is None
+    assert search(client, text="猫", filter={"width_px": [1, 2]})["probability"] is None
 
 
 def test_pages_follow_each_other(client: TestClient) -> None:

@@ -61,7 +61,7 @@ def test_it_finds_what_the_library_finds(engine: Engine, built: Path, monkeypatc
     found = find_answers("一个蓝色的方形", Path("models/reranked"), "bank", 12, rerank=True)
     depth = CHOICES["t2i"][0]
     first = Hits(answer.hits.rows[:depth], answer.hits.cosines[:depth])
-    order, match = engine.reorder("t2i", "一个蓝色的方形", first)
+    order, match, _ = engine.reorder("t2i", "一个蓝色的方形", first)
     names = ids(engine, "images", answer.hits)
     moved = [*(names[place] for place in order), *names[depth:]]
     assert [name.removeprefix("bank/") for name in moved] == [one.id for one in found]
@@ -73,7 +73,8 @@ def test_texts_are_reordered_for_a_picture_however_it_is_given(
     engine: Engine, make_query: Callable[[Engine, str], object]
 ) -> None:
     (answer,) = engine.answer([Query(read_picture(engine, "图03.png"), "texts", 4, ALL)])
-    order, match = engine.reorder("i2t", make_query(engine, "图03.png"), answer.hits)
+    order, match, score = engine.reorder("i2t", make_query(engine, "图03.png"), answer.hits)
+    assert score == pytest.approx(match[order])
     assert sorted(order.tolist()) == [0, 1, 2, 3]
     assert (np.diff(match[order]) <= 0).all()  # the weight of the cosine is 0 in this direction
 

@@ -19,6 +19,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Embed, Index
 from tuwen.data.formats import manifest, pairs
 from tuwen.model.reranker import has_reranker
+from tuwen.retrieval.calibration import read_calibrations
 from tuwen.retrieval.embed import embed_set
 from tuwen.retrieval.rerank import PRERANKER, has_own_towers, require_preranker
 from tuwen.retrieval.rerank_choice import read_choices
@@ -73,7 +74,11 @@ def write_index(project: Project, out: Path, params: Index, embed: Embed) -> Non
         counts[side] = len(items)
     inputs = {"model": model} | {f"set-{name}": project.data / "clean" / name for name in params.sets}
     described = {"metric": METRIC, "dimension": int(vectors.shape[1]), "model": model.name, **counts}
-    settings = {**params.model_dump(), "reranking": _read_reranking(project, model)}
+    settings = {
+        **params.model_dump(),
+        "reranking": _read_reranking(project, model),
+        "calibration": _read_calibration(project, model),
+    }
     manifest.write_manifest(out, inputs, described | settings)
     shutil.rmtree(INDEX_WORK, ignore_errors=True)
 
@@ -113,6 +118,12 @@ def _read_reranking(project: Project, model: Path) -> Mapping[str, Any] | None:
         return None
     choices = read_choices(project.results / model.name / "details.json")
     return {direction: choice._asdict() for direction, choice in choices.items()}
+
+
+def _read_calibration(project: Project, model: Path) -> Mapping[str, Any]:
+    """Return direction -> order of the answers -> how a score becomes the probability that the first is right."""
+    curves = read_calibrations(project.results / model.name / "details.json")
+    return {direction: {order: one._asdict() for order, one in by.items()} for direction, by in curves.items()}
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support.reranker_world import move_towers
-from tests.support.search_project import INDEX, build_index, build_search_project, read_manifest
+from tests.support.search_project import CURVES, INDEX, build_index, build_search_project, read_manifest
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.manifest import hash_path
@@ -37,6 +37,7 @@ def test_the_manifest_says_whose_vectors_of_what_they_are(built: Path) -> None:
         **{"dimension": 16, "metric": "cosine", "model": "reranked", "images": 36, "texts": 84},
         **INDEX.model_dump(),
         "reranking": {"t2i": {"k": 6, "weight": 0.5}, "i2t": {"k": 4, "weight": 0.0}},
+        "calibration": dict.fromkeys(("t2i", "i2t"), CURVES["reranked"]),
     }
 
 
