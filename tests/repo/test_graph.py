@@ -19,7 +19,7 @@ from tuwen.reranking import recipe
 from tuwen.retrieval import embed
 from tuwen.training import checkpoint
 
-MAX_LINES = 300
+MAX_LINES = 330
 
 
 def preset_names() -> list[str]:
