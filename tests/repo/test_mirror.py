@@ -53,6 +53,8 @@ TESTED_WITH_OTHERS = {
     "reranking/encoded.py": "unit/reranking/test_objective.py",
     "reranking/regions.py": "unit/reranking/test_objective.py",
     "retrieval/packed_reranker.py": "unit/tracking/test_served_model.py",
+    "training/engines/states.py": "unit/training/test_distributed.py",
+    "training/engines/weights.py": "unit/training/test_distributed.py",
     "tracking/artifacts.py": "unit/tracking/test_lineage.py",
     "tracking/records.py": "unit/tracking/test_runs.py",
     "tracking/system_metrics.py": "unit/tracking/test_runs.py",

@@ -18,7 +18,7 @@ PROTOCOLS = {"tuwen/data/sources": {"read"}, "tuwen/model/weights": {"read_weigh
 NOT_VERBS = {"top_k", "top_k_both"}  # as numpy, torch and faiss call it
 # The first words of public functions. One that is no longer in use must go: see the last test.
 VERBS = """
-answer assert assign augment average bootstrap broadcast build check choose clamp classify collect combine compare
+answer assert assign augment average bootstrap broadcast build check choose clamp classify clip collect combine compare
 compose compute connect convert copy count create deal declare decode describe digest draw embed encode evaluate
 examine exit explain export extend fetch fill find flatten follow format freeze gather get group has hash hide
 import infer ingest is join judge keep label list load locate log make map match measure merge mix move normalise
