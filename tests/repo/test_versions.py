@@ -41,7 +41,7 @@ USED_ELSEWHERE = {
     ("data/augment/back_translation.py", "torch"): "by augment.paraphrase.kind",
     ("data/augment/back_translation.py", "transformers"): "by augment.paraphrase.kind",
     ("data/augment/back_translation.py", "safetensors"): "by augment.paraphrase.kind",
-    ("retrieval/exact_intervals.py", "scipy"): "intervals are for the figures of evaluation and report",
+    ("retrieval/intervals/exact.py", "scipy"): "intervals are for the figures of evaluation and report",
     ("model/towers.py", "open_clip_torch"): "by baseline.start.kind",
     ("model/weights/open_clip.py", "open_clip_torch"): "by baseline.start.kind",
 }
