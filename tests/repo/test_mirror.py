@@ -63,6 +63,8 @@ TESTED_WITH_OTHERS = {
     "service/request_error.py": "unit/service/test_gatekeeper.py",
     "service/search_metrics.py": "unit/service/test_gatekeeper.py",
     "service/index/store.py": "unit/service/index/test_exact.py",
+    "training/engines/states.py": "unit/training/test_distributed.py",
+    "training/engines/weights.py": "unit/training/test_distributed.py",
     "tracking/artifacts.py": "unit/tracking/test_lineage.py",
     "tracking/records.py": "unit/tracking/test_runs.py",
     "tracking/system_metrics.py": "unit/tracking/test_runs.py",

@@ -19,6 +19,7 @@ from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder
 from tuwen.model.precision import choose_precision, set_attention, set_precision
 from tuwen.training import distributed, gradcache, optim
 from tuwen.training.engines.replicas import Alone, Engine, make_replicas
+from tuwen.training.engines.shards import Shards, clip_gradients
 from tuwen.training.loss import compare_ids, compute_contrastive_loss
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
@@ -46,6 +47,8 @@ def prepare_model(model: DualEncoder, fit: "Fit") -> Engine:
     if fit.compile:
         model.image_tower.compile()
         model.text_tower.compile()
+    if fit.shard == "full" and distributed.count_ranks() > 1:
+        return Shards(model, fit.precision)
     return make_replicas(model)
 
 
@@ -101,7 +104,7 @@ def move_weights(
 
     Where the loss or its gradient is not finite, the weights stay as they are and the loss comes back as NaN.
     """
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), fit.max_grad_norm)
+    norm = clip_gradients(model.parameters(), fit.max_grad_norm)
     value, length = torch.stack([loss, norm]).tolist()
     if math.isfinite(value) and math.isfinite(length):
         for optimizer in optimizers:

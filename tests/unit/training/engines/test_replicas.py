@@ -1,21 +1,9 @@
 """One process alone, and as the only member of a group; test_distributed.py has two."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from tuwen.training.engines.replicas import Alone, Engine, Replicas, make_replicas
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=(tmp_path / "group").as_uri(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def compute_gradients(make_engine) -> list[torch.Tensor | None]:
