@@ -18,7 +18,7 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder
 from tuwen.model.precision import choose_precision, set_attention, set_precision
 from tuwen.training import distributed, gradcache, optim
-from tuwen.training.engines.replicas import Alone, Engine, make_replicas
+from tuwen.training.engines.replicas import Alone, GradientEngine, make_replicas
 from tuwen.training.engines.shards import Shards, clip_gradients
 from tuwen.training.loss import compare_ids, compute_contrastive_loss
 
@@ -30,7 +30,7 @@ LossOfVectors = Callable[[Tensor, Tensor, Tensor], Tensor]
 TEXT_PARTS = 8  # a text is padded to the longest of its eighth of the batch
 
 
-def prepare_model(model: DualEncoder, fit: "Fit") -> Engine:
+def prepare_model(model: DualEncoder, fit: "Fit") -> GradientEngine:
     """Move the model to its device and set it and torch up as `fit` says; return what runs its passes.
 
     Raises UserError as `prepare_torch`, or where a BatchNorm would see parts of a batch.
@@ -82,7 +82,7 @@ def step(
     batch: "Batch",
     factor: float,
     fit: "Fit",
-    engine: Engine | None = None,
+    engine: GradientEngine | None = None,
 ) -> float:
     """Take one step on `batch`, this process's share of the step's pairs; otherwise as `move_weights`."""
     loss = compute_gradients(model, batch, fit, engine=engine)
@@ -123,7 +123,7 @@ def compute_gradients(
     batch: "Batch",
     fit: "Fit",
     compute_loss: LossOfVectors | None = None,
-    engine: Engine | None = None,
+    engine: GradientEngine | None = None,
 ) -> Tensor:
     """Give every parameter the gradient of the whole batch's mean loss, in all processes; return that loss.
 
@@ -160,7 +160,7 @@ def _compute_gradients_cached(
     texts_and_back: tuple[list[gradcache.Piece], Tensor],
     positive_bB: Tensor,
     fit: "Fit",
-    engine: Engine,
+    engine: GradientEngine,
 ) -> Tensor:
     texts, back = texts_and_back
     image, text = gradcache.compute_features(images, engine), gradcache.compute_features(texts, engine)
