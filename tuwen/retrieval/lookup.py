@@ -18,6 +18,7 @@ from tuwen.data.formats.image_files import IMAGE_EXTENSIONS, is_image_name
 if TYPE_CHECKING:  # so that what is missing is told before torch is loaded
     from tuwen.data.formats.images import Pixels
     from tuwen.data.formats.pairs import PairSet
+    from tuwen.data.formats.picture_rule import PictureRule
     from tuwen.model.reranker import ReRanker
     from tuwen.retrieval.rerank_choice import OrderChoice
     from tuwen.retrieval.retriever import Retriever
@@ -135,7 +136,7 @@ def _judge(reranker: "ReRanker", retriever: "Retriever", query: str, items: Item
     """Return the probability [k] that the query and each of the items in `rows` [k] match."""
     from tuwen.retrieval.match_pairs import PairSides, compute_matches
 
-    decode = partial(_read_picture, reranker.dual.config["image"]["size_px"])
+    decode = partial(_read_picture, reranker.dual.picture_rule)
     queries = np.zeros_like(rows)
     if items.pictures:
         sides, image, text = PairSides(items.pictures, decode, [query]), rows, queries
@@ -145,14 +146,14 @@ def _judge(reranker: "ReRanker", retriever: "Retriever", query: str, items: Item
         return compute_matches(reranker, retriever.tokenizer, sides, image, text, Path(work))
 
 
-def _read_picture(size_px: int, picture: Any) -> "Pixels":
+def _read_picture(rule: "PictureRule", picture: Any) -> "Pixels":
     """Return a picture as a square; picture: as `Items.pictures` has it."""
     from tuwen.retrieval.encode import decode_row
     from tuwen.retrieval.retriever import read_square
 
     if isinstance(picture, Path):
-        return read_square((str(picture), picture), size_px)
-    return decode_row(DATA.parent, size_px, picture)
+        return read_square((str(picture), picture), rule)
+    return decode_row(DATA.parent, rule, picture)
 
 
 def _reorder(
@@ -183,7 +184,7 @@ def _embed(retriever: "Retriever", items: Items) -> "Vectors":
 
     if not items.pictures:
         return retriever.encode_texts(items.captions)
-    decode = partial(_read_picture, retriever.model.config["image"]["size_px"])
+    decode = partial(_read_picture, retriever.model.picture_rule)
     return np.concatenate(list(stream_vectors(retriever.model, items.pictures, decode, ENCODE_BATCH)))
 
 

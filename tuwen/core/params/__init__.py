@@ -33,8 +33,10 @@ from tuwen.core.params.model import (
     ImageTower,
     Model,
     OpenClip,
+    OpenClipHub,
     Start,
     TextTower,
+    Transformers,
 )
 from tuwen.core.params.rerank import ImageTokens, MomentumTeacher, Objectives, Rerank
 from tuwen.core.params.root import Embed, Evaluate, Gate, Image, Params, Predict, Report, Text, load_params
@@ -66,6 +68,7 @@ __all__ = [
     "NoParaphrase",
     "Objectives",
     "OpenClip",
+    "OpenClipHub",
     "OpenccParaphrase",
     "Pairs",
     "Params",
@@ -86,6 +89,7 @@ __all__ = [
     "TableSource",
     "Text",
     "TextTower",
+    "Transformers",
     "Validate",
     "WebdatasetSource",
     "ZeroSource",
