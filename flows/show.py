@@ -62,7 +62,7 @@ def format_recall(results: Any, params: Any) -> str:
     """
     from tuwen.evaluation.figures import FIGURES
     from tuwen.evaluation.headline import make_further_lines, make_lines, tabulate_line
-    from tuwen.evaluation.models import MODELS, list_gain_titles, list_titles
+    from tuwen.evaluation.models import find_before, list_gain_titles, list_titles
     from tuwen.report.reranking import find_reordering, list_changes
 
     lines = [*make_lines(results, FIGURES["hit"], params), *make_further_lines(results, params)]
@@ -74,7 +74,7 @@ def format_recall(results: Any, params: Any) -> str:
         return shown
     changes = list_changes(results, name, params)
     reordered = [(f"{one.direction} {one.title}", one.before, one.after, one.change) for one in changes]
-    titles = list_titles([f"{MODELS[name].reorders}", name])
+    titles = list_titles([find_before(name).name, name])
     return f"{shown}\n\n{table(('test split, in percent', *titles, 'change, points'), reordered)}"
 
 

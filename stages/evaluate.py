@@ -8,7 +8,7 @@ from tuwen.core.errors import UserError, report_user_errors
 from tuwen.core.params import Params, load_params
 from tuwen.data.formats import manifest
 from tuwen.evaluation.evaluate import EVALUATED_SETS, MEASURED_SETS, evaluate_model, judge_pairs
-from tuwen.evaluation.models import MODELS, get_base
+from tuwen.evaluation.models import MODELS, find_before, get_base
 from tuwen.evaluation.reranked.evaluate import evaluate_reranked
 from tuwen.evaluation.zero_shot import evaluate_zero_shot
 from tuwen.model.reranker import has_reranker
@@ -29,7 +29,7 @@ def main() -> None:
     if MODELS[name].embeds:
         _measure(name, params)
     else:
-        _measure_reordering(name, f"{MODELS[name].reorders}", params)
+        _measure_reordering(name, find_before(name).name, params)
 
 
 def _measure(name: str, params: Params) -> None:

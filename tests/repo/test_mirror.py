@@ -51,6 +51,7 @@ TESTED_WITH_OTHERS = {
     "report/html/page.py": "unit/report/test_report.py",
     "report/hubs.py": "unit/report/test_report.py",
     "report/markdown.py": "unit/report/test_report.py",
+    "report/reliability.py": "unit/report/test_report_figures.py",
     "report/tables.py": "unit/report/test_report.py",
     "report/terminal.py": "unit/report/test_report.py",
     "reranking/encoded.py": "unit/reranking/test_objective.py",

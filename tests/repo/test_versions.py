@@ -41,7 +41,7 @@ USED_ELSEWHERE = {
     ("data/augment/back_translation.py", "torch"): "by augment.paraphrase.kind",
     ("data/augment/back_translation.py", "transformers"): "by augment.paraphrase.kind",
     ("data/augment/back_translation.py", "safetensors"): "by augment.paraphrase.kind",
-    ("retrieval/exact_intervals.py", "scipy"): "intervals are for the figures of evaluation and report",
+    ("retrieval/intervals/exact.py", "scipy"): "intervals are for the figures of evaluation and report",
     ("data/formats/picture_rule.py", "transformers"): "counts patches, of a model that the library makes",
     ("data/formats/tokens/library_tokenizer.py", "transformers"): "spells captions for a model",
     ("data/formats/tokens/library_tokenizer.py", "open_clip_torch"): "by baseline.start.kind",

@@ -10,7 +10,9 @@ from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
 from tuwen.evaluation import details
 from tuwen.evaluation.evaluate import choose_min_cosine
-from tuwen.retrieval import intervals, qb_norm
+from tuwen.retrieval import qb_norm
+from tuwen.retrieval.calibration import FirstAnswers, measure_calibration
+from tuwen.retrieval.intervals import resampling
 
 
 def by_definition(root: Path, model: str, direction: str):
@@ -144,6 +146,28 @@ def test_details_hold_curves_scores_and_hubs(world):
     assert hubs == {"k": 10, "top": expected}
 
 
+@pytest.mark.parametrize(
+    ("direction", "asking", "asked"), [("t2i", "texts", "images"), ("i2t", "images", "texts")]
+)
+def test_the_probability_is_fitted_on_the_first_answers_of_valid_and_judged_on_those_of_test(
+    world, direction, asking, asked
+):
+    run(world, "baseline")
+    calibration = json.loads((world / "results/baseline/details.json").read_text())["calibration"][direction]
+    assert list(calibration) == ["cosine"]
+    firsts = {}
+    for name in ("valid", "test"):
+        vectors = read_vectors(world, "baseline", name)
+        scores = vectors[asking] @ vectors[asked].T
+        image, text = pairs.find_true_rows(pairs.read_pair_set(world / "data/clean" / name))
+        query, item = (text, image) if direction == "t2i" else (image, text)
+        true = set(zip(query.tolist(), item.tolist(), strict=True))
+        right = [(row, int(item)) in true for row, item in enumerate(scores.argmax(axis=1))]
+        firsts[name] = FirstAnswers(scores.max(axis=1), np.array(right))
+    assert calibration["cosine"] == measure_calibration(firsts["valid"], firsts["test"])
+    assert 0 < calibration["cosine"]["right"] < 1
+
+
 def test_false_pairs_beyond_a_number_are_drawn(world, monkeypatch):
     monkeypatch.setattr(details, "FALSE_PAIRS", 100)
     run(world)
@@ -170,7 +194,7 @@ def test_a_matching_sets_labels_give_the_auc(world):
     assert metrics["test"]["auc"] == pytest.approx(np.mean(wins), abs=1e-6)
     fits, groups = np.arange(36) < len(fitting), colours[np.concatenate([image for image, _ in asked])]
     known = load_params(world / "params.yaml").evaluate
-    low, high = intervals.compute_auc_interval(
+    low, high = resampling.compute_auc_interval(
         np.concatenate([fitting, unfitting]), fits, groups, known.bootstrap_samples, known.seed
     )
     assert metrics["test"]["auc_low"] == pytest.approx(low, abs=1e-6)

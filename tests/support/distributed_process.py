@@ -13,6 +13,7 @@ from tests.support.training import TINY, fit
 from tuwen.core.params import Fit
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, optim, step
+from tuwen.training.engines.replicas import Engine
 from tuwen.training.loader import Batch
 from tuwen.training.objective import Contrastive
 
@@ -49,26 +50,25 @@ def take_share(batch: Batch) -> Batch:
     return Batch(*(column[part] for column in batch))
 
 
-def make_prepared(settings: Fit) -> DualEncoder:
+def make_prepared(settings: Fit) -> tuple[DualEncoder, Engine]:
     torch.manual_seed(7)
     model = DualEncoder(STILL)
-    step.prepare_model(model, settings)
-    return model
+    return model, step.prepare_model(model, settings)
 
 
 def compute_gradients(settings: Fit) -> tuple[float, Gradients]:
     """Return the loss, and the gradient of every parameter that is trained."""
-    model = make_prepared(settings)
-    loss = step.compute_gradients(model, take_share(make_global_batch(1)), settings)
+    model, engine = make_prepared(settings)
+    loss = step.compute_gradients(model, take_share(make_global_batch(1)), settings, engine=engine)
     return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def descend(settings: Fit) -> Gradients:
     """Return the weights after twenty plain steps down the gradient: AdamW would hide a wrong factor."""
-    model = make_prepared(settings)
+    model, engine = make_prepared(settings)
     descent = torch.optim.SGD(model.parameters(), lr=0.05)
     for number in range(SGD_STEPS):
-        step.compute_gradients(model, take_share(make_global_batch(number)), settings)
+        step.compute_gradients(model, take_share(make_global_batch(number)), settings, engine=engine)
         descent.step()
         descent.zero_grad()
     return model.state_dict()
@@ -76,10 +76,10 @@ def descend(settings: Fit) -> Gradients:
 
 def take_steps(settings: Fit) -> Iterator[float]:
     """Yield the losses of three steps as the training loop takes them."""
-    model = make_prepared(settings)
+    model, engine = make_prepared(settings)
     optimizers = optim.make_optimizers(model, settings)
     for number in range(3):
-        yield step.step(model, optimizers, take_share(make_global_batch(number)), 1.0, settings)
+        yield step.step(model, optimizers, take_share(make_global_batch(number)), 1.0, settings, engine)
 
 
 def distil(settings: Fit) -> Gradients:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tuwen.core.params import Evaluate
-from tuwen.data.formats.directions import DIRECTIONS
-from tuwen.evaluation.embedded_set import EmbeddedSet, Groups
+from tuwen.data.formats.directions import DIRECTIONS, Direction
+from tuwen.evaluation.embedded_set import EmbeddedSet, Groups, score_pairs
 from tuwen.retrieval import qb_norm
+from tuwen.retrieval.calibration import FirstAnswers
 from tuwen.retrieval.metrics import Judged, judge_answers, judge_queries
 from tuwen.retrieval.qb_norm import Correction
 from tuwen.retrieval.vectors import Flags, Rows
@@ -60,6 +61,14 @@ def answer_set(
             seen=embedded.list_seen(direction, judged.query),
         )
     return answers
+
+
+def list_first_answers(embedded: EmbeddedSet, direction: Direction, own: Answers) -> FirstAnswers:
+    """Return the cosine of each query's first answer, uncorrected, and whether it is right."""
+    task, query = embedded.make_task(direction), own.judged.query
+    return FirstAnswers(
+        score_pairs(task.queries, task.gallery, query, own.first[query, 0]), own.judged.best_rank == 1
+    )
 
 
 def choose_betas(valid: EmbeddedSet, bank: EmbeddedSet) -> dict[str, float]:

@@ -14,7 +14,7 @@ from tuwen.evaluation.figures import FIGURES
 from tuwen.evaluation.headline import format_gain
 from tuwen.evaluation.metric import Estimate, Metric, OfQueries, format_number
 from tuwen.evaluation.ranks import RankedQueries, split_ranks
-from tuwen.retrieval.intervals import compute_paired_intervals
+from tuwen.retrieval.intervals.resampling import compute_paired_intervals
 
 HEADLINE, HEADLINE_K = "hit", 5  # what decides; the rest is shown: six decisions would raise six times the alarms
 QUERY_COLUMNS = ["direction", "query_id", "group", "true_items"]  # must be equal, or the values do not compare
@@ -52,7 +52,7 @@ def compare_ranks(base: Path, head: Path, params: Evaluate) -> list[Change]:
     """Compare two ranks.parquet as `evaluate` writes them: each direction, each of `params.ks`.
 
     All metrics of FIGURES that are `in_gate`. Whole groups are drawn, the same for both
-    (`intervals.compute_paired_intervals`). The order of the rows does not matter. Raises UserError when a file is
+    (`resampling.compute_paired_intervals`). The order of the rows does not matter. Raises UserError when a file is
     missing, or when the two do not hold the same queries.
     """
     before, after = (_read_by_query(path) for path in (base, head))

@@ -77,6 +77,34 @@ class Reranking(CheckedJson):
     curve: list[dict[str, float]]  # points: k, hit_at_1, hit_at_5, …; k = 1 is the order of the cosine
 
 
+class Bin(CheckedJson):
+    """Queries of test of about one probability."""
+
+    queries: int
+    said: float  # their mean probability that the first answer is right
+    seen: float  # the share of them of which it is
+
+
+class Calibrated(CheckedJson):
+    """The probability that a first answer is right: fitted on valid, judged on test (retrieval/calibration.py)."""
+
+    slope: float
+    intercept: float
+    fitted_on: int  # queries of valid
+    queries: int
+    right: float  # share of first answers on test
+    brier: float
+    ece: float
+    bins: list[Bin]
+
+
+class Orders(CheckedJson):
+    """By what the first answer is first."""
+
+    cosine: Calibrated
+    reranked: Calibrated | None = None  # None: valid was for no other order than that of the cosine
+
+
 class Details(CheckedJson):
     """The file; all of it is about the test set."""
 
@@ -84,6 +112,7 @@ class Details(CheckedJson):
     score_histogram: Scores | None  # None of a model without vectors of its own
     hubs: ByDirection[Hubs]
     reranking: ByDirection[Reranking] | None = None
+    calibration: ByDirection[Orders] | None = None  # None: measured by older code
 
 
 def read_details(path: Path, ks: Sequence[int]) -> Details:

@@ -7,14 +7,16 @@ import pyarrow as pa
 
 from tuwen.core.params import Evaluate, Pairs
 from tuwen.data.formats import pairs
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.text import is_simplifying
-from tuwen.evaluation.answers import answer_set, choose_betas, compute_corrections
+from tuwen.evaluation.answers import answer_set, choose_betas, compute_corrections, list_first_answers
 from tuwen.evaluation.details import make_details
 from tuwen.evaluation.embedded_set import EmbeddedSet, read_embedded_set, score_pairs
 from tuwen.evaluation.figures import DIGITS, MetricValues, measure_figures
 from tuwen.evaluation.ranks import make_ranks_table
 from tuwen.evaluation.seen.captions import find_seen_texts
+from tuwen.retrieval.calibration import measure_calibration
 from tuwen.retrieval.vectors import Floats, Vectors
 
 MEASURED_SETS = ("test", "valid")
@@ -59,6 +61,14 @@ def evaluate_model(
     results.mkdir(parents=True, exist_ok=True)
     write_json(results / "metrics.json", metrics)
     details = make_details(sets["test"], answers["test"], betas, params, exact["test"])
+    details["calibration"] = {
+        name: {
+            "cosine": measure_calibration(
+                *(list_first_answers(sets[one], direction, answers[one][name]) for one in ("valid", "test"))
+            )
+        }
+        for name, direction in DIRECTIONS.items()
+    }
     write_json(results / "details.json", details)
     pairs.write_table(results / "ranks.parquet", make_ranks_table(sets["test"], answers["test"], params.ks))
     pairs.write_table(results / "pair_cosines.parquet", cosines)

@@ -30,8 +30,9 @@ from tuwen.evaluation.metric import (
 from tuwen.evaluation.reranked.matching import count_unfit_pairs, measure_auc
 from tuwen.evaluation.reranked.rows import RERANKED_FIGURES
 from tuwen.evaluation.seen.rows import make_seen_figures
-from tuwen.retrieval import intervals, metrics
-from tuwen.retrieval.exact_intervals import extend_by_mean, measure_spread, replace_ends
+from tuwen.retrieval import metrics
+from tuwen.retrieval.intervals import resampling
+from tuwen.retrieval.intervals.exact import extend_by_mean, measure_spread, replace_ends
 from tuwen.retrieval.vectors import Floats
 
 MetricValues = dict[str, float]  # name in metrics.json -> value
@@ -41,7 +42,7 @@ class Figures(NamedTuple):
     """What was measured of a set."""
 
     values: MetricValues
-    exact: list[str]  # those whose interval is exact, as the bootstrap saw too little (exact_intervals.py)
+    exact: list[str]  # those whose interval is exact, as the bootstrap saw too little (intervals/exact.py)
 
 
 DIGITS = 6  # that are kept
@@ -187,7 +188,7 @@ def _measure_intervals(answers: Mapping[str, Answers], params: Evaluate) -> Figu
     values, names = np.stack(list(columns.values()), axis=1), list(columns)
     groups = np.concatenate([answers[name].groups for name in DIRECTIONS])
     spread = measure_spread(values, groups, np.array(least))
-    drawn_SM = intervals.bootstrap(values, groups, params.bootstrap_samples, params.seed)
+    drawn_SM = resampling.bootstrap(values, groups, params.bootstrap_samples, params.seed)
     for metric in FIGURES.values():
         if not isinstance(metric.source, MeanOverKs):
             continue
@@ -200,7 +201,7 @@ def _measure_intervals(answers: Mapping[str, Answers], params: Evaluate) -> Figu
             drawn_SM = np.append(drawn_SM, drawn_SM[:, own].mean(axis=1, keepdims=True), axis=1)
             spread = extend_by_mean(spread, own)
             names.append(name)
-    ends_M2, exact_M = replace_ends(intervals.compute_ends(drawn_SM), spread)
+    ends_M2, exact_M = replace_ends(resampling.compute_ends(drawn_SM), spread)
     ends = dict(zip(ENDS, (spread.up - spread.down, *ends_M2.T), strict=True))
     return Figures(
         {name + end: float(value_M[n]) for n, name in enumerate(names) for end, value_M in ends.items()},

@@ -13,8 +13,8 @@ from tuwen.evaluation.figures import ENDS, FIGURES, MetricValues
 from tuwen.evaluation.metric import Estimate, MeanOverKs, Metric, OfQueries, format_number, select_part
 from tuwen.evaluation.models import get_base, list_rivals
 from tuwen.evaluation.results import Results
-from tuwen.retrieval.exact_intervals import extend_by_mean, measure_spread, replace_ends
-from tuwen.retrieval.intervals import bootstrap, compute_ends, compute_intervals
+from tuwen.retrieval.intervals.exact import extend_by_mean, measure_spread, replace_ends
+from tuwen.retrieval.intervals.resampling import bootstrap, compute_ends, compute_intervals
 from tuwen.retrieval.vectors import Floats
 
 TITLE_COLUMNS = 42  # on a terminal

@@ -36,6 +36,13 @@ def get_base() -> RankedModel:
     return next(iter(MODELS.values()))
 
 
+def find_before(name: str) -> RankedModel:
+    """Return the model whose first answers the one of this name orders anew."""
+    reordered = MODELS[name].reorders
+    assert reordered is not None, f"{name} has vectors of its own"
+    return MODELS[reordered]
+
+
 def list_rivals(names: Iterable[str]) -> list[RankedModel]:
     """Return those of the measured models that have a gain: all but the first."""
     return [MODELS[name] for name in names][1:]

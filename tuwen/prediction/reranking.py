@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 from tuwen.core.errors import UserError
@@ -50,14 +49,11 @@ def answer_by_match(
     """
     reranker, way = load_reranker(reordering.model), DIRECTIONS[direction]
     choice = reordering.choices[direction]
-    TOKENS_WORK.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=TOKENS_WORK) as work:
-        tokenizer = load_tokenizer(reordering.model / "vocab.txt")
-        sides = list_pair_sides(reranker, folder)
-        tokens = write_tokens(reranker, tokenizer, sides, Path(work))
-        score = partial(score_token_pairs, reranker, tokens)
-        vectors = {way.queries: queries, way.gallery: gallery}
-        if has_own_towers(reordering.model):
-            vectors = embed_sides(reranker, tokenizer, sides)
-        matches = match_first(score, vectors, max(count, choice.k), [direction])[direction]
+    tokenizer = load_tokenizer(reordering.model / "vocab.txt")
+    sides = list_pair_sides(reranker, folder)
+    score = partial(score_token_pairs, reranker, write_tokens(reranker, tokenizer, sides, TOKENS_WORK))
+    vectors = {way.queries: queries, way.gallery: gallery}
+    if has_own_towers(reordering.model):
+        vectors = embed_sides(reranker, tokenizer, sides)
+    matches = match_first(score, vectors, max(count, choice.k), [direction])[direction]
     return rerank(matches, *choice)[:, :count]

@@ -18,7 +18,7 @@ from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.pair_tables import BY_CAPTION, BY_ID, read_named_pairs, read_rows
 from tuwen.data.formats.text_files import read_csv_rows
 from tuwen.prediction.result_file import HEADERS
-from tuwen.retrieval.intervals import SAMPLES, SEED, compute_intervals
+from tuwen.retrieval.intervals.resampling import SAMPLES, SEED, compute_intervals
 from tuwen.retrieval.metrics import Judged, compute_chances, compute_hits
 
 SCORED_KS = (1, 5, 10)  # as far as the file goes, and its last rank

@@ -1,12 +1,12 @@
 """Charts of models as SVG inside a page: the same bytes for the same records, colours by the page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from tuwen.evaluation.details import Scores
+from tuwen.evaluation.details import Bin, Scores
 from tuwen.evaluation.models import MODELS
-from tuwen.report.html.page import draw_svg, make_placeholders
+from tuwen.report.html.page import INK, draw_svg, make_placeholders
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,6 +96,24 @@ def draw_depth_curve(
             above.set(xlabel="milliseconds per query")
             above.set_xticks(list(costs), [f"{cost:.3g}" for cost in costs.values()])
             above.minorticks_off()
+
+    return draw_svg(name, draw, _list_colours())
+
+
+def draw_reliability(name: str, bins: Mapping[str, Sequence[Bin]]) -> str:
+    """Return an SVG element of how often first answers are right by how often that was said.
+
+    bins: of each model that has a line.
+    """
+
+    def draw(axes: "Axes") -> None:
+        axes.set(xlabel="probability that was said, %", ylabel="right, %", xlim=(0, 100), ylim=(0, 104))
+        axes.plot((0, 100), (0, 100), ":", color=INK, alpha=0.5)
+        colours = make_placeholders(_list_colours())
+        for model, own in bins.items():
+            axes.plot(
+                [100 * one.said for one in own], [100 * one.seen for one in own], marker=".", color=colours[model]
+            )
 
     return draw_svg(name, draw, _list_colours())
 

@@ -8,6 +8,7 @@ from tuwen.evaluation.headline import format_estimate, format_gain, tabulate_lin
 from tuwen.evaluation.metric import format_number
 from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles, list_titles
 from tuwen.evaluation.verdicts import is_sure_gain
+from tuwen.report.reliability import format_reliability
 from tuwen.report.reranking import format_reranking
 from tuwen.report.tables import format_table
 
@@ -20,7 +21,8 @@ def format_markdown(facts: dict[str, Any]) -> str:
     """Format report.md from the facts that report.py collects: figures, no image, no caption."""
     sections = (
         *(_format_headline, format_reranking, _format_recall, _format_further, _format_slices, _format_hubs),
-        *(_format_gallery, _format_zero_shot, _format_training, _format_doubt, _format_quality),
+        *(_format_gallery, format_reliability, _format_zero_shot),
+        *(_format_training, _format_doubt, _format_quality),
     )
     lines = ["# Retrieval report", "", *_format_lead(facts)]
     for section in sections:

@@ -31,7 +31,7 @@ from tuwen.evaluation.models import (
 from tuwen.evaluation.results import Results, read_results
 from tuwen.evaluation.seen.captions import describe_seen
 from tuwen.evaluation.verdicts import format_verdict, judge_line
-from tuwen.report import attention, curves, doubtful_pairs, examples, hubs, reranking, slices
+from tuwen.report import attention, curves, doubtful_pairs, examples, hubs, reliability, reranking, slices
 from tuwen.report.html.confusion import draw_confusion
 from tuwen.report.html.page import render
 from tuwen.report.markdown import format_markdown
@@ -70,6 +70,7 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "overlap": describe_seen(measured[SHIPPED].metrics),
         "reranking": reranking.collect_reranking(measured, params.evaluate),
         "depth_columns": reranking.list_depth_columns(params.evaluate.ks),
+        "reliability": reliability.collect_reliability(measured),
         "slices": slices.collect_slices(test, ranks, shown_k, params.evaluate),
         "slices_note": slices.NOTE,
         "format_number": format_number,
@@ -117,6 +118,8 @@ def _collect_page(
             "ema_valid_t2i_hit_at_5" in one for records in training.values() for one in records["epochs"]
         ),
         "loss_columns": LOSS_COLUMNS,
+        "reliability_columns": reliability.RELIABILITY_COLUMNS,
+        "reliability_note": reliability.RELIABILITY_NOTE,
         "confusion": draw_confusion(shipped.zero_shot.classes, shipped.zero_shot.confusion),
     }
 

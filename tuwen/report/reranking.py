@@ -9,7 +9,7 @@ from tuwen.evaluation.details import Reranking
 from tuwen.evaluation.figures import FIGURES
 from tuwen.evaluation.headline import format_estimate, format_gain, get_estimate
 from tuwen.evaluation.metric import format_number
-from tuwen.evaluation.models import MODELS
+from tuwen.evaluation.models import MODELS, find_before
 from tuwen.evaluation.results import Results
 from tuwen.evaluation.verdicts import is_sure_gain
 from tuwen.report import curves
@@ -42,7 +42,7 @@ def collect_reranking(measured: Results, params: Evaluate) -> RerankingSection |
     points = {direction: described[direction].curve for direction in DIRECTIONS}
     return RerankingSection(
         name=name,
-        before=MODELS[f"{MODELS[name].reorders}"].title,
+        before=find_before(name).title,
         after=MODELS[name].title,
         rows=[change[:-1] for change in changes],
         sure=[change.is_sure for change in changes],
@@ -82,7 +82,7 @@ class ChangeRow(NamedTuple):
 
 def list_changes(measured: Results, name: str, params: Evaluate) -> list[ChangeRow]:
     """Return R@k and R@M of both directions before and after the model of this name reorders."""
-    own, before = measured[name].metrics, measured[f"{MODELS[name].reorders}"].metrics
+    own, before = measured[name].metrics, measured[find_before(name).name].metrics
     rows = []
     for direction in DIRECTIONS.values():
         for key, change_key in DIRECTION_METRICS:
@@ -135,7 +135,7 @@ def describe_choice(direction: str, chosen: Reranking) -> str:
 def _describe_matching(measured: Results, name: str) -> str:
     """Return how well pairs that do not fit are told, by the cosine and by the re-ranker."""
     told: list[str] = []
-    for model, key, title in ((f"{MODELS[name].reorders}", "auc", "cosine"), (name, "match_auc", "match")):
+    for model, key, title in ((find_before(name).name, "auc", "cosine"), (name, "match_auc", "match")):
         metric, values = FIGURES[key], measured[model].metrics
         if key not in values:
             return ""

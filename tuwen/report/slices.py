@@ -13,7 +13,7 @@ from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.text import HAN_MASK
 from tuwen.evaluation.metric import Estimate
 from tuwen.evaluation.ranks import RankedQueries
-from tuwen.retrieval.intervals import compute_intervals
+from tuwen.retrieval.intervals.resampling import compute_intervals
 from tuwen.retrieval.metrics import compute_hits
 from tuwen.retrieval.vectors import Flags
 

@@ -5,7 +5,6 @@ Shapes: I images of valid.
 
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,9 @@ from tuwen.model.dual_encoder import DualEncoder
 from tuwen.reranking.joint import JointModel, split_model
 from tuwen.retrieval.encode import embed_captions, embed_images, read_images
 from tuwen.retrieval.match_pairs import PairSides
-from tuwen.retrieval.metrics import Judged
-from tuwen.retrieval.rerank import TOKENS_WORK, find_matches, judge_reranked
+from tuwen.retrieval.metrics import Judged, rank_true_items
+from tuwen.retrieval.rerank import TOKENS_WORK, find_matches
+from tuwen.retrieval.rerank_choice import OrderChoice, TrueRanks, judge_choice
 from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
 from tuwen.training.selection import Measured
 
@@ -59,10 +59,11 @@ def make_rerank_validator(
             "i2t": RetrievalTask(images, texts, image_P, text_P),
             "t2i": RetrievalTask(texts, images, text_P, image_P),
         }
-        TOKENS_WORK.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=TOKENS_WORK) as work:
-            found = find_matches(reranker, tokenizer, sides, vectors, k, list(DIRECTIONS), Path(work))
-        judged = {name: judge_reranked(tasks[name], one, k, WEIGHT, KS) for name, one in found.items()}
+        found = find_matches(reranker, tokenizer, sides, vectors, k, list(DIRECTIONS), TOKENS_WORK)
+        judged = {
+            name: judge_choice(TrueRanks(*rank_true_items(tasks[name])), one, OrderChoice(k, WEIGHT), KS)
+            for name, one in found.items()
+        }
         return _measure(judged, image_of_text, len(pixels))
 
     return measure

@@ -51,7 +51,7 @@ def compute_matches(
     """Return the probability [P], float32, that `sides.images[image[p]]` and `sides.captions[text[p]]` match.
 
     A pair that is named twice is computed once. work: a folder for the files of tokens, 2 K C bytes an image and
-    2 L W a text, which the caller removes. Raises UserError where an image cannot be decoded.
+    2 L W a text, as `write_token_file`. Raises UserError where an image cannot be decoded.
     """
     if not len(image):
         return np.empty(0, np.float32)
@@ -63,11 +63,12 @@ def compute_matches(
 
 def write_tokens(reranker: ReRanker, tokenizer: Any, sides: PairSides, work: Path) -> PairTokens:
     """Write the tokens of all images and captions into the folder `work`; as `compute_matches` in all else."""
+    work.mkdir(parents=True, exist_ok=True)
     for layers in reranker:
         layers.to(choose_device()).eval()
     return PairTokens(
-        _write_images(reranker, sides, work / "images.f16"),
-        _write_texts(reranker, tokenizer, sides.captions, work / "texts.f16"),
+        _write_images(reranker, sides, work),
+        _write_texts(reranker, tokenizer, sides.captions, work),
     )
 
 
@@ -103,7 +104,7 @@ def _score_pass(reranker: ReRanker, one: list[list[Tensor]]) -> Vectors:
     return np.asarray(score_B.cpu().numpy())
 
 
-def _write_images(reranker: ReRanker, sides: PairSides, path: Path) -> TokenFile:
+def _write_images(reranker: ReRanker, sides: PairSides, work: Path) -> TokenFile:
     dual, cross = reranker
 
     @torch.inference_mode()
@@ -114,11 +115,11 @@ def _write_images(reranker: ReRanker, sides: PairSides, path: Path) -> TokenFile
 
     blocks = stream_decoded(dual, sides.images, sides.decode, encode, TOKEN_BATCH)
     return write_token_file(
-        path, cross.stored_width, follow(blocks, "tokens of images", len(sides.images), _count_rows)
+        work, cross.stored_width, follow(blocks, "tokens of images", len(sides.images), _count_rows)
     )
 
 
-def _write_texts(reranker: ReRanker, tokenizer: Any, captions: Sequence[str], path: Path) -> TokenFile:
+def _write_texts(reranker: ReRanker, tokenizer: Any, captions: Sequence[str], work: Path) -> TokenFile:
     dual = reranker.dual
 
     @torch.inference_mode()
@@ -129,7 +130,7 @@ def _write_texts(reranker: ReRanker, tokenizer: Any, captions: Sequence[str], pa
 
     blocks = stream_caption_blocks(dual, tokenizer, captions, encode, TOKEN_BATCH)
     width = dual.config["text"]["width"]
-    return write_token_file(path, width, follow(blocks, "tokens of texts", len(captions), _count_rows))
+    return write_token_file(work, width, follow(blocks, "tokens of texts", len(captions), _count_rows))
 
 
 def _halve(tokens_TW: Tensor) -> Tokens:

@@ -5,7 +5,7 @@ Shapes: Q queries, k first answers of each.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from tuwen.model.reranker import ReRanker, load_reranker
 from tuwen.retrieval.match_pairs import PairSides, PairTokens, score_token_pairs, write_tokens
 from tuwen.retrieval.rerank import Matches, embed_sides, has_own_towers, list_pair_sides, list_pairs, rank_first
 from tuwen.retrieval.rerank_choice import OrderChoice
-from tuwen.retrieval.token_file import open_token_file
+from tuwen.retrieval.token_file import map_tokens
 from tuwen.retrieval.vectors import Rows, Vectors
 
 SETTINGS = "reranking.json"
@@ -43,9 +43,9 @@ def pack_reranker(model: Path, folder: Path, choices: Mapping[str, OrderChoice],
     if has_own_towers(model):
         for side, vectors in embed_sides(reranker, tokenizer, sides).items():
             np.save(out / f"{side}.npy", vectors)
-    tokens = write_tokens(reranker, tokenizer, sides, out)
-    for side in PairTokens._fields:
-        np.save(out / f"{side}.start.npy", getattr(tokens, side).start)
+    for side, file in write_tokens(reranker, tokenizer, sides, out)._asdict().items():
+        file.tokens.tofile(out / f"{side}.f16")
+        np.save(out / f"{side}.start.npy", file.start)
     write_json(out / SETTINGS, {name: choice._asdict() for name, choice in choices.items()})
 
 
@@ -56,7 +56,7 @@ def open_packed_reranker(model: Path, packed: Path) -> PackedReranker | None:
     reranker = load_reranker(model)
     widths = {"images": reranker.cross.stored_width, "texts": reranker.dual.config["text"]["width"]}
     files = {
-        side: open_token_file(packed / f"{side}.f16", width, np.load(packed / f"{side}.start.npy"))
+        side: map_tokens(packed / f"{side}.f16", width, np.load(packed / f"{side}.start.npy"))
         for side, width in widths.items()
     }
     choices = {name: OrderChoice(**choice) for name, choice in read_json(packed / SETTINGS).items()}
@@ -78,10 +78,9 @@ def rerank_found(
     read = min(choice.k, rows.shape[1])
     of_texts = DIRECTIONS[direction].queries == "texts"
     asked = PairSides([], decode, list(queries)) if of_texts else PairSides(list(queries), decode, [])
-    with TemporaryDirectory() as work:
-        own = write_tokens(packed.reranker, packed.tokenizer, asked, Path(work))
-        sides = (packed.tokens.images, own.texts) if of_texts else (own.images, packed.tokens.texts)
-        match = score_token_pairs(packed.reranker, PairTokens(*sides), *list_pairs(direction, rows[:, :read]))
+    own = write_tokens(packed.reranker, packed.tokenizer, asked, Path(gettempdir()))
+    sides = (packed.tokens.images, own.texts) if of_texts else (own.images, packed.tokens.texts)
+    match = score_token_pairs(packed.reranker, PairTokens(*sides), *list_pairs(direction, rows[:, :read]))
     matches = Matches(rows[:, :read], cosine[:, :read], match.reshape(len(rows), read))
     place = np.tile(np.arange(rows.shape[1]), (len(rows), 1))
     place[:, :read] = rank_first(matches, read, choice.weight)

@@ -22,9 +22,8 @@ from tuwen.model.device import choose_device
 from tuwen.model.reranker import ReRanker
 from tuwen.retrieval.encode import decode_row, list_image_rows, stream_caption_vectors, stream_vectors
 from tuwen.retrieval.match_pairs import PairSides, compute_matches
-from tuwen.retrieval.metrics import Judged, judge_ranks
-from tuwen.retrieval.search import rank_items, top_k
-from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
+from tuwen.retrieval.search import top_k
+from tuwen.retrieval.vectors import Floats, Rows, Vectors
 
 EMBED_BATCH = 64
 TOKENS_WORK = Path(".cache/rerank")  # for the files of tokens, which may be larger than the memory
@@ -135,19 +134,9 @@ def rerank(matches: Matches, k: int, weight: float) -> Rows:
 
 def rank_first(matches: Matches, k: int, weight: float) -> Rows:
     """Return the places [Q, k] that the first `k` by match + weight x cosine have by the cosine, best first."""
-    score_Qk = matches.match[:, :k].astype(np.float64) + weight * matches.cosine[:, :k].astype(np.float64)
-    return np.lexsort((matches.rows[:, :k], -score_Qk), axis=1)
+    return np.lexsort((matches.rows[:, :k], -score_first(matches, k, weight)), axis=1)
 
 
-def judge_reranked(task: RetrievalTask, matches: Matches, k: int, weight: float, ks: Sequence[int]) -> Judged:
-    """Judge the queries by the ranks of their true items after `rerank`, as `metrics.judge_queries` before it.
-
-    matches: of `task.queries` in `task.gallery`. A true item beyond the first k has the rank that its cosine
-    gives it.
-    """
-    pairs_P2 = np.unique(np.stack([task.query, task.item], axis=1), axis=0)
-    query_P, item_P = pairs_P2.T
-    rank_P = rank_items(task.queries, task.gallery, query_P, item_P)
-    is_here_Pk = rerank(matches, k, weight)[query_P] == item_P[:, None]
-    rank_P = np.where(is_here_Pk.any(axis=1), is_here_Pk.argmax(axis=1) + 1, rank_P)
-    return judge_ranks(query_P, rank_P, ks)
+def score_first(matches: Matches, k: int, weight: float) -> Floats:
+    """Return match + weight x cosine [Q, k] of the first `k` by the cosine."""
+    return matches.match[:, :k].astype(np.float64) + weight * matches.cosine[:, :k].astype(np.float64)

@@ -42,7 +42,11 @@ def list_depths(most: int) -> list[int]:
 
 
 def judge_choice(true: TrueRanks, matches: Matches, choice: OrderChoice, ks: Sequence[int]) -> Judged:
-    """Judge the order that a choice gives, as `rerank.judge_reranked` does, without another search."""
+    """Judge the order that a choice gives, by the ranks that it moves, without another search.
+
+    matches: of the queries whose true items' ranks `true` holds, in the same gallery. A true item beyond the
+    first k keeps the rank that its cosine gives it.
+    """
     order_Qk, moved = rank_first(matches, *choice), true.rank.copy()
     rank_Qk = np.argsort(order_Qk, axis=1) + 1  # the inverse permutation
     within = true.rank <= order_Qk.shape[1]

@@ -7,7 +7,8 @@ Shapes: N rows, B rows of a block, L tokens of the longest of them, W width, T t
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from tempfile import TemporaryFile
+from typing import IO, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,18 +36,21 @@ class TokenFile(NamedTuple):
         return torch.from_numpy(padded), torch.from_numpy(mask_BL.astype(np.int64))
 
 
-def write_token_file(path: Path, width: int, blocks: Iterable[tuple[Tokens, Rows]]) -> TokenFile:
-    """Write the tokens [T, W] of each block, with the lengths of its rows [B], and open the file for reading."""
+def write_token_file(folder: Path, width: int, blocks: Iterable[tuple[Tokens, Rows]]) -> TokenFile:
+    """Write the tokens [T, W] of each block, with the lengths of its rows [B], and map them.
+
+    The file lies in `folder` and has no name: it is gone with its last reader, and with a process that is killed.
+    """
     lengths = [np.zeros(1, np.int64)]
-    with open(path, "wb") as file:
+    with TemporaryFile(dir=folder) as file:
         for tokens, lengths_B in blocks:
             tokens.tofile(file)
             lengths.append(lengths_B)
-    return open_token_file(path, width, np.concatenate(lengths).cumsum())
+        return map_tokens(file, width, np.concatenate(lengths).cumsum())
 
 
-def open_token_file(path: Path, width: int, start: Rows) -> TokenFile:
-    """Open what `write_token_file` wrote; start: as it returned it."""
+def map_tokens(file: Path | IO[bytes], width: int, start: Rows) -> TokenFile:
+    """Map a file of tokens, and nothing else; start [N + 1]: where the tokens of each row begin."""
     if not start[-1]:  # an empty file cannot be mapped
         return TokenFile(np.zeros((0, width), np.float16), start)
-    return TokenFile(np.memmap(path, np.float16, "r", shape=(int(start[-1]), width)), start)
+    return TokenFile(np.memmap(file, np.float16, "r", shape=(int(start[-1]), width)), start)

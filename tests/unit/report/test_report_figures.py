@@ -87,7 +87,7 @@ def test_hubs_are_shown_with_their_counts_and_skewness(made):
 
 def test_hits_by_size_of_the_gallery_stand_in_the_text_for_each_direction(made):
     text = (made / "results/report.md").read_text()
-    table = text[text.index("## R@5 by the size") : text.index("## Zero-shot")]
+    table = text[text.index("## R@5 by the size") : text.index("## Is the first answer")]
     curves = [
         json.loads((made / "results" / model / "details.json").read_text())["gallery_curve"]
         for model in ("baseline", "finetuned")
@@ -99,6 +99,35 @@ def test_hits_by_size_of_the_gallery_stand_in_the_text_for_each_direction(made):
     ]
     assert [line for line in table.splitlines() if "→" in line] == expected
     assert len({line.split("|", 2)[2] for line in expected}) == len(expected)  # no direction passes for the other
+
+
+def test_what_the_probability_is_worth_stands_in_both_reports(made):
+    rows = []
+    for way, title in (("t2i", "text → image"), ("i2t", "image → text")):
+        for model, name in (("baseline", "baseline"), ("finetuned", "fine-tuned")):
+            details = json.loads((made / "results" / model / "details.json").read_text())
+            one = details["calibration"][way]["cosine"]
+            share, brier, ece = one["right"], one["brier"], 100 * one["ece"]
+            values = (f"{100 * share:.1f}", f"{brier:.3f}", f"{share * (1 - share):.3f}", f"{ece:.1f}")
+            rows.append([title, name, str(one["queries"]), *values])
+    text = (made / "results/report.md").read_text()
+    table = text[text.index("## Is the first answer right") : text.index("## Zero-shot")]
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if "→" in line]
+    assert lines == rows
+    page = (made / "results/report.html").read_text()
+    assert section(page, "reliability", "hubs")[1:] == rows
+    assert page[page.index('<h2 id="reliability">') : page.index('<h2 id="hubs">')].count("<svg") == 2
+
+
+def test_results_of_older_code_have_no_such_section(world, tmp_path):
+    root = shutil.copytree(world, tmp_path / "world")
+    for path in root.glob("results/*/details.json"):
+        body = json.loads(path.read_text())
+        del body["calibration"]
+        path.write_text(json.dumps(body))
+    write(root)
+    assert "Is the first answer right" not in (root / "results/report.md").read_text()
+    assert 'id="reliability"' not in (root / "results/report.html").read_text()
 
 
 def test_a_bar_in_a_name_does_not_end_its_cell(world, tmp_path):

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.vectors import unit
-from tuwen.retrieval import intervals, metrics
+from tuwen.retrieval import metrics
+from tuwen.retrieval.intervals import resampling
 from tuwen.retrieval.vectors import RetrievalTask
 
 KS = (1, 2, 3)
@@ -87,5 +88,5 @@ def test_the_interval_of_auc_is_that_of_the_bootstrap_by_group():
     for draw in draws:
         rows = np.concatenate([np.flatnonzero(groups == names[group]) for group in draw])
         drawn.append(metrics.compute_auc(score[rows], fits[rows]))
-    found = intervals.compute_auc_interval(score, fits, groups, 100, seed=4)
-    np.testing.assert_allclose(found, np.quantile(drawn, intervals.INTERVAL), atol=1e-12)
+    found = resampling.compute_auc_interval(score, fits, groups, 100, seed=4)
+    np.testing.assert_allclose(found, np.quantile(drawn, resampling.INTERVAL), atol=1e-12)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.support.vectors import unit
-from tuwen.retrieval.metrics import compute_hits, rank_true_items
-from tuwen.retrieval.rerank import Matches, judge_reranked
+from tuwen.retrieval.metrics import compute_hits, judge_answers, judge_queries, rank_true_items
+from tuwen.retrieval.rerank import Matches, rerank
 from tuwen.retrieval.rerank_choice import WEIGHTS, OrderChoice, TrueRanks, choose_order, judge_choice, list_depths
 from tuwen.retrieval.search import top_k
 from tuwen.retrieval.vectors import RetrievalTask
@@ -27,11 +27,20 @@ def make(seed: int, knowing: float) -> tuple[RetrievalTask, Matches]:
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 12])
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_moved_ranks_are_those_of_the_new_order(depth: int, weight: float) -> None:
+def test_moved_ranks_are_those_of_the_new_order_of_the_whole_gallery(depth: int, weight: float) -> None:
     task, matches = make(0, 0.3)
     judged = judge_choice(TrueRanks(*rank_true_items(task)), matches, OrderChoice(depth, weight), KS)
-    expected = judge_reranked(task, matches, depth, weight, KS)
-    for own, other in zip(judged, expected, strict=True):
+    beyond_Qr = top_k(task.queries, task.gallery, 20)[0][:, 12:]
+    answers_QG = np.concatenate([rerank(matches, depth, weight), beyond_Qr], axis=1)
+    for own, other in zip(judged, judge_answers(task, answers_QG, KS), strict=True):
+        assert own.tolist() == other.tolist()
+
+
+def test_by_the_cosine_alone_nothing_changes() -> None:
+    task, matches = make(0, 0.3)
+    plain = matches._replace(match=np.zeros_like(matches.match))
+    judged = judge_choice(TrueRanks(*rank_true_items(task)), plain, OrderChoice(12, 1.0), KS)
+    for own, other in zip(judged, judge_queries(task, KS), strict=True):
         assert own.tolist() == other.tolist()
 
 

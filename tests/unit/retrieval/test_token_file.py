@@ -1,8 +1,13 @@
 """Rows of tokens of any length, on disk and back."""
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import torch
 
+from tests.support.checkout import ROOT
 from tuwen.retrieval.token_file import write_token_file
 
 
@@ -13,8 +18,8 @@ def make_blocks(lengths: list[list[int]]) -> list[tuple[np.ndarray, np.ndarray]]
 
 def test_rows_come_back_padded_in_any_order_with_their_masks(tmp_path) -> None:
     blocks = make_blocks([[3, 1], [2], [5]])
-    file = write_token_file(tmp_path / "texts.f16", 4, iter(blocks))
-    assert (tmp_path / "texts.f16").stat().st_size == 11 * 4 * 2
+    file = write_token_file(tmp_path, 4, iter(blocks))
+    assert file.tokens.shape == (11, 4)
     assert isinstance(file.tokens, np.memmap)
     whole = np.concatenate([tokens for tokens, _ in blocks])
     tokens, mask = file.read(np.array([2, 0, 2, 1]))
@@ -28,13 +33,31 @@ def test_rows_come_back_padded_in_any_order_with_their_masks(tmp_path) -> None:
 def test_the_file_does_not_depend_on_the_blocks(tmp_path) -> None:
     tokens, lengths = make_blocks([[3, 1, 2]])[0]
     parts = [(tokens[:4], lengths[:2]), (tokens[4:], lengths[2:])]
-    whole = write_token_file(tmp_path / "a", 4, [(tokens, lengths)])
-    apart = write_token_file(tmp_path / "b", 4, parts)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    whole, apart = (write_token_file(tmp_path, 4, blocks) for blocks in ([(tokens, lengths)], parts))
+    np.testing.assert_array_equal(whole.tokens, tokens)
+    np.testing.assert_array_equal(apart.tokens, tokens)
     assert whole.start.tolist() == apart.start.tolist() == [0, 3, 4, 6]
 
 
 def test_no_rows_are_no_file_to_map(tmp_path) -> None:
-    file = write_token_file(tmp_path / "none", 4, [])
+    file = write_token_file(tmp_path, 4, [])
     assert file.tokens.shape == (0, 4)
     assert file.start.tolist() == [0]
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_no_file(tmp_path) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from tuwen.retrieval.token_file import write_token_file
+
+def blocks():
+    yield np.zeros((1_000_000, 4), np.float16), np.array([1_000_000])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+write_token_file(Path(sys.argv[1]), 4, blocks())
+"""
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []

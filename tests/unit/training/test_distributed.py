@@ -55,7 +55,7 @@ def test_the_gradients_of_two_processes_are_those_of_one(case: str, both: list[d
 @pytest.mark.parametrize("case", ["plain", "cached"])
 def test_twenty_plain_steps_end_at_the_same_weights(case: str, both: list[dict], alone: dict) -> None:
     expected = alone[f"20 steps, {case}"]
-    start = distributed_process.make_prepared(fit(batch_size=12)).state_dict()
+    start = distributed_process.make_prepared(fit(batch_size=12))[0].state_dict()
     moved = max((expected[name] - start[name]).abs().max().item() for name in start)
     assert moved > 0.05  # a factor of two in the gradient would be seen
     for weights in (one[f"20 steps, {case}"] for one in both):
@@ -64,7 +64,7 @@ def test_twenty_plain_steps_end_at_the_same_weights(case: str, both: list[dict],
 
 
 def test_teacher_and_queue_of_two_processes_are_those_of_one(both: list[dict], alone: dict) -> None:
-    start = distributed_process.make_prepared(fit(batch_size=12)).state_dict()
+    start = distributed_process.make_prepared(fit(batch_size=12))[0].state_dict()
     assert max((alone["distilled"][name] - start[name]).abs().max().item() for name in start) > 1e-3
     for weights in (one["distilled"] for one in both):
         for name, weight in alone["distilled"].items():
@@ -108,5 +108,5 @@ def test_a_batch_that_cannot_be_shared_and_a_batch_norm_are_refused(monkeypatch:
         step.prepare_model(DualEncoder(TINY), fit())
     model = DualEncoder(TINY)
     model.image_tower.stem = torch.nn.BatchNorm2d(3)
-    with pytest.raises(UserError, match=r"TUWEN_GPUS: 3 processes: image_tower\.stem is a BatchNorm"):
+    with pytest.raises(UserError, match=r"3 processes without a GPU: image_tower\.stem is a BatchNorm"):
         step.prepare_model(model, fit(batch_size=9))

@@ -21,7 +21,8 @@ from tuwen.evaluation.external.arrays import ForeignArray, make_array
 from tuwen.evaluation.external.relevance import Labelled, read_relevance, split_labels
 from tuwen.evaluation.external.scores import read_scores, rerank_answers
 from tuwen.evaluation.figures import Figures, MetricValues, measure_figures
-from tuwen.retrieval import intervals, metrics
+from tuwen.retrieval import metrics
+from tuwen.retrieval.intervals import resampling
 
 NAMED = 3  # queries without a true item
 
@@ -97,7 +98,7 @@ def _check_arrays(images: ForeignArray, texts: ForeignArray, ks: Sequence[int], 
 
 
 def _make_params(ks: Sequence[int]) -> Evaluate:
-    return Evaluate.model_construct(ks=sorted(ks), bootstrap_samples=intervals.SAMPLES, seed=intervals.SEED)
+    return Evaluate.model_construct(ks=sorted(ks), bootstrap_samples=resampling.SAMPLES, seed=resampling.SEED)
 
 
 def _join_set(images: ForeignArray, texts: ForeignArray, labelled: Labelled) -> EmbeddedSet:

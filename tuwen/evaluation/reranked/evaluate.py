@@ -6,7 +6,9 @@ null) every file is there and holds nothing.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
@@ -22,8 +24,9 @@ from tuwen.evaluation.reranked.scored_set import ScoredSet, score_set
 from tuwen.evaluation.seen.captions import find_seen_texts
 from tuwen.evaluation.zero_shot_file import make_empty_report, write_report
 from tuwen.model.reranker import has_reranker, load_reranker
+from tuwen.retrieval.calibration import FirstAnswers, measure_calibration
 from tuwen.retrieval.metrics import compute_hits, judge_ranks
-from tuwen.retrieval.rerank import rerank
+from tuwen.retrieval.rerank import rerank, score_first
 from tuwen.retrieval.rerank_choice import OrderChoice, choose_order, judge_choice, list_depths
 
 
@@ -55,13 +58,13 @@ def evaluate_reranked(
         pairs.write_table(results / "ranks.parquet", make_empty_ranks(params.ks))
         return MeasuredReranker({}, {})
     sets = _score_sets(model, embeddings, clean, params)
-    valid = sets["valid"]
+    valid, answered = sets["valid"], dict[str, dict[str, Answers]]()
     choices = {
         name: choose_order(valid.ranks[name], valid.matches[name], valid.most, params.ks) for name in DIRECTIONS
     }
     metrics: dict[str, MetricValues] = {}
     for name, own in sets.items():
-        answers = answer_reordered(own, choices, params)
+        answers = answered[name] = answer_reordered(own, choices, params)
         values, exact = measure_figures(own.embedded, answers, params)
         metrics[name] = {"images": len(own.embedded.images), "texts": len(own.embedded.texts)} | values
         if name == "test":
@@ -74,6 +77,12 @@ def evaluate_reranked(
             "sure_on_valid": metrics["valid"][f"{name}_rerank_gain_mean_low"] > 0,
             "curve": _draw_depths(sets["test"], name, choice, params.ks),
         }
+        for name, choice in choices.items()
+    }
+    details["calibration"] = {
+        name: _calibrate(
+            *(list_first_reordered(sets[one], name, choice, answered[one][name]) for one in ("valid", "test"))
+        )
         for name, choice in choices.items()
     }
     write_json(results / "details.json", details)
@@ -109,6 +118,23 @@ def answer_reordered(own: ScoredSet, choices: Choices, params: Evaluate) -> dict
             judged_before=judge_ranks(*own.ranks_before[name], params.ks),
         )
     return answers
+
+
+def list_first_reordered(
+    own: ScoredSet, direction: str, choice: OrderChoice, answers: Answers
+) -> dict[str, FirstAnswers]:
+    """Return order -> the first answers of a direction: by the cosine, and by the choice where it has another."""
+    matches, query = own.matches[direction], answers.judged.query
+    by_cosine = judge_ranks(*own.ranks[direction], [1]).best_rank == 1
+    firsts = {"cosine": FirstAnswers(matches.cosine[query, 0].astype(np.float64), by_cosine)}
+    if choice.k > 1:
+        score_Q = score_first(matches, *choice).max(axis=1)
+        firsts["reranked"] = FirstAnswers(score_Q[query], answers.judged.best_rank == 1)
+    return firsts
+
+
+def _calibrate(valid: Mapping[str, FirstAnswers], test: Mapping[str, FirstAnswers]) -> dict[str, Any]:
+    return {order: measure_calibration(valid[order], test[order]) for order in valid}
 
 
 def _draw_depths(own: ScoredSet, direction: str, choice: OrderChoice, ks: Sequence[int]) -> list[dict[str, float]]:

@@ -8,7 +8,8 @@ import numpy as np
 from tuwen.core.params import Evaluate
 from tuwen.evaluation.embedded_set import EmbeddedSet, score_pairs
 from tuwen.evaluation.metric import Estimate
-from tuwen.retrieval import intervals, metrics
+from tuwen.retrieval import metrics
+from tuwen.retrieval.intervals import resampling
 from tuwen.retrieval.vectors import Floats, Rows
 
 
@@ -43,5 +44,5 @@ def _estimate_auc(score: Floats, embedded: EmbeddedSet, params: Evaluate) -> Est
     """Return the AUC with its interval; score [P + N]: of the pairs of `list_judged_pairs`."""
     fits = np.arange(len(score)) < len(embedded.image)
     groups = embedded.image_groups[list_judged_pairs(embedded)[0]]
-    low, high = intervals.compute_auc_interval(score, fits, groups, params.bootstrap_samples, params.seed)
+    low, high = resampling.compute_auc_interval(score, fits, groups, params.bootstrap_samples, params.seed)
     return Estimate(metrics.compute_auc(score, fits), float(low), float(high))

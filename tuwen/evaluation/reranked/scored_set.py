@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -65,13 +64,11 @@ def score_set(reranker: ReRanker, model: Path, embedded: Path, folder: Path, par
         own = before._replace(images=anew["images"], texts=anew["texts"])
     most = min(read_depth(model), len(own.images), len(own.texts))
     vectors = {"images": own.images, "texts": own.texts}
-    TOKENS_WORK.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=TOKENS_WORK) as work:
-        score = partial(score_token_pairs, reranker, write_tokens(reranker, tokenizer, sides, Path(work)))
-        matches = match_first(score, vectors, max(most, count_answers(own, params)), list(DIRECTIONS))
-        if len(own.unfit[0]):
-            own = own._replace(match=score(*list_judged_pairs(own)).astype(np.float64))
-        costs = {name: measure_costs(score, name, matches[name].rows, most) for name in DIRECTIONS}
+    score = partial(score_token_pairs, reranker, write_tokens(reranker, tokenizer, sides, TOKENS_WORK))
+    matches = match_first(score, vectors, max(most, count_answers(own, params)), list(DIRECTIONS))
+    if len(own.unfit[0]):
+        own = own._replace(match=score(*list_judged_pairs(own)).astype(np.float64))
+    costs = {name: measure_costs(score, name, matches[name].rows, most) for name in DIRECTIONS}
     ranks = _rank_true_items(own)
     ranks_before = _rank_true_items(before) if has_own_towers(model) else ranks
     return ScoredSet(own, most, ranks, ranks_before, matches, costs)

@@ -16,6 +16,7 @@ from tuwen.evaluation.models import MODELS
 from tuwen.evaluation.ranks import read_ranks
 from tuwen.evaluation.reranked.evaluate import MeasuredReranker, evaluate_reranked
 from tuwen.evaluation.results import list_measured, read_metrics
+from tuwen.retrieval.calibration import FirstAnswers, measure_calibration
 from tuwen.retrieval.rerank_choice import WEIGHTS
 
 KS = [1, 5, 10]
@@ -90,6 +91,35 @@ def test_depth_and_weight_are_the_best_on_valid_and_give_the_ranks_of_test(world
     for point in chosen.curve:
         ranks = np.array(rank_best(world, "test", direction, int(point["k"]), chosen.weight))
         assert [point[f"hit_at_{k}"] for k in KS] == pytest.approx([(ranks <= k).mean() for k in KS], abs=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_the_probability_has_a_curve_for_either_order(world: Path, direction: str) -> None:
+    details = read_details(world / "results/reranked/details.json", KS)
+    assert details.reranking
+    assert details.calibration
+    chosen, orders = details.reranking[direction], details.calibration[direction]
+    best = rank_best(world, "test", direction, 1, 0)
+    assert orders.cosine.right == pytest.approx(np.mean(np.array(best) == 1), abs=1e-6)
+    firsts = {name: list_firsts(world, name, direction, chosen.k, chosen.weight) for name in ("valid", "test")}
+    assert chosen.k > 1
+    assert orders.reranked
+    due, own = measure_calibration(firsts["valid"], firsts["test"]), orders.reranked.model_dump()
+    names = ("slope", "intercept", "fitted_on", "queries", "right", "brier", "ece")
+    assert [own[name] for name in names] == pytest.approx([due[name] for name in names], rel=1e-3)
+
+
+def list_firsts(root: Path, name: str, direction: str, k: int, weight: float) -> FirstAnswers:
+    """The highest score of each query among its first k, and whether it is of a true item."""
+    cosine, match = score_all(root, name)
+    best = rank_best(root, name, direction, k, weight)
+    if direction == "i2t":
+        cosine, match = cosine.T, match.T
+    scores = [
+        max(match[query][item] + weight * row[item] for item in np.argsort(-row, kind="stable")[:k])
+        for query, row in enumerate(cosine)
+    ]
+    return FirstAnswers(np.array(scores), np.array(best) == 1)
 
 
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])

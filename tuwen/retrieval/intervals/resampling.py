@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tuwen.retrieval.exact_intervals import INTERVAL, extend_points, measure_spread, replace_ends
+from tuwen.retrieval.intervals.exact import INTERVAL, extend_points, measure_spread, replace_ends
 from tuwen.retrieval.metrics import compute_weighted_aucs
 from tuwen.retrieval.vectors import Flags, Floats
 
@@ -39,7 +39,7 @@ def compute_intervals(
 ) -> Floats:
     """Return 95 % intervals [M, 2] (low, high) of the column means of `values` [N, M]: shares, or differences.
 
-    By the bootstrap over groups; exact ones where it sees too little (exact_intervals.py, which `least` is for: 0
+    By the bootstrap over groups; exact ones where it sees too little (exact.py, which `least` is for: 0
     for a share, -1 for a difference of two).
     """
     ends = compute_ends(bootstrap(values, groups, samples, seed))
