@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tuwen.data.formats.images import Pixels
+from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.data.formats.tokens.spelling import simplify_captions
 from tuwen.model.attention_map import explain_no_map
@@ -77,7 +78,7 @@ class Engine:
             for direction, by in index.params["calibration"].items()
         }
         self.store: Store = ExactStore(index)
-        self.size_px = int(self.retriever.model.config["image"]["size_px"])
+        self.picture_rule = self.retriever.model.picture_rule
 
     @property
     def about(self) -> dict[str, str | None]:
@@ -127,7 +128,7 @@ class Engine:
         assert self.reader is not None
         side = "images" if direction == "t2i" else "texts"
         items = [self.index.read_row(side, int(row)) for row in hits.rows]
-        decode = partial(_decode, self.data, self.size_px)
+        decode = partial(_decode, self.data, self.picture_rule)
         if direction == "t2i":
             sides = PairSides([_name_place(one) for one in items], decode, [query])
         else:
@@ -158,5 +159,5 @@ def _name_place(item: dict[str, Any]) -> dict[str, Any]:
     return {"image_id": item["image"]} | {name: item[name] for name in ("shard", "offset", "size")}
 
 
-def _decode(data: Path, size_px: int, image: Any) -> Pixels:
-    return image if isinstance(image, np.ndarray) else decode_row(data, size_px, image)
+def _decode(data: Path, rule: PictureRule, image: Any) -> Pixels:
+    return image if isinstance(image, np.ndarray) else decode_row(data, rule, image)

@@ -105,8 +105,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so i
             asked = [
                 (f"row {row}: image", _decode_base64(row, value)) for row, value in zip(rows, values, strict=True)
             ]
-        size_px = self.retriever.model.config["image"]["size_px"]
-        decode = partial(read_square, size_px=size_px)
+        decode = partial(read_square, rule=self.retriever.model.picture_rule)
         ordered, cosines = rerank_found(self.packed, direction, asked, decode, (found, cosine))
         return [[gallery.ids[item] for item in items] for items in ordered[:, :k].tolist()], cosines[:, :k]
 

@@ -10,14 +10,14 @@ import torch
 
 from tuwen.core.params import Fit
 from tuwen.data.formats.json_file import write_json
-from tuwen.data.formats.text import load_tokenizer
+from tuwen.data.formats.text import Vocabulary, load_tokenizer
 from tuwen.model import card, device, dual_encoder
+from tuwen.model.precision import choose_precision
 from tuwen.training import distributed, trainer
 from tuwen.training.dataset import Views
 from tuwen.training.loader import load_batches
 from tuwen.training.objective import EpochRecord
 from tuwen.training.selection import Choice, Validator
-from tuwen.training.step import choose_precision
 
 Log = Callable[[EpochRecord, int], None]
 
@@ -30,7 +30,7 @@ class Job(NamedTuple):
     """
 
     encoder: dual_encoder.DualEncoder
-    vocabulary: list[str]
+    vocabulary: Vocabulary
     views: Views
     fit: Fit
     seed: int
@@ -72,7 +72,7 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
         chosen, candidates = training.select(baseline, lambda encoder: validate(encoder, tokenizer))
     dual_encoder.save_model(job.encoder, out, job.vocabulary)
     facts = {"pairs": len(job.views), "steps": steps * training.epochs, **job.facts, "selected": chosen._asdict()}
-    facts |= {"candidates": candidates, "ran": {"precision": choose_precision(fit)} | describe_machine()}
+    facts |= {"candidates": candidates, "ran": {"precision": choose_precision(fit.precision)} | describe_machine()}
     facts |= {"epochs": training.records}
     _write_facts(job.encoder, job.origin, out, facts)
     return True
@@ -80,7 +80,7 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
 
 def write_untrained(
     encoder: dual_encoder.DualEncoder,
-    vocabulary: list[str],
+    vocabulary: Vocabulary,
     origin: str,
     out: Path,
     validate: Validator,

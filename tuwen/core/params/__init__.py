@@ -34,8 +34,10 @@ from tuwen.core.params.model import (
     ImageTower,
     Model,
     OpenClip,
+    OpenClipHub,
     Start,
     TextTower,
+    Transformers,
 )
 from tuwen.core.params.rerank import ImageTokens, MomentumTeacher, Objectives, Rerank
 from tuwen.core.params.root import (
@@ -80,6 +82,7 @@ __all__ = [
     "NoParaphrase",
     "Objectives",
     "OpenClip",
+    "OpenClipHub",
     "OpenccParaphrase",
     "Pairs",
     "Params",
@@ -100,6 +103,7 @@ __all__ = [
     "TableSource",
     "Text",
     "TextTower",
+    "Transformers",
     "Validate",
     "WebdatasetSource",
     "ZeroSource",

@@ -113,6 +113,11 @@ class Params(Strict):
             raise ValueError(
                 f"image.size_px must be a multiple of model.image.patch_px ({self.model.image.patch_px})"
             )
+        if self.rerank and start.kind in ("transformers", "open_clip_hub"):
+            raise ValueError(
+                "rerank must be null: a re-ranker reads tokens of towers of the project's own, and baseline.start "
+                "brings a library's"
+            )
         return self
 
     @model_validator(mode="after")
