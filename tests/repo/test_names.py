@@ -23,8 +23,8 @@ compare compose compute connect convert copy count create deal declare decode de
 evaluate examine exit explain export extend fetch fill find fit flatten follow format freeze gather get group
 has hash hide import infer ingest is join judge keep label list load locate log make map match measure merge mix
 move normalise number open pack paraphrase parse predict prepare propagate put rank read refuse register remove
-render replace report require rerank resize round run save say score select set shuffle simplify split start
-step stop stream swap sync tabulate tokenize track train translate turn use validate vary watch write
+render replace report require rerank resize round run save say score select set simplify split start step stop
+stream swap sync tabulate tokenize track train translate turn use validate vary watch write
 """
 
 

@@ -11,8 +11,9 @@ from tuwen.data.augment.stored_views import augment
 from tuwen.data.augment.views import Viewer, list_rows
 from tuwen.data.formats import pairs, text
 from tuwen.data.formats.images import decode_image
-from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, compute_window
+from tuwen.training.dataset import OnlineViews, StoredViews, compute_window
 from tuwen.training.loader import load_batches
+from tuwen.training.streams.mixed import MixedViews
 
 POLICY = settings().baseline.policy
 
