@@ -26,7 +26,7 @@ import torch.distributed as dist
 from tuwen.model.architectures import make_chinese_clip_config
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, step
-from tuwen.training.engines.replicas import Alone, Engine
+from tuwen.training.engines.replicas import Alone, GradientEngine
 from tuwen.training.loader import Batch
 
 TOKENS, BUCKET_BYTES = 24, 64 << 20
@@ -74,7 +74,7 @@ def measure(rows: int, rounds: int) -> None:
     during = step.prepare_model(model, settings)
     after, batch = AfterBackward(model), make_batch(rows)
 
-    def take_step(engine: Engine) -> None:
+    def take_step(engine: GradientEngine) -> None:
         model.zero_grad()
         step.compute_gradients(model, batch, settings, engine=engine)
 

@@ -42,8 +42,13 @@ USED_ELSEWHERE = {
     ("data/augment/back_translation.py", "transformers"): "by augment.paraphrase.kind",
     ("data/augment/back_translation.py", "safetensors"): "by augment.paraphrase.kind",
     ("retrieval/intervals/exact.py", "scipy"): "intervals are for the figures of evaluation and report",
+    ("data/formats/picture_rule.py", "transformers"): "counts patches, of a model that the library makes",
+    ("data/formats/tokens/library_tokenizer.py", "transformers"): "spells captions for a model",
+    ("data/formats/tokens/library_tokenizer.py", "open_clip_torch"): "by baseline.start.kind",
     ("model/towers.py", "open_clip_torch"): "by baseline.start.kind",
+    ("model/open_clip_towers.py", "open_clip_torch"): "by baseline.start.kind",
     ("model/weights/open_clip.py", "open_clip_torch"): "by baseline.start.kind",
+    ("model/weights/open_clip_hub.py", "open_clip_torch"): "by baseline.start.kind",
 }
 # What no stage imports by name, and why it is listed.
 BENEATH = {

@@ -16,7 +16,7 @@ from tests.support.training import TINY, fit
 from tuwen.core.params import Fit
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, optim, step, trainer
-from tuwen.training.engines.replicas import Engine
+from tuwen.training.engines.replicas import GradientEngine
 from tuwen.training.loader import Batch
 from tuwen.training.objective import Contrastive
 from tuwen.training.selection import Measured
@@ -62,7 +62,7 @@ def take_share(batch: Batch) -> Batch:
     return Batch(*(column[part] for column in batch))
 
 
-def make_prepared(settings: Fit) -> tuple[DualEncoder, Engine]:
+def make_prepared(settings: Fit) -> tuple[DualEncoder, GradientEngine]:
     torch.manual_seed(7)
     model = DualEncoder(STILL)
     return model, step.prepare_model(model, settings)

@@ -60,11 +60,11 @@ def build_reranked(root: Path, unfit: int = 0) -> Path:
     return root
 
 
-def add_reranker(root: Path) -> None:
-    """Write models/reranked over the dual encoder in models/finetuned."""
+def add_reranker(root: Path, layers: int = 1) -> None:
+    """Write models/reranked over the dual encoder in models/finetuned; of two layers it tells where a word is."""
     model, out = root / "models/finetuned", root / "models/reranked"
     torch.manual_seed(0)
-    cross = make_cross_encoder(load_model(model), LAYERS)
+    cross = make_cross_encoder(load_model(model), LAYERS | {"layers": layers})
     for parameter in cross.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     save_reranker(cross, model, out)
@@ -117,13 +117,14 @@ def _add_unfit(folder: Path, count: int) -> None:
 def score_all(root: Path, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the cosine and the probability of every text and image of a set, [T, I], each pair for itself."""
     from tuwen.data.formats.images import make_pixel_tensor
+    from tuwen.data.formats.picture_rule import PictureRule
     from tuwen.data.formats.text import load_tokenizer, tokenize
     from tuwen.model.reranker import load_reranker
     from tuwen.retrieval.encode import read_images
 
     dual, cross = load_reranker(root / "models/reranked")
     tables = pairs.read_pair_set(root / "data/clean" / name)
-    pixels = make_pixel_tensor(read_images(root / "data", tables, CONFIG["image"]["size_px"]))
+    pixels = make_pixel_tensor(read_images(root / "data", tables, PictureRule(CONFIG["image"]["size_px"])))
     tokenizer = load_tokenizer(root / "models/reranked/vocab.txt")
     with torch.inference_mode():
         _, tokens_IPW = dual.encode_image_tokens(pixels)

@@ -16,7 +16,7 @@ from tuwen.core.params import Params, Rerank
 from tuwen.data.augment.views import Viewer
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import write_json
-from tuwen.data.formats.text import SPECIAL_TOKENS, load_tokenizer
+from tuwen.data.formats.text import SPECIAL_TOKENS, Vocabulary, load_tokenizer
 from tuwen.model import card, dual_encoder
 from tuwen.model.cross_encoder import CrossEncoder
 from tuwen.model.dual_encoder import DualEncoder
@@ -156,7 +156,7 @@ def describe_layers(dual: DualEncoder, settings: Rerank) -> dict[str, Any]:
     return given | {name: value for name, value in shape.items() if given[name] is None}
 
 
-def _find_words(vocabulary: list[str], tuned: Path) -> HiddenWords:
+def _find_words(vocabulary: Vocabulary, tuned: Path) -> HiddenWords:
     """Return the numbers of the tokens of BERT. Raises UserError where the model cannot read [MASK]."""
     numbers = {token: number for number, token in enumerate(vocabulary)}
     if "[MASK]" not in numbers:

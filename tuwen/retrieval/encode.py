@@ -20,7 +20,8 @@ from tuwen.core.errors import UserError
 from tuwen.core.executor import count_workers
 from tuwen.core.progress import follow
 from tuwen.data.formats import shards
-from tuwen.data.formats.images import Pixels, decode_pixels, make_pixel_tensor, resize_to_square
+from tuwen.data.formats.images import Pixels, decode_pixels, make_pixel_tensor
+from tuwen.data.formats.picture_rule import PictureRule, resize_by_rule
 from tuwen.data.formats.text import tokenize
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
@@ -37,19 +38,19 @@ AHEAD = 256  # images decoded while earlier ones are encoded
 PIECE = 16  # rows that one thread encodes at once on CPU; more are slower there (docs/log.md)
 
 
-def read_images(data: Path, pair_set: "PairSet", size_px: int) -> list[Pixels]:
+def read_images(data: Path, pair_set: "PairSet", rule: PictureRule) -> list[Pixels]:
     """Return what `stream_images` yields as a list, for callers that iterate more than once."""
-    return list(stream_images(data, pair_set, size_px))
+    return list(stream_images(data, pair_set, rule))
 
 
-def stream_images(data: Path, pair_set: "PairSet", size_px: int) -> Iterator[Pixels]:
-    """Yield the set's images as squares, uint8 [size_px, size_px, 3] each; `data` is the data root.
+def stream_images(data: Path, pair_set: "PairSet", rule: PictureRule) -> Iterator[Pixels]:
+    """Yield the set's images as a model sees them, uint8 [S, S, 3] each; `data` is the data root.
 
     At most AHEAD of them are held. One that the source could not give, or a query that is broken, is white. Raises
     UserError where an image that the tables hold cannot be decoded.
     """
     rows = list_image_rows(pair_set)
-    yield from follow(_map_in_order(partial(decode_row, data, size_px), rows, AHEAD), "decode", len(rows))
+    yield from follow(_map_in_order(partial(decode_row, data, rule), rows, AHEAD), "decode", len(rows))
 
 
 def list_image_rows(pair_set: "PairSet") -> list[dict[str, Any]]:
@@ -57,13 +58,13 @@ def list_image_rows(pair_set: "PairSet") -> list[dict[str, Any]]:
     return list(pair_set.images.select(["image_id", "shard", "offset", "size"]).to_pylist())
 
 
-def decode_row(data: Path, size_px: int, row: dict[str, Any]) -> Pixels:
-    """Decode the image of one row as a square, white where it has no bytes; `data` is the data root."""
+def decode_row(data: Path, rule: PictureRule, row: dict[str, Any]) -> Pixels:
+    """Decode the image of one row as a model sees it, white where it has no bytes; `data` is the data root."""
     if row["shard"] is None:
-        return np.full((size_px, size_px, 3), 255, np.uint8)
+        return resize_by_rule(np.full((rule.size_px, rule.size_px, 3), 255, np.uint8), rule)
     encoded = shards.read_member(data, shards.Place.of(row))
     try:
-        return resize_to_square(decode_pixels(encoded), size_px)
+        return resize_by_rule(decode_pixels(encoded), rule)
     except OSError as error:
         raise UserError(
             f"{data / row['shard']}: picture {row['image_id']} cannot be decoded ({error}); "

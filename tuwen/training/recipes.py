@@ -18,7 +18,7 @@ from tuwen.core.params import Params
 from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import read_json
-from tuwen.data.formats.text import make_tokenizer
+from tuwen.data.formats.text import Vocabulary, make_tokenizer
 from tuwen.data.formats.tokens.token_stats import list_losses, measure_tokens
 from tuwen.model import dual_encoder
 from tuwen.model.weights.load import make_start
@@ -55,7 +55,7 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
     fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.describe()
     stored, streamed = _make_corpus_views(clean, params) if fit else (None, [])
     encoder, vocabulary = make_start(params, lambda: _list_captions(clean, bool(streamed)))
-    validate = make_validator(clean / "valid", params.image.size_px, fit.batch_size if fit else VALID_BATCH_SIZE)
+    validate = make_validator(clean / "valid", encoder.picture_rule, fit.batch_size if fit else VALID_BATCH_SIZE)
     facts = {"captions": _measure_captions(clean, encoder, vocabulary)} if distributed.is_first() else {}
 
     def measure(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
@@ -104,7 +104,7 @@ def _list_captions(clean: Path, streamed: bool) -> Iterable[str]:
         yield list_basic_characters()
 
 
-def _measure_captions(clean: Path, encoder: dual_encoder.DualEncoder, vocabulary: list[str]) -> dict[str, Any]:
+def _measure_captions(clean: Path, encoder: dual_encoder.DualEncoder, vocabulary: Vocabulary) -> dict[str, Any]:
     """Return set -> what the model does not see of its captions; what is notable is printed as a warning."""
     text = encoder.config["text"]
     tokenizer = make_tokenizer(vocabulary, text.get("simplify", False))
@@ -145,7 +145,7 @@ def make_finetuned(
     size_px = encoder.config["image"]["size_px"]
     views = make_labelled_views(clean, augmented, ["train"], params, size_px)
     vocabulary = dual_encoder.read_vocabulary(baseline)
-    validate, seed = make_validator(clean / "valid", size_px, fit.batch_size), params.finetune.seed
+    validate, seed = make_validator(clean / "valid", encoder.picture_rule, fit.batch_size), params.finetune.seed
     job = Job(encoder, vocabulary, views, fit, seed, baseline)
     if run_training(job, out, checkpoint, validate, log):
         manifest.write_manifest(

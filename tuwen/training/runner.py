@@ -10,7 +10,7 @@ import torch
 
 from tuwen.core.params import Fit
 from tuwen.data.formats.json_file import write_json
-from tuwen.data.formats.text import load_tokenizer
+from tuwen.data.formats.text import Vocabulary, load_tokenizer
 from tuwen.model import card, device, dual_encoder
 from tuwen.model.precision import choose_precision
 from tuwen.training import distributed, trainer
@@ -32,7 +32,7 @@ class Job(NamedTuple):
     """
 
     encoder: dual_encoder.DualEncoder
-    vocabulary: list[str]
+    vocabulary: Vocabulary
     views: Views
     fit: Fit
     seed: int
@@ -84,7 +84,7 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
 
 def write_untrained(
     encoder: dual_encoder.DualEncoder,
-    vocabulary: list[str],
+    vocabulary: Vocabulary,
     origin: str,
     out: Path,
     validate: Validator,

@@ -18,9 +18,9 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder
 from tuwen.model.precision import choose_precision, set_attention, set_precision
 from tuwen.training import distributed, gradcache, optim
-from tuwen.training.engines.replicas import Alone, Engine, make_replicas
+from tuwen.training.engines.replicas import Alone, GradientEngine, make_replicas
 from tuwen.training.engines.shards import Shards, clip_gradients
-from tuwen.training.loss import compare_ids, compute_contrastive_loss
+from tuwen.training.loss import compare_ids, compute_contrastive_loss, compute_sigmoid_loss
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit, Loop
@@ -30,7 +30,7 @@ LossOfVectors = Callable[[Tensor, Tensor, Tensor], Tensor]
 TEXT_PARTS = 8  # a text is padded to the longest of its eighth of the batch
 
 
-def prepare_model(model: DualEncoder, fit: "Fit") -> Engine:
+def prepare_model(model: DualEncoder, fit: "Fit") -> GradientEngine:
     """Move the model to its device and set it and torch up as `fit` says; return what runs its passes.
 
     Raises UserError as `prepare_torch`, or where a BatchNorm would see parts of a batch.
@@ -82,7 +82,7 @@ def step(
     batch: "Batch",
     factor: float,
     fit: "Fit",
-    engine: Engine | None = None,
+    engine: GradientEngine | None = None,
 ) -> float:
     """Take one step on `batch`, this process's share of the step's pairs; otherwise as `move_weights`."""
     loss = compute_gradients(model, batch, fit, engine=engine)
@@ -93,8 +93,8 @@ def step(
 
 @torch.no_grad()
 def clamp_temperature(model: DualEncoder) -> None:
-    """Keep the temperature between CLIP's clamp and 1."""
-    model.log_scale.clamp_(0, math.log(MAX_SCALE))
+    """Keep the temperature between the model's clamp, by default CLIP's, and 1."""
+    model.log_scale.clamp_(0, math.log(getattr(model, "max_scale", MAX_SCALE)))
 
 
 def move_weights(
@@ -123,7 +123,7 @@ def compute_gradients(
     batch: "Batch",
     fit: "Fit",
     compute_loss: LossOfVectors | None = None,
-    engine: Engine | None = None,
+    engine: GradientEngine | None = None,
 ) -> Tensor:
     """Give every parameter the gradient of the whole batch's mean loss, in all processes; return that loss.
 
@@ -160,7 +160,7 @@ def _compute_gradients_cached(
     texts_and_back: tuple[list[gradcache.Piece], Tensor],
     positive_bB: Tensor,
     fit: "Fit",
-    engine: Engine,
+    engine: GradientEngine,
 ) -> Tensor:
     texts, back = texts_and_back
     image, text = gradcache.compute_features(images, engine), gradcache.compute_features(texts, engine)
@@ -173,7 +173,10 @@ def _compute_gradients_cached(
 
 
 def compare_rows(model: DualEncoder, image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor) -> Tensor:
-    """Return the mean loss of this process's rows, each against the rows of all processes."""
+    """Return the mean loss of this process's rows against all; by the sigmoid where the model has a bias."""
+    if (bias := getattr(model, "logit_bias", None)) is not None:  # a caller's own encoder has none
+        all_BD = distributed.gather_rows(text_bD) if distributed.count_ranks() > 1 else text_bD
+        return compute_sigmoid_loss(image_bD, all_BD, model.scale, bias, positive_bB)
     if distributed.count_ranks() == 1:
         return compute_contrastive_loss(image_bD, text_bD, model.scale, positive_bB)
     image_BD, text_BD = distributed.gather_rows(image_bD), distributed.gather_rows(text_bD)
@@ -216,7 +219,8 @@ def _make_text_pieces(
     """
     groups, back = group_by_length(lengths, ids.device, fit.chunk)
     inputs: list[tuple[Tensor, ...]] = [(ids[rows, :longest], mask[rows, :longest]) for rows, longest in groups]
-    if fit.chunk is None:  # looked up together: each look-up has a gradient as large as the whole table
+    # looked up together: each look-up has a gradient as large as the whole table
+    if fit.chunk is None and model.takes_token_vectors:
         vectors = model.embed_tokens(torch.cat([ids_bL.flatten() for ids_bL, _ in inputs]))
         parts = torch.split(vectors, [ids_bL.numel() for ids_bL, _ in inputs])
         inputs = [(*one, part.view(*one[0].shape, -1)) for one, part in zip(inputs, parts, strict=True)]

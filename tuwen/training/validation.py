@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tuwen.data.formats import pairs
+from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.retrieval.encode import embed_captions, embed_images, read_images
 from tuwen.retrieval.metrics import compute_hits, judge_queries
@@ -18,13 +19,14 @@ from tuwen.training.selection import Measured, Validator
 HIT_K = 5
 
 
-def make_validator(folder: Path, size_px: int, batch_size: int) -> Validator:
+def make_validator(folder: Path, rule: PictureRule, batch_size: int) -> Validator:
     """Return a function that measures a model and its tokenizer on the set in `folder`.
 
-    The images are decoded once, here. A text's share of the criterion goes to its image, the first of several.
+    rule: how these models see a picture. The images are decoded once, here. A text's share of the criterion goes
+    to its image, the first of several.
     """
     pair_set = pairs.read_pair_set(folder)
-    pixels = read_images(folder.parent.parent, pair_set, size_px)
+    pixels = read_images(folder.parent.parent, pair_set, rule)
     captions = pair_set.texts["caption"].to_pylist()
     image_row, text_row = pairs.find_true_rows(pair_set)
     image_of_text = np.zeros(len(captions), np.int64)

@@ -10,6 +10,7 @@ import torch
 from tests.support.training import SIZE_PX, TINY, caption, drawn, write_set
 from tuwen.data.formats import pairs
 from tuwen.data.formats.images import decode_pixels, make_pixel_tensor, resize_to_square
+from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer, tokenize
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training.validation import make_validator
@@ -47,7 +48,7 @@ def test_figures_and_shares_are_those_of_a_count_by_hand(valid: Path, tmp_path: 
     tokenizer = load_tokenizer(tmp_path / "vocab.txt")
     torch.manual_seed(0)
     model = DualEncoder(TINY | {"vocabulary": len(vocabulary)}).eval()
-    measured = make_validator(valid, SIZE_PX, batch_size=5)(model, tokenizer)
+    measured = make_validator(valid, PictureRule(SIZE_PX), batch_size=5)(model, tokenizer)
 
     squares = [resize_to_square(decode_pixels(drawn(n)), SIZE_PX) for n in range(IMAGES)]
     image_ID = model.encode_image(make_pixel_tensor(squares))

@@ -1,6 +1,6 @@
 """The settings, params.yaml, as strict models.
 
-Read root.py first, then data.py, model.py, training.py and rerank.py.
+Read root.py first, then data.py, model.py, training.py, rerank.py and index.py.
 """
 
 from tuwen.core.params.data import (
@@ -25,6 +25,7 @@ from tuwen.core.params.data import (
     WebdatasetSource,
     ZeroSource,
 )
+from tuwen.core.params.index import Exact, Index, Licence
 from tuwen.core.params.model import (
     CnClip,
     Folder,
@@ -33,11 +34,23 @@ from tuwen.core.params.model import (
     ImageTower,
     Model,
     OpenClip,
+    OpenClipHub,
     Start,
     TextTower,
+    Transformers,
 )
 from tuwen.core.params.rerank import ImageTokens, MomentumTeacher, Objectives, Rerank
-from tuwen.core.params.root import Embed, Evaluate, Gate, Image, Params, Predict, Report, Text, load_params
+from tuwen.core.params.root import (
+    Embed,
+    Evaluate,
+    Gate,
+    Image,
+    Params,
+    Predict,
+    Report,
+    Text,
+    load_params,
+)
 from tuwen.core.params.training import Baseline, Distil, Finetune, Fit, Loop, Select, SoftTargets
 
 __all__ = [
@@ -50,6 +63,7 @@ __all__ = [
     "Distil",
     "Embed",
     "Evaluate",
+    "Exact",
     "Finetune",
     "Fit",
     "Folder",
@@ -59,6 +73,8 @@ __all__ = [
     "Image",
     "ImageTokens",
     "ImageTower",
+    "Index",
+    "Licence",
     "Loop",
     "Marian",
     "Model",
@@ -66,6 +82,7 @@ __all__ = [
     "NoParaphrase",
     "Objectives",
     "OpenClip",
+    "OpenClipHub",
     "OpenccParaphrase",
     "Pairs",
     "Params",
@@ -86,6 +103,7 @@ __all__ = [
     "TableSource",
     "Text",
     "TextTower",
+    "Transformers",
     "Validate",
     "WebdatasetSource",
     "ZeroSource",

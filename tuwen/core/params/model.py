@@ -55,6 +55,7 @@ class HuggingFace(Strict):
     kind: Literal["hugging_face"]
     model: str  # local folder or hub id
     revision: Revision  # commit of the hub id, or sha256 of the folder's weights file
+    resize_positions: bool = False  # its position embeddings to another image.size_px, as its library does
 
     def describe(self) -> str:
         """Return the origin of the weights in words, for the model card."""
@@ -68,6 +69,7 @@ class CnClip(Strict):
     file: str
     sha256: Sha256  # of the file
     vocabulary: str  # cn_clip's clip/vocab.txt
+    resize_positions: bool = False  # its position embeddings to another image.size_px, as its library does
 
     def describe(self) -> str:
         """Return the origin of the weights in words, for the model card."""
@@ -84,6 +86,7 @@ class OpenClip(Strict):
     text: str  # local folder or hub id
     text_revision: Revision
     dim: Count  # dimensions of the common space
+    resize_positions: bool = False  # its position embeddings to another image.size_px, as its library does
 
     def describe(self) -> str:
         """Return the origin of the weights in words, for the model card."""
@@ -103,4 +106,36 @@ class Folder(Strict):
         return f"{self.folder}, sha256 {self.sha256}"
 
 
-Start = Annotated[Fresh | HuggingFace | CnClip | OpenClip | Folder, Field(discriminator="kind")]
+class OpenClipHub(Strict):
+    """A whole dual encoder of open_clip, by its own layers, tokenizer and picture rule."""
+
+    kind: Literal["open_clip_hub"]
+    model: str  # local folder or hub id
+    revision: Revision  # commit of the hub id, or the sha256 of the folder's weights file
+    picture_rule: Literal["weights", "project"] = "weights"  # as of Transformers
+    resize_positions: bool = False  # its position embeddings to another image.size_px, as its library does
+
+    def describe(self) -> str:
+        """Return the origin of the weights in words, for the model card."""
+        return f"{self.model} at {self.revision}, by open_clip"
+
+
+class Transformers(Strict):
+    """A whole dual encoder of transformers, by its own layers, tokenizer and picture rule."""
+
+    kind: Literal["transformers"]
+    model: str  # local folder or hub id
+    # commit of the hub id, or the sha256 of the folder's weights file; of parts that of what sha256sum prints
+    revision: Revision
+    # how pictures are cut and resized: as the weights were trained, or as every model of the project's own
+    picture_rule: Literal["weights", "project"] = "weights"
+    resize_positions: bool = False  # its position embeddings to another image.size_px, as its library does
+
+    def describe(self) -> str:
+        """Return the origin of the weights in words, for the model card."""
+        return f"{self.model} at {self.revision}, by transformers"
+
+
+Start = Annotated[
+    Fresh | HuggingFace | CnClip | OpenClip | OpenClipHub | Transformers | Folder, Field(discriminator="kind")
+]

@@ -16,7 +16,7 @@ from tuwen.training import distributed
 Passed = TypeVar("Passed")
 
 
-class Engine(Protocol):
+class GradientEngine(Protocol):
     """Runs a model's passes; after the backward pass of what `run` returned all processes have the same gradients.
 
     The loss is a mean over rows and the shares are equal, so the mean over processes is the gradient of the batch.
@@ -85,6 +85,6 @@ class Passes(nn.Module):
         return compute()
 
 
-def make_replicas(model: nn.Module) -> Engine:
+def make_replicas(model: nn.Module) -> GradientEngine:
     """Return the engine of `model`, which lies on its device and whose frozen parameters want no gradient."""
     return Alone() if distributed.count_ranks() == 1 else Replicas(model)
