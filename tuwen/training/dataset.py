@@ -177,22 +177,22 @@ class _ImageCache:
     """Decoded images below `data`, and by how much each is reduced; up to IMAGE_CACHE_BYTES are kept.
 
     enough_px: what a reduced image's shorter side must still have; None: none is reduced. A copy that is sent to
-    another process begins empty.
+    another process keeps none: workers live for an epoch, which seldom shows a picture twice.
     """
 
-    def __init__(self, data: Path, enough_px: int | None = None) -> None:
-        self._data, self._enough_px = data, enough_px
+    def __init__(self, data: Path, enough_px: int | None = None, room_bytes: int = IMAGE_CACHE_BYTES) -> None:
+        self._data, self._enough_px, self._room_bytes = data, enough_px, room_bytes
         self._decoded: dict[Place, tuple[Pixels, int]] = {}
         self._bytes = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _ImageCache, (self._data, self._enough_px)
+        return _ImageCache, (self._data, self._enough_px, 0)
 
     def get(self, place: Place) -> tuple[Pixels, int]:
         image = self._decoded.get(place)
         if image is None:
             image = self._decode(place)
-            if self._bytes < IMAGE_CACHE_BYTES:
+            if self._bytes < self._room_bytes:
                 self._decoded[place] = image
                 self._bytes += image[0].nbytes
         return image
