@@ -1,13 +1,29 @@
-"""Batches free of siblings: no two rows of one image, none with the same caption."""
+"""The rows of an epoch in batches, also free of siblings: no two rows of one image, none with the same caption."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import text
-from tuwen.training.dataset import ViewSpec
+from tuwen.training.dataset import Views, ViewSpec
 
 MAX_ROWS_WAITING = 1024  # for a batch without a sibling of them; streamed rows hold their bytes
+
+
+def split_into_batches(
+    views: Views, simplify: bool, *, batch_size: int, seed: int, epoch: int, apart: bool, report: bool
+) -> Iterator[list[ViewSpec]]:
+    """Yield the rows of each batch of an epoch, planned and not decoded; the settings are those of load_batches.
+
+    report: print how many rows found no batch, where siblings are kept apart.
+    """
+    plan, steps = partial(views.plan, seed, epoch), len(views) // batch_size
+    rows = plan()
+    if apart:
+        rows = keep_siblings_apart(plan, batch_size, steps, simplify=simplify, report=report)
+    yield from (list(islice(rows, batch_size)) for _ in range(steps))
 
 
 def keep_siblings_apart(
