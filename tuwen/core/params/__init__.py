@@ -27,6 +27,7 @@ from tuwen.core.params.data import (
 )
 from tuwen.core.params.model import (
     CnClip,
+    Embeddings,
     Folder,
     Fresh,
     HuggingFace,
@@ -51,6 +52,7 @@ __all__ = [
     "Corpus",
     "Distil",
     "Embed",
+    "Embeddings",
     "Evaluate",
     "Finetune",
     "Fit",

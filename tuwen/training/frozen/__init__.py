@@ -1,0 +1,1 @@
+"""Trainings over vectors that stay as they are: adapters.py."""
