@@ -11,6 +11,7 @@
 # make mlflow              every training and evaluation, in the browser
 # make sweep [PRESET=…]    fine-tunes and evaluates with each of three learning rates, or SWEEP=setting=value,value
 # make serve               Prefect's pages and worker and MLflow's on this machine, until Ctrl-C
+# make search              the page and the API that search the newest index, on this machine, until Ctrl-C
 # make deploy              registers the deployments with the Prefect server at PREFECT_API_URL
 # Each sets up .venv by itself, with the newest Python here that the pins have wheels for, or with PYTHON=…; a second
 # call installs nothing. What tests and linters need is installed by `make test` and `make lint` alone.
@@ -19,7 +20,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run data sweep test test-gpu test-all test-flows test-servers test-faults test-wheels test-containers lint pipeline reevaluate serve deploy mlflow gc checkout
+.PHONY: run data sweep test test-gpu test-all test-flows test-servers test-faults test-wheels test-containers lint pipeline reevaluate serve deploy search mlflow gc checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -106,6 +107,9 @@ pipeline: .venv/ready
 
 serve: .venv/ready
 	@$(settle); exec python -m flows.serve
+
+search: .venv/ready
+	@$(settle); exec python -m tuwen.service
 
 deploy: .venv/ready
 	@$(settle); python -m flows.deploy

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from tuwen.model.architectures import make_chinese_clip_config
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, step
-from tuwen.training.engines.replicas import Alone, Engine
+from tuwen.training.engines.replicas import Alone, GradientEngine
 from tuwen.training.loader import Batch
 
 TOKENS, BUCKET_BYTES = 24, 64 << 20
@@ -65,7 +65,7 @@ def make_batch(rows: int) -> Batch:
 def measure(rows: int, rounds: int) -> None:
     """Take the rounds in one of the two processes; the first prints."""
     torch.set_num_threads(1)
-    plain = {"chunk": None, "freeze": "none", "siblings": "positives", "compile": False}
+    plain = {"chunk": None, "freeze": "none", "siblings": "positives", "compile": False, "shard": "none"}
     settings: Any = SimpleNamespace(
         batch_size=rows * distributed.count_ranks(), precision="bf16", gradient_checkpointing=False, **plain
     )
@@ -74,7 +74,7 @@ def measure(rows: int, rounds: int) -> None:
     during = step.prepare_model(model, settings)
     after, batch = AfterBackward(model), make_batch(rows)
 
-    def take_step(engine: Engine) -> None:
+    def take_step(engine: GradientEngine) -> None:
         model.zero_grad()
         step.compute_gradients(model, batch, settings, engine=engine)
 

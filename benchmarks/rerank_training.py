@@ -47,7 +47,13 @@ LOOP = {
     "warmup_steps": 100,
 }
 LOOP |= {"max_grad_norm": 1.0, "precision": "bf16", "ema": None, "select": {"epochs": False, "wise_ft": []}}
-FIT: dict[str, Any] = {"chunk": None, "gradient_checkpointing": False, "compile": False, "freeze": "none"}
+FIT: dict[str, Any] = {
+    "chunk": None,
+    "gradient_checkpointing": False,
+    "compile": False,
+    "shard": "none",
+    "freeze": "none",
+}
 FIT |= {"siblings": "positives", "distil": None}
 TGD = {"alpha": 0.4, "queue": 1024, "half_life": 512}
 NONE = dict.fromkeys(["mlm", "mrfr", "mrc", "mrc_kl", "recovery", "fgd"], 0.0)

@@ -91,7 +91,7 @@ def search_alone(folder: Path) -> None:
     redone = {"groups": 0, "over_64": 0, "exact": 0}
     spent = [seconds(lambda: search.top_k_both(images, texts, K)) for _ in range(3)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    find_shortlists, exact = search.find_shortlists, search._compute_exact
+    find_shortlists, exact = search.find_shortlists, search.compute_exact
 
     def counted(shortlists: Iterator[shortlist.Candidates]) -> Iterator[shortlist.Candidates]:
         for part in shortlists:
@@ -105,7 +105,7 @@ def search_alone(folder: Path) -> None:
 
     with (
         patch.object(search, "find_shortlists", lambda *of, **named: map(counted, find_shortlists(*of, **named))),
-        patch.object(search, "_compute_exact", counted_exact),
+        patch.object(search, "compute_exact", counted_exact),
     ):
         (by_image, _), (by_text, _) = search.top_k_both(images, texts, K)
     np.savez(folder / "ids.npz", by_image=by_image, by_text=by_text)

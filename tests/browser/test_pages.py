@@ -1,50 +1,15 @@
 """report.html and quality.html in a real browser: they load whole, run nothing, ask for nothing, can be read."""
 
-import json
 from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome
 
-from tests.browser.conftest import Window
+from tests.browser.conftest import LEAST_CONTRAST, SCHEMES, WIDTHS_PX, Window
 from tests.support import quality_inputs, report_inputs
 from tuwen.core.params import load_params
 from tuwen.report import report
 from tuwen.report.quality.page import write_page
-
-WIDTHS_PX, SCHEMES = (1280, 420), ("light", "dark")
-LEAST_CONTRAST = 4.5  # WCAG 2.2, 1.4.3, of text in its usual size
-TEXTS = """
-const parse = colour => {
-  // rgb(), rgba() or color(srgb …): red, green, blue in 0..255, and the alpha
-  const parts = colour.match(/[\\d.]+(e-?\\d+)?/g).map(Number);
-  const scale = colour.startsWith('color(') ? 255 : 1;
-  return [...parts.slice(0, 3).map(part => part * scale), parts[3] ?? 1];
-};
-const luminance = ([r, g, b]) => [r, g, b].map(c => c / 255)
-  .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-  .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
-const ground = element => {
-  for (let at = element; at; at = at.parentElement) {
-    const colour = parse(getComputedStyle(at).backgroundColor);
-    if (colour[3] === 1) return colour;
-    if (colour[3] > 0) throw new Error('half transparent: ' + at.outerHTML.slice(0, 80));
-  }
-  throw new Error('no ground');
-};
-const found = [];
-for (const element of document.querySelectorAll('main, main *')) {
-  const own = [...element.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join('');
-  if (!own || element.closest('style')) continue;
-  const style = getComputedStyle(element);
-  const svg = element.closest('svg') !== null;
-  const colour = parse(svg ? (style.fill === 'none' ? style.color : style.fill) : style.color);
-  if (colour[3] === 0) continue;
-  const [dark, bright] = [luminance(colour), luminance(ground(element))].sort((a, b) => a - b);
-  found.push([own.slice(0, 40), (bright + 0.05) / (dark + 0.05)]);
-}
-return found;
-"""
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +48,14 @@ def test_the_page_loads_whole_and_fits(window: Window, width_px: int, scheme: st
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_text_stands_out_from_its_ground(window: Window, scheme: str) -> None:
     window.open(1280, scheme)
-    found = window.run(TEXTS)
-    assert len(found) > 80
-    assert [(text, round(ratio, 2)) for text, ratio in found if ratio < LEAST_CONTRAST] == []
+    contrasts = window.measure_contrasts("main, main *")
+    assert len(contrasts) > 80
+    assert [one for one in contrasts if one[1] < LEAST_CONTRAST] == []
 
 
 def test_the_page_asks_for_nothing_but_itself(window: Window) -> None:
     window.open()
-    messages = [json.loads(entry["message"])["message"] for entry in window.browser.get_log("performance")]
-    sent = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    sent = window.list_requests()
     assert window.address in sent  # the log does see requests
     assert [url for url in sent if url != window.address and not url.startswith(("data:", "about:"))] == []
     resources = window.run("return performance.getEntriesByType('resource').map(r => r.name)")

@@ -19,7 +19,7 @@ from tuwen.reranking import recipe
 from tuwen.retrieval import embed
 from tuwen.training import checkpoint
 
-MAX_LINES = 300
+MAX_LINES = 330
 
 
 def preset_names() -> list[str]:
@@ -115,12 +115,16 @@ def test_every_stage_has_its_script_and_every_script_its_stage() -> None:
     assert {script(stage) for stage in stages().values()} == set(modules("stages")) - {"stages/__init__.py"}
 
 
+def page_files() -> set[str]:
+    """The files of the search page, which no stage reads."""
+    return {str(path) for path in tracked_files() if lies_under(str(path), "tuwen/service/page")}
+
+
 def test_files_that_the_library_reads_from_itself_are_deps() -> None:
     deps = {dep for stage in stages().values() for dep in stage["deps"]}
     data = {str(path) for path in tracked_files() if path.parts[0] == "tuwen" and path.suffix != ".py"}
-    assert {
-        path for path in data if path not in source_roots() and not any(lies_under(path, dep) for dep in deps)
-    } == set()
+    read = data - source_roots() - page_files()
+    assert {path for path in read if not any(lies_under(path, dep) for dep in deps)} == set()
 
 
 def test_no_stray_file_lies_in_a_package() -> None:
@@ -128,7 +132,8 @@ def test_no_stray_file_lies_in_a_package() -> None:
     files = [path.relative_to(ROOT) for path in (ROOT / "tuwen").rglob("*") if path.is_file()]
     found = {str(path) for path in files if "__pycache__" not in path.parts and path.suffix != ".py"}
     templates = {str(path) for path in tracked_files() if path.suffix == ".j2"}
-    assert found == templates | {root for root in source_roots() if root.startswith("tuwen/")}
+    roots = {root for root in source_roots() if root.startswith("tuwen/")}
+    assert found == templates | roots | page_files()
 
 
 def test_every_value_of_a_foreach_is_used() -> None:

@@ -60,11 +60,11 @@ def build_reranked(root: Path, unfit: int = 0) -> Path:
     return root
 
 
-def add_reranker(root: Path) -> None:
-    """Write models/reranked over the dual encoder in models/finetuned."""
+def add_reranker(root: Path, layers: int = 1) -> None:
+    """Write models/reranked over the dual encoder in models/finetuned; of two layers it tells where a word is."""
     model, out = root / "models/finetuned", root / "models/reranked"
     torch.manual_seed(0)
-    cross = make_cross_encoder(load_model(model), LAYERS)
+    cross = make_cross_encoder(load_model(model), LAYERS | {"layers": layers})
     for parameter in cross.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     save_reranker(cross, model, out)

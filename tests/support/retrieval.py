@@ -68,9 +68,9 @@ def make_set(data: Path, folder: str, captions: dict[str, str] | None = None) ->
     return pair_set
 
 
-def draw(colour: str, shape: str) -> bytes:
+def draw(colour: str, shape: str, size_px: tuple[int, int] = (144, 144)) -> bytes:
     """Return a PNG of one shape on a transparent ground."""
-    image = Image.new("RGBA", (144, 144))
+    image = Image.new("RGBA", size_px)
     pen = ImageDraw.Draw(image)
     if shape == "圆形":
         pen.ellipse((16, 16, 128, 128), fill=colour)

@@ -10,6 +10,7 @@ is whole. From the base to the overlay:
 
 import difflib
 import io
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +157,8 @@ def format_value(value: Any) -> str:
     """Return a value as YAML 1.2 in one line."""
     from ruamel.yaml import YAML
 
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return json.dumps(value, ensure_ascii=False)  # DVC reads no plain https://… within braces
     yaml: Any = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.width = True, sys.maxsize
     yaml.sort_base_mapping_type_on_output = False  # keys of a mapping in a list stay in their order

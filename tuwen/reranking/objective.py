@@ -27,7 +27,7 @@ from tuwen.reranking.negatives import compute_hardness
 from tuwen.reranking.regions import OBJECTIVES, MaskedRegions
 from tuwen.training import distributed
 from tuwen.training.dataset import make_generator
-from tuwen.training.engines.replicas import Alone, Engine, make_replicas
+from tuwen.training.engines.replicas import Alone, GradientEngine, make_replicas
 from tuwen.training.objective import EpochRecord, Guidance, Taught
 from tuwen.training.optim import Teacher
 from tuwen.training.step import clamp_temperature, compare_rows, find_positives, move_weights, prepare_torch
@@ -67,7 +67,7 @@ class Matching:
         self._teacher: Teacher | None = None
         self._guidance: Guidance | None = None
         self._taught: Taught | None = None  # of the step under way
-        self._engine: Engine = Alone()
+        self._engine: GradientEngine = Alone()
         self._sums: dict[str, Tensor] = {}
         self._steps = 0  # of the whole training
 

@@ -6,7 +6,6 @@ Shapes: G items that may be found, k of them that are.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ if TYPE_CHECKING:  # so that what is missing is told before torch is loaded
     from tuwen.data.formats.pairs import PairSet
     from tuwen.data.formats.picture_rule import PictureRule
     from tuwen.model.reranker import ReRanker
+    from tuwen.retrieval.rerank import Reordered
     from tuwen.retrieval.rerank_choice import OrderChoice
     from tuwen.retrieval.retriever import Retriever
     from tuwen.retrieval.vectors import Rows, Vectors
@@ -78,8 +78,11 @@ def find_answers(query: str, model: Path, gallery: str, k: int, rerank: bool = F
         for row, score in zip(rows[0].tolist(), cosines[0].tolist(), strict=True)
     ]
     if choice and reranker:
-        match = _judge(reranker, retriever, query, items, rows[0, : choice.k])
-        found = _reorder(found, rows, cosines, choice, match)
+        first = slice(choice.k)
+        ranking = reranker, retriever.tokenizer
+        new = _reorder(ranking, query, items, rows[0, first], cosines[0, first], choice.weight)
+        moved = [found[place]._replace(match=float(new.match[place])) for place in new.order]
+        found = [*moved, *found[len(moved) :]]
     return found[:k]
 
 
@@ -132,18 +135,19 @@ def _load(model: Path, rerank: bool) -> tuple["Retriever", "ReRanker | None"]:
     return Retriever(reranker.dual.to(choose_device()), load_tokenizer(model / "vocab.txt")), reranker
 
 
-def _judge(reranker: "ReRanker", retriever: "Retriever", query: str, items: Items, rows: "Rows") -> "Vectors":
-    """Return the probability [k] that the query and each of the items in `rows` [k] match."""
-    from tuwen.retrieval.match_pairs import PairSides, compute_matches
+def _reorder(
+    ranking: tuple["ReRanker", Any], query: str, items: Items, rows: "Rows", cosines: "Vectors", weight: float
+) -> "Reordered":
+    """Return the new order of the items in `rows` [k]; ranking: the re-ranker and its tokenizer."""
+    from tuwen.retrieval.match_pairs import PairSides
+    from tuwen.retrieval.rerank import reorder_found
 
-    decode = partial(_read_picture, reranker.dual.picture_rule)
-    queries = np.zeros_like(rows)
+    decode = partial(_read_picture, ranking[0].dual.picture_rule)
     if items.pictures:
-        sides, image, text = PairSides(items.pictures, decode, [query]), rows, queries
+        sides = PairSides([items.pictures[row] for row in rows], decode, [query])
     else:
-        sides, image, text = PairSides([Path(query)], decode, items.captions), queries, rows
-    with TemporaryDirectory() as work:
-        return compute_matches(reranker, retriever.tokenizer, sides, image, text, Path(work))
+        sides = PairSides([Path(query)], decode, [items.captions[row] for row in rows])
+    return reorder_found(*ranking, sides, rows, cosines, weight)
 
 
 def _read_picture(rule: "PictureRule", picture: Any) -> "Pixels":
@@ -154,17 +158,6 @@ def _read_picture(rule: "PictureRule", picture: Any) -> "Pixels":
     if isinstance(picture, Path):
         return read_square((str(picture), picture), rule)
     return decode_row(DATA.parent, rule, picture)
-
-
-def _reorder(
-    found: Sequence[Found], rows: "Rows", cosines: "Vectors", choice: "OrderChoice", match: "Vectors"
-) -> list[Found]:
-    """Return all answers, the first of them in the re-ranker's order; rows and cosines: [1, k] of all."""
-    from tuwen.retrieval.rerank import Matches, rank_first
-
-    read = len(match)
-    order = rank_first(Matches(rows[:, :read], cosines[:, :read], match[None]), *choice)[0].tolist()
-    return [*(found[place]._replace(match=float(match[place])) for place in order), *found[read:]]
 
 
 def _list_images(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ Shapes: Q queries, I images, T texts, D dimensions, k items found for a query, P
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,14 @@ class Matches(NamedTuple):
     rows: Rows
     cosine: Vectors
     match: Vectors  # probability that query and item match
+
+
+class Reordered(NamedTuple):
+    """The items found for one query, put in a new order; every field is [k]."""
+
+    order: Rows  # the places that they have by the cosine, best first now
+    match: Vectors  # the probability that query and item match, in the order of the cosine
+    score: Floats  # what they are ordered by, best first
 
 
 def read_depth(model: Path) -> int:
@@ -140,3 +149,18 @@ def rank_first(matches: Matches, k: int, weight: float) -> Rows:
 def score_first(matches: Matches, k: int, weight: float) -> Floats:
     """Return match + weight x cosine [Q, k] of the first `k` by the cosine."""
     return matches.match[:, :k].astype(np.float64) + weight * matches.cosine[:, :k].astype(np.float64)
+
+
+def reorder_found(
+    reranker: ReRanker, tokenizer: Any, sides: PairSides, rows: Rows, cosine: Vectors, weight: float
+) -> Reordered:
+    """Return the new order of the k items found for one query; weight: of the cosine.
+
+    sides: the query alone on its side, on the other the items that stand in `rows` [k] of the gallery; cosine [k].
+    Raises UserError where an image cannot be decoded.
+    """
+    image, text = np.broadcast_arrays(np.arange(len(sides.images)), np.arange(len(sides.captions)))
+    match = compute_matches(reranker, tokenizer, sides, image, text, Path(gettempdir()))
+    found = Matches(rows[None], cosine[None], match[None])
+    order = rank_first(found, len(rows), weight)[0]
+    return Reordered(order, match, score_first(found, len(rows), weight)[0][order])

@@ -92,7 +92,7 @@ def _choose_best(
         least_B = product[first_B + k - 1] - 2 * slack_Q[query_B]
         near = product >= np.repeat(least_B, count_B)
         query, item = query[near], item[near]
-        exact = _compute_exact(queries, gallery, query, item)
+        exact = compute_exact(queries, gallery, query, item)
         order = np.lexsort((item, -exact, query))
         best_Bk = order[np.searchsorted(query, query_B)[:, None] + np.arange(k)]
         ids[query_B], scores[query_B] = item[best_Bk], exact[best_Bk]
@@ -110,14 +110,14 @@ def rank_items(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> R
     _check_pair("queries", queries, "gallery", gallery)
     order = np.argsort(query, kind="stable")
     query, item = query[order], item[order]
-    own = _compute_exact(queries, gallery, query, item)
+    own = compute_exact(queries, gallery, query, item)
     rounded_queries, rounded_gallery = _round_both(queries, gallery, torch.float32)
     above, below = _compute_edges(own, rounded_queries, rounded_gallery, query)
     ahead = np.zeros(len(query), np.int64)
     for first, row, p, product_BG in _multiply_blocks(rounded_queries.full, rounded_gallery.full, query):
         higher, pair, rival = _compare(product_BG.index_select(0, row), above[p], below[p])
         pair, rival = pair + p.start, rival + first
-        exact = _compute_exact(queries, gallery, query[pair], rival)
+        exact = compute_exact(queries, gallery, query[pair], rival)
         before = (exact > own[pair]) | ((exact == own[pair]) & (rival < item[pair]))
         ahead[p] += higher + np.bincount(pair[before] - p.start, minlength=len(higher))
     result = np.empty_like(ahead)
@@ -190,7 +190,7 @@ def _make_key(query: Rows, product: Vectors) -> Rows:
     return (query << 32) - ordered
 
 
-def _compute_exact(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Floats:
+def compute_exact(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Floats:
     """Compute the float64 score [P] of each pair; the same two vectors give the same bits wherever they stand."""
     scores = np.empty(len(query), np.float64)
 

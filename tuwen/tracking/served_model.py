@@ -161,6 +161,19 @@ def log_model(run_id: str, experiment: str, model: Path, gallery: Path) -> str:
     return str(logged.model_id)
 
 
+def fetch_model_folder(name: str, version_number: str, out: Path) -> Path:
+    """Download a registered version into `out` and return the model folder in it, as `log_model` was given it."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.models import Model
+
+    from tuwen.tracking import runs
+
+    address = f"models:/{name}/{version_number}"
+    folder = Path(download_artifacts(artifact_uri=address, dst_path=str(out), tracking_uri=runs.get_address()))
+    logged = Model.load(str(folder)).flavors["python_function"]["artifacts"]["model"]
+    return folder / str(logged["path"])
+
+
 def _signature(default_k: int) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema

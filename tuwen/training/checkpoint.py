@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from tuwen.core.errors import UserError
 from tuwen.core.progress import say
@@ -37,16 +38,47 @@ class Checkpoint:
             os.replace(part, path)
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter
             part.unlink(missing_ok=True)
-            if not self._warned:
-                self._warned = True
-                reason = str(error).splitlines()[0][:200]
-                say(
-                    f"warning: {path} cannot be written ({reason}); the training goes on, but after a kill it "
-                    "will start from what was kept before: make room on that disk",
-                    error=True,
-                )
+            self._warn(path, error)
             return False
         return True
+
+    def write_together(self, name: str, write_part: Callable[[Path], object]) -> bool:
+        """Make the folder `name` of what all processes write by `write_part`; False where any of them fails."""
+        folder, part = self.folder / name, self.folder / f"{name}.part"
+        if distributed.is_first():
+            for path in (folder, part):
+                shutil.rmtree(path, ignore_errors=True)
+        distributed.broadcast_first(None)  # the others write after that
+        failed = False
+        try:
+            part.mkdir(parents=True, exist_ok=True)
+            write_part(part)
+        except (OSError, RuntimeError, CheckpointException) as error:
+            failed = True
+            self._warn(folder, error)
+        (failed,) = distributed.combine_flags([failed])
+        if failed:
+            shutil.rmtree(part, ignore_errors=True)
+        elif distributed.is_first():
+            os.replace(part, folder)
+        return not failed
+
+    def remove_others(self, pattern: str, name: str) -> None:
+        """Remove the folders of a pattern but the one of this name. All processes may call this."""
+        for path in self.folder.glob(pattern) if distributed.is_first() else ():
+            if path.name != name:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _warn(self, path: Path, error: BaseException) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        reason = (str(error) or repr(error)).splitlines()[0][:200]
+        say(
+            f"warning: {path} cannot be written ({reason}); the training goes on, but after a kill it "
+            "will start from what was kept before: make room on that disk",
+            error=True,
+        )
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write `state`, tensors and plain values, and every process's random states. All processes call this."""
@@ -57,7 +89,7 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """Return what `save` wrote and set the random states; None where nothing is. All processes call this.
 
-        Raises UserError where a process does not see what the first one sees, or their number has changed.
+        Raises UserError where a process does not see what the first one sees.
         """
         path = self.folder / STATE_FILE
         if not distributed.broadcast_first(path.is_file()):
@@ -68,15 +100,20 @@ class Checkpoint:
                 "of one training need a folder that they share (docs/training.md)"
             )
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        randoms = state.pop("random")
-        if len(randoms) != distributed.count_ranks():
-            raise UserError(
-                f"{path}: this training was begun by {len(randoms)} processes and cannot go on with "
-                f"{distributed.count_ranks()}; set TUWEN_GPUS to that number, or remove {self.folder} to start "
-                "anew"
-            )
-        set_random_states(randoms[distributed.get_rank()])
+        self._set_random_states(state.pop("random"), state["done"])
         return state
+
+    def _set_random_states(self, randoms: list[Any], done: int) -> None:
+        """Go on drawing where each process stood; where their number has changed each begins anew, by the step."""
+        rank, ranks = distributed.get_rank(), distributed.count_ranks()
+        set_random_states(randoms[rank % len(randoms)])
+        if len(randoms) != ranks:
+            torch.manual_seed(done * ranks + rank)
+            if distributed.is_first():
+                say(
+                    f"this training was begun by {len(randoms)} processes and goes on with {ranks}: dropout and "
+                    "left-out patches are drawn anew"
+                )
 
 
 def locate_checkpoint(

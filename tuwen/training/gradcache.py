@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.core.errors import UserError
-from tuwen.training.engines.replicas import Engine
+from tuwen.training.engines.replicas import GradientEngine
 
 Piece = Callable[[], Tensor]  # computes the features [n, D] of some rows
 
@@ -50,7 +50,7 @@ class Cached(NamedTuple):
         return self.feature.grad[part.rows]
 
 
-def compute_features(pieces: Sequence[Piece], engine: Engine) -> Cached:
+def compute_features(pieces: Sequence[Piece], engine: GradientEngine) -> Cached:
     """Compute the features of all pieces of a tower without a graph."""
     features, parts, start = [], [], 0
     with torch.no_grad():
@@ -62,7 +62,7 @@ def compute_features(pieces: Sequence[Piece], engine: Engine) -> Cached:
     return Cached(torch.cat(features).requires_grad_(), parts)
 
 
-def propagate_gradients(towers: Sequence[Cached], engine: Engine) -> None:
+def propagate_gradients(towers: Sequence[Cached], engine: GradientEngine) -> None:
     """Add to the parameters' gradients what those of the features are for them.
 
     Each piece has a backward pass of its own, but the last ones of the towers share one, in which the processes

@@ -14,7 +14,7 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.precision import set_precision
 from tuwen.training import distributed
-from tuwen.training.engines.replicas import Engine
+from tuwen.training.engines.replicas import GradientEngine
 from tuwen.training.loss import Compared, compare_ids, compute_distilled_loss
 from tuwen.training.optim import Teacher
 from tuwen.training.step import (
@@ -75,7 +75,7 @@ class Contrastive:
         self._fit = fit
         self._teacher: Teacher | None = None
         self._guidance: Guidance | None = None
-        self._engine: Engine | None = None
+        self._engine: GradientEngine | None = None
 
     def prepare(self, model: DualEncoder, steps_per_epoch: int) -> None:
         """Prepare the model as `step.prepare_model`, and begin the teacher and its queue."""

@@ -18,7 +18,8 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder
 from tuwen.model.precision import choose_precision, set_attention, set_precision
 from tuwen.training import distributed, gradcache, optim
-from tuwen.training.engines.replicas import Alone, Engine, make_replicas
+from tuwen.training.engines.replicas import Alone, GradientEngine, make_replicas
+from tuwen.training.engines.shards import Shards, clip_gradients
 from tuwen.training.loss import compare_ids, compute_contrastive_loss, compute_sigmoid_loss
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
@@ -29,7 +30,7 @@ LossOfVectors = Callable[[Tensor, Tensor, Tensor], Tensor]
 TEXT_PARTS = 8  # a text is padded to the longest of its eighth of the batch
 
 
-def prepare_model(model: DualEncoder, fit: "Fit") -> Engine:
+def prepare_model(model: DualEncoder, fit: "Fit") -> GradientEngine:
     """Move the model to its device and set it and torch up as `fit` says; return what runs its passes.
 
     Raises UserError as `prepare_torch`, or where a BatchNorm would see parts of a batch.
@@ -46,6 +47,8 @@ def prepare_model(model: DualEncoder, fit: "Fit") -> Engine:
     if fit.compile:
         model.image_tower.compile()
         model.text_tower.compile()
+    if fit.shard == "full" and distributed.count_ranks() > 1:
+        return Shards(model, fit.precision)
     return make_replicas(model)
 
 
@@ -79,7 +82,7 @@ def step(
     batch: "Batch",
     factor: float,
     fit: "Fit",
-    engine: Engine | None = None,
+    engine: GradientEngine | None = None,
 ) -> float:
     """Take one step on `batch`, this process's share of the step's pairs; otherwise as `move_weights`."""
     loss = compute_gradients(model, batch, fit, engine=engine)
@@ -101,7 +104,7 @@ def move_weights(
 
     Where the loss or its gradient is not finite, the weights stay as they are and the loss comes back as NaN.
     """
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), fit.max_grad_norm)
+    norm = clip_gradients(model.parameters(), fit.max_grad_norm)
     value, length = torch.stack([loss, norm]).tolist()
     if math.isfinite(value) and math.isfinite(length):
         for optimizer in optimizers:
@@ -120,7 +123,7 @@ def compute_gradients(
     batch: "Batch",
     fit: "Fit",
     compute_loss: LossOfVectors | None = None,
-    engine: Engine | None = None,
+    engine: GradientEngine | None = None,
 ) -> Tensor:
     """Give every parameter the gradient of the whole batch's mean loss, in all processes; return that loss.
 
@@ -157,7 +160,7 @@ def _compute_gradients_cached(
     texts_and_back: tuple[list[gradcache.Piece], Tensor],
     positive_bB: Tensor,
     fit: "Fit",
-    engine: Engine,
+    engine: GradientEngine,
 ) -> Tensor:
     texts, back = texts_and_back
     image, text = gradcache.compute_features(images, engine), gradcache.compute_features(texts, engine)

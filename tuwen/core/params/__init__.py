@@ -1,6 +1,6 @@
 """The settings, params.yaml, as strict models.
 
-Read root.py first, then data.py, model.py, training.py and rerank.py.
+Read root.py first, then data.py, model.py, training.py, rerank.py and index.py.
 """
 
 from tuwen.core.params.data import (
@@ -25,6 +25,7 @@ from tuwen.core.params.data import (
     WebdatasetSource,
     ZeroSource,
 )
+from tuwen.core.params.index import Exact, Index, Licence
 from tuwen.core.params.model import (
     CnClip,
     Embeddings,
@@ -40,7 +41,17 @@ from tuwen.core.params.model import (
     Transformers,
 )
 from tuwen.core.params.rerank import ImageTokens, MomentumTeacher, Objectives, Rerank
-from tuwen.core.params.root import Embed, Evaluate, Gate, Image, Params, Predict, Report, Text, load_params
+from tuwen.core.params.root import (
+    Embed,
+    Evaluate,
+    Gate,
+    Image,
+    Params,
+    Predict,
+    Report,
+    Text,
+    load_params,
+)
 from tuwen.core.params.training import Baseline, Distil, Finetune, Fit, Loop, Select, SoftTargets
 
 __all__ = [
@@ -54,6 +65,7 @@ __all__ = [
     "Embed",
     "Embeddings",
     "Evaluate",
+    "Exact",
     "Finetune",
     "Fit",
     "Folder",
@@ -63,6 +75,8 @@ __all__ = [
     "Image",
     "ImageTokens",
     "ImageTower",
+    "Index",
+    "Licence",
     "Loop",
     "Marian",
     "Model",

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 
 from tuwen.core.errors import UserError
 from tuwen.core.params.data import Augment, Corpus, Count, Pairs, Source, Split, Strict, Validate
+from tuwen.core.params.index import Index
 from tuwen.core.params.model import Model
 from tuwen.core.params.rerank import Rerank
 from tuwen.core.params.training import Baseline, Finetune
@@ -97,6 +98,7 @@ class Params(Strict):
     evaluate: Evaluate
     predict: Predict
     report: Report
+    index: Index
     gate: Gate
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tuwen.core.params.data import Count, Policy, Positive, Strict
 from tuwen.core.params.model import Start
@@ -52,10 +52,20 @@ class Fit(Loop):
     chunk: Count | None  # pairs that a process takes through the towers at once (GradCache); null: its whole share
     gradient_checkpointing: bool  # compute activations again in the backward pass instead of keeping them
     compile: bool  # torch.compile for both towers: faster on a GPU after minutes of compiling
+    # of several processes: each keeps a copy of the model, or a share of all its weights (FSDP2)
+    shard: Literal["none", "full"]
     freeze: Literal["none", "text", "image"]  # LiT: keep this tower and its projection unchanged
     # what pairs of one picture or one caption are to each other; apart: never in one batch
     siblings: Literal["positives", "negatives", "apart"]
     distil: Distil | None  # null: from the pairs alone
+
+    @model_validator(mode="after")
+    def _check_shard(self) -> "Fit":
+        if self.shard == "full" and (self.muon_lr is not None or self.distil or self.compile):
+            raise ValueError(
+                "shard: full needs muon_lr: null, distil: null and compile: false: they want whole weights"
+            )
+        return self
 
 
 class Baseline(Strict):

@@ -160,9 +160,9 @@ def make_tokenizer(vocabulary: str | Sequence[str] | TokenizerFiles, simplify: b
     given = vocabulary if isinstance(vocabulary, str) else {token: n for n, token in enumerate(vocabulary)}
     tokenizer = BertTokenizer(vocab=given, do_lower_case=True)
     tokens, rust = tokenizer.get_vocab(), tokenizer.backend_tokenizer
+    tokenizer.split_special_tokens = True  # [MASK] in a caption is what stands there, to cn_clip too
     if spelling.has_bytes(tokens):
         spelling.set_spelling(rust, UNKNOWN)
-        tokenizer.split_special_tokens = True  # [MASK] in a caption is what stands there
     else:
         marks = [normalizers.Replace(mark, '"') for mark in "“”" if mark not in tokens]
         rust.normalizer = normalizers.Sequence([*marks, rust.normalizer])

@@ -3,7 +3,6 @@
 DDP sends a bucket of gradients as soon as they are whole, while the backward pass goes on below.
 """
 
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
@@ -17,7 +16,7 @@ from tuwen.training import distributed
 Passed = TypeVar("Passed")
 
 
-class Engine(Protocol):
+class GradientEngine(Protocol):
     """Runs a model's passes; after the backward pass of what `run` returned all processes have the same gradients.
 
     The loss is a mean over rows and the shares are equal, so the mean over processes is the gradient of the batch.
@@ -52,14 +51,12 @@ class Replicas:
     """The engine of several processes with a copy of the model each."""
 
     def __init__(self, model: nn.Module) -> None:
-        # torch advises against looking for unused parameters where all are used; in some objectives some are not
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         self._ddp = DistributedDataParallel(
-            _Pass(model),
+            Passes(model),
             process_group=dist.new_group(),  # in an order of its own: a loss may have collectives in its backward
-            find_unused_parameters=True,
+            find_unused_parameters=True,  # of a cached step's last pass, and of objectives without a weight
             gradient_as_bucket_view=True,
-            broadcast_buffers=False,  # constants, or those of SyncBatchNorm, which are equal
+            forward_sync_buffers=False,  # constants, or those of SyncBatchNorm, which are equal
         )
 
     def run(self, compute: Callable[[], Passed]) -> Passed:
@@ -76,7 +73,7 @@ class Replicas:
         """Do nothing: the backward pass has waited."""
 
 
-class _Pass(nn.Module):
+class Passes(nn.Module):
     """A model whose forward pass is any function of it, as DDP and FSDP hook into `forward` alone."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -84,9 +81,10 @@ class _Pass(nn.Module):
         self.model = model
 
     def forward(self, compute: Callable[[], Any]) -> Any:
+        """Return what `compute` returns."""
         return compute()
 
 
-def make_replicas(model: nn.Module) -> Engine:
+def make_replicas(model: nn.Module) -> GradientEngine:
     """Return the engine of `model`, which lies on its device and whose frozen parameters want no gradient."""
     return Alone() if distributed.count_ranks() == 1 else Replicas(model)

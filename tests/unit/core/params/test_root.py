@@ -37,6 +37,7 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path) -> None:
     ("old", "new", "message"),
     [
         ("concepts: null", "concpets: null", r"source\.concpets is not a known key"),
+        ("shard: none", "shard: full", r"baseline\.fit: shard: full needs muon_lr: null, distil: null"),
         ("max_tokens: 32", "max_tokens: many", r"text\.max_tokens: input should be a valid integer, got 'many'"),
         ("max_tokens: 32", "max_tokens: '32'", r"text\.max_tokens: input should be a valid integer, got '32'"),
         (

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.checkout import ROOT
@@ -117,6 +117,8 @@ LETTERS = st.one_of(
 )
 
 
+@example("[SEP]")
+@example("一只[MASK]猫，[UNK]")
 @given(st.text(st.one_of(st.sampled_from("熊猫吃竹子，。“”《》 aZ9éÄ~#’…—"), LETTERS), max_size=60))
 def test_our_tokens_are_cn_clips(caption: str) -> None:
     plain = caption.lower().replace("“", '"').replace("”", '"')

@@ -1,28 +1,16 @@
 """One process alone, and as the only member of a group; test_distributed.py has two."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from tuwen.training.engines.replicas import Alone, Engine, Replicas, make_replicas
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=(tmp_path / "group").as_uri(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+from tuwen.training.engines.replicas import Alone, GradientEngine, Replicas, make_replicas
 
 
 def compute_gradients(make_engine) -> list[torch.Tensor | None]:
     """Return the gradients of two layers after two backward passes, the first held; a third layer is not used."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2), nn.Linear(2, 2))
-    engine: Engine = make_engine(model)
+    engine: GradientEngine = make_engine(model)
     rows = torch.arange(6.0).view(2, 3)
     with engine.hold():
         torch.autograd.backward(engine.run(lambda: model[1](model[0](rows)).square().mean()))

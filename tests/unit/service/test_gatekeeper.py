@@ -1,0 +1,133 @@
+"""What every request passes: host, token, rate, room, length, time."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.testclient import TestClient
+
+from tuwen.service.gatekeeper import COOKIE, ClientRates, Gatekeeper, make_cookie
+from tuwen.service.search_metrics import SearchMetrics
+from tuwen.service.settings import SearchSettings
+
+TOKEN = "geheim, und lang genug"
+
+
+def build_client(host: str = "127.0.0.1", **settings: object) -> TestClient:
+    app = FastAPI()
+    metrics = SearchMetrics()
+    app.add_middleware(Gatekeeper, settings=SearchSettings.model_validate(settings), metrics=metrics)
+    app.state.metrics = metrics
+
+    @app.post("/echo")
+    async def echo(request: Request) -> JSONResponse:
+        return JSONResponse({"bytes": len(await request.body())})
+
+    @app.post("/sleep")
+    async def sleep() -> None:
+        await asyncio.sleep(30)
+
+    @app.get("/about")
+    async def about() -> JSONResponse:
+        return JSONResponse({})
+
+    @app.post("/fail")
+    async def fail() -> None:
+        raise RuntimeError("一只橘猫")
+
+    return TestClient(app, base_url=f"http://{host}", raise_server_exceptions=False)
+
+
+def test_pages_of_other_sites_cannot_ask_under_their_own_name() -> None:
+    assert build_client("127.0.0.1:8080").get("/about").status_code == 200
+    assert build_client("localhost").get("/about").status_code == 200
+    refused = build_client("evil.example.org").get("/about")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "foreign_host")
+    assert build_client("search.lan", hosts="other.lan,search.lan").get("/about").status_code == 200
+    assert build_client("evil.example.org", token=TOKEN).get("/about").status_code == 401
+
+
+def test_with_a_token_nothing_is_told_without_it() -> None:
+    client = build_client(token=TOKEN)
+    refused = client.get("/about")
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+    for wrong in ("Bearer x", f"Basic {TOKEN}", "Bearer", f"Bearer {TOKEN}x"):
+        assert client.get("/about", headers={"authorization": wrong}).status_code == 401
+    assert client.get("/about", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+    client.cookies.set(COOKIE, TOKEN)
+    assert client.get("/about").status_code == 401  # the cookie is not the token
+    client.cookies.clear()
+    client.cookies.set(COOKIE, make_cookie(TOKEN))
+    assert client.get("/about").status_code == 200
+
+
+def test_a_body_over_the_limit_is_refused_however_it_is_sent() -> None:
+    client = build_client(max_body_bytes=2000)
+    assert client.post("/echo", content=b"x" * 2000).json() == {"bytes": 2000}
+
+    def send() -> Iterator[bytes]:
+        yield from (b"x" * 500 for _ in range(5))
+
+    for content in (b"x" * 2001, send()):
+        refused = client.post("/echo", content=content)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_who_asks_too_often_is_told_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("tuwen.service.gatekeeper.monotonic", lambda: now[0])
+    client = build_client(rate=2)
+    assert [client.post("/echo").status_code for _ in range(5)] == [200] * 4 + [429]
+    refused = client.post("/echo")
+    assert (refused.headers["retry-after"], refused.json()["error"]["code"]) == ("1", "too_many")
+    assert client.get("/about").status_code == 200
+    now[0] += 1
+    assert [client.post("/echo").status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_each_client_has_a_rate_of_its_own() -> None:
+    rates = ClientRates(0.001)
+    assert rates.count("10.0.0.1") == 0
+    assert rates.count("10.0.0.1") > 0
+    assert rates.count("10.0.0.2") == 0
+    assert ClientRates(0).count("10.0.0.1") == 0
+
+
+def test_an_answer_that_takes_too_long_is_given_up() -> None:
+    refused = build_client(timeout_seconds=0.05).post("/sleep")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (504, "timeout")
+
+
+def test_requests_beyond_the_queue_are_turned_away() -> None:
+    client = build_client(queue=1, timeout_seconds=3)
+    with client:
+        asking = threading.Thread(target=client.post, args=["/sleep"])
+        asking.start()
+        statuses = [client.post("/echo").status_code for _ in range(1)]
+        while statuses[-1] == 200:  # the other has not arrived yet
+            statuses.append(client.post("/echo").status_code)
+        assert statuses[-1] == 429
+        asking.join()
+        assert client.post("/echo").status_code == 200
+
+
+def test_a_fault_of_ours_is_words_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    client = build_client()
+    failed = client.post("/fail")
+    assert failed.status_code == 500
+    assert failed.json()["error"]["message"] == "the service could not answer; its log says why"
+    assert "一只橘猫" in caplog.text
+    counted = client.app.state.metrics.requests  # type: ignore[attr-defined]
+    assert counted.labels("/fail", "500")._value.get() == 1
+    assert client.get("/no such/一只橘猫").status_code == 404
+    assert counted.labels("other", "404")._value.get() == 1  # no label is what a client wrote
+
+
+def test_every_answer_keeps_scripts_of_others_out() -> None:
+    answer = build_client().get("/about")
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "access-control-allow-origin" not in answer.headers

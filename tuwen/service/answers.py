@@ -1,0 +1,202 @@
+"""Requests as they are answered: the steps of each, between the event loop and the threads that compute."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import perf_counter
+from typing import Any, TypeVar
+
+from tuwen.core.errors import UserError
+from tuwen.retrieval.attention.entity_maps import map_entities
+from tuwen.retrieval.rerank import Reordered
+from tuwen.retrieval.retriever import read_square
+from tuwen.service.batches import Batcher
+from tuwen.service.describe import SCORE_DIGITS, describe_hits, describe_maps
+from tuwen.service.engine import Engine, Query, QueryAnswer
+from tuwen.service.index.store import Hits, ItemFilter
+from tuwen.service.messages import AttentionBody, EmbedBody, SearchBody
+from tuwen.service.pictures import SIZES_PX, Thumbnails, make_tag, read_picture
+from tuwen.service.read_request import decode_upload, read_base64
+from tuwen.service.request_error import RequestError, make_invalid
+from tuwen.service.search_metrics import SearchMetrics, StageTimes
+from tuwen.service.settings import SearchSettings
+
+DECODERS = 2  # threads that decode uploads and draw thumbnails
+DIRECTION = {("text", "images"): "t2i", ("image", "texts"): "i2t"}  # what a re-ranker judges
+Returned = TypeVar("Returned")
+
+
+class LiveAnswers:
+    """An engine in service: its queue, its threads, its thumbnails, and how many requests use it now."""
+
+    def __init__(self, engine: Engine, settings: SearchSettings, metrics: SearchMetrics) -> None:
+        self.engine, self.users = engine, 0
+        self._settings, self._metrics = settings, metrics
+        wait_seconds = settings.batch_wait_ms / 1000
+        self._batches: Batcher[Query, QueryAnswer] = Batcher(self._compute, settings.batch_size, wait_seconds)
+        self._slow = ThreadPoolExecutor(1, "rerank")
+        self._decoders = ThreadPoolExecutor(DECODERS, "decode")
+        self._thumbnails = Thumbnails(engine.data)
+
+    async def search(self, body: SearchBody, upload: bytes | None) -> dict[str, Any]:
+        """QueryAnswer POST /search. Raises RequestError."""
+        start, times, engine = perf_counter(), StageTimes(self._metrics), self.engine
+        self._check_limits(body)
+        kind, asked, own_row = await self._prepare(body, upload, times)
+        of = body.of or ("images" if kind == "text" else "texts")
+        direction = DIRECTION.get((kind, of), "")
+        depth = self._choose_depth(body, direction)
+        keep = body.filter.to_filter()
+        own = (
+            own_row if own_row is not None and of == ("texts" if body.text_id is not None else "images") else None
+        )
+        wanted = max(body.offset + body.k, depth) + (own is not None)
+        answer = await self._batches.submit(Query(asked, of, wanted, keep))
+        times.add("encode", answer.encode_seconds)
+        times.add("search", answer.search_seconds)
+        hits, total = answer.hits, await self._run(self._decoders, lambda: engine.store.count(of, keep))
+        if own is not None and own in hits.rows:  # nobody looks for what he asks with
+            kept = hits.rows != own
+            hits, total = Hits(hits.rows[kept], hits.cosines[kept]), total - 1
+        reordered = await self._reorder(body, direction, asked, own_row, hits, depth, times)
+        probability = engine.estimate_probability(direction, hits, reordered)
+        self._metrics.queries.labels(kind, of).inc()
+        page = slice(body.offset, body.offset + body.k)
+        answers = describe_hits(engine.index, of, hits, reordered, page)
+        times.add("total", perf_counter() - start)
+        return {
+            "of": of,
+            "model": engine.about,
+            "index": {"digest": engine.index.digest},
+            "probability": None if probability is None else round(probability, SCORE_DIGITS),
+            "total": total,
+            "answers": answers,
+            "milliseconds": times.milliseconds,
+        }
+
+    async def read_thumbnail(self, image_id: str, size_px: int, known_tags: str) -> tuple[str, bytes | None]:
+        """Return the tag of an image's thumbnail and its JPEG, None where the client has it."""
+        if size_px not in SIZES_PX:
+            raise make_invalid(f"size: one of {', '.join(map(str, SIZES_PX))} is expected, got {size_px}")
+        item = self._find_item("images", image_id)
+        tag = make_tag(item, size_px)
+        if tag in known_tags:
+            return tag, None
+        with StageTimes(self._metrics).measure("thumbnail"):
+            return tag, await self._run(self._decoders, partial(self._thumbnails.make, item, size_px))
+
+    async def map_words(self, body: AttentionBody) -> dict[str, Any]:
+        """QueryAnswer POST /attention. Raises RequestError."""
+        reader, engine = self.engine.reader, self.engine
+        reason = reader.reason if reader else "this model has no re-ranker; train one (params.yaml: rerank)"
+        if reader is None or reason:
+            raise RequestError(404, "no_attention", reason)
+        self._check_text(body.text)
+        item = self._find_item("images", body.image_id)
+        picture = await self._run(self._decoders, partial(read_picture, engine.data, item))
+        square = read_square((body.image_id, picture), engine.picture_rule)
+        times = StageTimes(self._metrics)
+        with times.measure("attention"):
+            read = await self._run(self._slow, partial(map_entities, reader, square, body.text))
+        return await self._run(self._decoders, partial(describe_maps, picture, read))
+
+    async def embed(self, body: EmbedBody) -> dict[str, Any]:
+        """QueryAnswer POST /embed. Raises RequestError."""
+        asked: list[Any] = []
+        for text in body.texts or ():
+            self._check_text(text)
+            asked.append(text)
+        for number, image in enumerate(body.images or ()):
+            asked.append(await self._decode(read_base64(image, f"images[{number}]"), f"images[{number}]"))
+        queries = (Query(one, "images", 0, ItemFilter()) for one in asked)
+        vectors = await asyncio.gather(*map(self._batches.submit, queries))
+        return {"model": self.engine.about, "vectors": [answer.vector.tolist() for answer in vectors]}
+
+    async def close(self) -> None:
+        """End the threads, once nobody uses them."""
+        await self._batches.close()
+        for threads in (self._slow, self._decoders):
+            threads.shutdown(wait=False)
+        self.engine.close()
+
+    def _compute(self, queries: Any) -> list[QueryAnswer]:
+        self._metrics.batches.observe(len(queries))
+        return self.engine.answer(queries)
+
+    def _check_limits(self, body: SearchBody) -> None:
+        if body.k > self._settings.max_k:
+            raise make_invalid(
+                f"k: {body.k} answers asked, at most {self._settings.max_k} are given; page by offset"
+            )
+        if body.text is not None:
+            self._check_text(body.text)
+
+    def _check_text(self, text: str) -> None:
+        if len(text) > self._settings.max_chars:
+            raise make_invalid(f"text: {len(text)} characters, at most {self._settings.max_chars} are read")
+
+    async def _prepare(
+        self, body: SearchBody, upload: bytes | None, times: StageTimes
+    ) -> tuple[str, Any, int | None]:
+        """Return text or image, what is asked as the engine takes it, and its row where it is an item."""
+        if body.text is not None:
+            return "text", self.engine.fold(body.text) if body.simplify else body.text, None
+        if body.image is not None:
+            data = upload if upload is not None else read_base64(body.image)
+            with times.measure("decode"):
+                return "image", await self._decode(data, "image"), None
+        side, item_id = ("images", body.image_id) if body.image_id is not None else ("texts", body.text_id)
+        row = self._find_row(side, str(item_id))
+        return side.removesuffix("s"), self.engine.index.vectors[side][row], row
+
+    def _choose_depth(self, body: SearchBody, direction: str) -> int:
+        """Return how many hits are re-ranked, 0 where none are. Raises RequestError where none can be."""
+        if not body.rerank:
+            return 0
+        if not self.engine.reader:
+            raise make_invalid("rerank: this model has no re-ranker; ask without it")
+        if not direction:
+            raise make_invalid(
+                "rerank: a re-ranker judges a picture and a text; ask for the other kind, or without"
+            )
+        return self.engine.choices[direction].k
+
+    async def _reorder(
+        self,
+        body: SearchBody,
+        direction: str,
+        asked: Any,
+        own_row: int | None,
+        hits: Hits,
+        depth: int,
+        times: StageTimes,
+    ) -> Reordered | None:
+        if not depth or not len(hits.rows):
+            return None
+        index, query = self.engine.index, asked
+        if own_row is not None:
+            item = index.read_row("texts" if body.text_id is not None else "images", own_row)
+            query = item["caption"] if body.text_id is not None else item
+        first = Hits(hits.rows[:depth], hits.cosines[:depth])
+        with times.measure("rerank"):
+            return await self._run(self._slow, partial(self.engine.reorder, direction, query, first))
+
+    def _find_row(self, side: str, item_id: str) -> int:
+        row = self.engine.index.find_row(side, item_id)
+        if row is None:
+            raise RequestError(404, "unknown_item", f"the index has no {side.removesuffix('s')} of this id")
+        return row
+
+    def _find_item(self, side: str, item_id: str) -> dict[str, Any]:
+        return self.engine.index.read_row(side, self._find_row(side, item_id))
+
+    async def _decode(self, data: bytes, name: str) -> Any:
+        work = partial(decode_upload, data, self.engine.picture_rule, self._settings.max_pixels, name)
+        return await self._run(self._decoders, work)
+
+    async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], Returned]) -> Returned:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
+        except UserError as error:
+            raise RequestError(503, "not_answered", f"{error}") from None

@@ -1,0 +1,163 @@
+"""A model with its index, ready to answer: texts and pictures to vectors, those to hits, hits to their new order.
+
+Everything here computes, in threads that the caller owns; encoding and searching in one, re-ranking in another.
+Shapes: Q queries, D dimensions, k hits of one of them.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tuwen.data.formats.images import Pixels
+from tuwen.data.formats.picture_rule import PictureRule
+from tuwen.data.formats.text import load_tokenizer
+from tuwen.data.formats.tokens.spelling import simplify_captions
+from tuwen.model.attention_map import explain_no_map
+from tuwen.model.device import choose_device
+from tuwen.model.reranker import ReRanker, has_reranker, load_reranker
+from tuwen.retrieval.attention.entity_maps import AttentionReader
+from tuwen.retrieval.calibration import Calibration
+from tuwen.retrieval.encode import decode_row, embed_images
+from tuwen.retrieval.match_pairs import PairSides
+from tuwen.retrieval.rerank import Reordered, reorder_found
+from tuwen.retrieval.rerank_choice import OrderChoice
+from tuwen.retrieval.retriever import ENCODE_BATCH, Retriever, load_retriever
+from tuwen.retrieval.vectors import Vectors
+from tuwen.service.index.exact import ExactStore
+from tuwen.service.index.item_index import ItemIndex
+from tuwen.service.index.store import Hits, ItemFilter, Store
+
+SQUARE_NDIM = 3  # of a picture, [S, S, 3]; a vector has one
+NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
+
+
+class Query(NamedTuple):
+    """What is asked of one side of the index: a text, a picture as the model sees it, or a vector."""
+
+    asked: str | Pixels | Vectors
+    of: str  # images or texts
+    k: int  # hits that are wanted, from the first on; 0: its vector alone
+    keep: ItemFilter
+
+
+class QueryAnswer(NamedTuple):
+    """What a query found, and the seconds that its batch took to encode and to search."""
+
+    hits: Hits
+    vector: Vectors  # [D]
+    encode_seconds: float
+    search_seconds: float
+
+
+class Engine:
+    """A model folder and its index, in memory."""
+
+    def __init__(self, model: Path, name: str, version: str | None, index: ItemIndex, data: Path) -> None:
+        """Load the model. name, version: what answers call it. Raises UserError for an index of another model."""
+        index.require_model(model)
+        self.name, self.version, self.index, self.data = name, version, index, data
+        self.reader: AttentionReader | None = None
+        self.choices: dict[str, OrderChoice] = {}
+        if has_reranker(model) and index.params["reranking"]:
+            loaded = load_reranker(model)
+            dual, cross = loaded.dual.to(choose_device()), loaded.cross.to(choose_device())
+            self.retriever = Retriever(dual, load_tokenizer(model / "vocab.txt"))
+            # a tokenizer of its own: it serves one thread at a time
+            tokenizer = load_tokenizer(model / "vocab.txt")
+            self.reader = AttentionReader(ReRanker(dual, cross), tokenizer, explain_no_map(cross))
+            self.choices = {name: OrderChoice(**one) for name, one in index.params["reranking"].items()}
+        else:
+            self.retriever = load_retriever(model)
+        self._curves = {
+            direction: {order: Calibration(**one) for order, one in by.items()}
+            for direction, by in index.params["calibration"].items()
+        }
+        self.store: Store = ExactStore(index)
+        self.picture_rule = self.retriever.model.picture_rule
+
+    @property
+    def about(self) -> dict[str, str | None]:
+        """What an answer says of the model."""
+        return {"name": self.name, "digest": self.index.model_digest, "version": self.version}
+
+    def answer(self, queries: Sequence[Query]) -> list[QueryAnswer]:
+        """QueryAnswer queries that came together; each as if it had come alone."""
+        start = perf_counter()
+        vectors = self.encode([query.asked for query in queries])
+        encoded = perf_counter()
+        groups: dict[tuple[str, ItemFilter], list[int]] = defaultdict(list)
+        for row, query in enumerate(queries):
+            if query.k:
+                groups[query.of, query.keep].append(row)
+        found = dict.fromkeys(range(len(queries)), NO_HITS)
+        for (side, keep), rows in groups.items():
+            hits = self.store.search(side, vectors[rows], max(queries[row].k for row in rows), keep)
+            found |= dict(zip(rows, hits, strict=True))
+        searched = perf_counter()
+        answers = []
+        for row, query in enumerate(queries):
+            cut = Hits(found[row].rows[: query.k], found[row].cosines[: query.k])
+            answers.append(QueryAnswer(cut, vectors[row], encoded - start, searched - encoded))
+        return answers
+
+    def encode(self, asked: Sequence[str | Pixels | Vectors]) -> Vectors:
+        """Return unit vectors [Q, D] of texts and squares; a vector stays as it is."""
+        vectors = np.empty((len(asked), self.retriever.model.config["dim"]), np.float32)
+        texts: dict[int, str] = {}
+        squares: dict[int, Pixels] = {}
+        for row, one in enumerate(asked):
+            if isinstance(one, str):
+                texts[row] = one
+            elif one.ndim == SQUARE_NDIM:
+                squares[row] = one.astype(np.uint8, copy=False)
+            else:
+                vectors[row] = one
+        if texts:
+            vectors[list(texts)] = self.retriever.encode_texts(list(texts.values()))
+        if squares:
+            vectors[list(squares)] = embed_images(self.retriever.model, squares.values(), ENCODE_BATCH)
+        return vectors
+
+    def reorder(self, direction: str, query: Any, hits: Hits) -> Reordered:
+        """Return the new order of hits for a text (t2i), or for a square or an item of the index (i2t)."""
+        assert self.reader is not None
+        side = "images" if direction == "t2i" else "texts"
+        items = [self.index.read_row(side, int(row)) for row in hits.rows]
+        decode = partial(_decode, self.data, self.picture_rule)
+        if direction == "t2i":
+            sides = PairSides([_name_place(one) for one in items], decode, [query])
+        else:
+            asked = query if isinstance(query, np.ndarray) else _name_place(query)
+            sides = PairSides([asked], decode, [one["caption"] for one in items])
+        weight = self.choices[direction].weight
+        return reorder_found(self.reader.reranker, self.reader.tokenizer, sides, hits.rows, hits.cosines, weight)
+
+    def estimate_probability(self, direction: str, hits: Hits, reordered: Reordered | None) -> float | None:
+        """Return how likely the first answer is right; None where that was not measured, as of alike pictures."""
+        order = "cosine" if reordered is None else "reranked"
+        curve = self._curves.get(direction, {}).get(order)
+        if curve is None or not len(hits.rows):
+            return None
+        return curve.probability(float(hits.cosines[0] if reordered is None else reordered.score[0]))
+
+    def fold(self, text: str) -> str:
+        """Return a text in simplified characters."""
+        (simple,) = simplify_captions([text])
+        return simple
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self.store.drop()
+
+
+def _name_place(item: dict[str, Any]) -> dict[str, Any]:
+    return {"image_id": item["image"]} | {name: item[name] for name in ("shard", "offset", "size")}
+
+
+def _decode(data: Path, rule: PictureRule, image: Any) -> Pixels:
+    return image if isinstance(image, np.ndarray) else decode_row(data, rule, image)

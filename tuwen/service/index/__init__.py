@@ -1,0 +1,5 @@
+"""An index: the vectors of a model and what they stand for, as an out, and the stores that answer from it.
+
+Read items.py first, the tables of what may be found; then build.py, which makes the folder, item_index.py, which
+opens it, store.py, what every store can do, and exact.py, the one that needs nothing but the folder.
+"""

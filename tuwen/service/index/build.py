@@ -1,0 +1,132 @@
+"""Sets that a model has embedded -> an index: `images.npy`, `texts.npy` and the items of their rows.
+
+    index/images.npy, texts.npy      float32 unit rows [N, D]
+    index/images.arrow, texts.arrow  items.ITEM_SCHEMA, a row for each vector; Arrow's file format, to be mapped
+    index/manifest.json              the model and the sets by digest, dimension, metric, counts, settings
+
+A set that the model has not embedded by a stage of its own, as the corpus, is embedded here.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from tuwen.core.errors import UserError
+from tuwen.core.params import Embed, Index
+from tuwen.data.formats import manifest, pairs
+from tuwen.model.reranker import has_reranker
+from tuwen.retrieval.calibration import read_calibrations
+from tuwen.retrieval.embed import embed_set
+from tuwen.retrieval.rerank import PRERANKER, has_own_towers, require_preranker
+from tuwen.retrieval.rerank_choice import read_choices
+from tuwen.retrieval.vectors import Vectors, read_set_vectors
+from tuwen.service.index.items import ITEM_SCHEMA, SIDES, list_items, make_ids_unique
+
+INDEX_WORK = Path(".cache/index")
+METRIC = "cosine"
+
+
+class Project(NamedTuple):
+    """The folders that an index is made from."""
+
+    data: Path
+    models: Path
+    embeddings: Path
+    results: Path
+
+
+class IndexedSet(NamedTuple):
+    """A set of an index: what may be found in it, and its vectors, by side."""
+
+    name: str
+    items: dict[str, list[dict[str, Any]]]
+    vectors: dict[str, Vectors]
+
+
+def choose_answering_model(models: Path) -> Path:
+    """Return the folder of the model that answers searches: the re-ranked one where there is one."""
+    reranked = models / "reranked"
+    return reranked if has_reranker(reranked) else models / PRERANKER
+
+
+def write_index(project: Project, out: Path, params: Index, embed: Embed) -> None:
+    """Write the index of the answering model over the sets of `params` into the folder `out`.
+
+    Raises UserError where embeddings are of another model or set, where an image cannot be read, and where the
+    sets hold nothing.
+    """
+    model = choose_answering_model(project.models)
+    sets = [_index_set(project, model, name, embed) for name in params.sets]
+    make_ids_unique([(one.name, one.items) for one in sets])
+    out.mkdir(parents=True, exist_ok=True)
+    counts = {}
+    for side in SIDES:
+        items = [item for one in sets for item in one.items[side]]
+        if not items:
+            raise UserError(f"params.yaml: index.sets: {', '.join(params.sets)} hold no {side}; name others")
+        vectors = np.concatenate([one.vectors[side] for one in sets])
+        np.save(out / f"{side}.npy", vectors)
+        _write_table(out / f"{side}.arrow", pa.Table.from_pylist(items, ITEM_SCHEMA))
+        counts[side] = len(items)
+    inputs = {"model": model} | {f"set-{name}": project.data / "clean" / name for name in params.sets}
+    described = {"metric": METRIC, "dimension": int(vectors.shape[1]), "model": model.name, **counts}
+    settings = {
+        **params.model_dump(),
+        "reranking": _read_reranking(project, model),
+        "calibration": _read_calibration(project, model),
+    }
+    manifest.write_manifest(out, inputs, described | settings)
+    shutil.rmtree(INDEX_WORK, ignore_errors=True)
+
+
+def _index_set(project: Project, model: Path, name: str, embed: Embed) -> IndexedSet:
+    folder = project.data / "clean" / name
+    tables = pairs.read_pair_set(folder)
+    listed = list_items(project.data, name, tables)
+    vectors = read_set_vectors(_find_embedded(project, model, name, embed), folder, tables)
+    by_side = dict(zip(SIDES, vectors, strict=True))
+    return IndexedSet(
+        name,
+        {side: items for side, (items, _) in listed.items()},
+        {side: by_side[side][rows] for side, (_, rows) in listed.items()},
+    )
+
+
+def _find_embedded(project: Project, model: Path, name: str, embed: Embed) -> Path:
+    """Return the folder of the model's vectors of a set, which is embedded here where no stage does so."""
+    folder, embedded = project.data / "clean" / name, project.embeddings / PRERANKER / name
+    is_reordering = has_reranker(model)
+    if embedded.is_dir() and not (is_reordering and has_own_towers(model)):
+        manifest.require_inputs(embedded, {"set": folder})
+        if is_reordering:
+            require_preranker(embedded, model)
+        else:
+            manifest.require_inputs(embedded, {"model": model})
+        return embedded
+    made = INDEX_WORK / model.name / name
+    embed_set(model, folder, made, embed)  # what was killed goes on from its own parts
+    return made
+
+
+def _read_reranking(project: Project, model: Path) -> Mapping[str, Any] | None:
+    """Return by direction how deep the model's re-ranker reads and what the cosine weighs; None without one."""
+    if not has_reranker(model):
+        return None
+    choices = read_choices(project.results / model.name / "details.json")
+    return {direction: choice._asdict() for direction, choice in choices.items()}
+
+
+def _read_calibration(project: Project, model: Path) -> Mapping[str, Any]:
+    """Return direction -> order of the answers -> how a score becomes the probability that the first is right."""
+    curves = read_calibrations(project.results / model.name / "details.json")
+    return {direction: {order: one._asdict() for order, one in by.items()} for direction, by in curves.items()}
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    """Write Arrow's file format, in one batch, so that a column is one piece of memory."""
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table.combine_chunks())

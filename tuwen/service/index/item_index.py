@@ -1,0 +1,86 @@
+"""An index in memory: its tables and vectors, mapped from the folder, and what its manifest says."""
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tuwen.core.errors import UserError
+from tuwen.data.formats import manifest
+from tuwen.data.formats.json_file import read_json
+from tuwen.retrieval.vectors import Vectors
+from tuwen.service.index.items import ITEM_SCHEMA, RANGE_COLUMNS, SIDES, VALUE_COLUMNS
+
+
+class ItemIndex:
+    """An index that stands: whole, as its manifest names every file by digest."""
+
+    def __init__(self, folder: Path) -> None:
+        """Map the files of `folder`. Raises UserError for one that is missing or not as the manifest says."""
+        self.folder = folder
+        self.digest = _require_whole(folder)
+        body = read_json(folder / manifest.MANIFEST)
+        self.params: Mapping[str, Any] = body["params"]
+        self.model_digest: str = body["inputs"]["model"]
+        self.tables: dict[str, pa.Table] = {side: _map_table(folder / f"{side}.arrow") for side in SIDES}
+        self.vectors: dict[str, Vectors] = {
+            side: np.load(folder / f"{side}.npy", mmap_mode="c", allow_pickle=False) for side in SIDES
+        }  # copied where written, which nobody does: torch knows no arrays that cannot be written
+
+    def require_model(self, model: Path) -> None:
+        """Raise UserError unless the vectors are of the very model in this folder."""
+        if (digest := manifest.hash_path(model)) != self.model_digest:
+            raise UserError(
+                f"{self.folder / manifest.MANIFEST}: an index of another model: it names {self.model_digest}, but "
+                f"{model} is {digest}; make one of it: `dvc repro index`"
+            )
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[str, int]]:
+        return {side: {id_: row for row, id_ in enumerate(self.tables[side]["id"].to_pylist())} for side in SIDES}
+
+    def find_row(self, side: str, item_id: str) -> int | None:
+        """Return the row of an item, None where the index has none of this id."""
+        return self._rows[side].get(item_id)
+
+    def read_row(self, side: str, row: int) -> dict[str, Any]:
+        """Return an item, as items.ITEM_SCHEMA has it."""
+        return {name: self.tables[side][name][row].as_py() for name in ITEM_SCHEMA.names}
+
+    @cached_property
+    def facets(self) -> dict[str, Any]:
+        """What filters may name: value -> count, and [least, most] of what is measured; of the images."""
+        table = self.tables["images"]
+        counts: dict[str, Any] = {
+            name: dict(Counter(value for value in table[name].to_pylist() if value is not None).most_common())
+            for name in VALUE_COLUMNS
+        }
+        ranges = {name: pc.min_max(table[name]).as_py() for name in RANGE_COLUMNS}
+        return counts | {name: [found["min"] or 0, found["max"] or 0] for name, found in ranges.items()}
+
+
+def _require_whole(folder: Path) -> str:
+    """Return the digest of the index; raise UserError unless every file is as its manifest says."""
+    place = folder / manifest.MANIFEST
+    files = read_json(place, "run `dvc repro index`").get("files", {})
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file() or manifest.hash_file(path) != digest:
+            raise UserError(f"{path}: missing, or not as {place} says; remove {folder} and run `dvc repro index`")
+    if not {f"{side}.npy" for side in SIDES} <= set(files):
+        raise UserError(f"{place}: not of an index; run `dvc repro index`")
+    return manifest.hash_file(place)
+
+
+def _map_table(path: Path) -> pa.Table:
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    if table.schema.names != ITEM_SCHEMA.names:
+        raise UserError(
+            f"{path}: columns {table.schema.names} found, {ITEM_SCHEMA.names} expected; `dvc repro index`"
+        )
+    return table

@@ -1,0 +1,57 @@
+// A query as the address of the page has it, so that it can be kept, sent and gone back to; and as the service reads it.
+
+export const LISTS = ["source", "category", "split"];
+export const RANGES = ["width_px", "height_px", "caption_chars"];
+
+/** Read a query from an address. A picture that was dropped is in no address: it has a number in this page's memory. */
+export function readQuery(address) {
+  const values = new URL(address).searchParams;
+  const filter = {};
+  for (const name of LISTS) if (values.has(name)) filter[name] = values.getAll(name);
+  for (const name of RANGES) {
+    const ends = /^(\d+)-(\d+)$/.exec(values.get(name) ?? "");
+    if (ends) filter[name] = [Number(ends[1]), Number(ends[2])];
+  }
+  return {
+    text: values.get("q") ?? "",
+    imageId: values.get("image"),
+    textId: values.get("text"),
+    upload: values.get("upload"),
+    of: values.get("of") === "texts" ? "texts" : "images",
+    rerank: values.get("rerank") === "1",
+    filter,
+  };
+}
+
+/** Return the address of a query, relative to the page. */
+export function writeQuery(query) {
+  const values = new URLSearchParams();
+  if (query.upload) values.set("upload", query.upload);
+  else if (query.imageId) values.set("image", query.imageId);
+  else if (query.textId) values.set("text", query.textId);
+  else if (query.text) values.set("q", query.text);
+  if (query.of === "texts") values.set("of", "texts");
+  if (query.rerank) values.set("rerank", "1");
+  for (const name of LISTS) for (const value of query.filter[name] ?? []) values.append(name, value);
+  for (const name of RANGES) if (query.filter[name]) values.set(name, query.filter[name].join("-"));
+  const written = values.toString();
+  return written ? `?${written}` : "./";
+}
+
+/** Return the query that asks by a text, an item or an upload, with the options of another. */
+export function ask(query, what) {
+  return { ...query, text: "", imageId: null, textId: null, upload: null, ...what };
+}
+
+export function isEmpty(query) {
+  return !(query.text || query.imageId || query.textId || query.upload);
+}
+
+/** Whether a picture asks; a picture asked for pictures is not re-ranked, since a match is of a picture and a text. */
+export function isPicture(query) {
+  return Boolean(query.imageId || query.upload);
+}
+
+export function canRerank(query) {
+  return isPicture(query) !== (query.of === "images");
+}
