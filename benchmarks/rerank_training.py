@@ -54,7 +54,7 @@ FIT: dict[str, Any] = {
     "shard": "none",
     "freeze": "none",
 }
-FIT |= {"siblings": "positives", "distil": None}
+FIT |= {"siblings": "positives", "shard": "none", "distil": None}
 TGD = {"alpha": 0.4, "queue": 1024, "half_life": 512}
 NONE = dict.fromkeys(["mlm", "mrfr", "mrc", "mrc_kl", "recovery", "fgd"], 0.0)
 BASE: dict[str, Any] = {
