@@ -28,6 +28,7 @@ from tuwen.core.params.data import (
 from tuwen.core.params.index import Exact, Index, Licence
 from tuwen.core.params.model import (
     CnClip,
+    Embeddings,
     Folder,
     Fresh,
     HuggingFace,
@@ -64,6 +65,7 @@ __all__ = [
     "Corpus",
     "Distil",
     "Embed",
+    "Embeddings",
     "Evaluate",
     "Exact",
     "Finetune",
