@@ -23,6 +23,7 @@ from tuwen.core.params import Fit, Rerank
 from tuwen.data.formats.text import SPECIAL_TOKENS, build_vocabulary, make_tokenizer
 from tuwen.model.architectures import make_bert_config, make_vit_config
 from tuwen.model.dual_encoder import DualEncoder
+from tuwen.model.precision import set_precision
 from tuwen.model.reranker import make_cross_encoder
 from tuwen.reranking import losses
 from tuwen.reranking.encoded import encode_batch, join_negatives
@@ -34,7 +35,7 @@ from tuwen.reranking.recipe import describe_layers
 from tuwen.training import optim, trainer
 from tuwen.training.loader import Batch
 from tuwen.training.selection import Measured
-from tuwen.training.step import find_positives, move_weights, prepare_torch, set_precision
+from tuwen.training.step import find_positives, move_weights, prepare_torch
 
 BATCH, STEPS, EPOCHS, WIDTH = 128, 40, 30, 64
 LOOP = {
@@ -46,8 +47,14 @@ LOOP = {
     "warmup_steps": 100,
 }
 LOOP |= {"max_grad_norm": 1.0, "precision": "bf16", "ema": None, "select": {"epochs": False, "wise_ft": []}}
-FIT: dict[str, Any] = {"chunk": None, "gradient_checkpointing": False, "compile": False, "freeze": "none"}
-FIT |= {"siblings": "positives", "distil": None}
+FIT: dict[str, Any] = {
+    "chunk": None,
+    "gradient_checkpointing": False,
+    "compile": False,
+    "shard": "none",
+    "freeze": "none",
+}
+FIT |= {"siblings": "positives", "shard": "none", "distil": None}
 TGD = {"alpha": 0.4, "queue": 1024, "half_life": 512}
 NONE = dict.fromkeys(["mlm", "mrfr", "mrc", "mrc_kl", "recovery", "fgd"], 0.0)
 BASE: dict[str, Any] = {
@@ -172,7 +179,7 @@ def measure_steps(dim: int) -> None:
         for again in range(12):
             for once in (True, False):
                 begun = time.process_time()
-                with set_precision(settings.fit):
+                with set_precision(settings.fit.precision):
                     loss = compute_loss(model, batch, task.words, once)
                 torch.autograd.backward(loss)
                 move_weights(model, optimizers, loss, 0.0, settings.fit)

@@ -67,7 +67,13 @@ def make_large_scale() -> Scale:
 def make_settings(**changes: Any) -> Any:
     """Return the fields of `params.Fit` without pydantic."""
     fields = {"chunk": None, "lr": LR, "muon_lr": None, "weight_decay": WEIGHT_DECAY, "warmup_steps": 1}
-    fields |= {"max_grad_norm": CLIP, "precision": "bf16", "gradient_checkpointing": False, "compile": False}
+    fields |= {
+        "max_grad_norm": CLIP,
+        "precision": "bf16",
+        "gradient_checkpointing": False,
+        "compile": False,
+        "shard": "none",
+    }
     return SimpleNamespace(**fields | {"freeze": "none", "siblings": "positives", "ema": None} | changes)
 
 

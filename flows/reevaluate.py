@@ -24,12 +24,12 @@ from prefect.utilities.slugify import slugify
 
 from flows import guard
 from flows.edited_outs import refuse_edited_outs
-from flows.fetch import plan_with_absent
+from flows.gate.fetch import plan_with_absent
+from flows.gate.versions import describe_versions, read_recorded_versions
 from flows.pipeline import Preset, call_on_server, show
 from flows.repro import read_graph, select_stages
 from flows.schedule import run_stages
 from flows.show import plain, table
-from flows.versions import describe_versions, read_recorded_versions
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params, load_params
 from tuwen.core.worktree import make_worktree

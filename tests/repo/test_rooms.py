@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "reranking": RANKING | {"data/augment", "training"},
     "prediction": RANKING,
     "evaluation": RANKING,
-    "service": RANKING | {"report"},
+    "service": RANKING | {"report", "tracking"},
     "report": FORMATS | {"data/quality", "retrieval", "evaluation"},
     "tracking": RANKING | {"evaluation", "report"},
 }

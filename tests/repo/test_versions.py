@@ -34,6 +34,8 @@ USED_ELSEWHERE = {
     ("data/formats/images.py", "torch"): "turns pixels into a model's input",
     ("data/formats/text.py", "tokenizers"): "spells captions for a model",
     ("data/formats/text.py", "transformers"): "spells captions for a model",
+    ("data/formats/tokens/pieces.py", "tokenizers"): "spells captions for a model",
+    ("data/formats/tokens/pieces.py", "transformers"): "spells captions for a model",
     ("data/formats/tokens/spelling.py", "tokenizers"): "spells captions for a model",
     ("data/formats/tokens/spelling.py", "OpenCC"): "spells captions for a model",
     ("data/augment/paraphrase.py", "OpenCC"): "by augment.paraphrase.kind",
@@ -42,8 +44,13 @@ USED_ELSEWHERE = {
     ("data/augment/back_translation.py", "transformers"): "by augment.paraphrase.kind",
     ("data/augment/back_translation.py", "safetensors"): "by augment.paraphrase.kind",
     ("retrieval/intervals/exact.py", "scipy"): "intervals are for the figures of evaluation and report",
+    ("data/formats/picture_rule.py", "transformers"): "counts patches, of a model that the library makes",
+    ("data/formats/tokens/library_tokenizer.py", "transformers"): "spells captions for a model",
+    ("data/formats/tokens/library_tokenizer.py", "open_clip_torch"): "by baseline.start.kind",
     ("model/towers.py", "open_clip_torch"): "by baseline.start.kind",
+    ("model/open_clip_towers.py", "open_clip_torch"): "by baseline.start.kind",
     ("model/weights/open_clip.py", "open_clip_torch"): "by baseline.start.kind",
+    ("model/weights/open_clip_hub.py", "open_clip_torch"): "by baseline.start.kind",
 }
 # What no stage imports by name, and why it is listed.
 BENEATH = {

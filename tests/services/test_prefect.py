@@ -44,7 +44,7 @@ def test_everything_that_prefect_yaml_names_is_registered(service: Service) -> N
         deployments = {one.name: one for one in client.read_deployments()}
         pool = client.read_work_pool("tuwen")
     assert pool.type == "process"
-    assert set(deployments) == {"pipeline", "reevaluate", "reevaluate-nightly"}
+    assert set(deployments) == {"pipeline", "publish", "reevaluate", "reevaluate-nightly"}
     for one in deployments.values():
         assert one.global_concurrency_limit is None  # the worker's own limit: two machines work side by side
         assert len(one.description or "") > 20

@@ -6,15 +6,20 @@ torchrun … -m tests.support.distributed_process OUT
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from tests.support.training import TINY, fit
 from tuwen.core.params import Fit
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.training import distributed, optim, step
+from tuwen.training import distributed, optim, step, trainer
+from tuwen.training.engines.replicas import GradientEngine
 from tuwen.training.loader import Batch
 from tuwen.training.objective import Contrastive
+from tuwen.training.selection import Measured
 
 ROWS, SGD_STEPS = 12, 20
 STILL = TINY | {"image": TINY["image"] | {"patch_dropout": 0.0}, "text": TINY["text"] | {"dropout": 0.0}}
@@ -25,7 +30,15 @@ CASES = {
     "text frozen": {"freeze": "text"},
     "image frozen, cached": {"freeze": "image", "chunk": 5},
     "checkpointed": {"gradient_checkpointing": True},
+    "shares": {"shard": "full", "muon_lr": None},
+    "shares, cached": {"shard": "full", "muon_lr": None, "chunk": 4},
+    "shares, text frozen": {"shard": "full", "muon_lr": None, "freeze": "text"},
+    "shares, image frozen, checkpointed": {
+        **{"shard": "full", "muon_lr": None, "freeze": "image", "gradient_checkpointing": True},
+    },
 }
+DESCENTS = ("plain", "cached", "shares")
+SHARED = {"shard": "full", "muon_lr": None, "ema": 0.9, "epochs": 2, "batch_size": ROWS, "warmup_steps": 0}
 DISTIL = {"momentum": 0.5, "alpha": 0.5, "queue": 20, "half_life": 10}
 Gradients = dict[str, torch.Tensor]
 
@@ -49,37 +62,41 @@ def take_share(batch: Batch) -> Batch:
     return Batch(*(column[part] for column in batch))
 
 
-def make_prepared(settings: Fit) -> DualEncoder:
+def make_prepared(settings: Fit) -> tuple[DualEncoder, GradientEngine]:
     torch.manual_seed(7)
     model = DualEncoder(STILL)
-    step.prepare_model(model, settings)
-    return model
+    return model, step.prepare_model(model, settings)
 
 
 def compute_gradients(settings: Fit) -> tuple[float, Gradients]:
     """Return the loss, and the gradient of every parameter that is trained."""
-    model = make_prepared(settings)
-    loss = step.compute_gradients(model, take_share(make_global_batch(1)), settings)
-    return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model, engine = make_prepared(settings)
+    loss = step.compute_gradients(model, take_share(make_global_batch(1)), settings, engine=engine)
+    return loss.item(), {name: join(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+
+
+def join(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the whole of a tensor."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def descend(settings: Fit) -> Gradients:
     """Return the weights after twenty plain steps down the gradient: AdamW would hide a wrong factor."""
-    model = make_prepared(settings)
+    model, engine = make_prepared(settings)
     descent = torch.optim.SGD(model.parameters(), lr=0.05)
     for number in range(SGD_STEPS):
-        step.compute_gradients(model, take_share(make_global_batch(number)), settings)
+        step.compute_gradients(model, take_share(make_global_batch(number)), settings, engine=engine)
         descent.step()
         descent.zero_grad()
-    return model.state_dict()
+    return {name: join(value) for name, value in model.state_dict().items()}
 
 
 def take_steps(settings: Fit) -> Iterator[float]:
     """Yield the losses of three steps as the training loop takes them."""
-    model = make_prepared(settings)
+    model, engine = make_prepared(settings)
     optimizers = optim.make_optimizers(model, settings)
     for number in range(3):
-        yield step.step(model, optimizers, take_share(make_global_batch(number)), 1.0, settings)
+        yield step.step(model, optimizers, take_share(make_global_batch(number)), 1.0, settings, engine)
 
 
 def distil(settings: Fit) -> Gradients:
@@ -94,12 +111,33 @@ def distil(settings: Fit) -> Gradients:
     return model.state_dict()
 
 
+def train(folder: Path, until: int | None = None, **changes: Any) -> tuple[Gradients, Gradients, list[dict]]:
+    """Return weights, their average and the records of a training of two epochs, which resumes in `folder`."""
+    torch.manual_seed(7)
+    model = DualEncoder(STILL)
+    training = trainer.train(
+        model,
+        lambda epoch, first: (take_share(make_global_batch(3 * epoch + n)) for n in range(first, 3)),
+        3,
+        fit(**SHARED | changes),
+        seed=0,
+        checkpoint=folder,
+        evaluate=lambda model: Measured(
+            {"valid_sum": sum(p.sum().item() for p in model.parameters())}, np.zeros(0)
+        ),
+        log=lambda record, epoch: None,
+        until=until,
+    )
+    assert training.ema is not None
+    return model.state_dict(), training.ema.weights, training.records
+
+
 def compute_results() -> dict[str, object]:
     """Return all that is compared."""
     results: dict[str, object] = {
         name: compute_gradients(fit(batch_size=ROWS, **changes)) for name, changes in CASES.items()
     }
-    results |= {f"20 steps, {name}": descend(fit(batch_size=ROWS, **CASES[name])) for name in ("plain", "cached")}
+    results |= {f"20 steps, {name}": descend(fit(batch_size=ROWS, **CASES[name])) for name in DESCENTS}
     results["distilled"] = distil(fit(batch_size=ROWS, distil=DISTIL))
     return results | {"losses": list(take_steps(fit(batch_size=ROWS)))}
 
@@ -108,6 +146,8 @@ def main() -> None:
     with distributed.join_group():
         results = compute_results()
         results |= {
+            "half trained": train(Path(sys.argv[1]) / "checkpoint", until=1),
+            "trained": train(Path(sys.argv[1]) / "checkpoint-2"),
             "gathered": distributed.gather_objects(distributed.get_rank()),
             "from first": distributed.broadcast_first(distributed.get_rank()),
             "flags": distributed.combine_flags([distributed.get_rank() == 1, False]),

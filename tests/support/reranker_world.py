@@ -117,13 +117,14 @@ def _add_unfit(folder: Path, count: int) -> None:
 def score_all(root: Path, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the cosine and the probability of every text and image of a set, [T, I], each pair for itself."""
     from tuwen.data.formats.images import make_pixel_tensor
+    from tuwen.data.formats.picture_rule import PictureRule
     from tuwen.data.formats.text import load_tokenizer, tokenize
     from tuwen.model.reranker import load_reranker
     from tuwen.retrieval.encode import read_images
 
     dual, cross = load_reranker(root / "models/reranked")
     tables = pairs.read_pair_set(root / "data/clean" / name)
-    pixels = make_pixel_tensor(read_images(root / "data", tables, CONFIG["image"]["size_px"]))
+    pixels = make_pixel_tensor(read_images(root / "data", tables, PictureRule(CONFIG["image"]["size_px"])))
     tokenizer = load_tokenizer(root / "models/reranked/vocab.txt")
     with torch.inference_mode():
         _, tokens_IPW = dual.encode_image_tokens(pixels)

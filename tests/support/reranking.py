@@ -9,6 +9,7 @@ import torch
 
 from tests.support.training import FIT
 from tuwen.core.params import Rerank
+from tuwen.core.params.training import Loop
 from tuwen.model.cross_encoder import CrossEncoder, CrossOutput
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.reranker import make_cross_encoder
@@ -38,15 +39,7 @@ STILL = DUAL | {  # towers that draw nothing, so that two passes of a training o
 NONE = {"gcpr": 0.0, "fgr": 1.0, "mlm": 0.0, "mrfr": 0.0, "mrc": 0.0, "mrc_kl": 0.0, "recovery": 0.0, "fgd": 0.0}
 ALL = {"fgr": 1.0, "mlm": 0.5, "mrfr": 0.3, "mrc": 0.2, "mrc_kl": 0.1, "recovery": 0.4, "fgd": 0.05}
 TGD = {"alpha": 0.4, "queue": 20, "half_life": 10}
-TOWERS = {
-    "chunk",
-    "gradient_checkpointing",
-    "compile",
-    "freeze",
-    "siblings",
-    "distil",
-}  # of a dual encoder
-LOOP = {name: value for name, value in FIT.items() if name not in TOWERS} | {"batch_size": ROWS}
+LOOP = {name: FIT[name] for name in Loop.model_fields} | {"batch_size": ROWS}
 SETTINGS = {
     **{"seed": 0, "towers": "frozen", "fusion": "both", "layers": 1, "width": None, "heads": None, "mlp": None},
     **{"dropout": 0.0, "image_tokens": None, "k": 4, "corpus": 0.0, "negatives": 1, "class_weights": [1.0, 2.0]},

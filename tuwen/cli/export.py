@@ -33,12 +33,14 @@ def export_webdataset(sets: Sets, out: Out) -> None:
 def export_model(
     form: Annotated[
         str,
-        typer.Argument(metavar="FORM", help="torch (any model), hugging_face (a folder) or cn_clip (a .pt)."),
+        typer.Argument(
+            metavar="FORM", help="torch (any model), hugging_face, open_clip (folders) or cn_clip (a .pt)."
+        ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder such as models/finetuned.")],
     out: Out,
 ) -> None:
-    """Write a model as torch alone, transformers or cn_clip read it."""
+    """Write a model as torch alone, transformers, open_clip or cn_clip read it."""
     from tuwen.model.weights.export import export_model
 
     export_model(form, folder, out)

@@ -65,7 +65,7 @@ def attention(
     from tuwen.retrieval.retriever import read_square
 
     reader = load_attention_reader(model)
-    read = map_entities(reader, read_square((str(image), image), reader.size_px), text)
+    read = map_entities(reader, read_square((str(image), image), reader.picture_rule), text)
     if not read.maps:
         raise UserError(f"--text {text}: the segmenter finds no noun in it, and maps are of nouns")
     out.parent.mkdir(parents=True, exist_ok=True)

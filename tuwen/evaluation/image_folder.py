@@ -12,7 +12,8 @@ import numpy as np
 from tuwen.core.errors import UserError
 from tuwen.core.progress import follow
 from tuwen.data.formats.image_files import ImageFiles, is_hidden, is_image_name
-from tuwen.data.formats.images import Pixels, decode_pixels, resize_to_square
+from tuwen.data.formats.images import Pixels, decode_pixels
+from tuwen.data.formats.picture_rule import PictureRule, resize_by_rule
 from tuwen.data.formats.text_files import open_text, read_csv_rows
 from tuwen.evaluation.zero_shot import ONE_PROMPT, classify_images
 from tuwen.evaluation.zero_shot_file import ZeroShotReport
@@ -43,15 +44,14 @@ def classify_labelled_images(
             f"{labelled[0].place if labelled else 'no picture'}: name pictures of two classes at least"
         )
     model = load_model(model_folder).to(choose_device())
-    size_px = model.config["image"]["size_px"]
-    blocks = stream_vectors(model, labelled, lambda one: _decode_square(one, size_px), IMAGES_AT_ONCE)
+    blocks = stream_vectors(model, labelled, lambda one: _decode_square(one, model.picture_rule), IMAGES_AT_ONCE)
     vectors = np.concatenate(list(follow(blocks, "pictures", len(labelled), len)))
     return classify_images(model, model_folder, vectors, [one.label for one in labelled], templates)
 
 
-def _decode_square(one: LabelledImage, size_px: int) -> Pixels:
+def _decode_square(one: LabelledImage, rule: PictureRule) -> Pixels:
     try:
-        return resize_to_square(decode_pixels(one.path.read_bytes()), size_px)
+        return resize_by_rule(decode_pixels(one.path.read_bytes()), rule)
     except OSError as error:
         raise UserError(f"{one.place}: {one.path} cannot be read ({error}); mend it or leave it out") from None
 

@@ -50,7 +50,8 @@ def _parts(config: Mapping[str, Any], origin: str, training: Mapping[str, Any]) 
         ("picture tower", f"{', '.join(image_tower)}, for squares of {image['size_px']} px"),
         (
             "text tower",
-            f"BERT, width {text['width']}, layers {text['layers']}, {text['max_tokens']} tokens at most",
+            f"{text.get('kind', 'BERT')}, width {text['width']}, layers {text['layers']}, "
+            f"{text['max_tokens']} tokens at most",
         ),
         ("common space", f"{config['dim']} dimensions"),
         ("first weights", origin),

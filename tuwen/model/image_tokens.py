@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.core.errors import UserError
+from tuwen.model.library_towers import LibraryImageTower
+from tuwen.model.open_clip_towers import OpenClipImageTower
 from tuwen.model.towers import OpenClipTower, make_image_tower
 from tuwen.model.vit import VisionTransformer
 
@@ -66,7 +68,12 @@ def _find_transformer(tower: nn.Module) -> Any:
     inner = tower.tower if isinstance(tower, OpenClipTower) else tower
     if hasattr(inner, "transformer") or _is_timm(inner):
         return inner
-    name = type(getattr(inner, "trunk", inner)).__name__
+    name = (
+        "a whole model of a library"
+        if isinstance(tower, LibraryImageTower | OpenClipImageTower)
+        else type(inner).__name__
+    )
+    name = type(inner.trunk).__name__ if hasattr(inner, "trunk") else name
     raise UserError(
         f"config.json: image: a re-ranker reads the tokens of a transformer's last layer, and {name} has none; "
         "take a picture tower of kind vit, or a transformer of open_clip"

@@ -134,9 +134,19 @@ def fill_layers(layers: nn.Module, state: State, path: Path) -> None:
             name for name, tensor in state.items() if name in own and not bool(torch.isfinite(tensor).all())
         ],
     }
+    refuse_misfit(path, faults)
+    layers.load_state_dict(state)
+
+
+def is_named(name: str, pattern: str) -> bool:
+    """Whether the whole name fits a pattern of names."""
+    return re.fullmatch(pattern, name) is not None
+
+
+def refuse_misfit(path: Path, faults: Mapping[str, list[str]]) -> None:
+    """Raise UserError that lists the tensors of `path` that do not fit, if any; faults: kind -> names."""
     if any(faults.values()):
         raise UserError(_describe_misfit(path, faults))
-    layers.load_state_dict(state)
 
 
 def _describe_misfit(path: Path, faults: Mapping[str, list[str]]) -> str:
@@ -173,9 +183,7 @@ def convert_to_ours(state: State, counterparts: Mapping[str, Counterpart], path:
         if len({tuple(state[name].shape) for name in counterpart.names if name in state}) > 1
         for name in counterpart.names
     ]
-    if missing or unexpected or unequal:
-        faults = {"missing": missing, "unexpected": unexpected, "that should have one shape": unequal}
-        raise UserError(_describe_misfit(path, faults))
+    refuse_misfit(path, {"missing": missing, "unexpected": unexpected, "that should have one shape": unequal})
     return {ours: _stack(state, counterpart) for ours, counterpart in counterparts.items()}
 
 

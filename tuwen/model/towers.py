@@ -1,6 +1,6 @@
-"""Build the towers from their configs: for images ViTs, ResNets and open_clip's towers, for texts a BERT.
+"""Build the towers from their configs: for images ViTs, ResNets and open_clip's, for texts a BERT; or a library's.
 
-The image tower of kind `vit` and the text tower work on a machine without open_clip.
+The image towers of kinds `vit` and `efficientnet_lite0` and the text tower work on a machine without open_clip.
 """
 
 from typing import Any
@@ -9,20 +9,25 @@ from torch import Tensor, nn
 
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
+from tuwen.model.image_towers.efficientnet import EfficientNetLite0
+from tuwen.model.library_towers import LibraryImageTower, LibraryTextTower
+from tuwen.model.open_clip_towers import OpenClipImageTower, OpenClipTextTower, require_open_clip
 from tuwen.model.vit import VisionTransformer
 
 
 def make_image_tower(config: dict[str, Any], dim: int) -> nn.Module:
     """Return the layers that map pixels [B, 3, S, S] to [B, dim], by `config["kind"]`.
 
-    `vit`: vit.py. `resnet`: CLIP's ResNet {size_px, width, layers, heads}. `open_clip`: any tower of
-    open_clip {size_px, embed_dim, vision_cfg, quick_gelu} under a projection of our own. Without a kind:
-    open_clip's transformer {size_px, patch_px, width, layers, patch_dropout} whose patches are averaged. Raises
-    UserError for another kind, or where open_clip is needed and not installed.
+    `vit`: vit.py. `efficientnet_lite0`: image_towers. `resnet`: CLIP's ResNet {size_px, width, layers, heads}.
+    `open_clip`: any tower of open_clip {size_px, embed_dim, vision_cfg, quick_gelu} under a projection of our own.
+    `transformers`: library_towers.py. `open_clip_hub`: open_clip_towers.py. Without a kind: open_clip's
+    transformer {size_px, patch_px, width, layers, patch_dropout} whose patches are averaged. Raises UserError for
+    another kind, or where open_clip is needed and not installed.
     """
     kind = config.get("kind", "mean_vit")
     builders = {"vit": VisionTransformer, "resnet": _make_resnet, "open_clip": OpenClipTower}
-    builders["mean_vit"] = _make_mean_vit
+    builders |= {"efficientnet_lite0": EfficientNetLite0, "mean_vit": _make_mean_vit}
+    builders |= {"transformers": LibraryImageTower, "open_clip_hub": OpenClipImageTower}
     if kind not in builders:
         raise UserError(f"config.json: image.kind: expected one of {', '.join(builders)}, got {kind!r}")
     tower: nn.Module = builders[kind](config, dim)
@@ -30,11 +35,13 @@ def make_image_tower(config: dict[str, Any], dim: int) -> nn.Module:
 
 
 def make_text_tower(config: dict[str, Any], vocabulary: int) -> nn.Module:
-    """Return a BERT without its pooler.
+    """Return a BERT without its pooler, or of a `kind` the text side of that library's model.
 
     config: width, layers, dropout, max_tokens. What is left out is BERT's own: heads 64 wide, mlp four times the
     width, eps 1e-12, and positions for `max_tokens`.
     """
+    if "kind" in config:
+        return (LibraryTextTower if config["kind"] == "transformers" else OpenClipTextTower)(config)
     declare_torchvision_ops()  # transformers imports torchvision where it finds it
     from transformers import BertConfig, BertModel
 
@@ -56,8 +63,10 @@ def make_text_tower(config: dict[str, Any], vocabulary: int) -> nn.Module:
 
 def set_image_checkpointing(tower: nn.Module, enabled: bool) -> None:
     """Turn activation checkpointing of the image tower on or off."""
-    if isinstance(tower, VisionTransformer):
+    if isinstance(tower, VisionTransformer | EfficientNetLite0):
         tower.checkpointing = enabled
+    elif isinstance(tower, LibraryImageTower | OpenClipImageTower):
+        tower.set_checkpointing(enabled)
     else:
         inner: Any = tower.tower if isinstance(tower, OpenClipTower) else tower
         inner.set_grad_checkpointing(enabled)
@@ -65,7 +74,9 @@ def set_image_checkpointing(tower: nn.Module, enabled: bool) -> None:
 
 def set_text_checkpointing(tower: Any, enabled: bool) -> None:
     """Turn activation checkpointing of the text tower on or off."""
-    if enabled:
+    if isinstance(tower, LibraryTextTower | OpenClipTextTower):
+        tower.set_checkpointing(enabled)
+    elif enabled:
         tower.activation_checkpointing_enable({"use_reentrant": False})
     else:
         tower.activation_checkpointing_disable()
@@ -76,7 +87,7 @@ class OpenClipTower(nn.Module):
 
     def __init__(self, config: dict[str, Any], dim: int) -> None:
         super().__init__()
-        _require_open_clip()
+        require_open_clip()
         from open_clip.model import _build_vision_tower
 
         self.tower = _build_vision_tower(config["embed_dim"], dict(config["vision_cfg"]), config["quick_gelu"])
@@ -88,12 +99,17 @@ class OpenClipTower(nn.Module):
 
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
         """Pixels [B, 3, S, S] -> [B, dim]."""
-        out: Tensor = self.projection(self.tower(pixels_B3SS))
+        out: Tensor = self.projection(self.pool(pixels_B3SS))
         return out
+
+    def pool(self, pixels_B3SS: Tensor) -> Tensor:
+        """Map pixels to what the projection reads."""
+        pooled: Tensor = self.tower(pixels_B3SS)
+        return pooled
 
 
 def _make_resnet(config: dict[str, Any], dim: int) -> nn.Module:
-    _require_open_clip()
+    require_open_clip()
     from open_clip.modified_resnet import ModifiedResNet
 
     shape = {"image_size": config["size_px"], "width": config["width"], "heads": config["heads"]}
@@ -102,7 +118,7 @@ def _make_resnet(config: dict[str, Any], dim: int) -> nn.Module:
 
 
 def _make_mean_vit(config: dict[str, Any], dim: int) -> nn.Module:
-    _require_open_clip()
+    require_open_clip()
     from open_clip.transformer import VisionTransformer as OpenClipTransformer
 
     tower: nn.Module = OpenClipTransformer(
@@ -117,11 +133,3 @@ def _make_mean_vit(config: dict[str, Any], dim: int) -> nn.Module:
         pool_type="avg",
     )
     return tower
-
-
-def _require_open_clip() -> None:
-    declare_torchvision_ops()
-    try:
-        import open_clip  # noqa: F401
-    except ImportError:
-        raise UserError("this picture tower is built by open_clip: pip install 'tuwen[towers]'") from None

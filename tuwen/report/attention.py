@@ -42,7 +42,7 @@ def collect_attention(data: Path, pair_set: pairs.PairSet, shown: Examples, mode
     for direction, kinds in shown.queries.items():
         for example in {one.row: one for examples in kinds.values() for one in examples}.values():
             row, caption = _choose_pair(direction, example, shown)
-            read = map_entities(reader, decode_row(data, reader.size_px, images[row]), caption)
+            read = map_entities(reader, decode_row(data, reader.picture_rule, images[row]), caption)
             picture = decode_thumbnail(shards.read_member(data, shards.Place.of(images[row])))
             tiles = [(one.word, encode_uri(draw_heat(picture, one.patches))) for one in read.maps[:WORDS_SHOWN]]
             if tiles:

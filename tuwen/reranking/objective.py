@@ -8,6 +8,7 @@ Shapes: b pairs of this process, N negatives each, L tokens of a text, P of an i
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from tuwen.core.progress import say
 from tuwen.model.cross_encoder import CrossEncoder, CrossOutput
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
+from tuwen.model.precision import set_attention, set_precision
 from tuwen.reranking import losses, masking
 from tuwen.reranking.encoded import Encoded, JudgedPairs, encode_batch, join_negatives
 from tuwen.reranking.joint import JointModel, split_model
@@ -25,17 +27,10 @@ from tuwen.reranking.negatives import compute_hardness
 from tuwen.reranking.regions import OBJECTIVES, MaskedRegions
 from tuwen.training import distributed
 from tuwen.training.dataset import make_generator
+from tuwen.training.engines.replicas import Alone, GradientEngine, make_replicas
 from tuwen.training.objective import EpochRecord, Guidance, Taught
 from tuwen.training.optim import Teacher
-from tuwen.training.step import (
-    clamp_temperature,
-    compare_rows,
-    find_positives,
-    move_weights,
-    prepare_torch,
-    set_attention,
-    set_precision,
-)
+from tuwen.training.step import clamp_temperature, compare_rows, find_positives, move_weights, prepare_torch
 
 if TYPE_CHECKING:  # pydantic is not needed to step on tensors
     from tuwen.core.params import Rerank
@@ -72,6 +67,7 @@ class Matching:
         self._teacher: Teacher | None = None
         self._guidance: Guidance | None = None
         self._taught: Taught | None = None  # of the step under way
+        self._engine: GradientEngine = Alone()
         self._sums: dict[str, Tensor] = {}
         self._steps = 0  # of the whole training
 
@@ -84,6 +80,7 @@ class Matching:
         if not self._trained:
             self._dual.to(choose_device()).eval().requires_grad_(False)
         model.to(choose_device())
+        self._engine = make_replicas(model)
         if settings.teacher:
             self._teacher = Teacher(model, settings.teacher.momentum)
         if settings.tgd:
@@ -115,13 +112,16 @@ class Matching:
         """
         model.train()
         with set_attention(choose_device()):
-            with set_precision(self._settings.fit):
-                terms = self.compute_terms(model, batch, done)
-            loss = torch.stack([self._weights[name] * term for name, term in terms.items()]).sum()
+            loss = self._engine.run(partial(self._add_terms, model, batch, done))
             torch.autograd.backward(loss)
-        distributed.average_gradients(model.parameters())
-        self._add({name: term.detach() for name, term in terms.items()} | {"steps": torch.ones(())})
+        self._engine.finish_gradients()
         return distributed.average_over_ranks(loss.detach())
+
+    def _add_terms(self, model: CrossEncoder | JointModel, batch: "Batch", done: int) -> Tensor:
+        with set_precision(self._settings.fit.precision):
+            terms = self.compute_terms(model, batch, done)
+        self._add({name: term.detach() for name, term in terms.items()} | {"steps": torch.ones(())})
+        return torch.stack([self._weights[name] * term for name, term in terms.items()]).sum()
 
     def compute_terms(self, model: CrossEncoder | JointModel, batch: "Batch", done: int) -> dict[str, Tensor]:
         """Return the loss of every objective that has a weight, without the weights."""

@@ -16,21 +16,22 @@ from tuwen.core.params import Params, Rerank
 from tuwen.data.augment.views import Viewer
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import write_json
-from tuwen.data.formats.text import SPECIAL_TOKENS, load_tokenizer
+from tuwen.data.formats.text import SPECIAL_TOKENS, Vocabulary, load_tokenizer
 from tuwen.model import card, dual_encoder
 from tuwen.model.cross_encoder import CrossEncoder
 from tuwen.model.dual_encoder import DualEncoder
+from tuwen.model.precision import choose_precision
 from tuwen.model.reranker import make_cross_encoder, save_reranker
 from tuwen.reranking.joint import JointModel
 from tuwen.reranking.objective import HiddenWords, Matching
 from tuwen.reranking.validation import make_rerank_validator
 from tuwen.training import distributed, trainer
 from tuwen.training.checkpoint import remove_checkpoint
-from tuwen.training.dataset import MixedViews, OnlineViews, Views
+from tuwen.training.dataset import OnlineViews, Views
 from tuwen.training.loader import load_batches
 from tuwen.training.recipes import make_labelled_views
 from tuwen.training.runner import Log, describe_machine
-from tuwen.training.step import choose_precision
+from tuwen.training.streams.mixed import MixedViews
 
 DECIDING_CODE = ("data/augment", "data/formats", "model", "reranking", "retrieval", "training")
 
@@ -121,7 +122,10 @@ def _train(
     chosen, candidates = training.select(None, validate)
     _save(model, tuned, out)
     facts = {"pairs": len(views), "steps": training.done, "selected": chosen._asdict(), "candidates": candidates}
-    facts |= {"ran": {"precision": choose_precision(fit)} | describe_machine(), "epochs": training.records}
+    facts |= {
+        "ran": {"precision": choose_precision(fit.precision)} | describe_machine(),
+        "epochs": training.records,
+    }
     write_json(out / "training.json", facts)
     card.write_card(out, dual.config, _describe_origin(settings), facts)
     return True
@@ -152,7 +156,7 @@ def describe_layers(dual: DualEncoder, settings: Rerank) -> dict[str, Any]:
     return given | {name: value for name, value in shape.items() if given[name] is None}
 
 
-def _find_words(vocabulary: list[str], tuned: Path) -> HiddenWords:
+def _find_words(vocabulary: Vocabulary, tuned: Path) -> HiddenWords:
     """Return the numbers of the tokens of BERT. Raises UserError where the model cannot read [MASK]."""
     numbers = {token: number for number, token in enumerate(vocabulary)}
     if "[MASK]" not in numbers:

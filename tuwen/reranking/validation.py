@@ -40,7 +40,7 @@ def make_rerank_validator(
     """
     pair_set = pairs.read_pair_set(folder)
     image_P, text_P = pairs.find_true_rows(pair_set)
-    pixels = read_images(folder.parent.parent, pair_set, dual.config["image"]["size_px"])
+    pixels = read_images(folder.parent.parent, pair_set, dual.picture_rule)
     captions = pair_set.texts["caption"].to_pylist()
     image_of_text = np.zeros(len(captions), np.int64)
     image_of_text[text_P[::-1]] = image_P[::-1]  # of several, the first

@@ -38,7 +38,7 @@ def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed) ->
     pair_set = pairs.read_pair_set(set_folder)
     rows = list_image_rows(pair_set)
     captions = [caption or "" for caption in pair_set.texts["caption"].to_pylist()]
-    decode = partial(decode_row, set_folder.parent.parent, model.config["image"]["size_px"])
+    decode = partial(decode_row, set_folder.parent.parent, model.picture_rule)
     out.mkdir(parents=True, exist_ok=True)
     _write(
         out / "images.npy",

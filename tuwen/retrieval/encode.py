@@ -20,7 +20,8 @@ from tuwen.core.errors import UserError
 from tuwen.core.executor import count_workers
 from tuwen.core.progress import follow
 from tuwen.data.formats import shards
-from tuwen.data.formats.images import Pixels, decode_pixels, make_pixel_tensor, resize_to_square
+from tuwen.data.formats.images import Pixels, decode_pixels, make_pixel_tensor
+from tuwen.data.formats.picture_rule import PictureRule, resize_by_rule
 from tuwen.data.formats.text import tokenize
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
@@ -37,19 +38,19 @@ AHEAD = 256  # images decoded while earlier ones are encoded
 PIECE = 16  # rows that one thread encodes at once on CPU; more are slower there (docs/log.md)
 
 
-def read_images(data: Path, pair_set: "PairSet", size_px: int) -> list[Pixels]:
+def read_images(data: Path, pair_set: "PairSet", rule: PictureRule) -> list[Pixels]:
     """Return what `stream_images` yields as a list, for callers that iterate more than once."""
-    return list(stream_images(data, pair_set, size_px))
+    return list(stream_images(data, pair_set, rule))
 
 
-def stream_images(data: Path, pair_set: "PairSet", size_px: int) -> Iterator[Pixels]:
-    """Yield the set's images as squares, uint8 [size_px, size_px, 3] each; `data` is the data root.
+def stream_images(data: Path, pair_set: "PairSet", rule: PictureRule) -> Iterator[Pixels]:
+    """Yield the set's images as a model sees them, uint8 [S, S, 3] each; `data` is the data root.
 
     At most AHEAD of them are held. One that the source could not give, or a query that is broken, is white. Raises
     UserError where an image that the tables hold cannot be decoded.
     """
     rows = list_image_rows(pair_set)
-    yield from follow(_map_in_order(partial(decode_row, data, size_px), rows, AHEAD), "decode", len(rows))
+    yield from follow(_map_in_order(partial(decode_row, data, rule), rows, AHEAD), "decode", len(rows))
 
 
 def list_image_rows(pair_set: "PairSet") -> list[dict[str, Any]]:
@@ -57,13 +58,13 @@ def list_image_rows(pair_set: "PairSet") -> list[dict[str, Any]]:
     return list(pair_set.images.select(["image_id", "shard", "offset", "size"]).to_pylist())
 
 
-def decode_row(data: Path, size_px: int, row: dict[str, Any]) -> Pixels:
-    """Decode the image of one row as a square, white where it has no bytes; `data` is the data root."""
+def decode_row(data: Path, rule: PictureRule, row: dict[str, Any]) -> Pixels:
+    """Decode the image of one row as a model sees it, white where it has no bytes; `data` is the data root."""
     if row["shard"] is None:
-        return np.full((size_px, size_px, 3), 255, np.uint8)
+        return resize_by_rule(np.full((rule.size_px, rule.size_px, 3), 255, np.uint8), rule)
     encoded = shards.read_member(data, shards.Place.of(row))
     try:
-        return resize_to_square(decode_pixels(encoded), size_px)
+        return resize_by_rule(decode_pixels(encoded), rule)
     except OSError as error:
         raise UserError(
             f"{data / row['shard']}: picture {row['image_id']} cannot be decoded ({error}); "
@@ -79,6 +80,25 @@ def embed_images(model: DualEncoder, images: Iterable[Pixels], batch_size: int) 
 def embed_captions(model: DualEncoder, tokenizer: Any, captions: list[str], batch_size: int) -> Vectors:
     """Return the unit vectors [T, D] float32 of captions."""
     return _join(model, stream_caption_vectors(model, tokenizer, captions, batch_size))
+
+
+def pool_images(model: DualEncoder, images: Iterable[Pixels], batch_size: int) -> Vectors:
+    """Return what the projection of the image tower reads, [I, F] float32, of uint8 squares."""
+    return np.concatenate(list(stream_blocks(model, images, partial(_pool_images, model), batch_size)))
+
+
+def pool_captions(model: DualEncoder, tokenizer: Any, captions: list[str], batch_size: int) -> Vectors:
+    """Return what the projection of the text tower reads, [T, W] float32, of captions."""
+    encode = partial(_pool_text, model)
+    return np.concatenate(list(stream_caption_blocks(model, tokenizer, captions, encode, batch_size)))
+
+
+@torch.inference_mode()
+def project_pooled(model: DualEncoder, images_IF: Vectors, texts_TW: Vectors) -> tuple[Vectors, Vectors]:
+    """Return the unit vectors [I, D] and [T, D] of what `pool_images` and `pool_captions` returned."""
+    device = choose_device()
+    images_ID = model.project_image(torch.from_numpy(images_IF).to(device)).cpu().numpy()
+    return images_ID, model.project_text(torch.from_numpy(texts_TW).to(device)).cpu().numpy()
 
 
 def stream_vectors(
@@ -130,6 +150,18 @@ def stream_caption_blocks(
 @torch.inference_mode()
 def _encode_images(model: DualEncoder, images: Sequence[Pixels]) -> Vectors:
     vectors: Vectors = model.encode_image(make_pixel_tensor(list(images)).to(choose_device())).cpu().numpy()
+    return vectors
+
+
+@torch.inference_mode()
+def _pool_images(model: DualEncoder, images: Sequence[Pixels]) -> Vectors:
+    vectors: Vectors = model.pool_image(make_pixel_tensor(list(images)).to(choose_device())).cpu().numpy()
+    return vectors
+
+
+@torch.inference_mode()
+def _pool_text(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> Vectors:
+    vectors: Vectors = model.pool_text(ids.to(choose_device()), mask.to(choose_device())).cpu().numpy()
     return vectors
 
 

@@ -17,6 +17,7 @@ from tuwen.data.formats.image_files import IMAGE_EXTENSIONS, is_image_name
 if TYPE_CHECKING:  # so that what is missing is told before torch is loaded
     from tuwen.data.formats.images import Pixels
     from tuwen.data.formats.pairs import PairSet
+    from tuwen.data.formats.picture_rule import PictureRule
     from tuwen.model.reranker import ReRanker
     from tuwen.retrieval.rerank import Reordered
     from tuwen.retrieval.rerank_choice import OrderChoice
@@ -141,7 +142,7 @@ def _reorder(
     from tuwen.retrieval.match_pairs import PairSides
     from tuwen.retrieval.rerank import reorder_found
 
-    decode = partial(_read_picture, ranking[0].dual.config["image"]["size_px"])
+    decode = partial(_read_picture, ranking[0].dual.picture_rule)
     if items.pictures:
         sides = PairSides([items.pictures[row] for row in rows], decode, [query])
     else:
@@ -149,14 +150,14 @@ def _reorder(
     return reorder_found(*ranking, sides, rows, cosines, weight)
 
 
-def _read_picture(size_px: int, picture: Any) -> "Pixels":
+def _read_picture(rule: "PictureRule", picture: Any) -> "Pixels":
     """Return a picture as a square; picture: as `Items.pictures` has it."""
     from tuwen.retrieval.encode import decode_row
     from tuwen.retrieval.retriever import read_square
 
     if isinstance(picture, Path):
-        return read_square((str(picture), picture), size_px)
-    return decode_row(DATA.parent, size_px, picture)
+        return read_square((str(picture), picture), rule)
+    return decode_row(DATA.parent, rule, picture)
 
 
 def _list_images(folder: Path) -> list[Path]:
@@ -176,7 +177,7 @@ def _embed(retriever: "Retriever", items: Items) -> "Vectors":
 
     if not items.pictures:
         return retriever.encode_texts(items.captions)
-    decode = partial(_read_picture, retriever.model.config["image"]["size_px"])
+    decode = partial(_read_picture, retriever.model.picture_rule)
     return np.concatenate(list(stream_vectors(retriever.model, items.pictures, decode, ENCODE_BATCH)))
 
 

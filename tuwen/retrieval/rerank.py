@@ -87,9 +87,9 @@ def list_pair_sides(reranker: ReRanker, folder: Path) -> PairSides:
     from tuwen.data.formats import pairs  # not needed on a bare machine
 
     tables = pairs.read_pair_set(folder)
-    size_px = reranker.dual.config["image"]["size_px"]
     captions = [caption or "" for caption in tables.texts["caption"].to_pylist()]
-    return PairSides(list_image_rows(tables), partial(decode_row, folder.parent.parent, size_px), captions)
+    decode = partial(decode_row, folder.parent.parent, reranker.dual.picture_rule)
+    return PairSides(list_image_rows(tables), decode, captions)
 
 
 def find_matches(

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from tuwen.core.errors import UserError
-from tuwen.data.formats.images import Pixels, decode_pixels, make_upright, resize_to_square
+from tuwen.data.formats.images import Pixels, decode_pixels, make_upright
+from tuwen.data.formats.picture_rule import PictureRule, resize_by_rule
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder, load_model
@@ -55,17 +56,17 @@ class Retriever:
     def encode_images(self, images: Sequence[ImageInput], names: Sequence[str] | None = None) -> Vectors:
         """Return a unit vector per image, [I, D] float32.
 
-        images: paths, encoded bytes (JPEG, PNG, …) or PIL images. Each is turned upright by its EXIF orientation,
-        put on white where it is transparent, and resized as the model was trained (data/formats/images.py). They
-        are read while others are encoded, so that only a few are held at once.
-        names: what an error calls each image; by default its position, and its path where it has one.
+        images: paths, encoded bytes (JPEG, PNG, …) or PIL images. Each is turned upright by its EXIF
+        orientation, put on white where it is transparent, and resized as the model was trained
+        (data/formats/picture_rule.py). They are read while others are encoded, so that only a few are held at
+        once. names: what an error calls each image; by default its position, and its path where it has one.
         Raises UserError, naming the image, for one that is missing or cannot be decoded.
         """
         if isinstance(images, str | Path | bytes | Image.Image):
             raise UserError("images: a list expected, got one image; write [image]")
         names = names or [_name_image(number, image) for number, image in enumerate(images)]
         named = list(zip(names, images, strict=True))
-        read = partial(read_square, size_px=self.model.config["image"]["size_px"])
+        read = partial(read_square, rule=self.model.picture_rule)
         none = np.empty((0, self.model.config["dim"]), np.float32)
         with self._turn:
             return np.concatenate([none, *stream_vectors(self.model, named, read, ENCODE_BATCH)])
@@ -99,18 +100,18 @@ def _name_image(number: int, image: ImageInput) -> str:
     return f"images[{number}], {image}" if isinstance(image, str | Path) else f"images[{number}]"
 
 
-def read_square(named: tuple[str, ImageInput], size_px: int) -> Pixels:
-    """Return the model's view of a named image, uint8 [size_px, size_px, 3]."""
+def read_square(named: tuple[str, ImageInput], rule: PictureRule) -> Pixels:
+    """Return the model's view of a named image, uint8 [S, S, 3]."""
     name, image = named
     try:
         if isinstance(image, Image.Image):
             with _LOADING:
                 upright = make_upright(image)
-            return resize_to_square(upright, size_px)
+            return resize_by_rule(upright, rule)
         if isinstance(image, str | Path):
             image = Path(image).read_bytes()
         if isinstance(image, bytes):
-            return resize_to_square(decode_pixels(image), size_px)
+            return resize_by_rule(decode_pixels(image), rule)
     except FileNotFoundError:
         raise UserError(f"{name}: no such file") from None
     except OSError as error:

@@ -55,7 +55,7 @@ class LiveAnswers:
         answer = await self._batches.submit(Query(asked, of, wanted, keep))
         times.add("encode", answer.encode_seconds)
         times.add("search", answer.search_seconds)
-        hits, total = answer.hits, await self._run(self._decoders, lambda: engine.store.count(of, keep))
+        hits, total = answer.hits, answer.total
         if own is not None and own in hits.rows:  # nobody looks for what he asks with
             kept = hits.rows != own
             hits, total = Hits(hits.rows[kept], hits.cosines[kept]), total - 1
@@ -95,7 +95,7 @@ class LiveAnswers:
         self._check_text(body.text)
         item = self._find_item("images", body.image_id)
         picture = await self._run(self._decoders, partial(read_picture, engine.data, item))
-        square = read_square((body.image_id, picture), engine.size_px)
+        square = read_square((body.image_id, picture), engine.picture_rule)
         times = StageTimes(self._metrics)
         with times.measure("attention"):
             read = await self._run(self._slow, partial(map_entities, reader, square, body.text))
@@ -192,7 +192,7 @@ class LiveAnswers:
         return self.engine.index.read_row(side, self._find_row(side, item_id))
 
     async def _decode(self, data: bytes, name: str) -> Any:
-        work = partial(decode_upload, data, self.engine.size_px, self._settings.max_pixels, name)
+        work = partial(decode_upload, data, self.engine.picture_rule, self._settings.max_pixels, name)
         return await self._run(self._decoders, work)
 
     async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], Returned]) -> Returned:

@@ -1,22 +1,35 @@
-"""The model in service: loaded while the service answers already that it lives, and replaced without a pause."""
+"""The model in service: loaded while the service says already that it lives, and replaced without a pause.
+
+A new one is loaded beside the old one and tried; only then do requests go to it. Requests that the old one began
+end there, and it is let go when the last of them has ended.
+"""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tuwen.core.environment import locate_cache
 from tuwen.core.errors import UserError
+from tuwen.data.formats.manifest import MANIFEST, hash_file
 from tuwen.service.answers import LiveAnswers
-from tuwen.service.engine import Engine
+from tuwen.service.engine import Engine, Query
 from tuwen.service.index.build import choose_answering_model
 from tuwen.service.index.item_index import ItemIndex
+from tuwen.service.index.store import ItemFilter
 from tuwen.service.request_error import RequestError
 from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings
 
 MODELS_FOLDER = Path("models")
+PROBES = 4  # items of each side that are embedded anew
+LEAST_COSINE = 0.99  # of an item's vector and the one that the model gives it now
+DRAIN_SECONDS = 0.1
 _log = logging.getLogger("tuwen.search")
 
 
@@ -27,19 +40,19 @@ class LiveModel:
         """fail: is told why where the first model cannot be loaded."""
         self._settings, self._metrics, self._fail = settings, metrics, fail
         self._current: LiveAnswers | None = None
-        self._loading: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Begin to load."""
-        self._loading = asyncio.create_task(self._load_first())
+        """Begin to load, and to look for new champions after that."""
+        self._begin(self._load_first())
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[LiveAnswers]:
         """Yield what answers now, which stays until the block ends. Raises RequestError before it is loaded."""
         if (answers := self._current) is None:
-            raise RequestError(
-                503, "not_ready", "the model is being loaded; try again in a moment", {"Retry-After": "2"}
-            )
+            words = "the model is being loaded; try again in a moment"
+            raise RequestError(503, "not_ready", words, {"Retry-After": "2"})
         answers.users += 1
         try:
             yield answers
@@ -47,35 +60,127 @@ class LiveModel:
             answers.users -= 1
 
     async def reload(self) -> dict[str, Any]:
-        """Load model and index anew and let them take over; return what answers then."""
-        raise RequestError(404, "unknown", "not yet")
+        """Load model and index anew, try them, and let them take over; return what answers then.
+
+        Raises RequestError where they cannot be loaded or fail the trial: the old ones answer on.
+        """
+        async with self._turn:
+            try:
+                engine = await asyncio.to_thread(load_checked_engine, self._settings)
+            except UserError as error:
+                self._metrics.swaps.labels("refused").inc()
+                _log.warning("not taken: %s", error)
+                raise RequestError(409, "not_taken", f"the model in service answers on: {error}") from None
+            self._take(engine)
+        return {"model": engine.about, "index": {"digest": engine.index.digest}}
 
     async def close(self) -> None:
         """End what answers, once its requests have ended."""
-        if self._loading is not None:
-            self._loading.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._current is not None:
             await self._current.close()
 
     async def _load_first(self) -> None:
         try:
-            engine = await asyncio.to_thread(load_engine, self._settings)
+            self._take(await asyncio.to_thread(load_checked_engine, self._settings))
         except UserError as error:
             self._fail(str(error))
             return
-        self._take(engine)
+        except Exception as error:  # a service that can never be ready must not stay
+            _log.exception("the model cannot be loaded")
+            self._fail(f"the model cannot be loaded: {error!r}")
+            return
+        if self._settings.is_registered and self._settings.poll_seconds:
+            await self._follow_champion()
+
+    async def _follow_champion(self) -> None:
+        """Reload as often as the address means another version, or its index was made; each is tried once."""
+        tried = self._describe_current()
+        while True:
+            await asyncio.sleep(self._settings.poll_seconds)
+            try:
+                found = await asyncio.to_thread(describe_wanted, self._settings)
+            except UserError as error:
+                _log.warning("champion not looked up: %s", error)
+                continue
+            if found not in (tried, self._describe_current()):
+                tried = found
+                with contextlib.suppress(RequestError):  # logged and counted there
+                    await self.reload()
+
+    def _describe_current(self) -> tuple[str | None, str]:
+        assert self._current is not None
+        engine = self._current.engine
+        return engine.version, engine.index.digest
 
     def _take(self, engine: Engine) -> None:
-        self._current = LiveAnswers(engine, self._settings, self._metrics)
-        for side, table in engine.index.tables.items():
-            self._metrics.items.labels(side).set(len(table))
-        _log.info(
-            "ready: %s, %d images, %d texts", engine.name, *(len(one) for one in engine.index.tables.values())
+        old, self._current = self._current, LiveAnswers(engine, self._settings, self._metrics)
+        self._metrics.swaps.labels("taken").inc()
+        counts = {side: len(table) for side, table in engine.index.tables.items()}
+        for side, count in counts.items():
+            self._metrics.items.labels(side).set(count)
+        named = engine.name if engine.version is None else f"{engine.name}, version {engine.version}"
+        _log.info("ready: %s, %s", named, ", ".join(f"{count} {side}" for side, count in counts.items()))
+        if old is not None:
+            self._begin(_end_when_idle(old))
+
+    def _begin(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _end_when_idle(answers: LiveAnswers) -> None:
+    """Let go of what answered before, when the last of its requests has ended."""
+    try:
+        while answers.users:
+            await asyncio.sleep(DRAIN_SECONDS)
+    finally:
+        await answers.close()
+
+
+def describe_wanted(settings: SearchSettings) -> tuple[str, str]:
+    """Return the version that the address means now, and the digest of the index as it lies there."""
+    from tuwen.tracking.published import find_published  # MLflow takes its time and memory
+
+    place = settings.index / MANIFEST
+    return find_published(settings.model).version, hash_file(place) if place.is_file() else ""
+
+
+def load_checked_engine(settings: SearchSettings) -> Engine:
+    """Load the model and its index, and try them. Raises UserError where they are not of each other, or fail."""
+    version: str | None = None
+    if settings.is_registered:
+        from tuwen.tracking.published import fetch_published, find_published
+
+        published = find_published(settings.model)
+        name, version = published.name, published.version
+        model = fetch_published(published, locate_cache("search"))
+    else:
+        model = Path(settings.model) if settings.model else choose_answering_model(MODELS_FOLDER)
+        name = model.name
+    engine = Engine(model, name, version, ItemIndex(settings.index), settings.data)
+    try:
+        check_engine(engine)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def check_engine(engine: Engine) -> None:
+    """Embed a few texts of the index anew and search by them. Raises UserError where others come out."""
+    index = engine.index
+    count = len(index.tables["texts"])
+    rows = np.linspace(0, count - 1, min(PROBES, count)).astype(int)
+    texts = [index.read_row("texts", int(row))["caption"] for row in rows]
+    answers = engine.answer([Query(text, side, 1, ItemFilter()) for text in texts for side in index.tables])
+    vectors = np.stack([answer.vector for answer in answers[:: len(index.tables)]])
+    cosines = (vectors * index.vectors["texts"][rows]).sum(axis=1)
+    if not (cosines >= LEAST_COSINE).all() or not all(len(answer.hits.rows) for answer in answers):
+        raise UserError(
+            f"{index.folder}: the model gives {texts[int(cosines.argmin())]!r} another vector than the index has "
+            f"(cosine {cosines.min():.3f}); make the index anew: `dvc repro index`"
         )
-
-
-def load_engine(settings: SearchSettings) -> Engine:
-    """Load the model and its index. Raises UserError where they are missing, broken or not of each other."""
-    index = ItemIndex(settings.index)
-    model = Path(settings.model) if settings.model else choose_answering_model(MODELS_FOLDER)
-    return Engine(model, model.name, None, index, settings.data)

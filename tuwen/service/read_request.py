@@ -12,6 +12,7 @@ from starlette.formparsers import MultiPartException
 from tuwen.core.errors import UserError
 from tuwen.data.formats.image_files import decode_base64
 from tuwen.data.formats.images import Pixels, open_image
+from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.retrieval.retriever import read_square
 from tuwen.service.messages import Body
 from tuwen.service.request_error import RequestError, make_invalid
@@ -76,7 +77,7 @@ def read_base64(value: str, name: str = "image") -> bytes:
     return data
 
 
-def decode_upload(data: bytes, size_px: int, max_pixels: int, name: str = "image") -> Pixels:
+def decode_upload(data: bytes, rule: PictureRule, max_pixels: int, name: str = "image") -> Pixels:
     """Return the model's view of a picture file. Raises RequestError for one that is broken or too large.
 
     Its size is judged by its header, before a pixel is decoded.
@@ -87,7 +88,7 @@ def decode_upload(data: bytes, size_px: int, max_pixels: int, name: str = "image
             raise make_invalid(
                 f"{name}: {width} x {height} pixels, at most {max_pixels:,} are taken; send it smaller"
             )
-        return read_square((name, data), size_px)
+        return read_square((name, data), rule)
     except UserError as error:
         raise make_invalid(f"{error}; send a JPEG, PNG, WebP or another picture file") from None
     except OSError as error:

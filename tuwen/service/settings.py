@@ -52,6 +52,11 @@ class SearchSettings(BaseModel):
     poll_seconds: Seconds = 30.0
     log_queries: bool = False
 
+    @property
+    def is_registered(self) -> bool:
+        """Whether the model is one of the registry, models:/…, and no folder."""
+        return self.model.startswith("models:")
+
 
 def read_search_settings(environment: Mapping[str, str]) -> SearchSettings:
     """Return the settings; empty variables count as unset.

@@ -105,8 +105,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # mypy skips mlflow, so i
             asked = [
                 (f"row {row}: image", _decode_base64(row, value)) for row, value in zip(rows, values, strict=True)
             ]
-        size_px = self.retriever.model.config["image"]["size_px"]
-        decode = partial(read_square, size_px=size_px)
+        decode = partial(read_square, rule=self.retriever.model.picture_rule)
         ordered, cosines = rerank_found(self.packed, direction, asked, decode, (found, cosine))
         return [[gallery.ids[item] for item in items] for items in ordered[:, :k].tolist()], cosines[:, :k]
 
@@ -160,6 +159,19 @@ def log_model(run_id: str, experiment: str, model: Path, gallery: Path) -> str:
         pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIRED_PACKAGES],
     )
     return str(logged.model_id)
+
+
+def fetch_model_folder(name: str, version_number: str, out: Path) -> Path:
+    """Download a registered version into `out` and return the model folder in it, as `log_model` was given it."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.models import Model
+
+    from tuwen.tracking import runs
+
+    address = f"models:/{name}/{version_number}"
+    folder = Path(download_artifacts(artifact_uri=address, dst_path=str(out), tracking_uri=runs.get_address()))
+    logged = Model.load(str(folder)).flavors["python_function"]["artifacts"]["model"]
+    return folder / str(logged["path"])
 
 
 def _signature(default_k: int) -> Any:

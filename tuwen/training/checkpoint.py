@@ -3,12 +3,13 @@
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from tuwen.core.errors import UserError
 from tuwen.core.progress import say
@@ -21,11 +22,21 @@ STATE_FILE = "state.pt"
 INTERVAL_VARIABLE = "TUWEN_CHECKPOINT_SECONDS"
 
 
+class Stream(Protocol):
+    """What reads shards from end to end, and can go on in the middle of an epoch."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Return plain values."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Know what `get_state` returned."""
+
+
 class Checkpoint:
     """A folder of files, each whole or absent; one that cannot be written is a warning, the first time."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, streams: Sequence[Stream] = ()) -> None:
+        self.folder, self._streams = folder, streams
         self._warned = False
 
     def write(self, name: str, write_part: Callable[[Path], object]) -> bool:
@@ -37,27 +48,62 @@ class Checkpoint:
             os.replace(part, path)
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter
             part.unlink(missing_ok=True)
-            if not self._warned:
-                self._warned = True
-                reason = str(error).splitlines()[0][:200]
-                say(
-                    f"warning: {path} cannot be written ({reason}); the training goes on, but after a kill it "
-                    "will start from what was kept before: make room on that disk",
-                    error=True,
-                )
+            self._warn(path, error)
             return False
         return True
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write `state`, tensors and plain values, and every process's random states. All processes call this."""
-        randoms = distributed.gather_objects(get_random_states())
+    def write_together(self, name: str, write_part: Callable[[Path], object]) -> bool:
+        """Make the folder `name` of what all processes write by `write_part`; False where any of them fails."""
+        folder, part = self.folder / name, self.folder / f"{name}.part"
         if distributed.is_first():
-            self.write(STATE_FILE, lambda part: torch.save({**state, "random": randoms}, part))
+            for path in (folder, part):
+                shutil.rmtree(path, ignore_errors=True)
+        distributed.broadcast_first(None)  # the others write after that
+        failed = False
+        try:
+            part.mkdir(parents=True, exist_ok=True)
+            write_part(part)
+        except (OSError, RuntimeError, CheckpointException) as error:
+            failed = True
+            self._warn(folder, error)
+        (failed,) = distributed.combine_flags([failed])
+        if failed:
+            shutil.rmtree(part, ignore_errors=True)
+        elif distributed.is_first():
+            os.replace(part, folder)
+        return not failed
+
+    def remove_others(self, pattern: str, name: str) -> None:
+        """Remove the folders of a pattern but the one of this name. All processes may call this."""
+        for path in self.folder.glob(pattern) if distributed.is_first() else ():
+            if path.name != name:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _warn(self, path: Path, error: BaseException) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        reason = (str(error) or repr(error)).splitlines()[0][:200]
+        say(
+            f"warning: {path} cannot be written ({reason}); the training goes on, but after a kill it "
+            "will start from what was kept before: make room on that disk",
+            error=True,
+        )
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write `state`, tensors and plain values, and every process's random states and places in streams.
+
+        All processes call this.
+        """
+        own = {"random": get_random_states(), "streams": [stream.get_state() for stream in self._streams]}
+        processes = distributed.gather_objects(own)
+        if distributed.is_first():
+            self.write(STATE_FILE, lambda part: torch.save({**state, "processes": processes}, part))
 
     def load(self) -> dict[str, Any] | None:
         """Return what `save` wrote and set the random states; None where nothing is. All processes call this.
 
-        Raises UserError where a process does not see what the first one sees, or their number has changed.
+        Raises UserError where a process does not see what the first one sees.
         """
         path = self.folder / STATE_FILE
         if not distributed.broadcast_first(path.is_file()):
@@ -68,15 +114,24 @@ class Checkpoint:
                 "of one training need a folder that they share (docs/training.md)"
             )
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        randoms = state.pop("random")
-        if len(randoms) != distributed.count_ranks():
-            raise UserError(
-                f"{path}: this training was begun by {len(randoms)} processes and cannot go on with "
-                f"{distributed.count_ranks()}; set TUWEN_GPUS to that number, or remove {self.folder} to start "
-                "anew"
-            )
-        set_random_states(randoms[distributed.get_rank()])
+        self._set_own_state(state.pop("processes"), state["done"])
         return state
+
+    def _set_own_state(self, processes: list[dict[str, Any]], done: int) -> None:
+        """Go on where each process stood; where their number has changed each draws anew, by the step."""
+        rank, ranks = distributed.get_rank(), distributed.count_ranks()
+        own = processes[rank % len(processes)]
+        set_random_states(own["random"])
+        if len(processes) == ranks:
+            for stream, place in zip(self._streams, own["streams"], strict=True):
+                stream.set_state(place)
+            return
+        torch.manual_seed(done * ranks + rank)
+        if distributed.is_first():
+            say(
+                f"this training was begun by {len(processes)} processes and goes on with {ranks}: dropout and "
+                "left-out patches are drawn anew; shards are dealt anew, so this epoch may show some pairs again"
+            )
 
 
 def locate_checkpoint(

@@ -7,7 +7,7 @@ Shapes: b rows of one process, B rows of all of them in the order of the process
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -18,7 +18,6 @@ from torch import Tensor
 from tuwen.core.errors import UserError
 
 Value = TypeVar("Value")
-BUCKET_BYTES = 64 << 20  # of gradients sent at once
 PATIENCE = timedelta(hours=2)  # the others wait while the first process measures on valid
 
 
@@ -96,33 +95,6 @@ class _Gather(torch.autograd.Function):
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total.chunk(count_ranks())[get_rank()]
-
-
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace the gradients in every process by their mean over the processes.
-
-    The loss is a mean over rows, the shares are equal, so the mean over processes is the gradient of the batch.
-    """
-    if count_ranks() == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    for bucket in _buckets(gradients):
-        flat = torch.cat([gradient.flatten() for gradient in bucket])
-        dist.all_reduce(flat)
-        flat /= count_ranks()
-        parts = torch.split(flat, [gradient.numel() for gradient in bucket])
-        torch._foreach_copy_(bucket, [p.view_as(g) for p, g in zip(parts, bucket, strict=True)])
-
-
-def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    bucket: list[Tensor] = []
-    for gradient in gradients:
-        if bucket and sum(one.nbytes for one in bucket) + gradient.nbytes > BUCKET_BYTES:
-            yield bucket
-            bucket = []
-        bucket.append(gradient)
-    if bucket:
-        yield bucket
 
 
 def average_over_ranks(value: Tensor) -> Tensor:

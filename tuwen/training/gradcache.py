@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.core.errors import UserError
+from tuwen.training.engines.replicas import GradientEngine
 
 Piece = Callable[[], Tensor]  # computes the features [n, D] of some rows
 
@@ -24,27 +25,56 @@ class RandomState(NamedTuple):
     cuda: Tensor | None
 
 
-def compute_features(pieces: Sequence[Piece]) -> tuple[Tensor, list[RandomState]]:
-    """Return the features [B, D] of all pieces, a leaf that can hold their gradient, and the state before each."""
-    parts, states = [], []
+class _Part(NamedTuple):
+    """A piece, the random state before it was computed first, and its rows of the features."""
+
+    piece: Piece
+    state: RandomState
+    rows: slice
+
+    def compute_again(self) -> Tensor:
+        """Return the features [n, D] with a graph, of the same draws as before."""
+        set_random_state(self.state)
+        return self.piece()
+
+
+class Cached(NamedTuple):
+    """The features [B, D] of all pieces of a tower, a leaf that can hold their gradient, and the pieces."""
+
+    feature: Tensor
+    parts: list[_Part]
+
+    def get_gradient(self, part: _Part) -> Tensor:
+        """Return the loss's gradient [n, D] by the features of a part."""
+        assert self.feature.grad is not None
+        return self.feature.grad[part.rows]
+
+
+def compute_features(pieces: Sequence[Piece], engine: GradientEngine) -> Cached:
+    """Compute the features of all pieces of a tower without a graph."""
+    features, parts, start = [], [], 0
     with torch.no_grad():
         for piece in pieces:
-            states.append(get_random_state())
-            parts.append(piece())
-    return torch.cat(parts).requires_grad_(), states
+            state = get_random_state()
+            features.append(engine.run(piece))
+            parts.append(_Part(piece, state, slice(start, start + len(features[-1]))))
+            start += len(features[-1])
+    return Cached(torch.cat(features).requires_grad_(), parts)
 
 
-def propagate_gradient(pieces: Sequence[Piece], gradient_BD: Tensor, states: Sequence[RandomState]) -> None:
-    """Add to the parameters' gradients what `gradient_BD`, the loss's by the features, is for them.
+def propagate_gradients(towers: Sequence[Cached], engine: GradientEngine) -> None:
+    """Add to the parameters' gradients what those of the features are for them.
 
-    states: of `compute_features`. The generators stand afterwards where they stood before.
+    Each piece has a backward pass of its own, but the last ones of the towers share one, in which the processes
+    average what all of them added up. The generators stand afterwards where they stood before.
     """
-    current, start = get_random_state(), 0
-    for piece, state in zip(pieces, states, strict=True):
-        set_random_state(state)
-        features_nD = piece()
-        torch.autograd.backward(features_nD, gradient_BD[start : start + len(features_nD)])
-        start += len(features_nD)
+    current = get_random_state()
+    with engine.hold():
+        for tower in towers:
+            for part in tower.parts[:-1]:
+                torch.autograd.backward(engine.run(part.compute_again), tower.get_gradient(part))
+    features = engine.run(lambda: tuple(tower.parts[-1].compute_again() for tower in towers))
+    torch.autograd.backward(features, [tower.get_gradient(tower.parts[-1]) for tower in towers])
     set_random_state(current)
 
 

@@ -40,6 +40,20 @@ def compute_contrastive_loss(
     return (_cross_entropy(image_to_text_BC, positive_BC) + _cross_entropy(text_to_image_BC, positive_BC)) / 2
 
 
+def compute_sigmoid_loss(
+    image_BD: Tensor, text_CD: Tensor, scale: Tensor, bias: Tensor, positive_BC: Tensor
+) -> Tensor:
+    """Return SigLIP's loss (Zhai et al. 2023, equation 1): each pair for itself, right or wrong.
+
+    bias: is added to every logit. text_CD: of all processes, whose texts the B images are compared with; the
+    mean of their losses is that of the batch. positive_BC: [B, C] bool, true where image and text belong
+    together; siblings are then pairs like any other. Returns a scalar in float32 (nats).
+    """
+    logits_BC = scale.float() * image_BD.float() @ text_CD.float().T + bias.float()
+    sign_BC = 2.0 * positive_BC.float() - 1.0
+    return -torch.nn.functional.logsigmoid(sign_BC * logits_BC).sum(1).mean()
+
+
 class Compared(NamedTuple):
     """What each row is compared with: N rows of all processes and of a queue, the student's and the teacher's."""
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
+from tuwen.model.precision import set_precision
 from tuwen.training import distributed
+from tuwen.training.engines.replicas import GradientEngine
 from tuwen.training.loss import Compared, compare_ids, compute_distilled_loss
 from tuwen.training.optim import Teacher
 from tuwen.training.step import (
@@ -20,7 +22,6 @@ from tuwen.training.step import (
     compute_gradients,
     move_weights,
     prepare_model,
-    set_precision,
     step,
 )
 
@@ -40,7 +41,7 @@ class Objective(Protocol):
         """Move the model to its device and set it and torch up, before the optimizers are made."""
 
     def take_step(
-        self, model: Any, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, done: int
+        self, model: Any, optimizers: list[torch.optim.Optimizer], batch: Any, factor: float, done: int
     ) -> float:
         """Take the step after `done` ones on this process's share of a batch; return the loss before it (nats).
 
@@ -74,6 +75,7 @@ class Contrastive:
         self._fit = fit
         self._teacher: Teacher | None = None
         self._guidance: Guidance | None = None
+        self._engine: GradientEngine | None = None
 
     def prepare(self, model: DualEncoder, steps_per_epoch: int) -> None:
         """Prepare the model as `step.prepare_model`, and begin the teacher and its queue."""
@@ -82,16 +84,17 @@ class Contrastive:
             self._teacher = Teacher(model, distil.momentum)  # before compiling, which a copy could not follow
             self._guidance = Guidance(distil, model.config["dim"], steps_per_epoch)
             self._teacher.model.to(choose_device())
-        prepare_model(model, self._fit)
+        self._engine = prepare_model(model, self._fit)
 
     def take_step(
         self, model: DualEncoder, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, done: int
     ) -> float:
         """Take a step as `step.step`; the teacher and the queue follow."""
         if self._teacher is None or self._guidance is None:
-            return step(model, optimizers, batch, factor, self._fit)
+            return step(model, optimizers, batch, factor, self._fit, self._engine)
         taught = self._teach(batch)
-        loss = compute_gradients(model, batch, self._fit, partial(self._compare, model, taught, done))
+        compare = partial(self._compare, model, taught, done)
+        loss = compute_gradients(model, batch, self._fit, compare, self._engine)
         value = move_weights(model, optimizers, loss, factor, self._fit)
         clamp_temperature(model)
         if value == value:  # not NaN
@@ -104,7 +107,7 @@ class Contrastive:
         assert self._teacher
         device, chunk = choose_device(), self._fit.chunk or len(batch.pixels)
         pixels, ids, mask, *names = (column.to(device, non_blocking=True) for column in batch[:5])
-        with set_precision(self._fit):
+        with set_precision(self._fit.precision):
             images = [self._teacher.model.encode_image(part) for part in torch.split(pixels, chunk)]
             parts = zip(torch.split(ids, chunk), torch.split(mask, chunk), strict=True)
             texts = [self._teacher.model.encode_text(*part) for part in parts]

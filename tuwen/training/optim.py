@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from tuwen.training.engines.shards import get_local, split_group
+
 if TYPE_CHECKING:  # pydantic is not needed to step on tensors
     from tuwen.core.params import Loop
 
@@ -32,7 +34,11 @@ def make_optimizers(model: nn.Module, fit: "Loop") -> list[torch.optim.Optimizer
             hidden.append(parameter)
         else:
             decayed.append(parameter)
-    groups = [{"params": decayed, "weight_decay": fit.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": fit.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    groups = [part for group in groups for part in split_group(group, group["params"])]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=fit.lr, betas=(0.9, 0.98), fused=True)]
     if fit.muon_lr is not None:
         options: dict[str, Any] = {"weight_decay": fit.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
@@ -49,9 +55,17 @@ def compute_lr_factor(done: int, steps: int, warmup_steps: int) -> float:
 
 
 def freeze(model: nn.Module, tower: str) -> None:
-    """Keep a tower, "text" or "image", and its projection as they are (LiT, Zhai et al. 2022); "none": neither."""
+    """Keep a tower, "text" or "image", and its projection as they are (LiT, Zhai et al. 2022); "none": neither.
+
+    "towers": both towers, without their projections.
+    """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(f"{tower}_"))
+        frozen = _is_inside_tower(name) if tower == "towers" else name.startswith(f"{tower}_")
+        parameter.requires_grad_(not frozen)
+
+
+def _is_inside_tower(name: str) -> bool:
+    return name.startswith(("image_tower.", "text_tower.")) and not name.startswith("image_tower.projection.")
 
 
 def set_modes(model: nn.Module, frozen: str) -> None:
@@ -103,6 +117,7 @@ class Teacher:
 def _move_towards(average: Mapping[str, Tensor], state: Mapping[str, Tensor], share: float) -> None:
     """Move floating numbers in place by `share` of the way, buffers such as BatchNorm's too; copy all others."""
     floating = [name for name, value in state.items() if value.is_floating_point()]
-    torch._foreach_lerp_([average[n] for n in floating], [state[n] for n in floating], share)
+    own, new = ([get_local(tensors[name]) for name in floating] for tensors in (average, state))
+    torch._foreach_lerp_(own, new, share)
     for name in state.keys() - floating:
         average[name].copy_(state[name])

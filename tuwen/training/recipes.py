@@ -18,16 +18,17 @@ from tuwen.core.params import Params
 from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import read_json
-from tuwen.data.formats.text import make_tokenizer
+from tuwen.data.formats.text import Vocabulary, make_tokenizer
 from tuwen.data.formats.tokens.token_stats import list_losses, measure_tokens
 from tuwen.model import dual_encoder
 from tuwen.model.weights.load import make_start
 from tuwen.training import distributed
 from tuwen.training.checkpoint import remove_checkpoint
-from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, Views
+from tuwen.training.dataset import OnlineViews, StoredViews, Views
 from tuwen.training.runner import Job, Log, run_training, write_untrained
 from tuwen.training.selection import Choice, Measured
 from tuwen.training.streaming import StreamedViews, list_basic_characters, read_banned, read_limits
+from tuwen.training.streams.mixed import MixedViews
 from tuwen.training.validation import make_validator
 
 VALID_BATCH_SIZE = 64  # of a model that is measured and not trained
@@ -54,7 +55,8 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
     fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.describe()
     stored, streamed = _make_corpus_views(clean, params) if fit else (None, [])
     encoder, vocabulary = make_start(params, lambda: _list_captions(clean, bool(streamed)))
-    validate = make_validator(clean / "valid", params.image.size_px, fit.batch_size if fit else VALID_BATCH_SIZE)
+    batch_size, frozen = (fit.batch_size, fit.freeze == "towers") if fit else (VALID_BATCH_SIZE, False)
+    validate = make_validator(clean / "valid", encoder.picture_rule, batch_size, frozen=frozen)
     facts = {"captions": _measure_captions(clean, encoder, vocabulary)} if distributed.is_first() else {}
 
     def measure(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
@@ -62,7 +64,8 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
         return measured._replace(figures=measured.figures | _count_skipped(streamed))
 
     if fit and stored is not None:
-        job = Job(encoder, vocabulary, MixedViews([stored, *streamed]), fit, seed, origin=origin, facts=facts)
+        views = MixedViews([stored, *streamed])
+        job = Job(encoder, vocabulary, views, fit, seed, origin=origin, facts=facts, streams=streamed)
         wrote = run_training(job, out, checkpoint, measure, log)
     else:
         wrote = write_untrained(encoder, vocabulary, origin, out, measure, facts)
@@ -85,7 +88,7 @@ def _make_corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[S
             StreamedViews(listed, viewer, limits, weight=weights.get(source, 1.0), banned=banned)
             for source, listed in by_source.items()
         ]
-    stored = OnlineViews([clean / "corpus"], viewer, weights=weights)
+    stored = OnlineViews([clean / "corpus"], viewer, weights=weights, different=params.baseline.views)
     if not len(stored) and not any(map(len, streamed)):
         raise UserError(
             f"params.yaml: corpus: {clean / 'corpus'} has no pair, and the baseline is pre-trained on "
@@ -102,7 +105,7 @@ def _list_captions(clean: Path, streamed: bool) -> Iterable[str]:
         yield list_basic_characters()
 
 
-def _measure_captions(clean: Path, encoder: dual_encoder.DualEncoder, vocabulary: list[str]) -> dict[str, Any]:
+def _measure_captions(clean: Path, encoder: dual_encoder.DualEncoder, vocabulary: Vocabulary) -> dict[str, Any]:
     """Return set -> what the model does not see of its captions; what is notable is printed as a warning."""
     text = encoder.config["text"]
     tokenizer = make_tokenizer(vocabulary, text.get("simplify", False))
@@ -143,8 +146,9 @@ def make_finetuned(
     size_px = encoder.config["image"]["size_px"]
     views = make_labelled_views(clean, augmented, ["train"], params, size_px)
     vocabulary = dual_encoder.read_vocabulary(baseline)
-    validate, seed = make_validator(clean / "valid", size_px, fit.batch_size), params.finetune.seed
-    job = Job(encoder, vocabulary, views, fit, seed, baseline)
+    frozen = fit.freeze == "towers"
+    validate = make_validator(clean / "valid", encoder.picture_rule, fit.batch_size, frozen=frozen)
+    job = Job(encoder, vocabulary, views, fit, params.finetune.seed, baseline)
     if run_training(job, out, checkpoint, validate, log):
         manifest.write_manifest(
             out, list_finetune_inputs(clean, augmented, baseline), list_finetune_settings(params)

@@ -1,6 +1,6 @@
 """One training from views to a model folder: batches, loop, selection, and training.json about all of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -10,14 +10,17 @@ import torch
 
 from tuwen.core.params import Fit
 from tuwen.data.formats.json_file import write_json
-from tuwen.data.formats.text import load_tokenizer
+from tuwen.data.formats.text import Vocabulary, load_tokenizer
 from tuwen.model import card, device, dual_encoder
+from tuwen.model.precision import choose_precision
 from tuwen.training import distributed, trainer
+from tuwen.training.checkpoint import Stream
 from tuwen.training.dataset import Views
+from tuwen.training.frozen.pooled_views import PooledViews
+from tuwen.training.frozen.projections import Projections
 from tuwen.training.loader import load_batches
 from tuwen.training.objective import EpochRecord
 from tuwen.training.selection import Choice, Validator
-from tuwen.training.step import choose_precision
 
 Log = Callable[[EpochRecord, int], None]
 
@@ -27,10 +30,11 @@ class Job(NamedTuple):
 
     baseline: the folder that `encoder` was loaded from, for means of weights. chosen: the state to take without
     measuring. origin: of the first weights, in words, for the model's card. facts: more entries of training.json.
+    streams: those of `views` whose places a checkpoint keeps.
     """
 
     encoder: dual_encoder.DualEncoder
-    vocabulary: list[str]
+    vocabulary: Vocabulary
     views: Views
     fit: Fit
     seed: int
@@ -38,6 +42,7 @@ class Job(NamedTuple):
     chosen: Choice | None = None
     origin: str = "the baseline of this pipeline"
     facts: Mapping[str, Any] = {}
+    streams: Sequence[Stream] = ()
 
 
 def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log: Log) -> bool:
@@ -61,6 +66,8 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
         evaluate=lambda encoder: validate(encoder, tokenizer),
         log=log,
         until=job.chosen.epoch if job.chosen else None,
+        objective=Projections(fit) if fit.freeze == "towers" else None,
+        streams=job.streams,
     )
     if not distributed.is_first():
         return False
@@ -72,7 +79,7 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
         chosen, candidates = training.select(baseline, lambda encoder: validate(encoder, tokenizer))
     dual_encoder.save_model(job.encoder, out, job.vocabulary)
     facts = {"pairs": len(job.views), "steps": steps * training.epochs, **job.facts, "selected": chosen._asdict()}
-    facts |= {"candidates": candidates, "ran": {"precision": choose_precision(fit)} | describe_machine()}
+    facts |= {"candidates": candidates, "ran": {"precision": choose_precision(fit.precision)} | describe_machine()}
     facts |= {"epochs": training.records}
     _write_facts(job.encoder, job.origin, out, facts)
     return True
@@ -80,7 +87,7 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
 
 def write_untrained(
     encoder: dual_encoder.DualEncoder,
-    vocabulary: list[str],
+    vocabulary: Vocabulary,
     origin: str,
     out: Path,
     validate: Validator,
@@ -112,15 +119,17 @@ def _write_facts(encoder: dual_encoder.DualEncoder, origin: str, out: Path, fact
 
 
 def _make_batches(job: Job, tokenizer: Any) -> trainer.Batches:
+    place = {"seed": job.seed, "rank": distributed.get_rank(), "ranks": distributed.count_ranks()}
+    if job.fit.freeze == "towers":
+        pooled = partial(PooledViews(job.views, job.encoder, tokenizer, job.fit).load_batches, **place)
+        return lambda epoch, first_step: pooled(epoch=epoch, first_step=first_step)
     load = partial(
         load_batches,
         job.views,
         tokenizer,
         max_tokens=job.encoder.config["text"]["max_tokens"],
         batch_size=job.fit.batch_size,
-        seed=job.seed,
-        rank=distributed.get_rank(),
-        ranks=distributed.count_ranks(),
+        **place,
         apart=job.fit.siblings == "apart",
     )
     return lambda epoch, first_step: load(epoch=epoch, first_step=first_step)

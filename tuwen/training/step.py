@@ -3,23 +3,24 @@
 Shapes: b pairs of this process, B of all processes, L tokens, D dimensions.
 """
 
-import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tuwen.core.errors import UserError
 from tuwen.core.progress import say
-from tuwen.model.device import choose_device, has_bf16
+from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder
+from tuwen.model.precision import choose_precision, set_attention, set_precision
 from tuwen.training import distributed, gradcache, optim
-from tuwen.training.loss import compare_ids, compute_contrastive_loss
+from tuwen.training.engines.replicas import Alone, GradientEngine, make_replicas
+from tuwen.training.engines.shards import Shards, clip_gradients
+from tuwen.training.loss import compare_ids, compute_contrastive_loss, compute_sigmoid_loss
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit, Loop
@@ -29,8 +30,8 @@ LossOfVectors = Callable[[Tensor, Tensor, Tensor], Tensor]
 TEXT_PARTS = 8  # a text is padded to the longest of its eighth of the batch
 
 
-def prepare_model(model: DualEncoder, fit: "Fit") -> None:
-    """Move the model to its device and set it and torch up as `fit` says.
+def prepare_model(model: DualEncoder, fit: "Fit") -> GradientEngine:
+    """Move the model to its device and set it and torch up as `fit` says; return what runs its passes.
 
     Raises UserError as `prepare_torch`, or where a BatchNorm would see parts of a batch.
     """
@@ -40,12 +41,24 @@ def prepare_model(model: DualEncoder, fit: "Fit") -> None:
     if fit.chunk is not None:
         gradcache.refuse_batch_norm(model, f"params.yaml: baseline.fit or finetune.fit: chunk: {fit.chunk}")
     if distributed.count_ranks() > 1:
-        gradcache.refuse_batch_norm(model, f"TUWEN_GPUS: {distributed.count_ranks()} processes")
+        _share_batch_norm(model)
     if fit.gradient_checkpointing:
         model.set_gradient_checkpointing(True)
     if fit.compile:
         model.image_tower.compile()
         model.text_tower.compile()
+    if fit.shard == "full" and distributed.count_ranks() > 1:
+        return Shards(model, fit.precision)
+    return make_replicas(model)
+
+
+def _share_batch_norm(model: DualEncoder) -> None:
+    """Let every BatchNorm that is trained normalise by the rows of all processes. Refused where torch has none."""
+    if choose_device() == "cpu":  # SyncBatchNorm has no kernel for it
+        gradcache.refuse_batch_norm(model, f"TUWEN_GPUS: {distributed.count_ranks()} processes without a GPU")
+    elif any(parameter.requires_grad for parameter in model.image_tower.parameters()):
+        convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+        model.image_tower = convert(model.image_tower)
 
 
 def prepare_torch(fit: "Loop", group: str) -> None:
@@ -59,20 +72,20 @@ def prepare_torch(fit: "Loop", group: str) -> None:
     torch.use_deterministic_algorithms(True)
     # a debugging aid that costs time; torch sets the attribute when it is imported, so mypy cannot see it
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if choose_precision(fit) != fit.precision and distributed.is_first():
+    if choose_precision(fit.precision) != fit.precision and distributed.is_first():
         say("this machine has no bf16 units: fp32 instead")
 
 
-def choose_precision(fit: "Loop") -> str:
-    """Return what this machine computes in, "bf16" or "fp32": the latter where it has no bf16 units."""
-    return fit.precision if has_bf16(choose_device()) else "fp32"
-
-
 def step(
-    model: DualEncoder, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, fit: "Fit"
+    model: DualEncoder,
+    optimizers: list[torch.optim.Optimizer],
+    batch: "Batch",
+    factor: float,
+    fit: "Fit",
+    engine: GradientEngine | None = None,
 ) -> float:
     """Take one step on `batch`, this process's share of the step's pairs; otherwise as `move_weights`."""
-    loss = compute_gradients(model, batch, fit)
+    loss = compute_gradients(model, batch, fit, engine=engine)
     value = move_weights(model, optimizers, loss, factor, fit)
     clamp_temperature(model)
     return value
@@ -80,8 +93,8 @@ def step(
 
 @torch.no_grad()
 def clamp_temperature(model: DualEncoder) -> None:
-    """Keep the temperature between CLIP's clamp and 1."""
-    model.log_scale.clamp_(0, math.log(MAX_SCALE))
+    """Keep the temperature between the model's clamp, by default CLIP's, and 1."""
+    model.log_scale.clamp_(0, math.log(getattr(model, "max_scale", MAX_SCALE)))
 
 
 def move_weights(
@@ -91,7 +104,7 @@ def move_weights(
 
     Where the loss or its gradient is not finite, the weights stay as they are and the loss comes back as NaN.
     """
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), fit.max_grad_norm)
+    norm = clip_gradients(model.parameters(), fit.max_grad_norm)
     value, length = torch.stack([loss, norm]).tolist()
     if math.isfinite(value) and math.isfinite(length):
         for optimizer in optimizers:
@@ -106,56 +119,64 @@ def move_weights(
 
 
 def compute_gradients(
-    model: DualEncoder, batch: "Batch", fit: "Fit", compute_loss: LossOfVectors | None = None
+    model: DualEncoder,
+    batch: "Batch",
+    fit: "Fit",
+    compute_loss: LossOfVectors | None = None,
+    engine: GradientEngine | None = None,
 ) -> Tensor:
     """Give every parameter the gradient of the whole batch's mean loss, in all processes; return that loss.
 
     compute_loss: of the vectors [b, D] of images and texts, and [b, B], which rows are positives; by default the
-    contrastive loss.
+    contrastive loss. engine: of `prepare_model`; by default that of one process.
     """
-    compute_loss = compute_loss or partial(compare_rows, model)
+    compute_loss, engine = compute_loss or partial(compare_rows, model), engine or Alone()
     optim.set_modes(model, fit.freeze)
     device = choose_device()
     lengths = batch.mask.sum(1).cpu()  # before anything is queued on a GPU, whose end this would wait for
     pixels, ids, mask, positive_id, caption_id = (column.to(device, non_blocking=True) for column in batch[:5])
     positive_bB = find_positives(torch.stack([positive_id, caption_id], dim=1), fit.siblings)
     images = _make_image_pieces(model, pixels, fit)
-    texts, back = _make_text_pieces(model, ids, mask, lengths, fit)
+    make_texts = partial(_make_text_pieces, model, ids, mask, lengths, fit)
+
+    def compare_all() -> Tensor:
+        image_bD = torch.cat([piece() for piece in images])
+        texts, back = make_texts()  # after the images: so their tokens' gradient is there before the images' is
+        return compute_loss(image_bD, torch.cat([piece() for piece in texts])[back], positive_bB)
+
     with set_attention(device):
         if fit.chunk is None:
-            image_bD = torch.cat([piece() for piece in images])
-            text_bD = torch.cat([piece() for piece in texts])[back]
-            loss = compute_loss(image_bD, text_bD, positive_bB)
+            loss = engine.run(compare_all)
             torch.autograd.backward(loss)
         else:
-            loss = _compute_gradients_cached(compute_loss, images, texts, back, positive_bB, fit)
-    distributed.average_gradients(model.parameters())
+            loss = _compute_gradients_cached(compute_loss, images, make_texts(), positive_bB, fit, engine)
+    engine.finish_gradients()
     return distributed.average_over_ranks(loss.detach())
 
 
 def _compute_gradients_cached(
     compute_loss: LossOfVectors,
     images: list[gradcache.Piece],
-    texts: list[gradcache.Piece],
-    back: Tensor,
+    texts_and_back: tuple[list[gradcache.Piece], Tensor],
     positive_bB: Tensor,
     fit: "Fit",
+    engine: GradientEngine,
 ) -> Tensor:
-    image_bD, image_states = gradcache.compute_features(images)
-    text_bD, text_states = gradcache.compute_features(texts)
-    loss = compute_loss(image_bD, text_bD[back], positive_bB)
-    torch.autograd.backward(loss)
-    assert image_bD.grad is not None
-    assert text_bD.grad is not None
-    if fit.freeze != "image":
-        gradcache.propagate_gradient(images, image_bD.grad, image_states)
-    if fit.freeze != "text":
-        gradcache.propagate_gradient(texts, text_bD.grad, text_states)
+    texts, back = texts_and_back
+    image, text = gradcache.compute_features(images, engine), gradcache.compute_features(texts, engine)
+    with engine.hold():
+        loss = compute_loss(image.feature, text.feature[back], positive_bB)
+        torch.autograd.backward(loss)
+    towers = {"image": image, "text": text}
+    gradcache.propagate_gradients([tower for name, tower in towers.items() if name != fit.freeze], engine)
     return loss
 
 
 def compare_rows(model: DualEncoder, image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor) -> Tensor:
-    """Return the mean loss of this process's rows, each against the rows of all processes."""
+    """Return the mean loss of this process's rows against all; by the sigmoid where the model has a bias."""
+    if (bias := getattr(model, "logit_bias", None)) is not None:  # a caller's own encoder has none
+        all_BD = distributed.gather_rows(text_bD) if distributed.count_ranks() > 1 else text_bD
+        return compute_sigmoid_loss(image_bD, all_BD, model.scale, bias, positive_bB)
     if distributed.count_ranks() == 1:
         return compute_contrastive_loss(image_bD, text_bD, model.scale, positive_bB)
     image_BD, text_BD = distributed.gather_rows(image_bD), distributed.gather_rows(text_bD)
@@ -183,7 +204,7 @@ def _make_image_pieces(model: DualEncoder, pixels: Tensor, fit: "Fit") -> list[g
 
 def _make_piece(encode: Callable[..., Tensor], fit: "Fit", *inputs: Tensor) -> gradcache.Piece:
     def piece() -> Tensor:
-        with set_precision(fit):
+        with set_precision(fit.precision):
             return encode(*inputs)
 
     return piece
@@ -198,7 +219,8 @@ def _make_text_pieces(
     """
     groups, back = group_by_length(lengths, ids.device, fit.chunk)
     inputs: list[tuple[Tensor, ...]] = [(ids[rows, :longest], mask[rows, :longest]) for rows, longest in groups]
-    if fit.chunk is None:  # looked up together: each look-up has a gradient as large as the whole table
+    # looked up together: each look-up has a gradient as large as the whole table
+    if fit.chunk is None and model.takes_token_vectors:
         vectors = model.embed_tokens(torch.cat([ids_bL.flatten() for ids_bL, _ in inputs]))
         parts = torch.split(vectors, [ids_bL.numel() for ids_bL, _ in inputs])
         inputs = [(*one, part.view(*one[0].shape, -1)) for one, part in zip(inputs, parts, strict=True)]
@@ -216,31 +238,3 @@ def group_by_length(
     size = -(-len(order) // TEXT_PARTS)
     groups = [(rows.to(device), int(lengths[rows[-1]])) for rows in torch.split(order, min(size, most or size))]
     return groups, order.argsort().to(device)
-
-
-@contextlib.contextmanager
-def set_precision(fit: "Loop") -> Iterator[None]:
-    """Compute by autocast in what `choose_precision` says, inside the block."""
-    # entered anew for each piece: autocast caches cast weights, and those of a pass without a graph have none
-    device = choose_device()
-    with torch.autocast(device, torch.bfloat16, enabled=choose_precision(fit) == "bf16"):
-        yield
-
-
-@contextlib.contextmanager
-def set_attention(device: str) -> Iterator[None]:
-    """Let torch take the kernel of attention that trains fastest on `device`, inside the block."""
-    # On CPU the backward pass of the fused attention takes five times the plain one's at these lengths, and the
-    # plain one would compute bf16 in fp32, at a fifth of the step (docs/log.md); on a GPU the fused one is right.
-    # Around both passes: a checkpointed layer runs in both.
-    if device != "cpu":
-        yield
-        return
-    switches: Any = torch.backends.cuda  # named after CUDA, but they hold on a CPU too
-    before = switches.fp16_bf16_reduction_math_sdp_allowed()
-    switches.allow_fp16_bf16_reduction_math_sdp(True)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        switches.allow_fp16_bf16_reduction_math_sdp(before)

@@ -1,11 +1,8 @@
-"""The training loop, one for all trainings: on tensors alone, without tables or tracking.
-
-It resumes after a kill, and stops at SIGTERM once all is saved.
-"""
+"""The training loop on tensors alone; it resumes after a kill, and stops at SIGTERM once all is saved."""
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,19 +12,19 @@ from torch import nn
 from tuwen.core.errors import UserError
 from tuwen.core.progress import Pace, follow, say
 from tuwen.core.signals import SIGTERM_STATUS, watch_sigterm
-from tuwen.model.device import choose_device
 from tuwen.model.state_dict import State
 from tuwen.training import distributed, optim
-from tuwen.training.checkpoint import Checkpoint, read_interval_seconds
+from tuwen.training.checkpoint import Checkpoint, Stream, read_interval_seconds
+from tuwen.training.engines.weights import Weights, copy_to_shard
 from tuwen.training.objective import Contrastive, EpochRecord, Objective
 from tuwen.training.selection import Choice, Measured, mix_weights, select_state
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit, Loop
-    from tuwen.training.loader import Batch
 
 Measure = Callable[[Any], Measured]  # of the model that is trained
-Batches = Callable[[int, int], Iterator["Batch"]]  # epoch, steps of it to leave out -> the batches of the others
+# epoch, steps of it to leave out -> the batches of the others, as the objective wants them
+Batches = Callable[[int, int], Iterator[Any]]
 BEST_FILE, RECORDS_FILE = "best.pt", "records.pt"
 MAX_PAIRS_NAMED = 20  # pair ids in a message; the batch that is written has all
 
@@ -44,14 +41,16 @@ def train(
     log: Callable[[EpochRecord, int], None],
     until: int | None = None,
     objective: Objective | None = None,
+    streams: Sequence[Stream] = (),
 ) -> "Training":
     """Train `model` in place for `fit.epochs`, or until epoch `until` of them; return what a state is chosen from.
 
-    epoch_batches: epoch counted from 1, batches of it to leave out -> this process's share of the others.
-    checkpoint: a folder; training resumes at the step that is there. evaluate: measures the model on valid after
-    each epoch. log: called with each record, speeds included, and its epoch. objective: without it a dual
-    encoder's contrastive loss, and `fit` is a Fit. In several processes all end with the same weights. UserError:
-    an epoch has no batch, or the loss is not finite; SystemExit: after a SIGTERM, once the state is saved.
+    streams: what `epoch_batches` reads and whose places are kept. epoch_batches: epoch counted from 1, batches
+    of it to leave out -> this process's share of the others. checkpoint: a folder; training resumes at the step
+    that is there. evaluate: measures the model on valid after each epoch. log: called with each record, speeds
+    included, and its epoch. objective: without it a dual encoder's contrastive loss, and `fit` is a Fit. In
+    several processes all end with the same weights. UserError: an epoch has no batch, or the loss is not
+    finite; SystemExit: after a SIGTERM, once the state is saved.
     """
     learned: Objective = objective or Contrastive(cast("Fit", fit))
     if steps_per_epoch == 0:
@@ -60,8 +59,11 @@ def train(
             "training rows; lower it or add data"
         )
     torch.manual_seed(seed + distributed.get_rank())
-    learned.prepare(model, steps_per_epoch)
-    training = Training(model, learned, fit, steps_per_epoch, Checkpoint(checkpoint))
+    trained = copy_to_shard(model, fit)
+    learned.prepare(trained, steps_per_epoch)
+    training = Training(
+        Weights(trained, model, fit), learned, fit, steps_per_epoch, Checkpoint(checkpoint, streams)
+    )
     training.resume()
     with watch_sigterm() as stopped:
         while training.epochs < (until or fit.epochs):
@@ -70,6 +72,7 @@ def train(
             training.close_epoch(evaluate, log)
             if stopped:
                 raise training.make_exit()
+    training.weights.finish()
     return training
 
 
@@ -77,12 +80,10 @@ class Training:
     """A training under way: weights, optimizers, average of the weights, steps done, and the best state so far."""
 
     def __init__(
-        self, model: nn.Module, objective: Objective, fit: "Loop", steps_per_epoch: int, checkpoint: Checkpoint
+        self, weights: Weights, objective: Objective, fit: "Loop", steps_per_epoch: int, checkpoint: Checkpoint
     ) -> None:
-        self.model, self.objective, self.fit = model, objective, fit
+        self.weights, self.objective, self.fit = weights, objective, fit
         self.steps_per_epoch, self.checkpoint = steps_per_epoch, checkpoint
-        self.optimizers = optim.make_optimizers(model, fit)
-        self.ema = optim.Ema(model, fit.ema) if fit.ema is not None else None
         self.done = 0  # steps
         self.lr = 0.0  # of the last of them
         self.losses: list[float] = []  # of the epoch under way
@@ -90,6 +91,16 @@ class Training:
         self.best: dict[str, Any] | None = None
         self._pace = Pace()
         self._every_seconds, self._saved_at = read_interval_seconds(), time.monotonic()
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained."""
+        return self.weights.model
+
+    @property
+    def ema(self) -> optim.Ema | None:
+        """The average of the weights."""
+        return self.weights.ema
 
     @property
     def epochs(self) -> int:
@@ -113,9 +124,9 @@ class Training:
                 raise self.make_exit()
         assert self.done == epoch * steps, f"epoch {epoch} had fewer than {steps} batches"
 
-    def _step(self, batch: "Batch") -> None:
+    def _step(self, batch: Any) -> None:
         factor = optim.compute_lr_factor(self.done, self.fit.epochs * self.steps_per_epoch, self.fit.warmup_steps)
-        loss = self.objective.take_step(self.model, self.optimizers, batch, factor, self.done)
+        loss = self.objective.take_step(self.model, self.weights.optimizers, batch, factor, self.done)
         if not math.isfinite(loss):
             raise self._make_not_finite_error(batch, loss)
         self.done += 1
@@ -124,7 +135,7 @@ class Training:
         if self.ema is not None:
             self.ema.update(self.model, self.done)
 
-    def _make_not_finite_error(self, batch: "Batch", loss: float) -> UserError:
+    def _make_not_finite_error(self, batch: Any, loss: float) -> UserError:
         name = f"not_finite-{distributed.get_rank()}.pt"
         self.checkpoint.write(name, lambda part: torch.save(batch._asdict(), part))
         names = [name for share in distributed.gather_objects(batch.pair_ids) for name in share]
@@ -141,8 +152,7 @@ class Training:
         epoch = self.epochs + 1
         record: EpochRecord = {"loss": sum(self.losses) / len(self.losses), "lr": self.lr}
         record |= self.objective.describe_epoch(self.model)
-        if distributed.is_first():
-            record |= self._measure(evaluate, epoch)
+        record |= self._measure(evaluate, epoch)
         record = distributed.broadcast_first(record)
         self.records.append({"epoch": epoch, **{name: round(value, 6) for name, value in record.items()}})
         self.losses = []
@@ -154,39 +164,32 @@ class Training:
         log(self.records[-1] | speeds, epoch)
 
     def _measure(self, evaluate: Measure, epoch: int) -> EpochRecord:
-        measured = evaluate(self.model)
-        self._keep_best(measured, epoch, False)
-        record = dict(measured.figures)
-        if self.ema is not None:
-            with self.ema.apply_to(self.model):
-                averaged = evaluate(self.model)
-                self._keep_best(averaged, epoch, True)
-            of_valid = {name: value for name, value in averaged.figures.items() if name.startswith("valid_")}
-            record |= {f"ema_{name}": value for name, value in of_valid.items()}
+        """Measure the weights, and their average, on the first process. All processes call this."""
+        record: EpochRecord = {}
+        for ema in (False, True)[: 1 + (self.ema is not None)]:
+            with self.weights.expose(ema):
+                if distributed.is_first():
+                    measured = evaluate(self.weights.whole)
+                    self._keep_best(measured, epoch, ema)
+                    figures = measured.figures.items()
+                    record |= (
+                        {f"ema_{k}": v for k, v in figures if k.startswith("valid_")} if ema else dict(figures)
+                    )
         return record
 
     def _keep_best(self, measured: Measured, epoch: int, ema: bool) -> None:
         if not self.fit.select.epochs or (self.best and self.best["criterion"] >= measured.criterion):
             return
         best = {"epoch": epoch, "ema": ema, "criterion": measured.criterion}
-        state = self.model.state_dict()
+        state = self.weights.whole.state_dict()
         on_disk = self.checkpoint.write(BEST_FILE, lambda part: torch.save({**best, "model": state}, part))
         self.best = best if on_disk else {**best, "model": {name: value.clone() for name, value in state.items()}}
 
     def save(self) -> None:
         """Write all that the next step depends on."""
-        self.checkpoint.save(
-            {
-                "model": self.model.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-                "ema": self.ema.weights if self.ema else None,
-                "objective": self.objective.get_state(),
-                "done": self.done,
-                "losses": self.losses,
-                "lr": self.lr,
-                "records": self.records,
-            }
-        )
+        state = {"objective": self.objective.get_state(), "done": self.done, "losses": self.losses, "lr": self.lr}
+        state["records"] = self.records
+        self.weights.save(self.checkpoint, self.done, state)
         self._saved_at = time.monotonic()
 
     def resume(self) -> None:
@@ -194,11 +197,7 @@ class Training:
         state = self.checkpoint.load()
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        if self.ema is not None:
-            self.ema.weights = {name: value.to(choose_device()) for name, value in state["ema"].items()}
+        self.weights.resume(self.checkpoint, state)
         self.objective.set_state(state["objective"])
         self.done, self.lr, self.losses, self.records = (state[key] for key in ("done", "lr", "losses", "records"))
         measured, closed = self._read(RECORDS_FILE) or [], self.done // self.steps_per_epoch

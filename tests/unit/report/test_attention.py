@@ -11,6 +11,7 @@ from PIL import Image
 from tests.support.reranker import write_small_reranker
 from tuwen.core.params import load_params
 from tuwen.data.formats import pairs, shards
+from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.evaluation.results import read_results
 from tuwen.report.attention import WORDS_SHOWN, collect_attention
 from tuwen.report.examples import Examples, collect_examples
@@ -40,7 +41,7 @@ def test_a_query_is_read_with_its_true_picture_or_caption(
 ) -> None:
     model = write_small_reranker(tmp_path / "reranked")
     section = collect_attention(world / "data", test_set, shown, model)
-    reader, squares = load_attention_reader(model), read_images(world / "data", test_set, 16)
+    reader, squares = load_attention_reader(model), read_images(world / "data", test_set, PictureRule(16))
     image, text = pairs.find_true_rows(test_set)
     true_pairs = set(zip(image.tolist(), text.tolist(), strict=True))
     captions = test_set.texts["caption"].to_pylist()

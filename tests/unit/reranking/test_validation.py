@@ -9,6 +9,7 @@ import torch
 from tests.support.reranking import DUAL, make_settings
 from tests.support.training import caption, write_set
 from tuwen.data.formats import pairs
+from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer
 from tuwen.model import dual_encoder
 from tuwen.model.reranker import make_cross_encoder
@@ -37,7 +38,7 @@ def measure_dual(dual, tokenizer, valid: Path) -> dict[str, float]:
     """What the dual encoder alone has on the set."""
     pair_set = pairs.read_pair_set(valid)
     image, text = pairs.find_true_rows(pair_set)
-    images = embed_images(dual, read_images(valid.parent.parent, pair_set, 16), 4)
+    images = embed_images(dual, read_images(valid.parent.parent, pair_set, PictureRule(16)), 4)
     texts = embed_captions(dual, tokenizer, pair_set.texts["caption"].to_pylist(), 4)
     tasks = {"i2t": RetrievalTask(images, texts, image, text), "t2i": RetrievalTask(texts, images, text, image)}
     ranks = {name: judge_queries(task, (1, 5)).best_rank for name, task in tasks.items()}

@@ -10,6 +10,7 @@ from tests.support.broken import landscape
 from tuwen.core.errors import UserError
 from tuwen.core.params import Embed
 from tuwen.data.formats import images, pairs
+from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer
 from tuwen.model import dual_encoder
@@ -84,7 +85,7 @@ def test_rows_keep_their_order_whatever_the_batches_and_workers(
     pictures = {f"{n}.png": broken.encode(landscape(40 + 8 * n, 48)) for n in range(11)}
     pair_set = make_set(tmp_path, pictures, [])
     found, _ = vectors(encoder, pair_set, tmp_path / "out", batch_size=3)
-    squares = encode.read_images(tmp_path, pairs.read_pair_set(pair_set), 16)
+    squares = encode.read_images(tmp_path, pairs.read_pair_set(pair_set), PictureRule(16))
     assert [square.shape for square in squares] == [(16, 16, 3)] * 11
     alone = encode.embed_images(dual_encoder.load_model(encoder), squares, batch_size=1)
     np.testing.assert_allclose(found, alone, atol=1e-5)
@@ -103,7 +104,7 @@ def test_no_more_pictures_are_decoded_than_are_needed_soon(
     decoded: list[int] = []
     monkeypatch.setattr(encode, "AHEAD", 8)
     monkeypatch.setattr(encode, "decode_pixels", lambda data: decoded.append(1) or images.decode_pixels(data))
-    stream = encode.stream_images(tmp_path, pairs.read_pair_set(pair_set), 16)
+    stream = encode.stream_images(tmp_path, pairs.read_pair_set(pair_set), PictureRule(16))
     for _ in range(9):
         next(stream)
     assert 9 <= len(decoded) <= 16

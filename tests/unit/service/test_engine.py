@@ -32,7 +32,7 @@ def read_picture(engine: Engine, image_id: str) -> np.ndarray:
     row = engine.index.find_row("images", image_id)
     assert row is not None
     place = shards.Place.of(engine.index.read_row("images", row))
-    return read_square((image_id, shards.read_member(engine.data, place)), engine.size_px)
+    return read_square((image_id, shards.read_member(engine.data, place)), engine.picture_rule)
 
 
 def test_a_mixed_batch_is_answered_as_its_queries_alone(engine: Engine) -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.support.broken import encode, landscape
+from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.retrieval.retriever import read_square
 from tuwen.service.read_request import decode_upload, read_base64
 from tuwen.service.request_error import RequestError
@@ -16,7 +17,7 @@ from tuwen.service.request_error import RequestError
 
 def test_an_upload_is_seen_as_a_file_is() -> None:
     data = encode(landscape(), "PNG")
-    assert np.array_equal(decode_upload(data, 16, 10**6), read_square(("", data), 16))
+    assert np.array_equal(decode_upload(data, PictureRule(16), 10**6), read_square(("", data), PictureRule(16)))
 
 
 def make_bomb(side_px: int) -> bytes:
@@ -41,7 +42,7 @@ def make_bomb(side_px: int) -> bytes:
 )
 def test_what_is_no_picture_or_a_bomb_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(RequestError, match=message) as refused:
-        decode_upload(data, 16, 10**6)
+        decode_upload(data, PictureRule(16), 10**6)
     assert refused.value.status == 422
 
 
@@ -49,7 +50,7 @@ def test_a_picture_of_any_shape_is_read() -> None:
     for size in ((1, 1), (1, 400), (400, 1)):
         file = io.BytesIO()
         Image.new("RGB", size, "teal").save(file, "PNG")
-        assert decode_upload(file.getvalue(), 16, 10**6).shape == (16, 16, 3)
+        assert decode_upload(file.getvalue(), PictureRule(16), 10**6).shape == (16, 16, 3)
 
 
 def test_base64_is_read_plain_and_behind_a_data_address() -> None:

@@ -44,14 +44,34 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_one_warning(tmp_pa
     assert capsys.readouterr().err.count("state.pt cannot be written ([Errno 28] No space left on device)") == 1
 
 
-def test_another_number_of_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_number_of_processes_draws_anew_and_says_so(tmp_path: Path, monkeypatch, capsys) -> None:
     Checkpoint(tmp_path).save({"done": 1})
+    following = torch.rand(1).item()
     monkeypatch.setattr(distributed, "count_ranks", lambda: 2)
     monkeypatch.setattr(distributed, "broadcast_first", lambda value: value)
-    with pytest.raises(
-        UserError, match=r"begun by 1 processes and cannot go on with 2; set TUWEN_GPUS .*or remove"
-    ):
-        Checkpoint(tmp_path).load()
+    drawn = set()
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
+        assert Checkpoint(tmp_path).load() == {"done": 1}
+        drawn.add(torch.rand(1).item())
+    assert len(drawn | {following}) == 3
+    assert capsys.readouterr().out.count("begun by 1 processes and goes on with 2") == 1
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path, capsys) -> None:
+    kept = Checkpoint(tmp_path)
+    assert kept.write_together("shares-1", lambda part: (part / "0").write_bytes(b"one"))
+
+    def fill(part: Path) -> None:
+        (part / "0").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    assert not kept.write_together("shares-2", fill)
+    assert [path.name for path in tmp_path.iterdir()] == ["shares-1"]
+    assert "shares-2 cannot be written" in capsys.readouterr().err
+    assert kept.write_together("shares-3", lambda part: (part / "0").write_bytes(b"three"))
+    kept.remove_others("shares-*", "shares-3")
+    assert [path.name for path in tmp_path.iterdir()] == ["shares-3"]
 
 
 def test_a_process_that_does_not_see_the_folder_of_the_first_says_so(tmp_path: Path, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """Views of pairs, stored and fresh: which an epoch shows, in which order, with which pixels."""
 
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -11,8 +12,9 @@ from tuwen.data.augment.stored_views import augment
 from tuwen.data.augment.views import Viewer, list_rows
 from tuwen.data.formats import pairs, text
 from tuwen.data.formats.images import decode_image
-from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, compute_window
+from tuwen.training.dataset import OnlineViews, StoredViews, compute_window
 from tuwen.training.loader import load_batches
+from tuwen.training.streams.mixed import MixedViews
 
 POLICY = settings().baseline.policy
 
@@ -177,6 +179,15 @@ def test_a_mixture_takes_from_each_part_what_it_has(data) -> None:
     assert 4 < first < 13  # not one part after the other
 
 
+def test_pictures_are_kept_by_the_process_that_plans_and_not_by_workers(data) -> None:
+    views = StoredViews(data / "augmented", ["train"])
+    (decode,), source = views.decoders, next(views.plan(0, 1)).source
+    sent = pickle.loads(pickle.dumps(decode))
+    assert decode(source) is decode(source)
+    assert sent(source) is not sent(source)
+    assert np.array_equal(sent(source), decode(source))
+
+
 def test_paraphrases_stand_in_for_half_of_the_captions(data) -> None:
     paraphrases = {caption(n): f"第{n}张图里有一个图形" for n in range(7)}
     views = OnlineViews([data / "clean/train"], make_viewer(), paraphrases=paraphrases)
@@ -191,3 +202,13 @@ def test_pairs_that_do_not_fit_are_never_shown(data) -> None:
     doubted = odd.pairs.set_column(odd.pairs.schema.get_field_index("label"), "label", labels)
     pairs.write_pair_set(data / "clean/odd", pairs.PairSet(odd.images, odd.texts, doubted))
     assert sorted(list_names(OnlineViews([data / "clean/odd"], make_viewer()), 1)) == ["0", "2"]
+
+
+def test_of_so_many_different_views_the_epochs_show_each_in_turn(data) -> None:
+    views = OnlineViews([data / "clean/train"], make_viewer(), different=2)
+    of_epochs = [{spec.key: spec.caption for spec in views.plan(0, epoch)} for epoch in range(1, 5)]
+    assert of_epochs[0] == of_epochs[2] != of_epochs[1] == of_epochs[3]
+    assert of_epochs[0].keys() == {(str(row), 1) for row in range(7)}
+    images = [{item.positive_id: item.pixels for item in decode_all(views, 0, epoch)} for epoch in (1, 2, 3)]
+    assert all(np.array_equal(images[0][name], images[2][name]) for name in images[0])
+    assert not all(np.array_equal(images[0][name], images[1][name]) for name in images[0])

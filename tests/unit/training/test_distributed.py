@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +18,8 @@ from tuwen.training import distributed, step
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """What the two processes computed, each started by a torchrun of its own, as on two machines."""
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that two processes write, each started by a torchrun of its own, as on two machines."""
     out = tmp_path_factory.mktemp("nodes")
     rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--rdzv-id=two"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *rendezvous]
@@ -30,7 +31,13 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     ]
     printed = [node.communicate(timeout=600)[0].decode() for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], printed
-    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return out
+
+
+@pytest.fixture(scope="module")
+def both(nodes: Path) -> list[dict]:
+    """What the two processes computed."""
+    return [torch.load(nodes / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +59,10 @@ def test_the_gradients_of_two_processes_are_those_of_one(case: str, both: list[d
             )
 
 
-@pytest.mark.parametrize("case", ["plain", "cached"])
+@pytest.mark.parametrize("case", distributed_process.DESCENTS)
 def test_twenty_plain_steps_end_at_the_same_weights(case: str, both: list[dict], alone: dict) -> None:
     expected = alone[f"20 steps, {case}"]
-    start = distributed_process.make_prepared(fit(batch_size=12)).state_dict()
+    start = distributed_process.make_prepared(fit(batch_size=12))[0].state_dict()
     moved = max((expected[name] - start[name]).abs().max().item() for name in start)
     assert moved > 0.05  # a factor of two in the gradient would be seen
     for weights in (one[f"20 steps, {case}"] for one in both):
@@ -64,11 +71,34 @@ def test_twenty_plain_steps_end_at_the_same_weights(case: str, both: list[dict],
 
 
 def test_teacher_and_queue_of_two_processes_are_those_of_one(both: list[dict], alone: dict) -> None:
-    start = distributed_process.make_prepared(fit(batch_size=12)).state_dict()
+    start = distributed_process.make_prepared(fit(batch_size=12))[0].state_dict()
     assert max((alone["distilled"][name] - start[name]).abs().max().item() for name in start) > 1e-3
     for weights in (one["distilled"] for one in both):
         for name, weight in alone["distilled"].items():
             torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0)
+
+
+def test_a_training_in_shares_ends_as_one_process_does_and_measures_the_same(both, tmp_path) -> None:
+    weights, average, records = distributed_process.train(tmp_path)
+    assert (tmp_path / "state.pt").is_file()
+    first, other = (one["trained"] for one in both)
+    for name, weight in weights.items():
+        torch.testing.assert_close(first[0][name], weight, atol=1e-4, rtol=0)
+        torch.testing.assert_close(first[1][name], average[name], atol=1e-4, rtol=0)
+    for record, own in zip(records, first[2], strict=True):
+        assert own == pytest.approx(record, abs=2e-3)
+    assert other[2] == first[2]
+
+
+def test_shares_of_two_processes_are_taken_up_by_one(both: list[dict], nodes: Path, tmp_path, capsys) -> None:
+    whole, average, records = distributed_process.train(tmp_path)
+    assert [record["epoch"] for record in both[0]["half trained"][2]] == [1]
+    weights, again, resumed = distributed_process.train(nodes / "checkpoint")
+    assert "begun by 2 processes and goes on with 1" in capsys.readouterr().out
+    for name, weight in whole.items():
+        torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0)
+        torch.testing.assert_close(again[name], average[name], atol=1e-4, rtol=0)
+    assert resumed[1] == pytest.approx(records[1], abs=2e-3)
 
 
 def test_siblings_span_the_processes_and_count(alone: dict) -> None:
@@ -108,5 +138,5 @@ def test_a_batch_that_cannot_be_shared_and_a_batch_norm_are_refused(monkeypatch:
         step.prepare_model(DualEncoder(TINY), fit())
     model = DualEncoder(TINY)
     model.image_tower.stem = torch.nn.BatchNorm2d(3)
-    with pytest.raises(UserError, match=r"TUWEN_GPUS: 3 processes: image_tower\.stem is a BatchNorm"):
+    with pytest.raises(UserError, match=r"3 processes without a GPU: image_tower\.stem is a BatchNorm"):
         step.prepare_model(model, fit(batch_size=9))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tuwen.training.loss import compare_ids, compute_contrastive_loss
+from tuwen.training.loss import compare_ids, compute_contrastive_loss, compute_sigmoid_loss
 
 
 def draw_unit(rows: int, seed: int) -> torch.Tensor:
@@ -31,6 +31,18 @@ def test_equals_the_definition_with_and_without_siblings(groups) -> None:
     positive = compare_ids(torch.tensor(groups), torch.tensor(groups))
     loss = compute_contrastive_loss(image, text, torch.tensor(14.0), positive)
     assert loss.item() == pytest.approx(compute_naively(image, text, 14.0, positive), rel=1e-5)
+
+
+@pytest.mark.parametrize("groups", [[0, 1, 2, 3], [0, 0, 1, 1]])
+def test_the_sigmoid_loss_equals_its_definition(groups) -> None:
+    image, text = draw_unit(4, 6), draw_unit(4, 7)
+    positive, total = compare_ids(torch.tensor(groups), torch.tensor(groups)), 0.0
+    for i in range(4):
+        for j in range(4):
+            logit = 9.0 * float(image[i] @ text[j]) - 2.0
+            total += math.log1p(math.exp(-logit if groups[i] == groups[j] else logit)) / 4
+    loss = compute_sigmoid_loss(image, text, torch.tensor(9.0), torch.tensor(-2.0), positive)
+    assert loss.item() == pytest.approx(total, rel=1e-5)
 
 
 def test_without_siblings_it_is_clips_loss() -> None:

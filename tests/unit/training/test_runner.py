@@ -12,8 +12,8 @@ from tests.support.training import SIZE_PX, TINY, caption, drawn, fit
 from tuwen.data.formats.images import decode_pixels, resize_to_square
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
-from tuwen.training import distributed, runner, step
-from tuwen.training.dataset import Decoder, ViewSpec
+from tuwen.training import distributed, runner
+from tuwen.training.dataset import WHOLE, Decoder, ProcessShare, ViewSpec
 from tuwen.training.selection import Choice, Measured
 
 VOCABULARY = build_vocabulary(map(caption, range(16)))
@@ -22,13 +22,15 @@ VOCABULARY = build_vocabulary(map(caption, range(16)))
 class DrawnViews:
     """Sixteen drawn images with their captions, in the same order in every epoch."""
 
+    dealt = False
+
     def __init__(self) -> None:
         self.decoders: list[Decoder] = [lambda number: resize_to_square(decode_pixels(drawn(number)), SIZE_PX)]
 
     def __len__(self) -> int:
         return 16
 
-    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
+    def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
         return (ViewSpec(str(n), str(n), caption(n), 0, n) for n in range(16))
 
 
@@ -68,7 +70,7 @@ def test_a_training_writes_the_chosen_state_with_what_was_measured(tmp_path: Pat
 def test_what_really_ran_is_recorded_and_not_what_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_units: bool, precision: str
 ) -> None:
-    monkeypatch.setattr(step, "has_bf16", lambda device: has_units)
+    monkeypatch.setattr("tuwen.model.precision.has_bf16", lambda device: has_units)
     training = run(tmp_path, fit=fit(epochs=1, precision="bf16"))
     machine = {"device": "cpu", "processes": 1, "torch": torch.__version__}
     assert training["ran"] == {"precision": precision, **machine}

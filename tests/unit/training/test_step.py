@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from tests.support.distributed_process import STILL
+from tests.support.library_models import SIZE_PX, TOKENS, load_ours
 from tests.support.training import TINY, epoch_batches, fit
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import optim
+from tuwen.training.loader import Batch
 from tuwen.training.step import compute_gradients, prepare_model, step
 
 
@@ -67,3 +69,22 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
         gradients.append([parameter.grad for parameter in model.parameters()])
     for one, two in zip(*gradients, strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip2"])
+def test_the_towers_of_a_library_train_by_the_loss_they_come_from(kind: str, tmp_path) -> None:
+    model, _ = load_ours(kind, tmp_path)
+    settings = fit(lr=3e-3, muon_lr=1e-2, gradient_checkpointing=True)
+    prepare_model(model, settings)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 24, (8, TOKENS), generator=draw)
+    pixels, rows = torch.randn(8, 3, SIZE_PX, SIZE_PX, generator=draw), torch.arange(8)
+    batch = Batch(pixels, ids, torch.ones_like(ids), rows, rows, tuple("abcdefgh"))
+    optimizers = optim.make_optimizers(model, settings)
+    losses = [step(model, optimizers, batch, 1.0, settings) for _ in range(12)]
+    assert losses[-1] < 0.7 * losses[0]
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert {"log_scale", "logit_bias"} - moved == (set() if kind == "siglip2" else {"logit_bias"})
+    assert any(name.startswith("image_tower.side.vision_model") for name in moved)
+    assert any(name.startswith("text_tower.side.text_model") for name in moved)

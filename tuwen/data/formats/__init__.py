@@ -6,6 +6,7 @@ In reading order:
     shards.py       images in tar shards: written in sequence, read by offset
     manifest.py     what a folder was made from
     images.py       encoded bytes -> the pixels that a model sees
+    picture_rule.py how a picture becomes what a model sees: the project's rule, and those of published weights
     near_images/    how an image looks, and whether two looks are near
     text.py         captions: normal form, variants, tokens
     sides.py        left and right: what may be mirrored, and its caption

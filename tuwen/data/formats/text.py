@@ -5,10 +5,11 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tuwen.data.formats.json_file import read_json
-from tuwen.data.formats.tokens import spelling
+from tuwen.data.formats.tokens import library_tokenizer, pieces, spelling
+from tuwen.data.formats.tokens.library_tokenizer import TokenizerFiles
 
 LIST_MARK = "、"  # joins the items of an enumeration in Chinese
 CHINESE = re.compile(r"[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
@@ -32,6 +33,8 @@ HALF_WIDTH |= {ord("　"): " ", ord("。"): "."} | dict.fromkeys((*range(32), *r
 FULL_MARKS, HALF_MARKS = "，。！？：；（）", ",.!?:;()"
 CHINESE_MARK = re.compile(rf"(?<![0-9A-Za-z])[{HALF_MARKS}]|[{HALF_MARKS}](?![ /0-9A-Za-z])")  # not in 3.5, 10:30
 OPEN_BLANK = re.compile(r"(?<=[^\x00-\x7f]) | (?=[^\x00-\x7f])")  # beside a character that is not ASCII
+# Of a model: tokens in the order of their ids, or what a library has in place of them
+Vocabulary: TypeAlias = list[str] | TokenizerFiles
 UNKNOWN = "[UNK]"
 SPECIAL_TOKENS = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 
@@ -60,8 +63,13 @@ def normalise_captions(captions: Sequence[str], simplify: bool) -> list[str]:
 
 def is_simplifying(model: Path) -> bool:
     """Whether the model in a folder reads traditional characters as simplified ones, by its preprocessor.json."""
+    return bool(_read_text_rule(model).get("simplify", False))
+
+
+def _read_text_rule(model: Path) -> dict[str, Any]:
+    """Return how the model in a folder reads captions; {} where nothing says it."""
     beside = model / "preprocessor.json"
-    return beside.is_file() and bool(read_json(beside)["text"].get("simplify", False))
+    return dict(read_json(beside)["text"]) if beside.is_file() else {}
 
 
 def measure_chinese_share(caption: str) -> float:
@@ -117,41 +125,71 @@ def build_vocabulary(captions: Iterable[str], simplify: bool = False) -> list[st
 
 
 def load_tokenizer(vocabulary: Path) -> Any:
-    """Return `make_tokenizer` over a `vocab.txt`, with the switch of the `preprocessor.json` beside it."""
-    return make_tokenizer(str(vocabulary), is_simplifying(vocabulary.parent))
+    """Return the tokenizer of a model folder.
 
-
-def make_tokenizer(vocabulary: str | Sequence[str], simplify: bool = False) -> Any:
-    """Return the tokenizer over tokens in the order of their ids, or over a file of them.
-
-    A vocabulary of `build_vocabulary` is read as spelling.py says. Any other is BERT's: Chinese characters one by
-    one, Latin lower-cased and cut into the longest pieces that the vocabulary holds. Where it lacks “ and ”, which
-    would become unknown tokens, they are read as ", as in Chinese-CLIP's training (its data.py).
+    vocabulary: its `vocab.txt`, in whose place a library's files may lie. The `preprocessor.json` beside it says
+    whether captions are simplified, and whether all are padded to one length.
     """
+    folder, rule = vocabulary.parent, _read_text_rule(vocabulary.parent)
+    own = folder / library_tokenizer.TOKENIZER_FOLDER
+    if vocabulary.is_file() or not own.is_dir():
+        return make_tokenizer(str(vocabulary), rule.get("simplify", False))
+    return _prepare(library_tokenizer.load_library_tokenizer(own), rule)
+
+
+def _prepare(tokenizer: Any, rule: dict[str, Any]) -> Any:
+    """Return a tokenizer of transformers as `tokenize` wants it; rule: `text` of a preprocessor.json."""
+    tokenizer.simplify = rule.get("simplify", False)
+    tokenizer.clean = library_tokenizer.find_cleaner(rule.get("clean"))
+    tokenizer.has_fixed_length = rule.get("padding") == "max_length"
+    return tokenizer
+
+
+def make_tokenizer(vocabulary: str | Sequence[str] | TokenizerFiles, simplify: bool = False) -> Any:
+    """Return the tokenizer over tokens in the order of their ids, over a file of them, or over a library's files.
+
+    A vocabulary of `build_vocabulary` is read as spelling.py says, one of pieces with scores as pieces.py. Any
+    other is BERT's: Chinese characters one by one, Latin lower-cased and cut into the longest pieces that the
+    vocabulary holds. Where it lacks “ and ”, which would become unknown tokens, they are read as ", as in
+    Chinese-CLIP's training (its data.py).
+    """
+    if isinstance(vocabulary, TokenizerFiles):
+        return _prepare(library_tokenizer.load_library_tokenizer(vocabulary), {"simplify": simplify})
     from tokenizers import normalizers
     from transformers import BertTokenizer
 
+    if pieces.has_scores(lines := _list_tokens(vocabulary)):
+        return _prepare(pieces.make_piece_tokenizer(lines, SPECIAL_TOKENS), {"simplify": simplify})
     given = vocabulary if isinstance(vocabulary, str) else {token: n for n, token in enumerate(vocabulary)}
     tokenizer = BertTokenizer(vocab=given, do_lower_case=True)
     tokens, rust = tokenizer.get_vocab(), tokenizer.backend_tokenizer
+    tokenizer.split_special_tokens = True  # [MASK] in a caption is what stands there, to cn_clip too
     if spelling.has_bytes(tokens):
         spelling.set_spelling(rust, UNKNOWN)
-        tokenizer.split_special_tokens = True  # [MASK] in a caption is what stands there
     else:
         marks = [normalizers.Replace(mark, '"') for mark in "“”" if mark not in tokens]
         rust.normalizer = normalizers.Sequence([*marks, rust.normalizer])
-    tokenizer.simplify = simplify
-    return tokenizer
+    return _prepare(tokenizer, {"simplify": simplify})
+
+
+def _list_tokens(vocabulary: str | Sequence[str]) -> Sequence[str]:
+    if not isinstance(vocabulary, str):
+        return vocabulary
+    with open(vocabulary, encoding="utf-8", newline="\n") as file:
+        return [line.removesuffix("\n") for line in file]
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> tuple[Any, Any]:
     """Return int64 tensors ids [B, L] and mask [B, L] of B captions; L: the longest one, at most `max_tokens`.
 
-    tokenizer: of `make_tokenizer`. All captions of training, embedding and asking come through here.
+    tokenizer: of `make_tokenizer`. All captions of training, embedding and asking come through here. Models that
+    were trained on texts of one length without a mask, as SigLIP, are given that length, and read its padding too.
     """
-    read = simplify_for(tokenizer, captions)
-    batch = tokenizer(read, padding="longest", truncation=True, max_length=max_tokens, return_tensors="pt")
-    return batch["input_ids"], batch["attention_mask"]
+    read, fixed = simplify_for(tokenizer, captions), tokenizer.has_fixed_length
+    padding = {"padding": "max_length" if fixed else "longest", "max_length": max_tokens, "truncation": True}
+    batch = tokenizer(read, **padding, return_attention_mask=True, return_tensors="pt")
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    return ids, ids.new_ones(ids.shape) if fixed else mask
 
 
 def locate_tokens(tokenizer: Any, caption: str, max_tokens: int) -> list[tuple[int, int]]:
@@ -165,5 +203,9 @@ def locate_tokens(tokenizer: Any, caption: str, max_tokens: int) -> list[tuple[i
 
 
 def simplify_for(tokenizer: Any, captions: Sequence[str]) -> list[str]:
-    """Return captions as `tokenizer` is given them: in simplified characters where its model reads these."""
-    return spelling.simplify_captions(captions) if tokenizer.simplify else list(captions)
+    """Return captions as `tokenizer` is given them: in simplified characters where its model reads these.
+
+    And cleaned as those were that a published model was trained with.
+    """
+    read = spelling.simplify_captions(captions) if tokenizer.simplify else list(captions)
+    return [tokenizer.clean(caption) for caption in read] if tokenizer.clean else read

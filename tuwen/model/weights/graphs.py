@@ -2,10 +2,11 @@
 
     image.pt2           pixels [B, 3, S, S], normalised as preprocessor.json says -> unit vectors [B, D]
     text.pt2            token ids [B, L] and mask [B, L], int64 -> unit vectors [B, D]
-    vocab.txt           the tokens in the order of their ids, for a BERT tokenizer
+    vocab.txt           the tokens in the order of their ids, for a BERT tokenizer, or
+    tokenizer/          the files of a library's
     preprocessor.json   how pictures and texts are prepared
 
-B and L are free, L up to the model's `max_tokens`.
+B and L are free, L up to the model's `max_tokens`; or L is that, where all texts are padded to it.
 """
 
 import shutil
@@ -14,9 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tuwen.data.formats.tokens import library_tokenizer
 from tuwen.model.dual_encoder import DualEncoder
 
-FILES = ("vocab.txt", "preprocessor.json")
+FILES = (
+    "vocab.txt",
+    library_tokenizer.TOKENIZER_FOLDER,
+    "preprocessor.json",
+)  # of which a model has what it needs
 
 
 class _Images(nn.Module):
@@ -45,7 +51,8 @@ def write_graphs(encoder: DualEncoder, folder: Path, out: Path) -> None:
     size_px, max_tokens = encoder.config["image"]["size_px"], encoder.config["text"]["max_tokens"]
     batch, tokens = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=1, max=max_tokens)
     pixels, ids = torch.zeros(2, 3, size_px, size_px), torch.ones(2, max_tokens, dtype=torch.long)
-    free = {0: batch, 1: tokens}
+    # models that read texts of one length are given that
+    free = {0: batch} | ({1: tokens} if encoder.config["text"].get("padding") != "max_length" else {})
     out.mkdir(parents=True)
     text_tower, encoder.text_tower = encoder.text_tower, nn.Identity()
     with torch.no_grad():
@@ -55,4 +62,7 @@ def write_graphs(encoder: DualEncoder, folder: Path, out: Path) -> None:
         texts = torch.export.export(_Texts(encoder), (ids, torch.ones_like(ids)), dynamic_shapes=(free, free))
         torch.export.save(texts, out / "text.pt2")
     for name in FILES:
-        shutil.copy(folder / name, out / name)
+        if (folder / name).is_dir():
+            shutil.copytree(folder / name, out / name)
+        elif (folder / name).is_file():
+            shutil.copy(folder / name, out / name)

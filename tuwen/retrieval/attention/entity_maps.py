@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from tuwen.data.formats.images import Pixels, make_pixel_tensor
+from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.data.formats.text import load_tokenizer, locate_tokens, simplify_for, tokenize
 from tuwen.model.attention_map import explain_no_map, map_attention
 from tuwen.model.device import choose_device
@@ -43,9 +44,9 @@ class AttentionReader(NamedTuple):
     reason: str
 
     @property
-    def size_px(self) -> int:
-        """How many pixels a side its squares have."""
-        return int(self.reranker.dual.config["image"]["size_px"])
+    def picture_rule(self) -> PictureRule:
+        """How a picture becomes what it sees."""
+        return self.reranker.dual.picture_rule
 
 
 def load_attention_reader(model: Path) -> AttentionReader:

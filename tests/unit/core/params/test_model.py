@@ -27,6 +27,14 @@ TOWERS = {"image": "ViT-L-14", "image_weights": "laion/CLIP-ViT-L-14", "text": "
             f"hfl/chinese-roberta-wwm-ext at {OTHER}, fresh projections",
         ),
         (
+            {"kind": "transformers", "model": "google/siglip2-base-patch16-224", "revision": COMMIT},
+            f"google/siglip2-base-patch16-224 at {COMMIT}, by transformers",
+        ),
+        (
+            {"kind": "open_clip_hub", "model": "timm/ViT-B-16-SigLIP2", "revision": COMMIT},
+            f"timm/ViT-B-16-SigLIP2 at {COMMIT}, by open_clip",
+        ),
+        (
             {"kind": "folder", "folder": "models/finetuned", "sha256": DIGEST},
             f"models/finetuned, sha256 {DIGEST}",
         ),

@@ -220,7 +220,7 @@ def test_a_model_without_a_place_in_a_form_is_not_exported(tmp_path) -> None:
     dual_encoder.save_model(encoder, tmp_path / "eps", tokens)
     with pytest.raises(UserError, match=r"as cn_clip: heads is 4, and there it is 1; mlp is 160.*eps is 0\.0001"):
         export_model("cn_clip", tmp_path / "eps", tmp_path / "out.pt")
-    with pytest.raises(UserError, match="expected hugging_face, cn_clip or torch"):
+    with pytest.raises(UserError, match="expected hugging_face, cn_clip, open_clip or torch"):
         export_model("onnx", tmp_path / "ours", tmp_path / "out")
     with pytest.raises(UserError, match="is there already"):
         export_model("cn_clip", tmp_path / "eps", tmp_path / "ours")

@@ -3,7 +3,7 @@
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuwen.data.formats.text import normalise_captions, simplify_for
 
@@ -18,6 +18,14 @@ MEANINGS = {
     "equal_share": "of the captions are equal to another one for the model",
 }
 LOSS_COLUMNS = ("set", "captions", "unknown words, %", "cut captions, %", "equal captions, %", "such as")
+
+
+class _Plain(NamedTuple):
+    """What `measure_tokens` reads of a tokenizers.Encoding."""
+
+    ids: list[int]
+    word_ids: list[int | None]
+    offsets: list[tuple[int, int]]
 
 
 def measure_tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> dict[str, Any]:
@@ -59,7 +67,10 @@ def _encode(tokenizer: Any, captions: Sequence[str]) -> Iterator[tuple[str, str,
     for start in range(0, len(captions), CHUNK):
         chunk = captions[start : start + CHUNK]
         read = simplify_for(tokenizer, chunk)
-        yield from zip(chunk, read, tokenizer(read).encodings, strict=True)
+        batch = tokenizer(read)
+        # a tokenizer in Python, as SigLIP's, tells ids alone: then nothing is known of words and places
+        plain = (_Plain(ids, [None] * len(ids), [(0, 0)] * len(ids)) for ids in batch["input_ids"])
+        yield from zip(chunk, read, batch.encodings or plain, strict=True)
 
 
 def _keep(shown: dict[str, None], example: str) -> None:

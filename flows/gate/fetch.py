@@ -9,8 +9,8 @@ from typing import Any
 import networkx as nx
 from prefect import get_run_logger
 
+from flows.gate.versions import drop_version_changes
 from flows.repro import Status, plan, read_status
-from flows.versions import drop_version_changes
 from flows.watch import watch
 
 ABSENT = ("deleted", "not in cache")

@@ -1,0 +1,158 @@
+"""Put the newest model into service: register, index, swap; undone where the service refuses it.
+
+TUWEN_SEARCH_TOKEN=… python -m flows.publish [--preset NAME] [--service http://127.0.0.1:8080]
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows import guard
+from flows.cards import hide_cards
+from flows.edited_outs import refuse_edited_outs
+from flows.pipeline import Preset, call_on_server
+from flows.repro import plan, read_graph, read_status
+from flows.schedule import run_stages
+from tuwen.core.errors import UserError
+from tuwen.core.params import load_params
+from tuwen.core.worktree import make_worktree
+
+STAGE, INDEX = "index", Path("index")
+KEPT_INDEX = Path(".cache/publish/index")  # the index before, until the new one is in service
+GALLERY = "bank"
+TOKEN_VARIABLE = "TUWEN_SEARCH_TOKEN"
+SERVICE = "http://127.0.0.1:8080"
+SWAP_SECONDS = 600.0  # for the service to load model and index
+
+
+@flow(name="publish", flow_run_name="{preset}", persist_result=False)
+def publish(preset: Preset = "sample", service: str = SERVICE) -> State[None]:
+    """Register the model, make its index, and let the search service take both; set all back where it refuses.
+
+    Nothing is trained: where more than the index is out of date, the run fails and says so. A model that does not
+    beat the champion is registered as the challenger, and the service stays as it is.
+
+    Args:
+        preset: A file in presets/, whose model is published.
+        service: The address of the search service; the worker's TUWEN_SEARCH_TOKEN is its token.
+    """
+    try:
+        folder = make_worktree(preset)
+        refuse_edited_outs(folder)
+        with keep_index(folder) as restore:
+            make_index(folder)
+            return Completed(message=swap_model(folder, service, restore))
+    except UserError as error:
+        return Failed(message=str(error))
+
+
+def make_index(folder: Path) -> None:
+    """Bring the stage `index` up to date. Raises UserError where any other would have to run, or it fails."""
+    graph = read_graph(folder)
+    reasons = plan(graph, read_status(folder), [STAGE], force=False)
+    if others := [f"{stage}: {why}" for stage, why in reasons.items() if stage != STAGE]:
+        stale = "\n".join(others)
+        raise UserError(
+            f"the model is not up to date, and publishing never trains; run the pipeline first:\n{stale}"
+        )
+    get_run_logger().info("index: %s", reasons.get(STAGE, "up to date"))
+    run_stages(graph, reasons, folder)
+
+
+@contextlib.contextmanager
+def keep_index(folder: Path) -> Iterator["IndexCopy"]:
+    """Keep the index that stands for the time of the block, as hard links: the stage makes new files."""
+    copy = IndexCopy(folder / INDEX, folder / KEPT_INDEX)
+    copy.make()
+    try:
+        yield copy
+    finally:
+        shutil.rmtree(copy.kept, ignore_errors=True)
+
+
+class IndexCopy:
+    """An index as it stood."""
+
+    def __init__(self, place: Path, kept: Path) -> None:
+        self.place, self.kept = place, kept
+
+    def make(self) -> None:
+        """Keep the files that are there now."""
+        shutil.rmtree(self.kept, ignore_errors=True)
+        if self.place.is_dir():
+            shutil.copytree(self.place, self.kept, copy_function=os.link)
+
+    def restore(self) -> None:
+        """Put them back; a service that is started again finds what it served before."""
+        if self.kept.is_dir():
+            shutil.rmtree(self.place, ignore_errors=True)
+            self.kept.rename(self.place)
+
+
+def swap_model(folder: Path, service: str, index: IndexCopy) -> str:
+    """Register the model and let the service take it and its index; return what became of it.
+
+    Raises UserError where the service refuses them or does not answer: the champion and the index are as before.
+    """
+    from tuwen.service.index.build import choose_answering_model
+    from tuwen.tracking import published, registry
+
+    with contextlib.chdir(folder), hide_cards():
+        before = published.get_champion()
+        made = registry.register(choose_answering_model(Path("models")), GALLERY, load_params().evaluate)
+        if not made.is_champion:
+            index.restore()
+            return f"version {made.version} is the challenger, and the service stays as it is: {made.why}"
+        try:
+            answered = ask_to_reload(service, os.environ.get(TOKEN_VARIABLE, ""))
+        except UserError:
+            published.set_champion(before)
+            index.restore()
+            raise
+    return f"version {made.version} is in service: {made.why}; {answered}"
+
+
+def ask_to_reload(service: str, token: str) -> str:
+    """Let the service load anew; return what it says. Raises UserError where it refuses or does not answer."""
+    try:
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = httpx.post(f"{service}/reload", headers=headers, timeout=SWAP_SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(f"service: nothing answers at {service} ({error}); start it with `make search`") from None
+    try:
+        body = answer.json()
+    except ValueError:
+        body = {}
+    if answer.is_success:
+        return f"index {body['index']['digest'][:16]}"
+    said = body.get("error", {}).get("message", answer.reason_phrase)
+    raise UserError(f"service: {service} answers {answer.status_code}: {said}")
+
+
+def main(
+    preset: Annotated[str, typer.Option(help="A file in presets/, without .yaml.")] = "sample",
+    service: Annotated[str, typer.Option(help="The address of the search service.")] = SERVICE,
+) -> None:
+    """Publish the newest model, on a Prefect server of its own unless PREFECT_API_URL names one."""
+    try:
+        state = call_on_server(lambda: publish(preset, service, return_state=True))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    if not state.is_completed():
+        sys.exit(f"error: {state.message}")
+    print(state.message)
+
+
+if __name__ == "__main__":
+    guard.stand_between()
+    typer.run(main)

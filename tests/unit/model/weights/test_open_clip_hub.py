@@ -1,0 +1,126 @@
+"""Whole dual encoders of open_clip: what ours computes is what it does, and the way back is bit-equal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.library_models import CAPTIONS, make_gemma_tokenizer, make_xlm_tokenizer
+from tests.support.weights import draw_pictures, open_clip, sha256, stir
+from tuwen.core import params
+from tuwen.core.errors import UserError
+from tuwen.model import dual_encoder
+from tuwen.model.weights.export import export_model
+from tuwen.model.weights.load import load_weights
+from tuwen.retrieval.retriever import load_retriever
+
+SIZE_PX = 32
+VISION = {"image_size": SIZE_PX, "layers": 2, "width": 64, "patch_size": 16}
+TEXT = {"context_length": 16, "width": 64, "heads": 2, "layers": 2}
+TIMM = {
+    **{"timm_model_name": "vit_tiny_patch16_224", "timm_model_pretrained": False, "timm_pool": "map"},
+    **{"timm_proj": "none", "image_size": 224},
+}
+HALF = {"mean": [0.5] * 3, "std": [0.5] * 3}
+SIGLIP = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}
+CONFIGS: dict[str, dict[str, Any]] = {
+    # as OpenAI's and LAION's: open_clip's own tokenizer
+    "clip": {"model_cfg": {"embed_dim": 48, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT}},
+    # as ViT-H-14-worldwide (MetaCLIP 2)
+    "worldwide": {
+        "model_cfg": {
+            "embed_dim": 48,
+            "vision_cfg": VISION,
+            "text_cfg": TEXT | {"hf_tokenizer_name": "facebook/xlm-v-base", "pool_type": "eos", "eos_id": 2},
+        },
+        "preprocess_cfg": HALF | {"interpolation": "bilinear", "resize_mode": "shortest"},
+    },
+    # as ViT-B-16-SigLIP2
+    "siglip2": {
+        "model_cfg": {
+            "embed_dim": 192,
+            "init_logit_bias": -10,
+            "custom_text": True,
+            "vision_cfg": TIMM,
+            "text_cfg": TEXT
+            | SIGLIP
+            | {"hf_tokenizer_name": "timm/ViT-B-16-SigLIP2", "act_kwargs": {"approximate": "tanh"}}
+            | {"tokenizer_kwargs": {"clean": "canonicalize"}},
+        },
+        "preprocess_cfg": HALF | {"interpolation": "bicubic", "resize_mode": "squash"},
+    },
+}
+TOKENIZERS = {"clip": None, "worldwide": make_xlm_tokenizer, "siglip2": make_gemma_tokenizer}
+
+
+def save_open_clip_model(name: str, folder: Path) -> None:
+    """Save a model with drawn weights and its tokenizer as open_clip's hub folders are."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    config = json.loads(json.dumps(CONFIGS[name]))
+    if make := TOKENIZERS[name]:
+        tokenizer = make()
+        tokenizer.save_pretrained(folder)
+        config["model_cfg"]["text_cfg"]["vocab_size"] = len(tokenizer)
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    model = dict(config["model_cfg"])
+    build = open_clip.CustomTextCLIP if model.pop("custom_text", False) else open_clip.CLIP
+    torch.manual_seed(0)
+    state = stir(build(**model)).state_dict()
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / "open_clip_model.safetensors")
+
+
+def start(folder: Path) -> params.OpenClipHub:
+    revision = sha256(folder / "open_clip_model.safetensors")
+    return params.OpenClipHub(kind="open_clip_hub", model=str(folder), revision=revision)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_vectors_and_logits_are_open_clips_and_the_way_back_is_bit_equal(name: str, tmp_path: Path) -> None:
+    save_open_clip_model(name, tmp_path / "theirs")
+    size_px = CONFIGS[name]["model_cfg"]["vision_cfg"]["image_size"]
+    encoder, vocabulary = load_weights(start(tmp_path / "theirs"), size_px, TEXT["context_length"])
+    dual_encoder.save_model(encoder, tmp_path / "ours", vocabulary)
+    retriever, pictures = load_retriever(tmp_path / "ours"), draw_pictures()
+    images, texts = retriever.encode_images(pictures), retriever.encode_texts(CAPTIONS)
+
+    place = f"local-dir:{tmp_path / 'theirs'}"
+    model, preprocess = open_clip.create_model_from_pretrained(place)
+    tokenizer = open_clip.get_tokenizer(place)
+    with torch.inference_mode():
+        pixels = torch.stack([preprocess(picture) for picture in pictures])
+        logits, _ = model.get_logits(pixels, tokenizer(CAPTIONS))
+        assert np.abs(images - model.encode_image(pixels, normalize=True).numpy()).max() < 1e-5
+        assert np.abs(texts - model.encode_text(tokenizer(CAPTIONS), normalize=True).numpy()).max() < 1e-5
+    ours = retriever.model
+    bias = 0 if ours.logit_bias is None else ours.logit_bias.item()
+    assert np.abs(ours.log_scale.exp().item() * images @ texts.T + bias - logits.numpy()).max() < 1e-3
+
+    export_model("open_clip", tmp_path / "ours", tmp_path / "back")
+    again, preprocess_again = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'back'}")
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
+    assert torch.equal(preprocess_again(pictures[0]), pixels[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"text_cfg": {"hf_model_name": "xlm-roberta-base"}},
+            r"text_cfg\.hf_model_name \(xlm-roberta-base\): such",
+        ),
+        ({"text_cfg": {"tokenizer_kwargs": {"strip_sep_token": True}}}, r"strip_sep_token \(True\): such models"),
+    ],
+)
+def test_forms_that_are_not_known_here_are_refused_by_name(change: dict, message: str, tmp_path: Path) -> None:
+    save_open_clip_model("clip", tmp_path / "theirs")
+    path = tmp_path / "theirs/open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"] |= change["text_cfg"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        load_weights(start(tmp_path / "theirs"), SIZE_PX, 16)

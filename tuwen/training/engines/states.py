@@ -1,0 +1,63 @@
+"""Weights in shares: gathered to a whole state, and as files that any number of processes can read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+
+from tuwen.model.device import choose_device
+from tuwen.model.state_dict import State
+from tuwen.training import distributed
+
+
+def gather_state(state: State) -> State:
+    """Return whole tensors on the CPU in the first process, {} in the others. All processes call this."""
+    whole: State = {}
+    for name, value in state.items():
+        tensor = value.full_tensor() if isinstance(value, DTensor) else value
+        if distributed.is_first():
+            whole[name] = tensor.detach().cpu()
+    return whole
+
+
+@contextmanager
+def use_state(state: State, whole: nn.Module) -> Iterator[None]:
+    """Give the first process's whole model this state, on its device, in the block. All processes call this."""
+    gathered = gather_state(state)
+    if distributed.is_first():
+        whole.load_state_dict(gathered)
+        whole.to(choose_device())
+    yield
+    whole.to("cpu")
+
+
+def save_shares(
+    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: State | None
+) -> None:
+    """Write each process's shares into `folder`. All processes call this. Raises what torch's writer raises."""
+    save(_list_shares(model, optimizers, average), checkpoint_id=folder)
+
+
+def load_shares(
+    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: State | None
+) -> None:
+    """Read what any number of processes wrote, in place. All processes call this."""
+    shares = _list_shares(model, optimizers, average)
+    load(shares, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    model.load_state_dict(shares["model"])
+    set_optimizer_state_dict(model, optimizers, optim_state_dict=shares["optimizers"])
+
+
+def _list_shares(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], average: State | None
+) -> dict[str, Any]:
+    shares = {"model": model.state_dict(), "optimizers": get_optimizer_state_dict(model, optimizers)}
+    return shares | ({"average": average} if average is not None else {})
