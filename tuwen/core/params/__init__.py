@@ -25,7 +25,7 @@ from tuwen.core.params.data import (
     WebdatasetSource,
     ZeroSource,
 )
-from tuwen.core.params.index import Exact, Index, Licence
+from tuwen.core.params.index import Exact, Index, Licence, Milvus
 from tuwen.core.params.model import (
     CnClip,
     Embeddings,
@@ -81,6 +81,7 @@ __all__ = [
     "Licence",
     "Loop",
     "Marian",
+    "Milvus",
     "Model",
     "MomentumTeacher",
     "NoParaphrase",
