@@ -13,6 +13,7 @@ from prefect.futures import PrefectConcurrentFuture
 from flows import cards
 from flows.repro import bring_up_to_date
 from flows.watch import Children
+from tuwen.core.cores import count_cores
 from tuwen.core.errors import UserError
 
 CARD_POLL_SECONDS = 1.0  # between two looks whether a card is free: the kernel does not say when a lock ends
@@ -42,8 +43,7 @@ def count_parallel_stages(number_of_cards: int) -> int:
     Two without a GPU, and never more than cores: each stage uses all of them where it can, and its own memory.
     Raises UserError when TUWEN_PARALLEL_STAGES is no number from 1 on.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    number = os.environ.get("TUWEN_PARALLEL_STAGES") or str(min(cores, max(2, number_of_cards + 1)))
+    number = os.environ.get("TUWEN_PARALLEL_STAGES") or str(min(count_cores(), max(2, number_of_cards + 1)))
     if not number.isdecimal() or int(number) < 1:
         raise UserError(f"TUWEN_PARALLEL_STAGES: a number of stages from 1 on is expected, got {number!r}")
     return int(number)

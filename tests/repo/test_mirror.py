@@ -69,6 +69,7 @@ TESTED_WITH_OTHERS = {
     "service/index/store.py": "unit/service/index/test_exact.py",
     "training/engines/states.py": "unit/training/test_distributed.py",
     "training/engines/weights.py": "unit/training/test_distributed.py",
+    "training/streams/mixed.py": "unit/training/test_dataset.py",
     "tracking/artifacts.py": "unit/tracking/test_lineage.py",
     "tracking/records.py": "unit/tracking/test_runs.py",
     "tracking/system_metrics.py": "unit/tracking/test_runs.py",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 
+from tuwen.core.cores import count_cores
 from tuwen.core.errors import UserError
 
 SCHEDULER_SECONDS = 5  # to wait for a scheduler's answer, and again for its first worker
@@ -21,7 +22,7 @@ def count_workers() -> int:
 
     Raises UserError when TUWEN_WORKERS is no number from 1 on.
     """
-    workers = os.environ.get("TUWEN_WORKERS") or str(os.cpu_count() or 1)
+    workers = os.environ.get("TUWEN_WORKERS") or str(count_cores())
     if not workers.isdecimal() or int(workers) < 1:
         raise UserError(f"TUWEN_WORKERS: a number of processes from 1 on is expected, got {workers!r}")
     return int(workers)

@@ -27,10 +27,11 @@ from tuwen.reranking.objective import HiddenWords, Matching
 from tuwen.reranking.validation import make_rerank_validator
 from tuwen.training import distributed, trainer
 from tuwen.training.checkpoint import remove_checkpoint
-from tuwen.training.dataset import MixedViews, OnlineViews, Views
+from tuwen.training.dataset import OnlineViews, Views
 from tuwen.training.loader import load_batches
 from tuwen.training.recipes import make_labelled_views
 from tuwen.training.runner import Log, describe_machine
+from tuwen.training.streams.mixed import MixedViews
 
 DECIDING_CODE = ("data/augment", "data/formats", "model", "reranking", "retrieval", "training")
 

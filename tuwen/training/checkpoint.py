@@ -3,9 +3,9 @@
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,11 +22,21 @@ STATE_FILE = "state.pt"
 INTERVAL_VARIABLE = "TUWEN_CHECKPOINT_SECONDS"
 
 
+class Stream(Protocol):
+    """What reads shards from end to end, and can go on in the middle of an epoch."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Return plain values."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Know what `get_state` returned."""
+
+
 class Checkpoint:
     """A folder of files, each whole or absent; one that cannot be written is a warning, the first time."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, streams: Sequence[Stream] = ()) -> None:
+        self.folder, self._streams = folder, streams
         self._warned = False
 
     def write(self, name: str, write_part: Callable[[Path], object]) -> bool:
@@ -81,10 +91,14 @@ class Checkpoint:
         )
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write `state`, tensors and plain values, and every process's random states. All processes call this."""
-        randoms = distributed.gather_objects(get_random_states())
+        """Write `state`, tensors and plain values, and every process's random states and places in streams.
+
+        All processes call this.
+        """
+        own = {"random": get_random_states(), "streams": [stream.get_state() for stream in self._streams]}
+        processes = distributed.gather_objects(own)
         if distributed.is_first():
-            self.write(STATE_FILE, lambda part: torch.save({**state, "random": randoms}, part))
+            self.write(STATE_FILE, lambda part: torch.save({**state, "processes": processes}, part))
 
     def load(self) -> dict[str, Any] | None:
         """Return what `save` wrote and set the random states; None where nothing is. All processes call this.
@@ -100,20 +114,24 @@ class Checkpoint:
                 "of one training need a folder that they share (docs/training.md)"
             )
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        self._set_random_states(state.pop("random"), state["done"])
+        self._set_own_state(state.pop("processes"), state["done"])
         return state
 
-    def _set_random_states(self, randoms: list[Any], done: int) -> None:
-        """Go on drawing where each process stood; where their number has changed each begins anew, by the step."""
+    def _set_own_state(self, processes: list[dict[str, Any]], done: int) -> None:
+        """Go on where each process stood; where their number has changed each draws anew, by the step."""
         rank, ranks = distributed.get_rank(), distributed.count_ranks()
-        set_random_states(randoms[rank % len(randoms)])
-        if len(randoms) != ranks:
-            torch.manual_seed(done * ranks + rank)
-            if distributed.is_first():
-                say(
-                    f"this training was begun by {len(randoms)} processes and goes on with {ranks}: dropout and "
-                    "left-out patches are drawn anew"
-                )
+        own = processes[rank % len(processes)]
+        set_random_states(own["random"])
+        if len(processes) == ranks:
+            for stream, place in zip(self._streams, own["streams"], strict=True):
+                stream.set_state(place)
+            return
+        torch.manual_seed(done * ranks + rank)
+        if distributed.is_first():
+            say(
+                f"this training was begun by {len(processes)} processes and goes on with {ranks}: dropout and "
+                "left-out patches are drawn anew; shards are dealt anew, so this epoch may show some pairs again"
+            )
 
 
 def locate_checkpoint(

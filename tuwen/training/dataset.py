@@ -4,11 +4,9 @@ An epoch is planned first and decoded later: `Views.plan` yields one ViewSpec pe
 and a `Decoder` makes the pixels of each, in whatever process (loader.py).
 """
 
-import random
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -47,20 +45,39 @@ class Decoder(Protocol):
         """Map `ViewSpec.source` to uint8 [S, S, 3], or to the reason why another image must stand in."""
 
 
+class ProcessShare(NamedTuple):
+    """One of `ranks` processes."""
+
+    rank: int
+    ranks: int
+
+
+WHOLE = ProcessShare(0, 1)
+
+
 class Views(Protocol):
-    """Pairs to train on, planned epoch by epoch."""
+    """Pairs to train on, planned epoch by epoch.
+
+    dealt: each process reads rows of its own, and no other ones; else all plan the same batches.
+    """
 
     decoders: list[Decoder]
+    dealt: bool
 
     def __len__(self) -> int:
         """Return the pairs of an epoch; where a weight makes epochs differ by one, of the shorter ones."""
 
-    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
-        """Yield at least `len` views in shuffled order; seed and epoch, counted from 1, decide all of it."""
+    def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
+        """Yield a share of at least `len` views in shuffled order, without the first `skip` ones.
+
+        Seed and epoch, counted from 1, decide all of it; of views that are dealt, the number of processes too.
+        """
 
 
 class StoredViews:
     """The views that `augment` wrote for `splits`: each row is one view, the same in every epoch."""
+
+    dealt = False
 
     def __init__(self, augmented: Path, splits: Collection[str]) -> None:
         self.decoders: list[Decoder] = [_StoredDecoder(augmented.parent)]
@@ -72,9 +89,9 @@ class StoredViews:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
+    def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
         """Yield every stored view once."""
-        order = _shuffle_rows(len(self), seed, epoch)
+        order = _shuffle_rows(len(self), seed, epoch)[share.rank :: share.ranks][skip:]
         for start in range(0, len(order), ROWS_AT_ONCE):
             for row in self._rows.take(pa.array(order[start : start + ROWS_AT_ONCE])).to_pylist():
                 place = Place.of(row)
@@ -88,6 +105,8 @@ class OnlineViews:
     for a source that is not named), see `compute_window`. different: views of each pair, shown in turn; by default
     each is a new one.
     """
+
+    dealt = False
 
     def __init__(
         self,
@@ -111,10 +130,10 @@ class OnlineViews:
     def __len__(self) -> int:
         return sum(len(compute_window(len(rows), weight, 1)) for rows, weight in self._parts)
 
-    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
+    def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
         """Yield the views of the epoch's window of every source; a pair that is twice in it has two views."""
         rows, views = self._select_views(seed, epoch)
-        order = _shuffle_rows(len(rows), seed, epoch)
+        order = _shuffle_rows(len(rows), seed, epoch)[share.rank :: share.ranks][skip:]
         for start in range(0, len(order), ROWS_AT_ONCE):
             block = order[start : start + ROWS_AT_ONCE]
             block_rows = self._rows.take(pa.array(rows[block])).to_pylist()
@@ -135,28 +154,6 @@ class OnlineViews:
         row, view = np.concatenate(rows), np.concatenate(views)
         order = np.lexsort((view, row))
         return row[order], view[order]
-
-
-class MixedViews:
-    """Several views as one: each pair comes from one of them by chance, in proportion to what they have left."""
-
-    def __init__(self, parts: Sequence[Views]) -> None:
-        self._parts = parts
-        self.decoders: list[Decoder] = [decoder for part in parts for decoder in part.decoders]
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self._parts)
-
-    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
-        """Yield `len` views of each part, in the part's own order."""
-        draw, left = random.Random(f"mixed:{seed}:{epoch}"), [len(part) for part in self._parts]
-        streams = [part.plan(seed, epoch) for part in self._parts]
-        first = [0, *accumulate(len(part.decoders) for part in self._parts)]
-        while any(left):
-            (chosen,) = draw.choices(range(len(left)), left)
-            left[chosen] -= 1
-            spec = next(streams[chosen])
-            yield spec._replace(decoder=first[chosen] + spec.decoder)
 
 
 class _StoredDecoder:
@@ -185,22 +182,22 @@ class _ImageCache:
     """Decoded images below `data`, and by how much each is reduced; up to IMAGE_CACHE_BYTES are kept.
 
     enough_px: what a reduced image's shorter side must still have; None: none is reduced. A copy that is sent to
-    another process begins empty.
+    another process keeps none: workers live for an epoch, which seldom shows a picture twice.
     """
 
-    def __init__(self, data: Path, enough_px: int | None = None) -> None:
-        self._data, self._enough_px = data, enough_px
+    def __init__(self, data: Path, enough_px: int | None = None, room_bytes: int = IMAGE_CACHE_BYTES) -> None:
+        self._data, self._enough_px, self._room_bytes = data, enough_px, room_bytes
         self._decoded: dict[Place, tuple[Pixels, int]] = {}
         self._bytes = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _ImageCache, (self._data, self._enough_px)
+        return _ImageCache, (self._data, self._enough_px, 0)
 
     def get(self, place: Place) -> tuple[Pixels, int]:
         image = self._decoded.get(place)
         if image is None:
             image = self._decode(place)
-            if self._bytes < IMAGE_CACHE_BYTES:
+            if self._bytes < self._room_bytes:
                 self._decoded[place] = image
                 self._bytes += image[0].nbytes
         return image

@@ -23,7 +23,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.executor import count_workers
 from tuwen.data.formats import text
 from tuwen.data.formats.images import MEAN, STD, Pixels, make_pixel_tensor
-from tuwen.training.dataset import Decoder, Views, ViewSpec
+from tuwen.training.dataset import WHOLE, Decoder, ProcessShare, Views, ViewSpec
 from tuwen.training.no_duplicates import split_into_batches
 
 TASK_ROWS = 64  # large enough that handing it over costs little, small enough that 16 workers share a batch
@@ -61,26 +61,38 @@ def load_batches(
     """Yield the `len(views) // batch_size` batches of one epoch, counted from 1; what fills no batch is left out.
 
     first_step: batches that are passed by, without decoding an image. rank of ranks: the share of each batch that
-    this process gets, decoded by it alone; all shares together are the batch that one process alone would get.
+    this process gets, decoded by it alone; all shares together are the batch that one process alone would get, but
+    for views that are dealt: each process reads and plans its own.
     apart: no batch holds two views of one image or caption (no_duplicates.py). Where there is a GPU the tensors
     lie on it. An image of a streamed shard that proves broken or banned when it is decoded is replaced by the row
     before it.
     Raises UserError where a shard or a batch is not what it should be.
     """
-    share, steps = batch_size // ranks, len(views) // batch_size
+    rows, steps = batch_size // ranks, len(views) // batch_size
+    dealt = views.dealt and ranks > 1 and not apart  # siblings are looked for in whole batches
+    size, first_row = (rows, 0) if dealt else (batch_size, rank * rows)
     planned = split_into_batches(
-        views, tokenizer.simplify, batch_size=batch_size, seed=seed, epoch=epoch, apart=apart, report=rank == 0
+        views,
+        tokenizer.simplify,
+        size=size,
+        steps=steps,
+        seed=seed,
+        epoch=epoch,
+        first_step=first_step,
+        apart=apart,
+        report=rank == 0,
+        share=ProcessShare(rank, ranks) if dealt else WHOLE,
     )
     decoder = _TaskDecoder(views.decoders, tokenizer, max_tokens)
     waiting: deque[list[ViewSpec]] = deque()
 
-    tasks = _cut_tasks(islice(planned, first_step, None), waiting, slice(rank * share, (rank + 1) * share))
+    tasks = _cut_tasks(planned, waiting, slice(first_row, first_row + rows))
     count = count_loading_workers()
-    decoded = _decode_in_workers(decoder, tasks, count, share) if count else map(decoder.__getitem__, tasks)
+    decoded = _decode_in_workers(decoder, tasks, count, rows) if count else map(decoder.__getitem__, tasks)
     try:
         for _ in range(first_step, steps):
-            parts = list(islice(decoded, -(-share // TASK_ROWS)))
-            yield _assemble_batch(waiting.popleft(), rank * share, parts, decoder)
+            parts = list(islice(decoded, -(-rows // TASK_ROWS)))
+            yield _assemble_batch(waiting.popleft(), first_row, parts, decoder)
     finally:
         del decoded  # ends the workers now, not when the traceback of an error is let go
 

@@ -7,23 +7,35 @@ from itertools import islice
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import text
-from tuwen.training.dataset import Views, ViewSpec
+from tuwen.training.dataset import WHOLE, ProcessShare, Views, ViewSpec
 
 MAX_ROWS_WAITING = 1024  # for a batch without a sibling of them; streamed rows hold their bytes
 
 
 def split_into_batches(
-    views: Views, simplify: bool, *, batch_size: int, seed: int, epoch: int, apart: bool, report: bool
+    views: Views,
+    simplify: bool,
+    *,
+    size: int,
+    steps: int,
+    seed: int,
+    epoch: int,
+    first_step: int,
+    apart: bool,
+    report: bool,
+    share: ProcessShare = WHOLE,
 ) -> Iterator[list[ViewSpec]]:
-    """Yield the rows of each batch of an epoch, planned and not decoded; the settings are those of load_batches.
+    """Yield the `size` rows of each of an epoch's `steps` batches from `first_step` on, planned and not decoded.
 
-    report: print how many rows found no batch, where siblings are kept apart.
+    apart, simplify, report: as keep_siblings_apart; share: whose rows of views that are dealt.
     """
-    plan, steps = partial(views.plan, seed, epoch), len(views) // batch_size
-    rows = plan()
+    plan = partial(views.plan, seed, epoch, share=share)
     if apart:
-        rows = keep_siblings_apart(plan, batch_size, steps, simplify=simplify, report=report)
-    yield from (list(islice(rows, batch_size)) for _ in range(steps))
+        rows = keep_siblings_apart(plan, size, steps, simplify=simplify, report=report)
+        rows = islice(rows, first_step * size, None)
+    else:
+        rows = plan(skip=first_step * size)
+    yield from (list(islice(rows, size)) for _ in range(first_step, steps))
 
 
 def keep_siblings_apart(

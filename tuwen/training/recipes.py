@@ -24,10 +24,11 @@ from tuwen.model import dual_encoder
 from tuwen.model.weights.load import make_start
 from tuwen.training import distributed
 from tuwen.training.checkpoint import remove_checkpoint
-from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, Views
+from tuwen.training.dataset import OnlineViews, StoredViews, Views
 from tuwen.training.runner import Job, Log, run_training, write_untrained
 from tuwen.training.selection import Choice, Measured
 from tuwen.training.streaming import StreamedViews, list_basic_characters, read_banned, read_limits
+from tuwen.training.streams.mixed import MixedViews
 from tuwen.training.validation import make_validator
 
 VALID_BATCH_SIZE = 64  # of a model that is measured and not trained
@@ -63,7 +64,8 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
         return measured._replace(figures=measured.figures | _count_skipped(streamed))
 
     if fit and stored is not None:
-        job = Job(encoder, vocabulary, MixedViews([stored, *streamed]), fit, seed, origin=origin, facts=facts)
+        views = MixedViews([stored, *streamed])
+        job = Job(encoder, vocabulary, views, fit, seed, origin=origin, facts=facts, streams=streamed)
         wrote = run_training(job, out, checkpoint, measure, log)
     else:
         wrote = write_untrained(encoder, vocabulary, origin, out, measure, facts)

@@ -1,6 +1,6 @@
 """One training from views to a model folder: batches, loop, selection, and training.json about all of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from tuwen.data.formats.text import Vocabulary, load_tokenizer
 from tuwen.model import card, device, dual_encoder
 from tuwen.model.precision import choose_precision
 from tuwen.training import distributed, trainer
+from tuwen.training.checkpoint import Stream
 from tuwen.training.dataset import Views
 from tuwen.training.frozen.pooled_views import PooledViews
 from tuwen.training.frozen.projections import Projections
@@ -29,6 +30,7 @@ class Job(NamedTuple):
 
     baseline: the folder that `encoder` was loaded from, for means of weights. chosen: the state to take without
     measuring. origin: of the first weights, in words, for the model's card. facts: more entries of training.json.
+    streams: those of `views` whose places a checkpoint keeps.
     """
 
     encoder: dual_encoder.DualEncoder
@@ -40,6 +42,7 @@ class Job(NamedTuple):
     chosen: Choice | None = None
     origin: str = "the baseline of this pipeline"
     facts: Mapping[str, Any] = {}
+    streams: Sequence[Stream] = ()
 
 
 def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log: Log) -> bool:
@@ -64,6 +67,7 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
         log=log,
         until=job.chosen.epoch if job.chosen else None,
         objective=Projections(fit) if fit.freeze == "towers" else None,
+        streams=job.streams,
     )
     if not distributed.is_first():
         return False

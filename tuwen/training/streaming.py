@@ -1,10 +1,11 @@
-"""Corpus shards that stay where they are: read from end to end in each epoch, shuffled in a bounded buffer."""
+"""Corpus shards that stay where they are: each process reads its part of them in each epoch, block by block."""
 
 import hashlib
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Set
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,10 @@ from tuwen.data.formats.images import Pixels, decode_reduced, open_image
 from tuwen.data.formats.json_file import read_json
 from tuwen.data.formats.near_images.looks import measure_look
 from tuwen.data.formats.near_images.near_looks import HeldOut, collect_thumbnails
-from tuwen.training.dataset import Decoder, ViewSpec, compute_window
+from tuwen.training.dataset import WHOLE, Decoder, ProcessShare, ViewSpec, compute_window
+from tuwen.training.streams.dealing import Span, group_blocks, list_spans, split_window
 
-SHUFFLE_BUFFER_BYTES = 256 << 20  # of encoded images; about 3,000 of 85 kB
+SHUFFLE_BYTES = 128 << 20  # of a block of shards, about 1,500 pairs of 85 kB; two are held
 
 
 class StreamedPair(NamedTuple):
@@ -35,6 +37,21 @@ class StreamedPair(NamedTuple):
         """Return what a viewer needs of a pair (views.py: ROWS)."""
         columns = ("pair_id", "caption", "mirroring", "positive_id")
         return {name: getattr(self, name) for name in columns} | {"paraphrase": None}
+
+
+class Mark(NamedTuple):
+    """Where a block of an epoch began: at which row, its number, and what had been skipped before."""
+
+    row: int
+    block: int
+    skipped: dict[str, int]
+
+
+class _Block(NamedTuple):
+    """The pairs of a block that may be shown, and why others may not."""
+
+    pairs: list[StreamedPair]
+    skipped: Counter[str]
 
 
 class Banned(NamedTuple):
@@ -66,6 +83,8 @@ class StreamedViews:
     when it is decoded is counted by the process that trains on it.
     """
 
+    dealt = True
+
     def __init__(
         self, listed: list[dict[str, Any]], viewer: Viewer, limits: pairs.Limits, *, weight: float, banned: Banned
     ) -> None:
@@ -74,64 +93,93 @@ class StreamedViews:
         self._weight, self._banned = weight, banned.equal
         self._pairs: int = sum(row["pairs"] for row in listed)
         self.skipped: Counter[str] = Counter()
+        self._epoch, self._marks = 0, list[Mark]()
 
     def __len__(self) -> int:
         return len(compute_window(self._pairs, self._weight, 1))
 
-    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
-        """Yield the views of the epoch's window on a walk around the shards; the walk goes on for skipped pairs.
+    def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
+        """Yield the views of a share of the epoch's window, from row `skip` on; others come for skipped pairs.
 
-        Raises UserError where a shard cannot be read, is not the listed one, or all shards hold no pair.
+        Blocks of shards are read, shuffled and shown in turn; a thread reads one ahead. Where `set_state`
+        knows the block of row `skip`, no earlier one is read. Raises UserError where a shard cannot be read,
+        is not the listed one, or all shards hold no pair.
         """
+        window = compute_window(self._pairs, self._weight, epoch)
+        own = split_window(window, *share)
+        last_row, barren = -(-len(window) // share.ranks), 0
+        if self._epoch != epoch or not skip:
+            self._epoch, self._marks = epoch, []
+        mark = max((mark for mark in self._marks if mark.row <= skip), default=Mark(0, 0, {}))
+        row, self._marks = mark.row, [one for one in self._marks if one.row < mark.row]
         self.skipped.clear()
-        places = compute_window(self._pairs, self._weight, epoch)
-        walk, draw = self._walk(seed, places.start), random.Random(f"buffer:{seed}:{epoch}")
-        missing, barren = len(places), 0
-        while missing:
-            for pair in shuffle_in_buffer(islice(walk, missing), draw):
-                fit = self._fits(pair.image)
-                barren = 0 if fit else barren + 1
-                if barren > self._pairs:
-                    raise self._make_error()
-                if fit:
-                    missing -= 1
-                    yield self._make_spec(pair)
-
-    def _walk(self, seed: int, start: int) -> Iterator[StreamedPair]:
-        """Yield the pairs from place `start` on, without end; each lap takes the shards in another order."""
-        lap, passed = divmod(start, self._pairs)
-        while True:
-            whole, any_pair = not passed, False
-            for row in random.Random(f"shards:{seed}:{lap}").sample(self._listed, len(self._listed)):
-                if passed >= row["pairs"]:
-                    passed -= row["pairs"]
-                    continue
-                for sample in islice(read_shard(row), passed, None):
-                    pair = self._select_pair(row, sample, lap)
-                    if pair:
-                        any_pair = True
-                        yield pair
-                passed = 0
-            if whole and not any_pair:
+        self.skipped.update(mark.skipped)
+        dealt = list(group_blocks(list_spans(self._listed, seed, own.start, own.stop), SHUFFLE_BYTES))
+        # for skipped pairs come those that stand as far behind the window as the share is in it
+        spare = list_spans(self._listed, seed, window.stop + own.start - window.start)
+        more = chain.from_iterable(group_blocks([span], SHUFFLE_BYTES) for span in spare)
+        for number, (block, read) in enumerate(self._read_blocks(dealt, more, mark.block), mark.block):
+            self._marks.append(Mark(row, number, dict(self.skipped)))
+            self.skipped.update(read.skipped)
+            random.Random(f"block:{seed}:{epoch}:{share.rank}:{number}").shuffle(read.pairs)
+            barren = 0 if read.pairs else barren + sum(span.pairs for span in block)
+            if barren >= self._pairs:
                 raise self._make_error()
-            lap += 1
+            for pair in read.pairs[max(0, skip - row) : last_row - row]:
+                yield self._make_spec(pair)
+            row += len(read.pairs)
+            if row >= last_row:
+                return
 
-    def _select_pair(self, row: dict[str, Any], sample: Sample, lap: int) -> StreamedPair | None:
+    def _read_blocks(
+        self, dealt: list[list[Span]], more: Iterable[list[Span]], first: int
+    ) -> Iterator[tuple[list[Span], "_Block"]]:
+        """Yield the blocks from number `first` on; while a dealt one is shown, a thread reads the next."""
+        with ThreadPoolExecutor(1) as reader:
+            waiting: deque[tuple[list[Span], Future[_Block]]] = deque()
+            for block in dealt[first:]:
+                waiting.append((block, reader.submit(self._read_block, block)))
+                if len(waiting) > 1:
+                    yield waiting[0][0], waiting.popleft()[1].result()
+            while waiting:
+                yield waiting[0][0], waiting.popleft()[1].result()
+        for block in islice(more, max(0, first - len(dealt)), None):
+            yield block, self._read_block(block)
+
+    def _read_block(self, block: list[Span]) -> "_Block":
+        read = _Block([], Counter())
+        for span in block:
+            for sample in islice(read_shard(dict(span.shard)), span.first, span.last):
+                pair, reason = self._select_pair(span, sample)
+                if pair is None or (reason := self._find_misfit(pair.image)):
+                    read.skipped[reason] += 1
+                else:
+                    read.pairs.append(pair)
+        return read
+
+    def get_state(self) -> dict[str, Any]:
+        """Return where the blocks of the epoch under way began, for `set_state` of this process's successor."""
+        return {"epoch": self._epoch, "marks": [tuple(mark) for mark in self._marks]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Know what `get_state` returned."""
+        self._epoch, self._marks = state["epoch"], [Mark(*mark) for mark in state["marks"]]
+
+    def _select_pair(self, span: Span, sample: Sample) -> tuple[StreamedPair | None, str]:
+        """Return the pair that a sample is, or None and why it is none."""
         short = [caption for caption in sample.captions if len(caption.strip()) <= self._limits.max_chars]
         captions = [caption for caption in short if text.normalise(caption)]
-        reason = sample.fault
-        if sample.image is None:
-            reason = reason or "missing"
-        elif not captions:
-            reason = "empty" if len(short) == len(sample.captions) else "too_long"
-        elif (digest := hashlib.sha256(sample.image).hexdigest()) in self._banned:
-            reason = "in_valid_or_test"
-        else:
-            pair_id = f"{row['sha256']}/{sample.key}"  # not the address: equal shards give equal views anywhere
-            mirroring = sides.choose_strictest(captions)
-            return StreamedPair(pair_id, sample.image, captions[lap % len(captions)], mirroring, digest, lap)
-        self.skipped[reason] += 1
-        return None
+        if sample.fault or sample.image is None:
+            return None, sample.fault or "missing"
+        if not captions:
+            return None, "empty" if len(short) == len(sample.captions) else "too_long"
+        digest = hashlib.sha256(sample.image).hexdigest()
+        if digest in self._banned:
+            return None, "in_valid_or_test"
+        pair_id = f"{span.shard['sha256']}/{sample.key}"  # not the address: equal shards give equal views anywhere
+        mirroring = sides.choose_strictest(captions)
+        caption = captions[span.lap % len(captions)]
+        return StreamedPair(pair_id, sample.image, caption, mirroring, digest, span.lap), ""
 
     def _make_spec(self, pair: StreamedPair) -> ViewSpec:
         row, view = pair.make_row(), pair.lap + 1
@@ -139,22 +187,17 @@ class StreamedViews:
         source = (pair.image, row, view)
         return ViewSpec(pair.pair_id, find_positive(row, flipped), caption, 0, source, self.skipped)
 
-    def _fits(self, encoded: bytes) -> bool:
-        """Return whether the image may be shown, by its header alone; the rest is read where the view is made."""
+    def _find_misfit(self, encoded: bytes) -> str:
+        """Return why the image may not be shown, by its header alone; the rest is read where the view is made."""
         try:
-            reason = self._find_misfit(*open_image(encoded).size)
+            width, height = open_image(encoded).size
         except OSError:
-            reason = "unreadable"
-        if reason is not None:
-            self.skipped[reason] += 1
-        return reason is None
-
-    def _find_misfit(self, width: int, height: int) -> str | None:
+            return "unreadable"
         if width * height > self._limits.max_pixels:
             return "too_large"
         if min(width, height) < self._limits.min_side_px:
             return "too_narrow" if width < height else "too_low"
-        return None
+        return ""
 
     def _make_error(self) -> UserError:
         return UserError(
@@ -184,27 +227,6 @@ def _is_banned(encoded: bytes, banned: HeldOut) -> bool:
     """Return what `validate` would decide: it measures the same bytes. Raises what decoders raise."""
     look = measure_look(encoded)
     return not look.blank and banned.is_near(look.thumbnail)
-
-
-def shuffle_in_buffer(stream: Iterable[StreamedPair], draw: random.Random) -> Iterator[StreamedPair]:
-    """Yield the pairs in another order, drawn from a buffer of at most SHUFFLE_BUFFER_BYTES and one image more."""
-    held: list[StreamedPair] = []
-    size = 0
-
-    def take() -> StreamedPair:
-        index = draw.randrange(len(held))
-        held[index], held[-1] = held[-1], held[index]
-        return held.pop()
-
-    for pair in stream:
-        held.append(pair)
-        size += len(pair.image)
-        while size > SHUFFLE_BUFFER_BYTES:
-            taken = take()
-            size -= len(taken.image)
-            yield taken
-    while held:
-        yield take()
 
 
 def list_basic_characters() -> str:

@@ -1,11 +1,8 @@
-"""The training loop, one for all trainings: on tensors alone, without tables or tracking.
-
-It resumes after a kill, and stops at SIGTERM once all is saved.
-"""
+"""The training loop on tensors alone; it resumes after a kill, and stops at SIGTERM once all is saved."""
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +14,7 @@ from tuwen.core.progress import Pace, follow, say
 from tuwen.core.signals import SIGTERM_STATUS, watch_sigterm
 from tuwen.model.state_dict import State
 from tuwen.training import distributed, optim
-from tuwen.training.checkpoint import Checkpoint, read_interval_seconds
+from tuwen.training.checkpoint import Checkpoint, Stream, read_interval_seconds
 from tuwen.training.engines.weights import Weights, copy_to_shard
 from tuwen.training.objective import Contrastive, EpochRecord, Objective
 from tuwen.training.selection import Choice, Measured, mix_weights, select_state
@@ -44,14 +41,16 @@ def train(
     log: Callable[[EpochRecord, int], None],
     until: int | None = None,
     objective: Objective | None = None,
+    streams: Sequence[Stream] = (),
 ) -> "Training":
     """Train `model` in place for `fit.epochs`, or until epoch `until` of them; return what a state is chosen from.
 
-    epoch_batches: epoch counted from 1, batches of it to leave out -> this process's share of the others.
-    checkpoint: a folder; training resumes at the step that is there. evaluate: measures the model on valid after
-    each epoch. log: called with each record, speeds included, and its epoch. objective: without it a dual
-    encoder's contrastive loss, and `fit` is a Fit. In several processes all end with the same weights. UserError:
-    an epoch has no batch, or the loss is not finite; SystemExit: after a SIGTERM, once the state is saved.
+    streams: what `epoch_batches` reads and whose places are kept. epoch_batches: epoch counted from 1, batches
+    of it to leave out -> this process's share of the others. checkpoint: a folder; training resumes at the step
+    that is there. evaluate: measures the model on valid after each epoch. log: called with each record, speeds
+    included, and its epoch. objective: without it a dual encoder's contrastive loss, and `fit` is a Fit. In
+    several processes all end with the same weights. UserError: an epoch has no batch, or the loss is not
+    finite; SystemExit: after a SIGTERM, once the state is saved.
     """
     learned: Objective = objective or Contrastive(cast("Fit", fit))
     if steps_per_epoch == 0:
@@ -62,7 +61,9 @@ def train(
     torch.manual_seed(seed + distributed.get_rank())
     trained = copy_to_shard(model, fit)
     learned.prepare(trained, steps_per_epoch)
-    training = Training(Weights(trained, model, fit), learned, fit, steps_per_epoch, Checkpoint(checkpoint))
+    training = Training(
+        Weights(trained, model, fit), learned, fit, steps_per_epoch, Checkpoint(checkpoint, streams)
+    )
     training.resume()
     with watch_sigterm() as stopped:
         while training.epochs < (until or fit.epochs):

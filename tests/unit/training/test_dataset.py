@@ -1,5 +1,6 @@
 """Views of pairs, stored and fresh: which an epoch shows, in which order, with which pixels."""
 
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -11,8 +12,9 @@ from tuwen.data.augment.stored_views import augment
 from tuwen.data.augment.views import Viewer, list_rows
 from tuwen.data.formats import pairs, text
 from tuwen.data.formats.images import decode_image
-from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, compute_window
+from tuwen.training.dataset import OnlineViews, StoredViews, compute_window
 from tuwen.training.loader import load_batches
+from tuwen.training.streams.mixed import MixedViews
 
 POLICY = settings().baseline.policy
 
@@ -175,6 +177,15 @@ def test_a_mixture_takes_from_each_part_what_it_has(data) -> None:
     assert ["/" in name for name in seen] != ["/" in name for name in list_names(mixed, 2)]
     first = sum("/" in name for name in seen[:16])
     assert 4 < first < 13  # not one part after the other
+
+
+def test_pictures_are_kept_by_the_process_that_plans_and_not_by_workers(data) -> None:
+    views = StoredViews(data / "augmented", ["train"])
+    (decode,), source = views.decoders, next(views.plan(0, 1)).source
+    sent = pickle.loads(pickle.dumps(decode))
+    assert decode(source) is decode(source)
+    assert sent(source) is not sent(source)
+    assert np.array_equal(sent(source), decode(source))
 
 
 def test_paraphrases_stand_in_for_half_of_the_captions(data) -> None:

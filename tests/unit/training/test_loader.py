@@ -15,9 +15,10 @@ from tuwen.data.augment.views import Viewer
 from tuwen.data.formats import pairs, text
 from tuwen.data.formats.images import decode_pixels, make_pixel_tensor
 from tuwen.training import loader
-from tuwen.training.dataset import MixedViews, OnlineViews, StoredViews, ViewSpec
+from tuwen.training.dataset import OnlineViews, StoredViews, ViewSpec
 from tuwen.training.loader import count_loading_workers, load_batches, normalise_pixels
 from tuwen.training.streaming import Banned, StreamedViews
+from tuwen.training.streams.mixed import MixedViews
 
 PARAMS = settings(augment={"views": 2})
 
@@ -76,12 +77,13 @@ def test_the_bytes_are_the_same_whatever_the_workers(mixed, data, monkeypatch, w
 
 def test_captions_that_a_model_reads_alike_are_siblings(data, tmp_path) -> None:
     class Twins:
+        dealt = False
         decoders = (lambda source: np.zeros((16, 16, 3), np.uint8),)
 
         def __len__(self) -> int:
             return 2
 
-        def plan(self, seed: int, epoch: int):
+        def plan(self, seed: int, epoch: int, share=None, skip: int = 0):
             return (ViewSpec(str(n), str(n), words, 0, n) for n, words in enumerate(("龍貓公仔", "龙猫公仔")))
 
     vocabulary = text.build_vocabulary(["龙猫公仔"])
@@ -110,13 +112,27 @@ def test_an_epoch_that_is_entered_midway_goes_on_as_the_whole_one_and_decodes_no
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_the_shares_of_all_processes_are_the_batch_of_one(mixed, data, ranks) -> None:
-    shares = [load_epoch(mixed, data, rank=rank, ranks=ranks) for rank in range(ranks)]
-    for whole, *parts in zip(load_epoch(mixed, data), *shares, strict=True):
+    stored = MixedViews(mixed._parts[:2])
+    shares = [load_epoch(stored, data, rank=rank, ranks=ranks) for rank in range(ranks)]
+    for whole, *parts in zip(load_epoch(stored, data), *shares, strict=True):
         for name in ("pixels", "positive_id", "caption_id"):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
         assert sum((part.pair_ids for part in parts), ()) == whole.pair_ids
         rows = [row[mask > 0].tolist() for part in parts for row, mask in zip(part.ids, part.mask, strict=True)]
         assert rows == [row[mask > 0].tolist() for row, mask in zip(whole.ids, whole.mask, strict=True)]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_where_shards_are_streamed_each_process_plans_and_resumes_its_own_rows(mixed, data, ranks) -> None:
+    seen: list[str] = []
+    for rank in range(ranks):
+        batches = load_epoch(mixed, data, rank=rank, ranks=ranks)
+        assert [len(batch.pixels) for batch in batches] == [18 // ranks] * 5
+        seen += [name for batch in batches for name in batch.pair_ids]
+        assert dump(load_epoch(mixed, data, rank=rank, ranks=ranks, first_step=3)) == dump(batches[3:])
+    assert len(set(seen)) > 55  # of 71 pairs in 90 rows: a stored one has two views
+    shown = Counter(seen)
+    assert max(shown.values()) <= 3
 
 
 def test_a_process_decodes_its_own_share_alone(data) -> None:

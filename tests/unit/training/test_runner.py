@@ -13,7 +13,7 @@ from tuwen.data.formats.images import decode_pixels, resize_to_square
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
 from tuwen.training import distributed, runner
-from tuwen.training.dataset import Decoder, ViewSpec
+from tuwen.training.dataset import WHOLE, Decoder, ProcessShare, ViewSpec
 from tuwen.training.selection import Choice, Measured
 
 VOCABULARY = build_vocabulary(map(caption, range(16)))
@@ -22,13 +22,15 @@ VOCABULARY = build_vocabulary(map(caption, range(16)))
 class DrawnViews:
     """Sixteen drawn images with their captions, in the same order in every epoch."""
 
+    dealt = False
+
     def __init__(self) -> None:
         self.decoders: list[Decoder] = [lambda number: resize_to_square(decode_pixels(drawn(number)), SIZE_PX)]
 
     def __len__(self) -> int:
         return 16
 
-    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
+    def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
         return (ViewSpec(str(n), str(n), caption(n), 0, n) for n in range(16))
 
 

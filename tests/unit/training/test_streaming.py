@@ -4,7 +4,6 @@ import hashlib
 import http.server
 import io
 import json
-import random
 import threading
 from collections import Counter
 from functools import partial
@@ -27,6 +26,7 @@ from tuwen.data.formats.near_images.looks import measure_look
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.data.quality.duplicates.near_duplicates import find_near_images
 from tuwen.training import streaming
+from tuwen.training.dataset import ProcessShare
 from tuwen.training.streaming import Banned, StreamedViews, list_basic_characters, read_banned
 
 NONE = Banned()
@@ -228,27 +228,34 @@ def test_a_shard_is_read_from_a_web_server(three, tmp_path) -> None:
         server.shutdown()
 
 
-def test_the_buffer_never_holds_more_than_its_bytes_and_one_image(tmp_path, monkeypatch) -> None:
-    sizes = [len(drawn(n)) for n in range(60)]
-    monkeypatch.setattr(streaming, "SHUFFLE_BUFFER_BYTES", 4 * max(sizes))
-    row = write_shard(tmp_path / "0.tar", members(range(60)), 60)
-    taken: list[int] = []
-    held: list[int] = []
+def test_pairs_are_shuffled_within_a_block_and_a_resumed_epoch_reads_no_earlier_one(three, monkeypatch) -> None:
+    monkeypatch.setattr(streaming, "SHUFFLE_BYTES", max(row["size"] for row in three))  # a shard each
+    views = make_views(*three)
+    stream = views.plan(0, 1)
+    rows = [next(stream) for _ in range(13)]
+    state, skipped = views.get_state(), dict(views.skipped)
+    order = [spec.pair_id for spec in chain(rows, stream)]
+    assert len(set(order)) == 24
+    assert [len({pair_id.split("/")[0] for pair_id in order[n : n + 8]}) for n in (0, 8, 16)] == [1, 1, 1]
+    assert order[:8] != sorted(order[:8])
+    opened = []
+    monkeypatch.setattr(streaming, "read_shard", lambda row: opened.append(row["sha256"]) or read_shard(row))
+    resumed = make_views(*three)
+    resumed.set_state(state)
+    assert [spec.pair_id for spec in resumed.plan(0, 1, skip=13)] == order[13:]
+    assert opened == [order[8].split("/")[0], order[16].split("/")[0]]
+    assert resumed.skipped == skipped
+    assert [spec.pair_id for spec in make_views(*three).plan(0, 1, skip=13)] == order[13:]  # without the state too
 
-    def stream():
-        for n, sample in enumerate(read_shard(row)):
-            taken.append(n)
-            yield streaming.StreamedPair(str(n), sample.image, caption(n), False, digest(n), 0)
 
-    order = []
-    for pair in streaming.shuffle_in_buffer(stream(), random.Random(0)):
-        order.append(int(pair.pair_id))
-        held.append(sum(sizes[n] for n in taken) - sum(sizes[n] for n in order))
-    assert sorted(order) == list(range(60))
-    assert order != sorted(order)
-    assert max(held) <= 5 * max(sizes)
-    assert order[:20] != sorted(order[:20])
-    assert list_shown(make_views(row), 1)[:10] != [digest(n) for n in range(10)]
+@pytest.mark.parametrize("ranks", [2, 5])
+def test_processes_read_parts_of_their_own_and_show_all_pairs(ranks, three) -> None:
+    shares = [ProcessShare(rank, ranks) for rank in range(ranks)]
+    parts = [[spec.pair_id for spec in make_views(*three).plan(0, 2, share=share)] for share in shares]
+    assert {len(part) for part in parts} == {-(-24 // ranks)}  # none waits for another, a pair may stand twice
+    assert len({pair_id for part in parts for pair_id in part}) == 24
+    again = [spec.pair_id for spec in make_views(*three).plan(0, 2, share=ProcessShare(1, ranks))]
+    assert again == parts[1]
 
 
 def test_each_lap_shows_another_caption_of_an_image_and_none_is_mirrored_against_its_words(tmp_path) -> None:

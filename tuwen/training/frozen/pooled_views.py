@@ -62,13 +62,15 @@ class PooledViews:
         planned = split_into_batches(
             self._views,
             self._tokenizer.simplify,
-            batch_size=fit.batch_size,
+            size=fit.batch_size,
+            steps=len(self._views) // fit.batch_size,
             seed=seed,
             epoch=epoch,
+            first_step=first_step,
             apart=fit.siblings == "apart",
             report=rank == 0,
         )
-        own = (batch[rank * share : (rank + 1) * share] for batch in islice(planned, first_step, None))
+        own = (batch[rank * share : (rank + 1) * share] for batch in planned)
         while batches := list(islice(own, max(1, POOLED_AHEAD // share))):
             images = self._pool_images(chain.from_iterable(batches))
             texts = self._pool_texts(spec.caption for batch in batches for spec in batch)
