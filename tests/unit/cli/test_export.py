@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -85,10 +86,9 @@ def test_the_command_of_the_readme_exports_a_model_of_the_samples_kind(
     readme = text_of(Path("README.md"))
     (line,) = re.findall(r"^\| `tuwen (export model \S+ models/finetuned OUT)` \|", readme, re.M)
     shape = load_params(ROOT / "params.yaml")
-    assert shape.model
-    config = {"dim": shape.model.dim, "vocabulary": 40}
-    config |= {"image": shape.model.image.model_dump() | shape.image.model_dump()}
-    config |= {"text": shape.model.text.model_dump() | shape.text.model_dump()}
+    image = {"kind": "efficientnet_lite0", "mean": [0.5] * 3, "std": [0.5] * 3} | shape.image.model_dump()
+    text = {"width": 64, "layers": 1, "dropout": 0.0, "pool": "mean"} | shape.text.model_dump()
+    config: dict[str, Any] = {"dim": 16, "vocabulary": 40, "image": image, "text": text}
     torch.manual_seed(0)
     encoder = dual_encoder.DualEncoder(config).eval()
     dual_encoder.save_model(encoder, tmp_path / "models/finetuned", [f"[{n}]" for n in range(40)])
@@ -100,8 +100,8 @@ def test_the_command_of_the_readme_exports_a_model_of_the_samples_kind(
     pixels = torch.randn(3, 3, shape.image.size_px, shape.image.size_px)
     ids = torch.randint(0, 40, (5, 7))
     mask = (torch.arange(7) < torch.tensor([[7], [3], [1], [5], [2]])).long()
-    image, text = (torch.export.load(f"OUT/{name}.pt2").module() for name in ("image", "text"))
+    images, texts = (torch.export.load(f"OUT/{name}.pt2").module() for name in ("image", "text"))
     with torch.no_grad():
-        torch.testing.assert_close(image(pixels), encoder.encode_image(pixels))
-        torch.testing.assert_close(image(pixels[:1]), encoder.encode_image(pixels[:1]))
-        torch.testing.assert_close(text(ids, mask), encoder.encode_text(ids, mask))
+        torch.testing.assert_close(images(pixels), encoder.encode_image(pixels))
+        torch.testing.assert_close(images(pixels[:1]), encoder.encode_image(pixels[:1]))
+        torch.testing.assert_close(texts(ids, mask), encoder.encode_text(ids, mask))
