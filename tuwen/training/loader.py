@@ -71,17 +71,10 @@ def load_batches(
     rows, steps = batch_size // ranks, len(views) // batch_size
     dealt = views.dealt and ranks > 1 and not apart  # siblings are looked for in whole batches
     size, first_row = (rows, 0) if dealt else (batch_size, rank * rows)
+    share = ProcessShare(rank, ranks) if dealt else WHOLE
+    wanted: dict[str, Any] = {"size": size, "steps": steps, "first_step": first_step, "share": share}
     planned = split_into_batches(
-        views,
-        tokenizer.simplify,
-        size=size,
-        steps=steps,
-        seed=seed,
-        epoch=epoch,
-        first_step=first_step,
-        apart=apart,
-        report=rank == 0,
-        share=ProcessShare(rank, ranks) if dealt else WHOLE,
+        views, tokenizer.simplify, seed=seed, epoch=epoch, apart=apart, report=rank == 0, **wanted
     )
     decoder = _TaskDecoder(views.decoders, tokenizer, max_tokens)
     waiting: deque[list[ViewSpec]] = deque()
