@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import httpx
 import numpy as np
 import psutil
@@ -58,9 +59,15 @@ def find_port() -> int:
 @contextlib.contextmanager
 def serving(command: list[str], health: str, port: int, **environment: str) -> Iterator[psutil.Process]:
     """Run a server until the block ends; yield its process once it answers."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # mlflow calls uvicorn by name
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=os.environ | {"PATH": path} | environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             deadline = time.monotonic() + READY_SECONDS
@@ -98,30 +105,36 @@ def read_captions() -> list[str]:
     return [caption for caption in table["caption"].to_pylist() if caption]
 
 
+async def post(client: aiohttp.ClientSession, address: str, body: dict | None = None) -> int:
+    """Return the status of an answer that was read whole."""
+    async with client.post(address, json=body) as answer:
+        await answer.read()
+        return answer.status
+
+
 async def ask_in_loops(address: str, bodies: list[dict], clients: int, seconds: float) -> list[float]:
     """Return the seconds of every answer that `clients` got, one after another each."""
     spent: list[float] = []
     end = time.monotonic() + seconds
 
-    async def ask(client: httpx.AsyncClient, number: int) -> None:
+    async def ask(client: aiohttp.ClientSession, number: int) -> None:
         turn = number
         while time.monotonic() < end:
             start = time.monotonic()
-            answer = await client.post(address, json=bodies[turn % len(bodies)])
-            answer.raise_for_status()
+            await post(client, address, bodies[turn % len(bodies)])
             spent.append(time.monotonic() - start)
             turn += clients
 
-    async with httpx.AsyncClient(timeout=60, headers=BEARER) as client:
+    async with aiohttp.ClientSession(headers=BEARER, raise_for_status=True) as client:
         await ask_once(client, address, bodies)
         await asyncio.gather(*(ask(client, number) for number in range(clients)))
     return spent
 
 
-async def ask_once(client: httpx.AsyncClient, address: str, bodies: list[dict]) -> None:
+async def ask_once(client: aiohttp.ClientSession, address: str, bodies: list[dict]) -> None:
     """Let the server import and allocate what it does at its first answers."""
     for body in bodies[:8]:
-        (await client.post(address, json=body)).raise_for_status()
+        await post(client, address, body)
 
 
 def run_loops(name: str, address: str, bodies: list[dict], sizes: Sizes) -> dict[int, float]:
@@ -257,12 +270,12 @@ def bench_growth(sizes: Sizes) -> None:
     async def ask(count: int) -> None:
         left = iter(range(count))
 
-        async def work(client: httpx.AsyncClient) -> None:
+        async def work(client: aiohttp.ClientSession) -> None:
             for turn in left:
                 body = {"text": captions[turn % len(captions)], "k": K}
-                (await client.post(f"http://127.0.0.1:{port}/search", json=body)).raise_for_status()
+                await post(client, f"http://127.0.0.1:{port}/search", body)
 
-        async with httpx.AsyncClient(timeout=60, headers=BEARER) as client:
+        async with aiohttp.ClientSession(headers=BEARER, raise_for_status=True) as client:
             await asyncio.gather(*(work(client) for _ in range(32)))
 
     with serve_ours(port) as process:
@@ -282,18 +295,16 @@ def bench_swap(sizes: Sizes) -> None:
         nonlocal failed, swaps
         left = iter(range(sizes.swap))
 
-        async def work(client: httpx.AsyncClient) -> None:
+        async def work(client: aiohttp.ClientSession) -> None:
             nonlocal failed
             for turn in left:
                 body = {"text": captions[turn % len(captions)], "k": K}
-                answer = await client.post(f"http://127.0.0.1:{port}/search", json=body)
-                failed += not answer.is_success
+                failed += await post(client, f"http://127.0.0.1:{port}/search", body) != 200
 
-        async with httpx.AsyncClient(timeout=60, headers=BEARER) as client:
+        async with aiohttp.ClientSession(headers=BEARER) as client:
             working = asyncio.gather(*(work(client) for _ in range(8)))
             while not working.done():
-                answer = await client.post(f"http://127.0.0.1:{port}/reload")
-                answer.raise_for_status()
+                assert await post(client, f"http://127.0.0.1:{port}/reload") == 200
                 swaps += 1
             await working
 

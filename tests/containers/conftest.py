@@ -21,7 +21,7 @@ from tests.support.checkout import ROOT
 from tests.support.image import list_removing_commands
 from tests.support.ports import free_ports
 from tuwen.core.environment import locate_cache
-from tuwen.data.sources.wheels import open_wheels
+from tuwen.core.wheels import open_wheels, read_pins
 
 COMPOSE = ROOT / "docker/compose.yaml"
 ENGINE = Path(__file__).with_name("engine.sh")
@@ -189,7 +189,7 @@ def make_stack(folder: Path, engine: dict[str, str]) -> Stack:
 
 def copy_wheels(checkout: Path) -> None:
     """Copy the sample's wheels to where the worker keeps them: it may have no network."""
-    open_wheels(ROOT / "tuwen/sources/sample.txt")  # fetches them where this machine lacks them
+    open_wheels(read_pins(ROOT / "tuwen/sources/sample.txt"))  # fetches them where this machine lacks them
     shutil.copytree(locate_cache("wheels"), checkout / ".cache/wheels")
 
 

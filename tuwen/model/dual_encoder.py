@@ -61,6 +61,17 @@ class DualEncoder(nn.Module):
         """Map pixels [B, 3, S, S], normalised by CLIP's mean and deviation, to unit vectors [B, D], float32."""
         return nn.functional.normalize(self.image_tower(self._take_over(pixels_B3SS)).float(), dim=-1)
 
+    def pool_image(self, pixels_B3SS: Tensor) -> Tensor:
+        """Map pixels to what the image tower's projection reads, [B, F]; see `require_projections`."""
+        tower: Any = self.image_tower
+        pooled_BF: Tensor = tower.pool(self._take_over(pixels_B3SS))
+        return pooled_BF
+
+    def project_image(self, pooled_BF: Tensor) -> Tensor:
+        """Map what `pool_image` returned to unit vectors [B, D], float32: both together are `encode_image`."""
+        tower: Any = self.image_tower
+        return nn.functional.normalize(tower.projection(pooled_BF).float(), dim=-1)
+
     def encode_image_tokens(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Map pixels to the vectors of `encode_image`, bit for bit, and the tokens of image_tokens.py [B, P, W].
 
@@ -97,12 +108,22 @@ class DualEncoder(nn.Module):
         """
         tokens = {"input_ids": ids_BL} if token_BLW is None else {"inputs_embeds": token_BLW}
         hidden_BLW = self.text_tower(**tokens, attention_mask=mask_BL).last_hidden_state
+        return self.project_text(self._pool_states(hidden_BLW, mask_BL)), hidden_BLW
+
+    def pool_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Map token ids and mask [B, L] to what the projection of the text tower reads, [B, W]."""
+        hidden_BLW = self.text_tower(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+        return self._pool_states(hidden_BLW, mask_BL)
+
+    def project_text(self, pooled_BW: Tensor) -> Tensor:
+        """Map what `pool_text` returned to unit vectors [B, D], float32: both together are `encode_text`."""
+        return nn.functional.normalize(self.text_projection(pooled_BW).float(), dim=-1)
+
+    def _pool_states(self, hidden_BLW: Tensor, mask_BL: Tensor) -> Tensor:
         if self._pool_first:
-            pooled_BW = hidden_BLW[:, 0]
-        else:
-            weight_BL1 = mask_BL[..., None].to(hidden_BLW.dtype)
-            pooled_BW = (hidden_BLW * weight_BL1).sum(1) / weight_BL1.sum(1)
-        return nn.functional.normalize(self.text_projection(pooled_BW).float(), dim=-1), hidden_BLW
+            return hidden_BLW[:, 0]
+        weight_BL1 = mask_BL[..., None].to(hidden_BLW.dtype)
+        return (hidden_BLW * weight_BL1).sum(1) / weight_BL1.sum(1)
 
     @property
     def picture_rule(self) -> PictureRule:
@@ -138,6 +159,15 @@ def _make_own_pixels(image: dict[str, Any]) -> dict[str, Tensor]:
     return {"pixel_factor": (std / own_std).float(), "pixel_shift": ((mean - own_mean) / own_std).float()}
 
 
+def require_projections(model: DualEncoder, setting: str) -> None:
+    """Raise UserError, naming `setting`, for a model whose towers and projections cannot be told apart."""
+    if not (hasattr(model.image_tower, "pool") and isinstance(model.text_projection, nn.Linear)):
+        raise UserError(
+            f"params.yaml: {setting}: this model's picture tower has its projection inside, so that it cannot be "
+            "trained alone; take another tower, or freeze none, text or image"
+        )
+
+
 def list_tensors(config: dict[str, Any]) -> list[str]:
     """Return the names of the tensors of a DualEncoder of `config`, without memory for them and without a draw."""
     with torch.device("meta"):
@@ -155,7 +185,17 @@ def save_model(model: DualEncoder, folder: Path, vocabulary: Vocabulary) -> None
         library_tokenizer.write_tokenizer_files(vocabulary, folder / library_tokenizer.TOKENIZER_FOLDER)
     else:
         (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    save_file({k: _pack(v) for k, v in model.state_dict().items()}, folder / "model.safetensors")
+
+
+def _pack(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is stored: a matrix in half precision where that loses not a bit of it.
+
+    So frozen towers take half the disk that they would take in float32, whatever they were published in.
+    """
+    half = tensor.half()
+    loses = tensor.ndim < 2 or tensor.dtype != torch.float32 or not torch.equal(half.float(), tensor)
+    return (tensor if loses else half).contiguous()
 
 
 def _make_preprocessor(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Build the towers from their configs: for images ViTs, ResNets and open_clip's, for texts a BERT; or a library's.
 
-The image tower of kind `vit` and the text tower work on a machine without open_clip.
+The image towers of kinds `vit` and `efficientnet_lite0` and the text tower work on a machine without open_clip.
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
+from tuwen.model.image_towers.efficientnet import EfficientNetLite0
 from tuwen.model.library_towers import LibraryImageTower, LibraryTextTower
 from tuwen.model.open_clip_towers import OpenClipImageTower, OpenClipTextTower, require_open_clip
 from tuwen.model.vit import VisionTransformer
@@ -17,16 +18,16 @@ from tuwen.model.vit import VisionTransformer
 def make_image_tower(config: dict[str, Any], dim: int) -> nn.Module:
     """Return the layers that map pixels [B, 3, S, S] to [B, dim], by `config["kind"]`.
 
-    `vit`: vit.py. `resnet`: CLIP's ResNet {size_px, width, layers, heads}. `open_clip`: any tower of
-    open_clip {size_px, embed_dim, vision_cfg, quick_gelu} under a projection of our own. `transformers`:
-    library_towers.py. `open_clip_hub`: open_clip_towers.py. Without a kind:
-    open_clip's transformer {size_px, patch_px, width, layers, patch_dropout} whose patches are averaged. Raises
-    UserError for another kind, or where open_clip is needed and not installed.
+    `vit`: vit.py. `efficientnet_lite0`: image_towers. `resnet`: CLIP's ResNet {size_px, width, layers, heads}.
+    `open_clip`: any tower of open_clip {size_px, embed_dim, vision_cfg, quick_gelu} under a projection of our own.
+    `transformers`: library_towers.py. `open_clip_hub`: open_clip_towers.py. Without a kind: open_clip's
+    transformer {size_px, patch_px, width, layers, patch_dropout} whose patches are averaged. Raises UserError for
+    another kind, or where open_clip is needed and not installed.
     """
     kind = config.get("kind", "mean_vit")
     builders = {"vit": VisionTransformer, "resnet": _make_resnet, "open_clip": OpenClipTower}
-    builders |= {"mean_vit": _make_mean_vit, "transformers": LibraryImageTower}
-    builders["open_clip_hub"] = OpenClipImageTower
+    builders |= {"efficientnet_lite0": EfficientNetLite0, "mean_vit": _make_mean_vit}
+    builders |= {"transformers": LibraryImageTower, "open_clip_hub": OpenClipImageTower}
     if kind not in builders:
         raise UserError(f"config.json: image.kind: expected one of {', '.join(builders)}, got {kind!r}")
     tower: nn.Module = builders[kind](config, dim)
@@ -62,7 +63,7 @@ def make_text_tower(config: dict[str, Any], vocabulary: int) -> nn.Module:
 
 def set_image_checkpointing(tower: nn.Module, enabled: bool) -> None:
     """Turn activation checkpointing of the image tower on or off."""
-    if isinstance(tower, VisionTransformer):
+    if isinstance(tower, VisionTransformer | EfficientNetLite0):
         tower.checkpointing = enabled
     elif isinstance(tower, LibraryImageTower | OpenClipImageTower):
         tower.set_checkpointing(enabled)
@@ -98,8 +99,13 @@ class OpenClipTower(nn.Module):
 
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
         """Pixels [B, 3, S, S] -> [B, dim]."""
-        out: Tensor = self.projection(self.tower(pixels_B3SS))
+        out: Tensor = self.projection(self.pool(pixels_B3SS))
         return out
+
+    def pool(self, pixels_B3SS: Tensor) -> Tensor:
+        """Map pixels to what the projection reads."""
+        pooled: Tensor = self.tower(pixels_B3SS)
+        return pooled
 
 
 def _make_resnet(config: dict[str, Any], dim: int) -> nn.Module:

@@ -39,7 +39,13 @@ class VisionTransformer(nn.Module):
 
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
         """Map pixels [B, 3, S, S], normalised as the model was trained with them, to [B, D], not normalised."""
-        return self._project(self._run_blocks(pixels_B3SS))
+        out: Tensor = self.projection(self.pool(pixels_B3SS))
+        return out
+
+    def pool(self, pixels_B3SS: Tensor) -> Tensor:
+        """Map pixels to what the projection reads, [B, W]."""
+        normed: Tensor = self.norm_post(self._run_blocks(pixels_B3SS)[:, 0])
+        return normed
 
     def forward_with_tokens(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Map pixels to what `forward` returns, [B, D], and to the normed states of the last layer, [B, L, W].

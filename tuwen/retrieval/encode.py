@@ -83,6 +83,25 @@ def embed_captions(model: DualEncoder, tokenizer: Any, captions: list[str], batc
     return _join(model, stream_caption_vectors(model, tokenizer, captions, batch_size))
 
 
+def pool_images(model: DualEncoder, images: Iterable[Pixels], batch_size: int) -> Vectors:
+    """Return what the projection of the image tower reads, [I, F] float32, of uint8 squares."""
+    return np.concatenate(list(stream_blocks(model, images, partial(_pool_images, model), batch_size)))
+
+
+def pool_captions(model: DualEncoder, tokenizer: Any, captions: list[str], batch_size: int) -> Vectors:
+    """Return what the projection of the text tower reads, [T, W] float32, of captions."""
+    encode = partial(_pool_text, model)
+    return np.concatenate(list(stream_caption_blocks(model, tokenizer, captions, encode, batch_size)))
+
+
+@torch.inference_mode()
+def project_pooled(model: DualEncoder, images_IF: Vectors, texts_TW: Vectors) -> tuple[Vectors, Vectors]:
+    """Return the unit vectors [I, D] and [T, D] of what `pool_images` and `pool_captions` returned."""
+    device = choose_device()
+    images_ID = model.project_image(torch.from_numpy(images_IF).to(device)).cpu().numpy()
+    return images_ID, model.project_text(torch.from_numpy(texts_TW).to(device)).cpu().numpy()
+
+
 def stream_vectors(
     model: DualEncoder, rows: Sequence[Element], decode: Callable[[Element], Pixels], batch_size: int
 ) -> Iterator[Vectors]:
@@ -134,6 +153,18 @@ def _encode_images(model: DualEncoder, images: Sequence[Pixels]) -> Vectors:
     pixels = make_pixel_tensor(list(images)).to(choose_device())
     with set_inference_precision():
         vectors: Vectors = model.encode_image(pixels).cpu().numpy()
+    return vectors
+
+
+@torch.inference_mode()
+def _pool_images(model: DualEncoder, images: Sequence[Pixels]) -> Vectors:
+    vectors: Vectors = model.pool_image(make_pixel_tensor(list(images)).to(choose_device())).cpu().numpy()
+    return vectors
+
+
+@torch.inference_mode()
+def _pool_text(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> Vectors:
+    vectors: Vectors = model.pool_text(ids.to(choose_device()), mask.to(choose_device())).cpu().numpy()
     return vectors
 
 

@@ -29,8 +29,8 @@ def describe_hits(
     if reordered is not None:
         places[: len(match)] = reordered.order.tolist()
     answers = []
-    for place in places[page]:
-        item = index.read_row(of, int(hits.rows[place]))
+    shown = places[page]
+    for place, item in zip(shown, index.read_rows(of, hits.rows[shown]), strict=True):
         answer = {
             "id": item["id"],
             "score": round(float(hits.cosines[place]), SCORE_DIGITS),

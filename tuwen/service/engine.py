@@ -49,6 +49,7 @@ class QueryAnswer(NamedTuple):
     """What a query found, and the seconds that its batch took to encode and to search."""
 
     hits: Hits
+    total: int  # items that the filter keeps
     vector: Vectors  # [D]
     encode_seconds: float
     search_seconds: float
@@ -94,15 +95,16 @@ class Engine:
         for row, query in enumerate(queries):
             if query.k:
                 groups[query.of, query.keep].append(row)
-        found = dict.fromkeys(range(len(queries)), NO_HITS)
+        found, totals = dict.fromkeys(range(len(queries)), NO_HITS), dict.fromkeys(range(len(queries)), 0)
         for (side, keep), rows in groups.items():
             hits = self.store.search(side, vectors[rows], max(queries[row].k for row in rows), keep)
             found |= dict(zip(rows, hits, strict=True))
+            totals |= dict.fromkeys(rows, self.store.count(side, keep))
         searched = perf_counter()
         answers = []
         for row, query in enumerate(queries):
             cut = Hits(found[row].rows[: query.k], found[row].cosines[: query.k])
-            answers.append(QueryAnswer(cut, vectors[row], encoded - start, searched - encoded))
+            answers.append(QueryAnswer(cut, totals[row], vectors[row], encoded - start, searched - encoded))
         return answers
 
     def encode(self, asked: Sequence[str | Pixels | Vectors]) -> Vectors:
@@ -127,7 +129,7 @@ class Engine:
         """Return the new order of hits for a text (t2i), or for a square or an item of the index (i2t)."""
         assert self.reader is not None
         side = "images" if direction == "t2i" else "texts"
-        items = [self.index.read_row(side, int(row)) for row in hits.rows]
+        items = self.index.read_rows(side, hits.rows)
         decode = partial(_decode, self.data, self.picture_rule)
         if direction == "t2i":
             sides = PairSides([_name_place(one) for one in items], decode, [query])

@@ -21,6 +21,7 @@ from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings, is_loopback
 
 OPEN_PATHS = ("/", "/health", "/ready", "/session")  # without a token; and /static/…, which is the page
+WATCHED_PATHS = ("/health", "/ready", "/metrics")  # asked every few seconds by programs
 COOKIE = "tuwen_search"
 CLIENTS_KEPT = 10_000
 BURST_SECONDS = 2.0  # of the rate, that a client may use at once
@@ -69,11 +70,12 @@ class Gatekeeper:
             words = "the service could not answer; its log says why"
             await _send_error(RequestError(500, "internal", words), send_guarded)
         finally:
-            seconds, route = perf_counter() - start, _name_route(scope)
+            seconds, route, path = perf_counter() - start, _name_route(scope), scope["path"]
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.latency.labels(route).observe(seconds)
             client = scope["client"][0] if scope.get("client") else "-"
-            _log.info("%s %s %s %d %.1f ms", client, scope["method"], route, status, 1000 * seconds)
+            level = logging.DEBUG if path in WATCHED_PATHS else logging.INFO
+            _log.log(level, "%s %s %s %d %.1f ms", client, scope["method"], route, status, 1000 * seconds)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection, settings = HTTPConnection(scope), self._settings

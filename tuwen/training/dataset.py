@@ -5,7 +5,7 @@ and a `Decoder` makes the pixels of each, in whatever process (loader.py).
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -35,6 +35,7 @@ class ViewSpec(NamedTuple):
     decoder: int  # which of `Views.decoders` makes its pixels
     source: Any  # what that decoder makes them from; it pickles
     skipped: Counter[str] | None = None  # where the view is counted if another image must stand in for its own
+    key: Hashable = None  # equal for equal pixels of one decoder; None: seen once
 
 
 class Decoder(Protocol):
@@ -93,14 +94,16 @@ class StoredViews:
         order = _shuffle_rows(len(self), seed, epoch)[share.rank :: share.ranks][skip:]
         for start in range(0, len(order), ROWS_AT_ONCE):
             for row in self._rows.take(pa.array(order[start : start + ROWS_AT_ONCE])).to_pylist():
-                yield ViewSpec(row["pair_id"], row["positive_id"], row["caption"], 0, Place.of(row))
+                place = Place.of(row)
+                yield ViewSpec(row["pair_id"], row["positive_id"], row["caption"], 0, place, key=place)
 
 
 class OnlineViews:
     """Fresh views of the true pairs of some sets in each epoch; nothing is stored.
 
     paraphrases: caption -> its paraphrase. weights: source of an image -> how often an epoch shows its pairs (1
-    for a source that is not named), see `compute_window`.
+    for a source that is not named), see `compute_window`. different: views of each pair, shown in turn; by default
+    each is a new one.
     """
 
     dealt = False
@@ -112,9 +115,10 @@ class OnlineViews:
         *,
         paraphrases: Mapping[str, str] | None = None,
         weights: Mapping[str, float] | None = None,
+        different: int | None = None,
     ) -> None:
         self.decoders: list[Decoder] = [_OnlineDecoder(pair_sets[0].parent.parent, viewer)]
-        self._viewer = viewer
+        self._viewer, self._different = viewer, different
         sets = [pairs.read_pair_set(folder) for folder in pair_sets]
         self._rows = pa.concat_tables([list_rows(pair_set, paraphrases or {}) for pair_set in sets])
         source = pa.chunked_array([chunk for pair_set in sets for chunk in _list_sources(pair_set)], pa.string())
@@ -135,7 +139,8 @@ class OnlineViews:
             block_rows = self._rows.take(pa.array(rows[block])).to_pylist()
             for row, view in zip(block_rows, views[block].tolist(), strict=True):
                 caption, flipped = self._viewer.plan(row, view)
-                yield ViewSpec(row["pair_id"], find_positive(row, flipped), caption, 0, (row, view))
+                key = row["pair_id"], view
+                yield ViewSpec(row["pair_id"], find_positive(row, flipped), caption, 0, (row, view), key=key)
 
     def _select_views(self, seed: int, epoch: int) -> tuple[pairs.RowNumbers, pairs.RowNumbers]:
         """Return row and view number, counted from 1, of all that the epoch shows, in the order of the rows."""
@@ -145,7 +150,7 @@ class OnlineViews:
             lap, place = np.divmod(np.arange(window.start, window.stop), len(part))
             walk = torch.randperm(len(part), generator=make_generator(seed, 0)).numpy()
             rows.append(part[walk[place]])
-            views.append(lap + 1)
+            views.append(1 + (lap % self._different if self._different else lap))
         row, view = np.concatenate(rows), np.concatenate(views)
         order = np.lexsort((view, row))
         return row[order], view[order]

@@ -11,7 +11,6 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from tuwen.core.executor import count_workers
 from tuwen.data.formats import text
 from tuwen.data.formats.images import MEAN, STD, Pixels, make_pixel_tensor
 from tuwen.training.dataset import WHOLE, Decoder, ProcessShare, Views, ViewSpec
-from tuwen.training.no_duplicates import keep_siblings_apart
+from tuwen.training.no_duplicates import split_into_batches
 
 TASK_ROWS = 64  # large enough that handing it over costs little, small enough that 16 workers share a batch
 AHEAD_BATCHES = 2  # decoded while the GPU steps, at the most; a worker always has two tasks
@@ -72,13 +71,18 @@ def load_batches(
     rows, steps = batch_size // ranks, len(views) // batch_size
     dealt = views.dealt and ranks > 1 and not apart  # siblings are looked for in whole batches
     size, first_row = (rows, 0) if dealt else (batch_size, rank * rows)
-    plan = partial(views.plan, seed, epoch, share=ProcessShare(rank, ranks) if dealt else WHOLE)
-    if apart:
-        specs = keep_siblings_apart(plan, batch_size, steps, simplify=tokenizer.simplify, report=rank == 0)
-        specs = islice(specs, first_step * size, None)
-    else:
-        specs = plan(skip=first_step * size)
-    planned = (list(islice(specs, size)) for _ in range(first_step, steps))
+    planned = split_into_batches(
+        views,
+        tokenizer.simplify,
+        size=size,
+        steps=steps,
+        seed=seed,
+        epoch=epoch,
+        first_step=first_step,
+        apart=apart,
+        report=rank == 0,
+        share=ProcessShare(rank, ranks) if dealt else WHOLE,
+    )
     decoder = _TaskDecoder(views.decoders, tokenizer, max_tokens)
     waiting: deque[list[ViewSpec]] = deque()
 
@@ -199,8 +203,8 @@ def _assemble_batch(
     longest = max(part.ids.shape[1] for part in sound)
     ids = torch.cat([_pad(part.ids, longest, decoder.padding) for part in sound])
     mask = torch.cat([_pad(part.mask, longest, 0) for part in sound])
-    positive_id = _hash_names(spec.positive_id for spec in rows)
-    caption_id = _hash_names(decoder.list_forms(rows))
+    positive_id = hash_names(spec.positive_id for spec in rows)
+    caption_id = hash_names(decoder.list_forms(rows))
     names = tuple(spec.pair_id for spec in rows)
     if torch.cuda.is_available():
         pixels = normalise_pixels(torch.cat([_send(part.pixels) for part in sound]))
@@ -244,7 +248,7 @@ def _pad(tokens: Tensor, length: int, value: int) -> Tensor:
     return torch.nn.functional.pad(tokens, (0, length - tokens.shape[1]), value=value)
 
 
-def _hash_names(names: Iterable[str]) -> Tensor:
+def hash_names(names: Iterable[str]) -> Tensor:
     """Map equal names to equal integers in every process: of 63 bits, so that no two names meet by chance."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
     return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests])

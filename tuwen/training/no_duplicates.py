@@ -1,13 +1,41 @@
-"""Batches free of siblings: no two rows of one image, none with the same caption."""
+"""The rows of an epoch in batches, also free of siblings: no two rows of one image, none with the same caption."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats import text
-from tuwen.training.dataset import ViewSpec
+from tuwen.training.dataset import WHOLE, ProcessShare, Views, ViewSpec
 
 MAX_ROWS_WAITING = 1024  # for a batch without a sibling of them; streamed rows hold their bytes
+
+
+def split_into_batches(
+    views: Views,
+    simplify: bool,
+    *,
+    size: int,
+    steps: int,
+    seed: int,
+    epoch: int,
+    first_step: int,
+    apart: bool,
+    report: bool,
+    share: ProcessShare = WHOLE,
+) -> Iterator[list[ViewSpec]]:
+    """Yield the `size` rows of each of an epoch's `steps` batches from `first_step` on, planned and not decoded.
+
+    apart, simplify, report: as keep_siblings_apart; share: whose rows of views that are dealt.
+    """
+    plan = partial(views.plan, seed, epoch, share=share)
+    if apart:
+        rows = keep_siblings_apart(plan, size, steps, simplify=simplify, report=report)
+        rows = islice(rows, first_step * size, None)
+    else:
+        rows = plan(skip=first_step * size)
+    yield from (list(islice(rows, size)) for _ in range(first_step, steps))
 
 
 def keep_siblings_apart(

@@ -41,7 +41,7 @@ class Objective(Protocol):
         """Move the model to its device and set it and torch up, before the optimizers are made."""
 
     def take_step(
-        self, model: Any, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, done: int
+        self, model: Any, optimizers: list[torch.optim.Optimizer], batch: Any, factor: float, done: int
     ) -> float:
         """Take the step after `done` ones on this process's share of a batch; return the loss before it (nats).
 

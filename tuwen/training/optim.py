@@ -55,9 +55,17 @@ def compute_lr_factor(done: int, steps: int, warmup_steps: int) -> float:
 
 
 def freeze(model: nn.Module, tower: str) -> None:
-    """Keep a tower, "text" or "image", and its projection as they are (LiT, Zhai et al. 2022); "none": neither."""
+    """Keep a tower, "text" or "image", and its projection as they are (LiT, Zhai et al. 2022); "none": neither.
+
+    "towers": both towers, without their projections.
+    """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(f"{tower}_"))
+        frozen = _is_inside_tower(name) if tower == "towers" else name.startswith(f"{tower}_")
+        parameter.requires_grad_(not frozen)
+
+
+def _is_inside_tower(name: str) -> bool:
+    return name.startswith(("image_tower.", "text_tower.")) and not name.startswith("image_tower.projection.")
 
 
 def set_modes(model: nn.Module, frozen: str) -> None:

@@ -55,7 +55,8 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
     fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.describe()
     stored, streamed = _make_corpus_views(clean, params) if fit else (None, [])
     encoder, vocabulary = make_start(params, lambda: _list_captions(clean, bool(streamed)))
-    validate = make_validator(clean / "valid", encoder.picture_rule, fit.batch_size if fit else VALID_BATCH_SIZE)
+    batch_size, frozen = (fit.batch_size, fit.freeze == "towers") if fit else (VALID_BATCH_SIZE, False)
+    validate = make_validator(clean / "valid", encoder.picture_rule, batch_size, frozen=frozen)
     facts = {"captions": _measure_captions(clean, encoder, vocabulary)} if distributed.is_first() else {}
 
     def measure(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
@@ -87,7 +88,7 @@ def _make_corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[S
             StreamedViews(listed, viewer, limits, weight=weights.get(source, 1.0), banned=banned)
             for source, listed in by_source.items()
         ]
-    stored = OnlineViews([clean / "corpus"], viewer, weights=weights)
+    stored = OnlineViews([clean / "corpus"], viewer, weights=weights, different=params.baseline.views)
     if not len(stored) and not any(map(len, streamed)):
         raise UserError(
             f"params.yaml: corpus: {clean / 'corpus'} has no pair, and the baseline is pre-trained on "
@@ -145,8 +146,9 @@ def make_finetuned(
     size_px = encoder.config["image"]["size_px"]
     views = make_labelled_views(clean, augmented, ["train"], params, size_px)
     vocabulary = dual_encoder.read_vocabulary(baseline)
-    validate, seed = make_validator(clean / "valid", encoder.picture_rule, fit.batch_size), params.finetune.seed
-    job = Job(encoder, vocabulary, views, fit, seed, baseline)
+    frozen = fit.freeze == "towers"
+    validate = make_validator(clean / "valid", encoder.picture_rule, fit.batch_size, frozen=frozen)
+    job = Job(encoder, vocabulary, views, fit, params.finetune.seed, baseline)
     if run_training(job, out, checkpoint, validate, log):
         manifest.write_manifest(
             out, list_finetune_inputs(clean, augmented, baseline), list_finetune_settings(params)

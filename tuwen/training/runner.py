@@ -16,6 +16,8 @@ from tuwen.model.precision import choose_precision
 from tuwen.training import distributed, trainer
 from tuwen.training.checkpoint import Stream
 from tuwen.training.dataset import Views
+from tuwen.training.frozen.pooled_views import PooledViews
+from tuwen.training.frozen.projections import Projections
 from tuwen.training.loader import load_batches
 from tuwen.training.objective import EpochRecord
 from tuwen.training.selection import Choice, Validator
@@ -64,6 +66,7 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
         evaluate=lambda encoder: validate(encoder, tokenizer),
         log=log,
         until=job.chosen.epoch if job.chosen else None,
+        objective=Projections(fit) if fit.freeze == "towers" else None,
         streams=job.streams,
     )
     if not distributed.is_first():
@@ -116,15 +119,17 @@ def _write_facts(encoder: dual_encoder.DualEncoder, origin: str, out: Path, fact
 
 
 def _make_batches(job: Job, tokenizer: Any) -> trainer.Batches:
+    place = {"seed": job.seed, "rank": distributed.get_rank(), "ranks": distributed.count_ranks()}
+    if job.fit.freeze == "towers":
+        pooled = partial(PooledViews(job.views, job.encoder, tokenizer, job.fit).load_batches, **place)
+        return lambda epoch, first_step: pooled(epoch=epoch, first_step=first_step)
     load = partial(
         load_batches,
         job.views,
         tokenizer,
         max_tokens=job.encoder.config["text"]["max_tokens"],
         batch_size=job.fit.batch_size,
-        seed=job.seed,
-        rank=distributed.get_rank(),
-        ranks=distributed.count_ranks(),
+        **place,
         apart=job.fit.siblings == "apart",
     )
     return lambda epoch, first_step: load(epoch=epoch, first_step=first_step)

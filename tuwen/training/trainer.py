@@ -21,10 +21,10 @@ from tuwen.training.selection import Choice, Measured, mix_weights, select_state
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit, Loop
-    from tuwen.training.loader import Batch
 
 Measure = Callable[[Any], Measured]  # of the model that is trained
-Batches = Callable[[int, int], Iterator["Batch"]]  # epoch, steps of it to leave out -> the batches of the others
+# epoch, steps of it to leave out -> the batches of the others, as the objective wants them
+Batches = Callable[[int, int], Iterator[Any]]
 BEST_FILE, RECORDS_FILE = "best.pt", "records.pt"
 MAX_PAIRS_NAMED = 20  # pair ids in a message; the batch that is written has all
 
@@ -124,7 +124,7 @@ class Training:
                 raise self.make_exit()
         assert self.done == epoch * steps, f"epoch {epoch} had fewer than {steps} batches"
 
-    def _step(self, batch: "Batch") -> None:
+    def _step(self, batch: Any) -> None:
         factor = optim.compute_lr_factor(self.done, self.fit.epochs * self.steps_per_epoch, self.fit.warmup_steps)
         loss = self.objective.take_step(self.model, self.weights.optimizers, batch, factor, self.done)
         if not math.isfinite(loss):
@@ -135,7 +135,7 @@ class Training:
         if self.ema is not None:
             self.ema.update(self.model, self.done)
 
-    def _make_not_finite_error(self, batch: "Batch", loss: float) -> UserError:
+    def _make_not_finite_error(self, batch: Any, loss: float) -> UserError:
         name = f"not_finite-{distributed.get_rank()}.pt"
         self.checkpoint.write(name, lambda part: torch.save(batch._asdict(), part))
         names = [name for share in distributed.gather_objects(batch.pair_ids) for name in share]

@@ -11,19 +11,27 @@ import numpy as np
 from tuwen.data.formats import pairs
 from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.retrieval.encode import embed_captions, embed_images, read_images
+from tuwen.retrieval.encode import (
+    embed_captions,
+    embed_images,
+    pool_captions,
+    pool_images,
+    project_pooled,
+    read_images,
+)
 from tuwen.retrieval.metrics import compute_hits, judge_queries
-from tuwen.retrieval.vectors import RetrievalTask
+from tuwen.retrieval.vectors import RetrievalTask, Vectors
 from tuwen.training.selection import Measured, Validator
 
 HIT_K = 5
 
 
-def make_validator(folder: Path, rule: PictureRule, batch_size: int) -> Validator:
+def make_validator(folder: Path, rule: PictureRule, batch_size: int, *, frozen: bool = False) -> Validator:
     """Return a function that measures a model and its tokenizer on the set in `folder`.
 
-    rule: how these models see a picture. The images are decoded once, here. A text's share of the criterion goes
-    to its image, the first of several.
+    rule: how these models see a picture. frozen: their towers differ in nothing, so that what these make of the
+    set is computed once. The images are decoded once, here. A text's share of the criterion goes to its image, the
+    first of several.
     """
     pair_set = pairs.read_pair_set(folder)
     pixels = read_images(folder.parent.parent, pair_set, rule)
@@ -32,9 +40,20 @@ def make_validator(folder: Path, rule: PictureRule, batch_size: int) -> Validato
     image_of_text = np.zeros(len(captions), np.int64)
     image_of_text[text_row[::-1]] = image_row[::-1]  # of several, the first
 
+    pooled: list[Vectors] = []  # images and texts, where the towers are frozen
+
+    def embed(model: DualEncoder, tokenizer: Any) -> tuple[Vectors, Vectors]:
+        if not frozen:
+            texts = embed_captions(model, tokenizer, captions, batch_size)
+            return embed_images(model, pixels, batch_size), texts
+        if not pooled:
+            pooled.extend(
+                (pool_images(model, pixels, batch_size), pool_captions(model, tokenizer, captions, batch_size))
+            )
+        return project_pooled(model, *pooled)
+
     def measure(model: DualEncoder, tokenizer: Any) -> Measured:
-        images = embed_images(model, pixels, batch_size)
-        texts = embed_captions(model, tokenizer, captions, batch_size)
+        images, texts = embed(model, tokenizer)
         i2t = judge_queries(RetrievalTask(images, texts, image_row, text_row), (HIT_K,))
         t2i = judge_queries(RetrievalTask(texts, images, text_row, image_row), (HIT_K,))
         shares_G, figures = np.zeros(len(pixels)), {}

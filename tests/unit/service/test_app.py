@@ -16,7 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from tests.support.broken import encode, landscape
-from tests.support.search_project import CHOICES, CURVES, LICENCES
+from tests.support.reranker_world import LAYERS, write_rerank_manifest
+from tests.support.search_project import CHOICES, CURVES, LICENCES, build_index
+from tuwen.model.dual_encoder import load_model
+from tuwen.model.reranker import make_cross_encoder, save_reranker
 from tuwen.retrieval.retriever import load_retriever
 from tuwen.service.app import build_app
 from tuwen.service.live import LiveModel
@@ -174,6 +177,33 @@ def test_texts_and_pictures_are_embedded(client: TestClient, built: Path) -> Non
     assert np.array(answer["vectors"]) == pytest.approx(expected, abs=1e-5)
     image = base64.b64encode(encode(landscape(), "PNG")).decode()
     assert len(client.post("/embed", json={"images": [image]}).json()["vectors"][0]) == 16
+
+
+def test_what_is_read_in_a_picture_is_drawn_over_it(built: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(built, tmp_path / "deep"))
+    model, tuned = root / "models/reranked", root / "models/finetuned"
+    cross = make_cross_encoder(load_model(tuned), LAYERS | {"layers": 2})
+    save_reranker(cross, tuned, model)
+    write_rerank_manifest(model, tuned, "frozen")
+    build_index(root)
+    with build_client(root) as client:
+        wait_until_ready(client)
+        assert client.get("/about").json()["attention"] is True
+        read = client.post("/attention", json={"image_id": "图01.png", "text": "红色的圆形和蓝色的自行车"}).json()
+        assert 0 <= read["match"] <= 1
+        assert "自行车" in [one["word"] for one in read["maps"]]
+        kind, _, data = read["maps"][0]["image"].partition(",")
+        assert kind == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as drawn:
+            assert drawn.size == (144, 144)
+        assert client.post("/attention", json={"image_id": "没有", "text": "猫"}).status_code == 404
+
+
+def test_without_maps_the_reason_is_told(client: TestClient) -> None:
+    assert client.get("/about").json()["attention"] is False
+    refused = client.post("/attention", json={"image_id": "图01.png", "text": "红色的圆形"})
+    assert refused.status_code == 404
+    assert "a map needs a re-ranker of two layers or more" in refused.json()["error"]["message"]
 
 
 def test_the_service_says_what_it_is(client: TestClient) -> None:

@@ -202,3 +202,13 @@ def test_pairs_that_do_not_fit_are_never_shown(data) -> None:
     doubted = odd.pairs.set_column(odd.pairs.schema.get_field_index("label"), "label", labels)
     pairs.write_pair_set(data / "clean/odd", pairs.PairSet(odd.images, odd.texts, doubted))
     assert sorted(list_names(OnlineViews([data / "clean/odd"], make_viewer()), 1)) == ["0", "2"]
+
+
+def test_of_so_many_different_views_the_epochs_show_each_in_turn(data) -> None:
+    views = OnlineViews([data / "clean/train"], make_viewer(), different=2)
+    of_epochs = [{spec.key: spec.caption for spec in views.plan(0, epoch)} for epoch in range(1, 5)]
+    assert of_epochs[0] == of_epochs[2] != of_epochs[1] == of_epochs[3]
+    assert of_epochs[0].keys() == {(str(row), 1) for row in range(7)}
+    images = [{item.positive_id: item.pixels for item in decode_all(views, 0, epoch)} for epoch in (1, 2, 3)]
+    assert all(np.array_equal(images[0][name], images[2][name]) for name in images[0])
+    assert not all(np.array_equal(images[0][name], images[1][name]) for name in images[0])

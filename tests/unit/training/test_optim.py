@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.support.frozen import make_encoder
 from tests.support.training import TINY, fit
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import optim
@@ -43,6 +44,13 @@ def test_a_frozen_tower_has_no_optimizer_and_draws_no_dropout() -> None:
         assert getattr(model, f"{other}_tower").training
         optim.freeze(model, "none")
         assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_frozen_towers_leave_projections_and_temperature_to_be_trained() -> None:
+    model = make_encoder()
+    optim.freeze(model, "towers")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"image_tower.projection.weight", "text_projection.weight", "log_scale"}
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:

@@ -7,11 +7,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tests.support.frozen import IMAGE
 from tests.support.training import SIZE_PX, TINY, caption, drawn, write_set
 from tuwen.data.formats import pairs
 from tuwen.data.formats.images import decode_pixels, make_pixel_tensor, resize_to_square
 from tuwen.data.formats.picture_rule import PictureRule
-from tuwen.data.formats.text import build_vocabulary, load_tokenizer, tokenize
+from tuwen.data.formats.text import build_vocabulary, load_tokenizer, make_tokenizer, tokenize
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training.validation import make_validator
 
@@ -66,3 +67,19 @@ def test_figures_and_shares_are_those_of_a_count_by_hand(valid: Path, tmp_path: 
         image = next(image for image, own in TRUE if own == text)  # of several the first
         shares[image] += hit / len(t2i) / 2
     assert measured.shares == pytest.approx(shares)
+
+
+@torch.no_grad()
+def test_frozen_towers_see_the_set_once_and_projections_are_measured_anew(valid: Path, monkeypatch) -> None:
+    vocabulary = build_vocabulary(CAPTIONS)
+    torch.manual_seed(0)
+    model = DualEncoder(TINY | {"image": IMAGE, "vocabulary": len(vocabulary)}).eval()
+    frozen = make_validator(valid, PictureRule(SIZE_PX), batch_size=5, frozen=True)
+    for _ in range(3):
+        model.image_tower.projection.weight.normal_()
+        plain = make_validator(valid, PictureRule(SIZE_PX), batch_size=5)(model, make_tokenizer(vocabulary))
+        measured = frozen(model, make_tokenizer(vocabulary))
+        assert measured.figures == plain.figures
+        monkeypatch.setattr(model.image_tower, "pool", None)  # as much as calling it again would fail
+        assert frozen(model, make_tokenizer(vocabulary)).figures == plain.figures
+        monkeypatch.undo()

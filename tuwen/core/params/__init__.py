@@ -38,6 +38,8 @@ from tuwen.core.params.model import (
     Start,
     TextTower,
     Transformers,
+    Wheel,
+    Wheels,
 )
 from tuwen.core.params.rerank import ImageTokens, MomentumTeacher, Objectives, Rerank
 from tuwen.core.params.root import (
@@ -106,6 +108,8 @@ __all__ = [
     "Transformers",
     "Validate",
     "WebdatasetSource",
+    "Wheel",
+    "Wheels",
     "ZeroSource",
     "load_params",
 ]

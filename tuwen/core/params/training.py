@@ -54,10 +54,24 @@ class Fit(Loop):
     compile: bool  # torch.compile for both towers: faster on a GPU after minutes of compiling
     # of several processes: each keeps a copy of the model, or a share of all its weights (FSDP2)
     shard: Literal["none", "full"]
-    freeze: Literal["none", "text", "image"]  # LiT: keep this tower and its projection unchanged
+    # LiT: keep this tower and its projection unchanged; towers: both, and train their projections alone, over what
+    # the towers made of each view once
+    freeze: Literal["none", "text", "image", "towers"]
     # what pairs of one picture or one caption are to each other; apart: never in one batch
     siblings: Literal["positives", "negatives", "apart"]
     distil: Distil | None  # null: from the pairs alone
+
+    @model_validator(mode="after")
+    def _check_frozen(self) -> "Fit":
+        if self.freeze == "towers":
+            switches = {"chunk": "null", "muon_lr": "null", "distil": "null"}
+            switches |= {"gradient_checkpointing": "false", "compile": "false"}
+            if self.shard != "none":
+                raise ValueError("shard must be none where freeze is towers: projections are small")
+            for name, off in switches.items():
+                if getattr(self, name):
+                    raise ValueError(f"{name} must be {off} where freeze is towers: it is for what they compute")
+        return self
 
     @model_validator(mode="after")
     def _check_shard(self) -> "Fit":
@@ -75,6 +89,7 @@ class Baseline(Strict):
     start: Start
     weights: dict[str, Positive]  # corpus source -> how often an epoch shows each of its pairs; 1 if not named
     policy: Policy | None  # views of the corpus; null where `fit` is
+    views: Count | None  # of each pair, shown in turn by the epochs; null: each epoch shows a new one
     fit: Fit | None  # null: the weights of `start` as they are
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tuwen.data.formats.json_file import read_json
-from tuwen.data.formats.tokens import library_tokenizer, spelling
+from tuwen.data.formats.tokens import library_tokenizer, pieces, spelling
 from tuwen.data.formats.tokens.library_tokenizer import TokenizerFiles
 
 LIST_MARK = "、"  # joins the items of an enumeration in Chinese
@@ -148,15 +148,18 @@ def _prepare(tokenizer: Any, rule: dict[str, Any]) -> Any:
 def make_tokenizer(vocabulary: str | Sequence[str] | TokenizerFiles, simplify: bool = False) -> Any:
     """Return the tokenizer over tokens in the order of their ids, over a file of them, or over a library's files.
 
-    A vocabulary of `build_vocabulary` is read as spelling.py says. Any other is BERT's: Chinese characters one by
-    one, Latin lower-cased and cut into the longest pieces that the vocabulary holds. Where it lacks “ and ”, which
-    would become unknown tokens, they are read as ", as in Chinese-CLIP's training (its data.py).
+    A vocabulary of `build_vocabulary` is read as spelling.py says, one of pieces with scores as pieces.py. Any
+    other is BERT's: Chinese characters one by one, Latin lower-cased and cut into the longest pieces that the
+    vocabulary holds. Where it lacks “ and ”, which would become unknown tokens, they are read as ", as in
+    Chinese-CLIP's training (its data.py).
     """
     if isinstance(vocabulary, TokenizerFiles):
         return _prepare(library_tokenizer.load_library_tokenizer(vocabulary), {"simplify": simplify})
     from tokenizers import normalizers
     from transformers import BertTokenizer
 
+    if pieces.has_scores(lines := _list_tokens(vocabulary)):
+        return _prepare(pieces.make_piece_tokenizer(lines, SPECIAL_TOKENS), {"simplify": simplify})
     given = vocabulary if isinstance(vocabulary, str) else {token: n for n, token in enumerate(vocabulary)}
     tokenizer = BertTokenizer(vocab=given, do_lower_case=True)
     tokens, rust = tokenizer.get_vocab(), tokenizer.backend_tokenizer
@@ -167,6 +170,13 @@ def make_tokenizer(vocabulary: str | Sequence[str] | TokenizerFiles, simplify: b
         marks = [normalizers.Replace(mark, '"') for mark in "“”" if mark not in tokens]
         rust.normalizer = normalizers.Sequence([*marks, rust.normalizer])
     return _prepare(tokenizer, {"simplify": simplify})
+
+
+def _list_tokens(vocabulary: str | Sequence[str]) -> Sequence[str]:
+    if not isinstance(vocabulary, str):
+        return vocabulary
+    with open(vocabulary, encoding="utf-8", newline="\n") as file:
+        return [line.removesuffix("\n") for line in file]
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """Foreign forms, in and out. A source is read as a stream of records: every row is kept, nothing is judged.
 
 In reading order: records.py (what a source yields), files.py (its files and folders); then a module for each form,
-sample.py (with wheels.py), contest.py, table.py (with url_images.py), chinese_clip.py, zero.py and webdataset.py;
+sample.py, contest.py, table.py (with url_images.py), chinese_clip.py, zero.py and webdataset.py;
 then ingest.py, which turns records into raw sets, and export.py, which writes sets in the forms of other programs.
 """
 

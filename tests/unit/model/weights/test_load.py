@@ -23,7 +23,8 @@ from tests.support.weights import (
     sha256,
 )
 from tuwen.core.errors import UserError
-from tuwen.core.params import CnClip, Folder, HuggingFace, Params, load_params
+from tuwen.core.params import CnClip, Folder, HuggingFace, Params
+from tuwen.core.presets import check_preset, compose_preset
 from tuwen.data.formats.images import resize_to_square
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer, tokenize
 from tuwen.model import dual_encoder
@@ -218,8 +219,8 @@ def test_a_vocabulary_of_ours_is_read_alike_by_transformers(tmp_path) -> None:
 
 
 def set_simplify(start: Folder | None, simplify: bool) -> Params:
-    """Return the sample's params with another start and switch."""
-    params = load_params(ROOT / "presets/sample.yaml")
+    """Return the params of scratch with another start and switch."""
+    params = check_preset(compose_preset("scratch", ROOT / "presets"))
     text = params.text.model_copy(update={"simplify": simplify, "max_tokens": TOKENS})
     changed: dict[str, object] = {"text": text}
     if start:

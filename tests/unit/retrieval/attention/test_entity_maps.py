@@ -68,6 +68,6 @@ def test_a_folder_is_read_with_the_reason_why_it_has_no_maps(tmp_path: Path) -> 
         load_attention_reader(folder)
     for layers, reason in ((1, "a map needs a re-ranker of two layers or more"), (2, "")):
         reader = load_attention_reader(write_small_reranker(folder, layers))
-        assert (reader.size_px, reader.reason[: len(reason)]) == (16, reason)
+        assert (reader.picture_rule.size_px, reader.reason[: len(reason)]) == (16, reason)
         assert bool(reader.reason) == (layers == 1)
     assert map_entities(reader, make_sides(1).decode(0), "海边的日落").maps[0].word == "海边"

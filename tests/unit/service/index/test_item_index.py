@@ -1,5 +1,6 @@
 """An index is opened whole or not at all, and answers for its own model alone."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def test_another_model_is_refused_by_its_digest(built: Path) -> None:
     index.require_model(built / "models/reranked")
     with pytest.raises(UserError, match=r"an index of another model: it names [0-9a-f]{64}, but .*finetuned is"):
         index.require_model(built / "models/finetuned")
+
+
+def test_an_index_of_older_code_is_refused_in_words(built: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(built / "index", tmp_path / "index"))
+    body = json.loads((folder / "manifest.json").read_text())
+    del body["params"]["calibration"]
+    (folder / "manifest.json").write_text(json.dumps(body))
+    with pytest.raises(UserError, match="of older code, it lacks calibration"):
+        ItemIndex(folder)
 
 
 @pytest.mark.parametrize("name", ["images.npy", "texts.arrow", "manifest.json"])

