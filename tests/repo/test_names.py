@@ -22,9 +22,9 @@ answer assert assign augment average bootstrap broadcast build check choose clam
 compare compose compute connect convert copy count create deal declare decode describe digest draw embed encode
 evaluate examine exit explain export extend fetch fill find fit flatten follow format freeze gather get group has
 hash hide import infer ingest is join judge keep label limit list load locate log make map match measure merge
-mix move normalise number open pack paraphrase parse pool predict prepare project propagate put rank read real
+mix move normalise number open pack paraphrase parse pool predict prepare project propagate put rank read
 refuse register remove render reorder replace report require rerank resize round run save say score select set
-shuffle simplify split start step stop stream swap sync tabulate tokenize track train translate turn use validate
+simplify split start step stop stream swap sync tabulate tokenize track train translate turn use validate
 vary watch write
 """
 

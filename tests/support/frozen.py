@@ -10,7 +10,7 @@ from tuwen.core.params import Fit
 from tuwen.data.formats.images import Pixels, decode_pixels, resize_to_square
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
-from tuwen.training.dataset import Decoder, ViewSpec, make_generator
+from tuwen.training.dataset import WHOLE, Decoder, ProcessShare, ViewSpec, make_generator
 
 ROWS = 24
 VOCABULARY = build_vocabulary(map(caption, range(ROWS)))
@@ -20,6 +20,8 @@ IMAGE |= {"activation": "gelu", "eps": 1e-5, "patch_dropout": 0.5}
 
 class KeyedViews:
     """Drawn images with their captions, shuffled by seed and epoch; counts how often each is decoded."""
+
+    dealt = False
 
     def __init__(self) -> None:
         self.decoded = Counter[int]()
@@ -32,8 +34,9 @@ class KeyedViews:
     def __len__(self) -> int:
         return ROWS
 
-    def plan(self, seed: int, epoch: int) -> Iterator[ViewSpec]:
-        for n in torch.randperm(ROWS, generator=make_generator(seed, epoch)).tolist():
+    def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
+        order = torch.randperm(ROWS, generator=make_generator(seed, epoch)).tolist()
+        for n in order[share.rank :: share.ranks][skip:]:
             yield ViewSpec(str(n), str(n), caption(n), 0, n, key=n)
 
 

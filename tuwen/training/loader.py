@@ -71,18 +71,13 @@ def load_batches(
     rows, steps = batch_size // ranks, len(views) // batch_size
     dealt = views.dealt and ranks > 1 and not apart  # siblings are looked for in whole batches
     size, first_row = (rows, 0) if dealt else (batch_size, rank * rows)
-    planned = split_into_batches(
-        views,
-        tokenizer.simplify,
-        size=size,
-        steps=steps,
-        seed=seed,
-        epoch=epoch,
-        first_step=first_step,
-        apart=apart,
-        report=rank == 0,
-        share=ProcessShare(rank, ranks) if dealt else WHOLE,
-    )
+    place: dict[str, Any] = {"seed": seed, "epoch": epoch, "first_step": first_step}
+    options: dict[str, Any] = {
+        "apart": apart,
+        "report": rank == 0,
+        "share": ProcessShare(rank, ranks) if dealt else WHOLE,
+    }
+    planned = split_into_batches(views, tokenizer.simplify, size=size, steps=steps, **place, **options)
     decoder = _TaskDecoder(views.decoders, tokenizer, max_tokens)
     waiting: deque[list[ViewSpec]] = deque()
 
