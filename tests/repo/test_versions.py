@@ -48,7 +48,7 @@ USED_ELSEWHERE = {
     ("data/formats/tokens/library_tokenizer.py", "transformers"): "spells captions for a model",
     ("data/formats/tokens/library_tokenizer.py", "open_clip_torch"): "by baseline.start.kind",
     ("model/towers.py", "open_clip_torch"): "by baseline.start.kind",
-    ("model/open_clip_towers.py", "open_clip_torch"): "by baseline.start.kind",
+    ("model/libraries/open_clip_towers.py", "open_clip_torch"): "by baseline.start.kind",
     ("model/weights/open_clip.py", "open_clip_torch"): "by baseline.start.kind",
     ("model/weights/open_clip_hub.py", "open_clip_torch"): "by baseline.start.kind",
 }

@@ -66,9 +66,8 @@ def answer_set(
 def list_first_answers(embedded: EmbeddedSet, direction: Direction, own: Answers) -> FirstAnswers:
     """Return the cosine of each query's first answer, uncorrected, and whether it is right."""
     task, query = embedded.make_task(direction), own.judged.query
-    return FirstAnswers(
-        score_pairs(task.queries, task.gallery, query, own.first[query, 0]), own.judged.best_rank == 1
-    )
+    score = score_pairs(task.queries, task.gallery, query, own.first[query, 0])
+    return FirstAnswers(score, own.judged.best_rank == 1, own.gallery)
 
 
 def choose_betas(valid: EmbeddedSet, bank: EmbeddedSet) -> dict[str, float]:

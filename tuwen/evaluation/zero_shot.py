@@ -13,6 +13,7 @@ import numpy as np
 from tuwen.data.formats import pairs
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.evaluation.zero_shot_file import ZeroShotReport, make_empty_report, write_report
+from tuwen.model.adapter import is_adapter
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder, load_model
 from tuwen.retrieval.encode import embed_captions
@@ -37,13 +38,14 @@ def evaluate_zero_shot(model_folder: Path, embedded: Path, set_folder: Path, out
     """Write as `out` how well a model tells the `category` of a set's images, by one prompt and by the ensemble.
 
     embedded: folder of the set's vectors by this model. Images without a category are left out; a set with fewer
-    than two categories gives a report of no image. Raises UserError for missing or unsound embeddings.
+    than two categories gives a report of no image, as do vectors of another program, which knows the prompts
+    alone. Raises UserError for missing or unsound embeddings.
     """
     categories = pairs.read_pair_set(set_folder).images["category"].to_pylist()
     rows = [row for row, category in enumerate(categories) if category]
     labels = [categories[row] for row in rows]
     report = make_empty_report()
-    if len(set(labels)) > 1:
+    if len(set(labels)) > 1 and not is_adapter(model_folder):
         images = read_vectors(embedded / "images.npy", len(categories), set_folder / "images.parquet")
         report = classify_images(
             load_model(model_folder).to(choose_device()), model_folder, images[rows], labels, ENSEMBLE

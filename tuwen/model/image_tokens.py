@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.core.errors import UserError
-from tuwen.model.library_towers import LibraryImageTower
-from tuwen.model.open_clip_towers import OpenClipImageTower
+from tuwen.model.libraries.library_towers import LibraryImageTower
+from tuwen.model.libraries.open_clip_towers import OpenClipImageTower
 from tuwen.model.towers import OpenClipTower, make_image_tower
 from tuwen.model.vit import VisionTransformer
 

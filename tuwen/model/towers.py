@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
 from tuwen.model.image_towers.efficientnet import EfficientNetLite0
-from tuwen.model.library_towers import LibraryImageTower, LibraryTextTower
-from tuwen.model.open_clip_towers import OpenClipImageTower, OpenClipTextTower, require_open_clip
+from tuwen.model.libraries.library_towers import LibraryImageTower, LibraryTextTower
+from tuwen.model.libraries.open_clip_towers import OpenClipImageTower, OpenClipTextTower, require_open_clip
 from tuwen.model.vit import VisionTransformer
 
 

@@ -15,8 +15,8 @@ RELIABILITY_NOTE = (
     "A search says how likely its first answer is right. The curve from score to probability (Platt's) is fitted "
     "on valid and judged here, on test. Brier: the mean square of what was said less what came true, the lower "
     "the better; beside it what always saying the share of right answers would get. ECE: how far both lie apart, "
-    "over bins of equally many queries. It holds for a gallery of about this size and kind: in a larger one a "
-    "wrong answer finds a high cosine more easily."
+    "over bins of equally many queries. Odds are divided by how much larger test's gallery is than valid's, since "
+    "each item more may score higher by chance."
 )
 
 

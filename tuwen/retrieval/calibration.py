@@ -28,6 +28,7 @@ class FirstAnswers(NamedTuple):
 
     score: Floats  # [N] cosine, or what a re-ranker orders by
     right: Flags  # [N] whether it is a true item
+    gallery: int = 1  # items that were searched
 
 
 class Calibration(NamedTuple):
@@ -84,14 +85,17 @@ def _measure_loss(design_N2: Floats, weights_2: Floats, target_N: Floats) -> flo
 def measure_calibration(valid: FirstAnswers, test: FirstAnswers) -> dict[str, Any]:
     """Fit on valid, judge on test; return what details.json holds of one order of the answers.
 
+    A query has its true items, however many others there are, and each may score higher by chance: so the odds
+    fall as the gallery grows, and for test they are divided by how much larger its gallery is than valid's. In a
+    search more items fit too where there are more, so there the curve stands as it is.
     Reliability: the queries of test by their probability, in at most MOST_BINS bins of equally many; of each the
     mean probability and the share of right answers. ece: the expected calibration error, the mean distance of both
     (Naeini et al. 2015; equal counts as Nguyen and O'Connor 2015 have them, since equal widths leave most bins
     empty). brier: the mean square of probability - outcome (Brier 1950); always saying test's own share p would
     have p (1 - p).
     """
-    curve = fit_calibration(*valid)
-    p_N = _squash(curve.slope * test.score + curve.intercept)
+    curve = fit_calibration(valid.score, valid.right)
+    p_N = _squash(curve.slope * test.score + curve.intercept - np.log(test.gallery / valid.gallery))
     bins = []
     for rows in np.array_split(np.argsort(p_N, kind="stable"), min(MOST_BINS, len(p_N))):
         said, seen = float(p_N[rows].mean()), float(test.right[rows].mean())

@@ -15,6 +15,7 @@ from tuwen.core.params import Embed
 from tuwen.core.progress import follow
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.text import load_tokenizer
+from tuwen.model.adapter import embed_given, is_adapter, load_adapter, read_given
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import load_model
 from tuwen.retrieval.encode import decode_row, list_image_rows, stream_caption_vectors, stream_vectors
@@ -32,6 +33,10 @@ def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed) ->
     depend neither on the workers nor on a kill between. Raises UserError where an image cannot be decoded.
     """
     inputs, settings = {"model": model_folder, "set": set_folder}, params.model_dump()
+    if is_adapter(model_folder):
+        _write_given(model_folder, set_folder, out)
+        manifest.write_manifest(out, inputs, {})
+        return
     work = WORK / manifest.make_work_key(inputs, settings, DECIDING_CODE)
     model = load_model(model_folder).to(choose_device())
     tokenizer = load_tokenizer(model_folder / "vocab.txt")
@@ -54,6 +59,15 @@ def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed) ->
     )
     manifest.write_manifest(out, inputs, {})
     shutil.rmtree(work, ignore_errors=True)
+
+
+def _write_given(model_folder: Path, set_folder: Path, out: Path) -> None:
+    """Write the vectors that another program made of the set, by their ids, through the model's heads."""
+    tables, heads = pairs.read_pair_set(set_folder), load_adapter(model_folder)
+    ids = tables.images["image_id"].to_pylist(), tables.texts["text_id"].to_pylist()
+    out.mkdir(parents=True, exist_ok=True)
+    for name, vectors in zip(("images", "texts"), embed_given(heads, read_given(model_folder), *ids), strict=True):
+        np.save(out / f"{name}.npy", vectors)
 
 
 def _write(out: Path, work: Path, shape: tuple[int, int], stream_from: Callable[[int], Iterator[Vectors]]) -> None:

@@ -17,6 +17,7 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats.images import Pixels, decode_pixels, make_upright
 from tuwen.data.formats.picture_rule import PictureRule, resize_by_rule
 from tuwen.data.formats.text import load_tokenizer
+from tuwen.model.adapter import is_adapter
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder, load_model
 from tuwen.retrieval.encode import embed_captions, stream_vectors
@@ -90,9 +91,14 @@ class Gallery(NamedTuple):
 def load_retriever(folder: Path | str) -> Retriever:
     """Load the model in `folder`, such as models/finetuned, with its tokenizer.
 
-    Raises UserError when files are missing or do not fit each other.
+    Raises UserError when files are missing or do not fit each other, and for vectors of another program.
     """
     folder = Path(folder)
+    if is_adapter(folder):
+        raise UserError(
+            f"{folder}: holds vectors of another program, and only that can encode a new text or picture; search "
+            "among what `embed` wrote by vectors of its own with tuwen.top_k"
+        )
     return Retriever(load_model(folder).to(choose_device()), load_tokenizer(folder / "vocab.txt"))
 
 

@@ -28,9 +28,9 @@ from tuwen.retrieval.rerank import Reordered, reorder_found
 from tuwen.retrieval.rerank_choice import OrderChoice
 from tuwen.retrieval.retriever import ENCODE_BATCH, Retriever, load_retriever
 from tuwen.retrieval.vectors import Vectors
-from tuwen.service.index.exact import ExactStore
 from tuwen.service.index.item_index import ItemIndex
 from tuwen.service.index.store import Hits, ItemFilter, Store
+from tuwen.service.index.stores import open_store
 
 SQUARE_NDIM = 3  # of a picture, [S, S, 3]; a vector has one
 NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
@@ -78,7 +78,7 @@ class Engine:
             direction: {order: Calibration(**one) for order, one in by.items()}
             for direction, by in index.params["calibration"].items()
         }
-        self.store: Store = ExactStore(index)
+        self.store: Store = open_store(index)
         self.picture_rule = self.retriever.model.picture_rule
 
     @property

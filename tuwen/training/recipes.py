@@ -21,10 +21,12 @@ from tuwen.data.formats.json_file import read_json
 from tuwen.data.formats.text import Vocabulary, make_tokenizer
 from tuwen.data.formats.tokens.token_stats import list_losses, measure_tokens
 from tuwen.model import dual_encoder
+from tuwen.model.adapter import is_adapter
 from tuwen.model.weights.load import make_start
 from tuwen.training import distributed
 from tuwen.training.checkpoint import remove_checkpoint
 from tuwen.training.dataset import OnlineViews, StoredViews, Views
+from tuwen.training.frozen import adapters
 from tuwen.training.runner import Job, Log, run_training, write_untrained
 from tuwen.training.selection import Choice, Measured
 from tuwen.training.streaming import StreamedViews, list_basic_characters, read_banned, read_limits
@@ -52,6 +54,11 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
     Each epoch shows a new view of each pair. The records count the pairs of streamed shards that could not be
     shown, as `skipped_<reason>`. Raises UserError where the corpus has no pair, or as load.py does.
     """
+    if params.baseline.start.kind == "embeddings":
+        if distributed.is_first():
+            adapters.write_vector_baseline(params.baseline.start, clean, out)
+            manifest.write_manifest(out, list_baseline_inputs(clean), list_baseline_settings(params))
+        return
     fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.describe()
     stored, streamed = _make_corpus_views(clean, params) if fit else (None, [])
     encoder, vocabulary = make_start(params, lambda: _list_captions(clean, bool(streamed)))
@@ -141,7 +148,17 @@ def list_finetune_settings(params: Params) -> dict[str, Any]:
 def make_finetuned(
     clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, checkpoint: Path, log: Log
 ) -> None:
-    """Train the baseline further, on views of train: stored or fresh ones, as `augment.mode` says."""
+    """Train the baseline further, on views of train: stored or fresh ones, as `augment.mode` says.
+
+    Where the baseline is vectors of another program, heads over them, on the pairs of train.
+    """
+    if is_adapter(baseline):
+        trained = params.finetune.fit, params.finetune.seed
+        if adapters.train_adapter(clean, ["train"], baseline, out, *trained, checkpoint, log):
+            inputs = list_finetune_inputs(clean, augmented, baseline)
+            manifest.write_manifest(out, inputs, list_finetune_settings(params))
+            remove_checkpoint(checkpoint)
+        return
     encoder, fit = dual_encoder.load_model(baseline), params.finetune.fit
     size_px = encoder.config["image"]["size_px"]
     views = make_labelled_views(clean, augmented, ["train"], params, size_px)
@@ -185,7 +202,18 @@ def make_refitted(
     It is never measured: it may have seen valid and test. It takes the state that was chosen for the fine-tuned
     model in `tuned`: that epoch, that mean of weights. `training.json` names the splits as `refit`.
     """
-    encoder, splits = dual_encoder.load_model(baseline), params.augment.splits
+    splits = params.augment.splits
+    if is_adapter(baseline):
+        trained, facts = (params.finetune.fit, params.finetune.seed), {"refit": splits}
+        choice = _read_choice(tuned)
+        if adapters.train_adapter(
+            clean, splits, baseline, out, *trained, checkpoint, log, chosen=choice, facts=facts
+        ):
+            inputs = list_refit_inputs(augmented, baseline)
+            manifest.write_manifest(out, inputs, list_refit_settings(params, tuned))
+            remove_checkpoint(checkpoint)
+        return
+    encoder = dual_encoder.load_model(baseline)
     fit, seed = params.finetune.fit, params.finetune.seed
     views = make_labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
     vocabulary, chosen = dual_encoder.read_vocabulary(baseline), _read_choice(tuned)

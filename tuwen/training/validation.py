@@ -20,7 +20,7 @@ from tuwen.retrieval.encode import (
     read_images,
 )
 from tuwen.retrieval.metrics import compute_hits, judge_queries
-from tuwen.retrieval.vectors import RetrievalTask, Vectors
+from tuwen.retrieval.vectors import RetrievalTask, Rows, Vectors
 from tuwen.training.selection import Measured, Validator
 
 HIT_K = 5
@@ -30,15 +30,12 @@ def make_validator(folder: Path, rule: PictureRule, batch_size: int, *, frozen: 
     """Return a function that measures a model and its tokenizer on the set in `folder`.
 
     rule: how these models see a picture. frozen: their towers differ in nothing, so that what these make of the
-    set is computed once. The images are decoded once, here. A text's share of the criterion goes to its image, the
-    first of several.
+    set is computed once. The images are decoded once, here.
     """
     pair_set = pairs.read_pair_set(folder)
     pixels = read_images(folder.parent.parent, pair_set, rule)
     captions = pair_set.texts["caption"].to_pylist()
     image_row, text_row = pairs.find_true_rows(pair_set)
-    image_of_text = np.zeros(len(captions), np.int64)
-    image_of_text[text_row[::-1]] = image_row[::-1]  # of several, the first
 
     pooled: list[Vectors] = []  # images and texts, where the towers are frozen
 
@@ -53,15 +50,24 @@ def make_validator(folder: Path, rule: PictureRule, batch_size: int, *, frozen: 
         return project_pooled(model, *pooled)
 
     def measure(model: DualEncoder, tokenizer: Any) -> Measured:
-        images, texts = embed(model, tokenizer)
-        i2t = judge_queries(RetrievalTask(images, texts, image_row, text_row), (HIT_K,))
-        t2i = judge_queries(RetrievalTask(texts, images, text_row, image_row), (HIT_K,))
-        shares_G, figures = np.zeros(len(pixels)), {}
-        directions = (("i2t", i2t, i2t.query), ("t2i", t2i, image_of_text[t2i.query]))
-        for direction, judged, image in directions:
-            hit = compute_hits(judged, (HIT_K,))[:, 0]
-            figures[f"valid_{direction}_hit_at_{HIT_K}"] = hit.mean().item()
-            np.add.at(shares_G, image, hit / len(hit) / len(directions))
-        return Measured(figures, shares_G)
+        return measure_vectors(*embed(model, tokenizer), image_row, text_row)
 
     return measure
+
+
+def measure_vectors(images: Vectors, texts: Vectors, image_row: Rows, text_row: Rows) -> Measured:
+    """Return hit@5 in both directions of unit vectors [G, D] and [T, D]; image_row, text_row [P]: the true pairs.
+
+    A text's share of the criterion goes to its image, the first of several.
+    """
+    image_of_text = np.zeros(len(texts), np.int64)
+    image_of_text[text_row[::-1]] = image_row[::-1]  # of several, the first
+    i2t = judge_queries(RetrievalTask(images, texts, image_row, text_row), (HIT_K,))
+    t2i = judge_queries(RetrievalTask(texts, images, text_row, image_row), (HIT_K,))
+    shares_G, figures = np.zeros(len(images)), {}
+    directions = (("i2t", i2t, i2t.query), ("t2i", t2i, image_of_text[t2i.query]))
+    for direction, judged, image in directions:
+        hit = compute_hits(judged, (HIT_K,))[:, 0]
+        figures[f"valid_{direction}_hit_at_{HIT_K}"] = hit.mean().item()
+        np.add.at(shares_G, image, hit / len(hit) / len(directions))
+    return Measured(figures, shares_G)

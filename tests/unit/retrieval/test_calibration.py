@@ -43,11 +43,12 @@ def find_likeliest(first: FirstAnswers) -> Scores:
 @pytest.mark.parametrize("queries", [20, 163, 2000])
 def test_the_curve_has_the_greatest_likelihood(queries: int) -> None:
     first = draw(queries, 14, -6, seed=queries)
-    assert list(fit_calibration(*first)) == pytest.approx(find_likeliest(first).tolist(), rel=1e-4, abs=1e-4)
+    curve = fit_calibration(first.score, first.right)
+    assert list(curve) == pytest.approx(find_likeliest(first).tolist(), rel=1e-4, abs=1e-4)
 
 
 def test_with_many_queries_it_finds_the_curve_that_made_them() -> None:
-    curve = fit_calibration(*draw(200_000, 14, -6, seed=1))
+    curve = fit_calibration(*draw(200_000, 14, -6, seed=1)[:2])
     assert curve.slope == pytest.approx(14, rel=0.02)
     assert curve.intercept == pytest.approx(-6, rel=0.02)
     assert curve.probability(6 / 14) == pytest.approx(0.5, abs=0.01)
@@ -93,7 +94,7 @@ def test_a_huge_score_overflows_nothing() -> None:
 def test_reliability_is_brier_and_ece_by_their_definitions() -> None:
     valid, test = draw(300, 14, -6, seed=3), draw(505, 14, -6, seed=4)
     body = measure_calibration(valid, test)
-    curve = fit_calibration(*valid)
+    curve = fit_calibration(*valid[:2])
     said = np.array([curve.probability(score) for score in test.score])
     assert body["brier"] == pytest.approx(np.mean((said - test.right) ** 2), abs=1e-6)
     assert body["brier"] < body["right"] * (1 - body["right"])  # it tells more than the share alone
@@ -109,6 +110,14 @@ def test_reliability_is_brier_and_ece_by_their_definitions() -> None:
     assert body["ece"] < 0.08  # the test is of the same kind as valid
     assert (body["fitted_on"], body["queries"]) == (300, 505)
     assert measure_calibration(valid, test) == body
+
+
+def test_in_a_larger_gallery_the_odds_fall_in_proportion() -> None:
+    valid = draw(300, 14, -6, seed=3)._replace(gallery=100)
+    few, many = (measure_calibration(valid, valid._replace(gallery=size)) for size in (100, 400))
+    odds = [[one["said"] / (1 - one["said"]) for one in body["bins"]] for body in (few, many)]
+    assert [high / low for high, low in zip(*odds, strict=True)] == pytest.approx([4] * MOST_BINS, rel=0.1)
+    assert (few["slope"], few["intercept"]) == (many["slope"], many["intercept"])
 
 
 def test_of_a_few_queries_each_has_a_bin_of_its_own() -> None:

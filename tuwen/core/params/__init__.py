@@ -25,9 +25,10 @@ from tuwen.core.params.data import (
     WebdatasetSource,
     ZeroSource,
 )
-from tuwen.core.params.index import Exact, Index, Licence
+from tuwen.core.params.index import Exact, Index, Licence, Milvus
 from tuwen.core.params.model import (
     CnClip,
+    Embeddings,
     Folder,
     Fresh,
     HuggingFace,
@@ -64,6 +65,7 @@ __all__ = [
     "Corpus",
     "Distil",
     "Embed",
+    "Embeddings",
     "Evaluate",
     "Exact",
     "Finetune",
@@ -79,6 +81,7 @@ __all__ = [
     "Licence",
     "Loop",
     "Marian",
+    "Milvus",
     "Model",
     "MomentumTeacher",
     "NoParaphrase",

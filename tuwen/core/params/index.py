@@ -27,11 +27,23 @@ class Exact(Strict):
     kind: Literal["exact"]
 
 
+class Milvus(Strict):
+    """Milvus, for what outgrows one machine; TUWEN_MILVUS_URI says where it is."""
+
+    kind: Literal["milvus"]
+    index: Literal["FLAT", "HNSW", "IVF_FLAT", "DISKANN"]  # FLAT is exact
+    shards: Annotated[int, Field(ge=1, le=64)]  # that a collection is written to
+    partitions: Annotated[int, Field(ge=1, le=1024)]  # that items lie in by their source, which filters then skip
+
+
+IndexStore = Annotated[Exact | Milvus, Field(discriminator="kind")]
+
+
 class Index(Strict):
     """What the search service answers from."""
 
     sets: Annotated[
         list[Literal["valid", "test", "bank", "corpus"]], Field(min_length=1), AfterValidator(_check_once)
     ]
-    store: Exact
+    store: IndexStore
     licences: list[Licence]

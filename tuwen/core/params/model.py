@@ -157,7 +157,19 @@ class Transformers(Strict):
         return f"{self.model} at {self.revision}, by transformers"
 
 
+class Embeddings(Strict):
+    """Vectors of pictures and captions that another program made, by their ids; heads can be trained over them."""
+
+    kind: Literal["embeddings"]
+    folder: str  # images.npy, images.txt, texts.npy, texts.txt
+    sha256: Sha256  # of what `sha256sum images.npy images.txt texts.npy texts.txt` prints in it
+
+    def describe(self) -> str:
+        """Return the origin of the vectors in words."""
+        return f"vectors in {self.folder}, sha256 {self.sha256}"
+
+
 Start = Annotated[
-    Fresh | HuggingFace | CnClip | OpenClip | OpenClipHub | Transformers | Wheels | Folder,
+    Fresh | HuggingFace | CnClip | OpenClip | OpenClipHub | Transformers | Wheels | Embeddings | Folder,
     Field(discriminator="kind"),
 ]

@@ -113,7 +113,7 @@ class Params(Strict):
             raise ValueError(
                 f"image.size_px must be a multiple of model.image.patch_px ({self.model.image.patch_px})"
             )
-        if self.rerank and start.kind in ("transformers", "open_clip_hub"):
+        if self.rerank and start.kind in ("transformers", "open_clip_hub", "embeddings"):
             raise ValueError(
                 "rerank must be null: a re-ranker reads tokens of towers of the project's own, and baseline.start "
                 "brings a library's"
@@ -130,6 +130,8 @@ class Params(Strict):
     def _check_pre_training(self) -> "Params":
         if (self.baseline.fit is None) != (self.baseline.policy is None):
             raise ValueError("baseline.fit and baseline.policy go together: both, or null for both")
+        if self.baseline.fit is not None and self.baseline.start.kind == "embeddings":
+            raise ValueError("baseline.fit must be null: vectors of another program are taken as they are")
         if self.baseline.fit is None and self.baseline.start.kind == "fresh":
             raise ValueError("baseline.fit must not be null: fresh weights that are not trained know nothing")
         if unknown := sorted(set(self.baseline.weights) - set(self.corpus)):

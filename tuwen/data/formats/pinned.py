@@ -72,7 +72,12 @@ def hash_parts(path: Path) -> str:
     parts = list_parts(path)
     if parts == [path]:
         return hash_file(path)
-    lines = (f"{hash_file(part)}  {part.name}\n" for part in parts)
+    return hash_listing(parts)
+
+
+def hash_listing(paths: Sequence[Path]) -> str:
+    """Return the sha256 of what `sha256sum` prints of files when it is run beside them."""
+    lines = (f"{hash_file(path)}  {path.name}\n" for path in paths)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

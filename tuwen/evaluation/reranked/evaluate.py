@@ -126,10 +126,10 @@ def list_first_reordered(
     """Return order -> the first answers of a direction: by the cosine, and by the choice where it has another."""
     matches, query = own.matches[direction], answers.judged.query
     by_cosine = judge_ranks(*own.ranks[direction], [1]).best_rank == 1
-    firsts = {"cosine": FirstAnswers(matches.cosine[query, 0].astype(np.float64), by_cosine)}
+    firsts = {"cosine": FirstAnswers(matches.cosine[query, 0].astype(np.float64), by_cosine, answers.gallery)}
     if choice.k > 1:
         score_Q = score_first(matches, *choice).max(axis=1)
-        firsts["reranked"] = FirstAnswers(score_Q[query], answers.judged.best_rank == 1)
+        firsts["reranked"] = FirstAnswers(score_Q[query], answers.judged.best_rank == 1, answers.gallery)
     return firsts
 
 

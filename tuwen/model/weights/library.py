@@ -13,7 +13,8 @@ from tuwen.data.formats.json_file import read_json_object, write_json
 from tuwen.data.formats.text import Vocabulary
 from tuwen.data.formats.tokens import library_tokenizer
 from tuwen.data.formats.tokens.library_tokenizer import TokenizerFiles
-from tuwen.model import dual_encoder, library_towers, state_dict
+from tuwen.model import dual_encoder, state_dict
+from tuwen.model.libraries import library_towers
 from tuwen.model.state_dict import Counterpart, State
 from tuwen.model.weights import fg_clip, hugging_face, library_pictures
 from tuwen.model.weights.published import START_PLACE, Published

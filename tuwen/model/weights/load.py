@@ -97,6 +97,7 @@ def load_weights(start: "Start", size_px: int, max_tokens: int) -> tuple[dual_en
     else:
         assert start.kind != "fresh"
         assert start.kind != "wheels"
+        assert start.kind != "embeddings"  # training/frozen/adapters.py
         published = READERS[start.kind](start, max_tokens)
         if start.resize_positions and published.config["image"]["size_px"] != size_px:
             published = positions.resize_positions(published, size_px, start.kind)

@@ -9,7 +9,8 @@ from tuwen.data.formats.json_file import read_json_object, write_json
 from tuwen.data.formats.text import Vocabulary
 from tuwen.data.formats.tokens import library_tokenizer
 from tuwen.data.formats.tokens.library_tokenizer import TokenizerFiles
-from tuwen.model import dual_encoder, open_clip_towers, state_dict
+from tuwen.model import dual_encoder, state_dict
+from tuwen.model.libraries import open_clip_towers
 from tuwen.model.state_dict import State
 from tuwen.model.weights import hugging_face, library, pixel_config
 from tuwen.model.weights.open_clip import IMAGE_CONFIG, IMAGE_WEIGHTS

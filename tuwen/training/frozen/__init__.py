@@ -1,4 +1,4 @@
-"""Training the projections alone, over towers that stay as they are: what these compute is computed once.
+"""Trainings over what stays as it is: projections over frozen towers, heads over another program's vectors.
 
-Read pooled_views.py first, then projections.py.
+Read pooled_views.py first, then projections.py and adapters.py.
 """

@@ -3,7 +3,11 @@
 import pytest
 from pydantic import TypeAdapter
 
+from tests.support.checkout import ROOT
+from tuwen.core.errors import UserError
 from tuwen.core.params import Start
+from tuwen.core.params.root import check_params
+from tuwen.core.presets import compose_preset, get_values
 
 DIGEST, COMMIT, OTHER = 64 * "a", 40 * "b", 40 * "c"
 TOWERS = {"image": "ViT-L-14", "image_weights": "laion/CLIP-ViT-L-14", "text": "hfl/chinese-roberta-wwm-ext"}
@@ -42,3 +46,21 @@ TOWERS = {"image": "ViT-L-14", "image_weights": "laion/CLIP-ViT-L-14", "text": "
 )
 def test_every_start_describes_its_origin(start: dict[str, object], origin: str) -> None:
     assert TypeAdapter(Start).validate_python(start).describe() == origin
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("embeddings", {}, "baseline.fit must be null: vectors of another program are taken as they are"),
+        ("transformers", {"fit": None, "policy": None}, "rerank must be null: a re-ranker reads tokens of towers"),
+    ],
+)
+def test_what_a_model_of_others_cannot_take_is_named(kind: str, changes: dict, message: str) -> None:
+    place = (
+        {"folder": "inputs/qwen", "sha256": DIGEST} if kind == "embeddings" else {"model": "m", "revision": COMMIT}
+    )
+    values = get_values(compose_preset("sample-rerank", ROOT / "presets")) | {"model": None}
+    values["baseline"] |= {"start": {"kind": kind, **place}} | changes
+    values |= {"rerank": None} if kind == "embeddings" else {}
+    with pytest.raises(UserError, match=message):
+        check_params(values, "params.yaml")

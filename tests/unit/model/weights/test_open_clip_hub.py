@@ -124,3 +124,22 @@ def test_forms_that_are_not_known_here_are_refused_by_name(change: dict, message
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match=message):
         load_weights(start(tmp_path / "theirs"), SIZE_PX, 16)
+
+
+def test_a_checkpoint_of_its_training_is_read_without_optimizer_and_average(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    save_open_clip_model("clip", tmp_path / "theirs")
+    state = load_file(tmp_path / "theirs/open_clip_model.safetensors")
+    whole, _ = load_weights(start(tmp_path / "theirs"), SIZE_PX, 16)
+    (tmp_path / "theirs/open_clip_model.safetensors").unlink()
+    average = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    path = tmp_path / "theirs/open_clip_pytorch_model.bin"
+    trained = {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 3}
+    torch.save(trained | {"state_dict_ema": average, "optimizer": {"state": {}, "param_groups": []}}, path)
+    again, _ = load_weights(
+        params.OpenClipHub(kind="open_clip_hub", model=str(tmp_path / "theirs"), revision=sha256(path)),
+        SIZE_PX,
+        16,
+    )
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
