@@ -35,7 +35,8 @@ class KeyedViews:
         return ROWS
 
     def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
-        for n in torch.randperm(ROWS, generator=make_generator(seed, epoch)).tolist()[skip:]:
+        order = torch.randperm(ROWS, generator=make_generator(seed, epoch)).tolist()
+        for n in order[share.rank :: share.ranks][skip:]:
             yield ViewSpec(str(n), str(n), caption(n), 0, n, key=n)
 
 

@@ -27,6 +27,18 @@ def set_precision(wanted: str) -> Iterator[None]:
         yield
 
 
+def choose_inference_precision() -> str:
+    """Return "bf16" on a GPU with units for it, else "fp32": on a CPU the bits of vectors are compared."""
+    return choose_precision("bf16") if choose_device() == "cuda" else "fp32"
+
+
+@contextlib.contextmanager
+def set_inference_precision() -> Iterator[None]:
+    """Compute by autocast in what `choose_inference_precision` says, inside the block."""
+    with torch.autocast(choose_device(), torch.bfloat16, enabled=choose_inference_precision() == "bf16"):
+        yield
+
+
 @contextlib.contextmanager
 def set_attention(device: str) -> Iterator[None]:
     """Let torch take the kernel of attention that trains fastest on `device`, inside the block."""

@@ -25,6 +25,7 @@ from tuwen.data.formats.picture_rule import PictureRule, resize_by_rule
 from tuwen.data.formats.text import tokenize
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
+from tuwen.model.precision import set_inference_precision
 from tuwen.retrieval.vectors import Vectors
 
 if TYPE_CHECKING:  # pyarrow is not needed to encode what the caller gives
@@ -149,7 +150,9 @@ def stream_caption_blocks(
 
 @torch.inference_mode()
 def _encode_images(model: DualEncoder, images: Sequence[Pixels]) -> Vectors:
-    vectors: Vectors = model.encode_image(make_pixel_tensor(list(images)).to(choose_device())).cpu().numpy()
+    pixels = make_pixel_tensor(list(images)).to(choose_device())
+    with set_inference_precision():
+        vectors: Vectors = model.encode_image(pixels).cpu().numpy()
     return vectors
 
 
@@ -167,7 +170,8 @@ def _pool_text(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> Vec
 
 @torch.inference_mode()
 def _encode_text(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> Vectors:
-    vectors: Vectors = model.encode_text(ids.to(choose_device()), mask.to(choose_device())).cpu().numpy()
+    with set_inference_precision():
+        vectors: Vectors = model.encode_text(ids.to(choose_device()), mask.to(choose_device())).cpu().numpy()
     return vectors
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from tuwen.core.errors import UserError
 from tuwen.core.progress import follow
 from tuwen.data.formats.images import Pixels, make_pixel_tensor
-from tuwen.model.device import choose_device, has_bf16
+from tuwen.model.device import choose_device
+from tuwen.model.precision import set_inference_precision
 from tuwen.model.reranker import ReRanker
 from tuwen.retrieval.encode import stream_caption_blocks, stream_decoded
 from tuwen.retrieval.token_file import TokenFile, Tokens, write_token_file
@@ -99,7 +100,7 @@ def _score_pass(reranker: ReRanker, one: list[list[Tensor]]) -> Vectors:
     """Return the probabilities [B] of one pass; in bf16 on a GPU that has it."""
     device = choose_device()
     stored_IKC, text_BLW, mask_BL, image_B = (tensor.to(device, non_blocking=True) for tensor in one[0])
-    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" and has_bf16(device)):
+    with set_inference_precision():
         score_B = reranker.cross.score_pairs(stored_IKC.float(), text_BLW.float(), mask_BL, image_B)
     return np.asarray(score_B.cpu().numpy())
 

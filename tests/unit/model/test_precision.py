@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tuwen.model import precision
-from tuwen.model.precision import choose_precision, set_precision
+from tuwen.model.precision import choose_inference_precision, choose_precision, set_precision
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,12 @@ def test_half_precision_is_for_machines_with_units_for_it(wanted, units, chosen,
             torch.bfloat16 if chosen == "bf16" else torch.float32
         )
     assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("device", "units", "chosen"), [("cuda", True, "bf16"), ("cuda", False, "fp32"), ("cpu", True, "fp32")]
+)
+def test_vectors_are_computed_in_half_precision_on_a_gpu_alone(device, units, chosen, monkeypatch) -> None:
+    monkeypatch.setattr(precision, "choose_device", lambda: device)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: units)
+    assert choose_inference_precision() == chosen
