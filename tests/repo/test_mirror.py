@@ -66,7 +66,7 @@ TESTED_WITH_OTHERS = {
     "service/live.py": "unit/service/test_app.py",
     "service/request_error.py": "unit/service/test_gatekeeper.py",
     "service/search_metrics.py": "unit/service/test_gatekeeper.py",
-    "service/index/milvus.py": "services/test_milvus.py",
+    "service/index/milvus.py": "milvus/test_milvus.py",
     "service/index/stores.py": "unit/service/test_engine.py",
     "service/index/store.py": "unit/service/index/test_exact.py",
     "training/engines/states.py": "unit/training/test_distributed.py",
