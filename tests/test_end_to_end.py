@@ -167,7 +167,7 @@ def test_thresholds_and_versions_run_what_they_decide_and_nothing_else(project: 
     """The same keys as docs/architecture.md's table, in the whole graph; another Prefect decides nothing."""
     run(project, "dvc", "repro")  # what a test before this one left
     assert list_stale(project, "versions.yaml", r'(?m)^( +torch: &torch )"[\d.]+"', r'\1"99.0"') == {
-        *("baseline", "finetune", "refit", "rerank", "embed", "evaluate", "predict", "report"),
+        *("baseline", "finetune", "refit", "rerank", "embed", "evaluate", "index", "predict", "report"),
     }
     assert list_stale(project, "versions.yaml", r'resvg_py: "[\d.]+"', 'resvg_py: "99.0"') == {"ingest", "corpus"}
     assert list_stale(project, "constraints.txt", r"(?m)^prefect==.+$", "prefect==99.0") == set()

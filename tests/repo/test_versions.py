@@ -55,6 +55,7 @@ USED_ELSEWHERE = {
 # What no stage imports by name, and why it is listed.
 BENEATH = {
     "albucore": "albumentations",
+    "ftfy": "open_clip_torch",
     "simsimd": "albumentations",
     "stringzilla": "albumentations",
 }

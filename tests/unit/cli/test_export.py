@@ -95,7 +95,7 @@ def test_the_command_of_the_readme_exports_a_model_of_the_samples_kind(
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(cli.app, line.split()).exit_code == 0
     assert sorted(path.name for path in (tmp_path / "OUT").iterdir()) == [
-        *("image.pt2", "preprocessor.json", "text.pt2", "vocab.txt")
+        *("image.pt2", "preprocessor.json", "text.pt2", "tokenizer.json", "vocab.txt")
     ]
     pixels = torch.randn(3, 3, shape.image.size_px, shape.image.size_px)
     ids = torch.randint(0, 40, (5, 7))

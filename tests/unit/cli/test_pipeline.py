@@ -32,7 +32,7 @@ def test_params_checks_the_file_that_is_here(tmp_path: Path) -> None:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     assert call("tuwen", "params", cwd=tmp_path).stdout == ""
     text = (tmp_path / "params.yaml").read_text(encoding="utf-8")
-    (tmp_path / "params.yaml").write_text(text.replace("size_px: 64", "size_px: wide"), encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("size_px: 192", "size_px: wide"), encoding="utf-8")
     done = call("tuwen", "params", cwd=tmp_path, fails=True)
     assert done.stderr == "error: params.yaml: image.size_px: input should be a valid integer, got 'wide'\n"
 
@@ -54,7 +54,7 @@ def test_params_refuses_a_preset_that_is_not_valid(tmp_path: Path) -> None:
     (tmp_path / "presets/wide.yaml").write_text("extends: smoke\nimage: {size_px: wide}\n", encoding="utf-8")
     done = call("tuwen", "params", "--preset", "wide", cwd=tmp_path, fails=True)
     fault = "image.size_px: input should be a valid integer, got 'wide'"
-    assert done.stderr == f"error: presets/wide.yaml (extends smoke, sample): {fault}\n"
+    assert done.stderr == f"error: presets/wide.yaml (extends smoke, scratch, sample): {fault}\n"
     assert done.stdout == ""
 
 

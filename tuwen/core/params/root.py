@@ -140,6 +140,11 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _check_frozen_towers(self) -> "Params":
+        if self.baseline.start.kind == "embeddings" and self.finetune.fit.freeze != "none":
+            raise ValueError(
+                f"finetune.fit.freeze must be none, got {self.finetune.fit.freeze}: vectors of another program "
+                "have no towers below the heads that are trained"
+            )
         if self.baseline.fit and self.baseline.fit.freeze == "towers" and self._list_streamed():
             raise ValueError(
                 "baseline.fit.freeze must not be towers: what they make of shards that stay where they are, as "

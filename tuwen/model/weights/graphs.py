@@ -2,7 +2,8 @@
 
     image.pt2           pixels [B, 3, S, S], normalised as preprocessor.json says -> unit vectors [B, D]
     text.pt2            token ids [B, L] and mask [B, L], int64 -> unit vectors [B, D]
-    vocab.txt           the tokens in the order of their ids, for a BERT tokenizer, or
+    vocab.txt           the tokens in the order of their ids, and
+    tokenizer.json      how captions become them, for the package tokenizers; or
     tokenizer/          the files of a library's
     preprocessor.json   how pictures and texts are prepared
 
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tuwen.data.formats.text import load_tokenizer
 from tuwen.data.formats.tokens import library_tokenizer
 from tuwen.model.dual_encoder import DualEncoder
 
@@ -66,3 +68,5 @@ def write_graphs(encoder: DualEncoder, folder: Path, out: Path) -> None:
             shutil.copytree(folder / name, out / name)
         elif (folder / name).is_file():
             shutil.copy(folder / name, out / name)
+    if (folder / "vocab.txt").is_file():
+        load_tokenizer(folder / "vocab.txt").backend_tokenizer.save(str(out / "tokenizer.json"))

