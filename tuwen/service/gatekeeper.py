@@ -21,6 +21,7 @@ from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings, is_loopback
 
 OPEN_PATHS = ("/", "/health", "/ready", "/session")  # without a token; and /static/…, which is the page
+UNTIMED_PATHS = ("/reload",)  # takes as long as a model takes to load; who asks sets a limit himself
 WATCHED_PATHS = ("/health", "/ready", "/metrics")  # asked every few seconds by programs
 COOKIE = "tuwen_search"
 CLIENTS_KEPT = 10_000
@@ -88,8 +89,9 @@ class Gatekeeper:
         if self._under_way >= settings.queue:
             raise _too_many(f"{settings.queue} requests are under way; try again in a moment", 1.0)
         self._under_way += 1
+        seconds = None if scope["path"] in UNTIMED_PATHS else settings.timeout_seconds
         try:
-            async with asyncio.timeout(settings.timeout_seconds):
+            async with asyncio.timeout(seconds):
                 await self._app(scope, limit_body(connection.headers, receive, settings.max_body_bytes), send)
         except TimeoutError:
             words = f"no answer within {settings.timeout_seconds:g} s; ask again, or for less"

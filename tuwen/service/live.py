@@ -7,10 +7,10 @@ end there, and it is let go when the last of them has ended.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ MODELS_FOLDER = Path("models")
 PROBES = 4  # items of each side that are embedded anew
 LEAST_COSINE = 0.99  # of an item's vector and the one that the model gives it now
 DRAIN_SECONDS = 0.1
+_Result = TypeVar("_Result")
 _log = logging.getLogger("tuwen.search")
 
 
@@ -41,7 +42,7 @@ class LiveModel:
         self._settings, self._metrics, self._fail = settings, metrics, fail
         self._current: LiveAnswers | None = None
         self._turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
         """Begin to load, and to look for new champions after that."""
@@ -62,8 +63,20 @@ class LiveModel:
     async def reload(self) -> dict[str, Any]:
         """Load model and index anew, try them, and let them take over; return what answers then.
 
-        Raises RequestError where they cannot be loaded or fail the trial: the old ones answer on.
+        Raises RequestError where they cannot be loaded or fail the trial: the old ones answer on. Who gives up
+        waiting does not end it: the thread that loads cannot be stopped, and no other load begins beside it.
         """
+        return await asyncio.shield(self._begin(self._reload()))
+
+    async def close(self) -> None:
+        """End what answers, once its requests have ended."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._current is not None:
+            await self._current.close()
+
+    async def _reload(self) -> dict[str, Any]:
         async with self._turn:
             try:
                 engine = await asyncio.to_thread(load_checked_engine, self._settings)
@@ -73,14 +86,6 @@ class LiveModel:
                 raise RequestError(409, "not_taken", f"the model in service answers on: {error}") from None
             self._take(engine)
         return {"model": engine.about, "index": {"digest": engine.index.digest}}
-
-    async def close(self) -> None:
-        """End what answers, once its requests have ended."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._current is not None:
-            await self._current.close()
 
     async def _load_first(self) -> None:
         try:
@@ -126,10 +131,11 @@ class LiveModel:
         if old is not None:
             self._begin(_end_when_idle(old))
 
-    def _begin(self, work: Any) -> None:
+    def _begin(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def _end_when_idle(answers: LiveAnswers) -> None:

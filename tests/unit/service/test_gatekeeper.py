@@ -30,6 +30,11 @@ def build_client(host: str = "127.0.0.1", **settings: object) -> TestClient:
     async def sleep() -> None:
         await asyncio.sleep(30)
 
+    @app.post("/reload")
+    async def reload() -> JSONResponse:
+        await asyncio.sleep(0.1)
+        return JSONResponse({})
+
     @app.get("/about")
     async def about() -> JSONResponse:
         return JSONResponse({})
@@ -99,6 +104,10 @@ def test_each_client_has_a_rate_of_its_own() -> None:
 def test_an_answer_that_takes_too_long_is_given_up() -> None:
     refused = build_client(timeout_seconds=0.05).post("/sleep")
     assert (refused.status_code, refused.json()["error"]["code"]) == (504, "timeout")
+
+
+def test_a_reload_takes_the_time_that_it_takes() -> None:
+    assert build_client(timeout_seconds=0.05).post("/reload").status_code == 200
 
 
 def test_requests_beyond_the_queue_are_turned_away() -> None:
