@@ -3,12 +3,16 @@
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tuwen.core.errors import UserError
 from tuwen.service import live as live_module
 from tuwen.service.engine import Engine
 from tuwen.service.live import LiveModel, load_checked_engine
+from tuwen.service.messages import EmbedBody, SearchBody
+from tuwen.service.request_error import RequestError
 from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings
 
@@ -49,3 +53,31 @@ def test_a_load_whose_caller_gave_up_takes_over_before_another_begins(
         await live.close()
 
     asyncio.run(give_up_and_ask_again())
+
+
+class GoneStore:
+    """A store on a machine that went away."""
+
+    def search(self, *asked: Any) -> Any:
+        raise UserError("TUWEN_MILVUS_URI: Milvus says: no answer")
+
+    def drop(self) -> None:
+        raise UserError("TUWEN_MILVUS_URI: Milvus says: no answer")
+
+
+def test_a_store_that_went_away_is_told_and_does_not_keep_the_service_from_its_end(
+    built: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ask() -> None:
+        live = make_live(built)
+        await live.reload()
+        async with live.use() as answers:
+            answers.engine.store = GoneStore()  # type: ignore[assignment]
+            assert len((await answers.embed(EmbedBody(texts=["海边的日落"])))["vectors"]) == 1
+            with pytest.raises(RequestError, match="no answer") as refused:
+                await answers.search(SearchBody(text="海边的日落"), None)
+            assert (refused.value.status, refused.value.code) == (503, "not_answered")
+        await live.close()
+
+    asyncio.run(ask())
+    assert "not closed in order: TUWEN_MILVUS_URI" in caplog.text
