@@ -125,8 +125,11 @@ def test_the_alias_leads_to_the_newest_index_and_what_it_left_is_dropped(server:
 
     client = MilvusClient(uri=server)
     old = open_milvus(MadeIndex(200, "01d0000000000000", index="FLAT"))
+    old.take_over()
     assert client.describe_alias("tuwen_images")["collection_name"] == "tuwen_images_01d0000000000000"
     new = open_milvus(MadeIndex(300, "2ee0000000000000", index="FLAT"))
+    assert client.describe_alias("tuwen_images")["collection_name"] == "tuwen_images_01d0000000000000"
+    new.take_over()
     assert client.describe_alias("tuwen_images")["collection_name"] == "tuwen_images_2ee0000000000000"
     old.drop()
     assert not client.has_collection("tuwen_images_01d0000000000000")

@@ -170,6 +170,7 @@ def load_checked_engine(settings: SearchSettings) -> Engine:
     engine = Engine(model, name, version, ItemIndex(settings.index), settings.data)
     try:
         check_engine(engine)
+        engine.store.take_over()
     except BaseException:
         engine.close()
         raise

@@ -10,6 +10,7 @@ import pytest
 from tuwen.core.errors import UserError
 from tuwen.service import live as live_module
 from tuwen.service.engine import Engine
+from tuwen.service.index.exact import ExactStore
 from tuwen.service.live import LiveModel, load_checked_engine
 from tuwen.service.messages import EmbedBody, SearchBody
 from tuwen.service.request_error import RequestError
@@ -17,9 +18,12 @@ from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings
 
 
+def make_settings(root: Path) -> SearchSettings:
+    return SearchSettings(model=str(root / "models/reranked"), index=root / "index", data=root / "data")
+
+
 def make_live(root: Path) -> LiveModel:
-    settings = SearchSettings(model=str(root / "models/reranked"), index=root / "index", data=root / "data")
-    return LiveModel(settings, SearchMetrics(), pytest.fail)
+    return LiveModel(make_settings(root), SearchMetrics(), pytest.fail)
 
 
 def test_a_load_whose_caller_gave_up_takes_over_before_another_begins(
@@ -81,3 +85,15 @@ def test_a_store_that_went_away_is_told_and_does_not_keep_the_service_from_its_e
 
     asyncio.run(ask())
     assert "not closed in order: TUWEN_MILVUS_URI" in caplog.text
+
+
+def test_a_store_takes_over_only_once_the_model_was_tried(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(ExactStore, "take_over", lambda store: told.append("taken over"))
+    settings = make_settings(built)
+    load_checked_engine(settings).close()
+    assert told == ["taken over"]
+    monkeypatch.setattr(live_module, "LEAST_COSINE", 1.1)
+    with pytest.raises(UserError, match="another vector than the index has"):
+        load_checked_engine(settings)
+    assert told == ["taken over"]

@@ -1,8 +1,8 @@
 """The store for what outgrows one machine: Milvus, Standalone or Distributed, at TUWEN_MILVUS_URI.
 
 Each side of an index is a collection that bears the index's digest, so that one never answers for another model.
-A store that is opened brings its rows there, batch by batch, and goes on where a killed one stopped; once all are
-there, the aliases tuwen_images and tuwen_texts lead to them, for whoever asks Milvus himself. Milvus finds
+A store that is opened brings its rows there, batch by batch, and goes on where a killed one stopped; once it takes
+over, the aliases tuwen_images and tuwen_texts lead to them, for whoever asks Milvus himself. Milvus finds
 candidates, and the float64 score of retrieval/search.py orders them: with FLAT the answers are those of exact.py,
 but for vectors equal at the end of the candidates.
 TUWEN_MILVUS_TOKEN: user:password, where Milvus asks for them.
@@ -70,8 +70,6 @@ class MilvusStore:
         with _explain():
             for side in SIDES:
                 self._load(side)
-            for side, name in self._names.items():
-                self._point_alias(side, name)
 
     def search(self, side: str, queries: Vectors, k: int, keep: ItemFilter) -> list[Hits]:
         """Return the k best items that the filter keeps, for each query; queries [Q, D], unit rows.
@@ -101,8 +99,14 @@ class MilvusStore:
         """Return how many items the filter keeps. Raises UserError where Milvus does not answer."""
         return len(self._index.vectors[side]) if keep == ItemFilter() else self._count(side, keep)
 
+    def take_over(self) -> None:
+        """Let the aliases lead to this index's collections. Raises UserError where Milvus does not answer."""
+        with _explain():
+            for side, name in self._names.items():
+                self._point_alias(side, name)
+
     def drop(self) -> None:
-        """Close the connection; collections stay for the next start, unless a newer index has taken over."""
+        """Close the connection; collections stay for the next start, unless another index has taken over."""
         with _explain():
             for side, name in self._names.items():
                 if self._read_alias(side) not in (None, name):
