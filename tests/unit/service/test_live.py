@@ -11,6 +11,7 @@ from tuwen.core.errors import UserError
 from tuwen.service import live as live_module
 from tuwen.service.engine import Engine
 from tuwen.service.index.exact import ExactStore
+from tuwen.service.index.item_index import MismatchError
 from tuwen.service.live import LiveModel, load_checked_engine
 from tuwen.service.messages import EmbedBody, SearchBody
 from tuwen.service.request_error import RequestError
@@ -97,3 +98,43 @@ def test_a_store_takes_over_only_once_the_model_was_tried(built: Path, monkeypat
     with pytest.raises(UserError, match="another vector than the index has"):
         load_checked_engine(settings)
     assert told == ["taken over"]
+
+
+def test_a_new_champion_is_tried_until_it_is_taken_or_refused(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Exception | tuple[str, str]] = [UserError("out of reach"), OSError("broken pipe")]
+    looks += [("2", "a")] * 4 + [("3", "b")] * 3
+    faults = [UserError("no index yet"), OSError("no memory"), MismatchError("another model")]
+    engine, tried, taken = load_checked_engine(make_settings(built)), list[str](), threading.Event()
+
+    def describe(settings: SearchSettings) -> tuple[str, str]:
+        found = looks.pop(0) if len(looks) > 1 else looks[0]
+        if isinstance(found, Exception):
+            raise found
+        tried.append(found[0])
+        return found
+
+    def load(settings: SearchSettings) -> Engine:
+        if not tried:
+            return engine
+        tried[-1] += " loaded"
+        if faults:
+            raise faults.pop(0)
+        taken.set()
+        return engine
+
+    monkeypatch.setattr(live_module, "describe_wanted", describe)
+    monkeypatch.setattr(live_module, "load_checked_engine", load)
+
+    async def follow() -> None:
+        settings = make_settings(built).model_copy(
+            update={"model": "models:/tuwen@champion", "poll_seconds": 0.01}
+        )
+        live = LiveModel(settings, SearchMetrics(), pytest.fail)
+        live.start()
+        assert await asyncio.to_thread(taken.wait, 60)
+        await live.close()
+
+    asyncio.run(follow())
+    assert tried[:5] == ["2 loaded", "2 loaded", "2 loaded", "2", "3 loaded"]

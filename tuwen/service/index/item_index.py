@@ -17,6 +17,10 @@ from tuwen.retrieval.vectors import Rows, Vectors
 from tuwen.service.index.items import ITEM_SCHEMA, RANGE_COLUMNS, SIDES, VALUE_COLUMNS
 
 
+class MismatchError(UserError):
+    """A model and an index that are not of each other: to try the same two again is in vain."""
+
+
 class ItemIndex:
     """An index that stands: whole, as its manifest names every file by digest."""
 
@@ -38,9 +42,9 @@ class ItemIndex:
         }  # copied where written, which nobody does: torch knows no arrays that cannot be written
 
     def require_model(self, model: Path) -> None:
-        """Raise UserError unless the vectors are of the very model in this folder."""
+        """Raise MismatchError unless the vectors are of the very model in this folder."""
         if (digest := manifest.hash_path(model)) != self.model_digest:
-            raise UserError(
+            raise MismatchError(
                 f"{self.folder / manifest.MANIFEST}: an index of another model: it names {self.model_digest}, but "
                 f"{model} is {digest}; make one of it: `dvc repro index`"
             )
