@@ -137,6 +137,24 @@ def test_the_alias_leads_to_the_newest_index_and_what_it_left_is_dropped(server:
     assert client.has_collection("tuwen_images_2ee0000000000000")
 
 
+def test_a_collection_with_too_many_rows_is_made_anew(server: str, queries: Any) -> None:
+    from pymilvus import MilvusClient
+
+    made = MadeIndex(200, "2a2a000000000000", index="FLAT")
+    store = open_milvus(made)
+    store.take_over()
+    client, name = MilvusClient(uri=server), "tuwen_images_2a2a000000000000"
+    client.insert(name, list(store._list_rows("images", slice(0, 50))))
+    client.flush(name)
+    again = open_milvus(made)
+    again.take_over()
+    due = ExactStore(cast(ItemIndex, made)).search("images", queries, 10, ALL)
+    assert [hits.rows.tolist() for hits in again.search("images", queries, 10, ALL)] == [
+        hits.rows.tolist() for hits in due
+    ]
+    assert client.describe_alias("tuwen_images")["collection_name"] == name
+
+
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     made = MadeIndex(10, "0123456789abcdef", index="FLAT")
     monkeypatch.delenv("TUWEN_MILVUS_URI")
