@@ -49,9 +49,9 @@ def publish(preset: Preset = "sample", service: str = SERVICE) -> State[None]:
     try:
         folder = make_worktree(preset)
         refuse_edited_outs(folder)
-        with keep_index(folder) as restore:
+        with keep_index(folder) as index:
             make_index(folder)
-            return Completed(message=swap_model(folder, service, restore))
+            return Completed(message=swap_model(folder, service, index))
     except UserError as error:
         return Failed(message=str(error))
 
@@ -71,11 +71,17 @@ def make_index(folder: Path) -> None:
 
 @contextlib.contextmanager
 def keep_index(folder: Path) -> Iterator["IndexCopy"]:
-    """Keep the index that stands for the time of the block, as hard links: the stage makes new files."""
+    """Keep the index that stands for the time of the block, and put it back where the block fails or is cancelled.
+
+    It is kept as hard links: the stage makes new files.
+    """
     copy = IndexCopy(folder / INDEX, folder / KEPT_INDEX)
     copy.make()
     try:
         yield copy
+    except BaseException:
+        copy.restore()
+        raise
     finally:
         shutil.rmtree(copy.kept, ignore_errors=True)
 
@@ -102,22 +108,23 @@ class IndexCopy:
 def swap_model(folder: Path, service: str, index: IndexCopy) -> str:
     """Register the model and let the service take it and its index; return what became of it.
 
-    Raises UserError where the service refuses them or does not answer: the champion and the index are as before.
+    Raises UserError where the service refuses them or does not answer. Champion and index are as before then, and
+    where it is cancelled.
     """
     from tuwen.service.index.build import choose_answering_model
     from tuwen.tracking import published, registry
 
     with contextlib.chdir(folder), hide_cards():
         before = published.get_champion()
-        made = registry.register(choose_answering_model(Path("models")), GALLERY, load_params().evaluate)
-        if not made.is_champion:
-            index.restore()
-            return f"version {made.version} is the challenger, and the service stays as it is: {made.why}"
         try:
+            made = registry.register(choose_answering_model(Path("models")), GALLERY, load_params().evaluate)
+            if not made.is_champion:
+                index.restore()
+                return f"version {made.version} is the challenger, and the service stays as it is: {made.why}"
             answered = ask_to_reload(service, os.environ.get(TOKEN_VARIABLE, ""))
-        except UserError:
+        except BaseException:
+            index.restore()  # first: a service that finds its champion back finds the index of it
             published.set_champion(before)
-            index.restore()
             raise
     return f"version {made.version} is in service: {made.why}; {answered}"
 

@@ -76,6 +76,36 @@ def test_a_model_goes_into_service_or_nothing_changes(project: Path) -> None:
         assert not (project / ".cache/publish/index").exists()
 
 
+def test_the_index_is_put_back_where_what_follows_fails_or_is_cancelled(tmp_path: Path) -> None:
+    place = tmp_path / "index" / "manifest.json"
+    place.parent.mkdir()
+    place.write_text("before")
+
+    def fail(fault: BaseException) -> None:
+        shutil.rmtree(place.parent)
+        place.parent.mkdir()
+        raise fault
+
+    for fault in (UserError("index: failed"), KeyboardInterrupt()):
+        with pytest.raises(type(fault)), keep_index(tmp_path):
+            fail(fault)
+        assert place.read_text() == "before"
+        assert not (tmp_path / ".cache/publish/index").exists()
+
+
+def test_the_champion_is_put_back_where_the_swap_is_cancelled(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancel(service: str, token: str) -> None:
+        assert published.get_champion() == "1"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.publish.ask_to_reload", cancel)
+    with pytest.raises(KeyboardInterrupt), keep_index(project) as index:
+        swap_model(project, "http://127.0.0.1:9", index)
+    assert published.get_champion() is None
+
+
 def publish(project: Path, service: SearchService) -> str:
     """Publish the model with the index that stands."""
     with keep_index(project) as index:
