@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +26,7 @@ from flows.schedule import run_stages
 from tuwen.core.errors import UserError
 from tuwen.core.params import load_params
 from tuwen.core.worktree import make_worktree
+from tuwen.data.formats.manifest import hash_path
 
 STAGE, INDEX = "index", Path("index")
 KEPT_INDEX = Path(".cache/publish/index")  # the index before, until the new one is in service
@@ -116,21 +117,36 @@ def swap_model(folder: Path, service: str, index: IndexCopy) -> str:
 
     with contextlib.chdir(folder), hide_cards():
         before = published.get_champion()
+        model = choose_answering_model(Path("models"))
         try:
-            made = registry.register(choose_answering_model(Path("models")), GALLERY, load_params().evaluate)
+            made = registry.register(model, GALLERY, load_params().evaluate)
             if not made.is_champion:
                 index.restore()
                 return f"version {made.version} is the challenger, and the service stays as it is: {made.why}"
             answered = ask_to_reload(service, os.environ.get(TOKEN_VARIABLE, ""))
+            require_published(answered, {"model": hash_path(model), "index": hash_path(INDEX)})
         except BaseException:
             index.restore()  # first: a service that finds its champion back finds the index of it
             published.set_champion(before)
             raise
-    return f"version {made.version} is in service: {made.why}; {answered}"
+    return f"version {made.version} is in service: {made.why}; index {answered['index'][:16]}"
 
 
-def ask_to_reload(service: str, token: str) -> str:
-    """Let the service load anew; return what it says. Raises UserError where it refuses or does not answer."""
+def require_published(answered: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Raise UserError unless what the service answers with now is what was published; both are digests by name."""
+    for name, digest in expected.items():
+        if answered[name] != digest:
+            raise UserError(
+                f"service: it took another {name}, {answered[name]}, and {digest} was published; start it with "
+                "TUWEN_SEARCH_MODEL=models:/tuwen@champion, over the index of this checkout"
+            )
+
+
+def ask_to_reload(service: str, token: str) -> dict[str, str]:
+    """Let the service load anew; return the digests of the model and the index that it answers with then.
+
+    Raises UserError where it refuses or does not answer.
+    """
     try:
         headers = {"Authorization": f"Bearer {token}"}
         answer = httpx.post(f"{service}/reload", headers=headers, timeout=SWAP_SECONDS)
@@ -141,7 +157,7 @@ def ask_to_reload(service: str, token: str) -> str:
     except ValueError:
         body = {}
     if answer.is_success:
-        return f"index {body['index']['digest'][:16]}"
+        return {name: str(body.get(name, {}).get("digest")) for name in ("model", "index")}
     said = body.get("error", {}).get("message", answer.reason_phrase)
     raise UserError(f"service: {service} answers {answer.status_code}: {said}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.publish import ask_to_reload, keep_index, swap_model
+from flows.publish import ask_to_reload, keep_index, require_published, swap_model
 from tests.support import registry_project
 from tests.support.search_process import SearchService, serving_searches
 from tests.support.search_project import INDEX, build_index, write_calibrations
@@ -104,6 +104,13 @@ def test_the_champion_is_put_back_where_the_swap_is_cancelled(
     with pytest.raises(KeyboardInterrupt), keep_index(project) as index:
         swap_model(project, "http://127.0.0.1:9", index)
     assert published.get_champion() is None
+
+
+def test_a_service_that_took_something_else_is_told() -> None:
+    expected = {"model": "sha256:a1", "index": "sha256:b2"}
+    require_published(expected, expected)
+    with pytest.raises(UserError, match="it took another index, sha256:c3, and sha256:b2 was published"):
+        require_published(expected | {"index": "sha256:c3"}, expected)
 
 
 def publish(project: Path, service: SearchService) -> str:
