@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -28,6 +29,10 @@ def build_client(host: str = "127.0.0.1", **settings: object) -> TestClient:
 
     @app.post("/sleep")
     async def sleep() -> None:
+        await asyncio.sleep(30)
+
+    @app.get("/image/{name}")
+    async def image(name: str) -> None:
         await asyncio.sleep(30)
 
     @app.post("/reload")
@@ -102,8 +107,9 @@ def test_each_client_has_a_rate_of_its_own() -> None:
 
 
 def test_an_answer_that_takes_too_long_is_given_up() -> None:
-    refused = build_client(timeout_seconds=0.05).post("/sleep")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (504, "timeout")
+    client = build_client(timeout_seconds=0.05)
+    for refused in (client.post("/sleep"), client.get("/image/图01.png")):
+        assert (refused.status_code, refused.json()["error"]["code"]) == (504, "timeout")
 
 
 def test_a_reload_takes_the_time_that_it_takes() -> None:
@@ -121,6 +127,20 @@ def test_requests_beyond_the_queue_are_turned_away() -> None:
         assert statuses[-1] == 429
         asking.join()
         assert client.post("/echo").status_code == 200
+
+
+def test_pictures_have_a_queue_of_their_own() -> None:
+    client = build_client(queue=1, timeout_seconds=3)
+    with client:
+        asking = [threading.Thread(target=lambda: answers.append(client.get("/image/图01.png"))) for _ in range(2)]
+        answers: list[httpx.Response] = []
+        for thread in asking:
+            thread.start()
+        while not answers:
+            assert client.post("/echo").status_code == 200
+        for thread in asking:
+            thread.join()
+        assert sorted(answer.status_code for answer in answers) == [429, 504]
 
 
 def test_a_fault_of_ours_is_words_and_counted(caplog: pytest.LogCaptureFixture) -> None:
