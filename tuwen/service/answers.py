@@ -97,11 +97,12 @@ class LiveAnswers:
         self._check_text(body.text)
         item = self._find_item("images", body.image_id)
         picture = await self._run(self._decoders, partial(read_picture, engine.data, item))
-        square = read_square((body.image_id, picture), engine.picture_rule)
+        read = partial(read_square, (body.image_id, picture), engine.picture_rule)
+        square = await self._run(self._decoders, read)
         times = StageTimes(self._metrics)
         with times.measure("attention"):
-            read = await self._run(self._slow, partial(map_entities, reader, square, body.text))
-        return await self._run(self._decoders, partial(describe_maps, picture, read))
+            maps = await self._run(self._slow, partial(map_entities, reader, square, body.text))
+        return await self._run(self._decoders, partial(describe_maps, picture, maps))
 
     async def embed(self, body: EmbedBody) -> dict[str, Any]:
         """QueryAnswer POST /embed. Raises RequestError."""
