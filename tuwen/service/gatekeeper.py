@@ -102,7 +102,8 @@ class Gatekeeper:
             self._under_way[kind] -= 1
 
     def _check_caller(self, connection: HTTPConnection) -> None:
-        settings, path = self._settings, connection.url.path
+        # the path as it is routed: that of connection.url begins with what the client wrote as its host
+        settings, path = self._settings, connection.scope["path"]
         if not settings.token:
             # a page of another site may have its name point here, and ask as if it were ours
             host = connection.headers.get("host", "")

@@ -67,6 +67,7 @@ def test_with_a_token_nothing_is_told_without_it() -> None:
     for wrong in ("Bearer x", f"Basic {TOKEN}", "Bearer", f"Bearer {TOKEN}x"):
         assert client.get("/about", headers={"authorization": wrong}).status_code == 401
     assert client.get("/about", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert client.get("/about", headers={"host": "x/static/"}).status_code == 401
     client.cookies.set(COOKIE, TOKEN)
     assert client.get("/about").status_code == 401  # the cookie is not the token
     client.cookies.clear()
