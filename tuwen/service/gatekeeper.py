@@ -107,7 +107,8 @@ class Gatekeeper:
         if not settings.token:
             # a page of another site may have its name point here, and ask as if it were ours
             host = connection.headers.get("host", "")
-            if not is_loopback(_strip_port(host)) and host not in settings.hosts.split(","):
+            known = {name.strip() for name in settings.hosts.split(",")} - {""}
+            if not is_loopback(_strip_port(host)) and known.isdisjoint({host, _strip_port(host)}):
                 words = f"host {host[:100]!r} is not known here; call 127.0.0.1, or set TUWEN_SEARCH_HOSTS"
                 raise RequestError(403, "foreign_host", words)
             return

@@ -56,7 +56,11 @@ def test_pages_of_other_sites_cannot_ask_under_their_own_name() -> None:
     assert build_client("localhost").get("/about").status_code == 200
     refused = build_client("evil.example.org").get("/about")
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "foreign_host")
-    assert build_client("search.lan", hosts="other.lan,search.lan").get("/about").status_code == 200
+    for host in ("search.lan", "search.lan:8080", "other.lan:81"):
+        known = build_client(host, hosts="other.lan:81, search.lan").get("/about")
+        assert known.status_code == 200
+    assert build_client("other.lan", hosts="other.lan:81").get("/about").status_code == 403
+    assert build_client(hosts="a.lan,").get("/about", headers={"host": ""}).status_code == 403
     assert build_client("evil.example.org", token=TOKEN).get("/about").status_code == 401
 
 
