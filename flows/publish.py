@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +26,7 @@ from flows.schedule import run_stages
 from tuwen.core.errors import UserError
 from tuwen.core.params import load_params
 from tuwen.core.worktree import make_worktree
+from tuwen.data.formats.manifest import hash_path
 
 STAGE, INDEX = "index", Path("index")
 KEPT_INDEX = Path(".cache/publish/index")  # the index before, until the new one is in service
@@ -49,9 +50,9 @@ def publish(preset: Preset = "sample", service: str = SERVICE) -> State[None]:
     try:
         folder = make_worktree(preset)
         refuse_edited_outs(folder)
-        with keep_index(folder) as restore:
+        with keep_index(folder) as index:
             make_index(folder)
-            return Completed(message=swap_model(folder, service, restore))
+            return Completed(message=swap_model(folder, service, index))
     except UserError as error:
         return Failed(message=str(error))
 
@@ -71,11 +72,17 @@ def make_index(folder: Path) -> None:
 
 @contextlib.contextmanager
 def keep_index(folder: Path) -> Iterator["IndexCopy"]:
-    """Keep the index that stands for the time of the block, as hard links: the stage makes new files."""
+    """Keep the index that stands for the time of the block, and put it back where the block fails or is cancelled.
+
+    It is kept as hard links: the stage makes new files.
+    """
     copy = IndexCopy(folder / INDEX, folder / KEPT_INDEX)
     copy.make()
     try:
         yield copy
+    except BaseException:
+        copy.restore()
+        raise
     finally:
         shutil.rmtree(copy.kept, ignore_errors=True)
 
@@ -102,28 +109,44 @@ class IndexCopy:
 def swap_model(folder: Path, service: str, index: IndexCopy) -> str:
     """Register the model and let the service take it and its index; return what became of it.
 
-    Raises UserError where the service refuses them or does not answer: the champion and the index are as before.
+    Raises UserError where the service refuses them or does not answer. Champion and index are as before then, and
+    where it is cancelled.
     """
     from tuwen.service.index.build import choose_answering_model
     from tuwen.tracking import published, registry
 
     with contextlib.chdir(folder), hide_cards():
         before = published.get_champion()
-        made = registry.register(choose_answering_model(Path("models")), GALLERY, load_params().evaluate)
-        if not made.is_champion:
-            index.restore()
-            return f"version {made.version} is the challenger, and the service stays as it is: {made.why}"
+        model = choose_answering_model(Path("models"))
         try:
+            made = registry.register(model, GALLERY, load_params().evaluate)
+            if not made.is_champion:
+                index.restore()
+                return f"version {made.version} is the challenger, and the service stays as it is: {made.why}"
             answered = ask_to_reload(service, os.environ.get(TOKEN_VARIABLE, ""))
-        except UserError:
+            require_published(answered, {"model": hash_path(model), "index": hash_path(INDEX)})
+        except BaseException:
+            index.restore()  # first: a service that finds its champion back finds the index of it
             published.set_champion(before)
-            index.restore()
             raise
-    return f"version {made.version} is in service: {made.why}; {answered}"
+    return f"version {made.version} is in service: {made.why}; index {answered['index'][:16]}"
 
 
-def ask_to_reload(service: str, token: str) -> str:
-    """Let the service load anew; return what it says. Raises UserError where it refuses or does not answer."""
+def require_published(answered: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Raise UserError unless what the service answers with now is what was published; both are digests by name."""
+    for name, digest in expected.items():
+        if answered[name] != digest:
+            raise UserError(
+                f"service: it took another {name}, {answered[name]}, and {digest} was published; start it with "
+                "TUWEN_SEARCH_MODEL=models:/tuwen@champion, over the index of this checkout"
+            )
+
+
+def ask_to_reload(service: str, token: str) -> dict[str, str]:
+    """Let the service load anew; return the digests of the model and the index that it answers with then.
+
+    Raises UserError where it refuses or does not answer.
+    """
     try:
         headers = {"Authorization": f"Bearer {token}"}
         answer = httpx.post(f"{service}/reload", headers=headers, timeout=SWAP_SECONDS)
@@ -134,7 +157,7 @@ def ask_to_reload(service: str, token: str) -> str:
     except ValueError:
         body = {}
     if answer.is_success:
-        return f"index {body['index']['digest'][:16]}"
+        return {name: str(body.get(name, {}).get("digest")) for name in ("model", "index")}
     said = body.get("error", {}).get("message", answer.reason_phrase)
     raise UserError(f"service: {service} answers {answer.status_code}: {said}")
 

@@ -125,13 +125,34 @@ def test_the_alias_leads_to_the_newest_index_and_what_it_left_is_dropped(server:
 
     client = MilvusClient(uri=server)
     old = open_milvus(MadeIndex(200, "01d0000000000000", index="FLAT"))
+    old.take_over()
     assert client.describe_alias("tuwen_images")["collection_name"] == "tuwen_images_01d0000000000000"
     new = open_milvus(MadeIndex(300, "2ee0000000000000", index="FLAT"))
+    assert client.describe_alias("tuwen_images")["collection_name"] == "tuwen_images_01d0000000000000"
+    new.take_over()
     assert client.describe_alias("tuwen_images")["collection_name"] == "tuwen_images_2ee0000000000000"
     old.drop()
     assert not client.has_collection("tuwen_images_01d0000000000000")
     new.drop()  # the service stops: its index stays for the next start
     assert client.has_collection("tuwen_images_2ee0000000000000")
+
+
+def test_a_collection_with_too_many_rows_is_made_anew(server: str, queries: Any) -> None:
+    from pymilvus import MilvusClient
+
+    made = MadeIndex(200, "2a2a000000000000", index="FLAT")
+    store = open_milvus(made)
+    store.take_over()
+    client, name = MilvusClient(uri=server), "tuwen_images_2a2a000000000000"
+    client.insert(name, list(store._list_rows("images", slice(0, 50))))
+    client.flush(name)
+    again = open_milvus(made)
+    again.take_over()
+    due = ExactStore(cast(ItemIndex, made)).search("images", queries, 10, ALL)
+    assert [hits.rows.tolist() for hits in again.search("images", queries, 10, ALL)] == [
+        hits.rows.tolist() for hits in due
+    ]
+    assert client.describe_alias("tuwen_images")["collection_name"] == name
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,8 +138,9 @@ def test_it_ends_in_order_with_what_is_under_way(project: Path) -> None:
 
         async def ask_and_stop() -> tuple[int, int]:
             async with httpx.AsyncClient(timeout=60) as client:
-                asking = asyncio.create_task(client.post(f"{service.address}/search", json={"text": QUERY}))
-                while service.read_log() == "" or not await has_arrived(client, service):
+                picture = base64.b64encode(encode(landscape(), "PNG")).decode()
+                asking = asyncio.create_task(client.post(f"{service.address}/search", json={"image": picture}))
+                while not await is_in_window(client, service):
                     await asyncio.sleep(0.05)
                 ended = await asyncio.to_thread(service.stop)
                 return (await asking).status_code, ended
@@ -150,9 +151,10 @@ def test_it_ends_in_order_with_what_is_under_way(project: Path) -> None:
     assert "Traceback" not in service.read_log()
 
 
-async def has_arrived(client: httpx.AsyncClient, service: SearchService) -> bool:
-    """Whether the service still answers others, a query being in its window."""
-    return (await client.get(f"{service.address}/health")).is_success
+async def is_in_window(client: httpx.AsyncClient, service: SearchService) -> bool:
+    """Whether the one query, by a picture, is decoded, and so waits for others to be computed with."""
+    counted = (await client.get(f"{service.address}/metrics")).text
+    return 'tuwen_search_stage_seconds_count{stage="decode"} 1.0' in counted
 
 
 def test_killed_it_comes_again_with_the_index_whole(project: Path) -> None:
@@ -230,7 +232,7 @@ def test_an_index_whose_vectors_are_not_the_models_is_refused(project: Path, tmp
     body["files"]["texts.npy"] = manifest.hash_file(root / "index/texts.npy")
     (root / "index/manifest.json").write_text(json.dumps(body))
     service = SearchService(root, free_ports(1)[0])
-    assert service.process.wait(120) == 1
+    assert service.wait(120) == 1
     assert "another vector than the index has" in service.read_log()
 
 

@@ -44,7 +44,16 @@ class SearchService:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.wait(60)
+
+    def wait(self, seconds: float) -> int:
+        """Return the exit status. A process that does not end in time is killed, and the test fails."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
 
 
 @contextlib.contextmanager

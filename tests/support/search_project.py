@@ -57,13 +57,13 @@ def write_calibrations(root: Path) -> None:
 
 
 def build_index(root: Path, index: Index = INDEX) -> Path:
-    """Write the index of the project in `root` and return its folder."""
-    out = root / "index"
-    shutil.rmtree(out, ignore_errors=True)
+    """Write the index of the project in `root`, in one step for who reads it meanwhile, and return its folder."""
+    out, made = root / "index", root / "index.new"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        write_index(locate_project(Path()), Path("index"), index, EMBED)
-    return out
+        write_index(locate_project(Path()), Path("index.new"), index, EMBED)
+    shutil.rmtree(out, ignore_errors=True)
+    return made.rename(out)
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, object]]:

@@ -37,4 +37,9 @@ def run_search_service(root: Path, **settings: str) -> Iterator[str]:
         yield address
     finally:
         service.terminate()
-        service.wait(30)
+        try:
+            service.wait(30)
+        except subprocess.TimeoutExpired:
+            service.kill()
+            service.wait()
+            raise

@@ -1,6 +1,7 @@
 """Requests as they are answered: the steps of each, between the event loop and the threads that compute."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,6 +26,7 @@ from tuwen.service.settings import SearchSettings
 DECODERS = 2  # threads that decode uploads and draw thumbnails
 DIRECTION = {("text", "images"): "t2i", ("image", "texts"): "i2t"}  # what a re-ranker judges
 Returned = TypeVar("Returned")
+_log = logging.getLogger("tuwen.search")
 
 
 class LiveAnswers:
@@ -52,7 +54,7 @@ class LiveAnswers:
             own_row if own_row is not None and of == ("texts" if body.text_id is not None else "images") else None
         )
         wanted = max(body.offset + body.k, depth) + (own is not None)
-        answer = await self._batches.submit(Query(asked, of, wanted, keep))
+        answer = await self._submit(Query(asked, of, wanted, keep))
         times.add("encode", answer.encode_seconds)
         times.add("search", answer.search_seconds)
         hits, total = answer.hits, answer.total
@@ -95,11 +97,12 @@ class LiveAnswers:
         self._check_text(body.text)
         item = self._find_item("images", body.image_id)
         picture = await self._run(self._decoders, partial(read_picture, engine.data, item))
-        square = read_square((body.image_id, picture), engine.picture_rule)
+        read = partial(read_square, (body.image_id, picture), engine.picture_rule)
+        square = await self._run(self._decoders, read)
         times = StageTimes(self._metrics)
         with times.measure("attention"):
-            read = await self._run(self._slow, partial(map_entities, reader, square, body.text))
-        return await self._run(self._decoders, partial(describe_maps, picture, read))
+            maps = await self._run(self._slow, partial(map_entities, reader, square, body.text))
+        return await self._run(self._decoders, partial(describe_maps, picture, maps))
 
     async def embed(self, body: EmbedBody) -> dict[str, Any]:
         """QueryAnswer POST /embed. Raises RequestError."""
@@ -110,7 +113,7 @@ class LiveAnswers:
         for number, image in enumerate(body.images or ()):
             asked.append(await self._decode(read_base64(image, f"images[{number}]"), f"images[{number}]"))
         queries = (Query(one, "images", 0, ItemFilter()) for one in asked)
-        vectors = await asyncio.gather(*map(self._batches.submit, queries))
+        vectors = await asyncio.gather(*map(self._submit, queries))
         return {"model": self.engine.about, "vectors": [answer.vector.tolist() for answer in vectors]}
 
     async def close(self) -> None:
@@ -118,7 +121,10 @@ class LiveAnswers:
         await self._batches.close()
         for threads in (self._slow, self._decoders):
             threads.shutdown(wait=False)
-        self.engine.close()
+        try:
+            await asyncio.to_thread(self.engine.close)  # a store on another machine takes its time
+        except UserError as error:
+            _log.warning("not closed in order: %s", error)
 
     def _compute(self, queries: Any) -> list[QueryAnswer]:
         self._metrics.batches.observe(len(queries))
@@ -195,8 +201,18 @@ class LiveAnswers:
         work = partial(decode_upload, data, self.engine.picture_rule, self._settings.max_pixels, name)
         return await self._run(self._decoders, work)
 
+    async def _submit(self, query: Query) -> QueryAnswer:
+        try:
+            return await self._batches.submit(query)
+        except UserError as error:
+            raise _make_unanswered(error) from None
+
     async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], Returned]) -> Returned:
         try:
             return await asyncio.get_running_loop().run_in_executor(threads, work)
         except UserError as error:
-            raise RequestError(503, "not_answered", f"{error}") from None
+            raise _make_unanswered(error) from None
+
+
+def _make_unanswered(error: UserError) -> RequestError:
+    return RequestError(503, "not_answered", f"{error}")

@@ -7,7 +7,7 @@ from typing import Any
 
 PAGE_HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>tuwen search: API</title>
 <h1>tuwen search</h1><p>Errors are <code>{"error": {"code", "message"}}</code>.
-The schema for programs: <a href="/openapi.json">/openapi.json</a></p>"""
+The schema for programs: <a href="openapi.json">openapi.json</a></p>"""
 
 
 def render_api_page(schema: Mapping[str, Any]) -> str:

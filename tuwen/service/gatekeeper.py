@@ -9,7 +9,7 @@ import hmac
 import json
 import logging
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from time import monotonic, perf_counter
 
 from starlette.datastructures import Headers
@@ -21,6 +21,7 @@ from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings, is_loopback
 
 OPEN_PATHS = ("/", "/health", "/ready", "/session")  # without a token; and /static/…, which is the page
+UNTIMED_PATHS = ("/reload",)  # takes as long as a model takes to load; who asks sets a limit himself
 WATCHED_PATHS = ("/health", "/ready", "/metrics")  # asked every few seconds by programs
 COOKIE = "tuwen_search"
 CLIENTS_KEPT = 10_000
@@ -41,7 +42,7 @@ class Gatekeeper:
     def __init__(self, app: ASGIApp, settings: SearchSettings, metrics: SearchMetrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
         self._rates = ClientRates(settings.rate)
-        self._under_way = 0
+        self._under_way: Counter[str] = Counter()  # pictures do not keep queries out
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -80,29 +81,34 @@ class Gatekeeper:
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection, settings = HTTPConnection(scope), self._settings
         self._check_caller(connection)
-        if scope["method"] != "POST":
+        kind = "queries" if scope["method"] == "POST" else "pictures"
+        if kind == "pictures" and not scope["path"].startswith("/image/"):
             await self._app(scope, receive, send)
             return
-        if wait := self._rates.count(scope["client"][0] if scope.get("client") else ""):
+        client = scope["client"][0] if scope.get("client") else ""
+        if kind == "queries" and (wait := self._rates.count(client)):
             raise _too_many(f"more than {settings.rate:g} requests a second; wait a moment", wait)
-        if self._under_way >= settings.queue:
+        if self._under_way[kind] >= settings.queue:
             raise _too_many(f"{settings.queue} requests are under way; try again in a moment", 1.0)
-        self._under_way += 1
+        self._under_way[kind] += 1
+        seconds = None if scope["path"] in UNTIMED_PATHS else settings.timeout_seconds
         try:
-            async with asyncio.timeout(settings.timeout_seconds):
+            async with asyncio.timeout(seconds):
                 await self._app(scope, limit_body(connection.headers, receive, settings.max_body_bytes), send)
         except TimeoutError:
             words = f"no answer within {settings.timeout_seconds:g} s; ask again, or for less"
             raise RequestError(504, "timeout", words) from None
         finally:
-            self._under_way -= 1
+            self._under_way[kind] -= 1
 
     def _check_caller(self, connection: HTTPConnection) -> None:
-        settings, path = self._settings, connection.url.path
+        # the path as it is routed: that of connection.url begins with what the client wrote as its host
+        settings, path = self._settings, connection.scope["path"]
         if not settings.token:
             # a page of another site may have its name point here, and ask as if it were ours
             host = connection.headers.get("host", "")
-            if not is_loopback(_strip_port(host)) and host not in settings.hosts.split(","):
+            known = {name.strip() for name in settings.hosts.split(",")} - {""}
+            if not is_loopback(_strip_port(host)) and known.isdisjoint({host, _strip_port(host)}):
                 words = f"host {host[:100]!r} is not known here; call 127.0.0.1, or set TUWEN_SEARCH_HOSTS"
                 raise RequestError(403, "foreign_host", words)
             return

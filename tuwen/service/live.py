@@ -5,12 +5,11 @@ end there, and it is let go when the last of them has ended.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from tuwen.data.formats.manifest import MANIFEST, hash_file
 from tuwen.service.answers import LiveAnswers
 from tuwen.service.engine import Engine, Query
 from tuwen.service.index.build import choose_answering_model
-from tuwen.service.index.item_index import ItemIndex
+from tuwen.service.index.item_index import ItemIndex, MismatchError
 from tuwen.service.index.store import ItemFilter
 from tuwen.service.request_error import RequestError
 from tuwen.service.search_metrics import SearchMetrics
@@ -30,6 +29,7 @@ MODELS_FOLDER = Path("models")
 PROBES = 4  # items of each side that are embedded anew
 LEAST_COSINE = 0.99  # of an item's vector and the one that the model gives it now
 DRAIN_SECONDS = 0.1
+_Result = TypeVar("_Result")
 _log = logging.getLogger("tuwen.search")
 
 
@@ -41,7 +41,7 @@ class LiveModel:
         self._settings, self._metrics, self._fail = settings, metrics, fail
         self._current: LiveAnswers | None = None
         self._turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
         """Begin to load, and to look for new champions after that."""
@@ -62,16 +62,13 @@ class LiveModel:
     async def reload(self) -> dict[str, Any]:
         """Load model and index anew, try them, and let them take over; return what answers then.
 
-        Raises RequestError where they cannot be loaded or fail the trial: the old ones answer on.
+        Raises RequestError where they cannot be loaded or fail the trial: the old ones answer on. Who gives up
+        waiting does not end it: the thread that loads cannot be stopped, and no other load begins beside it.
         """
-        async with self._turn:
-            try:
-                engine = await asyncio.to_thread(load_checked_engine, self._settings)
-            except UserError as error:
-                self._metrics.swaps.labels("refused").inc()
-                _log.warning("not taken: %s", error)
-                raise RequestError(409, "not_taken", f"the model in service answers on: {error}") from None
-            self._take(engine)
+        try:
+            engine = await self._replace()
+        except UserError as error:
+            raise RequestError(409, "not_taken", f"the model in service answers on: {error}") from None
         return {"model": engine.about, "index": {"digest": engine.index.digest}}
 
     async def close(self) -> None:
@@ -81,6 +78,20 @@ class LiveModel:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._current is not None:
             await self._current.close()
+
+    async def _replace(self) -> Engine:
+        return await asyncio.shield(self._begin(self._load_next()))
+
+    async def _load_next(self) -> Engine:
+        async with self._turn:
+            try:
+                engine = await asyncio.to_thread(load_checked_engine, self._settings)
+            except UserError as error:
+                self._metrics.swaps.labels("refused").inc()
+                _log.warning("not taken: %s", error)
+                raise
+            self._take(engine)
+        return engine
 
     async def _load_first(self) -> None:
         try:
@@ -96,19 +107,23 @@ class LiveModel:
             await self._follow_champion()
 
     async def _follow_champion(self) -> None:
-        """Reload as often as the address means another version, or its index was made; each is tried once."""
-        tried = self._describe_current()
+        """Reload as often as the address means another version, or its index was made, until they are taken.
+
+        What is not of each other is tried once; what else fails may be there at the next look.
+        """
+        found = refused = self._describe_current()
         while True:
             await asyncio.sleep(self._settings.poll_seconds)
             try:
                 found = await asyncio.to_thread(describe_wanted, self._settings)
+                if found not in (refused, self._describe_current()):
+                    await self._replace()
+            except MismatchError:
+                refused = found
             except UserError as error:
-                _log.warning("champion not looked up: %s", error)
-                continue
-            if found not in (tried, self._describe_current()):
-                tried = found
-                with contextlib.suppress(RequestError):  # logged and counted there
-                    await self.reload()
+                _log.warning("champion not taken, it is looked up again: %s", error)
+            except Exception:  # the next look may find what this one did not
+                _log.exception("champion not taken, it is looked up again")
 
     def _describe_current(self) -> tuple[str | None, str]:
         assert self._current is not None
@@ -126,10 +141,11 @@ class LiveModel:
         if old is not None:
             self._begin(_end_when_idle(old))
 
-    def _begin(self, work: Any) -> None:
+    def _begin(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def _end_when_idle(answers: LiveAnswers) -> None:
@@ -150,7 +166,10 @@ def describe_wanted(settings: SearchSettings) -> tuple[str, str]:
 
 
 def load_checked_engine(settings: SearchSettings) -> Engine:
-    """Load the model and its index, and try them. Raises UserError where they are not of each other, or fail."""
+    """Load the model and its index, and try them.
+
+    Raises UserError where they cannot be had, of which MismatchError where they are not of each other.
+    """
     version: str | None = None
     if settings.is_registered:
         from tuwen.tracking.published import fetch_published, find_published
@@ -164,6 +183,7 @@ def load_checked_engine(settings: SearchSettings) -> Engine:
     engine = Engine(model, name, version, ItemIndex(settings.index), settings.data)
     try:
         check_engine(engine)
+        engine.store.take_over()
     except BaseException:
         engine.close()
         raise
@@ -171,7 +191,7 @@ def load_checked_engine(settings: SearchSettings) -> Engine:
 
 
 def check_engine(engine: Engine) -> None:
-    """Embed a few texts of the index anew and search by them. Raises UserError where others come out."""
+    """Embed a few texts of the index anew and search by them. Raises MismatchError where others come out."""
     index = engine.index
     count = len(index.tables["texts"])
     rows = np.linspace(0, count - 1, min(PROBES, count)).astype(int)
@@ -180,7 +200,7 @@ def check_engine(engine: Engine) -> None:
     vectors = np.stack([answer.vector for answer in answers[:: len(index.tables)]])
     cosines = (vectors * index.vectors["texts"][rows]).sum(axis=1)
     if not (cosines >= LEAST_COSINE).all() or not all(len(answer.hits.rows) for answer in answers):
-        raise UserError(
+        raise MismatchError(
             f"{index.folder}: the model gives {texts[int(cosines.argmin())]!r} another vector than the index has "
             f"(cosine {cosines.min():.3f}); make the index anew: `dvc repro index`"
         )

@@ -9,6 +9,7 @@ from tuwen.service.index.store import ItemFilter
 
 MAX_VALUES = 100  # of one column of a filter
 MAX_EMBEDDED = 64  # texts or pictures of one request
+MAX_VALUE_CHARS = 1024  # of a value of a filter: filters are kept with what they found
 MAX_OFFSET = 10_000
 
 
@@ -36,7 +37,8 @@ String = Annotated[str, AfterValidator(_require_unicode)]
 Words = Annotated[String, AfterValidator(_require_words)]
 Natural = Annotated[int, Field(ge=0, le=2**31 - 1)]
 NaturalRange = Annotated[list[Natural], Field(min_length=2, max_length=2), AfterValidator(_check_range)]
-FilterValues = Annotated[list[String], Field(min_length=1, max_length=MAX_VALUES)]
+FilterValue = Annotated[str, Field(min_length=1, max_length=MAX_VALUE_CHARS), AfterValidator(_require_unicode)]
+FilterValues = Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_VALUES)]
 
 
 class Body(BaseModel):

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -30,6 +31,15 @@ def build_client(host: str = "127.0.0.1", **settings: object) -> TestClient:
     async def sleep() -> None:
         await asyncio.sleep(30)
 
+    @app.get("/image/{name}")
+    async def image(name: str) -> None:
+        await asyncio.sleep(30)
+
+    @app.post("/reload")
+    async def reload() -> JSONResponse:
+        await asyncio.sleep(0.1)
+        return JSONResponse({})
+
     @app.get("/about")
     async def about() -> JSONResponse:
         return JSONResponse({})
@@ -46,7 +56,11 @@ def test_pages_of_other_sites_cannot_ask_under_their_own_name() -> None:
     assert build_client("localhost").get("/about").status_code == 200
     refused = build_client("evil.example.org").get("/about")
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "foreign_host")
-    assert build_client("search.lan", hosts="other.lan,search.lan").get("/about").status_code == 200
+    for host in ("search.lan", "search.lan:8080", "other.lan:81"):
+        known = build_client(host, hosts="other.lan:81, search.lan").get("/about")
+        assert known.status_code == 200
+    assert build_client("other.lan", hosts="other.lan:81").get("/about").status_code == 403
+    assert build_client(hosts="a.lan,").get("/about", headers={"host": ""}).status_code == 403
     assert build_client("evil.example.org", token=TOKEN).get("/about").status_code == 401
 
 
@@ -57,6 +71,7 @@ def test_with_a_token_nothing_is_told_without_it() -> None:
     for wrong in ("Bearer x", f"Basic {TOKEN}", "Bearer", f"Bearer {TOKEN}x"):
         assert client.get("/about", headers={"authorization": wrong}).status_code == 401
     assert client.get("/about", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert client.get("/about", headers={"host": "x/static/"}).status_code == 401
     client.cookies.set(COOKIE, TOKEN)
     assert client.get("/about").status_code == 401  # the cookie is not the token
     client.cookies.clear()
@@ -97,8 +112,13 @@ def test_each_client_has_a_rate_of_its_own() -> None:
 
 
 def test_an_answer_that_takes_too_long_is_given_up() -> None:
-    refused = build_client(timeout_seconds=0.05).post("/sleep")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (504, "timeout")
+    client = build_client(timeout_seconds=0.05)
+    for refused in (client.post("/sleep"), client.get("/image/图01.png")):
+        assert (refused.status_code, refused.json()["error"]["code"]) == (504, "timeout")
+
+
+def test_a_reload_takes_the_time_that_it_takes() -> None:
+    assert build_client(timeout_seconds=0.05).post("/reload").status_code == 200
 
 
 def test_requests_beyond_the_queue_are_turned_away() -> None:
@@ -112,6 +132,20 @@ def test_requests_beyond_the_queue_are_turned_away() -> None:
         assert statuses[-1] == 429
         asking.join()
         assert client.post("/echo").status_code == 200
+
+
+def test_pictures_have_a_queue_of_their_own() -> None:
+    client = build_client(queue=1, timeout_seconds=3)
+    with client:
+        asking = [threading.Thread(target=lambda: answers.append(client.get("/image/图01.png"))) for _ in range(2)]
+        answers: list[httpx.Response] = []
+        for thread in asking:
+            thread.start()
+        while not answers:
+            assert client.post("/echo").status_code == 200
+        for thread in asking:
+            thread.join()
+        assert sorted(answer.status_code for answer in answers) == [429, 504]
 
 
 def test_a_fault_of_ours_is_words_and_counted(caplog: pytest.LogCaptureFixture) -> None:

@@ -28,6 +28,8 @@ def test_a_filter_is_the_same_whatever_the_order_of_its_values() -> None:
         ({"text": "猫", "filter": {"width_px": [5, 4]}}, "must not be above the second"),
         ({"text": "猫", "filter": {"width_px": [0, 2**31]}}, "less than or equal to"),
         ({"text": "猫", "filter": {"source": []}}, "at least 1 item"),
+        ({"text": "猫", "filter": {"source": [""]}}, "at least 1 character"),
+        ({"text": "猫", "filter": {"source": ["图" * 1025]}}, "at most 1024 characters"),
     ],
 )
 def test_what_does_not_fit_is_told(values: dict[str, object], message: str) -> None:

@@ -53,6 +53,9 @@ class ExactStore:
         kept = self._find_kept(side, keep)
         return len(self._vectors[side]) if kept is None else int(np.count_nonzero(kept))
 
+    def take_over(self) -> None:
+        """Tell nobody: there is no server."""
+
     def drop(self) -> None:
         """Let go of the threads; the files are an out of DVC's and stay."""
         self._pool.shutdown(wait=False)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,10 @@ from tuwen.data.formats import manifest
 from tuwen.data.formats.json_file import read_json
 from tuwen.retrieval.vectors import Rows, Vectors
 from tuwen.service.index.items import ITEM_SCHEMA, RANGE_COLUMNS, SIDES, VALUE_COLUMNS
+
+
+class MismatchError(UserError):
+    """A model and an index that are not of each other: to try the same two again is in vain."""
 
 
 class ItemIndex:
@@ -36,18 +39,17 @@ class ItemIndex:
         self.vectors: dict[str, Vectors] = {
             side: np.load(folder / f"{side}.npy", mmap_mode="c", allow_pickle=False) for side in SIDES
         }  # copied where written, which nobody does: torch knows no arrays that cannot be written
+        # both here, where an index is opened, and not as the first request waits for them
+        self._rows = {side: _number_rows(table) for side, table in self.tables.items()}
+        self.facets = _count_facets(self.tables["images"])  # what filters may name
 
     def require_model(self, model: Path) -> None:
-        """Raise UserError unless the vectors are of the very model in this folder."""
+        """Raise MismatchError unless the vectors are of the very model in this folder."""
         if (digest := manifest.hash_path(model)) != self.model_digest:
-            raise UserError(
+            raise MismatchError(
                 f"{self.folder / manifest.MANIFEST}: an index of another model: it names {self.model_digest}, but "
                 f"{model} is {digest}; make one of it: `dvc repro index`"
             )
-
-    @cached_property
-    def _rows(self) -> dict[str, dict[str, int]]:
-        return {side: {id_: row for row, id_ in enumerate(self.tables[side]["id"].to_pylist())} for side in SIDES}
 
     def find_row(self, side: str, item_id: str) -> int | None:
         """Return the row of an item, None where the index has none of this id."""
@@ -62,16 +64,19 @@ class ItemIndex:
         """Return items in the order of `rows`."""
         return list(self.tables[side].take(pa.array(rows)).to_pylist())
 
-    @cached_property
-    def facets(self) -> dict[str, Any]:
-        """What filters may name: value -> count, and [least, most] of what is measured; of the images."""
-        table = self.tables["images"]
-        counts: dict[str, Any] = {
-            name: dict(Counter(value for value in table[name].to_pylist() if value is not None).most_common())
-            for name in VALUE_COLUMNS
-        }
-        ranges = {name: pc.min_max(table[name]).as_py() for name in RANGE_COLUMNS}
-        return counts | {name: [found["min"] or 0, found["max"] or 0] for name, found in ranges.items()}
+
+def _number_rows(table: pa.Table) -> dict[str, int]:
+    return {id_: row for row, id_ in enumerate(table["id"].to_pylist())}
+
+
+def _count_facets(images: pa.Table) -> dict[str, Any]:
+    """Return what filters may name: value -> count, and [least, most] of what is measured."""
+    counts: dict[str, Any] = {
+        name: dict(Counter(value for value in images[name].to_pylist() if value is not None).most_common())
+        for name in VALUE_COLUMNS
+    }
+    ranges = {name: pc.min_max(images[name]).as_py() for name in RANGE_COLUMNS}
+    return counts | {name: [found["min"] or 0, found["max"] or 0] for name, found in ranges.items()}
 
 
 def _require_whole(folder: Path) -> str:

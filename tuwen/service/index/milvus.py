@@ -1,8 +1,8 @@
 """The store for what outgrows one machine: Milvus, Standalone or Distributed, at TUWEN_MILVUS_URI.
 
 Each side of an index is a collection that bears the index's digest, so that one never answers for another model.
-A store that is opened brings its rows there, batch by batch, and goes on where a killed one stopped; once all are
-there, the aliases tuwen_images and tuwen_texts lead to them, for whoever asks Milvus himself. Milvus finds
+A store that is opened brings its rows there, batch by batch, and goes on where a killed one stopped; once it takes
+over, the aliases tuwen_images and tuwen_texts lead to them, for whoever asks Milvus himself. Milvus finds
 candidates, and the float64 score of retrieval/search.py orders them: with FLAT the answers are those of exact.py,
 but for vectors equal at the end of the candidates.
 TUWEN_MILVUS_TOKEN: user:password, where Milvus asks for them.
@@ -31,6 +31,7 @@ from tuwen.service.index.store import Hits, ItemFilter
 
 MILVUS_URI, MILVUS_TOKEN = "TUWEN_MILVUS_URI", "TUWEN_MILVUS_TOKEN"
 CONNECT_SECONDS, SEEN_SECONDS, ASK_AGAIN_SECONDS = 20, 300, 0.2
+ANSWER_SECONDS = 10  # of a search or count, retries included; below the time of a request
 INSERTED_ROWS = 1000
 EXTRA_CANDIDATES = 32  # candidates beyond those asked for: float32 scores may order close ones differently
 MOST_CANDIDATES = 16_384  # Milvus's own limit
@@ -69,8 +70,6 @@ class MilvusStore:
         with _explain():
             for side in SIDES:
                 self._load(side)
-            for side, name in self._names.items():
-                self._point_alias(side, name)
 
     def search(self, side: str, queries: Vectors, k: int, keep: ItemFilter) -> list[Hits]:
         """Return the k best items that the filter keeps, for each query; queries [Q, D], unit rows.
@@ -87,6 +86,7 @@ class MilvusStore:
                 filter=write_expression(keep),
                 search_params={**INNER_PRODUCT, "params": SEARCHED[kind](wanted, len(vectors))},
                 consistency_level="Eventually",  # nothing changes once it is loaded
+                timeout=ANSWER_SECONDS,
             )
         query = np.repeat(np.arange(len(queries)), [len(hits) for hits in found])
         item = np.array([hit["id"] for hits in found for hit in hits], np.int64)
@@ -99,12 +99,18 @@ class MilvusStore:
         """Return how many items the filter keeps. Raises UserError where Milvus does not answer."""
         return len(self._index.vectors[side]) if keep == ItemFilter() else self._count(side, keep)
 
+    def take_over(self) -> None:
+        """Let the aliases lead to this index's collections. Raises UserError where Milvus does not answer."""
+        with _explain():
+            for side, name in self._names.items():
+                self._point_alias(side, name)
+
     def drop(self) -> None:
-        """Close the connection; collections stay for the next start, unless a newer index has taken over."""
+        """Close the connection; collections stay for the next start, unless another index has taken over."""
         with _explain():
             for side, name in self._names.items():
                 if self._read_alias(side) not in (None, name):
-                    self._client.drop_collection(name)
+                    self._client.drop_collection(name, timeout=ANSWER_SECONDS)
             self._client.close()
 
     def _load(self, side: str) -> None:
@@ -113,7 +119,14 @@ class MilvusStore:
         if not client.has_collection(name):
             self._create(side)
         client.load_collection(name)
-        there = self._ask_count(side, ItemFilter(), consistency="Strong")
+        there = self._ask_count(side, ItemFilter(), consistency="Strong", seconds=SEEN_SECONDS)
+        if there > total:  # rows that two brought at once, of which none is to be told from its twin
+            if self._read_alias(side) == name:
+                client.drop_alias(f"tuwen_{side}")
+            client.drop_collection(name)
+            self._create(side)
+            client.load_collection(name)
+            there = 0
         if there != total:
             first = there // INSERTED_ROWS * INSERTED_ROWS
             starts = range(first, total, INSERTED_ROWS)
@@ -163,13 +176,16 @@ class MilvusStore:
             measures = {name: UNMEASURED if item[name] is None else item[name] for name in RANGE_COLUMNS}
             yield {"row": row, "vector": vector, **values, **measures}
 
-    def _ask_count(self, side: str, keep: ItemFilter, consistency: str = "Eventually") -> int:
+    def _ask_count(
+        self, side: str, keep: ItemFilter, consistency: str = "Eventually", seconds: float = ANSWER_SECONDS
+    ) -> int:
         with _explain():
             (answer,) = self._client.query(
                 self._names[side],
                 filter=write_expression(keep),
                 output_fields=["count(*)"],
                 consistency_level=consistency,
+                timeout=seconds,
             )
         return int(answer["count(*)"])
 
@@ -177,7 +193,7 @@ class MilvusStore:
         from pymilvus import MilvusException
 
         try:
-            return str(self._client.describe_alias(f"tuwen_{side}")["collection_name"])
+            return str(self._client.describe_alias(f"tuwen_{side}", timeout=ANSWER_SECONDS)["collection_name"])
         except MilvusException:
             return None  # the server says so of an alias that it lacks
 
@@ -220,11 +236,12 @@ def _connect() -> Any:
 @contextmanager
 def _explain() -> Iterator[None]:
     """Raise UserError for what Milvus refuses or does not answer."""
+    from grpc import RpcError
     from pymilvus import MilvusException
 
     try:
         yield
-    except MilvusException as error:
+    except (MilvusException, RpcError) as error:
         raise UserError(
             f"{MILVUS_URI}: Milvus at {os.environ.get(MILVUS_URI)} says: {error}; see whether it runs, and "
             "whether this address is right"

@@ -33,6 +33,10 @@ class Store(Protocol):
         """Return how many items the filter keeps."""
         ...
 
+    def take_over(self) -> None:
+        """Tell whoever asks the store's server himself that this index answers from now on."""
+        ...
+
     def drop(self) -> None:
         """Let go of what the store holds; it is not asked again."""
         ...

@@ -90,7 +90,7 @@ async function run() {
     return;
   }
   scrollTo(0, 0);
-  if (isEmpty(query)) return;
+  if (isEmpty(query) || !about) return; // start runs it again, once it knows about the service
   if (query.upload && !uploads.has(query.upload)) {
     fail(new ServiceError(say("lostUpload")));
     return;
@@ -152,6 +152,7 @@ function fail(error, again = null) {
 
 /** Ask by a picture that was dropped, pasted or chosen. */
 function upload(file) {
+  if (!about) return; // its limits are not known yet
   if (!file.type.startsWith("image/")) {
     fail(new ServiceError(say("notPicture")));
     return;
