@@ -90,15 +90,15 @@ class Checkpoint:
             error=True,
         )
 
-    def save(self, state: Mapping[str, Any]) -> None:
+    def save(self, state: Mapping[str, Any]) -> bool:
         """Write `state`, tensors and plain values, and every process's random states and places in streams.
 
-        All processes call this.
+        All processes call this. Returns, in the first one, what `write` returns; in the others True.
         """
         own = {"random": get_random_states(), "streams": [stream.get_state() for stream in self._streams]}
         processes = distributed.gather_objects(own)
-        if distributed.is_first():
-            self.write(STATE_FILE, lambda part: torch.save({**state, "processes": processes}, part))
+        kept = {**state, "processes": processes}
+        return not distributed.is_first() or self.write(STATE_FILE, lambda part: torch.save(kept, part))
 
     def load(self) -> dict[str, Any] | None:
         """Return what `save` wrote and set the random states; None where nothing is. All processes call this.

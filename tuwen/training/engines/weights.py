@@ -64,8 +64,7 @@ class Weights:
         shares = f"shares-{done}"
         if checkpoint.write_together(
             shares, lambda part: states.save_shares(part, self.model, self.optimizers, average)
-        ):
-            checkpoint.save({"shares": shares, **state})
+        ) and checkpoint.save({"shares": shares, **state}):  # else the old state still names the old shares
             checkpoint.remove_others("shares-*", shares)
 
     def resume(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
