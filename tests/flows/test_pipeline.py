@@ -166,7 +166,7 @@ def test_the_stages_that_compute_on_a_gpu_take_a_card_and_no_other_does(monkeypa
         wanted.setdefault(count_wanted(gpu), set()).add(stage.partition("@")[0])
     assert wanted == {
         8: {"baseline", "finetune", "refit", "rerank"},
-        1: {"embed", "evaluate", "predict", "report"},
+        1: {"embed", "evaluate", "index", "predict", "report"},
         0: {"ingest", "corpus", "validate", "augment"},
     }
 
