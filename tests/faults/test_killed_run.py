@@ -29,6 +29,7 @@ WRITTEN = {
     "evaluate@baseline": "results/baseline/*",
     "evaluate@finetuned": "results/finetuned/*",
     "evaluate@reranked": "results/reranked/*",
+    "index": ".cache/embed/*/*.npy",  # the corpus's, which no stage before it embeds
     "predict": "results/result1.csv",
     "report": "results/report.*",
 }

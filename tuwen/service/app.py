@@ -40,7 +40,7 @@ def build_app(settings: SearchSettings, live: LiveModel, metrics: SearchMetrics)
         yield
         await live.close()
 
-    app = FastAPI(title="tuwen search", docs_url=None, redoc_url=None, lifespan=run)
+    app = FastAPI(title="tuwen search", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=run)
     app.add_middleware(Gatekeeper, settings=settings, metrics=metrics)
     app.add_exception_handler(RequestError, _answer_refusal)
     app.add_exception_handler(HTTPException, _answer_http_error)

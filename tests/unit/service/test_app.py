@@ -166,6 +166,8 @@ def test_thumbnails_are_had_by_id_alone(client: TestClient) -> None:
     assert (again.status_code, again.content) == (304, b"")
     for outside in ("../data/clean/quality.json", "/etc/passwd", "%2e%2e/params.yaml", "没有.png"):
         assert client.get(f"/image/{outside}").status_code == 404
+    # not sent on to an address made of the host that the client named
+    assert client.get("/image/", follow_redirects=False).status_code == 404
     assert client.get(path, params={"size": 9999}).status_code == 422
     assert client.get(path, params={"size": "大"}).json()["error"]["code"] == "invalid"
 
