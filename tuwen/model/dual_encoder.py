@@ -212,11 +212,8 @@ def _make_preprocessor(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "image": {"rule": rule, "max_aspect": images.MAX_ASPECT, "size_px": image["size_px"], **pixels}
         | {"resample": "antialiased bicubic", "scale": 1 / 255},
-        "text": {
-            "lower_case": True,
-            "max_tokens": text["max_tokens"],
-            "tokenizer": text.get("tokenizer", "BERT WordPiece"),
-        }
+        "text": {"lower_case": True, "max_tokens": text["max_tokens"]}
+        | {"tokenizer": text.get("tokenizer", "BERT WordPiece")}
         | simplify,
     }
 
