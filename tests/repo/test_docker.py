@@ -22,7 +22,7 @@ DOCKERFILE, COMPOSE = ROOT / "docker/Dockerfile", ROOT / "docker/compose.yaml"
 BIN = Path(sys.executable).parent
 REQUIRED = re.compile(r"\$\{(\w+):\?[^}]*\}")  # ${NAME:?message}: compose refuses to start without it
 # addresses may hold a password
-SECRET = re.compile(r"PASSWORD|SECRET|KEY|AUTH(?!_(CONFIG_PATH|ADMIN_USERNAME)$)|_URL$")
+SECRET = re.compile(r"PASSWORD|SECRET|KEY|TOKEN|AUTH(?!ORIZATIONENABLED$|_(CONFIG_PATH|ADMIN_USERNAME)$)|_URL$")
 
 
 def services() -> dict[str, dict[str, Any]]:
@@ -68,8 +68,9 @@ def test_the_compose_file_keeps_its_schema() -> None:
 
 
 def test_images_of_others_are_pinned_to_a_release() -> None:
-    assert {name.partition(":")[0] for name in images()} == {"python", "postgres", "rclone/rclone"}
-    release = re.compile(r"[\w/.-]+:\d+\.\d+(\.\d+)?(-[\w.-]+)?@sha256:[0-9a-f]{64}")
+    names = {name.partition(":")[0] for name in images()}
+    assert names == {"python", "postgres", "rclone/rclone", "milvusdb/milvus"}
+    release = re.compile(r"[\w/.-]+:v?\d+\.\d+(\.\d+)?(-[\w.-]+)?@sha256:[0-9a-f]{64}")
     assert [name for name in images() if not release.fullmatch(name)] == []
     assert (
         f"PYTHON_IMAGE:-{next(name for name in images() if name.startswith('python:'))}}}" in COMPOSE.read_text()
@@ -175,7 +176,7 @@ def test_the_gpu_image_alone_has_what_reads_the_load_of_the_cards() -> None:
     stages = re.findall(r"^FROM build AS (\S+)\n(.*?)(?=^FROM )", DOCKERFILE.read_text(), re.MULTILINE | re.DOTALL)
     extras = {name: set(re.findall(r"\.\[([\w,]+)\]", text)[0].split(",")) for name, text in stages}
     servers = ("s3", "postgres", "auth")
-    assert extras == {"build-cpu": {"all", *servers}, "build-gpu": {"all", "gpu", *servers}}
+    assert extras == {"build-cpu": {"all", *servers, "milvus"}, "build-gpu": {"all", "gpu", *servers}}
 
 
 def test_nothing_is_published_beyond_this_machine() -> None:
@@ -191,7 +192,8 @@ def test_a_service_waits_until_what_it_needs_is_healthy() -> None:
     assert set(waits["mlflow"]) == {"postgres", "s3"}
     assert set(waits["prefect"]) == {"postgres"}
     assert waits["s3"] == {"s3-owner": {"condition": "service_completed_successfully"}}
-    for needed in (waits[name] for name in waits if name != "s3"):
+    assert waits["search"] == {"milvus": {"condition": "service_healthy", "required": False}}  # an option
+    for needed in (waits[name] for name in waits if name not in ("s3", "search")):
         assert all(how == {"condition": "service_healthy"} for how in needed.values())
         assert all("healthcheck" in defined[name] for name in needed)
 
@@ -252,6 +254,17 @@ def test_mlflow_asks_for_the_password_that_the_worker_has() -> None:
     # runs and users lie in one database, whose address holds no password
     assert read["mlflow"]["database_uri"] == variables["MLFLOW_BACKEND_STORE_URI"]
     assert "password" not in " ".join(read["mlflow"])
+
+
+def test_milvus_keeps_all_in_its_volume_and_asks_for_the_password_that_search_has() -> None:
+    milvus, search = services()["milvus"], services()["search"]["environment"]
+    variables = milvus["environment"]
+    assert search["TUWEN_MILVUS_TOKEN"] == f"root:{variables['COMMON_SECURITY_DEFAULTROOTPASSWORD']}"
+    assert variables["COMMON_SECURITY_AUTHORIZATIONENABLED"] == "true"
+    assert variables["COMMON_STORAGETYPE"] == "local"
+    volume, settings = milvus["volumes"]
+    assert variables["ETCD_DATA_DIR"].startswith(f"{volume.partition(':')[2]}/")
+    assert settings == f"./milvus-etcd.yaml:{variables['ETCD_CONFIG_PATH']}:ro"
 
 
 @pytest.fixture(scope="module")
