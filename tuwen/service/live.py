@@ -172,7 +172,7 @@ def load_checked_engine(settings: SearchSettings) -> Engine:
     """
     version: str | None = None
     if settings.is_registered:
-        from tuwen.tracking.published import fetch_published, find_published
+        from tuwen.tracking.published import fetch_published, find_published, remove_superseded
 
         published = find_published(settings.model)
         name, version = published.name, published.version
@@ -184,6 +184,8 @@ def load_checked_engine(settings: SearchSettings) -> Engine:
     try:
         check_engine(engine)
         engine.store.take_over()
+        if settings.is_registered:
+            remove_superseded(model)
     except BaseException:
         engine.close()
         raise

@@ -1,8 +1,10 @@
 """The registered model as a folder: which version an address means, its files, and the champion set back."""
 
+import os
 import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +14,10 @@ from tuwen.tracking import runs
 from tuwen.tracking.registry import MODEL_NAME
 
 CHAMPION = "champion"
+KEPT_MODELS = 2  # of a cache: the one in service and the one before it, for the way back
+NEVER_SERVED = (0.0, 0.0)  # access and change time of a folder, in seconds since 1970
 ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class PublishedModel(NamedTuple):
@@ -67,8 +72,21 @@ def fetch_published(model: PublishedModel, cache: Path) -> Path:
                 "were registered; register the model anew: `tuwen track register`"
             )
         shutil.rmtree(kept, ignore_errors=True)
+        os.utime(folder, NEVER_SERVED)
         folder.rename(kept)
     return kept
+
+
+def remove_superseded(folder: Path) -> None:
+    """Note that a fetched model goes into service, and keep of its cache only what did so last: KEPT_MODELS.
+
+    The change time of a folder says when it did; one that was refused, the first to go, never did.
+    """
+    now = time.time_ns()
+    os.utime(folder, ns=(now, now))
+    fetched = [place for place in folder.parent.iterdir() if DIGEST.fullmatch(place.name)]
+    for place in sorted(fetched, key=lambda place: place.stat().st_mtime, reverse=True)[KEPT_MODELS:]:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def get_champion() -> str | None:

@@ -1,5 +1,6 @@
 """The registered model as a folder: by alias and by number, whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def test_the_champion_is_had_as_the_folder_that_was_registered(
     with pytest.raises(UserError, match=r"its files are [0-9a-f]{64}, not 0000"):
         published.fetch_published(found._replace(digest="0" * 64), tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [found.digest]
+    assert folder.stat().st_mtime == 0  # it has not been in service
 
     published.set_champion(None)
     assert published.get_champion() is None
@@ -46,3 +48,25 @@ def test_the_champion_is_had_as_the_folder_that_was_registered(
     for address in ("models:/tuwen", "models:tuwen@champion", "models:/tuwen/one"):
         with pytest.raises(UserError, match="is expected"):
             published.find_published(address)
+
+
+def test_a_cache_keeps_what_is_in_service_and_what_was_before_it(tmp_path: Path) -> None:
+    def fetch(name: str) -> Path:
+        folder = tmp_path / (name * 64)
+        folder.mkdir()
+        (folder / "model.safetensors").touch()
+        os.utime(folder, published.NEVER_SERVED)
+        return folder
+
+    def list_kept() -> set[str]:
+        return {path.name[0] for path in tmp_path.iterdir()}
+
+    first = fetch("a")
+    published.remove_superseded(first)
+    fetch("b")  # and refused
+    published.remove_superseded(fetch("c"))
+    assert list_kept() == {"a", "c"}
+    published.remove_superseded(first)  # the way back
+    (tmp_path / "work").mkdir()  # a download under way
+    published.remove_superseded(fetch("d"))
+    assert list_kept() == {"a", "d", "w"}
