@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import Chrome
 
-from tests.browser.conftest import LEAST_CONTRAST, SCHEMES, WIDTHS_PX, Window
 from tests.support import quality_inputs, report_inputs
+from tests.support.window import LEAST_CONTRAST, SCHEMES, WIDTHS_PX, Window
 from tuwen.core.params import load_params
 from tuwen.report import report
 from tuwen.report.quality.page import write_page

@@ -42,7 +42,7 @@ class LiveAnswers:
         self._thumbnails = Thumbnails(engine.data)
 
     async def search(self, body: SearchBody, upload: bytes | None) -> dict[str, Any]:
-        """QueryAnswer POST /search. Raises RequestError."""
+        """Answer POST /search. Raises RequestError."""
         start, times, engine = perf_counter(), StageTimes(self._metrics), self.engine
         self._check_limits(body)
         kind, asked, own_row = await self._prepare(body, upload, times)
@@ -89,7 +89,7 @@ class LiveAnswers:
             return tag, await self._run(self._decoders, partial(self._thumbnails.make, item, size_px))
 
     async def map_words(self, body: AttentionBody) -> dict[str, Any]:
-        """QueryAnswer POST /attention. Raises RequestError."""
+        """Answer POST /attention. Raises RequestError."""
         reader, engine = self.engine.reader, self.engine
         reason = reader.reason if reader else "this model has no re-ranker; train one (params.yaml: rerank)"
         if reader is None or reason:
@@ -105,7 +105,7 @@ class LiveAnswers:
         return await self._run(self._decoders, partial(describe_maps, picture, maps))
 
     async def embed(self, body: EmbedBody) -> dict[str, Any]:
-        """QueryAnswer POST /embed. Raises RequestError."""
+        """Answer POST /embed. Raises RequestError."""
         asked: list[Any] = []
         for text in body.texts or ():
             self._check_text(text)

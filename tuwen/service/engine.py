@@ -87,7 +87,7 @@ class Engine:
         return {"name": self.name, "digest": self.index.model_digest, "version": self.version}
 
     def answer(self, queries: Sequence[Query]) -> list[QueryAnswer]:
-        """QueryAnswer queries that came together; each as if it had come alone."""
+        """Answer queries that came together; each as if it had come alone."""
         start = perf_counter()
         vectors = self.encode([query.asked for query in queries])
         encoded = perf_counter()
