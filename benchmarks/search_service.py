@@ -9,28 +9,21 @@ answered, at most a minute. `clients` saves the model of the checkout, with the 
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
-import httpx
 import numpy as np
-import psutil
+from search_load import BEARER, ROOT, ask_in_loops, find_port, post, read_captions, serve_ours, serving
+from search_store import time_store
 
-ROOT = Path(__file__).parents[1]
 K = 10
 CLIENTS = (1, 8, 32)
-TOKEN = "benchmark of the service"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
-READY_SECONDS = 300
 
 
 class Sizes:
@@ -46,95 +39,6 @@ class Sizes:
 def show(name: str, value: str, target: str = "") -> None:
     """Print one line of the table."""
     print(f"| {name} | {value} | {target} |", flush=True)
-
-
-def find_port() -> int:
-    """Return a port on which nobody listens."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
-
-
-@contextlib.contextmanager
-def serving(command: list[str], health: str, port: int, **environment: str) -> Iterator[psutil.Process]:
-    """Run a server until the block ends; yield its process once it answers."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # mlflow calls uvicorn by name
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"PATH": path} | environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            deadline = time.monotonic() + READY_SECONDS
-            while not is_up(f"http://127.0.0.1:{port}{health}"):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    sys.exit(log.read().decode(errors="replace")[-3000:])
-                time.sleep(0.05)
-            yield psutil.Process(process.pid)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 15)
-            process.wait(60)
-
-
-def is_up(address: str) -> bool:
-    """Whether a server answers."""
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(address, timeout=2).is_success
-    return False
-
-
-def serve_ours(port: int) -> contextlib.AbstractContextManager[psutil.Process]:
-    """Run the service over the checkout's index."""
-    variables = {"PORT": str(port), "RATE": "0", "TOKEN": TOKEN}
-    environment = {f"TUWEN_SEARCH_{name}": value for name, value in variables.items()}
-    return serving([sys.executable, "-m", "tuwen.service"], "/ready", port, **environment)
-
-
-def read_captions() -> list[str]:
-    """Return the texts of the index, which are asked."""
-    import pyarrow as pa
-
-    table = pa.ipc.open_file(pa.memory_map(str(ROOT / "index/texts.arrow"))).read_all()
-    return [caption for caption in table["caption"].to_pylist() if caption]
-
-
-async def post(client: aiohttp.ClientSession, address: str, body: dict | None = None) -> int:
-    """Return the status of an answer that was read whole."""
-    async with client.post(address, json=body) as answer:
-        await answer.read()
-        return answer.status
-
-
-async def ask_in_loops(address: str, bodies: list[dict], clients: int, seconds: float) -> list[float]:
-    """Return the seconds of every answer that `clients` got, one after another each."""
-    spent: list[float] = []
-    end = time.monotonic() + seconds
-
-    async def ask(client: aiohttp.ClientSession, number: int) -> None:
-        turn = number
-        while time.monotonic() < end:
-            start = time.monotonic()
-            await post(client, address, bodies[turn % len(bodies)])
-            spent.append(time.monotonic() - start)
-            turn += clients
-
-    async with aiohttp.ClientSession(headers=BEARER, raise_for_status=True) as client:
-        await ask_once(client, address, bodies)
-        await asyncio.gather(*(ask(client, number) for number in range(clients)))
-    return spent
-
-
-async def ask_once(client: aiohttp.ClientSession, address: str, bodies: list[dict]) -> None:
-    """Let the server import and allocate what it does at its first answers."""
-    for body in bodies[:8]:
-        await post(client, address, body)
 
 
 def run_loops(name: str, address: str, bodies: list[dict], sizes: Sizes) -> dict[int, float]:
@@ -207,50 +111,12 @@ def log_pyfunc(folder: Path) -> Path:
     return folder / "model"
 
 
-class MadeIndex:
-    """Random unit vectors on disk, as an index has them, and an item's source for each."""
-
-    def __init__(self, folder: Path, rows: int) -> None:
-        import pyarrow as pa
-
-        from tuwen.service.index.items import ITEM_SCHEMA
-
-        draw, path = np.random.default_rng(0), folder / f"{rows}.npy"
-        made = np.lib.format.open_memmap(path, "w+", np.float32, (rows, 512))
-        for start in range(0, rows, 10_000):
-            block = draw.normal(size=(min(10_000, rows - start), 512)).astype(np.float32)
-            made[start : start + 10_000] = block / np.linalg.norm(block, axis=1, keepdims=True)
-        made.flush()
-        vectors = np.load(path, mmap_mode="c")
-        nulls = {name: pa.nulls(rows, ITEM_SCHEMA.field(name).type) for name in ITEM_SCHEMA.names}
-        nulls["source"] = pa.array(["art" if n % 10 else "labelled" for n in range(rows)])
-        table = pa.table(nulls, schema=ITEM_SCHEMA)
-        self.vectors, self.tables = {"images": vectors, "texts": vectors}, {"images": table, "texts": table}
-
-
 def bench_store(sizes: Sizes) -> None:
     """Time the exact store alone, query by query and by 32, with a filter and without."""
-    import torch
-
-    from tuwen.service.index.exact import ExactStore
-    from tuwen.service.index.store import ItemFilter
-
-    torch.set_num_threads(1)  # as the service does
-    with tempfile.TemporaryDirectory() as folder:
-        for rows, target in zip(sizes.rows, (6, 80), strict=True):
-            store = ExactStore(MadeIndex(Path(folder), rows))  # type: ignore[arg-type]
-            queries = np.random.default_rng(1).normal(size=(64, 512)).astype(np.float32)
-            queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-            few = ItemFilter(values=(("source", ("labelled",)),))
-            for name, keep, step in (("", ItemFilter(), 1), (" of 32", ItemFilter(), 32), (", filtered", few, 1)):
-                spent = []
-                for turn in range(0, 64, step):
-                    start = time.monotonic()
-                    store.search("images", queries[turn : turn + step], K, keep)
-                    spent.append((time.monotonic() - start) / step)
-                p50 = 1000 * float(np.median(spent))
-                show(f"store, {rows:,} x 512, a query{name}", f"{p50:.2f} ms", "" if name else f"< {target} ms")
-            store.drop()
+    for rows, most_ms in zip(sizes.rows, (6, 80), strict=True):
+        for name, milliseconds in time_store(rows):
+            target = "" if name else f"< {most_ms} ms"
+            show(f"store, {rows:,} x 512, a query{name}", f"{milliseconds:.2f} ms", target)
 
 
 def bench_start(sizes: Sizes) -> None:

@@ -1,0 +1,52 @@
+"""The exact store alone, over made vectors: what `search_service.py store` measures."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from tuwen.service.index.exact import ExactStore
+from tuwen.service.index.items import ITEM_SCHEMA
+from tuwen.service.index.store import ItemFilter
+
+DIMENSIONS, QUERIES, K = 512, 64, 10
+FEW = ItemFilter(values=(("source", ("labelled",)),))  # a tenth of the items
+WAYS = (("", ItemFilter(), 1), (" of 32", ItemFilter(), 32), (", filtered", FEW, 1))  # name, filter, at once
+
+
+class MadeIndex:
+    """Random unit vectors on disk, as an index has them, and an item's source for each."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        draw, path = np.random.default_rng(0), folder / f"{rows}.npy"
+        made = np.lib.format.open_memmap(path, "w+", np.float32, (rows, DIMENSIONS))
+        for start in range(0, rows, 10_000):
+            block = draw.normal(size=(min(10_000, rows - start), DIMENSIONS)).astype(np.float32)
+            made[start : start + 10_000] = block / np.linalg.norm(block, axis=1, keepdims=True)
+        made.flush()
+        vectors = np.load(path, mmap_mode="c")
+        nulls = {name: pa.nulls(rows, ITEM_SCHEMA.field(name).type) for name in ITEM_SCHEMA.names}
+        nulls["source"] = pa.array(["art" if n % 10 else "labelled" for n in range(rows)])
+        table = pa.table(nulls, schema=ITEM_SCHEMA)
+        self.vectors, self.tables = {"images": vectors, "texts": vectors}, {"images": table, "texts": table}
+
+
+def time_store(rows: int) -> Iterator[tuple[str, float]]:
+    """Yield milliseconds a query takes, the median: one by one, 32 at once, and under a filter."""
+    torch.set_num_threads(1)  # as the service does
+    with tempfile.TemporaryDirectory() as folder:
+        store = ExactStore(MadeIndex(Path(folder), rows))  # type: ignore[arg-type]
+        queries = np.random.default_rng(1).normal(size=(QUERIES, DIMENSIONS)).astype(np.float32)
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        for name, keep, step in WAYS:
+            spent = []
+            for turn in range(0, QUERIES, step):
+                start = time.monotonic()
+                store.search("images", queries[turn : turn + step], K, keep)
+                spent.append((time.monotonic() - start) / step)
+            yield name, 1000 * float(np.median(spent))
+        store.drop()
