@@ -131,7 +131,7 @@ def stream_caption_vectors(
     model: DualEncoder, tokenizer: Any, captions: Sequence[str], batch_size: int
 ) -> Iterator[Vectors]:
     """Yield unit vectors [B, D] float32 of the captions, in order, in blocks."""
-    yield from stream_caption_blocks(model, tokenizer, captions, partial(_encode_text, model), batch_size)
+    yield from stream_caption_blocks(model, tokenizer, captions, partial(encode_tokens, model), batch_size)
 
 
 def stream_caption_blocks(
@@ -169,7 +169,8 @@ def _pool_text(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> Vec
 
 
 @torch.inference_mode()
-def _encode_text(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> Vectors:
+def encode_tokens(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> Vectors:
+    """Return the unit vectors [B, D] float32 of tokenized captions: ids and mask [B, L]."""
     with set_inference_precision():
         vectors: Vectors = model.encode_text(ids.to(choose_device()), mask.to(choose_device())).cpu().numpy()
     return vectors

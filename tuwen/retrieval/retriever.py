@@ -21,6 +21,7 @@ from tuwen.model.adapter import is_adapter
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder, load_model
 from tuwen.retrieval.encode import embed_captions, stream_vectors
+from tuwen.retrieval.few_captions import embed_few_captions
 from tuwen.retrieval.search import top_k
 from tuwen.retrieval.vectors import Vectors
 
@@ -52,6 +53,8 @@ class Retriever:
             if not isinstance(text, str):
                 raise UserError(f"texts[{number}]: a string expected, got {type(text).__name__}")
         with self._turn:
+            if len(texts) <= ENCODE_BATCH:
+                return embed_few_captions(self.model, self.tokenizer, list(texts))
             return embed_captions(self.model, self.tokenizer, list(texts), ENCODE_BATCH)
 
     def encode_images(self, images: Sequence[ImageInput], names: Sequence[str] | None = None) -> Vectors:
