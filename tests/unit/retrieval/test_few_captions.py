@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.small_model import CONFIG, write_small_model
 from tuwen.retrieval.encode import embed_captions
-from tuwen.retrieval.few_captions import split_by_work, embed_few_captions
+from tuwen.retrieval.few_captions import embed_few_captions, split_by_work
 from tuwen.retrieval.retriever import load_retriever
 
 CAPTIONS = ["猫", "海边的日落,海边的日落", "", "大熊猫", "一只橘猫趴在窗台上", "雨", "街道"]
