@@ -56,18 +56,21 @@ ON_PURPOSE = {
     "PYTHON_VERSION": "3.11.14",  # of Python's image
     "AWS_SECRET_ACCESS_KEY": "geheim",
 }
+ALWAYS = {"PYTHONUTF8": "1", "THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def test_what_was_meant_for_other_programs_is_left_behind_and_what_is_meant_for_this_one_stays() -> None:
     inherited = environment.choose_inherited(NOTEBOOK | ON_PURPOSE)
-    assert inherited == ON_PURPOSE | {"PYTHONUTF8": "1"}
+    assert inherited == ON_PURPOSE | ALWAYS
     assert environment.choose_inherited(inherited) == inherited
+    small = {"THP_MEM_ALLOC_ENABLE": "0"}
+    assert environment.choose_inherited(small) == ALWAYS | small
 
 
 def test_the_processes_of_torchrun_keep_their_ranks() -> None:
     ranks = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
     torchrun = ranks | {"TORCHELASTIC_RUN_ID": "none"}
-    assert environment.choose_inherited(torchrun) == torchrun | {"PYTHONUTF8": "1"}
+    assert environment.choose_inherited(torchrun) == torchrun | ALWAYS
 
 
 def test_of_pythonpath_only_folders_of_this_checkout_and_this_python_stay(tmp_path: Path) -> None:
