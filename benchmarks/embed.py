@@ -103,7 +103,9 @@ def forward(encoder: dual_encoder.DualEncoder, squares: list[Any], size: int) ->
 
 def whole(batch_size: int) -> None:
     """Run the stage's own function: loading the model, reading, decoding, embedding, parts, files, manifest."""
-    embed.embed_set(Path("models/m"), Path("data/clean/t2i"), Path("embeddings"), Embed(batch_size=batch_size))
+    embed.embed_set(
+        Path("models/m"), Path("data/clean/t2i"), Path("embeddings"), Embed(batch_size=batch_size, dtype="float32")
+    )
 
 
 def rate(images: int, work: Callable[[], Any]) -> float:

@@ -44,7 +44,7 @@ def main() -> None:
     store, exact = MilvusStore(index), ExactStore(index)
     loaded = time.perf_counter() - start
     noise = np.random.default_rng(1).normal(size=(QUERIES, DIMENSIONS))
-    queries = index.vectors["images"][:: count // QUERIES][:QUERIES] + 0.02 * noise
+    queries = index.codes["images"].values[:: count // QUERIES][:QUERIES] + 0.02 * noise
     queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
     answers, milliseconds = {}, {}
     for name, one in (("milvus", store), ("exact", exact)):

@@ -55,6 +55,7 @@ FIT: dict[str, Any] = {
     "freeze": "none",
 }
 FIT |= {"siblings": "positives", "shard": "none", "distil": None}
+FIT |= {"layer_decay": 1.0, "tower_lr": None, "matryoshka": []}
 TGD = {"alpha": 0.4, "queue": 1024, "half_life": 512}
 NONE = dict.fromkeys(["mlm", "mrfr", "mrc", "mrc_kl", "recovery", "fgd"], 0.0)
 BASE: dict[str, Any] = {

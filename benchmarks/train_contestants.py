@@ -74,7 +74,8 @@ def make_settings(**changes: Any) -> Any:
         "compile": False,
         "shard": "none",
     }
-    return SimpleNamespace(**fields | {"freeze": "none", "siblings": "positives", "ema": None} | changes)
+    fields |= {"freeze": "none", "siblings": "positives", "ema": None, "matryoshka": []}
+    return SimpleNamespace(**fields | changes)
 
 
 def draw_captions(rows: int, words: int, draw: np.random.Generator) -> tuple[Tensor, Tensor]:

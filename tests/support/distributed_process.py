@@ -27,11 +27,12 @@ CASES = {
     "plain": {},
     "cached": {"chunk": 4},
     "negatives": {"siblings": "negatives"},
+    "nested": {"matryoshka": [16, 8]},
     "text frozen": {"freeze": "text"},
     "image frozen, cached": {"freeze": "image", "chunk": 5},
     "checkpointed": {"gradient_checkpointing": True},
     "shares": {"shard": "full", "muon_lr": None},
-    "shares, cached": {"shard": "full", "muon_lr": None, "chunk": 4},
+    "shares, cached": {"shard": "full", "muon_lr": None, "chunk": 4, "matryoshka": [16]},
     "shares, text frozen": {"shard": "full", "muon_lr": None, "freeze": "text"},
     "shares, image frozen, checkpointed": {
         **{"shard": "full", "muon_lr": None, "freeze": "image", "gradient_checkpointing": True},
@@ -39,6 +40,7 @@ CASES = {
 }
 DESCENTS = ("plain", "cached", "shares")
 SHARED = {"shard": "full", "muon_lr": None, "ema": 0.9, "epochs": 2, "batch_size": ROWS, "warmup_steps": 0}
+SHARED |= {"layer_decay": 0.5, "tower_lr": 1e-3}
 DISTIL = {"momentum": 0.5, "alpha": 0.5, "queue": 20, "half_life": 10}
 Gradients = dict[str, torch.Tensor]
 

@@ -55,7 +55,7 @@ def build_reranked(root: Path, unfit: int = 0) -> Path:
         for one in sets:
             out = root / "embeddings" / name / one
             shutil.rmtree(out)
-            embed_set(root / "models" / name, root / "data/clean" / one, out, Embed(batch_size=8))
+            embed_set(root / "models" / name, root / "data/clean" / one, out, Embed(batch_size=8, dtype="float32"))
     add_reranker(root)
     return root
 
@@ -98,7 +98,12 @@ def move_towers(root: Path) -> None:
     save_model(dual, model, read_vocabulary(model))
     write_rerank_manifest(model, root / "models/finetuned", "trained")
     for name in ("valid", "test", "bank", "t2i", "i2t"):
-        embed_set(model, root / "data/clean" / name, root / "embeddings/own" / name, Embed(batch_size=64))
+        embed_set(
+            model,
+            root / "data/clean" / name,
+            root / "embeddings/own" / name,
+            Embed(batch_size=64, dtype="float32"),
+        )
 
 
 def _add_unfit(folder: Path, count: int) -> None:

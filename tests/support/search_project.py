@@ -17,7 +17,7 @@ LICENCES = [{"source": "art", "text": "OpenMoji, CC BY-SA 4.0", "link": "https:/
 INDEX = Index.model_validate(
     {"sets": ["test", "bank", "corpus"], "store": {"kind": "exact"}, "licences": LICENCES}
 )
-EMBED = Embed(batch_size=8)
+EMBED = Embed(batch_size=8, dtype="float32")
 CURVES = {
     "finetuned": {"cosine": {"slope": 3.0, "intercept": -1.0}},
     "reranked": {"cosine": {"slope": 3.0, "intercept": -1.0}, "reranked": {"slope": 2.0, "intercept": -0.5}},
@@ -56,12 +56,12 @@ def write_calibrations(root: Path) -> None:
         write_json(place, body | {"calibration": dict.fromkeys(("t2i", "i2t"), curves)})
 
 
-def build_index(root: Path, index: Index = INDEX) -> Path:
+def build_index(root: Path, index: Index = INDEX, embed: Embed = EMBED) -> Path:
     """Write the index of the project in `root`, in one step for who reads it meanwhile, and return its folder."""
     out, made = root / "index", root / "index.new"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        write_index(locate_project(Path()), Path("index.new"), index, EMBED)
+        write_index(locate_project(Path()), Path("index.new"), index, embed)
     shutil.rmtree(out, ignore_errors=True)
     return made.rename(out)
 

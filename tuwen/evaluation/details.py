@@ -16,6 +16,7 @@ from tuwen.evaluation.embedded_set import EmbeddedSet, score_pairs
 from tuwen.evaluation.figures import DIGITS
 from tuwen.evaluation.hubness import count_occurrences, find_hubs
 from tuwen.retrieval import metrics
+from tuwen.retrieval.quantised.recall import list_forms, measure_form
 from tuwen.retrieval.vectors import Rows
 
 HUBS_NAMED = 10
@@ -105,6 +106,16 @@ class Orders(CheckedJson):
     reranked: Calibrated | None = None  # None: valid was for no other order than that of the cosine
 
 
+class KeptForm(CheckedJson):
+    """What a gallery's vectors could be kept as, and hit@k by it (retrieval/quantised/recall.py)."""
+
+    dtype: str
+    dims: int
+    searched: int  # bytes of a vector that a search reads
+    kept: int  # bytes of a vector
+    hits: dict[str, float]  # hit_at_1, hit_at_5, …
+
+
 class Details(CheckedJson):
     """The file; all of it is about the test set."""
 
@@ -113,6 +124,8 @@ class Details(CheckedJson):
     hubs: ByDirection[Hubs]
     reranking: ByDirection[Reranking] | None = None
     calibration: ByDirection[Orders] | None = None  # None: measured by older code
+    # float32 first; None: measured by older code, or of a model without vectors of its own
+    small_vectors: ByDirection[list[KeptForm]] | None = None
 
 
 def read_details(path: Path, ks: Sequence[int]) -> Details:
@@ -155,6 +168,20 @@ def make_details(
         "qbnorm": {direction: {"beta": beta} for direction, beta in betas.items()},
         "exact_intervals": list(exact),
     }
+
+
+def measure_small_vectors(embedded: EmbeddedSet, params: Evaluate, prefixes: Sequence[int]) -> dict[str, Any]:
+    """Return direction -> forms of its gallery, as KeptForm; prefixes: dimensions that can be used alone."""
+    names = [f"hit_at_{k}" for k in params.ks]
+    measured = {}
+    for name, direction in DIRECTIONS.items():
+        task = embedded.make_task(direction)
+        hits = {form: measure_form(task, form, params.ks) for form in list_forms(task.gallery.shape[1], prefixes)}
+        measured[name] = [
+            form._asdict() | {"hits": dict(zip(names, [round(hit, DIGITS) for hit in hit_K], strict=True))}
+            for form, hit_K in hits.items()
+        ]
+    return measured
 
 
 def count_scores(embedded: EmbeddedSet, seed: int) -> dict[str, list[Any]]:

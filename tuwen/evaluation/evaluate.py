@@ -8,10 +8,10 @@ import pyarrow as pa
 from tuwen.core.params import Evaluate, Pairs
 from tuwen.data.formats import pairs
 from tuwen.data.formats.directions import DIRECTIONS
-from tuwen.data.formats.json_file import write_json
+from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.data.formats.text import is_simplifying
 from tuwen.evaluation.answers import answer_set, choose_betas, compute_corrections, list_first_answers
-from tuwen.evaluation.details import make_details
+from tuwen.evaluation.details import make_details, measure_small_vectors
 from tuwen.evaluation.embedded_set import EmbeddedSet, read_embedded_set, score_pairs
 from tuwen.evaluation.figures import DIGITS, MetricValues, measure_figures
 from tuwen.evaluation.ranks import make_ranks_table
@@ -61,6 +61,7 @@ def evaluate_model(
     results.mkdir(parents=True, exist_ok=True)
     write_json(results / "metrics.json", metrics)
     details = make_details(sets["test"], answers["test"], betas, params, exact["test"])
+    details["small_vectors"] = measure_small_vectors(sets["test"], params, _read_prefixes(model))
     details["calibration"] = {
         name: {
             "cosine": measure_calibration(
@@ -73,6 +74,12 @@ def evaluate_model(
     pairs.write_table(results / "ranks.parquet", make_ranks_table(sets["test"], answers["test"], params.ks))
     pairs.write_table(results / "pair_cosines.parquet", cosines)
     return metrics
+
+
+def _read_prefixes(model: Path | None) -> list[int]:
+    """Return the numbers of first dimensions that were trained to answer by themselves."""
+    config = model / "config.json" if model else None
+    return list(read_json(config).get("matryoshka", [])) if config and config.is_file() else []
 
 
 def compute_pair_cosines(pair_set: pairs.PairSet, images: Vectors, texts: Vectors) -> pa.Table:

@@ -53,10 +53,15 @@ def _parts(config: Mapping[str, Any], origin: str, training: Mapping[str, Any]) 
             f"{text.get('kind', 'BERT')}, width {text['width']}, layers {text['layers']}, "
             f"{text['max_tokens']} tokens at most",
         ),
-        ("common space", f"{config['dim']} dimensions"),
+        ("common space", f"{config['dim']} dimensions{_describe_prefixes(config)}"),
         ("first weights", origin),
         ("trained on", f"{training['pairs']} pairs an epoch, {training['steps']} steps"),
     ]
+
+
+def _describe_prefixes(config: Mapping[str, Any]) -> str:
+    dims = config.get("matryoshka")
+    return f", of which the first {', '.join(map(str, dims))} can be used alone" if dims else ""
 
 
 def _table(records: list[dict[str, Any]]) -> list[str]:

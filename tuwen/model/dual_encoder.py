@@ -35,8 +35,8 @@ class DualEncoder(nn.Module):
     where they are not CLIP's, and `rule`, of a PictureRule what is not the project's); `text` (`max_tokens`,
     `width`, `layers`, `dropout`, what towers.py names, `simplify`: captions are read in simplified characters,
     and `pool`: `first` takes the vector of [CLS], `mean` the average over the tokens); `vocabulary` (a number of
-    tokens); `sigmoid`: it was trained by SigLIP's loss, and has a bias beside the temperature. Towers of a
-    library bring pooling and projection.
+    tokens); `sigmoid`: it was trained by SigLIP's loss, and has a bias beside the temperature; `matryoshka`:
+    the first so many dimensions can be used alone. Towers of a library bring pooling and projection.
     """
 
     pixel_factor: Tensor

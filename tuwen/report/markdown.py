@@ -10,6 +10,7 @@ from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles,
 from tuwen.evaluation.verdicts import is_sure_gain
 from tuwen.report.reliability import format_reliability
 from tuwen.report.reranking import format_reranking
+from tuwen.report.small_vectors import format_small_vectors
 from tuwen.report.tables import format_table
 
 CANDIDATE_COLUMNS = ("state", "share in a mean with the baseline", "mean hit@5 on valid, %", "")
@@ -21,7 +22,7 @@ def format_markdown(facts: dict[str, Any]) -> str:
     """Format report.md from the facts that report.py collects: figures, no image, no caption."""
     sections = (
         *(_format_headline, format_reranking, _format_recall, _format_further, _format_slices, _format_hubs),
-        *(_format_gallery, format_reliability, _format_zero_shot),
+        *(_format_gallery, format_small_vectors, format_reliability, _format_zero_shot),
         *(_format_training, _format_doubt, _format_quality),
     )
     lines = ["# Retrieval report", "", *_format_lead(facts)]

@@ -31,7 +31,17 @@ from tuwen.evaluation.models import (
 from tuwen.evaluation.results import Results, read_results
 from tuwen.evaluation.seen.captions import describe_seen
 from tuwen.evaluation.verdicts import format_verdict, judge_line
-from tuwen.report import attention, curves, doubtful_pairs, examples, hubs, reliability, reranking, slices
+from tuwen.report import (
+    attention,
+    curves,
+    doubtful_pairs,
+    examples,
+    hubs,
+    reliability,
+    reranking,
+    slices,
+    small_vectors,
+)
 from tuwen.report.html.confusion import draw_confusion
 from tuwen.report.html.page import render
 from tuwen.report.markdown import format_markdown
@@ -71,6 +81,7 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "reranking": reranking.collect_reranking(measured, params.evaluate),
         "depth_columns": reranking.list_depth_columns(params.evaluate.ks),
         "reliability": reliability.collect_reliability(measured),
+        "small_vectors": small_vectors.collect_small_vectors(measured, params.evaluate.ks),
         "slices": slices.collect_slices(test, ranks, shown_k, params.evaluate),
         "slices_note": slices.NOTE,
         "format_number": format_number,

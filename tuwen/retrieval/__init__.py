@@ -5,5 +5,5 @@ intervals, qb_norm.py, calibration.py, which makes probabilities of scores, retr
 it; then
 token_file.py, match_pairs.py and rerank.py, which order the first answers anew, rerank_choice.py, which chooses
 how many of them, and packed_reranker.py, a re-ranker beside a gallery's tokens; attention tells what it reads in
-an image.
+an image, and quantised keeps a gallery in fewer bytes.
 """

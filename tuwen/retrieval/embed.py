@@ -32,7 +32,7 @@ def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed) ->
     Memory holds a part of the vectors and the images being decoded, whatever the size of the set; the bytes
     depend neither on the workers nor on a kill between. Raises UserError where an image cannot be decoded.
     """
-    inputs, settings = {"model": model_folder, "set": set_folder}, params.model_dump()
+    inputs, settings = {"model": model_folder, "set": set_folder}, {"batch_size": params.batch_size}
     if is_adapter(model_folder):
         _write_given(model_folder, set_folder, out)
         manifest.write_manifest(out, inputs, {})

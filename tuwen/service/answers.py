@@ -8,6 +8,8 @@ from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tuwen.core.errors import UserError
 from tuwen.retrieval.attention.entity_maps import map_entities
 from tuwen.retrieval.rerank import Reordered
@@ -154,7 +156,8 @@ class LiveAnswers:
                 return "image", await self._decode(data, "image"), None
         side, item_id = ("images", body.image_id) if body.image_id is not None else ("texts", body.text_id)
         row = self._find_row(side, str(item_id))
-        return side.removesuffix("s"), self.engine.index.vectors[side][row], row
+        (vector,) = self.engine.index.read_vectors(side, np.array([row]))
+        return side.removesuffix("s"), vector, row
 
     def _choose_depth(self, body: SearchBody, direction: str) -> int:
         """Return how many hits are re-ranked, 0 where none are. Raises RequestError where none can be."""

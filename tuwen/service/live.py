@@ -200,7 +200,7 @@ def check_engine(engine: Engine) -> None:
     texts = [index.read_row("texts", int(row))["caption"] for row in rows]
     answers = engine.answer([Query(text, side, 1, ItemFilter()) for text in texts for side in index.tables])
     vectors = np.stack([answer.vector for answer in answers[:: len(index.tables)]])
-    cosines = (vectors * index.vectors["texts"][rows]).sum(axis=1)
+    cosines = (vectors * index.read_vectors("texts", rows)).sum(axis=1)
     if not (cosines >= LEAST_COSINE).all() or not all(len(answer.hits.rows) for answer in answers):
         raise MismatchError(
             f"{index.folder}: the model gives {texts[int(cosines.argmin())]!r} another vector than the index has "

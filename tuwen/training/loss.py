@@ -3,10 +3,16 @@
 Shapes: B pairs, C pairs of all processes (C = B where there is one), D dimensions; vectors are unit vectors.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from tuwen.core.errors import UserError
+
+# of the vectors [b, D] of images and texts, and [b, B], which rows of all processes are positives
+LossOfVectors = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def compare_ids(left_B: Tensor, right_C: Tensor) -> Tensor:
@@ -51,7 +57,36 @@ def compute_sigmoid_loss(
     """
     logits_BC = scale.float() * image_BD.float() @ text_CD.float().T + bias.float()
     sign_BC = 2.0 * positive_BC.float() - 1.0
-    return -torch.nn.functional.logsigmoid(sign_BC * logits_BC).sum(1).mean()
+    return -nn.functional.logsigmoid(sign_BC * logits_BC).sum(1).mean()
+
+
+def cut_prefix(vectors_BD: Tensor, dim: int) -> Tensor:
+    """Return the first `dim` dimensions of unit vectors [B, D], each row of length 1 again; all D as they are."""
+    return vectors_BD if dim == vectors_BD.shape[1] else nn.functional.normalize(vectors_BD[:, :dim], dim=-1)
+
+
+def require_prefixes(dims: Sequence[int], model: Any) -> None:
+    """Raise UserError unless all `dims` of a fit's matryoshka lie under the dimensions of the model."""
+    if dims and max(dims) >= model.config["dim"]:
+        raise UserError(
+            f"params.yaml: baseline.fit or finetune.fit: matryoshka: must lie under {model.config['dim']}, the "
+            f"dimensions of this model, got {max(dims)}"
+        )
+
+
+def nest_loss(compute_loss: LossOfVectors, dims: Sequence[int]) -> LossOfVectors:
+    """Return the mean of a loss over the whole vectors and over their first `dims` dimensions; none: that loss.
+
+    Matryoshka representation learning (Kusupati et al. 2022), whose weights are equal too. A mean, not a sum, so
+    that learning rates need no change.
+    """
+
+    def compute(image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor) -> Tensor:
+        nested = [image_bD.shape[1], *dims]
+        losses = [compute_loss(cut_prefix(image_bD, dim), cut_prefix(text_bD, dim), positive_bB) for dim in nested]
+        return torch.stack(losses).mean()
+
+    return compute if dims else compute_loss
 
 
 class Compared(NamedTuple):

@@ -15,7 +15,7 @@ from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.precision import set_precision
 from tuwen.training import distributed
 from tuwen.training.engines.replicas import GradientEngine
-from tuwen.training.loss import Compared, compare_ids, compute_distilled_loss
+from tuwen.training.loss import Compared, compare_ids, compute_distilled_loss, cut_prefix
 from tuwen.training.optim import Teacher
 from tuwen.training.step import (
     clamp_temperature,
@@ -161,7 +161,9 @@ class Guidance:
 
         positive_bB: which rows of the batch fit each row. siblings: whether rows of the queue can be positives.
         """
-        queue, (teacher_image_bD, teacher_text_bD, ids_b2) = self.queue.read(), taught
+        dim = image_bD.shape[1]  # under that of the teacher where a prefix is compared (loss.nest_loss)
+        queue, ids_b2 = self.queue.read().cut(dim), taught.ids
+        teacher_image_bD, teacher_text_bD = cut_prefix(taught.image, dim), cut_prefix(taught.text, dim)
         new, old = (image_bD, text_bD, teacher_image_bD, teacher_text_bD), (queue.image, queue.text) * 2
         image, text, teacher_image, teacher_text = (
             torch.cat([distributed.gather_rows(rows), earlier]) for rows, earlier in zip(new, old, strict=True)
@@ -195,6 +197,10 @@ class Queued(NamedTuple):
     text: Tensor
     ids: Tensor
     weight: Tensor
+
+    def cut(self, dim: int) -> "Queued":
+        """Return them with the first `dim` dimensions of their vectors."""
+        return self._replace(image=cut_prefix(self.image, dim), text=cut_prefix(self.text, dim))
 
 
 class VectorQueue:

@@ -4,17 +4,22 @@ import contextlib
 import copy
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from tuwen.model.tower_layers import count_layers_above, list_tower_parameters
 from tuwen.training.engines.shards import get_local, split_group
 
 if TYPE_CHECKING:  # pydantic is not needed to step on tensors
     from tuwen.core.params import Loop
 
+ParameterGroups = defaultdict[
+    tuple[float, float], list[nn.Parameter]
+]  # learning rate and weight decay -> parameters
 IN_BLOCK = re.compile(r"\.\d+\.")  # a parameter of one of a tower's numbered layers
 
 
@@ -22,31 +27,49 @@ def make_optimizers(model: nn.Module, fit: "Loop") -> list[torch.optim.Optimizer
     """Return AdamW for everything, or for all but the towers' hidden matrices, which `fit.muon_lr` gives to Muon.
 
     Weight decay falls on matrices alone, never on norms, biases, embeddings and the temperature. Muon (Jordan et
-    al. 2024) makes each step's update orthogonal: in few steps it learns far more (docs/log.md).
+    al. 2024) makes each step's update orthogonal: in few steps it learns far more (docs/log.md). A group has one
+    rate, its `initial_lr`. Raises UserError as `choose_rates`.
     """
-    hidden, decayed, plain = [], [], []
+    adamw, muon = ParameterGroups(list), ParameterGroups(list)
+    rates = choose_rates(model, fit)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
+        lr, factor = rates.get(name, (fit.lr, 1.0))
         if parameter.ndim < 2 or ("embed" in name and "patch_embed" not in name):
-            plain.append(parameter)
+            adamw[lr * factor, 0.0].append(parameter)
         elif fit.muon_lr is not None and parameter.ndim == 2 and IN_BLOCK.search(name):
-            hidden.append(parameter)
+            muon[fit.muon_lr * factor, fit.weight_decay].append(parameter)
         else:
-            decayed.append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": fit.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    groups = [part for group in groups for part in split_group(group, group["params"])]
+            adamw[lr * factor, fit.weight_decay].append(parameter)
+    groups = [part for group in _list_groups(adamw) for part in split_group(group, group["params"])]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=fit.lr, betas=(0.9, 0.98), fused=True)]
     if fit.muon_lr is not None:
-        options: dict[str, Any] = {"weight_decay": fit.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
-        optimizers.append(torch.optim.Muon(hidden, lr=fit.muon_lr, **options))
+        optimizers.append(torch.optim.Muon(_list_groups(muon), lr=fit.muon_lr, adjust_lr_fn="match_rms_adamw"))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
     return optimizers
+
+
+def choose_rates(model: nn.Module, fit: "Loop") -> dict[str, tuple[float, float]]:
+    """Return for the towers' parameters the peak learning rate of AdamW, and the factor of their layer.
+
+    Without the projections, and empty where all have one rate. Raises UserError as `count_layers_above`.
+    """
+    tower_lr, decay = getattr(fit, "tower_lr", None), getattr(fit, "layer_decay", 1.0)  # of a Fit alone
+    if tower_lr is None and decay == 1.0:
+        return {}
+    setting = f"params.yaml: baseline.fit or finetune.fit: layer_decay: {decay:g}"
+    above = count_layers_above(model, setting) if decay != 1.0 else {}
+    lr = fit.lr if tower_lr is None else tower_lr
+    return {name: (lr, decay ** above.get(name, 0)) for name in list_tower_parameters(model)}
+
+
+def _list_groups(groups: ParameterGroups) -> list[dict[str, Any]]:
+    """Return them as torch has them, the largest rates first."""
+    ordered = sorted(groups.items(), key=lambda item: item[0], reverse=True)
+    return [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in ordered]
 
 
 def compute_lr_factor(done: int, steps: int, warmup_steps: int) -> float:

@@ -50,6 +50,7 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
 
     Returns whether this process, the first one, wrote it. SystemExit and UserError are those of `trainer.train`.
     """
+    set_prefixes(job.encoder.config, job.fit.matryoshka)
     if distributed.is_first():
         # also so that the tokenizer is read from the very file that it will be used with
         dual_encoder.save_model(job.encoder, out, job.vocabulary)
@@ -83,6 +84,13 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
     facts |= {"epochs": training.records}
     _write_facts(job.encoder, job.origin, out, facts)
     return True
+
+
+def set_prefixes(config: dict[str, Any], dims: Sequence[int]) -> None:
+    """Say in a model's config which first dimensions are trained to answer by themselves; none: say nothing."""
+    config.pop("matryoshka", None)
+    if dims:
+        config["matryoshka"] = list(dims)
 
 
 def write_untrained(

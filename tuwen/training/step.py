@@ -20,22 +20,29 @@ from tuwen.model.precision import choose_precision, set_attention, set_precision
 from tuwen.training import distributed, gradcache, optim
 from tuwen.training.engines.replicas import Alone, GradientEngine, make_replicas
 from tuwen.training.engines.shards import Shards, clip_gradients
-from tuwen.training.loss import compare_ids, compute_contrastive_loss, compute_sigmoid_loss
+from tuwen.training.loss import (
+    LossOfVectors,
+    compare_ids,
+    compute_contrastive_loss,
+    compute_sigmoid_loss,
+    nest_loss,
+    require_prefixes,
+)
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit, Loop
     from tuwen.training.loader import Batch
 
-LossOfVectors = Callable[[Tensor, Tensor, Tensor], Tensor]
 TEXT_PARTS = 8  # a text is padded to the longest of its eighth of the batch
 
 
 def prepare_model(model: DualEncoder, fit: "Fit") -> GradientEngine:
     """Move the model to its device and set it and torch up as `fit` says; return what runs its passes.
 
-    Raises UserError as `prepare_torch`, or where a BatchNorm would see parts of a batch.
+    Raises UserError as `prepare_torch` and `require_prefixes`, or where a BatchNorm would see parts of a batch.
     """
     prepare_torch(fit, "baseline.fit or finetune.fit")
+    require_prefixes(fit.matryoshka, model)
     model.to(choose_device())
     optim.freeze(model, fit.freeze)
     if fit.chunk is not None:
@@ -128,9 +135,11 @@ def compute_gradients(
     """Give every parameter the gradient of the whole batch's mean loss, in all processes; return that loss.
 
     compute_loss: of the vectors [b, D] of images and texts, and [b, B], which rows are positives; by default the
-    contrastive loss. engine: of `prepare_model`; by default that of one process.
+    contrastive loss; `fit.matryoshka` adds that of their first dimensions. engine: of `prepare_model`; by default
+    that of one process.
     """
-    compute_loss, engine = compute_loss or partial(compare_rows, model), engine or Alone()
+    compute_loss = nest_loss(compute_loss or partial(compare_rows, model), fit.matryoshka)
+    engine = engine or Alone()
     optim.set_modes(model, fit.freeze)
     device = choose_device()
     lengths = batch.mask.sum(1).cpu()  # before anything is queued on a GPU, whose end this would wait for

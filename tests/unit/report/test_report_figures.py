@@ -87,7 +87,7 @@ def test_hubs_are_shown_with_their_counts_and_skewness(made):
 
 def test_hits_by_size_of_the_gallery_stand_in_the_text_for_each_direction(made):
     text = (made / "results/report.md").read_text()
-    table = text[text.index("## R@5 by the size") : text.index("## Is the first answer")]
+    table = text[text.index("## R@5 by the size") : text.index("## Vectors in fewer bytes")]
     curves = [
         json.loads((made / "results" / model / "details.json").read_text())["gallery_curve"]
         for model in ("baseline", "finetuned")

@@ -44,7 +44,8 @@ def killed(*given):
     return original(*given)
 
 setattr(encode, sys.argv[1], killed)
-embed.embed_set(Path("models/m"), Path("data/clean/test"), Path("embeddings/m/test"), Embed(batch_size={PIECE}))
+embed.embed_set(Path("models/m"), Path("data/clean/test"), Path("embeddings/m/test"),
+                Embed(batch_size={PIECE}, dtype="float32"))
 """
 
 
@@ -66,7 +67,9 @@ def write_model(folder: Path, seed: int) -> None:
 
 
 def run(out: str = "embeddings/m/test", batch_size: int = PIECE) -> dict[str, bytes]:
-    embed.embed_set(Path("models/m"), Path("data/clean/test"), Path(out), Embed(batch_size=batch_size))
+    embed.embed_set(
+        Path("models/m"), Path("data/clean/test"), Path(out), Embed(batch_size=batch_size, dtype="float32")
+    )
     return {path.name: path.read_bytes() for path in Path(out).iterdir()}
 
 

@@ -48,7 +48,7 @@ def make_set(data: Path, pictures: dict[str, bytes | None], captions: list[str |
 
 
 def vectors(encoder: Path, pair_set: Path, out: Path, batch_size: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    embed.embed_set(encoder, pair_set, out, Embed(batch_size=batch_size))
+    embed.embed_set(encoder, pair_set, out, Embed(batch_size=batch_size, dtype="float32"))
     return np.load(out / "images.npy"), np.load(out / "texts.npy")
 
 

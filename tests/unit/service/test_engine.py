@@ -36,7 +36,7 @@ def read_picture(engine: Engine, image_id: str) -> np.ndarray:
 
 
 def test_a_mixed_batch_is_answered_as_its_queries_alone(engine: Engine) -> None:
-    square, vector = read_picture(engine, "图03.png"), np.asarray(engine.index.vectors["texts"][5])
+    square, vector = read_picture(engine, "图03.png"), engine.index.read_vectors("texts", np.array([5]))[0]
     queries = [
         Query("一个红色的圆形", "images", 5, ALL),
         Query(square, "texts", 3, ALL),

@@ -57,10 +57,10 @@ def compute_difference(one: dict, two: dict) -> float:
     return max((one[name] - two[name]).abs().max().item() for name in one)
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 12])
-def test_without_dropout_parts_give_the_gradients_of_the_whole_batch(chunk) -> None:
-    loss, whole, _ = compute(STILL, None)
-    again, parts, _ = compute(STILL, chunk)
+@pytest.mark.parametrize(("chunk", "dims"), [(1, []), (5, [16, 8]), (12, [])])
+def test_without_dropout_parts_give_the_gradients_of_the_whole_batch(chunk: int, dims: list[int]) -> None:
+    loss, whole, _ = compute(STILL, None, matryoshka=dims)
+    again, parts, _ = compute(STILL, chunk, matryoshka=dims)
     assert again == pytest.approx(loss, abs=1e-6)
     assert "log_scale" in whole
     assert max(value.abs().max() for value in whole.values()) > 0.05

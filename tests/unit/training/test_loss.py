@@ -1,11 +1,19 @@
 """The loss against its definition, and against the equation that the contest's source prints."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tuwen.training.loss import compare_ids, compute_contrastive_loss, compute_sigmoid_loss
+from tuwen.core.errors import UserError
+from tuwen.training.loss import (
+    compare_ids,
+    compute_contrastive_loss,
+    compute_sigmoid_loss,
+    nest_loss,
+    require_prefixes,
+)
 
 
 def draw_unit(rows: int, seed: int) -> torch.Tensor:
@@ -123,3 +131,25 @@ def test_half_precision_vectors_meet_in_single_precision() -> None:
         )
         assert loss.dtype == torch.float32
         assert torch.equal(loss, exact)
+
+
+def test_nested_losses_are_the_mean_over_the_whole_vectors_and_their_first_dimensions() -> None:
+    image, text, scale = draw_unit(6, 1), draw_unit(6, 2), torch.tensor(14.0)
+    positive = compare_ids(torch.tensor([0, 0, 1, 2, 3, 3]), torch.tensor([0, 0, 1, 2, 3, 3]))
+
+    def compute(images: torch.Tensor, texts: torch.Tensor, fit: torch.Tensor) -> torch.Tensor:
+        return compute_contrastive_loss(images, texts, scale, fit)
+
+    assert nest_loss(compute, []) is compute  # off is the very same loss
+    expected = compute_naively(image, text, 14.0, positive)
+    for dim in (4, 2):
+        ours = [one[:, :dim] / one[:, :dim].norm(dim=1, keepdim=True) for one in (image, text)]
+        expected += compute_naively(*ours, 14.0, positive)
+    assert nest_loss(compute, [4, 2])(image, text, positive).item() == pytest.approx(expected / 3, rel=1e-5)
+
+
+def test_prefixes_lie_under_the_dimensions_of_the_model() -> None:
+    model = SimpleNamespace(config={"dim": 32})
+    require_prefixes([31, 8], model)
+    with pytest.raises(UserError, match=r"matryoshka: must lie under 32, the dimensions of this model, got 32"):
+        require_prefixes([32, 8], model)

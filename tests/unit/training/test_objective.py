@@ -11,7 +11,8 @@ from tests.support.training import STEPS, TINY, epoch_batches, fit
 from tuwen.core.params import Fit
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import checkpoint, optim, step, trainer
-from tuwen.training.objective import Contrastive, VectorQueue
+from tuwen.training.loss import cut_prefix
+from tuwen.training.objective import Contrastive, Guidance, Taught, VectorQueue
 from tuwen.training.selection import Measured
 
 
@@ -158,3 +159,22 @@ def test_a_killed_training_goes_on_with_teacher_and_queue(tmp_path: Path, monkey
     assert 8 < training.records[0]["queue_size"] < 20
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_prefix_is_compared_with_the_same_prefix_of_teacher_and_queue() -> None:
+    draw = torch.Generator().manual_seed(0)
+    image, text, guide_image, guide_text = torch.nn.functional.normalize(
+        torch.randn(4, 12, 32, generator=draw), dim=2
+    )
+    ids, own, settings = torch.arange(24).view(12, 2), torch.eye(12, dtype=torch.bool), distilled().distil
+    assert settings
+    losses = []
+    for dim, guidance in ((8, Guidance(settings, 32, 4)), (8, Guidance(settings, 8, 4))):
+        whole = guidance.queue.read().image.shape[1] == 32
+        taught = Taught(*(one if whole else cut_prefix(one, dim) for one in (guide_image, guide_text)), ids)
+        guidance.put(taught._replace(image=taught.text, text=taught.image, ids=ids + 100))
+        loss = guidance.compute_loss(
+            taught, cut_prefix(image, dim), cut_prefix(text, dim), own, torch.tensor(14.0), 2
+        )
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)

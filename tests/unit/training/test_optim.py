@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from tests.support.frozen import make_encoder
-from tests.support.training import TINY, fit
+from tests.support.training import TINY, epoch_batches, fit
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import optim
+from tuwen.training.step import step
 
 
 @pytest.mark.parametrize("muon_lr", [None, 1e-3])
@@ -30,6 +31,51 @@ def test_the_matrix_that_embeds_patches_decays_as_any_other() -> None:
     decayed, plain = optim.make_optimizers(torch.nn.ModuleDict(parts), fit(muon_lr=None))[0].param_groups
     assert [parameter.shape for parameter in decayed["params"]] == [(4, 3, 2, 2)]
     assert [parameter.shape for parameter in plain["params"]] == [(5, 4)]
+
+
+def test_rates_decay_by_layer_and_projections_have_their_own() -> None:
+    model = make_encoder()
+    settings = fit(lr=1e-3, tower_lr=1e-4, layer_decay=0.5, muon_lr=None)
+    rates = {}
+    for group in optim.make_optimizers(model, settings)[0].param_groups:
+        assert group["initial_lr"] == group["lr"]
+        rates |= {id(parameter): (group["lr"], group["weight_decay"]) for parameter in group["params"]}
+    of = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    assert of["log_scale"] == (1e-3, 0.0)
+    assert of["text_projection.weight"] == of["image_tower.projection.weight"] == (1e-3, 0.1)
+    assert of["image_tower.norm_post.weight"] == (1e-4, 0.0)
+    assert of["image_tower.layer.0.fc1.weight"] == (0.5e-4, 0.1)
+    assert of["text_tower.encoder.layer.0.output.dense.bias"] == (0.5e-4, 0.0)
+    assert of["image_tower.patches.weight"] == (0.25e-4, 0.1)
+    assert of["text_tower.embeddings.word_embeddings.weight"] == (0.25e-4, 0.0)
+
+
+def test_muons_rate_decays_by_layer_too_and_a_tower_may_have_a_rate_without_decay() -> None:
+    config = make_encoder().config
+    model = DualEncoder(config | {"image": config["image"] | {"layers": 2}})
+    _, muon = optim.make_optimizers(model, fit(lr=1e-3, muon_lr=8e-3, layer_decay=0.5))
+    assert [group["lr"] for group in muon.param_groups] == [4e-3, 2e-3]
+    deepest = {id(p) for p in muon.param_groups[1]["params"]}
+    assert deepest == {
+        id(p) for name, p in model.named_parameters() if "image_tower.layer.0." in name and p.ndim > 1
+    }
+    flat = optim.make_optimizers(model, fit(lr=1e-3, muon_lr=None, tower_lr=2e-3))[0].param_groups
+    assert [(group["lr"], group["weight_decay"]) for group in flat] == [
+        *((2e-3, 0.1), (2e-3, 0.0)),
+        *((1e-3, 0.1), (1e-3, 0.0)),
+    ]
+
+
+def test_a_step_moves_each_group_at_its_own_rate_times_the_factor() -> None:
+    model, settings = make_encoder(), fit(lr=1e-3, tower_lr=1e-4, layer_decay=0.5, muon_lr=None, weight_decay=0.0)
+    optimizers = optim.make_optimizers(model, settings)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    step(model, optimizers, next(epoch_batches(1)), 0.5, settings)
+    # AdamW's first step is the rate, whatever the gradient, where that is not 0
+    moved = {name: (value - before[name]).abs().max().item() for name, value in model.state_dict().items()}
+    assert moved["text_projection.weight"] == pytest.approx(0.5e-3, rel=0.01)
+    assert moved["image_tower.layer.0.fc1.weight"] == pytest.approx(0.25e-4, rel=0.01)
+    assert moved["text_tower.embeddings.word_embeddings.weight"] == pytest.approx(0.125e-4, rel=0.01)
 
 
 def test_a_frozen_tower_has_no_optimizer_and_draws_no_dropout() -> None:

@@ -61,12 +61,14 @@ def test_two_trainings_end_with_the_same_weights(tmp_path) -> None:
     assert equal(one, two)
 
 
-@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("step", "changes"), [(1, {}), (2, {"layer_decay": 0.5, "tower_lr": 1e-3, "matryoshka": [16]}), (3, {})]
+)
 def test_a_killed_training_goes_on_with_the_next_step_and_ends_as_the_unbroken_one(
-    step, tmp_path, monkeypatch, capsys
+    step, changes, tmp_path, monkeypatch, capsys
 ) -> None:
     monkeypatch.setenv(checkpoint.INTERVAL_VARIABLE, "0")
-    settings = fit(ema=0.9)
+    settings = fit(ema=0.9, **changes)
     whole, training = run(tmp_path / "whole", settings)
     with pytest.raises(Killed):
         run(tmp_path / "broken", settings, feed=kill_at(3, step))
@@ -82,6 +84,10 @@ def test_a_killed_training_goes_on_with_the_next_step_and_ends_as_the_unbroken_o
     assert f"resumed after step {6 + step - 1} (epoch 2)" in capsys.readouterr().out
     assert again.records == training.records
     assert equal(whole, resumed)
+    groups = [
+        [group["initial_lr"] for group in one.weights.optimizers[0].param_groups] for one in (training, again)
+    ]
+    assert groups[0] == groups[1]
     assert all(torch.equal(again.ema.weights[name], value) for name, value in training.ema.weights.items())
 
 

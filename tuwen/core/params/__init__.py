@@ -25,7 +25,7 @@ from tuwen.core.params.data import (
     WebdatasetSource,
     ZeroSource,
 )
-from tuwen.core.params.index import Exact, Index, Licence, Milvus
+from tuwen.core.params.index import Embed, Exact, Index, Licence, Milvus
 from tuwen.core.params.model import (
     CnClip,
     Embeddings,
@@ -44,7 +44,6 @@ from tuwen.core.params.model import (
 )
 from tuwen.core.params.rerank import ImageTokens, MomentumTeacher, Objectives, Rerank
 from tuwen.core.params.root import (
-    Embed,
     Evaluate,
     Gate,
     Image,

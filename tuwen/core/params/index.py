@@ -1,16 +1,24 @@
-"""The group of params.yaml about the index that searches are answered from."""
+"""The groups of params.yaml about vectors, and the index that searches are answered from."""
 
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from tuwen.core.params.data import Strict
+from tuwen.core.params.data import Count, Strict
 
 
 def _check_once(names: list[str]) -> list[str]:
     if len(set(names)) != len(names):
         raise ValueError("must hold no name twice")
     return names
+
+
+class Embed(Strict):
+    """How sets are embedded, and what an index keeps of their vectors."""
+
+    batch_size: Count
+    # of the vectors that searches are answered from, in index/; embeddings/, which is measured, is float32
+    dtype: Literal["float32", "float16", "int8", "binary"]
 
 
 class Licence(Strict):

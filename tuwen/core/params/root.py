@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 
 from tuwen.core.errors import UserError
 from tuwen.core.params.data import Augment, Corpus, Count, Pairs, Source, Split, Strict, Validate
-from tuwen.core.params.index import Index
+from tuwen.core.params.index import Embed, Index
 from tuwen.core.params.model import Model
 from tuwen.core.params.rerank import Rerank
 from tuwen.core.params.training import Baseline, Finetune
@@ -34,12 +34,6 @@ class Text(Strict):
 
     max_tokens: Annotated[int, Field(ge=3)]  # counts [CLS] and [SEP]
     simplify: bool  # traditional characters are read as simplified ones, in training and in asking alike
-
-
-class Embed(Strict):
-    """How sets are embedded."""
-
-    batch_size: Count
 
 
 class Evaluate(Strict):
@@ -117,6 +111,14 @@ class Params(Strict):
             raise ValueError(
                 "rerank must be null: a re-ranker reads tokens of towers of the project's own, and baseline.start "
                 "brings a library's"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_store(self) -> "Params":
+        if self.embed.dtype != "float32" and self.index.store.kind == "milvus":
+            raise ValueError(
+                "embed.dtype must be float32 where index.store.kind is milvus, which has forms of its own"
             )
         return self
 

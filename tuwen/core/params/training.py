@@ -49,6 +49,13 @@ class Distil(SoftTargets):
 class Fit(Loop):
     """The settings of one training of the dual encoder; the same loop pre-trains and fine-tunes."""
 
+    # learning rate of a layer of a tower, as a share of that of the layer above it; 1.0: one rate for all
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    tower_lr: (
+        Annotated[float, Field(gt=0)] | None
+    )  # of AdamW, for the towers; null: lr, as the projections have it
+    # the first so many dimensions are trained to answer by themselves too, the most first; []: all together alone
+    matryoshka: list[Count]
     chunk: Count | None  # pairs that a process takes through the towers at once (GradCache); null: its whole share
     gradient_checkpointing: bool  # compute activations again in the backward pass instead of keeping them
     compile: bool  # torch.compile for both towers: faster on a GPU after minutes of compiling
@@ -65,12 +72,20 @@ class Fit(Loop):
     def _check_frozen(self) -> "Fit":
         if self.freeze == "towers":
             switches = {"chunk": "null", "muon_lr": "null", "distil": "null"}
-            switches |= {"gradient_checkpointing": "false", "compile": "false"}
+            switches |= {"gradient_checkpointing": "false", "compile": "false", "tower_lr": "null"}
             if self.shard != "none":
                 raise ValueError("shard must be none where freeze is towers: projections are small")
+            if self.layer_decay != 1:
+                raise ValueError("layer_decay must be 1.0 where freeze is towers: no layer of theirs is trained")
             for name, off in switches.items():
                 if getattr(self, name):
                     raise ValueError(f"{name} must be {off} where freeze is towers: it is for what they compute")
+        return self
+
+    @model_validator(mode="after")
+    def _check_matryoshka(self) -> "Fit":
+        if self.matryoshka != sorted(set(self.matryoshka), reverse=True):
+            raise ValueError(f"matryoshka must hold falling dimensions, no one twice, got {self.matryoshka}")
         return self
 
     @model_validator(mode="after")

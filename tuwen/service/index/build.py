@@ -1,6 +1,7 @@
 """Sets that a model has embedded -> an index: `images.npy`, `texts.npy` and the items of their rows.
 
-    index/images.npy, texts.npy      float32 unit rows [N, D]
+    index/images.npy, texts.npy      unit rows [N, D], as embed.dtype keeps them
+    index/images.scale.npy, …        of int8 and binary, and .signs.npy of binary (retrieval/quantised/codes.py)
     index/images.arrow, texts.arrow  items.ITEM_SCHEMA, a row for each vector; Arrow's file format, to be mapped
     index/manifest.json              the model and the sets by digest, dimension, metric, counts, settings
 
@@ -21,6 +22,7 @@ from tuwen.data.formats import manifest, pairs
 from tuwen.model.reranker import has_reranker
 from tuwen.retrieval.calibration import read_calibrations
 from tuwen.retrieval.embed import embed_set
+from tuwen.retrieval.quantised.codes import encode_vectors, write_codes
 from tuwen.retrieval.rerank import PRERANKER, has_own_towers, require_preranker
 from tuwen.retrieval.rerank_choice import read_choices
 from tuwen.retrieval.vectors import Vectors, read_set_vectors
@@ -69,17 +71,17 @@ def write_index(project: Project, out: Path, params: Index, embed: Embed) -> Non
         if not items:
             raise UserError(f"params.yaml: index.sets: {', '.join(params.sets)} hold no {side}; name others")
         vectors = np.concatenate([one.vectors[side] for one in sets])
-        np.save(out / f"{side}.npy", vectors)
+        write_codes(out, side, encode_vectors(vectors, embed.dtype))
         _write_table(out / f"{side}.arrow", pa.Table.from_pylist(items, ITEM_SCHEMA))
         counts[side] = len(items)
     inputs = {"model": model} | {f"set-{name}": project.data / "clean" / name for name in params.sets}
-    described = {"metric": METRIC, "dimension": int(vectors.shape[1]), "model": model.name, **counts}
+    described = {"metric": METRIC, "dimension": int(vectors.shape[1]), "dtype": embed.dtype, "model": model.name}
     settings = {
         **params.model_dump(),
         "reranking": _read_reranking(project, model),
         "calibration": _read_calibration(project, model),
     }
-    manifest.write_manifest(out, inputs, described | settings)
+    manifest.write_manifest(out, inputs, described | counts | settings)
     shutil.rmtree(INDEX_WORK, ignore_errors=True)
 
 

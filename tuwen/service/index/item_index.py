@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from tuwen.core.errors import UserError
 from tuwen.data.formats import manifest
 from tuwen.data.formats.json_file import read_json
+from tuwen.retrieval.quantised.codes import Codes, decode_vectors, open_codes
 from tuwen.retrieval.vectors import Rows, Vectors
 from tuwen.service.index.items import ITEM_SCHEMA, RANGE_COLUMNS, SIDES, VALUE_COLUMNS
 
@@ -36,9 +37,7 @@ class ItemIndex:
             )
         self.model_digest: str = body["inputs"]["model"]
         self.tables: dict[str, pa.Table] = {side: _map_table(folder / f"{side}.arrow") for side in SIDES}
-        self.vectors: dict[str, Vectors] = {
-            side: np.load(folder / f"{side}.npy", mmap_mode="c", allow_pickle=False) for side in SIDES
-        }  # copied where written, which nobody does: torch knows no arrays that cannot be written
+        self.codes: dict[str, Codes] = {side: open_codes(folder, side) for side in SIDES}
         # both here, where an index is opened, and not as the first request waits for them
         self._rows = {side: _number_rows(table) for side, table in self.tables.items()}
         self.facets = _count_facets(self.tables["images"])  # what filters may name
@@ -54,6 +53,14 @@ class ItemIndex:
     def find_row(self, side: str, item_id: str) -> int | None:
         """Return the row of an item, None where the index has none of this id."""
         return self._rows[side].get(item_id)
+
+    def read_vectors(self, side: str, rows: Rows) -> Vectors:
+        """Return the vectors of items, float32 and of length 1, whatever they are kept as."""
+        codes = self.codes[side]
+        vectors = decode_vectors(codes, rows)
+        if codes.values.dtype != np.float32:
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
     def read_row(self, side: str, row: int) -> dict[str, Any]:
         """Return an item, as items.ITEM_SCHEMA has it."""

@@ -76,7 +76,7 @@ class MilvusStore:
 
         Raises UserError where Milvus does not answer.
         """
-        vectors, wanted = self._index.vectors[side], min(k + EXTRA_CANDIDATES, MOST_CANDIDATES)
+        vectors, wanted = self._index.codes[side].values, min(k + EXTRA_CANDIDATES, MOST_CANDIDATES)
         kind = self._settings["index"]
         with _explain():
             found = self._client.search(
@@ -97,7 +97,7 @@ class MilvusStore:
 
     def count(self, side: str, keep: ItemFilter) -> int:
         """Return how many items the filter keeps. Raises UserError where Milvus does not answer."""
-        return len(self._index.vectors[side]) if keep == ItemFilter() else self._count(side, keep)
+        return len(self._index.codes[side].values) if keep == ItemFilter() else self._count(side, keep)
 
     def take_over(self) -> None:
         """Let the aliases lead to this index's collections. Raises UserError where Milvus does not answer."""
@@ -115,7 +115,7 @@ class MilvusStore:
 
     def _load(self, side: str) -> None:
         """Make the collection and its index, and insert the rows that are not there yet."""
-        client, name, total = self._client, self._names[side], len(self._index.vectors[side])
+        client, name, total = self._client, self._names[side], len(self._index.codes[side].values)
         if not client.has_collection(name):
             self._create(side)
         client.load_collection(name)
@@ -151,7 +151,7 @@ class MilvusStore:
     def _create(self, side: str) -> None:
         from pymilvus import DataType, MilvusClient
 
-        vectors, settings = self._index.vectors[side], self._settings
+        vectors, settings = self._index.codes[side].values, self._settings
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("row", DataType.INT64, is_primary=True)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=vectors.shape[1])
@@ -171,7 +171,9 @@ class MilvusStore:
     def _list_rows(self, side: str, rows: slice) -> Iterator[dict[str, Any]]:
         table: pa.Table = self._index.tables[side].slice(rows.start, rows.stop - rows.start)
         items = table.select([*VALUE_COLUMNS, *RANGE_COLUMNS]).to_pylist()
-        for row, (item, vector) in enumerate(zip(items, self._index.vectors[side][rows], strict=True), rows.start):
+        for row, (item, vector) in enumerate(
+            zip(items, self._index.codes[side].values[rows], strict=True), rows.start
+        ):
             values = {name: item[name] or "" for name in VALUE_COLUMNS}
             measures = {name: UNMEASURED if item[name] is None else item[name] for name in RANGE_COLUMNS}
             yield {"row": row, "vector": vector, **values, **measures}

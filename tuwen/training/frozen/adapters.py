@@ -22,7 +22,7 @@ from tuwen.model import adapter, device
 from tuwen.model.precision import choose_precision
 from tuwen.training import distributed, trainer
 from tuwen.training.loader import Batch
-from tuwen.training.runner import Log, describe_machine
+from tuwen.training.runner import Log, describe_machine, set_prefixes
 from tuwen.training.selection import Choice, Measured
 from tuwen.training.validation import measure_vectors
 
@@ -103,6 +103,7 @@ def train_adapter(
         training.take_choice(chosen, before)
     else:
         chosen, candidates = training.select(before, validate)
+    set_prefixes(heads.config, fit.matryoshka)
     adapter.save_adapter(heads, baseline, out)
     body = {"pairs": len(columns.image), "steps": steps * training.epochs, **facts, "selected": chosen._asdict()}
     body |= {"candidates": candidates, "ran": {"precision": choose_precision(fit.precision)} | describe_machine()}

@@ -4,6 +4,7 @@ Shapes: b pairs of this process, B of all processes, D dimensions.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder, require_projections
 from tuwen.training import distributed
 from tuwen.training.engines.replicas import Alone, GradientEngine
+from tuwen.training.loss import nest_loss
 from tuwen.training.objective import EpochRecord
 from tuwen.training.step import clamp_temperature, compare_rows, find_positives, move_weights, prepare_model
 
@@ -47,7 +49,8 @@ class Projections:
         positive_bB = find_positives(torch.stack([positive_id, caption_id], dim=1), self._fit.siblings)
 
         def compare() -> torch.Tensor:
-            return compare_rows(model, model.project_image(image), model.project_text(text), positive_bB)
+            compare_all = nest_loss(partial(compare_rows, model), self._fit.matryoshka)
+            return compare_all(model.project_image(image), model.project_text(text), positive_bB)
 
         loss = self._engine.run(compare)
         torch.autograd.backward(loss)

@@ -48,6 +48,13 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path) -> None:
     [
         ("concepts: null", "concpets: null", r"source\.concpets is not a known key"),
         ("shard: none", "shard: full", r"baseline\.fit: shard: full needs muon_lr: null, distil: null"),
+        ("matryoshka: []", "matryoshka: [64, 128]", r"baseline\.fit: matryoshka must hold falling dimensions"),
+        ("layer_decay: 1.0", "layer_decay: 1.1", r"fit\.layer_decay: input should be less than or equal to 1"),
+        (
+            "batch_size: 256\n  dtype: float32",
+            "batch_size: 256\n  dtype: float64",
+            r"embed\.dtype: input should be 'float32', 'float16', 'int8' or 'binary', got 'float64'",
+        ),
         ("max_tokens: 32", "max_tokens: many", r"text\.max_tokens: input should be a valid integer, got 'many'"),
         ("max_tokens: 32", "max_tokens: '32'", r"text\.max_tokens: input should be a valid integer, got '32'"),
         (
@@ -92,6 +99,15 @@ def test_a_mistake_names_the_place_and_the_value(tmp_path, old: str, new: str, m
     with pytest.raises(UserError, match=message) as caught:
         load_params(changed(tmp_path, old, new))
     assert str(tmp_path / "params.yaml") in str(caught.value)
+
+
+def test_milvus_keeps_float32_alone(tmp_path) -> None:
+    milvus = "store: {kind: milvus, index: FLAT, shards: 1, partitions: 1}"
+    path = changed(tmp_path, "store: {kind: exact}", milvus)
+    assert load_params(path).embed.dtype == "float32"
+    path.write_text(path.read_text().replace("dtype: float32", "dtype: int8"))
+    with pytest.raises(UserError, match=r"embed\.dtype must be float32 where index\.store\.kind is milvus"):
+        load_params(path)
 
 
 def test_without_a_corpus_the_data_can_be_read_and_the_baseline_cannot_be_trained(tmp_path) -> None:

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pytest
 
 from tests.support.vectors import unit
+from tuwen.retrieval.quantised.codes import Dtype, decode_vectors, encode_vectors
+from tuwen.retrieval.quantised.search import find_candidates
 from tuwen.retrieval.search import top_k
 from tuwen.service.index import exact
 from tuwen.service.index.exact import ExactStore
@@ -21,13 +23,14 @@ ALL = ItemFilter()
 class MadeIndex:
     """Vectors with near-copies and ties, and items of two sources and many widths."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, dtype: Dtype = "float32") -> None:
         draw = np.random.default_rng(0)
         vectors = unit(draw.normal(size=(count, 24)))
         vectors[1::3] = vectors[::3][: len(vectors[1::3])]  # equal ones
         near = unit(vectors[::3] + 1e-7 * draw.normal(size=vectors[::3].shape))
         vectors[2::3] = near[: len(vectors[2::3])]
         self.vectors = {"images": vectors, "texts": vectors[:5]}
+        self.codes = {side: encode_vectors(own, dtype) for side, own in self.vectors.items()}
         rows = [
             {"id": str(n), "source": "网图" if n % 50 == 0 else "art", "width_px": None if n == 7 else n % 40}
             for n in range(count)
@@ -97,11 +100,33 @@ def test_a_query_has_the_same_answers_in_every_batch(
     assert np.array_equal(np.stack([hits.cosines for hits in together]), cosines)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int8", "binary"])
+def test_fewer_bytes_are_searched_exactly_over_what_is_kept(dtype: Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, draw = MadeIndex(900, dtype), np.random.default_rng(1)
+    codes, queries = made.codes["images"], unit(draw.normal(size=(3, 24)))
+    monkeypatch.setattr(exact, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(exact, "LEAST_CANDIDATES", 50)
+    store = ExactStore(cast(ItemIndex, made))
+    for keep, rows in (
+        (ALL, np.arange(900)),
+        (ItemFilter(values=(("source", ("网图",)),)), np.arange(0, 900, 50)),
+        (ItemFilter(values=(("source", ("art",)),)), np.array([n for n in range(900) if n % 50])),
+    ):
+        for query, hits in zip(queries, store.search("images", queries, 7, keep), strict=True):
+            near = rows
+            if codes.signs is not None:
+                near = rows[find_candidates(query[None], codes.signs[:, rows], min(50, len(rows)))[0]]
+            assert hits.rows.tolist() == sort_plainly(decode_vectors(codes), query, np.sort(near), 7)
+            assert np.allclose(hits.cosines, decode_vectors(codes, hits.rows) @ query, atol=1e-6)
+    none = ItemFilter(values=(("category", ("动物",)),))
+    assert [len(hits.rows) for hits in store.search("images", queries, 7, none)] == [0, 0, 0]
+
+
 def test_an_index_on_disk_is_searched_where_it_lies(built: Path) -> None:
     index = ItemIndex(built / "index")
     store = ExactStore(index)
-    (hits,) = store.search("images", np.asarray(index.vectors["texts"][:1]), 3, ALL)
-    rows, _ = top_k(np.asarray(index.vectors["texts"][:1]), np.asarray(index.vectors["images"]), 3)
+    (hits,) = store.search("images", np.asarray(index.codes["texts"].values[:1]), 3, ALL)
+    rows, _ = top_k(np.asarray(index.codes["texts"].values[:1]), np.asarray(index.codes["images"].values), 3)
     assert hits.rows.tolist() == rows[0].tolist()
     only = ItemFilter(values=(("source", ("art",)),))
     assert store.count("texts", only) == 28

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from tests.support.frozen import VOCABULARY, KeyedViews, frozen_fit, make_encoder
 from tests.support.training import TINY
@@ -39,14 +40,16 @@ def test_a_training_moves_projections_and_temperature_and_nothing_else(tmp_path:
     assert losses[2] < losses[0]
 
 
-def test_its_gradient_is_that_of_the_whole_model() -> None:
-    fit, tokenizer = frozen_fit(), make_tokenizer(VOCABULARY)
+@pytest.mark.parametrize("dims", [[], [16, 8]])
+def test_its_gradient_is_that_of_the_whole_model(dims: list[int]) -> None:
+    fit, tokenizer = frozen_fit(matryoshka=dims), make_tokenizer(VOCABULARY)
     model, objective = make_encoder(), Projections(fit)
     objective.prepare(model, 3)
     (batch, *_) = PooledViews(KeyedViews(), model, tokenizer, fit).load_batches(seed=0, epoch=1)
     own = torch.eye(8, dtype=torch.bool)
     image, text = model.project_image(batch.image), model.project_text(batch.text)
-    loss = compute_contrastive_loss(image, text, model.scale, own)
+    prefixes = [[normalize(one[:, :dim], dim=1) for one in (image, text)] for dim in (32, *dims)]
+    loss = sum(compute_contrastive_loss(*both, model.scale, own) for both in prefixes) / len(prefixes)
     loss.backward()
     wanted = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
     assert set(wanted) == TRAINED
@@ -93,7 +96,13 @@ def test_a_tower_with_its_projection_inside_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"), [({"muon_lr": 1e-3}, "muon_lr must be null"), ({"chunk": 4}, "chunk must be")]
+    ("setting", "message"),
+    [
+        ({"muon_lr": 1e-3}, "muon_lr must be null"),
+        ({"chunk": 4}, "chunk must be"),
+        ({"layer_decay": 0.8}, "layer_decay must be 1.0 where freeze is towers"),
+        ({"tower_lr": 1e-5}, "tower_lr must be null where freeze is towers"),
+    ],
 )
 def test_settings_for_what_towers_compute_are_refused(setting: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
