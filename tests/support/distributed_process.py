@@ -1,6 +1,7 @@
 """What each process computes in tests/unit/training/test_distributed.py.
 
-torchrun … -m tests.support.distributed_process OUT
+torchrun … -m tests.support.distributed_process OUT         # all
+torchrun … -m tests.support.distributed_process OUT resume  # the end of the training in OUT/checkpoint
 """
 
 import sys
@@ -13,9 +14,11 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from tests.support.training import TINY, fit
+from tests.support.weights import stir
 from tuwen.core.params import Fit
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, optim, step, trainer
+from tuwen.training.checkpoint import Checkpoint
 from tuwen.training.engines.replicas import GradientEngine
 from tuwen.training.loader import Batch
 from tuwen.training.objective import Contrastive
@@ -23,7 +26,20 @@ from tuwen.training.selection import Measured
 
 ROWS, SGD_STEPS = 12, 20
 STILL = TINY | {"image": TINY["image"] | {"patch_dropout": 0.0}, "text": TINY["text"] | {"dropout": 0.0}}
-CASES = {
+LAYERS = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+WORDS = LAYERS | {"vocab_size": 24, "max_position_embeddings": 8, "projection_size": 32}
+SIGLIP: dict[str, Any] = {  # a library's towers, and a sigmoid with its bias
+    "dim": 32,
+    "image": {
+        "kind": "transformers",
+        "size_px": 16,
+        "library": {"model_type": "siglip", "vision_config": LAYERS | {"image_size": 16, "patch_size": 8}},
+    },
+    "text": {"kind": "transformers", "width": 32, "library": {"model_type": "siglip", "text_config": WORDS}},
+    "vocabulary": 24,
+    "sigmoid": True,
+}
+CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "cached": {"chunk": 4},
     "negatives": {"siblings": "negatives"},
@@ -37,6 +53,8 @@ CASES = {
     "shares, image frozen, checkpointed": {
         **{"shard": "full", "muon_lr": None, "freeze": "image", "gradient_checkpointing": True},
     },
+    "siglip": {},
+    "siglip, shares": {"shard": "full", "muon_lr": None},
 }
 DESCENTS = ("plain", "cached", "shares")
 SHARED = {"shard": "full", "muon_lr": None, "ema": 0.9, "epochs": 2, "batch_size": ROWS, "warmup_steps": 0}
@@ -64,16 +82,23 @@ def take_share(batch: Batch) -> Batch:
     return Batch(*(column[part] for column in batch))
 
 
-def make_prepared(settings: Fit) -> tuple[DualEncoder, GradientEngine]:
+def make_prepared(settings: Fit, config: dict[str, Any] = STILL) -> tuple[DualEncoder, GradientEngine]:
     torch.manual_seed(7)
-    model = DualEncoder(STILL)
+    model = DualEncoder(config)
+    if config is SIGLIP:  # a library's layers are built without a draw
+        for parameter in model.parameters():
+            torch.nn.init.zeros_(parameter)
+        stir(model)
     return model, step.prepare_model(model, settings)
 
 
-def compute_gradients(settings: Fit) -> tuple[float, Gradients]:
+def compute_gradients(settings: Fit, config: dict[str, Any]) -> tuple[float, Gradients]:
     """Return the loss, and the gradient of every parameter that is trained."""
-    model, engine = make_prepared(settings)
-    loss = step.compute_gradients(model, take_share(make_global_batch(1)), settings, engine=engine)
+    model, engine = make_prepared(settings, config)
+    batch = take_share(make_global_batch(1))
+    if config is SIGLIP:  # it reads texts of one length
+        batch = batch._replace(mask=torch.ones_like(batch.mask))
+    loss = step.compute_gradients(model, batch, settings, engine=engine)
     return loss.item(), {name: join(p.grad) for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -137,25 +162,39 @@ def train(folder: Path, until: int | None = None, **changes: Any) -> tuple[Gradi
 def compute_results() -> dict[str, object]:
     """Return all that is compared."""
     results: dict[str, object] = {
-        name: compute_gradients(fit(batch_size=ROWS, **changes)) for name, changes in CASES.items()
+        name: compute_gradients(fit(batch_size=ROWS, **changes), SIGLIP if "siglip" in name else STILL)
+        for name, changes in CASES.items()
     }
     results |= {f"20 steps, {name}": descend(fit(batch_size=ROWS, **CASES[name])) for name in DESCENTS}
     results["distilled"] = distil(fit(batch_size=ROWS, distil=DISTIL))
     return results | {"losses": list(take_steps(fit(batch_size=ROWS)))}
 
 
+def write_together(folder: Path) -> bool:
+    """Write a folder with the others, of which the second one cannot make it."""
+    (folder / "file").touch()
+    own = Checkpoint(folder / "file/kept" if distributed.get_rank() == 1 else folder / "kept")
+    return own.write_together("shares", lambda part: distributed.broadcast_first(None))
+
+
 def main() -> None:
+    out = Path(sys.argv[1])
     with distributed.join_group():
+        if sys.argv[2:] == ["resume"]:
+            torch.save(train(out / "checkpoint"), out / f"resumed-{distributed.get_rank()}.pt")
+            return
         results = compute_results()
         results |= {
-            "half trained": train(Path(sys.argv[1]) / "checkpoint", until=1),
-            "trained": train(Path(sys.argv[1]) / "checkpoint-2"),
+            "half trained": train(out / "checkpoint", until=1),
+            "trained": train(out / "checkpoint-2"),
+            "begun by one": train(out / "checkpoint-of-one"),
+            "written": write_together(out),
             "gathered": distributed.gather_objects(distributed.get_rank()),
             "from first": distributed.broadcast_first(distributed.get_rank()),
             "flags": distributed.combine_flags([distributed.get_rank() == 1, False]),
             "mean": distributed.average_over_ranks(torch.tensor(float(distributed.get_rank()))).item(),
         }
-        torch.save(results, Path(sys.argv[1]) / f"{distributed.get_rank()}.pt")
+        torch.save(results, out / f"{distributed.get_rank()}.pt")
 
 
 if __name__ == "__main__":

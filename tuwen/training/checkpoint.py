@@ -59,19 +59,24 @@ class Checkpoint:
             for path in (folder, part):
                 shutil.rmtree(path, ignore_errors=True)
         distributed.broadcast_first(None)  # the others write after that
-        failed = False
-        try:
-            part.mkdir(parents=True, exist_ok=True)
-            write_part(part)
-        except (OSError, RuntimeError, CheckpointException) as error:
-            failed = True
-            self._warn(folder, error)
-        (failed,) = distributed.combine_flags([failed])
+        steps = (lambda: part.mkdir(parents=True, exist_ok=True), lambda: write_part(part))
+        # one after the other: who has no folder would leave the others waiting for what it writes with them
+        failed = any(self._fails_anywhere(step, folder) for step in steps)
         if failed:
             shutil.rmtree(part, ignore_errors=True)
         elif distributed.is_first():
             os.replace(part, folder)
         return not failed
+
+    def _fails_anywhere(self, step: Callable[[], object], folder: Path) -> bool:
+        """Take a step of writing `folder`; return whether it fails in any process. All processes call this."""
+        failed = False
+        try:
+            step()
+        except (OSError, RuntimeError, CheckpointException) as error:
+            failed = True
+            self._warn(folder, error)
+        return distributed.combine_flags([failed])[0]
 
     def remove_others(self, pattern: str, name: str) -> None:
         """Remove the folders of a pattern but the one of this name. All processes may call this."""

@@ -1,6 +1,7 @@
 """Two processes on two nodes, joined by torchrun's rendezvous, against one; and what is refused."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from tuwen.training import distributed, step
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that two processes write, each started by a torchrun of its own, as on two machines."""
     out = tmp_path_factory.mktemp("nodes")
+    distributed_process.train(out / "checkpoint-of-one", until=1)
     rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--rdzv-id=two"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *rendezvous]
     command += ["--local-addr=127.0.0.1", "-m", "tests.support.distributed_process", str(out)]
@@ -93,12 +95,41 @@ def test_a_training_in_shares_ends_as_one_process_does_and_measures_the_same(bot
 def test_shares_of_two_processes_are_taken_up_by_one(both: list[dict], nodes: Path, tmp_path, capsys) -> None:
     whole, average, records = distributed_process.train(tmp_path)
     assert [record["epoch"] for record in both[0]["half trained"][2]] == [1]
-    weights, again, resumed = distributed_process.train(nodes / "checkpoint")
+    shutil.copytree(nodes / "checkpoint", tmp_path / "again")
+    resumed = distributed_process.train(tmp_path / "again")
     assert "begun by 2 processes and goes on with 1" in capsys.readouterr().out
-    for name, weight in whole.items():
-        torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0)
-        torch.testing.assert_close(again[name], average[name], atol=1e-4, rtol=0)
-    assert resumed[1] == pytest.approx(records[1], abs=2e-3)
+    assert_trained_alike(resumed, (whole, average, records))
+
+
+def assert_trained_alike(resumed: tuple, expected: tuple) -> None:
+    """Compare the weights, their average and the last record of two trainings."""
+    for states in zip(resumed[:2], expected[:2], strict=True):
+        for name, weight in states[1].items():
+            torch.testing.assert_close(states[0][name], weight, atol=1e-4, rtol=0)
+    assert resumed[2][1] == pytest.approx(expected[2][1], abs=2e-3)
+
+
+def test_a_training_in_shares_that_one_process_began_two_end(both: list[dict], tmp_path: Path) -> None:
+    assert_trained_alike(both[0]["begun by one"], distributed_process.train(tmp_path))
+
+
+def test_shares_of_two_processes_are_taken_up_by_three(nodes: Path, both: list[dict], tmp_path: Path) -> None:
+    shutil.copytree(nodes / "checkpoint", tmp_path / "checkpoint")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "-m", "tests.support.distributed_process", str(tmp_path), "resume"],
+        **{"cwd": ROOT, "env": environment, "timeout": 300, "capture_output": True, "text": True},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "begun by 2 processes and goes on with 3" in done.stdout
+    resumed = torch.load(tmp_path / "resumed-0.pt", weights_only=True)
+    assert_trained_alike(resumed, both[0]["trained"])
+
+
+def test_a_folder_that_one_process_cannot_make_none_writes(both: list[dict], nodes: Path) -> None:
+    assert [one["written"] for one in both] == [False, False]
+    assert list((nodes / "kept").iterdir()) == []
 
 
 def test_siblings_span_the_processes_and_count(alone: dict) -> None:

@@ -1,11 +1,12 @@
 """A model of which each process keeps a share: of every weight, its gradient and the optimizer's state (FSDP2).
 
 A layer's weights are gathered before it computes, and let go afterwards; its gradient is averaged and dealt at
-once. The temperature, a single number, stays whole in every process.
+once. The temperature and a sigmoid's bias, single numbers, stay whole in every process.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,11 +30,10 @@ class Shards:
         # autocast goes on inside: norms stay float32, and what is added up between the layers too
         policy = MixedPrecisionPolicy(torch.bfloat16 if half else None, torch.float32, cast_forward_inputs=False)
         mesh = init_device_mesh(choose_device(), (distributed.count_ranks(),))
-        for unit in _list_units(model):
-            fully_shard(unit, mesh=mesh, mp_policy=policy)
-        self._log_scale = model.log_scale
+        self._numbers = [parameter for parameter in model.parameters() if parameter.ndim == 0]
         self._passes = Passes(model)
-        fully_shard(self._passes, mesh=mesh, mp_policy=policy, ignored_params={model.log_scale})
+        for unit in (*_list_units(model), self._passes):
+            fully_shard(unit, mesh=mesh, mp_policy=policy, ignored_params=set(self._numbers))
 
     def run(self, compute: Callable[[], Passed]) -> Passed:
         """Return what `compute` returns."""
@@ -45,19 +45,20 @@ class Shards:
         return nullcontext()
 
     def finish_gradients(self) -> None:
-        """Average the temperature's gradient."""
-        if self._log_scale.grad is not None:
-            self._log_scale.grad.copy_(distributed.average_over_ranks(self._log_scale.grad))
+        """Average the gradients of what stays whole."""
+        for number in self._numbers:
+            if number.grad is not None:
+                number.grad.copy_(distributed.average_over_ranks(number.grad))
 
 
 def _list_units(model: DualEncoder) -> Iterator[nn.Module]:
     """Yield what is gathered at once, inner layers first: each numbered layer, the tokens' table, the rest."""
     for tower in (model.image_tower, model.text_tower):
-        for layers in tower.modules():
-            if isinstance(layers, nn.ModuleList):
-                yield from (layer for layer in layers if not isinstance(layer, nn.ModuleList))
-    text_tower: torch.nn.Module = model.text_tower
-    yield text_tower.get_input_embeddings()  # type: ignore[operator]
+        for layers in reversed([one for one in tower.modules() if isinstance(one, nn.ModuleList)]):
+            yield from (layer for layer in layers if not isinstance(layer, nn.ModuleList))
+    text_tower: Any = model.text_tower
+    if model.takes_token_vectors:  # they are looked up before the tower's own pass
+        yield text_tower.get_input_embeddings()
     yield from (model.image_tower, text_tower, model.text_projection)
 
 

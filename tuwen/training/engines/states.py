@@ -8,7 +8,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
@@ -16,6 +20,9 @@ from torch.distributed.tensor import DTensor
 from tuwen.model.device import choose_device
 from tuwen.model.state_dict import State
 from tuwen.training import distributed
+
+# by the parameters' names, not by the groups of an optimizer: another number of processes has other groups
+BY_NAME = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 def gather_state(state: State) -> State:
@@ -42,8 +49,12 @@ def use_state(state: State, whole: nn.Module) -> Iterator[None]:
 def save_shares(
     folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: State | None
 ) -> None:
-    """Write each process's shares into `folder`. All processes call this. Raises what torch's writer raises."""
-    save(_list_shares(model, optimizers, average), checkpoint_id=folder)
+    """Write each process's shares into `folder`; of one process alone, all. All processes call this.
+
+    Raises what torch's writer raises.
+    """
+    shares = _list_shares(model, optimizers, average)
+    save(shares, checkpoint_id=folder, no_dist=not dist.is_initialized())
 
 
 def load_shares(
@@ -53,11 +64,12 @@ def load_shares(
     shares = _list_shares(model, optimizers, average)
     load(shares, checkpoint_id=folder, no_dist=not dist.is_initialized())
     model.load_state_dict(shares["model"])
-    set_optimizer_state_dict(model, optimizers, optim_state_dict=shares["optimizers"])
+    set_optimizer_state_dict(model, optimizers, optim_state_dict=shares["optimizers"], options=BY_NAME)
 
 
 def _list_shares(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], average: State | None
 ) -> dict[str, Any]:
-    shares = {"model": model.state_dict(), "optimizers": get_optimizer_state_dict(model, optimizers)}
+    moved = get_optimizer_state_dict(model, optimizers, options=BY_NAME)
+    shares = {"model": model.state_dict(), "optimizers": moved}
     return shares | ({"average": average} if average is not None else {})

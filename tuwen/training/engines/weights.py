@@ -23,8 +23,12 @@ Trained = TypeVar("Trained", bound=nn.Module)
 
 def copy_to_shard(model: Trained, fit: "Loop") -> Trained:
     """Return the model that is trained: a copy where its shares will lie in several processes, else `model`."""
-    shard = getattr(fit, "shard", "none")  # of a Fit alone
-    return copy.deepcopy(model) if shard == "full" and distributed.count_ranks() > 1 else model
+    return copy.deepcopy(model) if has_shares(fit) and distributed.count_ranks() > 1 else model
+
+
+def has_shares(fit: "Loop") -> bool:
+    """Return whether `fit` is for a model in shares; one process alone has a single one, the whole."""
+    return getattr(fit, "shard", "none") == "full"  # of a Fit alone
 
 
 class Weights:
@@ -32,6 +36,7 @@ class Weights:
 
     def __init__(self, model: nn.Module, whole: nn.Module, fit: "Loop") -> None:
         self.model, self.whole = model, whole
+        self._in_shares = has_shares(fit)
         self.optimizers = optim.make_optimizers(model, fit)
         self.ema = optim.Ema(model, fit.ema) if fit.ema is not None else None
 
@@ -57,7 +62,7 @@ class Weights:
     def save(self, checkpoint: Checkpoint, done: int, state: Mapping[str, Any]) -> None:
         """Write all this after `done` steps, and `state` beside it. All processes call this."""
         average = self.ema.weights if self.ema else None
-        if self.whole is self.model:
+        if not self._in_shares:
             tensors = {"model": self.model.state_dict(), "ema": average}
             checkpoint.save({**tensors, "optimizers": [one.state_dict() for one in self.optimizers], **state})
             return
