@@ -115,8 +115,8 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(
 
 
 def test_finished_pictures_are_not_embedded_again_for_the_texts_sake(monkeypatch: pytest.MonkeyPatch) -> None:
-    killed("_encode_text", 24)
-    pictures, texts = counted(monkeypatch, "_encode_images"), counted(monkeypatch, "_encode_text")
+    killed("encode_tokens", 24)
+    pictures, texts = counted(monkeypatch, "_encode_images"), counted(monkeypatch, "encode_tokens")
     resumed = run()
     assert pictures == []
     assert 0 < sum(texts) < ROWS
