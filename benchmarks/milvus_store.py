@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tuwen.retrieval.quantised.codes import Codes
 from tuwen.service.index.exact import ExactStore
 from tuwen.service.index.items import ITEM_SCHEMA
 from tuwen.service.index.milvus import MilvusStore
@@ -30,10 +31,10 @@ def make_index(kind: str, count: int) -> Any:
         [{"id": str(n), "source": "art", "split": "test"} for n in range(count)], ITEM_SCHEMA
     )
     settings = {"kind": "milvus", "index": kind, "shards": 1, "partitions": 1}
-    few = {"texts": vectors[:10], "images": vectors}
+    codes = {"texts": Codes(vectors[:10]), "images": Codes(vectors)}
     tables = {"texts": table.slice(0, 10), "images": table}
     digest = f"{count:08d}{kind.encode().hex():0<16}"
-    return SimpleNamespace(vectors=few, tables=tables, digest=digest, params={"store": settings})
+    return SimpleNamespace(codes=codes, tables=tables, digest=digest, params={"store": settings})
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from tuwen.retrieval.quantised.codes import Codes
 from tuwen.service.index.exact import ExactStore
 from tuwen.service.index.items import ITEM_SCHEMA
 from tuwen.service.index.store import ItemFilter
@@ -32,7 +33,8 @@ class MadeIndex:
         nulls = {name: pa.nulls(rows, ITEM_SCHEMA.field(name).type) for name in ITEM_SCHEMA.names}
         nulls["source"] = pa.array(["art" if n % 10 else "labelled" for n in range(rows)])
         table = pa.table(nulls, schema=ITEM_SCHEMA)
-        self.vectors, self.tables = {"images": vectors, "texts": vectors}, {"images": table, "texts": table}
+        self.codes = dict.fromkeys(("images", "texts"), Codes(vectors))
+        self.tables = dict.fromkeys(("images", "texts"), table)
 
 
 def time_store(rows: int) -> Iterator[tuple[str, float]]:

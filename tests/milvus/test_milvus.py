@@ -10,6 +10,7 @@ import pytest
 from tests.support.milvus_server import run_milvus
 from tests.support.vectors import unit
 from tuwen.core.errors import UserError
+from tuwen.retrieval.quantised.codes import Codes
 from tuwen.service.index import milvus
 from tuwen.service.index.exact import ExactStore
 from tuwen.service.index.item_index import ItemIndex
@@ -34,7 +35,7 @@ class MadeIndex:
     def __init__(self, count: int, digest: str, **store: Any) -> None:
         draw = np.random.default_rng(3)
         vectors = unit(draw.normal(size=(count, 32)))
-        self.vectors = {"images": vectors, "texts": vectors[: count // 2]}
+        self.codes = {"images": Codes(vectors), "texts": Codes(vectors[: count // 2])}
         rows = [
             {
                 **{"id": str(n), "source": ("art", "网图", QUOTED)[n % 3], "split": ("test", "train")[n % 2]},
@@ -43,7 +44,7 @@ class MadeIndex:
             for n in range(count)
         ]
         self.tables = {
-            side: pa.Table.from_pylist(rows[: len(own)], ITEM_SCHEMA) for side, own in self.vectors.items()
+            side: pa.Table.from_pylist(rows[: len(own.values)], ITEM_SCHEMA) for side, own in self.codes.items()
         }
         self.digest, self.params = digest, {"store": {"kind": "milvus", "shards": 1, "partitions": 1, **store}}
 
