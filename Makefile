@@ -57,8 +57,8 @@ data: .venv/ready
 	python -m dvc repro validate; \
 	$(tuwen) quality
 
-# One experiment of DVC for each value; what does not depend on it is made once, before them, by the first line. Not DVC's
-# queue: docs/training.md says why.
+# One experiment of DVC for each value; what does not depend on it is made once, before them, by the first line. DVC's
+# queue would run them one after the other too (docs/training.md).
 sweep: export SWEEP ?= finetune.fit.lr=0.0001,0.0003,0.001
 sweep: .venv/ready
 	@$(settle); folder=$$($(tuwen) worktree '$(PRESET)'); cd "$$folder"; python -m flows.edited_outs; \
@@ -140,6 +140,10 @@ checkout:
 	[[ "$$why" == *'dubious ownership'* ]] || { echo "error: $$PWD is no git repository with these files" \
 	"($${why%%$$'\n'*}); clone it with git, or type here: git init && git add . && git commit -m start" >&2; exit 1; }
 
+# What `make run` needs; with the tests' packages in one step where both are wanted from the start.
+EXTRAS = all
+.venv/dev: EXTRAS = all,dev
+
 # These two numbers stand in pyproject.toml too; tests/wheels/test_wheels.py asks pip for the wheels of each version.
 suitable = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 .venv/ready: pyproject.toml constraints.txt | checkout
@@ -148,7 +152,9 @@ suitable = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info
 	[ "$$python" ] || { echo "error: no Python 3.11 to 3.14 that has venv and ensurepip ($${names[*]}); on Debian and Ubuntu" \
 	"install python3-venv, elsewhere name one: make PYTHON=/path/to/python3.13" >&2; exit 1; }; \
 	set -x; "$$python" -I -m venv .venv
-	.venv/bin/python -I -m pip install --disable-pip-version-check -c constraints.txt -e '.[all]'
+	.venv/bin/python -I -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
+	@# pip would do it on one core; a package's templates need not be Python
+	.venv/bin/python -I -m compileall -qq -j 0 .venv/lib || true
 	touch $@
 
 # cn_clip without what it asks for: of that only its trainer needs lmdb 1.3.0, which has no wheel after Python 3.10.

@@ -16,5 +16,12 @@ def _prepare() -> None:
     os.environ.update(add_credentials(os.environ))
 
 
+# What they start must end with them (flows/guard.py).
+GUARDED = {"flows.pipeline", "flows.publish", "flows.reevaluate", "flows.serve", "flows.worker"}
+
 if sys.argv[0] == "-m":  # `python -m flows.x` looks for x: nothing that the shell could spoil is imported yet
     _prepare()
+    if GUARDED.intersection(sys.orig_argv):
+        from flows.guard import stand_between
+
+        stand_between()  # before Prefect is imported: the guard's child would import it a second time

@@ -20,7 +20,6 @@ from prefect.settings import (
 from prefect.states import Failed
 from pydantic import WithJsonSchema
 
-from flows import guard
 from flows.cards import hide_cards
 from flows.deploy import require_server
 from flows.edited_outs import refuse_edited_outs
@@ -132,5 +131,4 @@ def main(
 
 
 if __name__ == "__main__":
-    guard.stand_between()
     typer.run(main)

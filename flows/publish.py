@@ -17,7 +17,6 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows import guard
 from flows.cards import hide_cards
 from flows.edited_outs import refuse_edited_outs
 from flows.pipeline import Preset, call_on_server
@@ -177,5 +176,4 @@ def main(
 
 
 if __name__ == "__main__":
-    guard.stand_between()
     typer.run(main)

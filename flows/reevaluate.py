@@ -22,7 +22,6 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.utilities.slugify import slugify
 
-from flows import guard
 from flows.edited_outs import refuse_edited_outs
 from flows.gate.fetch import plan_with_absent
 from flows.gate.versions import describe_versions, read_recorded_versions
@@ -222,5 +221,4 @@ def main(
 
 
 if __name__ == "__main__":
-    guard.stand_between()
     typer.run(main)

@@ -162,5 +162,4 @@ def end_processes(processes: list[psutil.Process], patience_seconds: float) -> N
 
 
 if __name__ == "__main__":
-    guard.stand_between()
     main()

@@ -69,5 +69,4 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 if __name__ == "__main__":
-    guard.stand_between()
     main()

@@ -25,7 +25,7 @@ from tuwen.core.wheels import open_wheels, read_pins
 
 COMPOSE = ROOT / "docker/compose.yaml"
 ENGINE = Path(__file__).with_name("engine.sh")
-PORTS = ("PREFECT_PORT", "MLFLOW_PORT", "S3_PORT")
+PORTS = ("PREFECT_PORT", "MLFLOW_PORT", "S3_PORT", "SEARCH_PORT")
 CARD = "GPU-test"  # stages of the CPU take turns on it as they would on a real one
 STRANGER = 4321  # a user id that no image knows
 UP_SECONDS, STEP_SECONDS = 1200, 600
@@ -172,6 +172,7 @@ def make_stack(folder: Path, engine: dict[str, str]) -> Stack:
         build["additional_contexts"] = {"build-cpu": str(relocate(Path(environment), folder / "environment"))}
     # one thread, since other tests compute beside it
     variables = {"TUWEN_CHECKPOINT_SECONDS": "0", "CUDA_VISIBLE_DEVICES": CARD, "OMP_NUM_THREADS": "1"}
+    variables["PREFECT_WORKER_QUERY_SECONDS"] = "1"  # by default it looks for a new run every ten
     (folder / "override.yaml").write_text(
         json.dumps({"services": {"prefect": {"build": build}, "worker-cpu": {"environment": variables}}})
     )

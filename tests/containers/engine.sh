@@ -6,7 +6,8 @@
 # where something fails in one that runs.
 set -euo pipefail
 cannot="no engine on this machine"
-trap 'code=$?; [ "$code" = 0 ] || [ -z "$cannot" ] || { echo "$cannot" >&2; exit 3; }' EXIT
+root_made=
+trap 'code=$?; kill $root_made 2> /dev/null || true; [ "$code" = 0 ] || [ -z "$cannot" ] || { echo "$cannot" >&2; exit 3; }' EXIT
 [ "$(id -u)" = 0 ] || { cannot="an engine needs root"; exit 3; }
 grep -qsx 'ID=debian' /etc/os-release || { cannot="an engine of the tests' own is made of Debian's packages"; exit 3; }
 command -v python3.11 > /dev/null || { cannot="the image's Python is 3.11, and here is none"; exit 3; }
@@ -18,11 +19,14 @@ mirror=${mirror:-http://deb.debian.org/debian}
 tools=$folder/tools root=$folder/root
 export PATH=$tools/usr/bin:$tools/usr/sbin:$PATH DOCKER_CONFIG=$folder/config DOCKER_HOST=unix://$folder/sock
 
-unpack() {
+install_tools() {
   if ! dpkg -s debootstrap runc iptables > /dev/null 2>&1; then
     apt-get update -q > /dev/null
     DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends debootstrap runc iptables > /dev/null
   fi
+}
+
+unpack() {
   mkdir -p "$folder"/apt/etc/apt/{apt.conf.d,preferences.d,sources.list.d} "$folder"/apt/var/{lib/apt/lists,cache/apt/archives}/partial
   mkdir -p "$folder/apt/var/lib/dpkg" "$tools" "$DOCKER_CONFIG"
   touch "$folder/apt/var/lib/dpkg/status"
@@ -99,9 +103,13 @@ make_images() {
 }
 
 cannot="Debian's packages of an engine cannot be fetched"
+install_tools
+# Both mostly wait for the mirror.
+[ -d "$root" ] || make_root & root_made=$!
 [ -e "$DOCKER_CONFIG/cli-plugins" ] || unpack
 cannot="debootstrap makes no root file system here"
-[ -d "$root" ] || make_root
+wait "$root_made"
+root_made=
 cannot="no Docker daemon starts here"
 start
 cannot="a Docker daemon starts here, but no container"

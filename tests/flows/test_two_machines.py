@@ -49,7 +49,7 @@ def test_two_gpu_machines_work_side_by_side(
     worker = ["prefect", "worker", "start", "--pool", POOL, "--limit", "1"]
     for machine, card in zip(machines, names, strict=True):
         own = {CHECKOUT_VARIABLE: str(machine), "TMPDIR": str(machine)}  # in /tmp its folder may be another user's
-        start(*worker, cwd=machine, CUDA_VISIBLE_DEVICES=card, **own)
+        start(*worker, cwd=machine, CUDA_VISIBLE_DEVICES=card, PREFECT_WORKER_QUERY_SECONDS="1", **own)
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("pipeline/pipeline")
         runs = [client.create_flow_run_from_deployment(deployment.id).id for _ in range(2)]

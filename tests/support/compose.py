@@ -85,6 +85,7 @@ class Services:
         own = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "TMPDIR": str(self.folder / "srv/tmp"),  # Prefect makes a folder there, which may be another user's
+            "PREFECT_WORKER_QUERY_SECONDS": "1",  # by default it looks for a new run every ten
             "TUWEN_CHECKPOINT_SECONDS": "0",  # so that a training can be stopped as soon as it has begun
         }
         image = {name: self.localise(value) for name, value in read_image_environment().items()}

@@ -17,7 +17,6 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from tests.support.checkout import ROOT
-from tests.support.reranking import make_settings
 from tests.support.retrieval import embed, make_set, sign
 from tests.support.retrieval import run as measure
 from tuwen.data.formats import manifest, pairs
@@ -121,6 +120,8 @@ def build(folder: Path, noise: float) -> Path:
 
 def add_reranker(folder: Path, noise: float) -> None:
     """Add a re-ranker to the graph and the settings, and make it."""
+    from tests.support.reranking import make_settings  # brings torch, which the stages below do without
+
     graph = STAGES[: STAGES.index("  evaluate:\n")] + RERANKING
     (folder / "dvc.yaml").write_text(graph)
     (folder / "reranked.txt").write_text(str(noise))

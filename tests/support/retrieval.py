@@ -13,7 +13,6 @@ from tests.support.checkout import ROOT
 from tuwen.core.params import load_params
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.shards import ShardWriter
-from tuwen.evaluation.evaluate import evaluate_model
 
 COLOURS = {"红色": "#d62728", "绿色": "#2ca02c", "蓝色": "#1f77b4", "黄色": "#e6b800"}
 SHAPES = ("圆形", "方形", "三角形")
@@ -98,6 +97,8 @@ def embed(folder: Path, pair_set: pairs.PairSet, noise: float) -> None:
 
 def run(root: Path, model: str = "finetuned", named: str | None = None) -> dict[str, dict[str, float]]:
     """Call `evaluate_model` in `root`; named: the model that the embeddings must be of, None for any."""
+    from tuwen.evaluation.evaluate import evaluate_model  # brings torch, which most stages of tests do without
+
     params = load_params(root / "params.yaml")
     folders = root / "embeddings" / model, root / "data/clean", root / "results" / model
     model_folder = root / "models" / named if named else None

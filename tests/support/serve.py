@@ -75,6 +75,7 @@ class Service:
             "PREFECT_SERVER_API_PORT": str(prefect),
             "MLFLOW_PORT": str(mlflow),
             "PREFECT_HOME": str(checkout / ".prefect"),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",  # by default it looks for a new run every ten
             "TUWEN_TRACKING_URI": f"sqlite:///{checkout}/mlflow.db",
             "TUWEN_CHECKPOINT_SECONDS": "0",
             "TUWEN_WORKERS": "1",
