@@ -144,7 +144,8 @@ checkout:
 EXTRAS = all
 .venv/dev: EXTRAS = all,dev
 
-# These two numbers stand in pyproject.toml too; tests/wheels/test_wheels.py asks pip for the wheels of each version.
+# pip would compile what it installs on one core, hence compileall; it ends with 1 for a package's templates, which are no
+# Python. The two numbers of versions stand in pyproject.toml too; tests/wheels/test_wheels.py asks pip for the wheels of each version.
 suitable = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 .venv/ready: pyproject.toml constraints.txt | checkout
 	@names=("$$PYTHON"); [ "$$PYTHON" ] || names=(python3.14 python3.13 python3.12 python3.11 python3); \
@@ -153,7 +154,6 @@ suitable = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info
 	"install python3-venv, elsewhere name one: make PYTHON=/path/to/python3.13" >&2; exit 1; }; \
 	set -x; "$$python" -I -m venv .venv
 	.venv/bin/python -I -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
-	@# pip would do it on one core; a package's templates need not be Python
 	.venv/bin/python -I -m compileall -qq -j 0 .venv/lib || true
 	touch $@
 
