@@ -19,7 +19,7 @@ from tuwen.core.errors import report_user_errors
 WORKER = "dvc-exp-foreground@localhost"
 
 
-class PatientChannel(filesystem.Channel):
+class PatientChannel(filesystem.Channel):  # type: ignore[misc]  # kombu is typed in part
     """kombu's channel over files; a message that is still empty waits for the next look."""
 
     def _get(self, queue: str) -> Any:
