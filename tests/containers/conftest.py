@@ -25,7 +25,7 @@ from tuwen.core.wheels import open_wheels, read_pins
 
 COMPOSE = ROOT / "docker/compose.yaml"
 ENGINE = Path(__file__).with_name("engine.sh")
-PORTS = ("PREFECT_PORT", "MLFLOW_PORT", "S3_PORT", "SEARCH_PORT")
+PORTS = ("PREFECT_PORT", "MLFLOW_PORT", "S3_PORT")
 CARD = "GPU-test"  # stages of the CPU take turns on it as they would on a real one
 STRANGER = 4321  # a user id that no image knows
 UP_SECONDS, STEP_SECONDS = 1200, 600
