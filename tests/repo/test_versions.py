@@ -25,6 +25,7 @@ from tuwen.training import checkpoint
 
 # Imported where outs are made, and yet no byte of theirs depends on it.
 WITHOUT_EFFECT = {
+    "aiohttp": "fetches shards, whose sha256 is checked",
     "fsspec": "fetches shards, whose sha256 is checked",
     "huggingface_hub": "fetches weights, whose revision is checked",
     "pydantic": "checks what is read",

@@ -31,6 +31,7 @@ from tuwen.training.runner import Job, Log, run_training, write_untrained
 from tuwen.training.selection import Choice, Measured
 from tuwen.training.streaming import StreamedViews, list_basic_characters, read_banned, read_limits
 from tuwen.training.streams.mixed import MixedViews
+from tuwen.training.streams.shard_copies import open_shard_copies
 from tuwen.training.validation import make_validator
 
 VALID_BATCH_SIZE = 64  # of a model that is measured and not trained
@@ -90,9 +91,9 @@ def _make_corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[S
         by_source.setdefault(row["source"], []).append(row)
     streamed = []
     if by_source:
-        banned, limits = read_banned(clean), read_limits(clean)
+        banned, limits, copies = read_banned(clean), read_limits(clean), open_shard_copies()
         streamed = [
-            StreamedViews(listed, viewer, limits, weight=weights.get(source, 1.0), banned=banned)
+            StreamedViews(listed, viewer, limits, weight=weights.get(source, 1.0), banned=banned, copies=copies)
             for source, listed in by_source.items()
         ]
     stored = OnlineViews([clean / "corpus"], viewer, weights=weights, different=params.baseline.views)

@@ -2,9 +2,8 @@
 
 import hashlib
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Set
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +11,15 @@ from typing import Any, NamedTuple
 from tuwen.core.errors import UserError
 from tuwen.data.augment.views import Viewer, find_positive
 from tuwen.data.formats import pairs, sides, text
-from tuwen.data.formats.foreign_tar.tar_stream import Sample, read_shard
+from tuwen.data.formats.foreign_tar.tar_stream import Sample
 from tuwen.data.formats.images import Pixels, decode_reduced, open_image
 from tuwen.data.formats.json_file import read_json
 from tuwen.data.formats.near_images.looks import measure_look
 from tuwen.data.formats.near_images.near_looks import HeldOut, collect_thumbnails
 from tuwen.training.dataset import WHOLE, Decoder, ProcessShare, ViewSpec, compute_window
+from tuwen.training.streams.blocks import SpanBlock, SpanReader, copy_ahead, read_ahead
 from tuwen.training.streams.dealing import Span, group_blocks, list_spans, split_window
+from tuwen.training.streams.shard_copies import ShardCopies, open_shard_copies
 
 SHUFFLE_BYTES = 128 << 20  # of a block of shards, about 1,500 pairs of 85 kB; two are held
 
@@ -47,7 +48,7 @@ class Mark(NamedTuple):
     skipped: dict[str, int]
 
 
-class _Block(NamedTuple):
+class _ReadBlock(NamedTuple):
     """The pairs of a block that may be shown, and why others may not."""
 
     pairs: list[StreamedPair]
@@ -78,19 +79,28 @@ class StreamedViews:
     """A fresh view of each pair of one source's shards in each epoch (dataset.py: Views).
 
     listed: rows of `pairs.SHARDS`. limits: what puts a row of other sets into quarantine is skipped here. banned:
-    what no training may see. Of a key with several captions each lap shows another one. `skipped`: reason, as in
-    the quarantine, -> pairs of this epoch that were not shown; an image that proves broken or near to a banned one
-    when it is decoded is counted by the process that trains on it.
+    what no training may see. copies: of remote shards, for all sources of a process. Of a key with several
+    captions each lap shows another one. `skipped`: reason, as in the quarantine, -> pairs of this epoch that were
+    not shown; an image that proves broken or near to a banned one when it is decoded is counted by the process
+    that trains on it.
     """
 
     dealt = True
 
     def __init__(
-        self, listed: list[dict[str, Any]], viewer: Viewer, limits: pairs.Limits, *, weight: float, banned: Banned
+        self,
+        listed: list[dict[str, Any]],
+        viewer: Viewer,
+        limits: pairs.Limits,
+        *,
+        weight: float,
+        banned: Banned,
+        copies: ShardCopies | None = None,
     ) -> None:
         self.decoders: list[Decoder] = [_StreamedDecoder(viewer, banned.near)]
         self._listed, self._viewer, self._limits = listed, viewer, limits
         self._weight, self._banned = weight, banned.equal
+        self._copies = copies or open_shard_copies()
         self._pairs: int = sum(row["pairs"] for row in listed)
         self.skipped: Counter[str] = Counter()
         self._epoch, self._marks = 0, list[Mark]()
@@ -132,24 +142,19 @@ class StreamedViews:
                 return
 
     def _read_blocks(
-        self, dealt: list[list[Span]], more: Iterable[list[Span]], first: int
-    ) -> Iterator[tuple[list[Span], "_Block"]]:
-        """Yield the blocks from number `first` on; while a dealt one is shown, a thread reads the next."""
-        with ThreadPoolExecutor(1) as reader:
-            waiting: deque[tuple[list[Span], Future[_Block]]] = deque()
-            for block in dealt[first:]:
-                waiting.append((block, reader.submit(self._read_block, block)))
-                if len(waiting) > 1:
-                    yield waiting[0][0], waiting.popleft()[1].result()
-            while waiting:
-                yield waiting[0][0], waiting.popleft()[1].result()
-        for block in islice(more, max(0, first - len(dealt)), None):
-            yield block, self._read_block(block)
+        self, dealt: list[SpanBlock], more: Iterable[SpanBlock], first: int
+    ) -> Iterator[tuple[SpanBlock, "_ReadBlock"]]:
+        """Yield the blocks from number `first` on; those behind the dealt ones are read when they are wanted."""
+        spare = islice(more, max(0, first - len(dealt)), None)
+        blocks = chain(copy_ahead(dealt[first:], self._copies), spare)
+        reader = SpanReader(self._copies)
+        read = ((block, self._read_block(block, reader)) for block in blocks)
+        yield from read_ahead(read, len(dealt) - first)
 
-    def _read_block(self, block: list[Span]) -> "_Block":
-        read = _Block([], Counter())
+    def _read_block(self, block: SpanBlock, reader: SpanReader) -> "_ReadBlock":
+        read = _ReadBlock([], Counter())
         for span in block:
-            for sample in islice(read_shard(dict(span.shard)), span.first, span.last):
+            for sample in reader.read(span):
                 pair, reason = self._select_pair(span, sample)
                 if pair is None or (reason := self._find_misfit(pair.image)):
                     read.skipped[reason] += 1

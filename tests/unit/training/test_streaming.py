@@ -20,7 +20,8 @@ from tests.support.training import SIZE_PX, caption, decode_all, drawn, members,
 from tuwen.core.errors import UserError
 from tuwen.data.augment.views import Viewer
 from tuwen.data.formats import pairs
-from tuwen.data.formats.foreign_tar.tar_stream import count_pairs, read_shard
+from tuwen.data.formats.foreign_tar.listed_shard import read_shard
+from tuwen.data.formats.foreign_tar.tar_stream import count_pairs
 from tuwen.data.formats.images import decode_image
 from tuwen.data.formats.near_images.looks import measure_look
 from tuwen.data.formats.text import build_vocabulary
@@ -28,6 +29,7 @@ from tuwen.data.quality.duplicates.near_duplicates import find_near_images
 from tuwen.training import streaming
 from tuwen.training.dataset import ProcessShare
 from tuwen.training.streaming import Banned, StreamedViews, list_basic_characters, read_banned
+from tuwen.training.streams import blocks
 
 NONE = Banned()
 POLICY = settings().baseline.policy
@@ -239,7 +241,9 @@ def test_pairs_are_shuffled_within_a_block_and_a_resumed_epoch_reads_no_earlier_
     assert [len({pair_id.split("/")[0] for pair_id in order[n : n + 8]}) for n in (0, 8, 16)] == [1, 1, 1]
     assert order[:8] != sorted(order[:8])
     opened = []
-    monkeypatch.setattr(streaming, "read_shard", lambda row: opened.append(row["sha256"]) or read_shard(row))
+    monkeypatch.setattr(
+        blocks, "read_shard", lambda row, copy: opened.append(row["sha256"]) or read_shard(row, copy=copy)
+    )
     resumed = make_views(*three)
     resumed.set_state(state)
     assert [spec.pair_id for spec in resumed.plan(0, 1, skip=13)] == order[13:]

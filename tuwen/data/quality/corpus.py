@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tuwen.core.params import Text, Validate
 from tuwen.core.progress import follow
 from tuwen.data.formats import pairs
-from tuwen.data.formats.foreign_tar import tar_stream
+from tuwen.data.formats.foreign_tar.listed_shard import read_shard
 from tuwen.data.quality import image_stats, quarantine, suites, text_stats
 from tuwen.data.quality.duplicates import counterparts, near_duplicates
 from tuwen.data.quality.examined_table import ExaminedTable
@@ -199,7 +199,7 @@ def _measure_shard(
     A sample without a caption counts as one with an empty caption.
     """
     measured, captions, left_over = [], list[str](), Counter[str]()
-    for sample in tar_stream.read_shard(row, left_over):
+    for sample in read_shard(row, left_over):
         stats = (
             image_stats.ImageStats()
             if sample.image is None

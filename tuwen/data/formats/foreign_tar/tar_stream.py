@@ -1,17 +1,15 @@
-"""WebDataset tars from anywhere, read as a stream; also listed shards that stay where they are, on disk or remote.
+"""WebDataset tars from anywhere, read as a stream.
 
-`read_samples` yields the samples of a tar. `read_shard` opens one shard of a list (`pairs.SHARDS`) with fsspec,
-yields its samples and checks its size and sha256.
+`read_samples` yields the samples of a tar, `count_pairs` counts them by their names. listed_shard.py opens what is
+read, wherever it lies.
 """
 
-import hashlib
-import io
 import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats.file_names import compose_name
@@ -27,7 +25,6 @@ STREAM_BYTES = 1 << 16  # tarfile copies what is left of this much with every he
 # what tarfile raises on bytes that are no tar: its own errors, and those of the numbers and texts in a header
 BROKEN = (tarfile.TarError, ValueError, ArithmeticError, LookupError, EOFError, OSError, RecursionError, TypeError)
 CURRENT_FOLDER = re.compile(r"^(?:\./+)+")
-SHARD_REMEDY = "get it again, or list it anew with `tuwen shards`"
 
 
 class Sample(NamedTuple):
@@ -37,45 +34,6 @@ class Sample(NamedTuple):
     image: bytes | None
     captions: list[str]  # empty where the key has no caption, which is no fault
     fault: str | None = None
-
-
-def read_shard(row: dict[str, Any], left_over: Counter[str] | None = None) -> Iterator[Sample]:
-    """Yield the samples of one listed shard (`pairs.SHARDS`), read once from end to end, from disk or by fsspec.
-
-    left_over: as in `read_samples`. Raises UserError where it cannot be opened or read, and where its size, or
-    after the last sample its sha256, is not the listed one.
-    """
-    import fsspec
-
-    address = row["address"]
-    try:
-        files, path = fsspec.core.url_to_fs(address)
-        size = files.size(path)
-        file = files.open(path, "rb")
-    except Exception as error:  # each kind of storage has its own
-        raise UserError(f"{address}: this shard cannot be opened: {error!r:.200}; {SHARD_REMEDY}") from None
-    with file:
-        if size is not None and size != row["size"]:
-            raise UserError(f"{address}: {size} bytes found, {row['size']} expected; {SHARD_REMEDY}")
-        hashed = _HashedFile(file, address)
-        yield from read_samples(cast(BinaryIO, hashed), row["caption_key"], left_over=left_over)
-        while hashed.read(1 << 20):
-            pass
-    sha256 = hashed.sha256.hexdigest()
-    if sha256 != row["sha256"]:
-        raise UserError(f"{address}: sha256 {sha256} found, {row['sha256']} expected; {SHARD_REMEDY}")
-
-
-class _HashedFile:
-    """A file that is hashed as it is read."""
-
-    def __init__(self, file: io.BufferedIOBase, name: str) -> None:
-        self._file, self.name, self.sha256 = file, name, hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self.sha256.update(data)
-        return data
 
 
 def read_samples(

@@ -1,0 +1,42 @@
+"""A shard of a list as its samples, and as a copy; the list's size and sha256 decide whether it is the one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.shaky_server import serve_shakily
+from tests.support.training import members, write_shard
+from tuwen.core.errors import UserError
+from tuwen.data.formats.foreign_tar import mended_file
+from tuwen.data.formats.foreign_tar.listed_shard import copy_shard, read_shard
+
+
+@pytest.fixture
+def row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(mended_file, "PAUSES_SECONDS", (0.001,) * 2)
+    return write_shard(tmp_path / "0.tar", members(range(8)), 8)
+
+
+def test_a_copy_has_the_bytes_and_the_samples(row: dict[str, Any], tmp_path: Path) -> None:
+    copy_shard(row, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == (tmp_path / "0.tar").read_bytes()
+    samples = list(read_shard(row))
+    (tmp_path / "0.tar").unlink()
+    assert list(read_shard(row, copy=tmp_path / "copy")) == samples
+    assert len(samples) == 8
+
+
+def test_a_copy_of_another_shard_is_refused(row: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"0\.tar: sha256 \w+ found, 00 expected; get it again"):
+        copy_shard(row | {"sha256": "00"}, tmp_path / "copy")
+
+
+def test_a_server_that_fails_for_good_in_the_middle_of_a_tar_is_named(row: dict[str, Any], tmp_path: Path) -> None:
+    with serve_shakily(tmp_path, ["drop", *["503"] * 9]) as server:
+        far = row | {"address": f"{server.address}/0.tar"}
+        with pytest.raises(UserError, match=r"0\.tar: this shard cannot be read: ClientResponseError.*503"):
+            list(read_shard(far))
+        server.faults.clear()
+        server.faults.extend(["drop", "503"])
+        assert list(read_shard(far)) == list(read_shard(row))

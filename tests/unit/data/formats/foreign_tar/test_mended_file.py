@@ -1,0 +1,65 @@
+"""Files that a web server gives with interruptions, as bytes."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.support.shaky_server import serve_shakily
+from tuwen.data.formats.foreign_tar import mended_file
+from tuwen.data.formats.foreign_tar.mended_file import MendedFile, find_local
+
+CONTENT = random.Random(0).randbytes(300_000)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(mended_file, "PAUSES_SECONDS", (0.001,) * 4)
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    return tmp_path
+
+
+def read_all(address: str) -> bytes:
+    file = MendedFile(address)
+    return b"".join(iter(lambda: file.read(10_000), b""))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_what_breaks_in_the_middle_goes_on_at_the_byte_that_was_reached(folder: Path, ranges: bool, capfd) -> None:
+    faults = ["drop", "503", "drop", "slow"]
+    with serve_shakily(folder, faults, ranges=ranges) as server:
+        assert read_all(f"{server.address}/a.bin") == CONTENT
+        assert len(server.asked) == len(faults)
+        assert "a.bin: ClientPayloadError" in capfd.readouterr().err
+
+
+def test_after_the_last_try_it_raises_what_the_server_said(folder: Path) -> None:
+    with serve_shakily(folder, ["503"] * 99) as server, pytest.raises(Exception, match="503"):
+        read_all(f"{server.address}/a.bin")
+    assert len(server.asked) == 1 + 4
+
+
+def test_a_file_that_is_not_there_is_not_asked_for_again(folder: Path) -> None:
+    with serve_shakily(folder) as server, pytest.raises(FileNotFoundError):
+        MendedFile(f"{server.address}/b.bin")
+    assert len(server.asked) == 1
+    with pytest.raises(FileNotFoundError):
+        MendedFile(str(folder / "b.bin"))
+
+
+def test_a_server_that_is_away_is_waited_for_and_a_local_fault_is_not(folder: Path, capfd) -> None:
+    with serve_shakily(folder) as server:
+        address = f"{server.address}/a.bin"
+    with pytest.raises(FileNotFoundError):  # as fsspec calls it
+        MendedFile(address)
+    assert capfd.readouterr().err.count("tried again") == 4
+    with pytest.raises(IsADirectoryError):
+        MendedFile(str(folder))
+    assert not capfd.readouterr().err
+
+
+def test_local_addresses_are_told_from_others(folder: Path) -> None:
+    assert find_local(str(folder / "a.bin")) == find_local((folder / "a.bin").as_uri()) == folder / "a.bin"
+    assert find_local("http://127.0.0.1/a.bin") is None
+    assert find_local("memory://a.bin") is None
+    assert read_all(str(folder / "a.bin")) == CONTENT
