@@ -65,7 +65,14 @@ def make_batch(rows: int) -> Batch:
 def measure(rows: int, rounds: int) -> None:
     """Take the rounds in one of the two processes; the first prints."""
     torch.set_num_threads(1)
-    plain = {"chunk": None, "freeze": "none", "siblings": "positives", "compile": False, "shard": "none"}
+    plain = {
+        "deterministic": True,
+        "chunk": None,
+        "freeze": "none",
+        "siblings": "positives",
+        "compile": False,
+        "shard": "none",
+    }
     plain |= {"matryoshka": []}
     settings: Any = SimpleNamespace(
         batch_size=rows * distributed.count_ranks(), precision="bf16", gradient_checkpointing=False, **plain

@@ -46,7 +46,13 @@ LOOP = {
     "weight_decay": 0.1,
     "warmup_steps": 100,
 }
-LOOP |= {"max_grad_norm": 1.0, "precision": "bf16", "ema": None, "select": {"epochs": False, "wise_ft": []}}
+LOOP |= {
+    "max_grad_norm": 1.0,
+    "precision": "bf16",
+    "deterministic": True,
+    "ema": None,
+    "select": {"epochs": False, "wise_ft": []},
+}
 FIT: dict[str, Any] = {
     "chunk": None,
     "gradient_checkpointing": False,

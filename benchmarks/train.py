@@ -77,6 +77,7 @@ def compare_on_gpu(scale: Scale, tiny_run: bool) -> None:
     quarter = scale.batch_size // 4
     ways: dict[str, Callable[[], Run]] = {
         "tuwen": lambda: make_own_run(scale),
+        "tuwen, not deterministic": lambda: make_own_run(scale, deterministic=False),
         "tuwen, compiled": lambda: make_own_run(scale, compile=True),
         "tuwen, checkpointing": lambda: make_own_run(scale, gradient_checkpointing=True),
         "tuwen, compiled, checkpointing": lambda: make_own_run(scale, compile=True, gradient_checkpointing=True),
@@ -143,6 +144,7 @@ def compare_switches(scale: Scale, tiny_run: bool) -> None:
         "freeze: text": {"freeze": "text"},
         "freeze: image": {"freeze": "image"},
         "compile: true": {"compile": True},
+        "deterministic: false": {"deterministic": False},
     }
     if tiny_run:
         del changes["compile: true"]  # that takes a minute

@@ -70,6 +70,7 @@ def make_settings(**changes: Any) -> Any:
     fields |= {
         "max_grad_norm": CLIP,
         "precision": "bf16",
+        "deterministic": True,
         "gradient_checkpointing": False,
         "compile": False,
         "shard": "none",
@@ -108,7 +109,7 @@ def make_own_run(scale: Scale, **changes: Any) -> Run:
     ema = None if fit.ema is None else optim.Ema(encoder, fit.ema)
 
     def run(batches: Iterator[Any]) -> None:
-        torch.use_deterministic_algorithms(True)  # as step.prepare_model sets it; the others need not pay for it
+        torch.use_deterministic_algorithms(fit.deterministic)  # the others need not pay for it
         for done, batch in enumerate(batches, 1):
             step.step(encoder, optimizers, batch, 1.0, fit)
             if ema is not None:

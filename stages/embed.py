@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
+from tuwen.model.device import count_processes
 from tuwen.retrieval.embed import embed_set
 
 
@@ -12,9 +13,8 @@ from tuwen.retrieval.embed import embed_set
 def main() -> None:
     """Run the stage."""
     model, name = sys.argv[1:]
-    embed_set(
-        Path("models") / model, Path("data/clean") / name, Path("embeddings") / model / name, load_params().embed
-    )
+    places = Path("models") / model, Path("data/clean") / name, Path("embeddings") / model / name
+    embed_set(*places, load_params().embed, count_processes())
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ torch.manual_seed(0)
 rows = torch.arange(6)
 batch = Batch(torch.randn(6, 3, 4, 4), rows[:, None] * 3 + torch.arange(3), torch.ones(6, 3).long(), rows, rows)
 fit = SimpleNamespace(batch_size=6, chunk=4, precision="bf16", freeze="none", siblings="positives", compile=False,
-                      shard="none", gradient_checkpointing=False, max_grad_norm=1.0, lr=0.05,
+                      shard="none", gradient_checkpointing=False, max_grad_norm=1.0, lr=0.05, deterministic=True,
                       matryoshka=[], muon_lr=None, weight_decay=0.0)
 model = Encoder()
 step.prepare_model(model, fit)

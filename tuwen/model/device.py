@@ -1,5 +1,7 @@
 """Where to compute, and whether that device computes fast in bf16. Needs torch alone."""
 
+import os
+
 import torch
 
 
@@ -17,3 +19,9 @@ def has_bf16(device: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     units = torch.cpu.get_capabilities()
     return any(units.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def count_processes() -> int:
+    """Return how many processes TUWEN_GPUS asks for, as far as each has a GPU of this machine; at least 1."""
+    asked = os.environ.get("TUWEN_GPUS", "1")
+    return max(1, min(int(asked) if asked.isdecimal() else 1, torch.cuda.device_count()))

@@ -17,7 +17,7 @@ from tuwen.data.formats import images
 from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.data.formats.text import Vocabulary
-from tuwen.data.formats.tokens import library_tokenizer
+from tuwen.data.formats.tokens import library_tokenizer, padding
 from tuwen.data.formats.tokens.library_tokenizer import TokenizerFiles
 from tuwen.model import image_tokens, state_dict, towers, vocabulary_file
 
@@ -93,9 +93,10 @@ class DualEncoder(nn.Module):
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor, token_BLW: Tensor | None = None) -> Tensor:
         """Map token ids and mask [B, L] to unit vectors [B, D], float32.
 
-        token_BLW: what `embed_tokens` returned for the ids, where the caller has it already.
+        mask_BL: best on the CPU (padding.py). token_BLW: what `embed_tokens` returned for the ids, or None.
         """
         if not self.takes_token_vectors:
+            mask_BL = mask_BL.to(ids_BL.device, non_blocking=True)
             return nn.functional.normalize(self.text_tower(ids_BL, mask_BL).float(), dim=-1)
         return self.encode_text_tokens(ids_BL, mask_BL, token_BLW)[0]
 
@@ -107,12 +108,14 @@ class DualEncoder(nn.Module):
         Not of a library's towers: `image_tokens.py` refuses those before.
         """
         tokens = {"input_ids": ids_BL} if token_BLW is None else {"inputs_embeds": token_BLW}
-        hidden_BLW = self.text_tower(**tokens, attention_mask=mask_BL).last_hidden_state
+        mask = padding.make_attention_mask(mask_BL, ids_BL.device)
+        hidden_BLW = self.text_tower(**tokens, attention_mask=mask).last_hidden_state
         return self.project_text(self._pool_states(hidden_BLW, mask_BL)), hidden_BLW
 
     def pool_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """Map token ids and mask [B, L] to what the projection of the text tower reads, [B, W]."""
-        hidden_BLW = self.text_tower(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+        mask = padding.make_attention_mask(mask_BL, ids_BL.device)
+        hidden_BLW = self.text_tower(input_ids=ids_BL, attention_mask=mask).last_hidden_state
         return self._pool_states(hidden_BLW, mask_BL)
 
     def project_text(self, pooled_BW: Tensor) -> Tensor:
@@ -122,7 +125,7 @@ class DualEncoder(nn.Module):
     def _pool_states(self, hidden_BLW: Tensor, mask_BL: Tensor) -> Tensor:
         if self._pool_first:
             return hidden_BLW[:, 0]
-        weight_BL1 = mask_BL[..., None].to(hidden_BLW.dtype)
+        weight_BL1 = mask_BL[..., None].to(hidden_BLW, non_blocking=True)
         return (hidden_BLW * weight_BL1).sum(1) / weight_BL1.sum(1)
 
     @property
@@ -148,10 +151,7 @@ class DualEncoder(nn.Module):
 
 
 def _make_own_pixels(image: dict[str, Any]) -> dict[str, Tensor]:
-    """Return what takes pixels from CLIP's mean and deviation to this model's own, each [3]; {} where it has none.
-
-    So every model is given the same pixels.
-    """
+    """Return what takes pixels from CLIP's mean and deviation to this model's own, [3] each; {}: it has CLIP's."""
     if "mean" not in image:
         return {}
     mean, std = (torch.tensor(values, dtype=torch.float64) / 255 for values in (images.MEAN, images.STD))

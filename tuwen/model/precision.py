@@ -1,4 +1,4 @@
-"""What a model computes in: bf16 where the machine has units for it, and the fastest kernel of attention.
+"""What a model computes in: half precision where the machine has units for it; the fastest kernel of attention.
 
 Needs torch alone.
 """
@@ -10,32 +10,84 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tuwen.core.errors import UserError
 from tuwen.model.device import choose_device, has_bf16
+
+HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_precision(wanted: str) -> str:
-    """Return what this machine computes in for "bf16" or "fp32": the latter where it has no bf16 units."""
-    return wanted if has_bf16(choose_device()) else "fp32"
+    """Return what this machine computes in for "fp32", "tf32" or "bf16".
+
+    Without bf16 units a GPU computes in "fp16" (T4, V100), and a CPU in "fp32"; "tf32" is for GPUs that have bf16.
+    """
+    device = choose_device()
+    if wanted == "fp32" or (wanted == "tf32" and device == "cpu"):
+        return "fp32"
+    if has_bf16(device):
+        return wanted
+    return "fp16" if (wanted, device) == ("bf16", "cuda") else "fp32"
 
 
 @contextlib.contextmanager
 def set_precision(wanted: str) -> Iterator[None]:
     """Compute by autocast in what `choose_precision` says, inside the block."""
     # entered anew for each piece: autocast caches cast weights, and those of a pass without a graph have none
-    device = choose_device()
-    with torch.autocast(device, torch.bfloat16, enabled=choose_precision(wanted) == "bf16"):
+    with _cast_to(choose_precision(wanted)):
         yield
 
 
+def _cast_to(precision: str) -> torch.autocast:
+    half = HALF_TYPES.get(precision)
+    return torch.autocast(choose_device(), half or torch.bfloat16, enabled=half is not None)
+
+
+def set_float32_products(precision: str) -> None:
+    """Let a GPU round the factors of float32 products to 10 bits for "tf32", and for nothing else from here on."""
+    torch.set_float32_matmul_precision("high" if choose_precision(precision) == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = choose_precision(precision) == "tf32"  # torch's own default is True
+
+
+@contextlib.contextmanager
+def use_full_float32() -> Iterator[None]:
+    """Compute float32 products in float32 inside the block, whatever a training or the image of a container set.
+
+    Raises UserError where torch does not let go of another precision.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        if torch.get_float32_matmul_precision() != "highest":
+            raise UserError("exact search needs products in float32: unset TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def choose_inference_precision() -> str:
-    """Return "bf16" on a GPU with units for it, else "fp32": on a CPU the bits of vectors are compared."""
-    return choose_precision("bf16") if choose_device() == "cuda" else "fp32"
+    """Return "bf16" on a GPU with units for it, else "fp32": on a CPU the bits of vectors are compared.
+
+    Not fp16: in it the towers of some published models overflow.
+    """
+    return "bf16" if choose_device() == "cuda" and has_bf16("cuda") else "fp32"
 
 
 @contextlib.contextmanager
 def set_inference_precision() -> Iterator[None]:
     """Compute by autocast in what `choose_inference_precision` says, inside the block."""
-    with torch.autocast(choose_device(), torch.bfloat16, enabled=choose_inference_precision() == "bf16"):
+    with _cast_to(choose_inference_precision()):
+        yield
+
+
+def choose_frozen_precision(wanted: str) -> str:
+    """Return what towers that stay as they are compute in under a training in `wanted`: on a GPU as they embed."""
+    return choose_inference_precision() if choose_device() == "cuda" else choose_precision(wanted)
+
+
+@contextlib.contextmanager
+def set_frozen_precision(wanted: str) -> Iterator[None]:
+    """Compute by autocast in what `choose_frozen_precision` says, inside the block."""
+    with _cast_to(choose_frozen_precision(wanted)):
         yield
 
 

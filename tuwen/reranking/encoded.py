@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tuwen.data.formats.tokens.padding import group_by_length
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.reranking.negatives import draw_negatives
 from tuwen.training import distributed
-from tuwen.training.step import group_by_length
 
 
 class Encoded(NamedTuple):
@@ -66,10 +66,11 @@ def encode_batch(
 
 def _encode_texts(dual: DualEncoder, ids_bL: Tensor, mask_bL: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `encode_text_tokens` does, of texts that are padded to the longest of about their length."""
-    groups, back = group_by_length(mask_bL.sum(1).cpu(), ids_bL.device)
+    groups, back = group_by_length(mask_bL.sum(1).cpu())
     token_bLW = dual.embed_tokens(ids_bL)  # together: a look-up's gradient is as large as the whole table
     vectors, states = [], []
-    for rows, longest in groups:
+    for here, longest in groups:
+        rows = here.to(ids_bL.device, non_blocking=True)
         vector_gD, state_gLW = dual.encode_text_tokens(
             ids_bL[rows, :longest], mask_bL[rows, :longest], token_bLW[rows, :longest]
         )

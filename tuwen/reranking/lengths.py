@@ -7,9 +7,9 @@ Shapes: I images of P tokens of width C, Q pairs, L tokens of a text, W width.
 import torch
 from torch import Tensor
 
+from tuwen.data.formats.tokens.padding import group_by_length
 from tuwen.model.cross_encoder import CrossEncoder, CrossOutput
 from tuwen.reranking.encoded import extend_texts
-from tuwen.training.step import group_by_length
 
 
 def read_by_length(
@@ -20,7 +20,8 @@ def read_by_length(
     tokens_IPC: of images as their tower gives them. image_Q: the row of `tokens_IPC` of each pair.
     """
     images = cross.read_images(cross.compress_image(tokens_IPC))
-    groups, back = group_by_length(mask_QL.sum(1).cpu(), mask_QL.device)
+    here, back = group_by_length(mask_QL.sum(1).cpu())
+    groups = [(rows.to(mask_QL.device, non_blocking=True), n) for rows, n in here]
     read = [cross(images, text_QLW[rows, :n], mask_QL[rows, :n], image_Q[rows]) for rows, n in groups]
     return CrossOutput(
         match=torch.cat([one.match for one in read])[back],

@@ -27,6 +27,7 @@ from tuwen.reranking.negatives import compute_hardness
 from tuwen.reranking.regions import OBJECTIVES, MaskedRegions
 from tuwen.training import distributed
 from tuwen.training.dataset import make_generator
+from tuwen.training.engines.loss_scale import LossScale
 from tuwen.training.engines.replicas import Alone, GradientEngine, make_replicas
 from tuwen.training.objective import EpochRecord, Guidance, Taught
 from tuwen.training.optim import Teacher
@@ -68,14 +69,13 @@ class Matching:
         self._guidance: Guidance | None = None
         self._taught: Taught | None = None  # of the step under way
         self._engine: GradientEngine = Alone()
+        self._scale, self._steps = LossScale(settings.fit.precision), 0  # of the whole training
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0  # of the whole training
 
     def prepare(self, model: CrossEncoder | JointModel, steps_per_epoch: int) -> None:
         """Move both models to the device, a dual encoder that is not trained frozen, and begin the teacher."""
         assert isinstance(model, JointModel) == self._trained
-        settings = self._settings
-        self._steps = settings.fit.epochs * steps_per_epoch
+        settings, self._steps = self._settings, self._settings.fit.epochs * steps_per_epoch
         prepare_torch(settings.fit, self.group)
         if not self._trained:
             self._dual.to(choose_device()).eval().requires_grad_(False)
@@ -96,7 +96,7 @@ class Matching:
     ) -> float:
         """Take a step, and let the teacher and its queue follow."""
         loss = self.compute_gradients(model, batch, done)
-        value = move_weights(model, optimizers, loss, factor, self._settings.fit)
+        value = move_weights(model, optimizers, loss, factor, self._settings.fit, self._scale)
         if isinstance(model, JointModel):
             clamp_temperature(model.dual)
         if self._teacher and value == value:  # not NaN
@@ -113,8 +113,9 @@ class Matching:
         model.train()
         with set_attention(choose_device()):
             loss = self._engine.run(partial(self._add_terms, model, batch, done))
-            torch.autograd.backward(loss)
+            torch.autograd.backward(self._scale.multiply(loss))
         self._engine.finish_gradients()
+        self._scale.divide_gradients(model.parameters())
         return distributed.average_over_ranks(loss.detach())
 
     def _add_terms(self, model: CrossEncoder | JointModel, batch: "Batch", done: int) -> Tensor:
@@ -233,17 +234,17 @@ class Matching:
         return record | (self._guidance.describe() if self._guidance else {})
 
     def get_state(self) -> Mapping[str, Any]:
-        """Return the teacher, its queue, the clusters and the sums."""
-        teacher = self._teacher.model.state_dict() if self._teacher else None
-        queue = self._guidance.queue.get_state() if self._guidance else None
-        return {"teacher": teacher, "queue": queue, "centres": self._regions.centres, "sums": self._sums}
+        """Return the teacher, its queue, the clusters, the sums and the factor of the loss."""
+        state = {"centres": self._regions.centres, "sums": self._sums, "loss_scale": self._scale.get_state()}
+        state |= {"teacher": self._teacher.model.state_dict()} if self._teacher else {}
+        return state | ({"queue": self._guidance.queue.get_state()} if self._guidance else {})
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `get_state` returned."""
-        device = choose_device()
+        self._scale.set_state(state["loss_scale"])
         if self._teacher:
             self._teacher.model.load_state_dict(state["teacher"])
         if self._guidance:
             self._guidance.queue.set_state(state["queue"])
-        self._regions.centres = None if state["centres"] is None else state["centres"].to(device)
-        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._regions.centres = None if state["centres"] is None else state["centres"].to(choose_device())
+        self._sums = {name: value.to(choose_device()) for name, value in state["sums"].items()}

@@ -98,8 +98,9 @@ def pool_captions(model: DualEncoder, tokenizer: Any, captions: list[str], batch
 def project_pooled(model: DualEncoder, images_IF: Vectors, texts_TW: Vectors) -> tuple[Vectors, Vectors]:
     """Return the unit vectors [I, D] and [T, D] of what `pool_images` and `pool_captions` returned."""
     device = choose_device()
-    images_ID = model.project_image(torch.from_numpy(images_IF).to(device)).cpu().numpy()
-    return images_ID, model.project_text(torch.from_numpy(texts_TW).to(device)).cpu().numpy()
+    with set_inference_precision():
+        images_ID = model.project_image(torch.from_numpy(images_IF).to(device)).cpu().numpy()
+        return images_ID, model.project_text(torch.from_numpy(texts_TW).to(device)).cpu().numpy()
 
 
 def stream_vectors(
@@ -142,7 +143,7 @@ def stream_caption_blocks(
     batch_size: int,
 ) -> Iterator[Result]:
     """Yield what `encode` makes of the ids and masks [B, L] of the captions, block by block, in order."""
-    size, max_tokens = _count_block_rows(batch_size), model.config["text"]["max_tokens"]
+    size, max_tokens = count_block_rows(batch_size), model.config["text"]["max_tokens"]
     # here and not in the threads, since a tokenizer serves one caller at a time
     tokens = (tokenize(tokenizer, block, max_tokens) for block in _batch(captions, size))
     yield from stream_blocks(model, tokens, lambda block: encode(*block[0]), 1)
@@ -158,13 +159,16 @@ def _encode_images(model: DualEncoder, images: Sequence[Pixels]) -> Vectors:
 
 @torch.inference_mode()
 def _pool_images(model: DualEncoder, images: Sequence[Pixels]) -> Vectors:
-    vectors: Vectors = model.pool_image(make_pixel_tensor(list(images)).to(choose_device())).cpu().numpy()
+    pixels = make_pixel_tensor(list(images)).to(choose_device())
+    with set_inference_precision():
+        vectors: Vectors = model.pool_image(pixels).float().cpu().numpy()
     return vectors
 
 
 @torch.inference_mode()
 def _pool_text(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> Vectors:
-    vectors: Vectors = model.pool_text(ids.to(choose_device()), mask.to(choose_device())).cpu().numpy()
+    with set_inference_precision():
+        vectors: Vectors = model.pool_text(ids.to(choose_device()), mask).float().cpu().numpy()
     return vectors
 
 
@@ -172,7 +176,7 @@ def _pool_text(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> Vec
 def encode_tokens(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor) -> Vectors:
     """Return the unit vectors [B, D] float32 of tokenized captions: ids and mask [B, L]."""
     with set_inference_precision():
-        vectors: Vectors = model.encode_text(ids.to(choose_device()), mask.to(choose_device())).cpu().numpy()
+        vectors: Vectors = model.encode_text(ids.to(choose_device()), mask).cpu().numpy()
     return vectors
 
 
@@ -181,7 +185,7 @@ def stream_blocks(
 ) -> Iterator[Result]:
     """Yield what `encode` makes of the items by `model`, block by block, in order; on a CPU by threads."""
     model.eval()
-    blocks = _batch(items, _count_block_rows(batch_size))
+    blocks = _batch(items, count_block_rows(batch_size))
     if choose_device() != "cpu":
         yield from map(encode, blocks)
         return
@@ -189,7 +193,8 @@ def stream_blocks(
         yield from _map_in_order(encode, blocks, 2 * count_workers())
 
 
-def _count_block_rows(batch_size: int) -> int:
+def count_block_rows(batch_size: int) -> int:
+    """Return how many rows are encoded at once."""
     return min(batch_size, PIECE) if choose_device() == "cpu" else batch_size
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tuwen.core.errors import UserError
 from tuwen.model.device import has_bf16
+from tuwen.model.precision import use_full_float32
 from tuwen.retrieval.shortlist import Candidates, Rounded, compute_single_slack, find_shortlists, round_vectors
 from tuwen.retrieval.vectors import Floats, Rows, Vectors, check_vectors
 
@@ -25,6 +26,7 @@ BLOCK_ITEMS = 1 << 13
 EXACT_PAIRS = 1 << 9  # pairs computed in float64 at once: their numbers stay in the cache
 
 
+@use_full_float32()
 def top_k(queries: Vectors, gallery: Vectors, k: int) -> tuple[Rows, Vectors]:
     """Return the k gallery rows of the highest score per query, best first: ids [Q, k], scores [Q, k] float32.
 
@@ -41,6 +43,7 @@ def top_k(queries: Vectors, gallery: Vectors, k: int) -> tuple[Rows, Vectors]:
     return _choose_best(queries, gallery, shortlist, compute_single_slack(*rounded), k)
 
 
+@use_full_float32()
 def top_k_both(images: Vectors, texts: Vectors, k: int) -> tuple[tuple[Rows, Vectors], tuple[Rows, Vectors]]:
     """`top_k` of the images among the texts and of the texts among the images, from one pass over the scores.
 
@@ -67,7 +70,6 @@ def top_k_both(images: Vectors, texts: Vectors, k: int) -> tuple[tuple[Rows, Vec
 
 def _round_both(queries: Vectors, gallery: Vectors, low: torch.dtype | None = None) -> tuple[Rounded, Rounded]:
     """Round both on the machine's device; low: the pass's precision, or else bfloat16 where that is faster."""
-    assert torch.get_float32_matmul_precision() == "highest"  # else the error bound does not hold
     where = "cuda" if torch.cuda.is_available() else "cpu"
     low = low or (torch.bfloat16 if has_bf16(where) else torch.float32)
     return (
@@ -101,6 +103,7 @@ def _choose_best(
     return ids, scores
 
 
+@use_full_float32()
 def rank_items(queries: Vectors, gallery: Vectors, query: Rows, item: Rows) -> Rows:
     """Return the 1-based rank [P] that gallery row `item[p]` has for `queries[query[p]]` in the whole gallery.
 

@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     """One step's input, B pairs: pixels [B, 3, S, S], ids and mask [B, L], two columns [B] of ids, and B names.
 
     Rows with an equal `positive_id` or an equal `caption_id` are positives of each other, in the shares of
-    different processes too. pair_ids: for messages alone.
+    different processes too. mask: on the CPU, where what it hides is read. pair_ids: for messages alone.
     """
 
     pixels: Tensor
@@ -63,7 +63,7 @@ def load_batches(
     first_step: batches that are passed by, without decoding an image. rank of ranks: the share of each batch that
     this process gets, decoded by it alone; all shares together are the batch that one process alone would get, but
     for views that are dealt: each process reads and plans its own.
-    apart: no batch holds two views of one image or caption (no_duplicates.py). Where there is a GPU the tensors
+    apart: no batch holds two views of one image or caption (no_duplicates.py). Where there is a GPU the others
     lie on it. An image of a streamed shard that proves broken or banned when it is decoded is replaced by the row
     before it.
     Raises UserError where a shard or a batch is not what it should be.
@@ -201,7 +201,7 @@ def _assemble_batch(
     names = tuple(spec.pair_id for spec in rows)
     if torch.cuda.is_available():
         pixels = normalise_pixels(torch.cat([_send(part.pixels) for part in sound]))
-        return Batch(pixels, _send(ids), _send(mask), _send(positive_id), _send(caption_id), names)
+        return Batch(pixels, _send(ids), mask, _send(positive_id), _send(caption_id), names)
     pixels = make_pixel_tensor([image for part in sound for image in part.pixels.numpy()])
     return Batch(pixels, ids, mask, positive_id, caption_id, names)
 

@@ -14,6 +14,7 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.precision import set_precision
 from tuwen.training import distributed
+from tuwen.training.engines.loss_scale import LossScale
 from tuwen.training.engines.replicas import GradientEngine
 from tuwen.training.loss import Compared, compare_ids, compute_distilled_loss, cut_prefix
 from tuwen.training.optim import Teacher
@@ -76,6 +77,7 @@ class Contrastive:
         self._teacher: Teacher | None = None
         self._guidance: Guidance | None = None
         self._engine: GradientEngine | None = None
+        self._scale = LossScale(fit.precision)
 
     def prepare(self, model: DualEncoder, steps_per_epoch: int) -> None:
         """Prepare the model as `step.prepare_model`, and begin the teacher and its queue."""
@@ -91,11 +93,11 @@ class Contrastive:
     ) -> float:
         """Take a step as `step.step`; the teacher and the queue follow."""
         if self._teacher is None or self._guidance is None:
-            return step(model, optimizers, batch, factor, self._fit, self._engine)
+            return step(model, optimizers, batch, factor, self._fit, self._engine, self._scale)
         taught = self._teach(batch)
         compare = partial(self._compare, model, taught, done)
-        loss = compute_gradients(model, batch, self._fit, compare, self._engine)
-        value = move_weights(model, optimizers, loss, factor, self._fit)
+        loss = compute_gradients(model, batch, self._fit, compare, self._engine, self._scale)
+        value = move_weights(model, optimizers, loss, factor, self._fit, self._scale)
         clamp_temperature(model)
         if value == value:  # not NaN
             self._teacher.update(model)
@@ -127,13 +129,15 @@ class Contrastive:
         return {"temperature": 1 / model.scale.item()} | (self._guidance.describe() if self._guidance else {})
 
     def get_state(self) -> Mapping[str, Any]:
-        """Return the teacher and the queue."""
+        """Return the factor of the loss, the teacher and the queue."""
+        state = {"loss_scale": self._scale.get_state()}
         if self._teacher is None or self._guidance is None:
-            return {}
-        return {"teacher": self._teacher.model.state_dict(), "queue": self._guidance.queue.get_state()}
+            return state
+        return state | {"teacher": self._teacher.model.state_dict(), "queue": self._guidance.queue.get_state()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `get_state` returned."""
+        self._scale.set_state(state["loss_scale"])
         if self._teacher and self._guidance:
             self._teacher.model.load_state_dict(state["teacher"])
             self._guidance.queue.set_state(state["queue"])

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from tuwen.core.errors import UserError
 from tuwen.core.progress import say
+from tuwen.data.formats.tokens.padding import group_by_length
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder
-from tuwen.model.precision import choose_precision, set_attention, set_precision
+from tuwen.model.precision import choose_precision, set_attention, set_float32_products, set_precision
 from tuwen.training import distributed, gradcache, optim
+from tuwen.training.engines.loss_scale import LossScale
 from tuwen.training.engines.replicas import Alone, GradientEngine, make_replicas
 from tuwen.training.engines.shards import Shards, clip_gradients
 from tuwen.training.loss import (
@@ -32,8 +34,6 @@ from tuwen.training.loss import (
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit, Loop
     from tuwen.training.loader import Batch
-
-TEXT_PARTS = 8  # a text is padded to the longest of its eighth of the batch
 
 
 def prepare_model(model: DualEncoder, fit: "Fit") -> GradientEngine:
@@ -69,18 +69,19 @@ def _share_batch_norm(model: DualEncoder) -> None:
 
 
 def prepare_torch(fit: "Loop", group: str) -> None:
-    """Make torch deterministic. Raises UserError, naming `group`, unless processes can share a batch evenly."""
+    """Make torch compute as `fit` says. Raises UserError, naming `group`, where no batch can be shared evenly."""
     if fit.batch_size % distributed.count_ranks():
         raise UserError(
             f"params.yaml: {group}: batch_size: {fit.batch_size} cannot be shared evenly by "
             f"{distributed.count_ranks()} processes; take a multiple of that"
         )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA is deterministic with this alone
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(fit.deterministic)
     # a debugging aid that costs time; torch sets the attribute when it is imported, so mypy cannot see it
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if choose_precision(fit.precision) != fit.precision and distributed.is_first():
-        say("this machine has no bf16 units: fp32 instead")
+    set_float32_products(fit.precision)
+    if (chosen := choose_precision(fit.precision)) != fit.precision and distributed.is_first():
+        say(f"this machine has no {fit.precision} units: {chosen} instead")
 
 
 def step(
@@ -90,10 +91,11 @@ def step(
     factor: float,
     fit: "Fit",
     engine: GradientEngine | None = None,
+    scale: LossScale | None = None,
 ) -> float:
     """Take one step on `batch`, this process's share of the step's pairs; otherwise as `move_weights`."""
-    loss = compute_gradients(model, batch, fit, engine=engine)
-    value = move_weights(model, optimizers, loss, factor, fit)
+    loss = compute_gradients(model, batch, fit, engine=engine, scale=scale)
+    value = move_weights(model, optimizers, loss, factor, fit, scale)
     clamp_temperature(model)
     return value
 
@@ -105,20 +107,27 @@ def clamp_temperature(model: DualEncoder) -> None:
 
 
 def move_weights(
-    model: nn.Module, optimizers: list[torch.optim.Optimizer], loss: Tensor, factor: float, fit: "Loop"
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    loss: Tensor,
+    factor: float,
+    fit: "Loop",
+    scale: LossScale | None = None,
 ) -> float:
     """Move the weights by their gradients at `factor` of the peak learning rates; return the loss (nats).
 
-    Where the loss or its gradient is not finite, the weights stay as they are and the loss comes back as NaN.
+    Where the loss or its gradient is not finite, the weights stay as they are and the loss comes back as NaN, but
+    where `scale` takes the gradient for an overflow.
     """
     norm = clip_gradients(model.parameters(), fit.max_grad_norm)
     value, length = torch.stack([loss, norm]).tolist()
+    overflow = scale is not None and scale.follow(length)
     if math.isfinite(value) and math.isfinite(length):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
             optimizer.step()
-    else:
+    elif not overflow:
         value = math.nan
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -131,22 +140,24 @@ def compute_gradients(
     fit: "Fit",
     compute_loss: LossOfVectors | None = None,
     engine: GradientEngine | None = None,
+    scale: LossScale | None = None,
 ) -> Tensor:
     """Give every parameter the gradient of the whole batch's mean loss, in all processes; return that loss.
 
     compute_loss: of the vectors [b, D] of images and texts, and [b, B], which rows are positives; by default the
     contrastive loss; `fit.matryoshka` adds that of their first dimensions. engine: of `prepare_model`; by default
-    that of one process.
+    that of one process. scale: by default none.
     """
     compute_loss = nest_loss(compute_loss or partial(compare_rows, model), fit.matryoshka)
-    engine = engine or Alone()
+    engine, scale = engine or Alone(), scale or LossScale("fp32")
     optim.set_modes(model, fit.freeze)
     device = choose_device()
-    lengths = batch.mask.sum(1).cpu()  # before anything is queued on a GPU, whose end this would wait for
-    pixels, ids, mask, positive_id, caption_id = (column.to(device, non_blocking=True) for column in batch[:5])
+    mask = batch.mask.cpu()  # read here, so that nobody waits for a GPU to see what is padding
+    columns = (batch.pixels, batch.ids, batch.positive_id, batch.caption_id)
+    pixels, ids, positive_id, caption_id = (column.to(device, non_blocking=True) for column in columns)
     positive_bB = find_positives(torch.stack([positive_id, caption_id], dim=1), fit.siblings)
     images = _make_image_pieces(model, pixels, fit)
-    make_texts = partial(_make_text_pieces, model, ids, mask, lengths, fit)
+    make_texts = partial(_make_text_pieces, model, ids, mask, fit)
 
     def compare_all() -> Tensor:
         image_bD = torch.cat([piece() for piece in images])
@@ -156,10 +167,11 @@ def compute_gradients(
     with set_attention(device):
         if fit.chunk is None:
             loss = engine.run(compare_all)
-            torch.autograd.backward(loss)
+            torch.autograd.backward(scale.multiply(loss))
         else:
-            loss = _compute_gradients_cached(compute_loss, images, make_texts(), positive_bB, fit, engine)
+            loss = _compute_gradients_cached(compute_loss, images, make_texts(), positive_bB, fit, engine, scale)
     engine.finish_gradients()
+    scale.divide_gradients(model.parameters())
     return distributed.average_over_ranks(loss.detach())
 
 
@@ -170,12 +182,13 @@ def _compute_gradients_cached(
     positive_bB: Tensor,
     fit: "Fit",
     engine: GradientEngine,
+    scale: LossScale,
 ) -> Tensor:
     texts, back = texts_and_back
     image, text = gradcache.compute_features(images, engine), gradcache.compute_features(texts, engine)
     with engine.hold():
         loss = compute_loss(image.feature, text.feature[back], positive_bB)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(scale.multiply(loss))
     towers = {"image": image, "text": text}
     gradcache.propagate_gradients([tower for name, tower in towers.items() if name != fit.freeze], engine)
     return loss
@@ -220,30 +233,18 @@ def _make_piece(encode: Callable[..., Tensor], fit: "Fit", *inputs: Tensor) -> g
 
 
 def _make_text_pieces(
-    model: DualEncoder, ids: Tensor, mask: Tensor, lengths: Tensor, fit: "Fit"
+    model: DualEncoder, ids: Tensor, mask: Tensor, fit: "Fit"
 ) -> tuple[list[gradcache.Piece], Tensor]:
-    """Return pieces of texts of about one length, and the order that takes their rows back to the batch's.
-
-    So short texts are not padded to the longest of the batch.
-    """
-    groups, back = group_by_length(lengths, ids.device, fit.chunk)
-    inputs: list[tuple[Tensor, ...]] = [(ids[rows, :longest], mask[rows, :longest]) for rows, longest in groups]
+    """Return pieces of texts of about one length, and the order that takes their rows back to the batch's."""
+    groups, back = group_by_length(mask.sum(1), fit.chunk)
+    inputs: list[tuple[Tensor, ...]] = [(ids[_send(rows, ids), :n], mask[rows, :n]) for rows, n in groups]
     # looked up together: each look-up has a gradient as large as the whole table
     if fit.chunk is None and model.takes_token_vectors:
         vectors = model.embed_tokens(torch.cat([ids_bL.flatten() for ids_bL, _ in inputs]))
         parts = torch.split(vectors, [ids_bL.numel() for ids_bL, _ in inputs])
         inputs = [(*one, part.view(*one[0].shape, -1)) for one, part in zip(inputs, parts, strict=True)]
-    return [_make_piece(model.encode_text, fit, *one) for one in inputs], back
+    return [_make_piece(model.encode_text, fit, *one) for one in inputs], _send(back, ids)
 
 
-def group_by_length(
-    lengths: Tensor, device: torch.device, most: int | None = None
-) -> tuple[list[tuple[Tensor, int]], Tensor]:
-    """Return rows of about one length and the longest of them, group by group, and the order that takes them back.
-
-    lengths: [b] on the CPU. A group has an eighth of the rows, or `most` of them where that is fewer.
-    """
-    order = lengths.argsort(stable=True)
-    size = -(-len(order) // TEXT_PARTS)
-    groups = [(rows.to(device), int(lengths[rows[-1]])) for rows in torch.split(order, min(size, most or size))]
-    return groups, order.argsort().to(device)
+def _send(rows: Tensor, to: Tensor) -> Tensor:
+    return rows.to(to.device, non_blocking=True)

@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from tuwen.model.device import choose_device, has_bf16
+from tuwen.model.device import choose_device, count_processes, has_bf16
 
 
 @pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
@@ -32,6 +32,17 @@ def test_a_cpu_has_bf16_where_one_of_its_units_is(
 def test_a_gpu_that_emulates_bf16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     assert has_bf16("cuda") is False
+
+
+@pytest.mark.parametrize(
+    ("asked", "cards", "processes"), [(None, 8, 1), ("4", 8, 4), ("4", 1, 1), ("2", 0, 1), ("vier", 8, 1)]
+)
+def test_a_process_that_embeds_has_a_card(asked, cards, processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.delenv("TUWEN_GPUS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("TUWEN_GPUS", asked)
+    assert count_processes() == processes
 
 
 def test_no_test_sees_the_machines_gpu() -> None:

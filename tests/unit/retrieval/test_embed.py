@@ -171,6 +171,16 @@ def test_the_bytes_do_not_depend_on_workers_and_threads(monkeypatch: pytest.Monk
     torch.set_num_threads(threads)
 
 
+def test_two_processes_make_the_bytes_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "PIECE", 16)  # as the processes have it
+    monkeypatch.setattr(embed, "PART", 16)
+    alone = run(batch_size=16)
+    places = Path("models/m"), Path("data/clean/test"), Path("embeddings/two")
+    embed.embed_set(*places, Embed(batch_size=16, dtype="float32"), processes=2)
+    assert {path.name: path.read_bytes() for path in places[2].iterdir()} == alone
+    assert list(Path(".cache/embed").iterdir()) == []
+
+
 def test_the_file_is_what_numpy_writes(tmp_path: Path) -> None:
     made = run()
     found = np.load("embeddings/m/test/images.npy")

@@ -41,7 +41,7 @@ def keep_whole_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a step keep the graph of all parts, as if memory did not matter: what GradCache has to equal."""
     cached = step._compute_gradients_cached
 
-    def whole(compute_loss, images, texts_and_back, positive, settings, engine):
+    def whole(compute_loss, images, texts_and_back, positive, settings, engine, scale):
         texts, back = texts_and_back
         image, text = (torch.cat([piece() for piece in pieces]) for pieces in (images, texts))
         loss = compute_loss(image, text[back], positive)

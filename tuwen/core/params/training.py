@@ -26,7 +26,10 @@ class Loop(Strict):
     weight_decay: Annotated[float, Field(ge=0)]  # of matrices; never of norms, biases, embeddings
     warmup_steps: Annotated[int, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]  # a longer gradient is scaled down to it
-    precision: Literal["fp32", "bf16"]  # autocast, fp32 where no unit computes in bf16; the weights stay fp32
+    # of a step; the weights stay float32. bf16: autocast; without units for it a GPU takes fp16 with a scaled
+    # loss, a CPU fp32. tf32: as fp32, but a GPU rounds the factors of products to 10 bits
+    precision: Literal["fp32", "tf32", "bf16"]
+    deterministic: bool  # the same bits in each run; off, a GPU may take faster kernels
     # decay per step of an average of the weights, which is one more candidate on valid; null: none
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     select: Select

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.model.precision import choose_precision
+from tuwen.model.precision import HALF_TYPES, choose_precision
 from tuwen.training import distributed
 from tuwen.training.engines.replicas import Passed, Passes
 
@@ -26,9 +26,9 @@ class Shards:
     """The engine of several processes with a share of the model each."""
 
     def __init__(self, model: DualEncoder, precision: str) -> None:
-        half = choose_precision(precision) == "bf16"
+        half = HALF_TYPES.get(choose_precision(precision))
         # autocast goes on inside: norms stay float32, and what is added up between the layers too
-        policy = MixedPrecisionPolicy(torch.bfloat16 if half else None, torch.float32, cast_forward_inputs=False)
+        policy = MixedPrecisionPolicy(half, torch.float32, cast_forward_inputs=False)
         mesh = init_device_mesh(choose_device(), (distributed.count_ranks(),))
         self._numbers = [parameter for parameter in model.parameters() if parameter.ndim == 0]
         self._passes = Passes(model)

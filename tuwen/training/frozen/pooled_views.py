@@ -18,7 +18,7 @@ from tuwen.data.formats import text
 from tuwen.data.formats.images import Pixels, make_pixel_tensor
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.model.precision import set_precision
+from tuwen.model.precision import set_frozen_precision
 from tuwen.retrieval.encode import PIECE, stream_blocks
 from tuwen.training.dataset import Views, ViewSpec
 from tuwen.training.loader import hash_names
@@ -111,7 +111,7 @@ class PooledViews:
 
     def _encode_images(self, pixels: list[Pixels]) -> list[Tensor]:
         filled = _fill_block(pixels)
-        with torch.no_grad(), set_precision(self._fit.precision):
+        with torch.no_grad(), set_frozen_precision(self._fit.precision):
             pooled_BF = self._encoder.pool_image(make_pixel_tensor(filled).to(choose_device()))
         return list(pooled_BF.float().cpu()[: len(pixels)])
 
@@ -137,8 +137,8 @@ class PooledViews:
 
 def _encode_first(encoder: DualEncoder, fit: "Fit", block: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
     ((ids_BL, mask_BL),) = block
-    with torch.no_grad(), set_precision(fit.precision):
-        pooled_BW = encoder.pool_text(ids_BL.to(choose_device()), mask_BL.to(choose_device()))
+    with torch.no_grad(), set_frozen_precision(fit.precision):
+        pooled_BW = encoder.pool_text(ids_BL.to(choose_device()), mask_BL)
     return list(pooled_BW.float().cpu())
 
 
