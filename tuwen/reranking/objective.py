@@ -9,7 +9,7 @@ Shapes: b pairs of this process, N negatives each, L tokens of a text, P of an i
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -68,9 +68,8 @@ class Matching:
         self._teacher: Teacher | None = None
         self._guidance: Guidance | None = None
         self._taught: Taught | None = None  # of the step under way
-        self._engine: GradientEngine = Alone()
+        self._engine, self._sums = cast(GradientEngine, Alone()), dict[str, Tensor]()
         self._scale, self._steps = LossScale(settings.fit.precision), 0  # of the whole training
-        self._sums: dict[str, Tensor] = {}
 
     def prepare(self, model: CrossEncoder | JointModel, steps_per_epoch: int) -> None:
         """Move both models to the device, a dual encoder that is not trained frozen, and begin the teacher."""
@@ -235,9 +234,10 @@ class Matching:
 
     def get_state(self) -> Mapping[str, Any]:
         """Return the teacher, its queue, the clusters, the sums and the factor of the loss."""
-        state = {"centres": self._regions.centres, "sums": self._sums, "loss_scale": self._scale.get_state()}
-        state |= {"teacher": self._teacher.model.state_dict()} if self._teacher else {}
-        return state | ({"queue": self._guidance.queue.get_state()} if self._guidance else {})
+        teacher = self._teacher.model.state_dict() if self._teacher else None
+        queue = self._guidance.queue.get_state() if self._guidance else None
+        own = {"teacher": teacher, "queue": queue, "loss_scale": self._scale.get_state()}
+        return own | {"centres": self._regions.centres, "sums": self._sums}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `get_state` returned."""
