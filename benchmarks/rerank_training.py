@@ -51,7 +51,7 @@ LOOP |= {
     "precision": "bf16",
     "deterministic": True,
     "ema": None,
-    "select": {"epochs": False, "wise_ft": []},
+    "select": {"epochs": False, "wise_ft": [], "soup": False},
 }
 FIT: dict[str, Any] = {
     "chunk": None,
@@ -60,8 +60,15 @@ FIT: dict[str, Any] = {
     "shard": "none",
     "freeze": "none",
 }
-FIT |= {"siblings": "positives", "shard": "none", "distil": None}
 FIT |= {"layer_decay": 1.0, "tower_lr": None, "matryoshka": []}
+FIT |= {
+    "siblings": "positives",
+    "mask_margin": None,
+    "sigmoid": False,
+    "all_patches_epochs": 0,
+    "shard": "none",
+    "distil": None,
+}
 TGD = {"alpha": 0.4, "queue": 1024, "half_life": 512}
 NONE = dict.fromkeys(["mlm", "mrfr", "mrc", "mrc_kl", "recovery", "fgd"], 0.0)
 BASE: dict[str, Any] = {

@@ -59,6 +59,7 @@ CASES: dict[str, dict[str, Any]] = {
 DESCENTS = ("plain", "cached", "shares")
 SHARED = {"shard": "full", "muon_lr": None, "ema": 0.9, "epochs": 2, "batch_size": ROWS, "warmup_steps": 0}
 SHARED |= {"layer_decay": 0.5, "tower_lr": 1e-3}
+MASKED = {"masked": {}, "masked, cached": {"chunk": 4}}
 DISTIL = {"momentum": 0.5, "alpha": 0.5, "queue": 20, "half_life": 10}
 Gradients = dict[str, torch.Tensor]
 
@@ -126,8 +127,8 @@ def take_steps(settings: Fit) -> Iterator[float]:
         yield step.step(model, optimizers, take_share(make_global_batch(number)), 1.0, settings, engine)
 
 
-def distil(settings: Fit) -> Gradients:
-    """Return the weights after three steps that learn from a teacher and its queue too."""
+def learn(settings: Fit) -> Gradients:
+    """Return the weights after three steps that ask another model too: a teacher, or the one at the start."""
     torch.manual_seed(7)
     model, objective = DualEncoder(STILL), Contrastive(settings)
     objective.prepare(model, 2)
@@ -166,7 +167,9 @@ def compute_results() -> dict[str, object]:
         for name, changes in CASES.items()
     }
     results |= {f"20 steps, {name}": descend(fit(batch_size=ROWS, **CASES[name])) for name in DESCENTS}
-    results["distilled"] = distil(fit(batch_size=ROWS, distil=DISTIL))
+    results["distilled"] = learn(fit(batch_size=ROWS, distil=DISTIL))
+    for name, changes in MASKED.items():
+        results[name] = learn(fit(batch_size=ROWS, siblings="masked", mask_margin=0.1, **changes))
     return results | {"losses": list(take_steps(fit(batch_size=ROWS)))}
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
+import pyarrow as pa
 import torch
 
 from tests.support.training import SIZE_PX, TINY, caption, drawn, fit
@@ -33,6 +34,9 @@ class KeyedViews:
 
     def __len__(self) -> int:
         return ROWS
+
+    def list_names(self, seed: int) -> pa.Table:
+        return pa.table({"positive_id": list(map(str, range(ROWS))), "caption": list(map(caption, range(ROWS)))})
 
     def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
         order = torch.randperm(ROWS, generator=make_generator(seed, epoch)).tolist()

@@ -48,7 +48,8 @@ def make_outs(params: Mapping[str, Any] | None = None) -> None:
             {"epoch": 1, "loss": loss, "temperature": 0.07, "valid_i2t_hit_at_5": 0.1},
             {"epoch": 2, "loss": loss / 2, "temperature": 0.06, "valid_i2t_hit_at_5": 0.3},
         ]
-        write_json(folder / "training.json", {"pairs": 12, "steps": 4, "ran": RAN, "epochs": epochs})
+        facts = {"pairs": 12, "steps": 4, "batch": {"siblings_per_row": 0.5}, "ran": RAN}
+        write_json(folder / "training.json", facts | {"epochs": epochs})
         manifest.write_manifest(folder, {}, params or {"finetune": {"fit": {"lr": 0.0004, "precision": "bf16"}}})
         figures = {"i2t_hit_at_5": 0.4, "i2t_recall_at_5": 0.3, "t2i_hit_at_5": 0.45, "t2i_recall_at_5": 0.35}
         test = figures | {"images": 10, "i2t_hit_at_1": loss / 10}

@@ -33,9 +33,10 @@ SMALL = {
 FIT = {
     **{"epochs": 4, "batch_size": 8, "chunk": None, "lr": 2e-3, "muon_lr": 2e-3, "weight_decay": 0.1},
     **{"warmup_steps": 2, "max_grad_norm": 1.0, "precision": "fp32", "gradient_checkpointing": False},
-    **{"compile": False, "shard": "none", "freeze": "none", "siblings": "positives", "distil": None, "ema": None},
+    **{"compile": False, "shard": "none", "freeze": "none", "siblings": "positives", "ema": None},
+    **{"mask_margin": None, "sigmoid": False, "distil": None, "all_patches_epochs": 0},
     **{"deterministic": True, "layer_decay": 1.0, "tower_lr": None, "matryoshka": []},
-    "select": {"epochs": False, "wise_ft": []},
+    "select": {"epochs": False, "wise_ft": [], "soup": False},
 }
 TINY = {
     "dim": 32,

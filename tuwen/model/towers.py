@@ -82,6 +82,16 @@ def set_text_checkpointing(tower: Any, enabled: bool) -> None:
         tower.activation_checkpointing_disable()
 
 
+def stop_patch_dropout(tower: nn.Module) -> None:
+    """Leave out no patch from here on, also while training."""
+    module: Any
+    for module in tower.modules():
+        if isinstance(module, VisionTransformer):
+            module.patch_dropout = 0.0
+        elif type(module).__name__ == "PatchDropout":  # of open_clip and of timm
+            module.prob = 0.0
+
+
 class OpenClipTower(nn.Module):
     """A tower of open_clip under a fresh projection, in place of the projection that a transformer brings."""
 

@@ -121,7 +121,7 @@ def _train(
         return False
     chosen, candidates = training.select(None, validate)
     _save(model, tuned, out)
-    facts = {"pairs": len(views), "steps": training.done, "selected": chosen._asdict(), "candidates": candidates}
+    facts = {"pairs": len(views), "steps": training.done, "selected": chosen.describe(), "candidates": candidates}
     facts |= {
         "ran": {"precision": choose_precision(fit.precision)} | describe_machine(),
         "epochs": training.records,

@@ -93,7 +93,10 @@ def _refill(client: Any, experiment: str, out: Path) -> str:
         origin = read_json(out / manifest.MANIFEST)
         inputs = {f"tuwen.input.{name}": digest for name, digest in origin["inputs"].items()}
         records.log_to_run(client, run_id, params=settings, tags=inputs)
-        for record in read_json(out / "training.json")["epochs"]:
+        training = read_json(out / "training.json")
+        before = {f"batch_{name}": value for name, value in training.get("batch", {}).items()}
+        records.log_to_run(client, run_id, metrics=before, step=0)
+        for record in training["epochs"]:
             records.log_to_run(client, run_id, metrics=record, step=record["epoch"])
     else:
         run_id = records.create_evaluation(client, experiment, out)

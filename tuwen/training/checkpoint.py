@@ -52,6 +52,11 @@ class Checkpoint:
             return False
         return True
 
+    def read(self, name: str) -> Any:
+        """Return what torch.save wrote to the file `name`, on the CPU; None where it is not there."""
+        path = self.folder / name
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True) if path.is_file() else None
+
     def write_together(self, name: str, write_part: Callable[[Path], object]) -> bool:
         """Make the folder `name` of what all processes write by `write_part`; False where any of them fails."""
         folder, part = self.folder / name, self.folder / f"{name}.part"

@@ -67,6 +67,9 @@ class Views(Protocol):
     def __len__(self) -> int:
         """Return the pairs of an epoch; where a weight makes epochs differ by one, of the shorter ones."""
 
+    def list_names(self, seed: int) -> pa.Table | None:
+        """Return `positive_id` and `caption` of the first epoch's views, None where they are not known before."""
+
     def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
         """Yield a share of at least `len` views in shuffled order, without the first `skip` ones.
 
@@ -89,6 +92,10 @@ class StoredViews:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def list_names(self, seed: int) -> pa.Table:
+        """Return those of all views."""
+        return self._rows.select(["positive_id", "caption"])
+
     def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
         """Yield every stored view once."""
         order = _shuffle_rows(len(self), seed, epoch)[share.rank :: share.ranks][skip:]
@@ -101,9 +108,8 @@ class StoredViews:
 class OnlineViews:
     """Fresh views of the true pairs of some sets in each epoch; nothing is stored.
 
-    paraphrases: caption -> its paraphrase. weights: source of an image -> how often an epoch shows its pairs (1
-    for a source that is not named), see `compute_window`. different: views of each pair, shown in turn; by default
-    each is a new one.
+    paraphrases: caption -> its paraphrase. weights: source of an image -> how often an epoch shows its pairs, by
+    default once (`compute_window`). different: views of each pair, shown in turn; by default each is a new one.
     """
 
     dealt = False
@@ -129,6 +135,10 @@ class OnlineViews:
 
     def __len__(self) -> int:
         return sum(len(compute_window(len(rows), weight, 1)) for rows, weight in self._parts)
+
+    def list_names(self, seed: int) -> pa.Table:
+        """Return them as they are before views are mirrored and captions reworded."""
+        return self._rows.select(["positive_id", "caption"]).take(pa.array(self._select_views(seed, 1)[0]))
 
     def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
         """Yield the views of the epoch's window of every source; a pair that is twice in it has two views."""

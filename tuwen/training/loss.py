@@ -14,6 +14,8 @@ from tuwen.core.errors import UserError
 # of the vectors [b, D] of images and texts, and [b, B], which rows of all processes are positives
 LossOfVectors = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+NOWHERE = -1e9  # a logit whose exponential is 0 beside any other; finite, since its target of 0 multiplies it
+
 
 def compare_ids(left_B: Tensor, right_C: Tensor) -> Tensor:
     """Return bool [B, C], true where the integer ids [B] and [C] are equal."""
@@ -27,37 +29,52 @@ def compute_contrastive_loss(
     positive_BC: Tensor,
     image_CD: Tensor | None = None,
     text_CD: Tensor | None = None,
+    left_out: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Return CLIP's symmetric cross-entropy (Radford et al. 2021), its targets shared among siblings.
 
     scale: the factor before the softmax, 1 / temperature. positive_BC: [B, C] bool, true where pair i and pair j
     of all belong together, i's image with j's text and i's text with j's image; i with itself at least. With that
     alone this is CLIP's loss exactly. image_CD, text_CD: the images and texts that the B pairs are compared
-    with, themselves included; by default the B pairs alone. Returns the mean over both directions, a scalar in
-    float32 (nats).
+    with, themselves included; by default the B pairs alone. left_out: bool [B, C], texts that are no negatives of
+    each image, and images that are none of each text; a positive stays one. Returns the mean over both directions,
+    a scalar in float32 (nats).
 
     Not the form that the contest's source prints, whose denominator lacks the positive: it is unbounded below.
     """
     if image_CD is None or text_CD is None:
-        logits_BB = scale.float() * image_BD.float() @ text_BD.float().T
-        return (_cross_entropy(logits_BB, positive_BC) + _cross_entropy(logits_BB.T, positive_BC.T)) / 2
-    image_to_text_BC = scale.float() * image_BD.float() @ text_CD.float().T
-    text_to_image_BC = scale.float() * text_BD.float() @ image_CD.float().T
-    return (_cross_entropy(image_to_text_BC, positive_BC) + _cross_entropy(text_to_image_BC, positive_BC)) / 2
+        image_to_text_BC = scale.float() * image_BD.float() @ text_BD.float().T
+        text_to_image_BC, back_BC = image_to_text_BC.T, positive_BC.T
+    else:
+        image_to_text_BC = scale.float() * image_BD.float() @ text_CD.float().T
+        text_to_image_BC, back_BC = scale.float() * text_BD.float() @ image_CD.float().T, positive_BC
+    if left_out is not None:
+        image_to_text_BC = image_to_text_BC.masked_fill(left_out[0] & ~positive_BC, NOWHERE)
+        text_to_image_BC = text_to_image_BC.masked_fill(left_out[1] & ~back_BC, NOWHERE)
+    return (_cross_entropy(image_to_text_BC, positive_BC) + _cross_entropy(text_to_image_BC, back_BC)) / 2
 
 
 def compute_sigmoid_loss(
-    image_BD: Tensor, text_CD: Tensor, scale: Tensor, bias: Tensor, positive_BC: Tensor
+    image_BD: Tensor,
+    text_CD: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    positive_BC: Tensor,
+    left_out_BC: Tensor | None = None,
 ) -> Tensor:
     """Return SigLIP's loss (Zhai et al. 2023, equation 1): each pair for itself, right or wrong.
 
     bias: is added to every logit. text_CD: of all processes, whose texts the B images are compared with; the
     mean of their losses is that of the batch. positive_BC: [B, C] bool, true where image and text belong
-    together; siblings are then pairs like any other. Returns a scalar in float32 (nats).
+    together; siblings are then pairs like any other. left_out_BC: bool, pairs that count for nothing unless they
+    belong together. Returns a scalar in float32 (nats).
     """
     logits_BC = scale.float() * image_BD.float() @ text_CD.float().T + bias.float()
     sign_BC = 2.0 * positive_BC.float() - 1.0
-    return -nn.functional.logsigmoid(sign_BC * logits_BC).sum(1).mean()
+    losses_BC = -nn.functional.logsigmoid(sign_BC * logits_BC)
+    if left_out_BC is not None:
+        losses_BC = losses_BC.masked_fill(left_out_BC & ~positive_BC, 0.0)
+    return losses_BC.sum(1).mean()
 
 
 def cut_prefix(vectors_BD: Tensor, dim: int) -> Tensor:

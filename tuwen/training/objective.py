@@ -3,6 +3,7 @@
 Shapes: b pairs of this process, B of all processes, Q of the queue, D dimensions.
 """
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
-from tuwen.model.precision import set_precision
+from tuwen.model.towers import stop_patch_dropout
 from tuwen.training import distributed
 from tuwen.training.engines.loss_scale import LossScale
 from tuwen.training.engines.replicas import GradientEngine
 from tuwen.training.loss import Compared, compare_ids, compute_distilled_loss, cut_prefix
+from tuwen.training.negatives.alike import Alike, copy_start, embed_batch, find_alike
+from tuwen.training.negatives.vector_queue import VectorQueue
 from tuwen.training.optim import Teacher
 from tuwen.training.step import (
     clamp_temperature,
@@ -76,26 +79,33 @@ class Contrastive:
         self._fit = fit
         self._teacher: Teacher | None = None
         self._guidance: Guidance | None = None
+        self._start: Any = None
         self._engine: GradientEngine | None = None
         self._scale = LossScale(fit.precision)
+        self._all_patches_from = math.inf  # steps done
 
     def prepare(self, model: DualEncoder, steps_per_epoch: int) -> None:
         """Prepare the model as `step.prepare_model`, and begin the teacher and its queue."""
-        distil = self._fit.distil
+        distil, self._start = self._fit.distil, copy_start(model, self._fit)
         if distil:
             self._teacher = Teacher(model, distil.momentum)  # before compiling, which a copy could not follow
             self._guidance = Guidance(distil, model.config["dim"], steps_per_epoch)
             self._teacher.model.to(choose_device())
+        if self._fit.all_patches_epochs:
+            self._all_patches_from = (self._fit.epochs - self._fit.all_patches_epochs) * steps_per_epoch
         self._engine = prepare_model(model, self._fit)
 
     def take_step(
         self, model: DualEncoder, optimizers: list[torch.optim.Optimizer], batch: "Batch", factor: float, done: int
     ) -> float:
         """Take a step as `step.step`; the teacher and the queue follow."""
+        if done >= self._all_patches_from:
+            stop_patch_dropout(model.image_tower)
+            self._all_patches_from = math.inf
         if self._teacher is None or self._guidance is None:
-            return step(model, optimizers, batch, factor, self._fit, self._engine, self._scale)
-        taught = self._teach(batch)
-        compare = partial(self._compare, model, taught, done)
+            alike = self._start and self._find_alike(batch)
+            return step(model, optimizers, batch, factor, self._fit, self._engine, self._scale, alike)
+        compare = partial(self._compare, model, taught := self._teach(batch), done)
         loss = compute_gradients(model, batch, self._fit, compare, self._engine, self._scale)
         value = move_weights(model, optimizers, loss, factor, self._fit, self._scale)
         clamp_temperature(model)
@@ -104,16 +114,13 @@ class Contrastive:
             self._guidance.put(taught)
         return value
 
-    @torch.no_grad()
+    def _find_alike(self, batch: "Batch") -> Alike:
+        return find_alike(*embed_batch(self._start, batch, self._fit), self._fit.mask_margin or 0.0)
+
     def _teach(self, batch: "Batch") -> Taught:
         assert self._teacher
-        device, chunk = choose_device(), self._fit.chunk or len(batch.pixels)
-        pixels, ids, mask, *names = (column.to(device, non_blocking=True) for column in batch[:5])
-        with set_precision(self._fit.precision):
-            images = [self._teacher.model.encode_image(part) for part in torch.split(pixels, chunk)]
-            parts = zip(torch.split(ids, chunk), torch.split(mask, chunk), strict=True)
-            texts = [self._teacher.model.encode_text(*part) for part in parts]
-        return Taught(torch.cat(images), torch.cat(texts), torch.stack(names, dim=1))
+        ids_b2 = torch.stack([batch.positive_id, batch.caption_id], dim=1).to(choose_device())
+        return Taught(*embed_batch(self._teacher.model, batch, self._fit), ids_b2)
 
     def _compare(
         self, model: DualEncoder, taught: Taught, done: int, image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor
@@ -192,57 +199,3 @@ class Guidance:
     def describe(self) -> EpochRecord:
         """Return how many pairs the queue is worth, the sum of their weights."""
         return {"queue_size": self.queue.read().weight.sum().item()}
-
-
-class Queued(NamedTuple):
-    """Earlier pairs: vectors [Q, D], positive_id and caption_id [Q, 2], and what each weighs [Q]."""
-
-    image: Tensor
-    text: Tensor
-    ids: Tensor
-    weight: Tensor
-
-    def cut(self, dim: int) -> "Queued":
-        """Return them with the first `dim` dimensions of their vectors."""
-        return self._replace(image=cut_prefix(self.image, dim), text=cut_prefix(self.text, dim))
-
-
-class VectorQueue:
-    """The teacher's vectors of the last `size` pairs, in a ring; batches of any size go into it.
-
-    A pair's weight halves with every `half_life` newer ones, not with every step, so that another batch size is no
-    other queue.
-    """
-
-    def __init__(self, size: int, dim: int, half_life: int) -> None:
-        device = choose_device()
-        self._image, self._text = torch.zeros(size, dim, device=device), torch.zeros(size, dim, device=device)
-        self._ids = torch.zeros(size, 2, dtype=torch.long, device=device)
-        self._half_life, self._count = half_life, 0  # pairs that were ever put
-
-    def put(self, image_BD: Tensor, text_BD: Tensor, ids_B2: Tensor) -> None:
-        """Take in the newest pairs, of more than the ring holds the last ones."""
-        size, rows = len(self._ids), len(ids_B2)
-        first = max(0, rows - size)
-        place = torch.arange(self._count + first, self._count + rows, device=ids_B2.device) % max(1, size)
-        for ring, new in ((self._image, image_BD), (self._text, text_BD), (self._ids, ids_B2)):
-            ring[place] = new[first:].to(ring.dtype)
-        self._count += rows
-
-    def read(self) -> Queued:
-        """Return the pairs that are there."""
-        size, filled = len(self._ids), min(self._count, len(self._ids))
-        place = torch.arange(filled, device=self._ids.device)
-        newer = (self._count - 1 - place) % max(1, size)
-        weight = (0.5 ** (newer / self._half_life)).clamp(min=1e-30)  # its logarithm stays finite
-        return Queued(self._image[:filled], self._text[:filled], self._ids[:filled], weight)
-
-    def get_state(self) -> Mapping[str, Any]:
-        """Return the ring, for a checkpoint."""
-        return {"image": self._image, "text": self._text, "ids": self._ids, "count": self._count}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
-        for ring, name in ((self._image, "image"), (self._text, "text"), (self._ids, "ids")):
-            ring.copy_(state[name])
-        self._count = state["count"]

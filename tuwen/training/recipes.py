@@ -183,7 +183,7 @@ def list_refit_settings(params: Params, tuned: Path) -> dict[str, Any]:
     """Return the params that decide the refitted model, given its inputs, and the state chosen for `tuned`."""
     return list_finetune_settings(params) | {
         "refit": params.augment.splits,
-        "selected": _read_choice(tuned)._asdict(),
+        "selected": _read_choice(tuned).describe(),
     }
 
 
@@ -225,7 +225,8 @@ def make_refitted(
 
 
 def _read_choice(tuned: Path) -> Choice:
-    return Choice(**read_json(tuned / "training.json")["selected"])
+    selected = read_json(tuned / "training.json")["selected"]
+    return Choice(**selected | {"soup": tuple(selected.get("soup", ()))})
 
 
 def _skip_measuring(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:

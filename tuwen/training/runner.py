@@ -13,12 +13,14 @@ from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.text import Vocabulary, load_tokenizer
 from tuwen.model import card, device, dual_encoder
 from tuwen.model.precision import choose_precision
+from tuwen.model.state_dict import State
 from tuwen.training import distributed, trainer
 from tuwen.training.checkpoint import Stream
 from tuwen.training.dataset import Views
 from tuwen.training.frozen.pooled_views import PooledViews
 from tuwen.training.frozen.projections import Projections
 from tuwen.training.loader import load_batches
+from tuwen.training.negatives.expected import number_names, report_batch
 from tuwen.training.objective import EpochRecord
 from tuwen.training.selection import Choice, Validator
 
@@ -51,12 +53,14 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
     Returns whether this process, the first one, wrote it. SystemExit and UserError are those of `trainer.train`.
     """
     set_prefixes(job.encoder.config, job.fit.matryoshka)
+    _add_bias(job.encoder, job.fit)
     if distributed.is_first():
         # also so that the tokenizer is read from the very file that it will be used with
         dual_encoder.save_model(job.encoder, out, job.vocabulary)
     distributed.broadcast_first(None)  # the others read it after that
     tokenizer = load_tokenizer(out / "vocab.txt")
     fit, steps = job.fit, len(job.views) // job.fit.batch_size
+    batch = _report_batch(job, tokenizer.simplify, log) if distributed.is_first() else {}
     training = trainer.train(
         job.encoder,
         _make_batches(job, tokenizer),
@@ -73,13 +77,14 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
     if not distributed.is_first():
         return False
     chosen, candidates = job.chosen, list[dict[str, Any]]()
-    baseline = dual_encoder.load_model(job.baseline).state_dict() if job.baseline and fit.select.wise_ft else None
+    baseline = _read_baseline(job)
     if chosen:
         training.take_choice(chosen, baseline)
     else:
         chosen, candidates = training.select(baseline, lambda encoder: validate(encoder, tokenizer))
     dual_encoder.save_model(job.encoder, out, job.vocabulary)
-    facts = {"pairs": len(job.views), "steps": steps * training.epochs, **job.facts, "selected": chosen._asdict()}
+    facts = {"pairs": len(job.views), "steps": steps * training.epochs, **job.facts, "batch": batch}
+    facts |= {"selected": chosen.describe()}
     facts |= {"candidates": candidates, "ran": {"precision": choose_precision(fit.precision)} | describe_machine()}
     facts |= {"epochs": training.records}
     _write_facts(job.encoder, job.origin, out, facts)
@@ -124,6 +129,29 @@ def describe_machine() -> dict[str, Any]:
 def _write_facts(encoder: dual_encoder.DualEncoder, origin: str, out: Path, facts: Mapping[str, Any]) -> None:
     write_json(out / "training.json", facts)
     card.write_card(out, encoder.config, origin, facts)
+
+
+def _add_bias(encoder: dual_encoder.DualEncoder, fit: Fit) -> None:
+    """Give the model what SigLIP's loss learns beside the temperature, unless it has it."""
+    if fit.sigmoid and encoder.logit_bias is None:
+        encoder.config = encoder.config | {"sigmoid": True}
+        encoder.logit_bias = torch.nn.Parameter(torch.tensor(dual_encoder.START_BIAS))
+
+
+def _read_baseline(job: Job) -> State | None:
+    """Return the weights that those of a training are mixed with, if they are."""
+    if not (job.baseline and job.fit.select.wise_ft):
+        return None
+    encoder = dual_encoder.load_model(job.baseline)
+    _add_bias(encoder, job.fit)
+    return encoder.state_dict()
+
+
+def _report_batch(job: Job, simplify: bool, log: Log) -> dict[str, float]:
+    table = job.views.list_names(job.seed)
+    names = None if table is None else number_names(table, simplify)
+    contrastive = job.encoder.logit_bias is None and not job.fit.distil
+    return report_batch(names, job.fit, log, softmax=contrastive)
 
 
 def _make_batches(job: Job, tokenizer: Any) -> trainer.Batches:

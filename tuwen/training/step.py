@@ -30,6 +30,7 @@ from tuwen.training.loss import (
     nest_loss,
     require_prefixes,
 )
+from tuwen.training.negatives.alike import Alike
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit, Loop
@@ -92,9 +93,10 @@ def step(
     fit: "Fit",
     engine: GradientEngine | None = None,
     scale: LossScale | None = None,
+    alike: Alike | None = None,
 ) -> float:
     """Take one step on `batch`, this process's share of the step's pairs; otherwise as `move_weights`."""
-    loss = compute_gradients(model, batch, fit, engine=engine, scale=scale)
+    loss = compute_gradients(model, batch, fit, partial(compare_rows, model, alike=alike), engine, scale)
     value = move_weights(model, optimizers, loss, factor, fit, scale)
     clamp_temperature(model)
     return value
@@ -156,7 +158,8 @@ def compute_gradients(
     columns = (batch.pixels, batch.ids, batch.positive_id, batch.caption_id)
     pixels, ids, positive_id, caption_id = (column.to(device, non_blocking=True) for column in columns)
     positive_bB = find_positives(torch.stack([positive_id, caption_id], dim=1), fit.siblings)
-    images = _make_image_pieces(model, pixels, fit)
+    parts = torch.split(pixels, fit.chunk or len(pixels))
+    images = [_make_piece(model.encode_image, fit, part) for part in parts]
     make_texts = partial(_make_text_pieces, model, ids, mask, fit)
 
     def compare_all() -> Tensor:
@@ -194,15 +197,17 @@ def _compute_gradients_cached(
     return loss
 
 
-def compare_rows(model: DualEncoder, image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor) -> Tensor:
-    """Return the mean loss of this process's rows against all; by the sigmoid where the model has a bias."""
+def compare_rows(
+    model: DualEncoder, image_bD: Tensor, text_bD: Tensor, positive_bB: Tensor, alike: Alike | None = None
+) -> Tensor:
+    """Return the mean loss of this process's rows against all but `alike`; by the sigmoid where it has a bias."""
+    text_BD = distributed.gather_rows(text_bD)
     if (bias := getattr(model, "logit_bias", None)) is not None:  # a caller's own encoder has none
-        all_BD = distributed.gather_rows(text_bD) if distributed.count_ranks() > 1 else text_bD
-        return compute_sigmoid_loss(image_bD, all_BD, model.scale, bias, positive_bB)
+        return compute_sigmoid_loss(image_bD, text_BD, model.scale, bias, positive_bB, alike and alike.text)
     if distributed.count_ranks() == 1:
-        return compute_contrastive_loss(image_bD, text_bD, model.scale, positive_bB)
-    image_BD, text_BD = distributed.gather_rows(image_bD), distributed.gather_rows(text_bD)
-    return compute_contrastive_loss(image_bD, text_bD, model.scale, positive_bB, image_BD, text_BD)
+        return compute_contrastive_loss(image_bD, text_bD, model.scale, positive_bB, left_out=alike)
+    image_BD = distributed.gather_rows(image_bD)
+    return compute_contrastive_loss(image_bD, text_bD, model.scale, positive_bB, image_BD, text_BD, alike)
 
 
 def find_positives(ids_b2: Tensor, siblings: str = "positives") -> Tensor:
@@ -211,17 +216,11 @@ def find_positives(ids_b2: Tensor, siblings: str = "positives") -> Tensor:
     ids_b2: positive_id and caption_id. siblings: as `params.Fit.siblings` says.
     """
     if siblings == "negatives":
-        rows = len(ids_b2)
-        own = torch.arange(
-            distributed.get_rank() * rows, (distributed.get_rank() + 1) * rows, device=ids_b2.device
-        )
-        return compare_ids(own, torch.arange(distributed.count_ranks() * rows, device=ids_b2.device))
+        rows, rank, device = len(ids_b2), distributed.get_rank(), ids_b2.device
+        own = torch.arange(rank * rows, (rank + 1) * rows, device=device)
+        return compare_ids(own, torch.arange(distributed.count_ranks() * rows, device=device))
     all_B2 = distributed.gather_rows(ids_b2)
     return compare_ids(ids_b2[:, 0], all_B2[:, 0]) | compare_ids(ids_b2[:, 1], all_B2[:, 1])
-
-
-def _make_image_pieces(model: DualEncoder, pixels: Tensor, fit: "Fit") -> list[gradcache.Piece]:
-    return [_make_piece(model.encode_image, fit, part) for part in torch.split(pixels, fit.chunk or len(pixels))]
 
 
 def _make_piece(encode: Callable[..., Tensor], fit: "Fit", *inputs: Tensor) -> gradcache.Piece:

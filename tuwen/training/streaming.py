@@ -108,6 +108,9 @@ class StreamedViews:
     def __len__(self) -> int:
         return len(compute_window(self._pairs, self._weight, 1))
 
+    def list_names(self, seed: int) -> None:
+        """Return nothing: they stand in the shards."""
+
     def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
         """Yield the views of a share of the epoch's window, from row `skip` on; others come for skipped pairs.
 

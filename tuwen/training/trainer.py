@@ -17,7 +17,7 @@ from tuwen.training import distributed, optim
 from tuwen.training.checkpoint import Checkpoint, Stream, read_interval_seconds
 from tuwen.training.engines.weights import Weights, copy_to_shard
 from tuwen.training.objective import Contrastive, EpochRecord, Objective
-from tuwen.training.selection import Choice, Measured, mix_weights, select_state
+from tuwen.training.selection import Choice, KeptStates, Measured, mix_weights, select_state
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit, Loop
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
 Measure = Callable[[Any], Measured]  # of the model that is trained
 # epoch, steps of it to leave out -> the batches of the others, as the objective wants them
 Batches = Callable[[int, int], Iterator[Any]]
-BEST_FILE, RECORDS_FILE = "best.pt", "records.pt"
+RECORDS_FILE = "records.pt"
 MAX_PAIRS_NAMED = 20  # pair ids in a message; the batch that is written has all
 
 
@@ -88,7 +88,7 @@ class Training:
         self.lr = 0.0  # of the last of them
         self.losses: list[float] = []  # of the epoch under way
         self.records: list[EpochRecord] = []
-        self.best: dict[str, Any] | None = None
+        self.kept = KeptStates(fit.select, checkpoint)
         self._pace = Pace()
         self._every_seconds, self._saved_at = read_interval_seconds(), time.monotonic()
 
@@ -170,20 +170,12 @@ class Training:
             with self.weights.expose(ema):
                 if distributed.is_first():
                     measured = evaluate(self.weights.whole)
-                    self._keep_best(measured, epoch, ema)
+                    self.kept.keep(self.weights.whole.state_dict(), measured, epoch, ema)
                     figures = measured.figures.items()
                     record |= (
                         {f"ema_{k}": v for k, v in figures if k.startswith("valid_")} if ema else dict(figures)
                     )
         return record
-
-    def _keep_best(self, measured: Measured, epoch: int, ema: bool) -> None:
-        if not self.fit.select.epochs or (self.best and self.best["criterion"] >= measured.criterion):
-            return
-        best = {"epoch": epoch, "ema": ema, "criterion": measured.criterion}
-        state = self.weights.whole.state_dict()
-        on_disk = self.checkpoint.write(BEST_FILE, lambda part: torch.save({**best, "model": state}, part))
-        self.best = best if on_disk else {**best, "model": {name: value.clone() for name, value in state.items()}}
 
     def save(self) -> None:
         """Write all that the next step depends on."""
@@ -200,18 +192,13 @@ class Training:
         self.weights.resume(self.checkpoint, state)
         self.objective.set_state(state["objective"])
         self.done, self.lr, self.losses, self.records = (state[key] for key in ("done", "lr", "losses", "records"))
-        measured, closed = self._read(RECORDS_FILE) or [], self.done // self.steps_per_epoch
+        measured, closed = self.checkpoint.read(RECORDS_FILE) or [], self.done // self.steps_per_epoch
         if len(measured) > len(self.records) and self.done == closed * self.steps_per_epoch:
             self.records, self.losses = measured[:closed], []  # that epoch was measured before the kill
             self.objective.describe_epoch(self.model)  # begins the next one
-        if self.fit.select.epochs:
-            self.best = self._read(BEST_FILE)
+        self.kept.resume()
         if distributed.is_first():
             say(f"resumed after step {self.done} (epoch {closed}) from {self.checkpoint.folder}")
-
-    def _read(self, name: str) -> Any:
-        path = self.checkpoint.folder / name
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True) if path.is_file() else None
 
     def make_exit(self) -> SystemExit:
         """Return what to raise after a SIGTERM, once all is saved."""
@@ -222,25 +209,24 @@ class Training:
     def select(self, baseline: State | None, evaluate: Measure) -> tuple[Choice, list[dict[str, Any]]]:
         """Give the model the state that does best on valid; return the choice, and a record of every state."""
         last = {name: value.clone() for name, value in self.model.state_dict().items()}
-        states: dict[tuple[int, bool], Callable[[], State]] = {(self.epochs, False): lambda: last}
+        measure, alphas = (lambda: evaluate(self.model)), self.fit.select.wise_ft
+        states: dict[Choice, Callable[[], State]] = {Choice(self.epochs, False, 1.0): lambda: last}
         if self.ema is not None:
             averaged = self.ema.weights
-            states[self.epochs, True] = lambda: averaged
-        if self.best is not None:
-            states.setdefault((self.best["epoch"], self.best["ema"]), self._read_best)
-        alphas = self.fit.select.wise_ft
+            states[Choice(self.epochs, True, 1.0)] = lambda: averaged
+        if best := self.kept.get_best():
+            states.setdefault(best, self.kept.read_best)
+        if soup := self.kept.choose_soup(self.model, self.epochs, measure):
+            states[soup] = lambda: self.kept.read_soup(soup)
         if len(states) == 1 and not alphas:
+            self.model.load_state_dict(last)
             return Choice(self.epochs, False, 1.0), []
-        return select_state(self.model, states, baseline, alphas, lambda: evaluate(self.model))
-
-    def _read_best(self) -> State:
-        assert self.best is not None
-        state: State = self.best.get("model") or self._read(BEST_FILE)["model"]
-        return state
+        return select_state(self.model, states, baseline, alphas, measure)
 
     def take_choice(self, choice: Choice, baseline: State | None) -> None:
         """Give the model the state of the last epoch that `choice`, made elsewhere, names."""
         state = self.ema.weights if choice.ema and self.ema is not None else self.model.state_dict()
+        state = self.kept.read_soup(choice) if choice.soup else state
         self.model.load_state_dict(mix_weights(state, baseline, choice.wise_ft))
 
 

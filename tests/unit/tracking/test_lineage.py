@@ -46,6 +46,7 @@ def test_sync_refills_an_empty_store_and_makes_no_run_twice(project: Path) -> No
     assert trained.data.params == {"finetune.fit.lr": "0.0004", "augment.views": "8", **ran}
     assert curve(project, trained.info.run_id, "loss") == [(1, 2.0), (2, 1.0)]
     assert curve(project, trained.info.run_id, "valid_i2t_hit_at_5") == [(1, 0.1), (2, 0.3)]
+    assert curve(project, trained.info.run_id, "batch_siblings_per_row") == [(0, 0.5)]
     assert trained.data.tags["tuwen.dvc_out_md5"] == "0123.dir"
     assert evaluated.data.params == {"model": "finetuned", "ks": "[1, 5, 10]"}
     assert evaluated.data.metrics["test_i2t_hit_at_5"] == 0.4

@@ -212,3 +212,12 @@ def test_of_so_many_different_views_the_epochs_show_each_in_turn(data) -> None:
     images = [{item.positive_id: item.pixels for item in decode_all(views, 0, epoch)} for epoch in (1, 2, 3)]
     assert all(np.array_equal(images[0][name], images[2][name]) for name in images[0])
     assert not all(np.array_equal(images[0][name], images[1][name]) for name in images[0])
+
+
+def test_the_names_of_an_epoch_are_those_of_the_views_it_shows(data) -> None:
+    stored = StoredViews(data / "augmented", ["train"])
+    fresh = OnlineViews([data / "clean/corpus"], make_viewer(), weights={"art": 2.0, "shop": 0.5})
+    for views in (stored, fresh, MixedViews([stored, fresh])):
+        table = views.list_names(3)
+        listed = Counter(zip(*(table[name].to_pylist() for name in ("positive_id", "caption")), strict=True))
+        assert listed == Counter((spec.positive_id, spec.caption) for spec in views.plan(3, 1))

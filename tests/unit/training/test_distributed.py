@@ -72,11 +72,14 @@ def test_twenty_plain_steps_end_at_the_same_weights(case: str, both: list[dict],
             torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0)
 
 
-def test_teacher_and_queue_of_two_processes_are_those_of_one(both: list[dict], alone: dict) -> None:
+@pytest.mark.parametrize("case", ["distilled", *distributed_process.MASKED])
+def test_what_another_model_says_in_two_processes_is_what_it_says_in_one(
+    case: str, both: list[dict], alone: dict
+) -> None:
     start = distributed_process.make_prepared(fit(batch_size=12))[0].state_dict()
-    assert max((alone["distilled"][name] - start[name]).abs().max().item() for name in start) > 1e-3
-    for weights in (one["distilled"] for one in both):
-        for name, weight in alone["distilled"].items():
+    assert max((alone[case][name] - start[name]).abs().max().item() for name in start) > 1e-3
+    for weights in (one[case] for one in both):
+        for name, weight in alone[case].items():
             torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0)
 
 

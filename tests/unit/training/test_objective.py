@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from tests.support.distributed_process import STILL, make_global_batch
-from tests.support.training import STEPS, TINY, epoch_batches, fit
+from tests.support.frozen import IMAGE
+from tests.support.training import PIXELS, STEPS, TINY, epoch_batches, fit
 from tuwen.core.params import Fit
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import checkpoint, optim, step, trainer
 from tuwen.training.loss import cut_prefix
-from tuwen.training.objective import Contrastive, Guidance, Taught, VectorQueue
+from tuwen.training.objective import Contrastive, Guidance, Taught
 from tuwen.training.selection import Measured
 
 
@@ -99,37 +100,6 @@ def test_parts_and_checkpointed_layers_have_the_same_gradients() -> None:
             torch.testing.assert_close(other[name], gradient, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("sizes", [[3, 3, 3], [5, 2, 4, 1], [20], [7, 7, 7], [1] * 15])
-def test_a_ring_of_any_size_holds_the_last_pairs_of_batches_of_any_size(sizes: list[int]) -> None:
-    queue, all_ids, start = VectorQueue(7, 2, 3), [], 0
-    for size in sizes:
-        ids = torch.arange(start, start + size)
-        queue.put(
-            ids[:, None].float().expand(-1, 2), -ids[:, None].float().expand(-1, 2), torch.stack([ids] * 2, 1)
-        )
-        start += size
-        all_ids += ids.tolist()
-    read = queue.read()
-    last = all_ids[-7:]
-    assert sorted(read.ids[:, 0].tolist()) == last
-    assert torch.equal(read.image[:, 0], read.ids[:, 0].float())
-    assert torch.equal(read.text, -read.image)
-    for number, weight in zip(read.ids[:, 0].tolist(), read.weight.tolist(), strict=True):
-        assert weight == pytest.approx(0.5 ** ((start - 1 - number) / 3))
-
-
-def test_the_queue_is_worth_as_much_at_any_batch_size() -> None:
-    worth = []
-    for size in (2, 8, 64):
-        queue = VectorQueue(500, 1, 32)
-        for first in range(0, 512, size):
-            ids = torch.arange(first, first + size)
-            queue.put(ids[:, None].float(), ids[:, None].float(), torch.stack([ids] * 2, 1))
-        worth.append(queue.read().weight.sum().item())
-    assert worth[0] == pytest.approx(worth[1]) == pytest.approx(worth[2])
-    assert worth[0] == pytest.approx(1 / (1 - 0.5 ** (1 / 32)), rel=1e-3)
-
-
 class Killed(Exception):
     pass
 
@@ -178,3 +148,16 @@ def test_a_prefix_is_compared_with_the_same_prefix_of_teacher_and_queue() -> Non
         )
         losses.append(loss.item())
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("image", [TINY["image"], IMAGE])
+@pytest.mark.parametrize("first", [0, 3])  # of a training that was resumed in its second epoch
+def test_the_last_epochs_show_all_patches(image: dict, first: int) -> None:
+    torch.manual_seed(7)
+    model, objective = DualEncoder(STILL | {"image": image}), Contrastive(fit(epochs=2, all_patches_epochs=1))
+    objective.prepare(model, 2)
+    for done in range(first, 4):
+        objective.take_step(model, [], make_global_batch(done), 1.0, done)
+        one, other = (model.encode_image(PIXELS).detach() for _ in range(2))
+        assert torch.equal(one, other) == (done >= 2)
+    torch.testing.assert_close(one, model.eval().encode_image(PIXELS))

@@ -177,7 +177,7 @@ def test_fine_tuning_trains_on_the_views_of_train_alone_and_the_refit_on_all(her
 
 def make_selecting_params(alphas: list[float]) -> Params:
     tuned = STORED.finetune.fit.model_dump() | {"epochs": 3, "ema": 0.5, "batch_size": 8, "lr": 0.02}
-    tuned |= {"select": {"epochs": True, "wise_ft": alphas}}
+    tuned |= {"select": {"epochs": True, "wise_ft": alphas, "soup": False}}
     return settings(augment={"views": 2, "splits": ["train", "valid", "test"]}, finetune={"fit": tuned})
 
 
@@ -209,6 +209,24 @@ def test_selection_measures_epochs_averages_and_means_and_the_refit_takes_what_w
     assert any(not torch.equal(pure[name], start[name]) for name in pure)
     for name, weight in mean.items():
         torch.testing.assert_close(weight, 0.25 * pure[name] + 0.75 * start[name])
+
+
+def test_a_refit_makes_the_soup_that_was_chosen(here: Path) -> None:
+    params = make_selecting_params([])
+    select = params.finetune.fit.select.model_copy(update={"soup": True})
+    fit = params.finetune.fit.model_copy(update={"select": select, "ema": None})
+    params = params.model_copy(update={"finetune": params.finetune.model_copy(update={"fit": fit})})
+    train_labelled(recipes.make_finetuned, params, "models/finetuned")
+    states = {}
+    for name, epoch, soup in (("one", 1, {}), ("two", 2, {}), ("soup", 2, {"soup": [1, 2]})):
+        chosen = {"selected": {"epoch": epoch, "ema": False, "wise_ft": 1.0, **soup}}
+        Path("models/finetuned/training.json").write_text(json.dumps(chosen))
+        final = train_labelled(recipes.make_refitted, params, f"models/{name}", tuned=Path("models/finetuned"))
+        assert final["selected"] == chosen["selected"]
+        states[name] = dual_encoder.load_model(Path("models", name)).state_dict()
+    for key, weight in states["soup"].items():
+        torch.testing.assert_close(weight, (states["one"][key] + states["two"][key]) / 2)
+    assert not torch.equal(states["one"]["log_scale"], states["two"]["log_scale"])
 
 
 def test_without_a_selection_the_last_epoch_is_taken_and_nothing_more_measured(here: Path) -> None:

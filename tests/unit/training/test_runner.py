@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -30,6 +31,9 @@ class DrawnViews:
     def __len__(self) -> int:
         return 16
 
+    def list_names(self, seed: int) -> pa.Table:
+        return pa.table({"positive_id": list(map(str, range(16))), "caption": list(map(caption, range(16)))})
+
     def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
         return (ViewSpec(str(n), str(n), caption(n), 0, n) for n in range(16))
 
@@ -51,8 +55,12 @@ def run(out: Path, **changes: object) -> dict:
 
 def test_a_training_writes_the_chosen_state_with_what_was_measured(tmp_path: Path) -> None:
     training = run(tmp_path, facts={"refit": ["train"]}, origin="drawn by chance")
-    assert list(training) == ["pairs", "steps", "refit", "selected", "candidates", "ran", "epochs"]
+    assert list(training) == ["pairs", "steps", "refit", "batch", "selected", "candidates", "ran", "epochs"]
     assert (training["pairs"], training["steps"], training["refit"]) == (16, 4, ["train"])
+    assert training["batch"] == {
+        **{"distinct_captions": 16.0, "equal_captions": 0.0, "siblings_per_row": 0.0},
+        **{"false_negatives_per_row": 0.0, "lowest_loss": 0.0},
+    }
     assert training["selected"] == {"epoch": 2, "ema": False, "wise_ft": 1.0}  # both tie: the plainer one
     assert [(one["epoch"], one["ema"], one["criterion"]) for one in training["candidates"]] == [
         (2, False, 0.375),
@@ -102,3 +110,17 @@ def test_a_process_that_is_not_the_first_writes_nothing(tmp_path: Path, monkeypa
     out = tmp_path / "out"
     assert not runner.write_untrained(make_encoder(), VOCABULARY, "drawn by chance", out, measure)
     assert not out.exists()
+
+
+def test_siglips_loss_gives_a_model_its_bias_and_the_weights_it_is_mixed_with_too(tmp_path: Path) -> None:
+    baseline = tmp_path / "baseline"
+    dual_encoder.save_model(make_encoder(), baseline, VOCABULARY)
+    siglip = fit(
+        epochs=2, sigmoid=True, lr=0.1, muon_lr=None, select={"epochs": False, "wise_ft": [0.5], "soup": False}
+    )
+    training = run(tmp_path / "out", fit=siglip, baseline=baseline)
+    assert {one["wise_ft"] for one in training["candidates"]} == {1.0, 0.5}
+    model = dual_encoder.load_model(tmp_path / "out")
+    assert model.config["sigmoid"]
+    assert abs(model.logit_bias.item() - dual_encoder.START_BIAS) > 0.05
+    assert "lowest_loss" not in training["batch"]

@@ -10,6 +10,8 @@ from tuwen.training.selection import (
     Choice,
     Measured,
     MeasuredState,
+    average_states,
+    choose_soup,
     choose_state,
     compute_standard_error,
     mix_weights,
@@ -78,7 +80,8 @@ def test_select_measures_every_state_at_every_alpha_and_leaves_the_chosen_one() 
     def measure() -> Measured:  # best at 2.0, clearly
         return measure_like(1 - abs(model.weight.item() - 2.0) / 8)
 
-    states = {(10, False): lambda: state(8.0), (10, True): lambda: state(6.0), (3, False): lambda: state(4.0)}
+    values = {Choice(10, False, 1.0): 8.0, Choice(10, True, 1.0): 6.0, Choice(3, False, 1.0): 4.0}
+    states = {choice: lambda value=value: state(value) for choice, value in values.items()}
     choice, records = select_state(model, states, state(0.0), [0.25, 0.5], measure)
     assert choice == Choice(3, False, 0.5)
     assert model.weight.item() == 2.0
@@ -86,3 +89,30 @@ def test_select_measures_every_state_at_every_alpha_and_leaves_the_chosen_one() 
     assert records[0] == {"epoch": 10, "ema": False, "wise_ft": 1.0, "valid_t2i_hit_at_5": 0.25, "criterion": 0.25}
     best = max(records, key=lambda one: one["criterion"])
     assert (best["epoch"], best["wise_ft"]) in ((3, 0.5), (10, 0.25))
+
+
+def test_a_soup_takes_in_what_does_not_make_its_mean_worse() -> None:
+    """Best at 2.0: the nearest goes in first, and of the others those that draw the mean nearer."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    weights = {1: 2.5, 2: 5.0, 3: 1.5, 4: 3.5}
+
+    def read(epoch: int) -> dict[str, torch.Tensor]:
+        return {"weight": torch.full((1, 1), weights[epoch])}
+
+    def measure() -> Measured:
+        return measure_like(1 - abs(model.weight.item() - 2.0) / 8)
+
+    criteria = {}
+    for epoch in weights:
+        model.load_state_dict(read(epoch))
+        criteria[epoch] = measure().criterion
+    assert choose_soup(model, criteria, read, measure) == (1, 3)
+    assert average_states([read(epoch) for epoch in (1, 2, 4)])["weight"].item() == pytest.approx(11 / 3)
+
+
+def test_a_soup_is_the_last_choice_among_equals() -> None:
+    plain, soup = make_state(0.5, alpha=0.5), make_state(0.5)
+    soup = soup._replace(choice=Choice(10, False, 1.0, (8, 10)))
+    assert choose_state([soup, plain]) is plain
+    assert soup.choice.describe() == {"epoch": 10, "ema": False, "wise_ft": 1.0, "soup": (8, 10)}
+    assert "soup" not in plain.choice.describe()

@@ -14,6 +14,7 @@ class Select(Strict):
     epochs: bool  # every epoch is a candidate, not the last one alone
     # WiSE-FT: weighted means of tuned and baseline weights are candidates too; shares of the tuned ones
     wise_ft: list[Annotated[float, Field(gt=0, lt=1)]]
+    soup: bool  # the mean of the weights of those epochs whose means do best is one too; all are kept until then
 
 
 class Loop(Strict):
@@ -67,9 +68,15 @@ class Fit(Loop):
     # LiT: keep this tower and its projection unchanged; towers: both, and train their projections alone, over what
     # the towers made of each view once
     freeze: Literal["none", "text", "image", "towers"]
-    # what pairs of one picture or one caption are to each other; apart: never in one batch
-    siblings: Literal["positives", "negatives", "apart"]
+    # what pairs of one picture or one caption are to each other; apart: never in one batch; masked: positives, and
+    # of all others no pair is a negative that the weights at the start hold for as alike as the true ones
+    siblings: Literal["positives", "negatives", "apart", "masked"]
+    # of masked: by how much less a cosine may be than those of both true pairs, more where it is negative
+    mask_margin: Annotated[float, Field(ge=-1, le=1)] | None
+    # SigLIP's loss, each pair for itself, with a bias; false: CLIP's, unless the first weights bring a bias
+    sigmoid: bool
     distil: Distil | None  # null: from the pairs alone
+    all_patches_epochs: Annotated[int, Field(ge=0)]  # at the end, without image.patch_dropout, as FLIP ends
 
     @model_validator(mode="after")
     def _check_frozen(self) -> "Fit":
@@ -92,6 +99,20 @@ class Fit(Loop):
         return self
 
     @model_validator(mode="after")
+    def _check_loss(self) -> "Fit":
+        if (self.siblings == "masked") != (self.mask_margin is not None):
+            raise ValueError("mask_margin must be a number where siblings is masked, and null elsewhere")
+        if self.sigmoid and self.distil:
+            raise ValueError("sigmoid must be false where distil is not null: its targets are shares of a softmax")
+        if self.siblings == "masked" and (self.distil or self.shard != "none"):
+            raise ValueError("siblings: masked needs distil: null and shard: none")
+        if self.all_patches_epochs and (
+            self.freeze in ("image", "towers") or self.all_patches_epochs > self.epochs
+        ):
+            raise ValueError("all_patches_epochs must be 0 where the picture tower is frozen, and at most epochs")
+        return self
+
+    @model_validator(mode="after")
     def _check_shard(self) -> "Fit":
         if self.shard == "full" and (self.muon_lr is not None or self.distil or self.compile):
             raise ValueError(
@@ -109,6 +130,12 @@ class Baseline(Strict):
     policy: Policy | None  # views of the corpus; null where `fit` is
     views: Count | None  # of each pair, shown in turn by the epochs; null: each epoch shows a new one
     fit: Fit | None  # null: the weights of `start` as they are
+
+    @model_validator(mode="after")
+    def _check_masked(self) -> "Baseline":
+        if self.fit and self.fit.siblings == "masked" and self.start.kind in ("fresh", "open_clip", "wheels"):
+            raise ValueError("fit.siblings must not be masked: projections of start are fresh and know nothing")
+        return self
 
 
 class Finetune(Strict):

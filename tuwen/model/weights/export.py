@@ -60,6 +60,8 @@ def _find_obstacle(form: str, config: dict[str, Any]) -> str:
         return "it reads simplified characters (text.simplify), and the form leaves captions as they are"
     if own := LIBRARY_FORMS.get(image.get("kind")):
         return "" if form == own else f"it is a whole model of a library, whose form is {own}"
+    if config.get("sigmoid"):
+        return "it was trained by the sigmoid loss, whose bias the form has no place for"
     if form == "open_clip":
         return "it did not begin as a model of open_clip (baseline.start.kind open_clip_hub)"
     if image.get("kind") not in IMAGE_KINDS[form]:

@@ -22,6 +22,7 @@ from tuwen.model import adapter, device
 from tuwen.model.precision import choose_precision
 from tuwen.training import distributed, trainer
 from tuwen.training.loader import Batch
+from tuwen.training.negatives.expected import Names, report_batch
 from tuwen.training.runner import Log, describe_machine, set_prefixes
 from tuwen.training.selection import Choice, Measured
 from tuwen.training.validation import measure_vectors
@@ -79,11 +80,13 @@ def train_adapter(
     chosen: the state to take without measuring. facts: more entries of training.json. Returns whether this
     process, the first one, wrote them. Raises UserError where an id has no vector.
     """
-    if fit.siblings == "apart":
-        raise UserError("params.yaml: finetune.fit.siblings: vectors know positives and negatives, got apart")
+    if fit.siblings == "apart" or fit.sigmoid:
+        raise UserError("params.yaml: finetune.fit: over vectors siblings must not be apart, and sigmoid false")
     given, heads = adapter.read_given(baseline), adapter.load_adapter(baseline)
     columns = _read_columns([clean / name for name in splits], given)
     steps = len(columns.image) // fit.batch_size
+    names = Names(columns.positive_id.numpy(), columns.caption_id.numpy())
+    batch = report_batch(names, fit, log, softmax=not fit.distil) if distributed.is_first() else {}
     validate = _skip_measuring if chosen else _make_validator(clean / "valid", given)
     training = trainer.train(
         heads,
@@ -105,8 +108,9 @@ def train_adapter(
         chosen, candidates = training.select(before, validate)
     set_prefixes(heads.config, fit.matryoshka)
     adapter.save_adapter(heads, baseline, out)
-    body = {"pairs": len(columns.image), "steps": steps * training.epochs, **facts, "selected": chosen._asdict()}
-    body |= {"candidates": candidates, "ran": {"precision": choose_precision(fit.precision)} | describe_machine()}
+    body = {"pairs": len(columns.image), "steps": steps * training.epochs, **facts, "batch": batch}
+    body |= {"selected": chosen.describe(), "candidates": candidates}
+    body |= {"ran": {"precision": choose_precision(fit.precision)} | describe_machine()}
     write_json(out / "training.json", body | {"epochs": training.records})
     return True
 

@@ -4,6 +4,8 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
+import pyarrow as pa
+
 from tuwen.training.dataset import WHOLE, Decoder, ProcessShare, Views, ViewSpec
 
 
@@ -16,6 +18,12 @@ class MixedViews:
 
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
+
+    def list_names(self, seed: int) -> pa.Table | None:
+        """Return those of all parts, None where one does not know its own."""
+        names = [part.list_names(seed) for part in self._parts if len(part)]
+        known = [table for table in names if table is not None]
+        return pa.concat_tables(known) if len(known) == len(names) else None
 
     def plan(self, seed: int, epoch: int, *, share: ProcessShare = WHOLE, skip: int = 0) -> Iterator[ViewSpec]:
         """Yield a share of `len` views of each part, in the part's own order."""

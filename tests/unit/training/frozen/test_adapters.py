@@ -38,7 +38,13 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         np.save(GIVEN / f"{name}.npy", vectors)
         (GIVEN / f"{name}.txt").write_text("\n".join(ids), encoding="utf-8")
     sha256 = pinned.hash_listing([GIVEN / name for name in adapter.GIVEN_FILES])
-    fit = {"epochs": 40, "batch_size": 16, "lr": 0.03, "muon_lr": None, "select": {"epochs": True, "wise_ft": []}}
+    fit = {
+        "epochs": 40,
+        "batch_size": 16,
+        "lr": 0.03,
+        "muon_lr": None,
+        "select": {"epochs": True, "wise_ft": [], "soup": False},
+    }
     start = {"kind": "embeddings", "folder": str(GIVEN), "sha256": sha256}
     values = settings().model_dump(by_alias=True)
     return settings(
