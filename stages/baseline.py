@@ -6,6 +6,7 @@ from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
 from tuwen.tracking import runs
 from tuwen.training import checkpoint, distributed, recipes
+from tuwen.training.provenance import inputs
 
 
 @report_user_errors
@@ -13,9 +14,9 @@ def main() -> None:
     """Run the stage; its curves go to MLflow as they arise."""
     distributed.start_processes("stages.baseline")
     params, clean, out = load_params(), Path("data/clean"), Path("models/baseline")
-    settings, inputs = recipes.list_baseline_settings(params), recipes.list_baseline_inputs(clean)
-    kept = checkpoint.locate_checkpoint(out.name, inputs, settings)
-    with distributed.join_group(), runs.track_run(out, settings, inputs, kept / "run_id") as run:
+    settings, made_from = inputs.list_baseline_settings(params), inputs.list_baseline_inputs(clean)
+    kept = checkpoint.locate_checkpoint(out.name, made_from, settings)
+    with distributed.join_group(), runs.track_run(out, settings, made_from, kept / "run_id") as run:
         recipes.make_baseline(clean, out, params, kept, run.log_metrics)
         run.finish_output(out)
 

@@ -6,6 +6,7 @@ from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
 from tuwen.tracking import runs
 from tuwen.training import checkpoint, distributed, recipes
+from tuwen.training.provenance import inputs
 
 
 @report_user_errors
@@ -14,12 +15,12 @@ def main() -> None:
     distributed.start_processes("stages.finetune")
     params, clean, augmented = load_params(), Path("data/clean"), Path("data/augmented")
     baseline, out = Path("models/baseline"), Path("models/finetuned")
-    settings, inputs = (
-        recipes.list_finetune_settings(params),
-        recipes.list_finetune_inputs(clean, augmented, baseline),
+    settings, made_from = (
+        inputs.list_finetune_settings(params),
+        inputs.list_finetune_inputs(clean, augmented, baseline),
     )
-    kept = checkpoint.locate_checkpoint(out.name, inputs, settings)
-    with distributed.join_group(), runs.track_run(out, settings, inputs, kept / "run_id") as run:
+    kept = checkpoint.locate_checkpoint(out.name, made_from, settings)
+    with distributed.join_group(), runs.track_run(out, settings, made_from, kept / "run_id") as run:
         recipes.make_finetuned(clean, augmented, baseline, out, params, kept, run.log_metrics)
         run.finish_output(out)
 

@@ -6,6 +6,7 @@ from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
 from tuwen.tracking import runs
 from tuwen.training import checkpoint, distributed, recipes
+from tuwen.training.provenance import inputs
 
 
 @report_user_errors
@@ -17,9 +18,12 @@ def main() -> None:
         recipes.copy_model(tuned, out)
         return
     distributed.start_processes("stages.refit")
-    settings, inputs = recipes.list_refit_settings(params, tuned), recipes.list_refit_inputs(augmented, baseline)
-    kept = checkpoint.locate_checkpoint(out.name, inputs, settings)
-    with distributed.join_group(), runs.track_run(out, settings, inputs, kept / "run_id") as run:
+    settings, made_from = (
+        inputs.list_refit_settings(params, tuned),
+        inputs.list_refit_inputs(clean, augmented, baseline, params.augment.splits),
+    )
+    kept = checkpoint.locate_checkpoint(out.name, made_from, settings)
+    with distributed.join_group(), runs.track_run(out, settings, made_from, kept / "run_id") as run:
         recipes.make_refitted(clean, augmented, baseline, out, params, kept, run.log_metrics, tuned=tuned)
         run.finish_output(out)
 

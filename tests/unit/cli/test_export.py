@@ -16,11 +16,14 @@ from tests.support.commands import call
 from tests.support.training import TINY
 from tests.support.weights import SIZE_PX, TOKENS, VOCABULARY, cn_clip_model, sha256
 from tuwen import cli
+from tuwen.core.errors import UserError
 from tuwen.core.params import CnClip, HuggingFace, load_params
 from tuwen.data.formats import pairs
+from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.model import dual_encoder
 from tuwen.model.weights import load
+from tuwen.model.weights.export import export_model
 
 
 def test_sets_are_exported_and_their_shards_listed(tmp_path: Path) -> None:
@@ -64,7 +67,7 @@ def test_a_model_is_exported_in_both_forms_and_one_without_a_place_there_is_refu
     for form, kinds in (("hugging_face", "vit"), ("cn_clip", "vit or resnet")):
         refused = call("tuwen", "export", "model", form, "tiny", "none", cwd=tmp_path, fails=True)
         said = f"error: tiny: cannot be written as {form}: its picture tower is no {kinds} of CLIP's form; "
-        assert refused.stderr.startswith(said + "`tuwen export model torch tiny none` writes any model")
+        assert refused.stderr.startswith(said + "`tuwen export model torch tiny none` can write it, and")
         assert not (tmp_path / "none").exists()
 
 
@@ -105,3 +108,11 @@ def test_the_command_of_the_readme_exports_a_model_of_the_samples_kind(
         torch.testing.assert_close(images(pixels), encoder.encode_image(pixels))
         torch.testing.assert_close(images(pixels[:1]), encoder.encode_image(pixels[:1]))
         torch.testing.assert_close(texts(ids, mask), encoder.encode_text(ids, mask))
+
+
+def test_a_model_whose_positions_follow_the_picture_is_no_program_of_torch(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {"image": {"kind": "transformers", "library": {"model_type": "siglip2"}}})
+    with pytest.raises(
+        UserError, match=r"interpolated for each picture.*export model hugging_face .* can write it"
+    ):
+        export_model("torch", tmp_path, tmp_path / "out")

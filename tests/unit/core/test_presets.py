@@ -22,7 +22,7 @@ DIGESTS = {
     "contest-80gb": "224f8c689fa40870",
     "flickr30k-cn": "e7b7160a86ed71cb",
     "muge": "cd2808cf1ea42558",
-    "photos": "90e15c62e363464b",
+    "photos": "878d45dc45c583e2",
     "pretrain-200m": "44b5c27914642874",
     "r2d2": "82a2ee86e04600f0",
     "sample": "a823627f80a35dfa",

@@ -137,6 +137,12 @@ def test_texts_and_pictures_are_embedded(client: TestClient, built: Path) -> Non
     image = base64.b64encode(encode(landscape(), "PNG")).decode()
     assert len(client.post("/embed", json={"images": [image]}).json()["vectors"][0]) == 16
 
+    by_words, by_vector = {"text": texts[0]}, {"text_vector": answer["vectors"][0]}
+    due, found = (list_ids(search(client, **query, k=5)) for query in (by_words, by_vector))
+    assert found == due
+    refused = client.post("/search", json=by_vector | {"rerank": True})
+    assert (refused.status_code, "not a vector" in refused.text) == (422, True)
+
 
 def test_what_is_read_in_a_picture_is_drawn_over_it(built: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(built, tmp_path / "deep"))

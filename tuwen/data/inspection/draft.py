@@ -84,8 +84,6 @@ def _format_preset(place: Path, source: dict[str, Any], why: str, measured: Sour
     lines = [f"# Drafted for {place.as_posix()} by `tuwen init`; `tuwen params --preset NAME` prints the whole."]
     lines += ["extends: photos", ""]
     lines += [f"source:  # {why}", *(f"  {key}: {format_value(value)}" for key, value in source.items()), ""]
-    lines += ["corpus:  # the same pairs, without valid and test: the baseline has nothing else to learn from"]
-    lines += [f"  own: {format_value(source)}", ""]
     lines += [line for group in _choose(measured) for line in (*_format_group(*group), "")]
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -106,7 +104,7 @@ def _choose(measured: SourceStats) -> list[tuple[str, list[tuple[str, Any, str]]
     test = min(max(round(WANTED_TEST_IMAGES / images, 2), 0.05), 0.3)
     valid = round(test / 2, 3)
     at_least = "" if measured.whole else "at least "
-    batch = 256 if images > 2000 else 128 if images > 500 else 64
+    batch = 256 if images > 2000 else 128 if images > 100 else 64
     per_batch = f"of {at_least}{round(images * (1 - test - valid))} training pictures"
     return [
         (
@@ -129,6 +127,5 @@ def _choose(measured: SourceStats) -> list[tuple[str, list[tuple[str, Any, str]]
             ],
         ),
         ("text", [("max_tokens", max_tokens, cut)]),
-        ("baseline", [("fit", {"batch_size": batch}, per_batch)]),
         ("finetune", [("fit", {"batch_size": batch}, f"{per_batch}, eight views each")]),
     ]

@@ -17,17 +17,18 @@ IMAGE_KINDS = {"hugging_face": ("vit",), "cn_clip": ("vit", "resnet")}  # that a
 def export_model(form: str, folder: Path, out: Path) -> None:
     """Write the model in `folder` in another form: a `.pt` for cn_clip, a folder for the others.
 
-    torch takes every model. Raises UserError for an unknown form, an `out` that exists, and a model that the form
-    has no place for.
+    torch takes every model but a NaFlex one. Raises UserError for an unknown form, an `out` that exists, and a
+    model that the form has no place for.
     """
     if form not in MODEL_FORMS:
         raise UserError(f"no such form {form!r}; expected {', '.join(MODEL_FORMS[:-1])} or {MODEL_FORMS[-1]}")
     if out.exists():
         raise UserError(f"{out}: is there already; name another, or remove it")
     if obstacle := _find_obstacle(form, read_json(folder / "config.json", "name a model folder")):
+        other = "hugging_face" if form == "torch" else "torch"
         raise UserError(
-            f"{folder}: cannot be written as {form}: {obstacle}; `tuwen export model torch {folder} {out}` writes "
-            "any model, and tuwen.load reads the folder as it is"
+            f"{folder}: cannot be written as {form}: {obstacle}; `tuwen export model {other} {folder} {out}` can "
+            "write it, and tuwen.load reads the folder as it is"
         )
 
     from tuwen.model import dual_encoder

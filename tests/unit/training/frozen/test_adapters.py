@@ -77,6 +77,10 @@ def test_heads_learn_what_the_baseline_lacks_and_every_set_is_embedded_by_its_id
     assert training["final"]["pairs"] == 110
     assert training["final"]["refit"] == ["train", "valid"]
     assert training["final"]["selected"] == training["finetuned"]["selected"]
+    named = {name: json.loads(Path(f"models/{name}/manifest.json").read_text())["inputs"] for name in training}
+    assert set(named["finetuned"]) == {"train", "valid", "baseline"}
+    assert set(named["final"]) == {"train", "valid", "baseline"}
+    assert named["finetuned"]["train"] == manifest.hash_path(CLEAN / "train")
 
     for model in ("baseline", "finetuned"):
         embed_set(Path("models") / model, CLEAN / "test", Path("embeddings") / model, params.embed)

@@ -13,7 +13,7 @@ EXAMPLES = 5
 # A larger share is told as a warning: unknown words, captions that are cut, captions that equal another one.
 NOTABLE_SHARES = {"unk_share": 0.01, "cut_share": 0.05, "equal_share": 0.01}
 MEANINGS = {
-    "unk_share": "of the words are unknown to the vocabulary and become one token, [UNK]",
+    "unk_share": "of the words are unknown to the vocabulary, wholly or in part",
     "cut_share": "of the captions are longer than text.max_tokens and are cut there",
     "equal_share": "of the captions are equal to another one for the model",
 }
@@ -31,7 +31,8 @@ class _Plain(NamedTuple):
 def measure_tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> dict[str, Any]:
     """Return what `text.tokenize` loses of the different ones among `captions`.
 
-    captions: how many were measured, at most MEASURED_CAPTIONS. unk_share: of their words. cut_share: of the
+    captions: how many were measured, at most MEASURED_CAPTIONS. unk_share: of their words, those with an unknown
+    piece; a word is what the tokenizer parts from its neighbours before it looks for pieces. cut_share: of the
     captions, those of more than `max_tokens` tokens. equal_share: those whose tokens, as far as they are read, are
     those of another caption that is not the same by `normalise_captions`. examples: up to EXAMPLES unknown
     words, cut captions, and groups of equal ones, each in the order in which they come.
@@ -44,10 +45,12 @@ def measure_tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> 
     forms = normalise_captions(chosen, tokenizer.simplify)
     for form, (caption, read, encoding) in zip(forms, _encode(tokenizer, chosen), strict=True):
         words += len({word for word in encoding.word_ids if word is not None})
-        for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        holding = set()  # the words with an unknown piece: there may be several in one
+        for number, word, (start, end) in zip(encoding.ids, encoding.word_ids, encoding.offsets, strict=True):
             if number == tokenizer.unk_token_id:
-                unknown += 1
+                holding.add(word)
                 _keep(shown["unk_share"], read[start:end])
+        unknown += len(holding)
         if len(encoding.ids) > max_tokens:
             cut += 1
             _keep(shown["cut_share"], caption)
@@ -68,8 +71,8 @@ def _encode(tokenizer: Any, captions: Sequence[str]) -> Iterator[tuple[str, str,
         chunk = captions[start : start + CHUNK]
         read = simplify_for(tokenizer, chunk)
         batch = tokenizer(read)
-        # a tokenizer in Python, as SigLIP's, tells ids alone: then nothing is known of words and places
-        plain = (_Plain(ids, [None] * len(ids), [(0, 0)] * len(ids)) for ids in batch["input_ids"])
+        # a tokenizer in Python, as SigLIP's, tells ids alone: each counts as a word, and its place is not known
+        plain = (_Plain(ids, list(range(len(ids))), [(0, 0)] * len(ids)) for ids in batch["input_ids"])
         yield from zip(chunk, read, batch.encodings or plain, strict=True)
 
 

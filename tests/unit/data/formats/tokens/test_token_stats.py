@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.library_models import make_xlm_tokenizer
 from tests.support.weights import VOCABULARY
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer, make_tokenizer
 from tuwen.data.formats.tokens import token_stats
@@ -71,3 +72,10 @@ def test_the_tokens_of_a_list_are_those_of_the_file() -> None:
     tokens = Path(VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     listed, read = make_tokenizer(tokens), load_tokenizer(VOCABULARY)
     assert listed(SHOP)["input_ids"] == read(SHOP)["input_ids"]
+
+
+def test_a_word_with_several_unknown_pieces_counts_once_and_no_share_is_above_one() -> None:
+    tokenizer = make_xlm_tokenizer()
+    tokenizer.simplify, tokenizer.clean = False, None
+    measured = measure_tokens(tokenizer, ["一只大熊猫 紫烟霞", "吃竹子"], 52)
+    assert measured["unk_share"] == pytest.approx(1 / 3, abs=1e-6)  # of the words between blanks
