@@ -16,10 +16,10 @@ MANY = 100_000_000
 TITLES = {"binary": "binary, then int8", SIGNS_ALONE: "binary alone"}
 SMALL_VECTORS_NOTE = (
     "What a gallery's vectors may be kept as (params.yaml: embed.dtype), measured on test from the float32 ones; "
-    "a query is always float32. In brackets the change in points. Searches of float32, float16 and int8 are exact "
-    "over what is kept; binary finds candidates by signs, four for each of the most answers measured here, and "
-    "orders them by int8. The larger a gallery, the more true items are no candidates. Fewer dimensions are the "
-    "first ones, of a model that was trained with fit.matryoshka."
+    "a query is always float32. Read: by a search, also in GB of 100 million. In brackets the change in points. "
+    "Searches of float32, float16 and int8 are exact over what is kept; binary finds candidates by signs, four "
+    "for each of the most answers measured here, and orders them by int8. The larger a gallery, the more true "
+    "items are no candidates. Fewer dimensions are the first ones, of a model trained with fit.matryoshka."
 )
 
 
@@ -38,7 +38,7 @@ def collect_small_vectors(measured: Results, ks: Sequence[int]) -> SmallVectorsS
     if by_direction is None:
         return None
     shown = [k for k in ks if k in SHOWN_KS]
-    hits = [f"{direction.title}, R@{k}, %" for direction in DIRECTIONS.values() for k in shown]
+    hits = [f"{direction.name.upper()} R@{k}, %" for direction in DIRECTIONS.values() for k in shown]
     rows: list[tuple[str | int, ...]] = []
     for number, form in enumerate(by_direction["t2i"]):
         sizes = (form.dims, form.searched, form.kept, f"{form.searched * MANY / 1e9:.1f}")
@@ -46,7 +46,7 @@ def collect_small_vectors(measured: Results, ks: Sequence[int]) -> SmallVectorsS
             _format_hit(by_direction[name][0], by_direction[name][number], k) for name in DIRECTIONS for k in shown
         ]
         rows.append((TITLES.get(form.dtype, form.dtype), *sizes, *cells))
-    columns = ("kept as", "dimensions", "bytes searched", "bytes kept", "GB searched of 100 million", *hits)
+    columns = ("kept as", "dimensions", "bytes read", "bytes kept", "GB of 100M", *hits)
     return SmallVectorsSection(f"Vectors in fewer bytes, {MODELS[SHIPPED].title} model", columns, rows)
 
 
