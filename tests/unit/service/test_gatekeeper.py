@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -122,7 +123,7 @@ def test_a_reload_takes_the_time_that_it_takes() -> None:
 
 
 def test_requests_beyond_the_queue_are_turned_away() -> None:
-    client = build_client(queue=1, timeout_seconds=3)
+    client, deadline = build_client(queue=1, timeout_seconds=3), time.monotonic() + 60
     with client:
         asking = threading.Thread(target=client.post, args=["/sleep"])
         asking.start()
@@ -131,7 +132,8 @@ def test_requests_beyond_the_queue_are_turned_away() -> None:
             statuses.append(client.post("/echo").status_code)
         assert statuses[-1] == 429
         asking.join()
-        assert client.post("/echo").status_code == 200
+        while client.post("/echo").status_code == 429:  # an answer leaves before its place is free
+            assert time.monotonic() < deadline
 
 
 def test_pictures_have_a_queue_of_their_own() -> None:
