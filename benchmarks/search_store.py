@@ -41,7 +41,7 @@ def time_store(rows: int) -> Iterator[tuple[str, float]]:
     """Yield milliseconds a query takes, the median: one by one, 32 at once, and under a filter."""
     torch.set_num_threads(1)  # as the service does
     with tempfile.TemporaryDirectory() as folder:
-        store = ExactStore(MadeIndex(Path(folder), rows))  # type: ignore[arg-type]
+        store = ExactStore(MadeIndex(Path(folder), rows))  # type: ignore[arg-type]  # has what a search reads
         queries = np.random.default_rng(1).normal(size=(QUERIES, DIMENSIONS)).astype(np.float32)
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
         for name, keep, step in WAYS:
