@@ -25,6 +25,7 @@ from tests.support.browser import browser as browser
 
 REBUILD_SECONDS, PAGE_SECONDS = 20, 30
 SMOKE = ".worktrees/smoke"
+PASSWORD = "input[type=password]"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -117,13 +118,15 @@ def test_prefects_page_asks_for_the_password_and_shows_the_run(
         browser.get(address)  # anew each time: a page asks once whether the server, just made anew, answers
         with suppress(TimeoutException):
             wait = WebDriverWait(browser, PAGE_SECONDS)
-            return wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "input[type=password]"))
+            return wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, PASSWORD))
         print(f"no password is asked for: {read_page(browser)!r}", *browser.get_log("browser"), sep="\n")
         return []
 
     fields = stack.wait_until(find_password_fields, "it asks")
     assert "smoke" not in read_page(browser)
     fields[0].send_keys(stack.values["PREFECT_AUTH_STRING"], Keys.ENTER)
+    stack.wait_until(lambda: not browser.find_elements(By.CSS_SELECTOR, PASSWORD), "the page takes the password")
+    browser.get(address)  # Prefect may go on to / and find no page there
     stack.wait_until(lambda: "smoke" in read_page(browser), "the run's page")
 
 
