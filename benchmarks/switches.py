@@ -65,16 +65,16 @@ FROZEN = Part(
     {
         AS_IT_IS: {},
         "matryoshka: [128, 64]": set_both("matryoshka", [128, 64]),
-        "matryoshka: [128, 64], fine-tuning alone": {"finetune.fit.matryoshka": [128, 64]},
+        "sigmoid: true": set_both("sigmoid", True),
+        "select.soup: true": {"finetune.fit.select.soup": True},
         **{  # fine-tuning alone: pre-training starts from projections that know nothing
             f"siblings: masked, mask_margin: {margin}": {
                 "finetune.fit.siblings": "masked",
                 "finetune.fit.mask_margin": margin,
             }
-            for margin in (-0.1, 0.0, 0.1)
+            for margin in (0.0, -0.1, 0.1)
         },
-        "sigmoid: true": set_both("sigmoid", True),
-        "select.soup: true": {"finetune.fit.select.soup": True},
+        "matryoshka: [128, 64], fine-tuning alone": {"finetune.fit.matryoshka": [128, 64]},
         "select.epochs: true": {"finetune.fit.select.epochs": True},
         "select.wise_ft: [0.25, 0.5, 0.75]": {"finetune.fit.select.wise_ft": [0.25, 0.5, 0.75]},
     },
@@ -120,7 +120,7 @@ def main() -> None:
     asked = parser.parse_args()
     part, work = PARTS[asked.part], asked.work / asked.part
     work.mkdir(parents=True, exist_ok=True)
-    records = [measure_row(part, row, seed, asked.data, work) for seed in SEEDS for row in part.rows]
+    records = [measure_row(part, row, seed, asked.data, work) for row in part.rows for seed in SEEDS]
     for dim in DIMS:
         print("\n".join(format_table(records, dim)), flush=True)
 
