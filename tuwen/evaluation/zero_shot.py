@@ -13,9 +13,9 @@ import numpy as np
 from tuwen.data.formats import pairs
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.evaluation.zero_shot_file import ZeroShotReport, make_empty_report, write_report
-from tuwen.model.adapter import is_adapter
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder, load_model
+from tuwen.model.stored_model import is_adapter
 from tuwen.retrieval.encode import embed_captions
 from tuwen.retrieval.search import top_k
 from tuwen.retrieval.vectors import Vectors, read_vectors

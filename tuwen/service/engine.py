@@ -17,10 +17,11 @@ from tuwen.data.formats.images import Pixels
 from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.data.formats.tokens.spelling import simplify_captions
-from tuwen.model.adapter import Adapter, is_adapter, load_adapter, map_query
+from tuwen.model.adapter import Adapter, load_adapter, map_query
 from tuwen.model.attention_map import explain_no_map
 from tuwen.model.device import choose_device
 from tuwen.model.reranker import ReRanker, has_reranker, load_reranker
+from tuwen.model.stored_model import is_adapter
 from tuwen.retrieval.attention.entity_maps import AttentionReader
 from tuwen.retrieval.calibration import Calibration
 from tuwen.retrieval.encode import decode_row, embed_images
