@@ -6,6 +6,8 @@ restored, or the gradients would belong to features that the loss never saw.
 Shapes: n rows of a piece, B rows of all pieces, D dimensions.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.core.errors import UserError
+from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training.engines.replicas import GradientEngine
 
@@ -92,7 +95,16 @@ def set_random_state(state: RandomState) -> None:
 
 
 def compile_towers(model: DualEncoder, chunk: int | None) -> None:
-    """Let torch compile both towers; with `chunk` a part draws the same dropout both times, compiled or not."""
+    """Let torch compile both towers; with `chunk` a part draws the same dropout both times, compiled or not.
+
+    Raises UserError on a CPU without a C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")  # which torch takes
+    if choose_device() == "cpu" and not shutil.which(compiler):
+        raise UserError(
+            f"params.yaml: baseline.fit or finetune.fit: compile: true needs a C++ compiler on a CPU; {compiler} "
+            "is not here: install it, or set compile: false"
+        )
     # the first time, without a graph, and the second one are compiled apart, and a shape too many is not compiled:
     # kernels with draws of their own would then give gradients of features that the loss never saw
     options: dict[str, Any] = {"fallback_random": True} if chunk else {}

@@ -96,6 +96,12 @@ def test_compiled_parts_draw_the_same_dropout_both_times(tmp_path, monkeypatch) 
     assert torch.equal(state, state_of_compiled)
 
 
+def test_compiling_on_a_cpu_without_a_compiler_is_refused(monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"compile: true needs a C\+\+ compiler .* no-such-compiler is not here"):
+        step.prepare_model(DualEncoder(TINY), fit(compile=True))
+
+
 @pytest.mark.parametrize("tower", ["text", "image"])
 def test_a_frozen_tower_goes_through_once_and_has_no_gradient(tower) -> None:
     _, whole, _ = compute(STILL, None, freeze=tower)
