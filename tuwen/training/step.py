@@ -53,8 +53,7 @@ def prepare_model(model: DualEncoder, fit: "Fit") -> GradientEngine:
     if fit.gradient_checkpointing:
         model.set_gradient_checkpointing(True)
     if fit.compile:
-        model.image_tower.compile()
-        model.text_tower.compile()
+        gradcache.compile_towers(model, fit.chunk)
     if fit.shard == "full" and distributed.count_ranks() > 1:
         from tuwen.training.engines.shards import Shards
 
