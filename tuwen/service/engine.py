@@ -145,10 +145,11 @@ class Engine:
         """
         start = perf_counter()
         vectors = np.empty((len(queries), self.dim), np.float32)
-        searching = np.array([query.k > 0 for query in queries])
-        for retriever, rows in ((self._asking, searching), (self._retriever, ~searching)):
-            if rows.any():
-                vectors[rows] = self._encode([queries[row].asked for row in np.flatnonzero(rows)], retriever)
+        searching = [row for row, query in enumerate(queries) if query.k]
+        others = [row for row, query in enumerate(queries) if not query.k]
+        for retriever, asking in ((self._asking, searching), (self._retriever, others)):
+            if asking:
+                vectors[asking] = self._encode([queries[row].asked for row in asking], retriever)
         encoded = perf_counter()
         groups: dict[tuple[str, ItemFilter], list[int]] = defaultdict(list)
         for row, query in enumerate(queries):

@@ -18,7 +18,8 @@ Shapes: Q queries, G items, B items of a block, D dimensions.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,8 @@ Int8s = npt.NDArray[np.int8]
 Scores: TypeAlias = tuple[Callable[[slice], Tensor], Tensor]
 
 
-class FloatPass(NamedTuple):
+@dataclass(frozen=True)
+class FloatPass:
     """Float32 products of the vectors as they are kept."""
 
     codes: Codes
@@ -57,7 +59,8 @@ class FloatPass(NamedTuple):
         return lambda block: queries_QD @ torch.from_numpy(decode_vectors(self.codes, block)).T, wrong
 
 
-class Int8Pass(NamedTuple):
+@dataclass(frozen=True)
+class Int8Pass:
     """Int8 products of int8 vectors."""
 
     values: Int8s  # [G, D]
@@ -72,7 +75,7 @@ class Int8Pass(NamedTuple):
 
     def select(self, rows: Rows) -> "Int8Pass":
         """Return the pass over these items alone, in memory."""
-        return self._replace(values=self.values[rows])
+        return replace(self, values=self.values[rows])
 
     def score(self, queries: Vectors) -> Scores:
         """Return what scores a block of items; queries [Q, D], unit rows."""
