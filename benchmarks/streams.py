@@ -69,24 +69,27 @@ def make_views(rows: list[dict[str, Any]]) -> StreamedViews:
 
 
 def read_epochs(listed: Path) -> None:
-    """Be a reader: for each line `epoch rank ranks` read that share and print how many pairs it had."""
+    """Be a reader: for each line `epoch rank ranks` read that share; print its pairs and its processor seconds."""
     views = make_views(json.loads(listed.read_text()))
     print("ready", flush=True)
     for line in sys.stdin:
         epoch, rank, ranks = map(int, line.split())
-        print(sum(1 for _ in views.plan(0, epoch, share=ProcessShare(rank, ranks))), flush=True)
+        began = time.process_time()
+        seen = sum(1 for _ in views.plan(0, epoch, share=ProcessShare(rank, ranks)))
+        print(seen, time.process_time() - began, flush=True)
 
 
-def time_readers(readers: list["subprocess.Popen[str]"], epoch: int) -> float:
-    """Return the pairs/s of an epoch that these processes share."""
-    began, seen = time.perf_counter(), 0
+def time_readers(readers: list["subprocess.Popen[str]"], epoch: int) -> tuple[float, float]:
+    """Return the pairs/s of an epoch that these processes share, by the clock and by the processor's seconds."""
+    began, seen, spent = time.perf_counter(), 0, 0.0
     for rank, reader in enumerate(readers):
         assert reader.stdin
         print(epoch, rank, len(readers), file=reader.stdin, flush=True)
     for reader in readers:
         assert reader.stdout
-        seen += int(reader.stdout.readline())
-    return seen / (time.perf_counter() - began)
+        pairs_read, seconds = reader.stdout.readline().split()
+        seen, spent = seen + int(pairs_read), spent + float(seconds)
+    return seen / (time.perf_counter() - began), len(readers) * seen / spent
 
 
 def measure_readers(folder: Path, tiny_run: bool) -> None:
@@ -101,18 +104,19 @@ def measure_readers(folder: Path, tiny_run: bool) -> None:
             assert reader.stdout
             assert reader.stdout.readline() == "ready\n"
         time_readers(readers, 1)  # the first round warms up
-        rates: dict[int, list[float]] = {1: [], 2: []}
+        rates: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
         for number in range(1 if tiny_run else ROUNDS):
             for count in (1, 2) if number % 2 else (2, 1):
                 rates[count].append(time_readers(readers[:count], number + 2))
     finally:
         for reader in readers:
             reader.kill()
-    one, two = (statistics.median(found) for found in rates.values())
-    ratios = sorted(b / a for a, b in zip(rates[1], rates[2], strict=True))
     size = rows[0]["size"] / rows[0]["pairs"]
-    print(f"one reader {one:.0f} pairs/s ({one * size / 1e6:.0f} MB/s), two {two:.0f}: {two / one:.2f} times")
-    print(f"the rounds' ratios: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
+    for part, by in enumerate(("the clock", "the processor")):
+        one, two = (statistics.median(rate[part] for rate in found) for found in rates.values())
+        ratios = sorted(b[part] / a[part] for a, b in zip(rates[1], rates[2], strict=True))
+        print(f"by {by}: one reader {one:.0f} pairs/s ({one * size / 1e6:.0f} MB/s), two {two:.0f}: ", end="")
+        print(f"{two / one:.2f} times; the rounds' ratios: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
 
 
 class _SlowHandler(http.server.SimpleHTTPRequestHandler):

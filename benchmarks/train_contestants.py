@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tuwen.core.compat import declare_torchvision_ops
-from tuwen.model import architectures, device, dual_encoder
+from tuwen.model import architectures, device, dual_encoder, precision
 from tuwen.training import optim, step
 
 PADDED_TOKENS = 52  # Chinese-CLIP's context
@@ -231,8 +231,29 @@ def make_open_clip_run(scale: Scale) -> Run:
     return run
 
 
+def make_trimmed(make_run: Callable[[Scale], Run]) -> Callable[[Scale], Run]:
+    """Return a contestant that pads captions to the longest of their batch alone, with our kernel of attention."""
+
+    def trim(batch: Batch) -> Batch:
+        longest = int(batch.mask.sum(1).max())
+        return batch._replace(ids=batch.ids[:, :longest], mask=batch.mask[:, :longest])
+
+    def make_trimmed_run(scale: Scale) -> Run:
+        run = make_run(scale)
+
+        def run_trimmed(batches: Iterator[Any]) -> None:
+            with precision.set_attention(DEVICE):
+                run(map(trim, batches))
+
+        return run_trimmed
+
+    return make_trimmed_run
+
+
 CONTESTANTS = {
     "tuwen": make_own_run,
     "Hugging Face": make_hugging_face_run,
     "open_clip_train": make_open_clip_run,
+    "Hugging Face, trimmed": make_trimmed(make_hugging_face_run),
+    "open_clip_train, trimmed": make_trimmed(make_open_clip_run),
 }

@@ -1,8 +1,10 @@
 """The input in benchmarks/train.py: stored views written here, batches of them, and steps on those."""
 
 import os
+import statistics
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,62 @@ def write_tokenizer(data: Path) -> Any:
     return load_tokenizer(data / "vocab.txt")
 
 
+def measure_reading(scale: Scale, tiny_run: bool) -> None:
+    """Print what reading a sixteenth of the stored views in the order of an epoch fetches from the disk.
+
+    Where a set is larger than memory, what is fetched beside a view pushes other views out. Needs a disk in the
+    folder for temporary files: of a tmpfs nothing is fetched.
+    """
+    from tuwen.data.formats.shards import read_member
+
+    def count_fetched() -> int:
+        return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        views = write_stored_views(data, *((64, 16) if tiny_run else (16_384, 224)))
+        places = [spec.source for spec in views.plan(0, 1)]
+        for name, kept in (("nothing", 0), ("half of them", len(places) // 2)):
+            for scattered in (False, True):
+                forget_pages(data / "augmented/shards")
+                for place in places[:kept]:
+                    read_member(data, place, scattered=True)
+                before, wanted = count_fetched(), places[kept : kept + len(places) // 16]
+                size = sum(len(read_member(data, place, scattered=scattered)) for place in wanted)
+                times = (count_fetched() - before) / size
+                print(f"scattered={scattered}, {name} in memory: fetched {times:.2f} times the bytes of a view")
+
+
+def forget_pages(folder: Path) -> None:
+    """Take the files of a folder out of the page cache."""
+    for path in folder.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def measure_shares(views: Any, tokenizer: Any, rows: int) -> None:
+    """Print what a batch costs a core that decodes, and the process that trains, where a GPU normalises pixels."""
+    from unittest.mock import patch
+
+    from tuwen.training import loader
+
+    decoder = loader._TaskDecoder(views.decoders, tokenizer, PADDED_TOKENS)
+    decoding, assembling = [], []
+    for epoch in range(1, 6):
+        began = time.perf_counter()
+        planned = list(islice(views.plan(0, epoch), rows))
+        middle = time.perf_counter()
+        parts = [decoder[planned[start : start + loader.TASK_ROWS]] for start in range(0, rows, loader.TASK_ROWS)]
+        decoded = time.perf_counter()
+        with patch.object(loader, "make_pixel_tensor", lambda squares: torch.empty(0)):
+            loader._assemble_batch(planned, 0, parts, decoder)
+        assembling.append(middle - began + time.perf_counter() - decoded)
+        decoding.append(decoded - middle)
+    core, main = statistics.median(decoding), statistics.median(assembling)
+    print(f"a core that decodes: {rows / core:.0f} pairs/s; planning and joining {rows}: {1000 * main:.1f} ms")
+
+
 def measure_input(scale: Scale, tiny_run: bool) -> None:
     """Print the pairs/s of the batches alone, beside simplejpeg's decoding of the same bytes in one process."""
     import simplejpeg
@@ -75,6 +133,7 @@ def measure_input(scale: Scale, tiny_run: bool) -> None:
             simplejpeg.decode_jpeg(one, "RGB")
         bare = count / (time.perf_counter() - began)
         print(f"bare simplejpeg, one process: {bare:.0f} pictures/s")
+        measure_shares(views, tokenizer, min(count, 512))
         for workers in ("1",) if tiny_run else ("1", "2", "4"):
             os.environ["TUWEN_WORKERS"] = workers
             batches = load_batches(

@@ -34,18 +34,21 @@ def test_the_part_for_a_gpu_runs_on_a_bare_machine() -> None:
 
 def test_the_other_parts_run_beside_all_peers() -> None:
     environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
-    command = [sys.executable, str(SCRIPT), "cpu", "switches", "input", "shards", "--tiny"]
+    command = [sys.executable, str(SCRIPT), "cpu", "switches", "input", "reading", "shards", "--tiny"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     rows = parse_rows(done.stdout)
     assert {"tuwen", "Hugging Face", "open_clip_train", "tuwen from shards, 0 workers"} <= set(rows)
     assert rows["tuwen from shards, 0 workers"][3] > rows["tuwen"][3]  # that one has its batches at hand
-    assert re.search(r"tuwen / open_clip_train: \d\.\d\d", done.stdout)
+    for peer in ("Hugging Face", "open_clip_train", "Hugging Face, trimmed", "open_clip_train, trimmed"):
+        assert re.search(rf"^tuwen / {peer}: \d\.\d\d", done.stdout, re.MULTILINE), peer
     switches = re.findall(
         r"^(chunk|ema|freeze|gradient_checkpointing): .* ms +(\d\.\d\d)$", done.stdout, re.MULTILINE
     )
     assert len(switches) == 5
     assert re.search(r"batches, 0 workers: \d+ pairs/s", done.stdout)
+    assert re.search(r"a core that decodes: \d+ pairs/s; planning and joining 64: [\d.]+ ms", done.stdout)
+    assert len(re.findall(r"fetched [\d.]+ times the bytes of a view", done.stdout)) == 4
 
 
 def test_the_flops_of_a_pair_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ from tuwen.data.formats.text import load_tokenizer
 from tuwen.evaluation.embedded_set import Groups
 from tuwen.evaluation.figures import ENDS
 from tuwen.evaluation.zero_shot_file import ZeroShotReport, make_empty_report, write_report
-from tuwen.model.adapter import is_adapter
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder, load_model
+from tuwen.model.stored_model import is_adapter
 from tuwen.retrieval.encode import embed_captions
 from tuwen.retrieval.intervals.resampling import SAMPLES, SEED, compute_intervals
 from tuwen.retrieval.search import top_k

@@ -213,7 +213,7 @@ class _ImageCache:
         return image
 
     def _decode(self, place: Place) -> tuple[Pixels, int]:
-        encoded = shards.read_member(self._data, place)
+        encoded = shards.read_member(self._data, place, scattered=True)
         try:
             if self._enough_px is None:
                 return decode_pixels(encoded), 1

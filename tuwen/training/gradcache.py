@@ -6,13 +6,17 @@ restored, or the gradients would belong to features that the loss never saw.
 Shapes: n rows of a piece, B rows of all pieces, D dimensions.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tuwen.core.errors import UserError
+from tuwen.model.device import choose_device
+from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training.engines.replicas import GradientEngine
 
 Piece = Callable[[], Tensor]  # computes the features [n, D] of some rows
@@ -88,6 +92,24 @@ def set_random_state(state: RandomState) -> None:
     torch.set_rng_state(state.cpu)
     if state.cuda is not None:
         torch.cuda.set_rng_state(state.cuda)
+
+
+def compile_towers(model: DualEncoder, chunk: int | None) -> None:
+    """Let torch compile both towers; with `chunk` a part draws the same dropout both times, compiled or not.
+
+    Raises UserError on a CPU without a C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")  # which torch takes
+    if choose_device() == "cpu" and not shutil.which(compiler):
+        raise UserError(
+            f"params.yaml: baseline.fit or finetune.fit: compile: true needs a C++ compiler on a CPU; {compiler} "
+            "is not here: install it, or set compile: false"
+        )
+    # the first time, without a graph, and the second one are compiled apart, and a shape too many is not compiled:
+    # kernels with draws of their own would then give gradients of features that the loss never saw
+    options: dict[str, Any] = {"fallback_random": True} if chunk else {}
+    for tower in (model.image_tower, model.text_tower):
+        tower.compile(options=options)
 
 
 def refuse_batch_norm(towers: nn.Module, setting: str) -> None:

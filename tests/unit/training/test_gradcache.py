@@ -1,5 +1,7 @@
 """Gradients of a batch that goes through the towers in parts: those of the whole batch, with dropout on too."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -80,6 +82,24 @@ def test_with_dropout_and_left_out_patches_they_equal_those_of_one_graph(changes
     assert compute_difference(whole, parts) < 1e-5
     assert compute_difference(whole, astray) > 1e-3  # without the restored state the check above could not hold
     assert torch.equal(state, state_of_whole)  # the next step draws what it would have drawn
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs g++, which is not here")
+def test_compiled_parts_draw_the_same_dropout_both_times(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    config = TINY | {"text": TINY["text"] | {"dropout": 0.3}}
+    loss, parts, state = compute(config, 6)
+    again, compiled, state_of_compiled = compute(config, 6, compile=True)
+    assert list(tmp_path.rglob("*.cpp"))  # something was compiled, not fallen back from
+    assert again == pytest.approx(loss, abs=1e-5)
+    assert compute_difference(parts, compiled) < 1e-5
+    assert torch.equal(state, state_of_compiled)
+
+
+def test_compiling_on_a_cpu_without_a_compiler_is_refused(monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"compile: true needs a C\+\+ compiler .* no-such-compiler is not here"):
+        step.prepare_model(DualEncoder(TINY), fit(compile=True))
 
 
 @pytest.mark.parametrize("tower", ["text", "image"])

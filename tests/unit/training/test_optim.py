@@ -26,6 +26,17 @@ def test_every_parameter_has_exactly_one_optimizer_and_decay_is_for_matrices_alo
     assert not [name for name in named if "projection" in name or "embed" in name]
 
 
+def test_adamw_moves_all_weights_of_a_group_in_one_kernel() -> None:
+    model = DualEncoder(TINY)
+    (adamw,) = optim.make_optimizers(model, fit(muon_lr=None))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with torch.profiler.profile() as profile:
+        adamw.step()
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert calls["aten::_fused_adamw_"] == len(adamw.param_groups)
+
+
 def test_the_matrix_that_embeds_patches_decays_as_any_other() -> None:
     parts = {"patch_embed": torch.nn.Conv2d(3, 4, 2, bias=False), "pos_embed": torch.nn.Embedding(5, 4)}
     decayed, plain = optim.make_optimizers(torch.nn.ModuleDict(parts), fit(muon_lr=None))[0].param_groups

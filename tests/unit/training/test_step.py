@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.support.distributed_process import STILL
+from tests.support.frozen import make_encoder
 from tests.support.library_models import SIZE_PX, TOKENS, load_ours
 from tests.support.training import TINY, epoch_batches, fit
 from tuwen.model.dual_encoder import DualEncoder
@@ -69,6 +70,33 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
         gradients.append([parameter.grad for parameter in model.parameters()])
     for one, two in zip(*gradients, strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("kind", ["vit", "mean_vit"])
+def test_checkpointing_holds_one_block_at_a_time(kind: str) -> None:
+    config = make_encoder().config if kind == "vit" else TINY
+    model = DualEncoder(config | {side: config[side] | {"layers": 3} for side in ("image", "text")})
+    settings, runs = fit(gradient_checkpointing=True), {"image": [], "text": []}
+    prepare_model(model, settings)
+    image_blocks = model.image_tower.layer if kind == "vit" else model.image_tower.transformer.resblocks
+    for side, blocks in (("image", image_blocks), ("text", model.text_tower.encoder.layer)):
+        for number, block in enumerate(blocks):
+            first = next(block.children())  # transformers computes a block again without the block's own hooks
+            first.register_forward_pre_hook(lambda *_, seen=runs[side], number=number: seen.append(number))
+    compute_gradients(model, Batch(*(column[:1] for column in next(epoch_batches(1)))), settings)
+    # a block is computed again just before its own backward pass, when those above it are done
+    assert runs == {"image": [0, 1, 2, 2, 1, 0], "text": [0, 1, 2, 2, 1, 0]}
+
+
+def test_captions_go_through_the_tower_packed_by_length() -> None:
+    model, settings, shapes = DualEncoder(TINY), fit(), []
+    lengths = torch.tensor([12, *[3] * 7, 11, *[3] * 7])
+    mask = (torch.arange(12) < lengths[:, None]).long()
+    rows = torch.arange(16)
+    batch = Batch(torch.randn(16, 3, 16, 16), mask * 5, mask, rows, rows, tuple(map(str, rows.tolist())))
+    model.text_tower.encoder.register_forward_pre_hook(lambda _, states: shapes.append(tuple(states[0].shape[:2])))
+    compute_gradients(model, batch, settings)
+    assert shapes == [(2, 3)] * 7 + [(2, 12)]  # 66 tokens in place of 16 x 12
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip2"])

@@ -158,8 +158,8 @@ def _write_views(
     image = decode_pixels(shards.read_member(data, shards.Place.of(row)))
     for number in range(params.views):
         view, view_id = viewer.render(image, row, number), f"{row['pair_id']}.{number}"
-        member = writer.add(f"{view_id}.jpg", _encode_jpeg(view.pixels, params.jpeg_quality))
-        writer.add(f"{view_id}.txt", view.caption.encode())
+        member = writer.append(f"{view_id}.jpg", _encode_jpeg(view.pixels, params.jpeg_quality))
+        writer.append(f"{view_id}.txt", view.caption.encode())
         yield {
             "view_id": view_id,
             "pair_id": row["pair_id"],

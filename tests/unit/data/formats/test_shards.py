@@ -1,4 +1,7 @@
+import io
+import os
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +28,17 @@ def test_a_shard_is_a_plain_tar_with_the_names_in_order(tmp_path) -> None:
         assert tar.extractfile("b.jpg").read() == b""
 
 
+def test_a_shard_has_the_bytes_that_tarfile_writes(tmp_path) -> None:
+    write(tmp_path)
+    with tarfile.TarFile(tmp_path / "expected.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in FILES.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    written = (tmp_path / "raw/labelled/shards/000000.tar").read_bytes()
+    assert written == (tmp_path / "expected.tar").read_bytes()
+
+
 def test_equal_members_give_equal_bytes(tmp_path) -> None:
     write(tmp_path / "one")
     write(tmp_path / "two")
@@ -46,6 +60,28 @@ def test_a_full_shard_is_followed_by_another(tmp_path) -> None:
     assert [m.shard[-10:] for m in members.values()] == ["000000.tar", "000001.tar", "000001.tar"]
     for name, member in members.items():
         assert shards.read_member(tmp_path, member.place) == FILES[name]
+
+
+def test_a_scattered_read_fetches_no_neighbours_from_the_disk(tmp_path) -> None:
+    with shards.ShardWriter(tmp_path, "shards") as writer:
+        places = [writer.append(f"{n}.jpg", bytes([n]) * 36_000) for n in range(64)]
+    fetched = {}
+    for scattered in (False, True):
+        with open(tmp_path / "shards/000000.tar", "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for place in places[9:11]:  # two members in memory before it look like a file that is read from end to end
+            shards.read_member(tmp_path, place, scattered=scattered)
+        before = count_fetched_bytes()
+        assert shards.read_member(tmp_path, places[11], scattered=scattered) == bytes([11]) * 36_000
+        fetched[scattered] = count_fetched_bytes() - before
+    if not any(fetched.values()):
+        pytest.skip("nothing is fetched from a disk here")
+    assert fetched[True] <= 36_000 + 2 * 4096 < fetched[False]
+
+
+def count_fetched_bytes() -> int:
+    return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
 
 
 def test_a_missing_or_cut_shard_is_named(tmp_path) -> None:

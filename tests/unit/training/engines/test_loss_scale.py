@@ -74,3 +74,18 @@ def test_a_step_that_overflows_is_left_out_and_the_next_is_taken(half) -> None:
     assert all(map(math.isfinite, losses))
     assert (taken[0], taken[-1]) == (False, True)
     assert read_factor(scale) < 2.0**60
+
+
+@pytest.mark.gpu
+def test_a_card_trains_in_fp16_as_it_does_in_fp32(half) -> None:
+    losses = {}
+    for wanted in ("fp32", "bf16"):
+        torch.manual_seed(7)
+        model, settings = DualEncoder(STILL), fit(precision=wanted, muon_lr=None)
+        step.prepare_model(model, settings)
+        optimizers, scale = optim.make_optimizers(model, settings), LossScale(wanted)
+        losses[wanted] = [
+            step.step(model, optimizers, batch, 1.0, settings, scale=scale) for batch in epoch_batches(1)
+        ]
+    assert losses["fp32"][-1] < losses["fp32"][0]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
