@@ -5,7 +5,6 @@ from pathlib import Path
 
 from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
-from tuwen.model.device import count_processes
 from tuwen.retrieval.embed import embed_set
 
 
@@ -14,7 +13,7 @@ def main() -> None:
     """Run the stage."""
     model, name = sys.argv[1:]
     places = Path("models") / model, Path("data/clean") / name, Path("embeddings") / model / name
-    embed_set(*places, load_params().embed, count_processes())
+    embed_set(*places, load_params().embed, processes=None)
 
 
 if __name__ == "__main__":

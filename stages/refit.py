@@ -4,9 +4,7 @@ from pathlib import Path
 
 from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
-from tuwen.tracking import runs
-from tuwen.training import checkpoint, distributed, recipes
-from tuwen.training.provenance import inputs
+from tuwen.model.stored_model import copy_model
 
 
 @report_user_errors
@@ -15,8 +13,12 @@ def main() -> None:
     params, clean, augmented = load_params(), Path("data/clean"), Path("data/augmented")
     baseline, tuned, out = Path("models/baseline"), Path("models/finetuned"), Path("models/final")
     if not params.finetune.refit_all:
-        recipes.copy_model(tuned, out)
+        copy_model(tuned, out)
         return
+    from tuwen.tracking import runs
+    from tuwen.training import checkpoint, distributed, recipes
+    from tuwen.training.provenance import inputs
+
     distributed.start_processes("stages.refit")
     settings, made_from = (
         inputs.list_refit_settings(params, tuned),

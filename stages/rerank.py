@@ -4,9 +4,7 @@ from pathlib import Path
 
 from tuwen.core.errors import report_user_errors
 from tuwen.core.params import load_params
-from tuwen.reranking import recipe
-from tuwen.tracking import runs
-from tuwen.training import checkpoint, distributed
+from tuwen.reranking.no_reranker import write_no_reranker
 
 
 @report_user_errors
@@ -15,8 +13,12 @@ def main() -> None:
     params, clean, augmented = load_params(), Path("data/clean"), Path("data/augmented")
     tuned, out = Path("models/finetuned"), Path("models/reranked")
     if params.rerank is None:
-        recipe.write_no_reranker(out)
+        write_no_reranker(out)
         return
+    from tuwen.reranking import recipe
+    from tuwen.tracking import runs
+    from tuwen.training import checkpoint, distributed
+
     distributed.start_processes("stages.rerank")
     settings = recipe.list_rerank_settings(params)
     inputs = recipe.list_rerank_inputs(clean, augmented, tuned, params)

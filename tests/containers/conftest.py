@@ -75,6 +75,12 @@ class Stack:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
         return dict(json.loads(done.stdout)[0])
 
+    def inspect_image(self, wanted: str) -> str:
+        """Return what the engine knows of the image, by a Go template."""
+        command = ["docker", "image", "inspect", "tuwen:cpu", "--format", wanted]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     def wait_until(self, look: Callable[[], Any], what: str, seconds: float = STEP_SECONDS) -> Any:
         """Return what `look` returns as soon as it is something."""
         deadline = time.monotonic() + seconds

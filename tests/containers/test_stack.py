@@ -5,6 +5,7 @@ One run goes on from one test to the next, and what does not need its end is loo
 
 import base64
 import json
+import os
 import re
 import time
 from contextlib import suppress
@@ -24,6 +25,7 @@ from tests.support import smoke
 from tests.support.browser import browser as browser
 
 REBUILD_SECONDS, PAGE_SECONDS = 20, 30
+IMAGE_BYTES = 2_300_000_000
 SMOKE = ".worktrees/smoke"
 PASSWORD = "input[type=password]"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -186,6 +188,12 @@ def test_a_user_whom_the_image_does_not_know_pushes_outs_to_the_s3_of_the_stack(
     dvc("push")
     assert "in sync" in dvc("status", "--cloud")
     assert len(stack.run("exec", "--no-TTY", "s3", "ls", "/data/dvc/tuwen/files/md5").split()) > 1
+
+
+def test_the_image_that_pip_fills_is_small(stack: Stack) -> None:
+    if os.environ.get("TUWEN_TEST_VENV"):
+        pytest.skip("the image holds an environment's packages; TUWEN_TEST_VENV= builds it by pip")
+    assert int(stack.inspect_image("{{.Size}}")) < IMAGE_BYTES
 
 
 def test_a_change_of_code_is_built_quickly(stack: Stack, finished: str) -> None:

@@ -67,6 +67,7 @@ TESTED_WITH_OTHERS = {
     "service/index/milvus.py": "milvus/test_milvus.py",
     "service/index/stores.py": "unit/service/test_engine.py",
     "service/index/store.py": "unit/service/index/test_exact.py",
+    "training/engines/shards.py": "unit/training/test_distributed.py",
     "training/engines/states.py": "unit/training/test_distributed.py",
     "training/streams/mixed.py": "unit/training/test_dataset.py",
     "tracking/artifacts.py": "unit/tracking/test_lineage.py",

@@ -90,7 +90,8 @@ def test_an_open_clip_tower_names_the_extra() -> None:
     done = python("""
 from tuwen.core.errors import UserError
 from tuwen.model.dual_encoder import DualEncoder
-image = {"size_px": 16, "patch_px": 8, "width": 64, "layers": 1, "patch_dropout": 0.0}
+vision = {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8}
+image = {"kind": "open_clip", "size_px": 16, "embed_dim": 24, "vision_cfg": vision, "quick_gelu": False}
 text = {"width": 64, "layers": 1, "dropout": 0.0, "max_tokens": 8}
 try:
     DualEncoder({"dim": 8, "image": image, "text": text, "vocabulary": 10})

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from tuwen.core.errors import UserError
 from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.model import state_dict
-from tuwen.model.dual_encoder import MAX_SCALE, REMAKE, START_SCALE
+from tuwen.model.dual_encoder import MAX_SCALE, START_SCALE
+from tuwen.model.stored_model import ADAPTER_KIND, REMAKE
 
-KIND = "embeddings"  # of config.json, and of baseline.start
 GIVEN_FILES = ("images.npy", "images.txt", "texts.npy", "texts.txt")
 MISSING_SHOWN = 5
 
@@ -37,7 +37,7 @@ class Adapter(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {"kind": KIND, "dim": dim}
+        self.config: dict[str, Any] = {"kind": ADAPTER_KIND, "dim": dim}
         self.image_tower, self.text_tower = (nn.Linear(dim, dim, bias=False) for _ in range(2))
         for head in (self.image_tower, self.text_tower):
             nn.init.zeros_(head.weight)
@@ -88,12 +88,6 @@ class Given(NamedTuple):
 
     images: GivenSide
     texts: GivenSide
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether the model in a folder is vectors of another program."""
-    beside = folder / "config.json"
-    return beside.is_file() and read_json(beside, REMAKE).get("kind") == KIND
 
 
 def read_given(folder: Path) -> Given:

@@ -20,12 +20,12 @@ from tuwen.data.formats.text import Vocabulary
 from tuwen.data.formats.tokens import library_tokenizer, padding
 from tuwen.data.formats.tokens.library_tokenizer import TokenizerFiles
 from tuwen.model import image_tokens, state_dict, towers, vocabulary_file
+from tuwen.model.stored_model import REMAKE
 
 START_SCALE = 1 / 0.07  # 1 / temperature, as CLIP begins
 MAX_SCALE = 100.0  # CLIP's clamp: the temperature never falls below 0.01
 START_BIAS = -10.0  # of every logit, as SigLIP begins (Zhai et al. 2023, section 3.2)
 MODEL_FILES = ("config.json", "model.safetensors", "vocab.txt", "preprocessor.json")  # of a model folder
-REMAKE = "make the model again with `dvc repro`, or fetch it with `dvc pull`"
 
 
 class DualEncoder(nn.Module):
@@ -107,15 +107,14 @@ class DualEncoder(nn.Module):
 
         Not of a library's towers: `image_tokens.py` refuses those before.
         """
-        tokens = {"input_ids": ids_BL} if token_BLW is None else {"inputs_embeds": token_BLW}
         mask = padding.make_attention_mask(mask_BL, ids_BL.device)
-        hidden_BLW = self.text_tower(**tokens, attention_mask=mask).last_hidden_state
+        hidden_BLW = self.text_tower(ids_BL, mask, token_BLW)
         return self.project_text(self._pool_states(hidden_BLW, mask_BL)), hidden_BLW
 
     def pool_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """Map token ids and mask [B, L] to what the projection of the text tower reads, [B, W]."""
         mask = padding.make_attention_mask(mask_BL, ids_BL.device)
-        hidden_BLW = self.text_tower(input_ids=ids_BL, attention_mask=mask).last_hidden_state
+        hidden_BLW = self.text_tower(ids_BL, mask)
         return self._pool_states(hidden_BLW, mask_BL)
 
     def project_text(self, pooled_BW: Tensor) -> Tensor:

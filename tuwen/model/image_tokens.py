@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.core.errors import UserError
+from tuwen.model.image_towers.mean_vit import MeanVit
+from tuwen.model.image_towers.vit import VisionTransformer
 from tuwen.model.libraries.library_towers import LibraryImageTower
 from tuwen.model.libraries.open_clip_towers import OpenClipImageTower
 from tuwen.model.towers import OpenClipTower, make_image_tower
-from tuwen.model.vit import VisionTransformer
 
 
 class TokenShape(NamedTuple):
@@ -34,6 +35,8 @@ def infer_token_shape(image: dict[str, Any]) -> TokenShape:
         tower = make_image_tower(image, 1)
     if isinstance(tower, VisionTransformer):
         return TokenShape(*tower.position_embedding.shape)
+    if isinstance(tower, MeanVit):
+        return TokenShape(*tower.positional_embedding.shape)
     inner = _find_transformer(tower)
     if _is_timm(inner):
         return TokenShape(inner.trunk.patch_embed.num_patches + 1, inner.trunk.embed_dim)
@@ -45,7 +48,7 @@ def embed_with_tokens(tower: nn.Module, pixels_B3SS: Tensor) -> tuple[Tensor, Te
 
     Raises UserError for a tower without tokens.
     """
-    if isinstance(tower, VisionTransformer):
+    if isinstance(tower, VisionTransformer | MeanVit):
         return tower.forward_with_tokens(pixels_B3SS)
     inner = _find_transformer(tower)
     # of a tower with a pooling of its own, the last norm is the pooling's

@@ -16,8 +16,9 @@ from tuwen.data.formats.json_file import read_json_object, write_json
 from tuwen.model import dual_encoder, state_dict
 from tuwen.model.cross_block import copy_bert_layer
 from tuwen.model.cross_encoder import CrossEncoder
-from tuwen.model.dual_encoder import REMAKE, DualEncoder
+from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.image_tokens import infer_token_shape
+from tuwen.model.stored_model import REMAKE
 
 CROSS_CONFIG = "cross_encoder.json"
 CROSS_WEIGHTS = "cross_encoder.safetensors"
@@ -50,11 +51,11 @@ def _start_from_text_tower(cross: CrossEncoder, dual: DualEncoder) -> None:
     """Copy what fits; of more blocks than the tower has layers, the first stay as they were drawn."""
     tower: Any = dual.text_tower
     config = cross.config
-    if config["width"] != tower.config.hidden_size:
+    if config["width"] != tower.shape.width:
         return
     cross.token_head.decoder.weight.copy_(tower.get_input_embeddings().weight)
-    shape = (tower.config.num_attention_heads, tower.config.intermediate_size)
-    if (config["heads"], config["mlp"]) != shape or tower.config.hidden_act != "gelu":
+    shape = (tower.shape.heads, tower.shape.mlp)
+    if (config["heads"], config["mlp"]) != shape or tower.shape.activation != "gelu":
         return
     layers = list(tower.encoder.layer)[-config["layers"] :]
     for blocks in [cross.text_blocks, *([cross.image_blocks] if hasattr(cross, "image_blocks") else [])]:

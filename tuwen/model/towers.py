@@ -1,18 +1,19 @@
 """Build the towers from their configs: for images ViTs, ResNets and open_clip's, for texts a BERT; or a library's.
 
-The image towers of kinds `vit` and `efficientnet_lite0` and the text tower work on a machine without open_clip.
+The image towers of kinds `vit` and `efficientnet_lite0`, those without a kind and the text tower need torch alone.
 """
 
 from typing import Any
 
 from torch import Tensor, nn
 
-from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
 from tuwen.model.image_towers.efficientnet import EfficientNetLite0
+from tuwen.model.image_towers.mean_vit import MeanVit
+from tuwen.model.image_towers.vit import VisionTransformer
 from tuwen.model.libraries.library_towers import LibraryImageTower, LibraryTextTower
 from tuwen.model.libraries.open_clip_towers import OpenClipImageTower, OpenClipTextTower, require_open_clip
-from tuwen.model.vit import VisionTransformer
+from tuwen.model.text_towers.bert import Bert, BertShape
 
 
 def make_image_tower(config: dict[str, Any], dim: int) -> nn.Module:
@@ -20,13 +21,12 @@ def make_image_tower(config: dict[str, Any], dim: int) -> nn.Module:
 
     `vit`: vit.py. `efficientnet_lite0`: image_towers. `resnet`: CLIP's ResNet {size_px, width, layers, heads}.
     `open_clip`: any tower of open_clip {size_px, embed_dim, vision_cfg, quick_gelu} under a projection of our own.
-    `transformers`: library_towers.py. `open_clip_hub`: open_clip_towers.py. Without a kind: open_clip's
-    transformer {size_px, patch_px, width, layers, patch_dropout} whose patches are averaged. Raises UserError for
-    another kind, or where open_clip is needed and not installed.
+    `transformers`: library_towers.py. `open_clip_hub`: open_clip_towers.py. Without a kind: mean_vit.py. Raises
+    UserError for another kind, or where open_clip is needed and not installed.
     """
     kind = config.get("kind", "mean_vit")
     builders = {"vit": VisionTransformer, "resnet": _make_resnet, "open_clip": OpenClipTower}
-    builders |= {"efficientnet_lite0": EfficientNetLite0, "mean_vit": _make_mean_vit}
+    builders |= {"efficientnet_lite0": EfficientNetLite0, "mean_vit": MeanVit}
     builders |= {"transformers": LibraryImageTower, "open_clip_hub": OpenClipImageTower}
     if kind not in builders:
         raise UserError(f"config.json: image.kind: expected one of {', '.join(builders)}, got {kind!r}")
@@ -42,28 +42,12 @@ def make_text_tower(config: dict[str, Any], vocabulary: int) -> nn.Module:
     """
     if "kind" in config:
         return (LibraryTextTower if config["kind"] == "transformers" else OpenClipTextTower)(config)
-    declare_torchvision_ops()  # transformers imports torchvision where it finds it
-    from transformers import BertConfig, BertModel
-
-    shape = BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=config["width"],
-        num_hidden_layers=config["layers"],
-        num_attention_heads=config.get("heads", max(1, config["width"] // 64)),
-        intermediate_size=config.get("mlp", 4 * config["width"]),
-        max_position_embeddings=config.get("positions", config["max_tokens"]),
-        hidden_dropout_prob=config["dropout"],
-        attention_probs_dropout_prob=config["dropout"],
-        layer_norm_eps=config.get("eps", 1e-12),
-        hidden_act=config.get("activation", "gelu"),
-    )
-    tower: nn.Module = BertModel(shape, add_pooling_layer=False)
-    return tower
+    return Bert(BertShape.of(config, vocabulary))
 
 
 def set_image_checkpointing(tower: nn.Module, enabled: bool) -> None:
     """Turn activation checkpointing of the image tower on or off."""
-    if isinstance(tower, VisionTransformer | EfficientNetLite0):
+    if isinstance(tower, VisionTransformer | EfficientNetLite0 | MeanVit):
         tower.checkpointing = enabled
     elif isinstance(tower, LibraryImageTower | OpenClipImageTower):
         tower.set_checkpointing(enabled)
@@ -76,17 +60,15 @@ def set_text_checkpointing(tower: Any, enabled: bool) -> None:
     """Turn activation checkpointing of the text tower on or off."""
     if isinstance(tower, LibraryTextTower | OpenClipTextTower):
         tower.set_checkpointing(enabled)
-    elif enabled:
-        tower.activation_checkpointing_enable({"use_reentrant": False})
     else:
-        tower.activation_checkpointing_disable()
+        tower.checkpointing = enabled
 
 
 def stop_patch_dropout(tower: nn.Module) -> None:
     """Leave out no patch from here on, also while training."""
     module: Any
     for module in tower.modules():
-        if isinstance(module, VisionTransformer):
+        if isinstance(module, VisionTransformer | MeanVit):
             module.patch_dropout = 0.0
         elif type(module).__name__ == "PatchDropout":  # of open_clip and of timm
             module.prob = 0.0
@@ -124,22 +106,4 @@ def _make_resnet(config: dict[str, Any], dim: int) -> nn.Module:
 
     shape = {"image_size": config["size_px"], "width": config["width"], "heads": config["heads"]}
     tower: nn.Module = ModifiedResNet(layers=config["layers"], output_dim=dim, **shape)
-    return tower
-
-
-def _make_mean_vit(config: dict[str, Any], dim: int) -> nn.Module:
-    require_open_clip()
-    from open_clip.transformer import VisionTransformer as OpenClipTransformer
-
-    tower: nn.Module = OpenClipTransformer(
-        image_size=config["size_px"],
-        patch_size=config["patch_px"],
-        width=config["width"],
-        layers=config["layers"],
-        heads=max(1, config["width"] // 64),
-        mlp_ratio=4.0,
-        output_dim=dim,
-        patch_dropout=config["patch_dropout"],
-        pool_type="avg",
-    )
     return tower

@@ -4,7 +4,6 @@ The folder is the fine-tuned dual encoder's with the cross encoder beside it (mo
 a record per epoch, and `manifest.json`. With `rerank: null` it holds `manifest.json` alone.
 """
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,13 +50,6 @@ def list_rerank_settings(params: Params) -> dict[str, Any]:
     if params.rerank.corpus:
         settings["baseline"] = params.baseline.model_dump(include={"policy", "seed"})
     return settings
-
-
-def write_no_reranker(out: Path) -> None:
-    """Write the folder of `rerank: null`."""
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    manifest.write_manifest(out, {}, {"rerank": None})
 
 
 def make_reranked(
@@ -149,8 +141,7 @@ def _describe_origin(settings: Rerank) -> str:
 def describe_layers(dual: DualEncoder, settings: Rerank) -> dict[str, Any]:
     """Return the settings of the layers as cross_encoder.py has them, the text tower's shape for what is null."""
     tower: Any = dual.text_tower
-    own = tower.config
-    shape = {"width": own.hidden_size, "heads": own.num_attention_heads, "mlp": own.intermediate_size}
+    shape = {"width": tower.shape.width, "heads": tower.shape.heads, "mlp": tower.shape.mlp}
     names = {"fusion", "layers", "width", "heads", "mlp", "dropout", "image_tokens"}
     given = settings.model_dump(include=names)
     return given | {name: value for name, value in shape.items() if given[name] is None}

@@ -1,170 +1,155 @@
 """A set -> its vectors on disk, in the order of its tables: `images.npy` and `texts.npy`.
 
-A killed run goes on from the parts that it left in `.cache/embed/<key>`, because DVC deletes outs before a run.
-Where there are several GPUs, a process for each of them makes its share of the parts.
+What is made lies in `.cache/embed/<key>` until it is whole, because DVC deletes outs before a run. Where
+projections can be told from the towers below them, that is what the towers pooled: it stays there for a day, since
+models over the same towers, as a baseline and what is fine-tuned from it with `freeze: towers`, read the same.
+torch is imported only where something is missing.
+Shapes: N rows, F numbers that a tower pools, D dimensions.
 """
 
-import multiprocessing
+import contextlib
+import fcntl
 import os
 import shutil
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 import numpy as np
-import torch
 
 from tuwen.core.params import Embed
-from tuwen.core.progress import follow
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import read_json
-from tuwen.data.formats.text import load_tokenizer
-from tuwen.model.adapter import embed_given, is_adapter, load_adapter, read_given
-from tuwen.model.device import choose_device
-from tuwen.model.dual_encoder import load_model
-from tuwen.retrieval.encode import (
-    count_block_rows,
-    decode_row,
-    list_image_rows,
-    stream_caption_vectors,
-    stream_vectors,
-)
+from tuwen.model.stored_model import Matrix, Projections, is_adapter, read_projections
 from tuwen.retrieval.vectors import Vectors
 
-_Row = TypeVar("_Row")
-
-PART = 512  # rows kept in one file: what is held in memory, and what a kill costs at most
 WORK = Path(".cache/embed")
-DECIDING_CODE = ("data/formats", "model", "retrieval/embed.py", "retrieval/encode.py", "retrieval/vectors.py")
+DECIDING_CODE = (
+    "data/formats",
+    "model",
+    "retrieval/embed.py",
+    "retrieval/embedding",
+    "retrieval/encode.py",
+    "retrieval/vectors.py",
+)
+KEPT_SECONDS, KEPT_BYTES = 24 * 60 * 60, 1 << 30  # of what towers pooled
+PROJECTED_ROWS = 4096  # at once
+SIDES = ("images", "texts")
 
 
-class VectorPart(NamedTuple):
-    """A file of whole blocks of rows, but for the last one of a set."""
-
-    path: Path
-    rows: range
-
-
-def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed, processes: int = 1) -> None:
+def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed, processes: int | None = 1) -> None:
     """Write `images.npy` [I, D] and `texts.npy` [T, D], float32 unit rows, for the set in `set_folder`.
 
-    Memory holds a part of the vectors and the images being decoded, whatever the size of the set; the bytes
-    depend neither on the workers nor on a kill between. processes: each takes a GPU of its own where there are
-    some, and makes the same blocks that one process alone would make. Raises UserError where an image cannot be
-    decoded.
+    Memory holds a part of the vectors and the images being decoded, whatever the size of the set; the bytes depend
+    neither on the workers, nor on a kill between, nor on what is there already. processes: each takes a GPU of its
+    own where there are some, and makes the same blocks that one process alone would make; None: as many as
+    TUWEN_GPUS asks for. Raises UserError where an image cannot be decoded.
     """
-    inputs, settings = {"model": model_folder, "set": set_folder}, {"batch_size": params.batch_size}
     if is_adapter(model_folder):
         _write_given(model_folder, set_folder, out)
-        manifest.write_manifest(out, inputs, {})
-        return
-    work = WORK / manifest.make_work_key(inputs, settings, DECIDING_CODE)
-    work.mkdir(parents=True, exist_ok=True)
-    pair_set, size = pairs.read_pair_set(set_folder), params.batch_size
-    whole = [_list_parts(work, "images", len(pair_set.images), size)]
-    whole.append(_list_parts(work, "texts", len(pair_set.texts), size))
-    missing = [_list_missing(parts) for parts in whole]
-    make = partial(_make_parts, model_folder, set_folder, size)
-    if processes == 1:
-        make(0, *missing)
-    else:  # not forked: CUDA does not work in a fork
-        shares = [[_take_share(parts, n, processes) for n in range(processes)] for parts in missing]
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(make, range(processes), *shares))
-    out.mkdir(parents=True, exist_ok=True)
-    dim = read_json(model_folder / "config.json")["dim"]
-    for name, parts in zip(("images", "texts"), whole, strict=True):
-        _join_parts(out / f"{name}.npy", parts, dim)
-    manifest.write_manifest(out, inputs, {})
-    shutil.rmtree(work, ignore_errors=True)
-
-
-def _make_parts(
-    model_folder: Path,
-    set_folder: Path,
-    batch_size: int,
-    number: int,
-    images: list[VectorPart],
-    texts: list[VectorPart],
-) -> None:
-    """Write these parts; number: of this process, from 0."""
-    if choose_device() == "cuda":
-        torch.cuda.set_device(number)
-    model = load_model(model_folder).to(choose_device())
-    tokenizer = load_tokenizer(model_folder / "vocab.txt")
-    pair_set = pairs.read_pair_set(set_folder)
-    rows = _take_rows(list_image_rows(pair_set), images)
-    captions = [caption or "" for caption in _take_rows(pair_set.texts["caption"].to_pylist(), texts)]
-    decode = partial(decode_row, set_folder.parent.parent, model.picture_rule)
-    _write_parts(images, stream_vectors(model, rows, decode, batch_size), "images")
-    _write_parts(texts, stream_caption_vectors(model, tokenizer, captions, batch_size), "texts")
+    elif projections := read_projections(model_folder):
+        pooled = _pool_set(model_folder, set_folder, projections, params.batch_size, processes)
+        out.mkdir(parents=True, exist_ok=True)
+        for name, matrix_DF in zip(SIDES, (projections.image, projections.text), strict=True):
+            pooled_NF = np.load(pooled / f"{name}.npy", mmap_mode="r")
+            _write_rows(out / f"{name}.npy", _project(pooled_NF, matrix_DF), (len(pooled_NF), len(matrix_DF)))
+        _forget_pooled(pooled)
+    else:
+        _write_vectors(model_folder, set_folder, out, params.batch_size, processes)
+    manifest.write_manifest(out, {"model": model_folder, "set": set_folder}, {})
 
 
 def _write_given(model_folder: Path, set_folder: Path, out: Path) -> None:
     """Write the vectors that another program made of the set, by their ids, through the model's heads."""
+    from tuwen.model.adapter import embed_given, load_adapter, read_given
+
     tables, heads = pairs.read_pair_set(set_folder), load_adapter(model_folder)
     ids = tables.images["image_id"].to_pylist(), tables.texts["text_id"].to_pylist()
     out.mkdir(parents=True, exist_ok=True)
-    for name, vectors in zip(("images", "texts"), embed_given(heads, read_given(model_folder), *ids), strict=True):
+    for name, vectors in zip(SIDES, embed_given(heads, read_given(model_folder), *ids), strict=True):
         np.save(out / f"{name}.npy", vectors)
 
 
-def _list_parts(work: Path, name: str, rows: int, batch_size: int) -> list[VectorPart]:
-    block = count_block_rows(batch_size)
-    size = -(-PART // block) * block
-    return [
-        VectorPart(work / f"{name}-{number:06d}.npy", range(start, min(start + size, rows)))
-        for number, start in enumerate(range(0, rows, size))
-    ]
+def _write_vectors(
+    model_folder: Path, set_folder: Path, out: Path, batch_size: int, processes: int | None
+) -> None:
+    """Write the vectors of a model as a whole, and remove the parts."""
+    from tuwen.retrieval.embedding.vector_parts import make_parts
+
+    work = _make_work({"model": model_folder, "set": set_folder}, {"batch_size": batch_size})
+    parts = make_parts(model_folder, set_folder, work, batch_size, processes, pooled=False)
+    out.mkdir(parents=True, exist_ok=True)
+    dim = read_json(model_folder / "config.json")["dim"]
+    for name in SIDES:
+        _join_parts(out / f"{name}.npy", parts[name], dim)
+    shutil.rmtree(work, ignore_errors=True)
 
 
-def _list_missing(parts: list[VectorPart]) -> list[VectorPart]:
-    """Return the parts that no earlier run has left whole."""
-    missing = [part for part in parts if not _is_whole(part)]
-    if len(missing) < len(parts):
-        rows, left = (sum(len(part.rows) for part in some) for some in (parts, missing))
-        path = parts[0].path
-        print(
-            f"goes on after {rows - left} of {rows} {path.stem.split('-')[0]}, found in {path.parent}", flush=True
-        )
-    return missing
+def _pool_set(
+    model_folder: Path, set_folder: Path, projections: Projections, batch_size: int, processes: int | None
+) -> Path:
+    """Return the folder of what the towers pooled of the set, `images.npy` and `texts.npy` [N, F], float32."""
+    work = _make_work({"set": set_folder}, {"batch_size": batch_size, "towers": projections.towers})
+    with _hold_alone(work):
+        if not _is_pooled(work):
+            from tuwen.retrieval.embedding.vector_parts import make_parts
+
+            parts = make_parts(model_folder, set_folder, work, batch_size, processes, pooled=True)
+            for name, matrix_DF in zip(SIDES, (projections.image, projections.text), strict=True):
+                _join_parts(begun := work / f"begun-{name}.npy", parts[name], matrix_DF.shape[1])
+                os.replace(begun, work / f"{name}.npy")
+            for path in (path for paths in parts.values() for path in paths):
+                path.unlink()
+    os.utime(work)
+    return work
 
 
-def _take_share(parts: list[VectorPart], number: int, processes: int) -> list[VectorPart]:
-    return parts[len(parts) * number // processes : len(parts) * (number + 1) // processes]
+def _make_work(inputs: dict[str, Path], settings: dict[str, str | int]) -> Path:
+    work = WORK / manifest.make_work_key(inputs, settings, DECIDING_CODE)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
 
 
-def _take_rows(rows: Sequence[_Row], parts: list[VectorPart]) -> list[_Row]:
-    return [rows[row] for part in parts for row in part.rows]
-
-
-def _is_whole(part: VectorPart) -> bool:
+@contextlib.contextmanager
+def _hold_alone(folder: Path) -> Iterator[None]:
+    """Let another process that needs the same wait until the block has made it."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        return len(np.load(part.path, mmap_mode="r")) == len(part.rows)
-    except (ValueError, EOFError, OSError):  # it is not there, or the machine went down with it
-        return False
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def _write_parts(parts: list[VectorPart], blocks: Iterator[Vectors], name: str) -> None:
-    """Write each part once its blocks are there, whole or not at all."""
-    left, held = deque(parts), list[Vectors]()
-    for block in follow(blocks, f"embed {name}", sum(len(part.rows) for part in parts), len):
-        held.append(block)
-        if sum(map(len, held)) == len(left[0].rows):
-            path = left.popleft().path
-            begun = path.with_name(f"begun-{path.name}")
-            np.save(begun, np.concatenate(held))
-            os.replace(begun, path)
-            held = []
-    assert not left
+def _is_pooled(folder: Path) -> bool:
+    return all((folder / f"{name}.npy").is_file() for name in SIDES)
 
 
-def _join_parts(out: Path, parts: list[VectorPart], dim: int) -> None:
-    with open(out, "wb") as file:  # the bytes of np.save, without holding all
-        header = {"descr": "<f4", "fortran_order": False, "shape": (sum(len(part.rows) for part in parts), dim)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            np.load(part.path).tofile(file)
+def _forget_pooled(used: Path) -> None:
+    """Remove what towers pooled and nobody read for long, and `used` itself where it is large."""
+    large = sum(path.stat().st_size for path in used.iterdir()) > KEPT_BYTES
+    last = time.time() - KEPT_SECONDS
+    old = [one for one in WORK.iterdir() if one != used and _is_pooled(one) and one.stat().st_mtime < last]
+    for folder in [used, *old] if large else old:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _project(pooled_NF: Vectors, matrix_DF: Matrix) -> Iterator[Vectors]:
+    """Yield unit vectors; in float64, so that float32 shows nothing of the order in which sums are made."""
+    for start in range(0, len(pooled_NF), PROJECTED_ROWS):
+        vectors_ND = pooled_NF[start : start + PROJECTED_ROWS].astype(np.float64) @ matrix_DF.T
+        yield (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _join_parts(out: Path, parts: Sequence[Path], width: int) -> None:
+    rows = sum(len(np.load(part, mmap_mode="r")) for part in parts)
+    _write_rows(out, map(np.load, parts), (rows, width))
+
+
+def _write_rows(out: Path, blocks: Iterable[Vectors], shape: tuple[int, int]) -> None:
+    """Write blocks of float32 rows that together have this shape: the bytes of np.save, without holding all."""
+    with open(out, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for block in blocks:
+            block.tofile(file)

@@ -90,8 +90,7 @@ def pool_images(model: DualEncoder, images: Iterable[Pixels], batch_size: int) -
 
 def pool_captions(model: DualEncoder, tokenizer: Any, captions: list[str], batch_size: int) -> Vectors:
     """Return what the projection of the text tower reads, [T, W] float32, of captions."""
-    encode = partial(_pool_text, model)
-    return np.concatenate(list(stream_caption_blocks(model, tokenizer, captions, encode, batch_size)))
+    return np.concatenate(list(stream_pooled_captions(model, tokenizer, captions, batch_size)))
 
 
 @torch.inference_mode()
@@ -108,6 +107,13 @@ def stream_vectors(
 ) -> Iterator[Vectors]:
     """Yield unit vectors [B, D] float32 of the images that `decode` makes of the rows, in order, in blocks."""
     yield from stream_decoded(model, rows, decode, partial(_encode_images, model), batch_size)
+
+
+def stream_pooled_images(
+    model: DualEncoder, rows: Sequence[Element], decode: Callable[[Element], Pixels], batch_size: int
+) -> Iterator[Vectors]:
+    """Yield what the projection of the image tower reads, [B, F] float32, as `stream_vectors` yields vectors."""
+    yield from stream_decoded(model, rows, decode, partial(_pool_images, model), batch_size)
 
 
 def stream_decoded(
@@ -133,6 +139,13 @@ def stream_caption_vectors(
 ) -> Iterator[Vectors]:
     """Yield unit vectors [B, D] float32 of the captions, in order, in blocks."""
     yield from stream_caption_blocks(model, tokenizer, captions, partial(encode_tokens, model), batch_size)
+
+
+def stream_pooled_captions(
+    model: DualEncoder, tokenizer: Any, captions: Sequence[str], batch_size: int
+) -> Iterator[Vectors]:
+    """Yield what the projection of the text tower reads, [B, W] float32, of the captions, in order, in blocks."""
+    yield from stream_caption_blocks(model, tokenizer, captions, partial(_pool_text, model), batch_size)
 
 
 def stream_caption_blocks(

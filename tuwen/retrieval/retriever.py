@@ -17,9 +17,9 @@ from tuwen.core.errors import UserError
 from tuwen.data.formats.images import Pixels, decode_pixels, make_upright
 from tuwen.data.formats.picture_rule import PictureRule, resize_by_rule
 from tuwen.data.formats.text import load_tokenizer
-from tuwen.model.adapter import is_adapter
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder, load_model
+from tuwen.model.stored_model import is_adapter
 from tuwen.retrieval.encode import embed_captions, stream_vectors
 from tuwen.retrieval.few_captions import embed_few_captions
 from tuwen.retrieval.search import top_k

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
 
 from tuwen.core.errors import UserError
 from tuwen.core.progress import say
@@ -75,6 +74,8 @@ class Checkpoint:
 
     def _fails_anywhere(self, step: Callable[[], object], folder: Path) -> bool:
         """Take a step of writing `folder`; return whether it fails in any process. All processes call this."""
+        from torch.distributed.checkpoint.api import CheckpointException
+
         failed = False
         try:
             step()

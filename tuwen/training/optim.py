@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.model.tower_layers import count_layers_above, list_tower_parameters
-from tuwen.training.engines.shards import get_local, split_group
+from tuwen.training.engines.local import get_local, split_group
 
 if TYPE_CHECKING:  # pydantic is not needed to step on tensors
     from tuwen.core.params import Loop

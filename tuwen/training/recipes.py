@@ -4,7 +4,6 @@ Each writes a model folder (dual_encoder.py) with `training.json`, which has a r
 `manifest.json`.
 """
 
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.text import Vocabulary, make_tokenizer
 from tuwen.data.formats.tokens.token_stats import list_losses, measure_tokens
 from tuwen.model import dual_encoder
-from tuwen.model.adapter import is_adapter
+from tuwen.model.stored_model import is_adapter
 from tuwen.model.weights.load import make_start
 from tuwen.training import distributed
 from tuwen.training.checkpoint import remove_checkpoint
@@ -188,12 +187,6 @@ def make_refitted(
 
 def _skip_measuring(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
     return Measured({}, np.zeros(0))
-
-
-def copy_model(folder: Path, out: Path) -> None:
-    """Make `out` a copy of the model in `folder`."""
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(folder, out, copy_function=shutil.copyfile)  # not its mode: DVC keeps what it cached read-only
 
 
 def make_labelled_views(

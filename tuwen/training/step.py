@@ -19,9 +19,9 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder
 from tuwen.model.precision import choose_precision, set_attention, set_float32_products, set_precision
 from tuwen.training import distributed, gradcache, optim
+from tuwen.training.engines.local import clip_gradients
 from tuwen.training.engines.loss_scale import LossScale
 from tuwen.training.engines.replicas import Alone, GradientEngine, make_replicas
-from tuwen.training.engines.shards import Shards, clip_gradients
 from tuwen.training.loss import (
     LossOfVectors,
     compare_ids,
@@ -55,6 +55,8 @@ def prepare_model(model: DualEncoder, fit: "Fit") -> GradientEngine:
     if fit.compile:
         gradcache.compile_towers(model, fit.chunk)
     if fit.shard == "full" and distributed.count_ranks() > 1:
+        from tuwen.training.engines.shards import Shards
+
         return Shards(model, fit.precision)
     return make_replicas(model)
 

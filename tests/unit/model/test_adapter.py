@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tuwen.core.errors import UserError
-from tuwen.model import adapter
+from tuwen.model import adapter, stored_model
 
 
 def write_given(folder: Path, images: np.ndarray, texts: np.ndarray) -> Path:
@@ -30,8 +30,8 @@ def test_rows_are_found_by_id_and_divided_by_their_length(tmp_path: Path) -> Non
     assert np.abs(images - due / np.linalg.norm(due, axis=1, keepdims=True)).max() < 1e-6
     assert texts.shape == (1, 4)
     adapter.save_adapter(heads, tmp_path, tmp_path / "model")
-    assert adapter.is_adapter(tmp_path / "model")
-    assert not adapter.is_adapter(tmp_path)
+    assert stored_model.is_adapter(tmp_path / "model")
+    assert not stored_model.is_adapter(tmp_path)
     again = adapter.read_given(tmp_path / "model")
     assert np.array_equal(
         adapter.embed_given(adapter.load_adapter(tmp_path / "model"), again, ["images-3"], [])[0][0], images[0]

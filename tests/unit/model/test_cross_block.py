@@ -1,4 +1,4 @@
-"""One block, against transformers' own layer of a BERT."""
+"""One block, against a layer of our BERT, which text_towers/test_bert.py compares with transformers' own."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_without_another_stream_a_block_is_a_layer_of_a_bert(tower) -> None:
     mask[1, 4:] = 0
     hidden = []
     tower.encoder.layer[1].register_forward_pre_hook(lambda layer, given: hidden.append(given[0]))
-    out = tower(inputs_embeds=x, attention_mask=mask).last_hidden_state
+    out = tower(None, mask.bool()[:, None, None], x)
     found = block(hidden[0], mask, None)
     torch.testing.assert_close(found[mask.bool()], out[mask.bool()], atol=1e-5, rtol=0)
 

@@ -60,10 +60,9 @@ def test_open_clips_own_projection_is_replaced_by_a_fresh_one() -> None:
 
 def test_a_text_tower_takes_from_bert_what_its_config_leaves_out() -> None:
     config = {"width": 128, "layers": 3, "dropout": 0.25, "max_tokens": 24}
-    shape = towers.make_text_tower(config, 50).config
-    assert (shape.num_attention_heads, shape.intermediate_size, shape.max_position_embeddings) == (2, 512, 24)
-    assert (shape.layer_norm_eps, shape.hidden_act, shape.vocab_size) == (1e-12, "gelu", 50)
-    assert shape.hidden_dropout_prob == shape.attention_probs_dropout_prob == 0.25
-    named = towers.make_text_tower(config | {"heads": 4, "mlp": 96, "positions": 60, "eps": 1e-5}, 50).config
-    assert (named.num_attention_heads, named.intermediate_size) == (4, 96)
-    assert (named.max_position_embeddings, named.layer_norm_eps) == (60, 1e-5)
+    shape = towers.make_text_tower(config, 50).shape
+    assert (shape.heads, shape.mlp, shape.positions) == (2, 512, 24)
+    assert (shape.eps, shape.activation, shape.vocabulary) == (1e-12, "gelu", 50)
+    assert shape.dropout == 0.25
+    named = towers.make_text_tower(config | {"heads": 4, "mlp": 96, "positions": 60, "eps": 1e-5}, 50).shape
+    assert (named.heads, named.mlp, named.positions, named.eps) == (4, 96, 60, 1e-5)

@@ -16,6 +16,7 @@ from tuwen.data.formats.text import load_tokenizer
 from tuwen.model import dual_encoder
 from tuwen.model.reranker import load_reranker
 from tuwen.reranking import recipe
+from tuwen.reranking.no_reranker import write_no_reranker
 from tuwen.reranking.validation import make_rerank_validator
 from tuwen.retrieval.rerank import has_own_towers
 from tuwen.training import recipes
@@ -139,7 +140,7 @@ def test_the_state_that_is_chosen_on_valid_is_the_one_that_is_saved(here: Path) 
 def test_without_a_reranker_the_folder_holds_its_manifest_alone(here: Path) -> None:
     Path("models/reranked").mkdir()
     Path("models/reranked/left_over").write_text("of an earlier one")
-    recipe.write_no_reranker(Path("models/reranked"))
+    write_no_reranker(Path("models/reranked"))
     assert [path.name for path in Path("models/reranked").iterdir()] == ["manifest.json"]
 
 

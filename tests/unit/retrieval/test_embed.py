@@ -18,6 +18,7 @@ from tuwen.data.formats import manifest
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
 from tuwen.retrieval import embed, encode
+from tuwen.retrieval.embedding import vector_parts
 
 ROWS, PIECE, PART = 45, 4, 8  # five whole parts of pictures and a last one of five rows
 CONFIG = {
@@ -31,8 +32,9 @@ import os, signal, sys
 from pathlib import Path
 from tuwen.core.params import Embed
 from tuwen.retrieval import embed, encode
+from tuwen.retrieval.embedding import vector_parts
 
-encode.PIECE, embed.PART = {PIECE}, {PART}
+encode.PIECE, vector_parts.PART = {PIECE}, {PART}
 left = int(sys.argv[2])
 original = getattr(encode, sys.argv[1])
 
@@ -54,7 +56,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUWEN_WORKERS", "2")
     monkeypatch.setattr(encode, "PIECE", PIECE)
-    monkeypatch.setattr(embed, "PART", PART)
+    monkeypatch.setattr(vector_parts, "PART", PART)
     write_set(Path("data"), "test", {"": range(ROWS)})
     write_model(Path("models/m"), seed=0)
 
@@ -173,7 +175,7 @@ def test_the_bytes_do_not_depend_on_workers_and_threads(monkeypatch: pytest.Monk
 
 def test_two_processes_make_the_bytes_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode, "PIECE", 16)  # as the processes have it
-    monkeypatch.setattr(embed, "PART", 16)
+    monkeypatch.setattr(vector_parts, "PART", 16)
     alone = run(batch_size=16)
     places = Path("models/m"), Path("data/clean/test"), Path("embeddings/two")
     embed.embed_set(*places, Embed(batch_size=16, dtype="float32"), processes=2)
@@ -191,6 +193,6 @@ def test_the_file_is_what_numpy_writes(tmp_path: Path) -> None:
 
 def test_no_more_than_a_part_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     saved, save = list[int](), np.save
-    monkeypatch.setattr(embed.np, "save", lambda path, rows: saved.append(len(rows)) or save(path, rows))
+    monkeypatch.setattr(vector_parts.np, "save", lambda path, rows: saved.append(len(rows)) or save(path, rows))
     run()
     assert saved == [8, 8, 8, 8, 8, 5] * 2

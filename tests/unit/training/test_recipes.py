@@ -20,6 +20,7 @@ from tuwen.data.formats.manifest import hash_file
 from tuwen.data.formats.near_images.looks import measure_look
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
+from tuwen.model.stored_model import copy_model
 from tuwen.training import recipes, trainer
 
 SOURCES = {"art": {"kind": "webdataset", "root": "art"}, "shop": {"kind": "webdataset", "root": "shop"}}
@@ -267,7 +268,7 @@ def test_a_copy_is_the_same_folder_and_can_be_written_to(here: Path) -> None:
         path.chmod(0o444)  # as DVC leaves what it has cached
     Path("models/final").mkdir()
     Path("models/final/old").touch()
-    recipes.copy_model(Path("models/start"), Path("models/final"))
+    copy_model(Path("models/start"), Path("models/final"))
     copied = {path.name: path for path in Path("models/final").iterdir()}
     assert set(copied) == {path.name for path in Path("models/start").iterdir()}
     for name, path in copied.items():

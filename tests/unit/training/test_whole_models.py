@@ -9,6 +9,7 @@ import pytest
 from tests.support.library_models import SIZE_PX, TOKENS, pin, save_library_model
 from tests.support.training import caption, settings, write_set
 from tuwen.data.augment.stored_views import augment
+from tuwen.model.stored_model import copy_model
 from tuwen.retrieval.embed import embed_set
 from tuwen.retrieval.retriever import load_retriever
 from tuwen.training import recipes
@@ -36,7 +37,7 @@ def test_it_is_measured_trained_on_fresh_views_and_embeds_by_its_own_rule(
     folders, log = (Path("models/baseline"), Path("models/finetuned")), (lambda *_: None)
     recipes.make_baseline(CLEAN, folders[0], params, Path(".cache/b"), log)
     recipes.make_finetuned(CLEAN, AUGMENTED, *folders, params, Path(".cache/f"), log)
-    recipes.copy_model(folders[1], Path("models/final"))
+    copy_model(folders[1], Path("models/final"))
     before, after = (json.loads((folder / "training.json").read_text()) for folder in folders)
     assert before["captions"]["train"]["captions"] == 8
     assert (after["pairs"], after["steps"]) == (8, 4)

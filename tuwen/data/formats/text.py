@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from tuwen.data.formats.json_file import read_json
 from tuwen.data.formats.tokens import library_tokenizer, pieces, spelling
+from tuwen.data.formats.tokens.caption_tokenizer import CaptionTokenizer
 from tuwen.data.formats.tokens.library_tokenizer import TokenizerFiles
 
 LIST_MARK = "、"  # joins the items of an enumeration in Chinese
@@ -138,7 +139,7 @@ def load_tokenizer(vocabulary: Path) -> Any:
 
 
 def _prepare(tokenizer: Any, rule: dict[str, Any]) -> Any:
-    """Return a tokenizer of transformers as `tokenize` wants it; rule: `text` of a preprocessor.json."""
+    """Return a tokenizer, ours or of transformers, as `tokenize` wants it; rule: `text` of preprocessor.json."""
     tokenizer.simplify = rule.get("simplify", False)
     tokenizer.clean = library_tokenizer.find_cleaner(rule.get("clean"))
     tokenizer.has_fixed_length = rule.get("padding") == "max_length"
@@ -155,21 +156,12 @@ def make_tokenizer(vocabulary: str | Sequence[str] | TokenizerFiles, simplify: b
     """
     if isinstance(vocabulary, TokenizerFiles):
         return _prepare(library_tokenizer.load_library_tokenizer(vocabulary), {"simplify": simplify})
-    from tokenizers import normalizers
-    from transformers import BertTokenizer
-
-    if pieces.has_scores(lines := _list_tokens(vocabulary)):
-        return _prepare(pieces.make_piece_tokenizer(lines, SPECIAL_TOKENS), {"simplify": simplify})
-    given = vocabulary if isinstance(vocabulary, str) else {token: n for n, token in enumerate(vocabulary)}
-    tokenizer = BertTokenizer(vocab=given, do_lower_case=True)
-    tokens, rust = tokenizer.get_vocab(), tokenizer.backend_tokenizer
-    tokenizer.split_special_tokens = True  # [MASK] in a caption is what stands there, to cn_clip too
-    if spelling.has_bytes(tokens):
-        spelling.set_spelling(rust, UNKNOWN)
+    lines = _list_tokens(vocabulary)
+    if pieces.has_scores(lines):
+        rust = pieces.make_piece_tokenizer(lines, SPECIAL_TOKENS)
     else:
-        marks = [normalizers.Replace(mark, '"') for mark in "“”" if mark not in tokens]
-        rust.normalizer = normalizers.Sequence([*marks, rust.normalizer])
-    return _prepare(tokenizer, {"simplify": simplify})
+        rust = spelling.make_word_tokenizer(lines, SPECIAL_TOKENS)
+    return _prepare(CaptionTokenizer(rust, SPECIAL_TOKENS), {"simplify": simplify})
 
 
 def _list_tokens(vocabulary: str | Sequence[str]) -> Sequence[str]:
@@ -185,11 +177,13 @@ def tokenize(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> tuple[
     tokenizer: of `make_tokenizer`. All captions of training, embedding and asking come through here. Models that
     were trained on texts of one length without a mask, as SigLIP, are given that length, and read its padding too.
     """
+    import torch
+
     read, fixed = simplify_for(tokenizer, captions), tokenizer.has_fixed_length
     padding = {"padding": "max_length" if fixed else "longest", "max_length": max_tokens, "truncation": True}
-    batch = tokenizer(read, **padding, return_attention_mask=True, return_tensors="pt")
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    return ids, ids.new_ones(ids.shape) if fixed else mask
+    batch = tokenizer(read, **padding, return_attention_mask=True)
+    ids = torch.tensor(batch["input_ids"])
+    return ids, torch.ones_like(ids) if fixed else torch.tensor(batch["attention_mask"])
 
 
 def locate_tokens(tokenizer: Any, caption: str, max_tokens: int) -> list[tuple[int, int]]:
@@ -198,8 +192,8 @@ def locate_tokens(tokenizer: Any, caption: str, max_tokens: int) -> list[tuple[i
     The caption is what `simplify_for` returns. A special token stands nowhere, (0, 0); the tokens of one character
     all stand there.
     """
-    told = tokenizer([caption], truncation=True, max_length=max_tokens, return_offsets_mapping=True)
-    return [(start, end) for start, end in told["offset_mapping"][0]]
+    (encoding,) = tokenizer([caption], truncation=True, max_length=max_tokens).encodings
+    return [(start, end) for start, end in encoding.offsets]
 
 
 def simplify_for(tokenizer: Any, captions: Sequence[str]) -> list[str]:

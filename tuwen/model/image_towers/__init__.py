@@ -1,1 +1,1 @@
-"""Image towers that are no transformer: efficientnet.py."""
+"""Image towers of our own: vit.py, mean_vit.py, whose patches are averaged, and efficientnet.py."""

@@ -19,7 +19,6 @@ import pyarrow as pa
 from tuwen.core.errors import UserError
 from tuwen.core.params import Embed, Index
 from tuwen.data.formats import manifest, pairs
-from tuwen.model.device import count_processes
 from tuwen.model.reranker import has_reranker
 from tuwen.retrieval.calibration import read_calibrations
 from tuwen.retrieval.embed import embed_set
@@ -111,7 +110,7 @@ def _find_embedded(project: Project, model: Path, name: str, embed: Embed) -> Pa
             manifest.require_inputs(embedded, {"model": model})
         return embedded
     made = INDEX_WORK / model.name / name
-    embed_set(model, folder, made, embed, count_processes())  # what was killed goes on from its own parts
+    embed_set(model, folder, made, embed, processes=None)  # what was killed goes on from its own parts
     return made
 
 

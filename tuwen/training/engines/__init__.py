@@ -1,5 +1,6 @@
 """How the processes of a training share a model.
 
-replicas.py: each has a whole copy (DDP). shards.py: each has a share (FSDP2). weights.py: what a training moves,
-either way; states.py: how shares become whole, and files. loss_scale.py: what keeps fp16 gradients above zero.
+replicas.py: each has a whole copy (DDP). shards.py: each has a share (FSDP2). local.py: what a step does with
+either, and weights.py what a training moves; states.py: how shares become whole, and files. loss_scale.py: what
+keeps fp16 gradients above zero.
 """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tuwen.model.precision import choose_precision
-from tuwen.training.engines.shards import get_local
+from tuwen.training.engines.local import get_local
 
 FIRST_FACTOR, LEAST_FACTOR, GROW_AFTER = 2.0**16, 1.0, 2000  # powers of two: they change no digit of a gradient
 

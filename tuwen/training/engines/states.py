@@ -7,29 +7,20 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
+from torch import Tensor, nn
 
 from tuwen.model.device import choose_device
 from tuwen.model.state_dict import State
 from tuwen.training import distributed
-
-# by the parameters' names, not by the groups of an optimizer: another number of processes has other groups
-BY_NAME = StateDictOptions(flatten_optimizer_state_dict=True)
+from tuwen.training.engines.local import is_share
 
 
 def gather_state(state: State) -> State:
     """Return whole tensors on the CPU in the first process, {} in the others. All processes call this."""
     whole: State = {}
+    value: Any
     for name, value in state.items():
-        tensor = value.full_tensor() if isinstance(value, DTensor) else value
+        tensor: Tensor = value.full_tensor() if is_share(value) else value
         if distributed.is_first():
             whole[name] = tensor.detach().cpu()
     return whole
@@ -53,6 +44,8 @@ def save_shares(
 
     Raises what torch's writer raises.
     """
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     shares = _list_shares(model, optimizers, average)
     save(shares, checkpoint_id=folder, no_dist=not dist.is_initialized())
 
@@ -61,15 +54,23 @@ def load_shares(
     folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: State | None
 ) -> None:
     """Read what any number of processes wrote, in place. All processes call this."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     shares = _list_shares(model, optimizers, average)
     load(shares, checkpoint_id=folder, no_dist=not dist.is_initialized())
     model.load_state_dict(shares["model"])
-    set_optimizer_state_dict(model, optimizers, optim_state_dict=shares["optimizers"], options=BY_NAME)
+    options = StateDictOptions(flatten_optimizer_state_dict=True)  # as in _list_shares
+    set_optimizer_state_dict(model, optimizers, optim_state_dict=shares["optimizers"], options=options)
 
 
 def _list_shares(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], average: State | None
 ) -> dict[str, Any]:
-    moved = get_optimizer_state_dict(model, optimizers, options=BY_NAME)
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+    # by the parameters' names, not by the groups of an optimizer: another number of processes has other groups
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    moved = get_optimizer_state_dict(model, optimizers, options=options)
     shares = {"model": model.state_dict(), "optimizers": moved}
     return shares | ({"average": average} if average is not None else {})

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuwen.data.formats.json_file import read_json
-from tuwen.model.adapter import is_adapter
+from tuwen.model.stored_model import is_adapter
 from tuwen.training.selection import Choice
 
 if TYPE_CHECKING:

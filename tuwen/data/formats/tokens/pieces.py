@@ -25,32 +25,21 @@ def write_pieces(special: Sequence[str], scores: Mapping[str, float]) -> list[st
 
 
 def make_piece_tokenizer(lines: Sequence[str], special: Sequence[str]) -> Any:
-    """Return a tokenizer of transformers over the lines of a vocab.txt.
+    """Return a tokenizers.Tokenizer over the lines of a vocab.txt.
 
     special: the lines without a score, for padding, unknown pieces, beginning, end and mask.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, pre_tokenizers
 
-    padding, unknown, first, last, mask = special
+    _, unknown, first, last, _ = special
     parts = (line.partition(SCORE_MARK) for line in lines)
     # 0 as SentencePiece has it: what is read is lower case, so that no special token is a piece of a caption
     scored = [(piece, float(score or 0)) for piece, _, score in parts]
     rust = Tokenizer(models.Unigram(scored, unk_id=lines.index(unknown)))
     rust.normalizer = make_piece_folding()
     rust.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always")
-    ends = [(token, lines.index(token)) for token in (first, last)]
-    rust.post_processor = processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=ends)
-    reader = PreTrainedTokenizerFast(
-        tokenizer_object=rust,
-        pad_token=padding,
-        unk_token=unknown,
-        cls_token=first,
-        sep_token=last,
-        mask_token=mask,
-    )
-    reader.split_special_tokens = True
-    return reader
+    rust.post_processor = spelling.make_ends(first, last, rust)
+    return rust
 
 
 def make_piece_folding() -> Any:

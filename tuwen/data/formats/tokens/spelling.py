@@ -67,7 +67,36 @@ def has_bytes(tokens: Iterable[str]) -> bool:
     return {*BYTES} <= {*tokens}
 
 
-def set_spelling(tokenizer: Any, unknown: str) -> None:
+def make_word_tokenizer(lines: Sequence[str], special: Sequence[str]) -> Any:
+    """Return a tokenizers.Tokenizer over a vocabulary of `list_pieces`, or else over a published one, as BERT's.
+
+    special: as in pieces.py; a published vocabulary may lack some.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    # a line end of Unicode is a token of published vocabularies, and blank to their readers
+    tokens = {token.rstrip(): number for number, token in enumerate(lines)}
+    _, unknown, first, last, _ = special
+    rust = Tokenizer(models.WordPiece(tokens, unk_token=unknown))
+    if has_bytes(tokens):
+        _set_spelling(rust, unknown)
+    else:
+        marks = [normalizers.Replace(mark, '"') for mark in "“”" if mark not in tokens]
+        rust.normalizer = normalizers.Sequence([*marks, normalizers.BertNormalizer()])
+        rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    rust.post_processor, rust.decoder = make_ends(first, last, rust), decoders.WordPiece()
+    return rust
+
+
+def make_ends(first: str, last: str, tokenizer: Any) -> Any:
+    """Return what puts the tokens `first` and `last` around those of a caption."""
+    from tokenizers import processors
+
+    numbers = [(token, tokenizer.token_to_id(token)) for token in (first, last)]
+    return processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=numbers)
+
+
+def _set_spelling(tokenizer: Any, unknown: str) -> None:
     """Make a tokenizers.Tokenizer over a vocabulary of `list_pieces` spell every text; `unknown`: its token.
 
     A word becomes one token a character. A character that the vocabulary lacks is a word of its own, one token a

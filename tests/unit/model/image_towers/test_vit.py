@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import gelu, layer_norm
 
 from tuwen.model.architectures import make_vit_config
-from tuwen.model.vit import Block, VisionTransformer
+from tuwen.model.image_towers.vit import Block, VisionTransformer
 
 CONFIG = make_vit_config(size_px=16, patch_px=8, width=64, layers=2)
 

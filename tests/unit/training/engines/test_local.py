@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from tuwen.training.engines.shards import clip_gradients, get_local, split_group
+from tuwen.training.engines.local import clip_gradients, get_local, split_group
 
 
 def make_layers(shared: bool) -> nn.Sequential:

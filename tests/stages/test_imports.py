@@ -1,0 +1,61 @@
+"""What a stage imports before its work: nothing that takes seconds and that it may not need."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.checkout import ROOT
+from tests.support.frozen import VOCABULARY, make_encoder
+from tuwen.model.dual_encoder import save_model
+
+STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
+# seconds each, for one class or function of theirs
+HEAVY = ("torchvision", "scipy", "sympy", "torch._dynamo", "torch._inductor", "torch.distributed.fsdp")
+HEAVY += ("open_clip", "timm", "transformers", "mlflow", "great_expectations", "albumentations", "matplotlib")
+WITHOUT_TORCH = ("augment", "corpus", "embed", "ingest", "refit", "rerank", "validate")
+
+
+def list_heavy(code: str, *arguments: str) -> list[str]:
+    """Return what of HEAVY and torch a process has imported after `code`."""
+    named = f"import sys\nprint([name for name in {(*HEAVY, 'torch')} if name in sys.modules])"
+    command = [sys.executable, "-c", f"{code}\n{named}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found: list[str] = eval(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_that_starts_has_imported_little(name: str) -> None:
+    assert list_heavy(f"import stages.{name}") == ([] if name in WITHOUT_TORCH else ["torch"])
+
+
+ENCODE = """
+import sys
+from pathlib import Path
+from tuwen.data.formats.text import load_tokenizer
+from tuwen.model.dual_encoder import load_model
+from tuwen.retrieval.encode import embed_captions
+
+folder = Path(sys.argv[1])
+embed_captions(load_model(folder), load_tokenizer(folder / "vocab.txt"), ["一个红色的圆"], 4)
+"""
+TRAIN = """
+from tests.support.frozen import frozen_fit, make_encoder
+from tuwen.training import step
+
+for freeze in ("towers", "none"):
+    encoder, fit = make_encoder(), frozen_fit(freeze=freeze)
+    step.prepare_model(encoder, fit)
+"""
+
+
+def test_a_model_of_our_own_towers_encodes_without_a_library_of_models(tmp_path: Path) -> None:
+    save_model(make_encoder(), tmp_path / "m", VOCABULARY)
+    assert list_heavy(ENCODE, str(tmp_path / "m")) == ["torch"]
+
+
+def test_a_training_in_one_process_is_set_up_without_those_of_several() -> None:
+    assert list_heavy(TRAIN) == ["torch"]

@@ -1,0 +1,163 @@
+"""Models over the same towers: what these make of a set is computed once, and read without torch."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.checkout import ROOT
+from tests.support.frozen import VOCABULARY, make_encoder
+from tests.support.training import caption, write_set
+from tuwen.core.params import Embed
+from tuwen.data.formats import pairs
+from tuwen.data.formats.text import load_tokenizer
+from tuwen.model.dual_encoder import DualEncoder, save_model
+from tuwen.retrieval import embed, encode
+
+ROWS = 21
+PARAMS = Embed(batch_size=4, dtype="float32")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_set(Path("data"), "test", {"": range(ROWS)})
+    for name, seed in (("baseline", 0), ("finetuned", 1)):
+        save_model(make_model(seed), Path("models") / name, VOCABULARY)
+
+
+def make_model(seed: int) -> DualEncoder:
+    """The towers are always the same; the seed draws the projections."""
+    model = make_encoder()
+    torch.manual_seed(seed)
+    for projection in (model.image_tower.projection, model.text_projection):
+        torch.nn.init.normal_(projection.weight)
+    return model
+
+
+def run(model: str, out: str = "") -> dict[str, bytes]:
+    place = Path("embeddings") / (out or model)
+    embed.embed_set(Path("models") / model, Path("data/clean/test"), place, PARAMS)
+    return {path.name: path.read_bytes() for path in place.iterdir()}
+
+
+def count(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """The rows of each call of a function of encode.py."""
+    rows, original = list[int](), getattr(encode, name)
+
+    def counted(model: DualEncoder, given: torch.Tensor, *more: object) -> object:
+        rows.append(len(given))
+        return original(model, given, *more)
+
+    monkeypatch.setattr(encode, name, counted)
+    return rows
+
+
+def test_the_second_model_pools_nothing_and_has_the_bytes_of_a_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, texts = count(monkeypatch, "_pool_images"), count(monkeypatch, "_pool_text")
+    run("baseline")
+    assert (sum(images), sum(texts)) == (ROWS, ROWS)
+    warm = run("finetuned")
+    assert (sum(images), sum(texts)) == (ROWS, ROWS)
+    (kept,) = embed.WORK.iterdir()
+    assert sorted(path.name for path in kept.iterdir()) == ["images.npy", "texts.npy"]
+    for path in kept.iterdir():
+        path.unlink()
+    assert run("finetuned", "cold") == warm
+    assert sum(images) == 2 * ROWS
+
+
+def test_the_vectors_are_those_of_the_model() -> None:
+    run("baseline")
+    run("finetuned")
+    model, folder = make_model(1).eval(), Path("models/finetuned")
+    squares = encode.read_images(Path("data"), pairs.read_pair_set(Path("data/clean/test")), model.picture_rule)
+    wanted = encode.embed_images(model, squares, 4)
+    captions = encode.embed_captions(
+        model, load_tokenizer(folder / "vocab.txt"), list(map(caption, range(ROWS))), 4
+    )
+    for name, vectors in (("images", wanted), ("texts", captions)):
+        np.testing.assert_allclose(np.load(f"embeddings/finetuned/{name}.npy"), vectors, atol=1e-6)
+        assert not np.allclose(np.load(f"embeddings/baseline/{name}.npy"), vectors, atol=1e-2)
+
+
+def test_what_is_there_is_projected_without_torch() -> None:
+    run("baseline")
+    code = """
+import sys
+from pathlib import Path
+from tuwen.core.params import Embed
+from tuwen.retrieval.embed import embed_set
+
+params = Embed(batch_size=4, dtype="float32")
+embed_set(Path("models/finetuned"), Path("data/clean/test"), Path("out"), params, processes=None)
+print("torch" in sys.modules)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "False\n", done.stderr
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == run("finetuned")
+
+
+def change_tower(model: DualEncoder) -> None:
+    with torch.no_grad():
+        model.text_tower.embeddings.LayerNorm.bias[0] += 1
+
+
+def change_pictures(model: DualEncoder) -> None:
+    model.config["image"]["mean"] = model.config["image"]["std"] = [0.5] * 3
+
+
+def change_captions(model: DualEncoder) -> None:
+    model.config["text"]["simplify"] = True
+
+
+@pytest.mark.parametrize("change", [change_tower, change_pictures, change_captions])
+def test_towers_that_read_otherwise_pool_anew(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[DualEncoder], None]
+) -> None:
+    run("baseline")
+    model = make_model(1)
+    change(model)
+    save_model(model, Path("models/other"), VOCABULARY)
+    images = count(monkeypatch, "_pool_images")
+    run("other")
+    assert sum(images) == ROWS
+
+
+def test_another_set_is_pooled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("baseline")
+    write_set(Path("data"), "test", {"": range(1, ROWS)})
+    images = count(monkeypatch, "_pool_images")
+    run("finetuned")
+    assert sum(images) == ROWS - 1
+
+
+def test_what_nobody_read_for_long_or_is_large_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("baseline")
+    (kept,) = embed.WORK.iterdir()
+    left = embed.WORK / "0123456789abcdef"  # of a run that was killed
+    left.mkdir()
+    for folder in (kept, left):
+        os.utime(folder, (0, 0))
+    write_set(Path("data"), "test", {"": range(1, ROWS)})
+    run("baseline")
+    assert left.is_dir()
+    assert not kept.is_dir()
+    monkeypatch.setattr(embed, "KEPT_BYTES", 0)
+    run("finetuned")
+    assert list(embed.WORK.iterdir()) == [left]
+
+
+def test_a_model_that_cannot_be_read_is_named_by_who_loads_it() -> None:
+    weights = Path("models/baseline/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors: no readable weights"):
+        run("baseline")
