@@ -114,9 +114,10 @@ def log_pyfunc(folder: Path) -> Path:
 def bench_store(sizes: Sizes) -> None:
     """Time the exact store alone, query by query and by 32, with a filter and without."""
     for rows, most_ms in zip(sizes.rows, (6, 80), strict=True):
-        for name, milliseconds in time_store(rows):
-            target = "" if name else f"< {most_ms} ms"
-            show(f"store, {rows:,} x 512, a query{name}", f"{milliseconds:.2f} ms", target)
+        for dtype in ("float32", "int8"):
+            for name, milliseconds in time_store(rows, dtype):
+                target = f"< {most_ms} ms" if name == "a query" else ""
+                show(f"store, {rows:,} x 512 {dtype}, {name}", f"{milliseconds:.2f} ms", target)
 
 
 def bench_start(sizes: Sizes) -> None:

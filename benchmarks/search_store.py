@@ -15,33 +15,41 @@ from tuwen.service.index.items import ITEM_SCHEMA
 from tuwen.service.index.store import ItemFilter
 
 DIMENSIONS, QUERIES, K = 512, 64, 10
+LEAST, STEP = np.float32(-0.25), np.float32(0.5 / 255)  # of int8: hardly a number of these vectors lies beyond
 FEW = ItemFilter(values=(("source", ("labelled",)),))  # a tenth of the items
-WAYS = (("", ItemFilter(), 1), (" of 32", ItemFilter(), 32), (", filtered", FEW, 1))  # name, filter, at once
+# name, filter, at once
+WAYS = (("a query", ItemFilter(), 1), ("a query of 32", ItemFilter(), 32), ("a query, filtered", FEW, 1))
 
 
 class MadeIndex:
     """Random unit vectors on disk, as an index has them, and an item's source for each."""
 
-    def __init__(self, folder: Path, rows: int) -> None:
-        draw, path = np.random.default_rng(0), folder / f"{rows}.npy"
-        made = np.lib.format.open_memmap(path, "w+", np.float32, (rows, DIMENSIONS))
+    def __init__(self, folder: Path, rows: int, dtype: str) -> None:
+        draw, path = np.random.default_rng(0), folder / f"{rows}-{dtype}.npy"
+        made = np.lib.format.open_memmap(path, "w+", dtype, (rows, DIMENSIONS))
         for start in range(0, rows, 10_000):
             block = draw.normal(size=(min(10_000, rows - start), DIMENSIONS)).astype(np.float32)
-            made[start : start + 10_000] = block / np.linalg.norm(block, axis=1, keepdims=True)
+            block /= np.linalg.norm(block, axis=1, keepdims=True)
+            if dtype == "int8":
+                block = np.rint((block - LEAST) / STEP).clip(0, 255) - 128
+            made[start : start + 10_000] = block
         made.flush()
         vectors = np.load(path, mmap_mode="c")
+        scale = np.repeat([[LEAST], [STEP]], DIMENSIONS, axis=1) if dtype == "int8" else None
         nulls = {name: pa.nulls(rows, ITEM_SCHEMA.field(name).type) for name in ITEM_SCHEMA.names}
         nulls["source"] = pa.array(["art" if n % 10 else "labelled" for n in range(rows)])
         table = pa.table(nulls, schema=ITEM_SCHEMA)
-        self.codes = dict.fromkeys(("images", "texts"), Codes(vectors))
-        self.tables = dict.fromkeys(("images", "texts"), table)
+        self.codes, self.tables = {"images": Codes(vectors, scale)}, {"images": table}
 
 
-def time_store(rows: int) -> Iterator[tuple[str, float]]:
-    """Yield milliseconds a query takes, the median: one by one, 32 at once, and under a filter."""
+def time_store(rows: int, dtype: str) -> Iterator[tuple[str, float]]:
+    """Yield milliseconds to open the store, and a query's, the median: alone, 32 at once, and under a filter."""
     torch.set_num_threads(1)  # as the service does
     with tempfile.TemporaryDirectory() as folder:
-        store = ExactStore(MadeIndex(Path(folder), rows))  # type: ignore[arg-type]  # has what a search reads
+        index = MadeIndex(Path(folder), rows, dtype)
+        start = time.monotonic()
+        store = ExactStore(index)  # type: ignore[arg-type]  # has what a search reads
+        yield "opened", 1000 * (time.monotonic() - start)
         queries = np.random.default_rng(1).normal(size=(QUERIES, DIMENSIONS)).astype(np.float32)
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
         for name, keep, step in WAYS:

@@ -41,7 +41,7 @@ def _measure(name: str, params: Params) -> None:
             embeddings, SETS, results, params.evaluate, params.pairs, model=Path("models") / name
         )
         test = embeddings / "test", SETS / "test"
-        evaluate_zero_shot(Path("models") / name, *test, results / "zero_shot.json")
+        evaluate_zero_shot(Path("models") / name, *test, results / "zero_shot.json", params.evaluate)
         run.log_metrics(figures.flatten_metrics(metrics), step=0)
         run.finish_output(results)
         finding = judge_pairs(metrics["bank"], params.pairs, results) if name == get_base().name else ""

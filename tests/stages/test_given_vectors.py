@@ -28,11 +28,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def measured(project: Path) -> Path:
+    params = load_params(project / "params.yaml")
     for model in ("baseline", "finetuned"):
         run(project, model, named=model)
         embedded, folder = project / "embeddings" / model / "test", project / "models" / model
         out = project / "results" / model / "zero_shot.json"
-        evaluate_zero_shot(folder, embedded, project / "data/clean/test", out)
+        evaluate_zero_shot(folder, embedded, project / "data/clean/test", out, params.evaluate)
     return project
 
 

@@ -46,6 +46,15 @@ def figures_of(root: Path, model: str, name: str = "test") -> dict[str, float]:
     return values
 
 
+def make_shares(*shares: float) -> dict[str, float]:
+    """Return top-1, and top-5 where it is given, with intervals of a tenth to both sides."""
+    return {
+        f"{top}{end}": share + change
+        for top, share in zip(("top_1", "top_5"), shares, strict=False)
+        for end, change in (("", 0.0), ("_low", -0.1), ("_high", 0.1))
+    }
+
+
 def zero_shot(model: str) -> dict[str, object]:
     """Return a zero_shot.json of classes that this set lacks."""
     right, size = {"baseline": 1, "finetuned": 2}[model], len(CLASSES)
@@ -58,10 +67,10 @@ def zero_shot(model: str) -> dict[str, object]:
     return {
         "classes": CLASSES,
         "pictures": sum(pictures),
-        "one_prompt": {"top_1": share / 2, "top_5": 0.8},
-        "ensemble": {"top_1": share, "top_5": 0.9},
+        "one_prompt": make_shares(share / 2, 0.8),
+        "ensemble": make_shares(share, 0.9),
         "per_class": [
-            {"class": name, "pictures": all_of, "top_1": right / all_of}
+            {"class": name, "pictures": all_of, **make_shares(right / all_of)}
             for name, all_of in zip(CLASSES, pictures, strict=True)
         ],
         "confusion": confusion,

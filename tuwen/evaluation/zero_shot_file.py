@@ -1,6 +1,7 @@
 """zero_shot.json: how well a model classifies the test images by names alone. Its writer and its reader."""
 
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,28 @@ from pydantic import model_validator
 
 from tuwen.data.formats.checked_json import CheckedJson
 from tuwen.data.formats.json_file import write_json
+from tuwen.evaluation.metric import Estimate
 
 ZeroShotReport = dict[str, Any]  # what the file holds
+SHARE_COLUMNS = len("100.0% [100.0%, 100.0%]")
 
 
 class Top(CheckedJson):
-    """Shares of the images whose class is the first, and among the first five."""
+    """Shares of the images whose class is the first, and among the first five, with their 95 % intervals."""
 
     top_1: float
+    top_1_low: float
+    top_1_high: float
     top_5: float
+    top_5_low: float
+    top_5_high: float
+
+    def list_estimates(self) -> list[Estimate]:
+        """Return top-1 and top-5 in percent."""
+        return [
+            Estimate(100 * self.top_1, 100 * self.top_1_low, 100 * self.top_1_high),
+            Estimate(100 * self.top_5, 100 * self.top_5_low, 100 * self.top_5_high),
+        ]
 
 
 class OfClass(CheckedJson):
@@ -25,6 +39,8 @@ class OfClass(CheckedJson):
     name: str
     pictures: int
     top_1: float
+    top_1_low: float
+    top_1_high: float
 
     @model_validator(mode="before")
     @classmethod
@@ -59,7 +75,7 @@ class ZeroShot(CheckedJson):
 
 def make_empty_report() -> ZeroShotReport:
     """Return the report of a set without categories."""
-    none = {"top_1": 0.0, "top_5": 0.0}
+    none = dict.fromkeys(Top.model_fields, 0.0)
     return {
         "classes": [],
         "pictures": 0,
@@ -72,21 +88,27 @@ def make_empty_report() -> ZeroShotReport:
 
 def format_report(report: ZeroShotReport) -> str:
     """Format the report for a terminal: each class, then all by the ensemble and by one prompt, and by chance."""
-    rows = [("class", "pictures", "top-1", "top-5")]
-    rows += [(line["class"], f"{line['pictures']:,}", f"{line['top_1']:.1%}", "") for line in report["per_class"]]
+    pictures = f"{report['pictures']:,}"
+    rows = [("class", "pictures", " top-1", " top-5")]
+    rows += [
+        (line["class"], f"{line['pictures']:,}", _format_share(line, "top_1"), "") for line in report["per_class"]
+    ]
     for name, key in (("all, by the ensemble", "ensemble"), ("all, by one prompt", "one_prompt")):
-        shares = report[key]
-        rows.append((name, f"{report['pictures']:,}", f"{shares['top_1']:.1%}", f"{shares['top_5']:.1%}"))
+        rows.append((name, pictures, _format_share(report[key], "top_1"), _format_share(report[key], "top_5")))
     classes, largest = len(report["classes"]), max((line["pictures"] for line in report["per_class"]), default=0)
-    first, five = (f"{min(1, k / max(1, classes)):.1%}" for k in (1, 5))
-    rows.append(("all, by chance", f"{report['pictures']:,}", first, five))
-    share = f"{largest / max(1, report['pictures']):.1%}"
-    rows.append(("all, largest class", f"{report['pictures']:,}", share, ""))
+    by_chance, among_five = (f"{min(1, k / max(1, classes)):6.1%}" for k in (1, 5))
+    rows.append(("all, by chance", pictures, by_chance, among_five))
+    rows.append(("all, largest class", pictures, f"{largest / max(1, report['pictures']):6.1%}", ""))
     longest = max(_count_columns(row[0]) for row in rows)
     return "\n".join(
-        f"{name}{' ' * (longest - _count_columns(name))}  {pictures:>8}  {top_1:>6}  {top_5:>6}".rstrip()
-        for name, pictures, top_1, top_5 in rows
+        f"{name}{' ' * (longest - _count_columns(name))}  {count:>8}  {top_1:{SHARE_COLUMNS}}  {top_5}".rstrip()
+        for name, count, top_1, top_5 in rows
     )
+
+
+def _format_share(shares: Mapping[str, float], name: str) -> str:
+    low, high = (f"{shares[f'{name}{end}']:.1%}" for end in ("_low", "_high"))
+    return f"{shares[name]:6.1%} [{low}, {high}]"
 
 
 def write_report(out: Path, report: ZeroShotReport) -> None:

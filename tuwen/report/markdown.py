@@ -4,8 +4,14 @@ from typing import Any
 
 from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.tokens.token_stats import LOSS_COLUMNS
-from tuwen.evaluation.headline import format_estimate, format_gain, tabulate_line, tabulate_models
-from tuwen.evaluation.metric import format_number
+from tuwen.evaluation.headline import (
+    format_estimate,
+    format_gain,
+    format_interval,
+    tabulate_line,
+    tabulate_models,
+)
+from tuwen.evaluation.metric import Estimate, format_number
 from tuwen.evaluation.models import MODELS, SHIPPED, get_base, list_gain_titles, list_titles
 from tuwen.evaluation.verdicts import is_sure_gain
 from tuwen.report.reliability import format_reliability
@@ -162,7 +168,7 @@ def _format_zero_shot(facts: dict[str, Any]) -> list[str]:
         return ["## Zero-shot classification", "", "The test pictures have no categories."]
     prompts = {"one_prompt": "one prompt", "ensemble": "ensemble"}
     rows = [
-        (MODELS[model].title, title, *(f"{100 * share:.1f}" for _, share in getattr(classified, key)))
+        (MODELS[model].title, title, *map(_format_share, getattr(classified, key).list_estimates()))
         for model, classified in facts["zero_shot"].items()
         for key, title in prompts.items()
     ]
@@ -170,10 +176,14 @@ def _format_zero_shot(facts: dict[str, Any]) -> list[str]:
         "## Zero-shot classification, in percent",
         "",
         f"{images} test pictures by the names of their {classes} categories; chance is {100 / classes:.1f}, "
-        f"always naming the largest category {100 * shipped.largest_share:.1f}.",
+        f"always naming the largest category {100 * shipped.largest_share:.1f}. In brackets the 95 % interval.",
         "",
         *format_table(("model", "prompts", "top-1", "top-5"), rows),
     ]
+
+
+def _format_share(percent: Estimate) -> str:
+    return f"{percent.value:.1f} {format_interval(percent, '.1f')}"
 
 
 def _select_epochs(epochs: list[Any]) -> list[Any]:

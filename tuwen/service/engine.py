@@ -33,6 +33,8 @@ from tuwen.retrieval.vectors import Vectors
 from tuwen.service.index.item_index import ItemIndex
 from tuwen.service.index.store import Hits, ItemFilter, Store
 from tuwen.service.index.stores import open_store
+from tuwen.service.packed_text import pack_text_tower
+from tuwen.service.settings import Precision
 
 SQUARE_NDIM = 3  # of a picture, [S, S, 3]; a vector has one
 NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
@@ -70,8 +72,19 @@ class QueryAnswer(NamedTuple):
 class Engine:
     """A model folder and its index, in memory."""
 
-    def __init__(self, model: Path, name: str, version: str | None, index: ItemIndex, data: Path) -> None:
-        """Load the model. name, version: what answers call it. Raises UserError for an index of another model."""
+    def __init__(
+        self,
+        model: Path,
+        name: str,
+        version: str | None,
+        index: ItemIndex,
+        data: Path,
+        precision: Precision = "fp32",
+    ) -> None:
+        """Load the model. name, version: what answers call it. Raises UserError for an index of another model.
+
+        precision: what texts are encoded in that are searched by; bf16 where it is faster.
+        """
         index.require_model(model)
         self.name, self.version, self.index, self.data = name, version, index, data
         self.reader: AttentionReader | None = None
@@ -90,6 +103,9 @@ class Engine:
             self.choices = {name: OrderChoice(**one) for name, one in index.params["reranking"].items()}
         else:
             self._retriever = load_retriever(model)
+        self._asking = self._retriever  # encodes texts that are searched by
+        if self._retriever is not None and precision == "bf16":
+            self._asking = Retriever(pack_text_tower(self._retriever.model), self._retriever.tokenizer)
         self._curves = {
             direction: {order: Calibration(**one) for order, one in by.items()}
             for direction, by in index.params["calibration"].items()
@@ -123,9 +139,17 @@ class Engine:
         return {"name": self.name, "digest": self.index.model_digest, "version": self.version}
 
     def answer(self, queries: Sequence[Query]) -> list[QueryAnswer]:
-        """Answer queries that came together; each as if it had come alone."""
+        """Answer queries that came together; each as if it had come alone, but for rounding in bf16.
+
+        The vector of a query for no hits is the library's, float32.
+        """
         start = perf_counter()
-        vectors = self.encode([query.asked for query in queries])
+        vectors = np.empty((len(queries), self.dim), np.float32)
+        searching = [row for row, query in enumerate(queries) if query.k]
+        others = [row for row, query in enumerate(queries) if not query.k]
+        for retriever, asking in ((self._asking, searching), (self._retriever, others)):
+            if asking:
+                vectors[asking] = self._encode([queries[row].asked for row in asking], retriever)
         encoded = perf_counter()
         groups: dict[tuple[str, ItemFilter], list[int]] = defaultdict(list)
         for row, query in enumerate(queries):
@@ -145,6 +169,9 @@ class Engine:
 
     def encode(self, asked: Sequence[Asked]) -> Vectors:
         """Return unit vectors [Q, D] of texts, squares and given vectors; one of the index stays as it is."""
+        return self._encode(asked, self._retriever)
+
+    def _encode(self, asked: Sequence[Asked], retriever: Retriever | None) -> Vectors:
         vectors = np.empty((len(asked), self.dim), np.float32)
         texts: dict[int, str] = {}
         squares: dict[int, Pixels] = {}
@@ -158,7 +185,8 @@ class Engine:
             else:
                 vectors[row] = one
         if texts:
-            vectors[list(texts)] = self.retriever.encode_texts(list(texts.values()))
+            assert retriever is not None
+            vectors[list(texts)] = retriever.encode_texts(list(texts.values()))
         if squares:
             vectors[list(squares)] = embed_images(self.retriever.model, squares.values(), ENCODE_BATCH)
         return vectors

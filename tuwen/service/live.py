@@ -180,7 +180,7 @@ def load_checked_engine(settings: SearchSettings) -> Engine:
     else:
         model = Path(settings.model) if settings.model else choose_answering_model(MODELS_FOLDER)
         name = model.name
-    engine = Engine(model, name, version, ItemIndex(settings.index), settings.data)
+    engine = Engine(model, name, version, ItemIndex(settings.index), settings.data, settings.precision)
     try:
         check_engine(engine)
         engine.store.take_over()

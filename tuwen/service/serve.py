@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 
 import torch
 import uvicorn
@@ -13,12 +14,14 @@ from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import read_search_settings
 
 KEEP_ALIVE_SECONDS = 30
+SWITCH_SECONDS = 0.0005  # that a thread which computes waits for Python's lock, after each of its products
 
 
 def run_service() -> None:
     """Serve until a signal. Raises UserError for settings that do not fit, or a model that cannot be loaded."""
     settings, metrics = read_search_settings(os.environ), SearchMetrics()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    sys.setswitchinterval(SWITCH_SECONDS)
     torch.set_num_threads(1)  # threads of our own share the cores, and each computes for itself
     faults: list[str] = []
 

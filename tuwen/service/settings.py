@@ -6,6 +6,7 @@ TUWEN_SEARCH_HOSTS                  names, by commas, that pages may call it by 
 TUWEN_SEARCH_MODEL                  a model folder, or models:/tuwen@champion; empty: the checkout's own
 TUWEN_SEARCH_INDEX, _DATA           the index, and the data root that its pictures lie below
 TUWEN_SEARCH_BATCH_SIZE, _BATCH_WAIT_MS   queries computed together, and how long the first waits for others
+TUWEN_SEARCH_PRECISION              bf16: of searched texts, where that is faster; or fp32, as the index is
 TUWEN_SEARCH_QUEUE                  requests under way before others are turned away
 TUWEN_SEARCH_TIMEOUT_SECONDS        for one request
 TUWEN_SEARCH_MAX_K, _MAX_BODY_BYTES, _MAX_PIXELS, _MAX_CHARS   what one request may ask for and bring
@@ -17,7 +18,7 @@ TUWEN_SEARCH_LOG_QUERIES            1: the log holds what people ask
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,6 +26,7 @@ from tuwen.core.errors import UserError
 
 PREFIX = "TUWEN_SEARCH_"
 LEAST_TOKEN_CHARS = 16
+Precision: TypeAlias = Literal["bf16", "fp32"]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
@@ -40,8 +42,9 @@ class SearchSettings(BaseModel):
     model: str = ""
     index: Path = Path("index")
     data: Path = Path("data")
-    batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
     batch_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 2.0
+    precision: Precision = "bf16"
     queue: Annotated[int, Field(ge=1)] = 128
     timeout_seconds: Annotated[float, Field(gt=0)] = 20.0
     max_k: Annotated[int, Field(ge=1, le=10_000)] = 200

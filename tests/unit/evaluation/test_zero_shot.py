@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 
 from tests.support.training import COLOURS
+from tuwen.core.params import Evaluate
 from tuwen.data.formats import pairs
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.evaluation import zero_shot
 from tuwen.evaluation.zero_shot import ENSEMBLE, ONE_PROMPT
 from tuwen.model import dual_encoder
 from tuwen.retrieval import encode
+from tuwen.retrieval.intervals import resampling
 
 LABELS = ["动物和自然", "食物和饮料", "旅行和地点"]
+EVALUATE = Evaluate(ks=[1, 5, 10], bootstrap_samples=200, seed=0)
+SHARES = [f"{top}{end}" for top in ("top_1", "top_5") for end in ("", "_low", "_high")]
 
 
 def near(folder: Path, labels: list[str]) -> np.ndarray:
@@ -55,13 +59,10 @@ def test_shares_classes_and_confusion_equal_a_count_by_hand(folder: Path) -> Non
     a, b, c = sorted(LABELS)
     report = zero_shot.classify_images(dual_encoder.load_model(folder), folder, images, [a, b, a, c, b], ENSEMBLE)
     assert report["classes"] == [a, b, c]
-    assert report["ensemble"] == {"top_1": 0.6, "top_5": 1.0}  # three classes: all of them are among five
+    assert (report["ensemble"]["top_1"], report["ensemble"]["top_5"]) == (0.6, 1.0)  # three classes among five
     assert report["confusion"] == [[1, 1, 0], [0, 1, 1], [0, 0, 1]]
-    assert report["per_class"] == [
-        {"class": a, "pictures": 2, "top_1": 0.5},
-        {"class": b, "pictures": 2, "top_1": 0.5},
-        {"class": c, "pictures": 1, "top_1": 1.0},
-    ]
+    counted = [(one["class"], one["pictures"], one["top_1"]) for one in report["per_class"]]
+    assert counted == [(a, 2, 0.5), (b, 2, 0.5), (c, 1, 1.0)]
     one = zero_shot.make_class_vectors(
         dual_encoder.load_model(folder), load_tokenizer(folder / "vocab.txt"), [a, b, c], [ONE_PROMPT]
     )
@@ -77,14 +78,35 @@ def test_five_of_many_classes(folder: Path) -> None:
     )
     order = np.argsort(-(vectors.astype(np.float64) @ vectors.T.astype(np.float64)), axis=1)[:, :5]
     hits = [(n + 1) % len(names) in row for n, row in enumerate(order)]
-    assert report["ensemble"] == {"top_1": 0.0, "top_5": round(sum(hits) / len(hits), 6)}
+    shares = report["ensemble"]
+    assert (shares["top_1"], shares["top_5"]) == (0.0, round(sum(hits) / len(hits), 6))
     assert 0 < sum(hits) < len(hits)
+
+
+def test_intervals_are_exact_where_few_are_right_and_the_bootstrap_s_over_groups_elsewhere(folder: Path) -> None:
+    labels = sorted(LABELS)
+    near_first = np.repeat(near(folder, labels)[:1], 24, axis=0)
+    truth = [labels[0]] * 12 + [labels[1]] * 12
+    loaded = dual_encoder.load_model(folder)
+    alone = zero_shot.classify_images(loaded, folder, near_first, truth, ENSEMBLE)
+    right = np.array([[1.0]] * 12 + [[0.0]] * 12)
+    low, high = resampling.compute_intervals(right, np.arange(24), 2000, 0)[0]
+    assert (alone["ensemble"]["top_1"], alone["ensemble"]["top_1_low"]) == (0.5, round(low, 6))
+    assert 0 < alone["ensemble"]["top_1_low"] < 0.5 < alone["ensemble"]["top_1_high"] == round(high, 6) < 1
+    first, second = alone["per_class"]
+    assert (first["top_1_high"], second["top_1_low"]) == (1.0, 0.0)
+    assert first["top_1_low"] == pytest.approx(0.025 ** (1 / 12), abs=1e-6)  # 12 of 12, by Clopper and Pearson
+    assert second["top_1_high"] == pytest.approx(1 - 0.025 ** (1 / 12), abs=1e-6)
+    together = zero_shot.classify_images(
+        loaded, folder, near_first, truth, ENSEMBLE, groups=np.repeat(np.arange(12), 2)
+    )
+    assert together["ensemble"]["top_1_low"] < alone["ensemble"]["top_1_low"]  # fewer draws that are independent
 
 
 def test_pictures_without_a_category_are_left_out(folder: Path, tmp_path: Path) -> None:
     vectors = near(folder, [LABELS[0], LABELS[1], LABELS[2], LABELS[1]])
     embedded, set_folder = write_set(tmp_path, [LABELS[0], None, LABELS[2], ""], vectors)
-    zero_shot.evaluate_zero_shot(folder, embedded, set_folder, tmp_path / "results/m/zero_shot.json")
+    zero_shot.evaluate_zero_shot(folder, embedded, set_folder, tmp_path / "results/m/zero_shot.json", EVALUATE)
     report = json.loads((tmp_path / "results/m/zero_shot.json").read_text(encoding="utf-8"))
     assert (report["pictures"], report["classes"]) == (2, sorted([LABELS[0], LABELS[2]]))
     assert report["ensemble"]["top_1"] == 1.0
@@ -95,12 +117,14 @@ def test_a_set_without_categories_gives_an_empty_report_and_loads_no_model(
     tmp_path: Path, categories: list[str | None]
 ) -> None:
     embedded, set_folder = write_set(tmp_path, categories, np.ones((len(categories), 1), np.float32))
-    zero_shot.evaluate_zero_shot(tmp_path / "no model", embedded, set_folder, tmp_path / "zero_shot.json")
+    zero_shot.evaluate_zero_shot(
+        tmp_path / "no model", embedded, set_folder, tmp_path / "zero_shot.json", EVALUATE
+    )
     assert json.loads((tmp_path / "zero_shot.json").read_text()) == {
         "classes": [],
         "pictures": 0,
-        "one_prompt": {"top_1": 0.0, "top_5": 0.0},
-        "ensemble": {"top_1": 0.0, "top_5": 0.0},
+        "one_prompt": dict.fromkeys(SHARES, 0.0),
+        "ensemble": dict.fromkeys(SHARES, 0.0),
         "per_class": [],
         "confusion": [],
     }

@@ -131,7 +131,7 @@ def test_a_model_that_reorders_is_one_more_column(
     }
     (path.parent / "details.json").write_text(json.dumps(details))
     zero = {"classes": [], "pictures": 0, "per_class": [], "confusion": []}
-    zero |= {prompts: {"top_1": 0.0, "top_5": 0.0} for prompts in ("one_prompt", "ensemble")}
+    zero |= {prompts: report_inputs.make_shares(0.0, 0.0) for prompts in ("one_prompt", "ensemble")}
     (root / "results/reranked/zero_shot.json").write_text(json.dumps(zero))
     settings = (root / "params.yaml").read_text()
     assert settings.count("  rerank: false\n") == 1

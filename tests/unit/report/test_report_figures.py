@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.report_inputs import figures_of, write
+from tests.support.report_inputs import figures_of, make_shares, write
 from tuwen.core.params import load_params
 from tuwen.data.formats import pairs
 from tuwen.evaluation.metric import format_number
@@ -168,7 +168,7 @@ def test_zero_shot_figures_of_both_models_and_the_confusion(made):
     rows = section(page, "zero-shot", "training")
     assert "chance is 20.0, always naming the largest category 28.0." in text  # 3, 4, 5, 6 and 7 pictures
     for title, body in zip(("baseline", "fine-tuned"), found.values(), strict=True):
-        tops = [f"{100 * body[key][top]:.1f}" for key in ("one_prompt", "ensemble") for top in ("top_1", "top_5")]
+        tops = [shown(body[key], top) for key in ("one_prompt", "ensemble") for top in ("top_1", "top_5")]
         assert [title, *tops] in rows
         assert f"| {title} | ensemble | {tops[2]} | {tops[3]} |" in text
     for body, before in zip(found["finetuned"]["per_class"], found["baseline"]["per_class"], strict=True):
@@ -179,7 +179,7 @@ def test_zero_shot_figures_of_both_models_and_the_confusion(made):
 
 def test_a_set_without_categories_says_so(world, tmp_path):
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
-    none = {"top_1": 0.0, "top_5": 0.0}
+    none = make_shares(0.0, 0.0)
     body = {"classes": [], "pictures": 0, "one_prompt": none, "ensemble": none, "per_class": [], "confusion": []}
     for model in ("baseline", "finetuned"):
         (tmp_path / "results" / model / "zero_shot.json").write_text(json.dumps(body))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support.search_project import CHOICES
+from tests.unit.service.test_packed_text import needs_units
 from tuwen.core.errors import UserError
 from tuwen.data.formats import shards
 from tuwen.retrieval.lookup import find_answers
@@ -89,3 +90,18 @@ def test_texts_become_the_vectors_of_the_library(engine: Engine, built: Path) ->
     expected = load_retriever(built / "models/reranked").encode_texts(texts)
     assert engine.encode(texts) == pytest.approx(expected, abs=1e-6)
     assert engine.fold("蘋果樹下的貓") == "苹果树下的猫"
+
+
+@needs_units
+def test_in_bf16_a_search_is_nearly_as_in_float32_and_a_vector_alone_is_the_librarys(built: Path) -> None:
+    index = ItemIndex(built / "index")
+    quick = Engine(built / "models/reranked", "reranked", "7", index, built / "data", "bf16")
+    texts = ["一个红色的圆形", "海边的日落"]
+    expected = load_retriever(built / "models/reranked").encode_texts(texts)
+    embedded = quick.answer([Query(text, "images", 0, ALL) for text in texts])
+    assert np.stack([answer.vector for answer in embedded]) == pytest.approx(expected, abs=1e-6)
+    searched = np.stack(
+        [answer.vector for answer in quick.answer([Query(text, "images", 3, ALL) for text in texts])]
+    )
+    assert ((searched * expected).sum(axis=1) > 0.999).all()
+    assert not np.allclose(searched, expected, atol=1e-6)

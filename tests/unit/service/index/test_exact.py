@@ -6,12 +6,13 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from tests.support.vectors import unit
 from tuwen.retrieval.quantised.codes import Dtype, decode_vectors, encode_vectors
 from tuwen.retrieval.quantised.search import find_candidates
 from tuwen.retrieval.search import top_k
-from tuwen.service.index import exact
+from tuwen.service.index import exact, first_pass
 from tuwen.service.index.exact import ExactStore
 from tuwen.service.index.item_index import ItemIndex
 from tuwen.service.index.items import ITEM_SCHEMA
@@ -46,8 +47,15 @@ def made() -> MadeIndex:
     return MadeIndex(900)
 
 
-@pytest.fixture(scope="module")
-def store(made: MadeIndex) -> Store:
+@pytest.fixture(params=["int8", "float32"])
+def first(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of the first pass as this processor has them, or float32 ones."""
+    if request.param == "float32":
+        monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+
+
+@pytest.fixture
+def store(made: MadeIndex, first: None) -> Store:
     return ExactStore(cast(ItemIndex, made))
 
 
@@ -88,7 +96,7 @@ def test_a_query_has_the_same_answers_in_every_batch(
 ) -> None:
     queries = unit(np.random.default_rng(2).normal(size=(33, 24)))
     together = store.search("images", queries, 10, ALL)
-    monkeypatch.setattr(exact, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(first_pass, "BLOCK_ROWS", 64)
     monkeypatch.setattr(exact, "PASS_SCORES", 900 * 4)
     for number, hits in enumerate(store.search("images", queries, 10, ALL)):
         (alone,) = store.search("images", queries[number : number + 1], 10, ALL)
@@ -101,10 +109,11 @@ def test_a_query_has_the_same_answers_in_every_batch(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "binary"])
+@pytest.mark.usefixtures("first")
 def test_fewer_bytes_are_searched_exactly_over_what_is_kept(dtype: Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     made, draw = MadeIndex(900, dtype), np.random.default_rng(1)
     codes, queries = made.codes["images"], unit(draw.normal(size=(3, 24)))
-    monkeypatch.setattr(exact, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(first_pass, "BLOCK_ROWS", 64)
     monkeypatch.setattr(exact, "LEAST_CANDIDATES", 50)
     store = ExactStore(cast(ItemIndex, made))
     for keep, rows in (

@@ -92,9 +92,8 @@ def test_heads_learn_what_the_baseline_lacks_and_every_set_is_embedded_by_its_id
     own = np.load(GIVEN / "images.npy")[[110 + row - 200 for row in rows]]
     due = own / np.linalg.norm(own, axis=1, keepdims=True)
     assert np.abs(np.load("embeddings/baseline/images.npy") - due).max() < 1e-6
-    evaluate_zero_shot(
-        Path("models/finetuned"), Path("embeddings/finetuned"), CLEAN / "test", Path("zero_shot.json")
-    )
+    embedded, out = Path("embeddings/finetuned"), Path("zero_shot.json")
+    evaluate_zero_shot(Path("models/finetuned"), embedded, CLEAN / "test", out, params.evaluate)
     assert json.loads(Path("zero_shot.json").read_text())["pictures"] == 0
 
 
