@@ -63,7 +63,6 @@ TESTED_WITH_OTHERS = {
     "retrieval/embedding/vector_parts.py": "unit/retrieval/test_embed.py",
     "retrieval/packed_reranker.py": "unit/tracking/test_served_model.py",
     "service/__main__.py": "unit/service/test_serve.py",
-    "service/api_page.py": "unit/service/test_app.py",
     "service/describe.py": "unit/service/test_answers.py",
     "service/request_error.py": "unit/service/test_gatekeeper.py",
     "service/search_metrics.py": "unit/service/test_gatekeeper.py",
