@@ -33,10 +33,8 @@ WITHOUT_EFFECT = {
 # (module of the library, package) -> why a stage that imports both may do without that package's version
 USED_ELSEWHERE = {
     ("data/formats/images.py", "torch"): "turns pixels into a model's input",
-    ("data/formats/text.py", "tokenizers"): "spells captions for a model",
-    ("data/formats/text.py", "transformers"): "spells captions for a model",
+    ("data/formats/text.py", "torch"): "turns captions into a model's input",
     ("data/formats/tokens/pieces.py", "tokenizers"): "spells captions for a model",
-    ("data/formats/tokens/pieces.py", "transformers"): "spells captions for a model",
     ("data/formats/tokens/spelling.py", "tokenizers"): "spells captions for a model",
     ("data/formats/tokens/spelling.py", "OpenCC"): "spells captions for a model",
     ("data/augment/paraphrase.py", "OpenCC"): "by augment.paraphrase.kind",

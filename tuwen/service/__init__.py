@@ -4,5 +4,5 @@ Read the package index first. Then settings.py; engine.py, which computes, and p
 what people ask; batches.py and answers.py, the steps of a request between event loop and threads, with
 pictures.py, describe.py and search_metrics.py; messages.py, read_request.py and request_error.py, what comes in
 and what is refused; gatekeeper.py, what every request passes; live.py, which model answers now; app.py, the
-routes, with api_page.py; serve.py and __main__.py, the process.
+routes; serve.py and __main__.py, the process.
 """

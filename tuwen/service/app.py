@@ -1,8 +1,10 @@
 """The HTTP face: routes, and what stands around them. answers.py has the steps, gatekeeper.py what is refused."""
 
+import html
+import json
 import logging
 import mimetypes
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from tuwen.service.answers import LiveAnswers
-from tuwen.service.api_page import render_api_page
 from tuwen.service.describe import describe_service
 from tuwen.service.gatekeeper import COOKIE, Gatekeeper, is_authorised, is_token, make_cookie
 from tuwen.service.live import LiveModel
@@ -29,6 +30,9 @@ PAGE_SECONDS = 300  # that a browser keeps the page's files
 IMAGE_SECONDS = 3600  # and thumbnails, before it asks whether they changed
 NO_STORE = {"cache-control": "no-store"}
 _log = logging.getLogger("tuwen.search")
+API_PAGE_HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>tuwen search: API</title>
+<h1>tuwen search</h1><p>Errors are <code>{"error": {"code", "message"}}</code>.
+The schema for programs: <a href="openapi.json">openapi.json</a></p>"""
 
 
 def build_app(settings: SearchSettings, live: LiveModel, metrics: SearchMetrics) -> FastAPI:
@@ -135,7 +139,20 @@ def _add_operations(app: FastAPI, settings: SearchSettings, live: LiveModel, met
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return Response(render_api_page(app.openapi()), media_type="text/html")
+        return Response(_render_api_page(app.openapi()), media_type="text/html")
+
+
+def _render_api_page(schema: Mapping[str, Any]) -> str:
+    """Return the OpenAPI schema as a page to read: FastAPI's own loads its scripts from another site."""
+    parts = [API_PAGE_HEAD]
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            parts.append(f"<h2><code>{method.upper()} {html.escape(path)}</code></h2>")
+            parts.append(f"<p>{html.escape(operation.get('description', ''))}</p>")
+            for media, content in operation.get("requestBody", {}).get("content", {}).items():
+                text = json.dumps(content["schema"]["properties"], indent=1, ensure_ascii=False)
+                parts.append(f"<p><code>{html.escape(media)}</code></p><pre>{html.escape(text)}</pre>")
+    return "\n".join(parts)
 
 
 def _add_page(app: FastAPI) -> None:
