@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import numpy as np
 import torch
 
 from tuwen.core.params import Params
@@ -168,7 +169,7 @@ def measure_row(part: Part, row: str, seed: int, data: Path, work: Path) -> Reco
 @contextlib.contextmanager
 def share_pooled(file: Path) -> Iterator[None]:
     """Let the trainings within this block take what frozen towers pool from `file`, and keep it there."""
-    images, texts = torch.load(file, weights_only=False) if file.is_file() else ({}, {})
+    images, texts = torch.load(file, weights_only=True) if file.is_file() else ({}, {})
     before = len(images)
 
     class SharedPooledViews(PooledViews):
@@ -189,7 +190,7 @@ def measure(folder: Path, clean: Path, work: Path, part: Part) -> dict[str, dict
     model, recall = load_model(folder), dict[str, dict[str, float]]()
     for name in SETS:
         tables = pairs.read_pair_set(clean / name)
-        images, texts = embed(model, folder, clean, tables, work / f"{name}.pt" if part.frozen else None)
+        images, texts = embed(model, folder, clean, tables, work / f"{name}.npz" if part.frozen else None)
         for dim in DIMS:
             vectors = cut_vectors(images, dim), cut_vectors(texts, dim)
             figures = measure_vectors(*vectors, *pairs.find_true_rows(tables)).figures
@@ -203,7 +204,8 @@ def embed(
 ) -> tuple[Vectors, Vectors]:
     """Return the vectors of a set's images and texts; pooled: where what its frozen towers make is kept."""
     if pooled is not None and pooled.is_file():
-        return encode.project_pooled(model, *torch.load(pooled, weights_only=False))
+        kept = np.load(pooled)
+        return encode.project_pooled(model, kept["images"], kept["texts"])
     tokenizer, captions = load_tokenizer(folder / "vocab.txt"), tables.texts["caption"].to_pylist()
     pixels = encode.read_images(clean.parent, tables, model.picture_rule)
     if pooled is None:
@@ -211,7 +213,7 @@ def embed(
         return encode.embed_images(model, pixels, BATCH_SIZE), texts
     images = encode.pool_images(model, pixels, BATCH_SIZE)
     texts = encode.pool_captions(model, tokenizer, captions, BATCH_SIZE)
-    torch.save((images, texts), pooled)
+    np.savez(pooled, images=images, texts=texts)
     return encode.project_pooled(model, images, texts)
 
 

@@ -23,7 +23,7 @@ READING = ("preprocessor.json", "vocab.txt")  # what decides how pictures and ca
 Matrix = npt.NDArray[np.float64]
 
 
-class Projections(NamedTuple):
+class StoredProjections(NamedTuple):
     """Both projections [D, F], float64, and the digest of all that makes what they read."""
 
     image: Matrix
@@ -43,7 +43,7 @@ def is_adapter(folder: Path) -> bool:
     return beside.is_file() and read_json(beside, REMAKE).get("kind") == ADAPTER_KIND
 
 
-def read_projections(folder: Path) -> Projections | None:
+def read_projections(folder: Path) -> StoredProjections | None:
     """Return the projections of the model in `folder`.
 
     None for a model whose tower has its projection inside, and where a file cannot be read: to say so is
@@ -63,7 +63,7 @@ def read_projections(folder: Path) -> Projections | None:
     except (SafetensorError, OSError):
         return None
     parts = [config["image"], config["text"], files, tensors]
-    return Projections(image, text, hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest())
+    return StoredProjections(image, text, hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest())
 
 
 def _hash_tensor(tensor: npt.NDArray[Any]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from tuwen.core.params import Embed
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import read_json
-from tuwen.model.stored_model import Matrix, Projections, is_adapter, read_projections
+from tuwen.model.stored_model import Matrix, StoredProjections, is_adapter, read_projections
 from tuwen.retrieval.vectors import Vectors
 
 WORK = Path(".cache/embed")
@@ -32,9 +32,9 @@ DECIDING_CODE = (
     "retrieval/encode.py",
     "retrieval/vectors.py",
 )
-KEPT_SECONDS, KEPT_BYTES = 24 * 60 * 60, 1 << 30  # of what towers pooled
+POOLED_SECONDS, POOLED_SET_BYTES = 24 * 60 * 60, 1 << 30  # of what towers pooled
 PROJECTED_ROWS = 4096  # at once
-SIDES = ("images", "texts")
+VECTOR_FILES = ("images", "texts")
 
 
 def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed, processes: int | None = 1) -> None:
@@ -50,7 +50,7 @@ def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed, pr
     elif projections := read_projections(model_folder):
         pooled = _pool_set(model_folder, set_folder, projections, params.batch_size, processes)
         out.mkdir(parents=True, exist_ok=True)
-        for name, matrix_DF in zip(SIDES, (projections.image, projections.text), strict=True):
+        for name, matrix_DF in zip(VECTOR_FILES, (projections.image, projections.text), strict=True):
             pooled_NF = np.load(pooled / f"{name}.npy", mmap_mode="r")
             _write_rows(out / f"{name}.npy", _project(pooled_NF, matrix_DF), (len(pooled_NF), len(matrix_DF)))
         _forget_pooled(pooled)
@@ -66,7 +66,7 @@ def _write_given(model_folder: Path, set_folder: Path, out: Path) -> None:
     tables, heads = pairs.read_pair_set(set_folder), load_adapter(model_folder)
     ids = tables.images["image_id"].to_pylist(), tables.texts["text_id"].to_pylist()
     out.mkdir(parents=True, exist_ok=True)
-    for name, vectors in zip(SIDES, embed_given(heads, read_given(model_folder), *ids), strict=True):
+    for name, vectors in zip(VECTOR_FILES, embed_given(heads, read_given(model_folder), *ids), strict=True):
         np.save(out / f"{name}.npy", vectors)
 
 
@@ -80,13 +80,13 @@ def _write_vectors(
     parts = make_parts(model_folder, set_folder, work, batch_size, processes, pooled=False)
     out.mkdir(parents=True, exist_ok=True)
     dim = read_json(model_folder / "config.json")["dim"]
-    for name in SIDES:
+    for name in VECTOR_FILES:
         _join_parts(out / f"{name}.npy", parts[name], dim)
     shutil.rmtree(work, ignore_errors=True)
 
 
 def _pool_set(
-    model_folder: Path, set_folder: Path, projections: Projections, batch_size: int, processes: int | None
+    model_folder: Path, set_folder: Path, projections: StoredProjections, batch_size: int, processes: int | None
 ) -> Path:
     """Return the folder of what the towers pooled of the set, `images.npy` and `texts.npy` [N, F], float32."""
     work = _make_work({"set": set_folder}, {"batch_size": batch_size, "towers": projections.towers})
@@ -95,7 +95,7 @@ def _pool_set(
             from tuwen.retrieval.embedding.vector_parts import make_parts
 
             parts = make_parts(model_folder, set_folder, work, batch_size, processes, pooled=True)
-            for name, matrix_DF in zip(SIDES, (projections.image, projections.text), strict=True):
+            for name, matrix_DF in zip(VECTOR_FILES, (projections.image, projections.text), strict=True):
                 _join_parts(begun := work / f"begun-{name}.npy", parts[name], matrix_DF.shape[1])
                 os.replace(begun, work / f"{name}.npy")
             for path in (path for paths in parts.values() for path in paths):
@@ -123,13 +123,13 @@ def _hold_alone(folder: Path) -> Iterator[None]:
 
 
 def _is_pooled(folder: Path) -> bool:
-    return all((folder / f"{name}.npy").is_file() for name in SIDES)
+    return all((folder / f"{name}.npy").is_file() for name in VECTOR_FILES)
 
 
 def _forget_pooled(used: Path) -> None:
     """Remove what towers pooled and nobody read for long, and `used` itself where it is large."""
-    large = sum(path.stat().st_size for path in used.iterdir()) > KEPT_BYTES
-    last = time.time() - KEPT_SECONDS
+    large = sum(path.stat().st_size for path in used.iterdir()) > POOLED_SET_BYTES
+    last = time.time() - POOLED_SECONDS
     old = [one for one in WORK.iterdir() if one != used and _is_pooled(one) and one.stat().st_mtime < last]
     for folder in [used, *old] if large else old:
         shutil.rmtree(folder, ignore_errors=True)

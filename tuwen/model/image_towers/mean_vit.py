@@ -29,7 +29,7 @@ class MeanVit(nn.Module):
         self.class_embedding = nn.Parameter(width**-0.5 * torch.randn(width))
         self.positional_embedding = nn.Parameter(width**-0.5 * torch.randn(positions, width))
         self.ln_pre = Norm(width)
-        blocks = nn.ModuleList(Block(width) for _ in range(config["layers"]))
+        blocks = nn.ModuleList(MeanVitBlock(width) for _ in range(config["layers"]))
         self.transformer: Any = nn.ModuleDict({"resblocks": blocks})
         self.ln_post = Norm(width)
         self.proj = nn.Parameter(width**-0.5 * torch.randn(width, dim))
@@ -70,7 +70,7 @@ class Norm(nn.LayerNorm):
         return super().forward(x_BLW).to(x_BLW.dtype)
 
 
-class Block(nn.Module):
+class MeanVitBlock(nn.Module):
     """Attention, then a perceptron of two layers; each reads its input through a norm and is added to it."""
 
     def __init__(self, width: int) -> None:

@@ -68,7 +68,7 @@ class Bert(nn.Module):
     def __init__(self, shape: BertShape) -> None:
         super().__init__()
         self.shape, self.checkpointing = shape, False
-        self.embeddings = Embeddings(shape)
+        self.embeddings = TokenEmbeddings(shape)
         self.encoder: Any = nn.ModuleDict({"layer": nn.ModuleList(Layer(shape) for _ in range(shape.layers))})
         self.apply(_draw_weights)
 
@@ -99,7 +99,7 @@ def _draw_weights(module: nn.Module) -> None:
             module.weight[module.padding_idx].zero_()
 
 
-class Embeddings(nn.Module):
+class TokenEmbeddings(nn.Module):
     """The sum of a token's vector, its position's and its segment's, normed."""
 
     def __init__(self, shape: BertShape) -> None:
@@ -123,7 +123,7 @@ class Layer(nn.Module):
 
     def __init__(self, shape: BertShape) -> None:
         super().__init__()
-        self.attention = nn.ModuleDict({"self": Attention(shape), "output": AddAndNorm(shape, shape.width)})
+        self.attention = nn.ModuleDict({"self": SelfAttention(shape), "output": AddAndNorm(shape, shape.width)})
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(shape.width, shape.mlp)})
         self.output = AddAndNorm(shape, shape.mlp)
         self._activate: Any = ACTIVATIONS[shape.activation]
@@ -135,7 +135,7 @@ class Layer(nn.Module):
         return out
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Each position's reading of all others, before it is added."""
 
     def __init__(self, shape: BertShape) -> None:

@@ -1,1 +1,1 @@
-"""What embed.py imports where a model must compute: vector_parts.py."""
+"""What is imported where a model must compute vectors: vector_parts.py."""

@@ -34,7 +34,7 @@ MOST_INT8 = 127
 NORM_ERROR = 2.0**-16  # more than float32 loses in the length of a vector
 Int8s = npt.NDArray[np.int8]
 # the scores [Q, B] of a block of items, in a unit of the pass's own, and how far each query's can be wrong [Q, 1]
-Scores: TypeAlias = tuple[Callable[[slice], Tensor], Tensor]
+BlockScores: TypeAlias = tuple[Callable[[slice], Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class FloatPass:
         """Return the pass over these items alone, in memory."""
         return FloatPass(select_rows(self.codes, rows))
 
-    def score(self, queries: Vectors) -> Scores:
+    def score(self, queries: Vectors) -> BlockScores:
         """Return what scores a block of items; queries [Q, D], unit rows."""
         queries_QD = torch.from_numpy(queries)
         wrong = torch.full((len(queries), 1), bound_float_error(queries.shape[1]))
@@ -77,7 +77,7 @@ class Int8Pass:
         """Return the pass over these items alone, in memory."""
         return replace(self, values=self.values[rows])
 
-    def score(self, queries: Vectors) -> Scores:
+    def score(self, queries: Vectors) -> BlockScores:
         """Return what scores a block of items; queries [Q, D], unit rows."""
         wide_QD = queries.astype(np.float64) * self.step
         unit_Q1 = np.abs(wide_QD).max(axis=1, keepdims=True) / MOST_INT8

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
-class Encoded(dict[str, Any]):
+class CaptionEncoding(dict[str, Any]):
     """`input_ids` and, where asked for, `attention_mask` of captions, and a tokenizers.Encoding of each."""
 
     def __init__(self, encodings: Sequence[Any], return_attention_mask: bool) -> None:
@@ -42,7 +42,7 @@ class CaptionTokenizer:
         truncation: bool = False,
         max_length: int | None = None,
         return_attention_mask: bool = False,
-    ) -> Encoded:
+    ) -> CaptionEncoding:
         """Return the tokens of captions, both ends included.
 
         padding: `max_length`, `longest`, or none. truncation: to `max_length` tokens.
@@ -58,7 +58,7 @@ class CaptionTokenizer:
             rust.enable_padding(pad_id=self.pad_token_id, pad_token=self._padding, length=length)
         else:
             rust.no_padding()
-        return Encoded(rust.encode_batch(list(captions)), return_attention_mask)
+        return CaptionEncoding(rust.encode_batch(list(captions)), return_attention_mask)
 
     def get_vocab(self) -> dict[str, int]:
         """Return token -> id."""
