@@ -17,7 +17,8 @@ READY_SECONDS = 60
 
 def build_client(root: Path, **settings: object) -> TestClient:
     """A client of the service over the project in `root`; to be entered, then waited for."""
-    values = {"model": root / "models/reranked", "index": root / "index", "data": root / "data", "rate": 0}
+    values: dict[str, object] = {"model": root / "models/reranked", "index": root / "index", "data": root / "data"}
+    values |= {"rate": 0, "precision": "fp32"}  # scores to five digits on every processor
     chosen = SearchSettings.model_validate({**values, "model": str(values["model"]), **settings})
     metrics = SearchMetrics()
     app = build_app(chosen, LiveModel(chosen, metrics, pytest.fail), metrics)

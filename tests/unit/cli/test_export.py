@@ -21,6 +21,7 @@ from tuwen.core.params import CnClip, HuggingFace, load_params
 from tuwen.data.formats import pairs
 from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.shards import ShardWriter
+from tuwen.data.formats.text import SPECIAL_TOKENS
 from tuwen.model import dual_encoder
 from tuwen.model.weights import load
 from tuwen.model.weights.export import export_model
@@ -94,7 +95,8 @@ def test_the_command_of_the_readme_exports_a_model_of_the_samples_kind(
     config: dict[str, Any] = {"dim": 16, "vocabulary": 40, "image": image, "text": text}
     torch.manual_seed(0)
     encoder = dual_encoder.DualEncoder(config).eval()
-    dual_encoder.save_model(encoder, tmp_path / "models/finetuned", [f"[{n}]" for n in range(40)])
+    vocabulary = [*SPECIAL_TOKENS, *(f"[{n}]" for n in range(len(SPECIAL_TOKENS), 40))]
+    dual_encoder.save_model(encoder, tmp_path / "models/finetuned", vocabulary)
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(cli.app, line.split()).exit_code == 0
     assert sorted(path.name for path in (tmp_path / "OUT").iterdir()) == [

@@ -151,7 +151,7 @@ def test_what_nobody_read_for_long_or_is_large_is_removed(monkeypatch: pytest.Mo
     run("baseline")
     assert left.is_dir()
     assert not kept.is_dir()
-    monkeypatch.setattr(embed, "KEPT_BYTES", 0)
+    monkeypatch.setattr(embed, "POOLED_SET_BYTES", 0)
     run("finetuned")
     assert list(embed.WORK.iterdir()) == [left]
 

@@ -9,6 +9,8 @@ import string
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tuwen.core.errors import UserError
+
 # Characters that nobody sees and that steer nothing but how a line is drawn: soft hyphen, zero-width and
 # bidirectional controls, variation selectors. Not U+E0020 to U+E007F, which tell the flags of regions apart.
 ZERO_WIDTH = "\u00ad\u115f\u1160\u180b-\u180e\u200b\u200c\u2060-\u2065\u3164\ufeff\uffa0"
@@ -89,10 +91,15 @@ def make_word_tokenizer(lines: Sequence[str], special: Sequence[str]) -> Any:
 
 
 def make_ends(first: str, last: str, tokenizer: Any) -> Any:
-    """Return what puts the tokens `first` and `last` around those of a caption."""
+    """Return what puts the tokens `first` and `last` around those of a caption.
+
+    Raises UserError where the vocabulary lacks one of them.
+    """
     from tokenizers import processors
 
     numbers = [(token, tokenizer.token_to_id(token)) for token in (first, last)]
+    if missing := [token for token, number in numbers if number is None]:
+        raise UserError(f"the vocabulary lacks {' and '.join(missing)}, which begin and end every caption")
     return processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=numbers)
 
 
@@ -124,8 +131,6 @@ def simplify_captions(captions: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _make_converter() -> Any:
-    from tuwen.core.errors import UserError
-
     try:
         from opencc import OpenCC
     except ImportError:

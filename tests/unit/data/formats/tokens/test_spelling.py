@@ -8,7 +8,7 @@ import pytest
 
 from tuwen.core.errors import UserError
 from tuwen.data.formats.json_file import write_json
-from tuwen.data.formats.text import build_vocabulary, load_tokenizer, tokenize
+from tuwen.data.formats.text import build_vocabulary, load_tokenizer, make_tokenizer, tokenize
 from tuwen.data.formats.tokens import spelling
 
 SHOP = [
@@ -147,6 +147,11 @@ def test_a_vocabulary_without_the_bytes_is_read_as_bert_does(tmp_path: Path) -> 
     tokenizer = load_tokenizer(tmp_path / "vocab.txt")
     assert spell(tokenizer, "猫５50狗龘") == ["猫", "[UNK]", "[UNK]", "[UNK]"]
     assert spell(tokenizer, "猫 ５ 50") == ["猫", "５", "5", "##0"]
+
+
+def test_a_vocabulary_without_what_begins_and_ends_a_caption_is_refused() -> None:
+    with pytest.raises(UserError, match=r"lacks \[CLS\] and \[SEP\]"):
+        make_tokenizer(["[PAD]", "[UNK]", "猫"])
 
 
 def test_a_tokenizer_goes_to_other_processes(tmp_path: Path) -> None:
