@@ -155,7 +155,7 @@ def flow(tmp_path: Path) -> Iterator[Flow]:
     for process in flow.processes:
         if process.poll() is None:  # the test failed before its end
             process.terminate()  # it takes all that it started with it
-            process.wait(240)
+            process.communicate(timeout=240)  # reads: a full pipe would hold it
 
 
 def test_a_flow_goes_on_after_its_server_was_restarted(flow: Flow) -> None:

@@ -70,6 +70,6 @@ def start() -> Iterator[Start]:
 
     yield start_one
     for process in started:
-        if process.poll() is None:  # the test failed before its end
+        if process.poll() is None:  # a worker, or the test failed before its end
             process.terminate()
-            process.wait(END_SECONDS)
+            process.communicate(timeout=END_SECONDS)  # reads: a full pipe would hold what writes its last lines
