@@ -28,6 +28,7 @@ from tuwen.core.params import Params
 from tuwen.core.params.root import check_params
 from tuwen.core.presets import compose_preset, get_values
 from tuwen.data.formats import pairs
+from tuwen.data.formats.shards import Place
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.dual_encoder import DualEncoder, load_model
 from tuwen.retrieval import encode
@@ -169,7 +170,8 @@ def measure_row(part: Part, row: str, seed: int, data: Path, work: Path) -> Reco
 @contextlib.contextmanager
 def share_pooled(file: Path) -> Iterator[None]:
     """Let the trainings within this block take what frozen towers pool from `file`, and keep it there."""
-    images, texts = torch.load(file, weights_only=True) if file.is_file() else ({}, {})
+    with torch.serialization.safe_globals([Place]):  # where a picture's bytes lie, which names what it pooled to
+        images, texts = torch.load(file, weights_only=True) if file.is_file() else ({}, {})
     before = len(images)
 
     class SharedPooledViews(PooledViews):

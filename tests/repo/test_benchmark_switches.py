@@ -1,9 +1,15 @@
 """What the switches are measured with: each row is a sound recipe of its own, and the tables count by seeds."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+import torch
 
 from benchmarks import switches
 from benchmarks.switches import AS_IT_IS, PARTS, SEEDS
+from tuwen.data.formats.shards import Place
+from tuwen.training import runner
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -31,3 +37,12 @@ def test_a_table_has_mean_and_range_over_seeds_and_the_paired_change() -> None:
     assert head == "| 256 dimensions | valid i2t | valid t2i | test i2t | test t2i | test, change |"
     assert as_it_is == "| as it is " + 4 * "| 51.0 [50.0, 52.0] " + "|  |"
     assert changed == "| sigmoid: true " + 4 * "| 49.0 [48.0, 50.0] " + "| -2.0 [-4.0, +0.0] |"
+
+
+def test_what_towers_pooled_in_one_training_is_there_in_the_next(tmp_path: Path) -> None:
+    place, none = (0, Place("train/shards/000000.tar", 512, 9)), [None] * 4
+    for turn in range(2):
+        with switches.share_pooled(tmp_path / "pooled.pt"):
+            views: Any = runner.PooledViews(*none)
+            assert list(views._images) == ([place] if turn else [])
+            views._images[place] = torch.ones(3)
