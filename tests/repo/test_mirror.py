@@ -64,7 +64,6 @@ TESTED_WITH_OTHERS = {
     "retrieval/packed_reranker.py": "unit/tracking/test_served_model.py",
     "service/__main__.py": "unit/service/test_serve.py",
     "service/describe.py": "unit/service/test_answers.py",
-    "service/request_error.py": "unit/service/test_gatekeeper.py",
     "service/search_metrics.py": "unit/service/test_gatekeeper.py",
     "service/index/milvus.py": "milvus/test_milvus.py",
     "service/index/stores.py": "unit/service/test_engine.py",

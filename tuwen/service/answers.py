@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -17,16 +17,17 @@ from tuwen.retrieval.retriever import read_square
 from tuwen.service.batches import Batcher
 from tuwen.service.describe import SCORE_DIGITS, describe_hits, describe_maps
 from tuwen.service.engine import Engine, GivenVector, Query, QueryAnswer
+from tuwen.service.feedback import Marks, leave_out
 from tuwen.service.index.store import Hits, ItemFilter
-from tuwen.service.messages import AttentionBody, EmbedBody, SearchBody
+from tuwen.service.messages import AttentionBody, EmbedBody, RequestError, SearchBody, make_invalid
 from tuwen.service.pictures import SIZES_PX, Thumbnails, make_tag, read_picture
 from tuwen.service.read_request import decode_upload, read_base64
-from tuwen.service.request_error import RequestError, make_invalid
 from tuwen.service.search_metrics import SearchMetrics, StageTimes
 from tuwen.service.settings import SearchSettings
 
 DECODERS = 2  # threads that decode uploads and draw thumbnails
 DIRECTION = {("text", "images"): "t2i", ("image", "texts"): "i2t"}  # what a re-ranker judges
+Place: TypeAlias = tuple[str, int]  # of an item: its side and its row
 Returned = TypeVar("Returned")
 _log = logging.getLogger("tuwen.search")
 
@@ -47,23 +48,21 @@ class LiveAnswers:
         """Answer POST /search. Raises RequestError."""
         start, times, engine = perf_counter(), StageTimes(self._metrics), self.engine
         self._check_limits(body)
-        kind, asked, own_row = await self._prepare(body, upload, times)
-        of = body.of or ("images" if kind == "text" else "texts")
-        direction = DIRECTION.get((kind, of), "")
+        kind, asked, own = await self._prepare(body, upload, times)
+        of = body.of or ("texts" if kind == "image" else "images")
+        marks = self._find_marks(body)
+        direction = "" if any(marks) else DIRECTION.get((kind, of), "")
         depth = self._choose_depth(body, direction)
         keep = body.filter.to_filter()
-        own = (
-            own_row if own_row is not None and of == ("texts" if body.text_id is not None else "images") else None
-        )
-        wanted = max(body.offset + body.k, depth) + (own is not None)
-        answer = await self._submit(Query(asked, of, wanted, keep))
+        unwanted = set(marks.less if of == "images" else ())
+        if own is not None and own[0] == of:
+            unwanted.add(own[1])  # nobody looks for what he asks with
+        wanted = max(body.offset + body.k, depth) + len(unwanted)
+        answer = await self._submit(Query(asked, of, wanted, keep, marks))
         times.add("encode", answer.encode_seconds)
         times.add("search", answer.search_seconds)
-        hits, total = answer.hits, answer.total
-        if own is not None and own in hits.rows:  # nobody looks for what he asks with
-            kept = hits.rows != own
-            hits, total = Hits(hits.rows[kept], hits.cosines[kept]), total - 1
-        reordered = await self._reorder(body, direction, asked, own_row, hits, depth, times)
+        hits, total = leave_out(engine.index, of, unwanted, keep, answer.hits, answer.total)
+        reordered = await self._reorder(direction, asked, own, hits, depth, times)
         probability = engine.estimate_probability(direction, hits, reordered)
         self._metrics.queries.labels(kind, of).inc()
         page = slice(body.offset, body.offset + body.k)
@@ -147,8 +146,8 @@ class LiveAnswers:
 
     async def _prepare(
         self, body: SearchBody, upload: bytes | None, times: StageTimes
-    ) -> tuple[str, Any, int | None]:
-        """Return text or image, what is asked as the engine takes it, and its row where it is an item."""
+    ) -> tuple[str, Any, Place | None]:
+        """Return text, image or marks, what is asked as the engine takes it, and its place where it is an item."""
         for kind, numbers in (("text", body.text_vector), ("image", body.image_vector)):
             if numbers is not None:
                 return kind, self._read_vector(kind, numbers), None
@@ -160,10 +159,12 @@ class LiveAnswers:
             data = upload if upload is not None else read_base64(body.image)
             with times.measure("decode"):
                 return "image", await self._decode(data, "image"), None
-        side, item_id = ("images", body.image_id) if body.image_id is not None else ("texts", body.text_id)
-        row = self._find_row(side, str(item_id))
-        (vector,) = self.engine.index.read_vectors(side, np.array([row]))
-        return side.removesuffix("s"), vector, row
+        for side, item_id in (("images", body.image_id), ("texts", body.text_id)):
+            if item_id is not None:
+                row = self._find_row(side, item_id)
+                (vector,) = self.engine.index.read_vectors(side, np.array([row]))
+                return side.removesuffix("s"), vector, (side, row)
+        return "marks", np.zeros(self.engine.dim, np.float32), None
 
     def _read_vector(self, kind: str, numbers: list[float]) -> GivenVector:
         if len(numbers) != self.engine.dim:
@@ -186,8 +187,10 @@ class LiveAnswers:
             return 0
         if not self.engine.reader:
             raise make_invalid("rerank: this model has no re-ranker; ask without it")
-        if body.text_vector or body.image_vector:
-            raise make_invalid("rerank: a re-ranker reads words and patches, not a vector; ask without it")
+        if body.text_vector or body.image_vector or body.more or body.less:
+            raise make_invalid(
+                "rerank: a re-ranker reads words and patches, not a vector or marks; ask without it"
+            )
         if not direction:
             raise make_invalid(
                 "rerank: a re-ranker judges a picture and a text; ask for the other kind, or without"
@@ -196,23 +199,26 @@ class LiveAnswers:
 
     async def _reorder(
         self,
-        body: SearchBody,
         direction: str,
         asked: Any,
-        own_row: int | None,
+        own: Place | None,
         hits: Hits,
         depth: int,
         times: StageTimes,
     ) -> Reordered | None:
         if not depth or not len(hits.rows):
             return None
-        index, query = self.engine.index, asked
-        if own_row is not None:
-            item = index.read_row("texts" if body.text_id is not None else "images", own_row)
-            query = item["caption"] if body.text_id is not None else item
+        query = asked
+        if own is not None:
+            item = self.engine.index.read_row(*own)
+            query = item["caption"] if own[0] == "texts" else item
         first = Hits(hits.rows[:depth], hits.cosines[:depth])
         with times.measure("rerank"):
             return await self._run(self._slow, partial(self.engine.reorder, direction, query, first))
+
+    def _find_marks(self, body: SearchBody) -> Marks:
+        rows = ({self._find_row("images", one) for one in ids} for ids in (body.more, body.less))
+        return Marks(*(tuple(sorted(side)) for side in rows))
 
     def _find_row(self, side: str, item_id: str) -> int:
         row = self.engine.index.find_row(side, item_id)

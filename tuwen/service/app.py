@@ -19,9 +19,16 @@ from tuwen.service.answers import LiveAnswers
 from tuwen.service.describe import describe_service
 from tuwen.service.gatekeeper import COOKIE, Gatekeeper, is_authorised, is_token, make_cookie
 from tuwen.service.live import LiveModel
-from tuwen.service.messages import AttentionBody, EmbedBody, SearchBody, SessionBody, describe_body
+from tuwen.service.messages import (
+    AttentionBody,
+    EmbedBody,
+    RequestError,
+    SearchBody,
+    SessionBody,
+    describe_body,
+    make_invalid,
+)
 from tuwen.service.read_request import read_body
-from tuwen.service.request_error import RequestError, make_invalid
 from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings
 

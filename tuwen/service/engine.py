@@ -30,6 +30,7 @@ from tuwen.retrieval.rerank import Reordered, reorder_found
 from tuwen.retrieval.rerank_choice import OrderChoice
 from tuwen.retrieval.retriever import ENCODE_BATCH, Retriever, load_retriever
 from tuwen.retrieval.vectors import Vectors
+from tuwen.service.feedback import Marks, move_query
 from tuwen.service.index.item_index import ItemIndex
 from tuwen.service.index.store import Hits, ItemFilter, Store
 from tuwen.service.index.stores import open_store
@@ -37,6 +38,7 @@ from tuwen.service.packed_text import pack_text_tower
 from tuwen.service.settings import Precision
 
 SQUARE_NDIM = 3  # of a picture, [S, S, 3]; a vector has one
+NO_MARKS = Marks()
 NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
@@ -57,6 +59,7 @@ class Query(NamedTuple):
     of: str  # images or texts
     k: int  # hits that are wanted, from the first on; 0: its vector alone
     keep: ItemFilter
+    marks: Marks = NO_MARKS  # that move it
 
 
 class QueryAnswer(NamedTuple):
@@ -150,6 +153,10 @@ class Engine:
         for retriever, asking in ((self._asking, searching), (self._retriever, others)):
             if asking:
                 vectors[asking] = self._encode([queries[row].asked for row in asking], retriever)
+        for row in searching:
+            if any(marks := queries[row].marks):
+                more, less = (self.index.read_vectors("images", np.array(rows, np.int64)) for rows in marks)
+                vectors[row] = move_query(vectors[row], more, less)
         encoded = perf_counter()
         groups: dict[tuple[str, ItemFilter], list[int]] = defaultdict(list)
         for row, query in enumerate(queries):

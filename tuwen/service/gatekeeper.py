@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tuwen.service.request_error import RequestError
+from tuwen.service.messages import RequestError
 from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings, is_loopback
 

@@ -21,7 +21,7 @@ from tuwen.service.engine import Engine, Query
 from tuwen.service.index.build import choose_answering_model
 from tuwen.service.index.item_index import ItemIndex, MismatchError
 from tuwen.service.index.store import ItemFilter
-from tuwen.service.request_error import RequestError
+from tuwen.service.messages import RequestError
 from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings
 

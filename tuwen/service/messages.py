@@ -1,5 +1,6 @@
-"""The bodies of requests and answers, checked as they come in and described in the OpenAPI schema."""
+"""The bodies of requests, checked as they come in and described in the OpenAPI schema; and of refusals."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -11,10 +12,29 @@ MAX_VALUES = 100  # of one column of a filter
 MAX_EMBEDDED = 64  # texts or pictures of one request
 MAX_VALUE_CHARS = 1024  # of a value of a filter: filters are kept with what they found
 MAX_OFFSET = 10_000
+MAX_MARKED = 20  # pictures that answers should be like, and as many that they should not
 MAX_DIMENSIONS = 16_384  # of a vector
 MAX_NUMBER = 1e9  # of its numbers, whose squares float32 holds
 QUERIES = ("text", "image", "image_id", "text_id", "text_vector", "image_vector")
 GIVEN_WORDS = "a {}'s vector, by the program whose vectors are indexed, or of this model's space; of any length"
+
+
+class RequestError(Exception):
+    """An answer other than 200: a status, a code for programs, and words for a person that say what to do."""
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, dict[str, str]]:
+        """The answer as JSON."""
+        return {"error": {"code": self.code, "message": self.message}}
+
+
+def make_invalid(message: str) -> RequestError:
+    """Return the error of a request whose content does not fit."""
+    return RequestError(422, "invalid", message)
 
 
 def _require_unicode(text: str) -> str:
@@ -53,6 +73,7 @@ GivenNumbers = Annotated[
     list[Number], Field(min_length=1, max_length=MAX_DIMENSIONS), AfterValidator(_check_vector)
 ]
 FilterValues = Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_VALUES)]
+Marked = Annotated[list[str], Field(max_length=MAX_MARKED)]
 
 
 class Body(BaseModel):
@@ -82,7 +103,10 @@ class FilterBody(Body):
 
 
 class SearchBody(Body):
-    """One query: a text, a picture, an item of the index, or a vector, of which exactly one is given."""
+    """One query: a text, a picture, an item of the index, or a vector, of which exactly one is given.
+
+    Pictures of the index that were marked move it; those to be like can be the whole of it.
+    """
 
     text: Words | None = None
     image: str | None = Field(None, description="a picture file in base64")
@@ -90,7 +114,11 @@ class SearchBody(Body):
     text_id: str | None = None
     text_vector: GivenNumbers | None = Field(None, description=GIVEN_WORDS.format("text"))
     image_vector: GivenNumbers | None = Field(None, description=GIVEN_WORDS.format("picture"))
-    of: Literal["images", "texts"] | None = Field(None, description="null: texts ask images, images ask texts")
+    more: Marked = Field([], description="image_ids: answers should be more like these, also without a query")
+    less: Marked = Field([], description="image_ids: answers should be less like these, and are none of them")
+    of: Literal["images", "texts"] | None = Field(
+        None, description="null: images ask texts, texts and more alone ask images"
+    )
     k: Annotated[int, Field(ge=1)] = 20
     offset: Annotated[int, Field(ge=0, le=MAX_OFFSET)] = 0
     filter: FilterBody = FilterBody()
@@ -100,9 +128,11 @@ class SearchBody(Body):
     @model_validator(mode="after")
     def _check_query(self) -> "SearchBody":
         given = [name for name in QUERIES if getattr(self, name) is not None]
-        if len(given) != 1:
+        if len(given) > 1 or not (given or self.more):
             listed = " and ".join((", ".join(QUERIES[:-1]), QUERIES[-1]))
             raise ValueError(f"one of {listed} is expected, got {', '.join(given) or 'none'}")
+        if set(self.more) & set(self.less):
+            raise ValueError("more and less share an image_id; leave it in one of them")
         return self
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tuwen.core.errors import UserError
 from tuwen.data.formats import shards
 from tuwen.data.formats.images import decode_image
-from tuwen.service.request_error import RequestError
+from tuwen.service.messages import RequestError
 
 SIZES_PX = (160, 320, 640)  # the long side
 QUALITY = 82

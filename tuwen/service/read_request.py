@@ -14,8 +14,7 @@ from tuwen.data.formats.image_files import decode_base64
 from tuwen.data.formats.images import Pixels, open_image
 from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.retrieval.retriever import read_square
-from tuwen.service.messages import Body
-from tuwen.service.request_error import RequestError, make_invalid
+from tuwen.service.messages import Body, RequestError, make_invalid
 
 Sent = TypeVar("Sent", bound=Body)
 FORM = "multipart/form-data"

@@ -13,8 +13,7 @@ from tuwen.service.engine import Engine
 from tuwen.service.index.exact import ExactStore
 from tuwen.service.index.item_index import MismatchError
 from tuwen.service.live import LiveModel, load_checked_engine
-from tuwen.service.messages import EmbedBody, SearchBody
-from tuwen.service.request_error import RequestError
+from tuwen.service.messages import EmbedBody, RequestError, SearchBody
 from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings
 

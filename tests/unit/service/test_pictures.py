@@ -9,8 +9,8 @@ from PIL import Image
 from tests.support.broken import encode, landscape
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.service import pictures
+from tuwen.service.messages import RequestError
 from tuwen.service.pictures import Thumbnails, make_tag
-from tuwen.service.request_error import RequestError
 
 
 def write(data: Path, name: str, picture: bytes) -> dict[str, object]:

@@ -11,8 +11,8 @@ from PIL import Image
 from tests.support.broken import encode, landscape
 from tuwen.data.formats.picture_rule import PictureRule
 from tuwen.retrieval.retriever import read_square
+from tuwen.service.messages import RequestError
 from tuwen.service.read_request import decode_upload, read_base64
-from tuwen.service.request_error import RequestError
 
 
 def test_an_upload_is_seen_as_a_file_is() -> None:
