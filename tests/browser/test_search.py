@@ -148,3 +148,59 @@ def test_a_closer_look_shows_where_a_word_is(page: SearchPage) -> None:
     page.click("#one-words .chip", 0)
     assert page.run("return document.getElementById('one-map').hidden")
     assert page.ids()[0] in page.text("#one-facts")
+
+
+def test_marked_results_move_the_question_and_stand_in_the_address(page: SearchPage, address: str) -> None:
+    page.load(f"?q={QUERY}")
+    before = page.ids()[:40]
+    like, unlike = before[25], before[0]
+    page.click(".mark[data-mark=more]", 25)
+    page.wait("location.search.includes('more=')")
+    page.wait_for_answers(40)
+    assert page.ids()[:40] == ids_of(ask(address, text=QUERY, more=[like], k=40))
+    assert page.ids().index(like) < 25
+    marks = "[...document.querySelectorAll('.mark[aria-pressed=true]')]"
+    pressed = f"return {marks}.map(mark => mark.closest('li').dataset.id)"
+    assert page.run(pressed) == [like]
+    page.click(".mark[data-mark=less]", page.ids().index(unlike))
+    page.wait("location.search.includes('less=')")
+    page.wait_for_answers(40)
+    assert page.address_values() == {"q": [QUERY], "more": [like], "less": [unlike]}
+    assert page.ids()[:40] == ids_of(ask(address, text=QUERY, more=[like], less=[unlike], k=40))
+    assert unlike not in page.ids()
+    assert page.text("#marks").split() == ["更像", "不像"]
+    assert page.run("return document.querySelector('#rerank input').disabled")
+    page.browser.refresh()
+    page.wait_for_answers(40)
+    page.click("#marks .chip", 0)
+    page.wait("!location.search.includes('more=')")
+    page.wait_for_answers(40)
+    assert page.ids()[:40] == ids_of(ask(address, text=QUERY, less=[unlike], k=40))
+    page.browser.back()
+    page.wait("location.search.includes('more=')")
+    page.wait_for_answers(40)
+    assert page.run(pressed) == [like]
+    page.browser.find_element(By.ID, "text").send_keys("海", Keys.ENTER)  # another question begins without marks
+    page.wait("!location.search.includes('more=') && !document.querySelector('#marks .chip')")
+
+
+def test_a_question_by_a_picture_is_marked_by_the_keyboard(page: SearchPage, address: str) -> None:
+    page.load("?image=gallery/003.png")
+    page.press(Keys.ESCAPE)
+    page.press(Keys.ARROW_DOWN, Keys.ARROW_RIGHT)
+    like = page.ids()[1]
+    page.press("+")
+    page.wait("location.search.includes('more=')")
+    page.wait_for_answers(40)
+    asked = {"image_id": "gallery/003.png", "of": "images", "k": 40}
+    assert page.ids()[:40] == ids_of(ask(address, **asked, more=[like]))
+    assert page.run("return document.activeElement.closest('li').dataset.id") == page.ids()[0]
+    button = "document.querySelector('.mark[aria-pressed=true]')"
+    page.run(f"{button}.focus()")
+    page.press(Keys.SPACE)
+    page.wait(f"!{button} && !location.search.includes('more=')")
+    page.wait_for_answers(40)
+    focused = page.run("const at = document.activeElement; return [at.dataset.mark, at.closest('li').dataset.id]")
+    assert focused == ["more", like]
+    page.press(Keys.SPACE)
+    page.wait("location.search.includes('more=')")

@@ -64,6 +64,8 @@ BODIES = st.fixed_dictionaries(
         "image": WORDS | st.binary(max_size=40).map(lambda data: base64.b64encode(data).decode()),
         "image_id": WORDS,
         "text_id": WORDS,
+        "more": st.lists(WORDS, max_size=3) | JSON,
+        "less": st.lists(WORDS, max_size=25) | JSON,
         "of": st.sampled_from(["images", "texts", "videos", None]),
         "k": st.integers() | JSON,
         "offset": st.integers(),

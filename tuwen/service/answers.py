@@ -188,9 +188,7 @@ class LiveAnswers:
         if not self.engine.reader:
             raise make_invalid("rerank: this model has no re-ranker; ask without it")
         if body.text_vector or body.image_vector or body.more or body.less:
-            raise make_invalid(
-                "rerank: a re-ranker reads words and patches, not a vector or marks; ask without it"
-            )
+            raise make_invalid("rerank: a re-ranker reads words and patches, not a vector or marks; ask without")
         if not direction:
             raise make_invalid(
                 "rerank: a re-ranker judges a picture and a text; ask for the other kind, or without"

@@ -1,8 +1,8 @@
 """Relevance feedback: pictures that a person marks among the answers move the question.
 
 The formula is that of Rocchio, Relevance feedback in information retrieval (in Salton, The SMART Retrieval System,
-1971), over the vectors of a dual encoder. A picture's vector moves a text as it is: to centre pictures, so as to take
-the gap between the modalities out of the sum, found less (benchmarks/feedback.py).
+1971), over the vectors of a dual encoder. A picture's vector moves a text's as it is: without the pictures' mean,
+so that the gap between the modalities stays out of the sum, less was found (benchmarks/feedback.py).
 Shapes: D dimensions, M pictures to be more like, L to be less like, k hits.
 """
 
@@ -30,14 +30,14 @@ class Marks(NamedTuple):
 def move_query(query: Vectors, more: Vectors, less: Vectors) -> Vectors:
     """Return the unit vector [D] of a query towards `more` [M, D] and away from `less` [L, D], both unit rows.
 
-    query: a unit vector, or zeros where there is none; zeros come back where all of it cancels out.
+    query: a unit vector, or zeros where `more` alone asks; where opposite pictures cancel out, the first of them.
     """
     moved = QUERY_WEIGHT * query.astype(np.float64)
     for weight, vectors in ((MORE_WEIGHT, more), (-LESS_WEIGHT, less)):
         if len(vectors):
             moved += weight * vectors.mean(axis=0, dtype=np.float64)
     length = float(np.linalg.norm(moved))
-    unit: Vectors = (moved / length if length else moved).astype(np.float32)
+    unit: Vectors = (moved / length if length else more[0]).astype(np.float32)
     return unit
 
 

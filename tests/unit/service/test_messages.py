@@ -20,6 +20,10 @@ def test_a_filter_is_the_same_whatever_the_order_of_its_values() -> None:
     [
         ({}, "one of text, image, image_id, text_id, text_vector and image_vector is expected, got none"),
         ({"text": "猫", "image_id": "1"}, "got text, image_id"),
+        ({"less": ["1"]}, "is expected, got none"),
+        ({"text": "猫", "less": ["1"] * 21}, "at most 20 items"),
+        ({"text": "猫", "more": ["1", "2"], "less": ["2"]}, "share an image_id"),
+        ({"text": "猫", "more": "1"}, "valid list"),
         ({"text": "  \n"}, "is empty; write what to look for"),
         ({"text": "\ud83d"}, "half of a surrogate pair"),
         ({"text": "猫", "k": 0}, "greater than or equal to 1"),

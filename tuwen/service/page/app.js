@@ -3,7 +3,7 @@
 import { askToken, prepareDialogs, showLicences, showOne } from "./dialogs.js";
 import { showChips, showFilters } from "./filters.js";
 import { listenToKeys } from "./keys.js";
-import { ask, canRerank, isEmpty, isPicture, readQuery, writeQuery } from "./query.js";
+import { ask, canRerank, isEmpty, isPicture, mark, MARKS, readQuery, writeQuery } from "./query.js";
 import { pictureAddress, readAbout, search, ServiceError } from "./service.js";
 import { askBy, make, makeChip, makeTile } from "./tiles.js";
 import { chooseLanguage, count, percent, say, switchLanguage } from "./words.js";
@@ -82,11 +82,13 @@ async function run() {
   running.abort();
   running = new AbortController();
   failed = null;
-  const hadFocus = get("answers").contains(document.activeElement); // the keyboard goes on where it was
+  const focused = ["answers", "marks"].some((id) => get(id).contains(document.activeElement)) && document.activeElement;
   found = kept.get(writeQuery(query)) ?? null;
   render();
+  const goOn = () => focused && findAgain(focused)?.focus({ preventScroll: true }); // with the keyboard
   if (found) {
     scrollTo(0, found.scroll ?? 0);
+    if (focused && !focused.matches("a")) goOn(); // back to where a link was followed one comes by the scroll alone
     return;
   }
   scrollTo(0, 0);
@@ -96,7 +98,14 @@ async function run() {
     return;
   }
   await load(running.signal);
-  if (hadFocus) get("answers").querySelector("a")?.focus({ preventScroll: true });
+  goOn();
+}
+
+/** Return the button by which an answer was marked, as it stands among the answers now; else the first answer. */
+function findAgain({ dataset, parentElement }) {
+  const { id } = parentElement.closest("li")?.dataset ?? {};
+  const item = dataset.mark && [...get("answers").children].find((one) => one.dataset.id === id);
+  return item ? item.querySelector(`[data-mark=${dataset.mark}]`) : get("answers").querySelector("a");
 }
 
 /** Load the first answers, or the next. */
@@ -123,7 +132,7 @@ async function load(signal) {
 
 async function loadCaptions(own, options) {
   try {
-    const asked = { ...query, of: "texts", filter: {} };
+    const asked = { ...query, of: "texts", filter: {}, more: [], less: [] };
     const { answers } = await search(asked, { ...options, k: Math.min(CAPTIONS, about.max_k) });
     own.captions = answers.map((answer) => [answer.caption, writeQuery(askBy(answer, asked))]);
   } catch {
@@ -172,6 +181,7 @@ function render(from = 0) {
   document.title = [query.text, say("brand").split(/[，,]/)[0]].filter(Boolean).join(" · ");
   get("text").value = query.text;
   renderAsked();
+  renderMarks();
   for (const radio of document.querySelectorAll("[name=of]")) radio.checked = radio.value === query.of;
   if (about) renderOptions();
   renderError();
@@ -204,6 +214,18 @@ function renderAsked() {
   }).firstChild;
   chip.prepend(make("img", { src: address, alt: "" }));
   asked.append(chip);
+}
+
+/** Show a chip for each marked picture, which removes the mark. */
+function renderMarks() {
+  const chips = MARKS.flatMap((kind) =>
+    query[kind].map((id) => {
+      const item = makeChip(say(`${kind}Short`), say("unmark", { name: `${say(`${kind}Short`)} ${id}` }), () => go(mark(query, kind, id)));
+      item.firstChild.prepend(make("img", { src: pictureAddress(nameImage(id), 160), alt: "" }));
+      return item;
+    }),
+  );
+  get("marks").replaceChildren(...chips);
 }
 
 const nameImage = (id) => `image/${id.split("/").map(encodeURIComponent).join("/")}`;
@@ -315,6 +337,8 @@ function listen() {
   document.addEventListener("click", (event) => {
     const item = event.target.closest(".closer")?.closest("li");
     if (item) look(item);
+    const button = event.target.closest(".mark");
+    if (button) go(mark(query, button.dataset.mark, button.closest("li").dataset.id));
     const link = event.target.closest("a[href]");
     if (!link || link.target || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     if (link.getAttribute("href").startsWith("#")) return;

@@ -1,4 +1,4 @@
-// The keyboard: / to the field, arrows over the answers, Space for a closer look, Esc back.
+// The keyboard: / to the field, arrows over the answers, Space for a closer look, + and - to mark, Esc back.
 
 const isField = (element) => element.matches("input:not([type=checkbox], [type=radio]), textarea, select");
 
@@ -28,6 +28,8 @@ function moveInAnswers(event, item, look, field) {
     look(item);
     return;
   }
+  const kind = { "+": "more", "-": "less" }[event.key];
+  if (kind) item.querySelector(`[data-mark=${kind}]`)?.click();
   const next = {
     ArrowRight: () => item.nextElementSibling,
     ArrowLeft: () => item.previousElementSibling,

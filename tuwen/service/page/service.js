@@ -22,10 +22,10 @@ export function readAbout() {
  * query: as readQuery has it; picture: the File that an upload stands for; about: its limits are told in errors.
  */
 export function search(query, { picture, k, offset = 0, rerank = false, about, signal }) {
-  const body = { of: query.of, k, offset, filter: query.filter, rerank };
+  const body = { of: query.of, k, offset, filter: query.filter, rerank, more: query.more, less: query.less };
   if (query.imageId) body.image_id = query.imageId;
   else if (query.textId) body.text_id = query.textId;
-  else if (!picture) body.text = query.text;
+  else if (!picture && query.text) body.text = query.text;
   if (!picture) return call("search", { json: body, about, signal });
   const form = new FormData();
   for (const [name, value] of Object.entries(body)) form.set(name, typeof value === "object" ? JSON.stringify(value) : value);

@@ -1,6 +1,6 @@
 // Answers as elements. What comes from the index is only ever set as text.
 
-import { ask, writeQuery } from "./query.js";
+import { ask, MARKS, writeQuery } from "./query.js";
 import { pictureAddress } from "./service.js";
 import { percent, say } from "./words.js";
 
@@ -29,7 +29,7 @@ export function makeTile(answer, place, query) {
   item.dataset.id = answer.id;
   if (isPicture) {
     item.style.setProperty("--ratio", limitRatio(answer));
-    item.append(makeCloser(answer));
+    item.append(makeMarks(answer, query), makeCloser(answer));
   }
   return item;
 }
@@ -82,10 +82,29 @@ function makeNumbers(answer, place) {
   return numbers;
 }
 
+const MARK_ICONS = { more: "M12 6v12M6 12h12", less: "M6 12h12" };
+
+/** Return the buttons that say whether answers should be more like this one, or less. */
+function makeMarks(answer, query) {
+  const buttons = MARKS.map((kind) => {
+    const button = make("button", {
+      type: "button",
+      className: "mark over",
+      title: say(kind),
+      ariaLabel: say(`${kind}Name`, { caption: answer.caption || answer.id }),
+      ariaPressed: String(query[kind].includes(answer.id)),
+    });
+    button.dataset.mark = kind;
+    button.append(drawIcon(MARK_ICONS[kind]));
+    return button;
+  });
+  return make("span", { className: "marks" }, ...buttons);
+}
+
 function makeCloser(answer) {
   const button = make("button", {
     type: "button",
-    className: "closer",
+    className: "closer over",
     title: say("details"),
     ariaLabel: say("detailsName", { caption: answer.caption || answer.id }),
   });
