@@ -17,7 +17,7 @@ from tuwen.retrieval.retriever import read_square
 from tuwen.service.batches import Batcher
 from tuwen.service.describe import SCORE_DIGITS, describe_hits, describe_maps
 from tuwen.service.engine import Engine, GivenVector, Query, QueryAnswer
-from tuwen.service.feedback import Marks, leave_out
+from tuwen.service.feedback import Feedback, remove_rows
 from tuwen.service.index.store import Hits, ItemFilter
 from tuwen.service.messages import AttentionBody, EmbedBody, RequestError, SearchBody, make_invalid
 from tuwen.service.pictures import SIZES_PX, Thumbnails, make_tag, read_picture
@@ -27,7 +27,7 @@ from tuwen.service.settings import SearchSettings
 
 DECODERS = 2  # threads that decode uploads and draw thumbnails
 DIRECTION = {("text", "images"): "t2i", ("image", "texts"): "i2t"}  # what a re-ranker judges
-Place: TypeAlias = tuple[str, int]  # of an item: its side and its row
+ItemPlace: TypeAlias = tuple[str, int]  # of an item: its side and its row
 Returned = TypeVar("Returned")
 _log = logging.getLogger("tuwen.search")
 
@@ -61,7 +61,7 @@ class LiveAnswers:
         answer = await self._submit(Query(asked, of, wanted, keep, marks))
         times.add("encode", answer.encode_seconds)
         times.add("search", answer.search_seconds)
-        hits, total = leave_out(engine.index, of, unwanted, keep, answer.hits, answer.total)
+        hits, total = remove_rows(engine.index, of, unwanted, keep, answer.hits, answer.total)
         reordered = await self._reorder(direction, asked, own, hits, depth, times)
         probability = engine.estimate_probability(direction, hits, reordered)
         self._metrics.queries.labels(kind, of).inc()
@@ -146,7 +146,7 @@ class LiveAnswers:
 
     async def _prepare(
         self, body: SearchBody, upload: bytes | None, times: StageTimes
-    ) -> tuple[str, Any, Place | None]:
+    ) -> tuple[str, Any, ItemPlace | None]:
         """Return text, image or marks, what is asked as the engine takes it, and its place where it is an item."""
         for kind, numbers in (("text", body.text_vector), ("image", body.image_vector)):
             if numbers is not None:
@@ -199,7 +199,7 @@ class LiveAnswers:
         self,
         direction: str,
         asked: Any,
-        own: Place | None,
+        own: ItemPlace | None,
         hits: Hits,
         depth: int,
         times: StageTimes,
@@ -214,9 +214,9 @@ class LiveAnswers:
         with times.measure("rerank"):
             return await self._run(self._slow, partial(self.engine.reorder, direction, query, first))
 
-    def _find_marks(self, body: SearchBody) -> Marks:
+    def _find_marks(self, body: SearchBody) -> Feedback:
         rows = ({self._find_row("images", one) for one in ids} for ids in (body.more, body.less))
-        return Marks(*(tuple(sorted(side)) for side in rows))
+        return Feedback(*(tuple(sorted(side)) for side in rows))
 
     def _find_row(self, side: str, item_id: str) -> int:
         row = self.engine.index.find_row(side, item_id)

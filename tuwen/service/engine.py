@@ -30,7 +30,7 @@ from tuwen.retrieval.rerank import Reordered, reorder_found
 from tuwen.retrieval.rerank_choice import OrderChoice
 from tuwen.retrieval.retriever import ENCODE_BATCH, Retriever, load_retriever
 from tuwen.retrieval.vectors import Vectors
-from tuwen.service.feedback import Marks, move_query
+from tuwen.service.feedback import Feedback, move_query
 from tuwen.service.index.item_index import ItemIndex
 from tuwen.service.index.store import Hits, ItemFilter, Store
 from tuwen.service.index.stores import open_store
@@ -38,7 +38,7 @@ from tuwen.service.packed_text import pack_text_tower
 from tuwen.service.settings import Precision
 
 SQUARE_NDIM = 3  # of a picture, [S, S, 3]; a vector has one
-NO_MARKS = Marks()
+NO_FEEDBACK = Feedback()
 NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
@@ -59,7 +59,7 @@ class Query(NamedTuple):
     of: str  # images or texts
     k: int  # hits that are wanted, from the first on; 0: its vector alone
     keep: ItemFilter
-    marks: Marks = NO_MARKS  # that move it
+    marks: Feedback = NO_FEEDBACK  # that move it
 
 
 class QueryAnswer(NamedTuple):

@@ -20,7 +20,7 @@ from tuwen.service.index.store import Hits, ItemFilter
 QUERY_WEIGHT, MORE_WEIGHT, LESS_WEIGHT = 1.0, 0.75, 0.05
 
 
-class Marks(NamedTuple):
+class Feedback(NamedTuple):
     """What was marked, as rows of the index's images."""
 
     more: tuple[int, ...] = ()
@@ -41,7 +41,7 @@ def move_query(query: Vectors, more: Vectors, less: Vectors) -> Vectors:
     return unit
 
 
-def leave_out(
+def remove_rows(
     index: ItemIndex, side: str, rows: Collection[int], keep: ItemFilter, hits: Hits, total: int
 ) -> tuple[Hits, int]:
     """Return hits and the count of what the filter keeps without the items in `rows`."""

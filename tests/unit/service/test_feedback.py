@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from tests.support.broken import encode, landscape
 from tests.support.search_client import list_ids, search
-from tuwen.service.feedback import LESS_WEIGHT, MORE_WEIGHT, QUERY_WEIGHT, leave_out, move_query
+from tuwen.service.feedback import LESS_WEIGHT, MORE_WEIGHT, QUERY_WEIGHT, move_query, remove_rows
 from tuwen.service.index.item_index import ItemIndex
 from tuwen.service.index.store import Hits, ItemFilter
 
@@ -44,7 +44,7 @@ def test_what_is_left_out_counts_only_where_the_filter_keeps_it(built: Path) -> 
         (ItemFilter(values=(("source", ("art",)),)), 1),
         (ItemFilter(ranges=(("width_px", 1, 2),)), 0),
     ):
-        left, total = leave_out(index, "images", unwanted, keep, hits, 9)
+        left, total = remove_rows(index, "images", unwanted, keep, hits, 9)
         assert (left.rows.tolist(), left.cosines.tolist(), total) == ([1], [0.5], 9 - gone)
 
 
