@@ -3,8 +3,8 @@
 What is made lies in `.cache/embed/<key>` until it is whole, because DVC deletes outs before a run. Where
 projections can be told from the towers below them, that is what the towers pooled: it stays there for a day, since
 models over the same towers, as a baseline and what is fine-tuned from it with `freeze: towers`, read the same. Its
-key names the pictures and captions in their order, not the set: a task that the test split stands in for has a copy
-of them in shards of its own. Never single rows: a block of another length has other last bits.
+key names the pictures and captions in their order, not the set: a task that the test split stands in for has a
+copy of them in shards of its own. Never single rows: a block of another length has other last bits.
 torch is imported only where something is missing.
 Shapes: N rows, F numbers that a tower pools, D dimensions.
 """
@@ -111,7 +111,7 @@ def _pool_set(
 
 
 def _hash_rows(set_folder: Path) -> str:
-    """Return the sha256 of all that towers read of a set, in its order: each picture's own digest, each caption."""
+    """Return the sha256 of what towers read of a set, in its order: the digest of each picture, each caption."""
     pair_set = pairs.read_pair_set(set_folder)
     digest = hashlib.sha256(f"{len(pair_set.images)} {len(pair_set.texts)}".encode())
     for images in pair_set.images.select(["shard", "sha256"]).to_batches(HASHED_ROWS):
