@@ -2,17 +2,21 @@
 
 What is made lies in `.cache/embed/<key>` until it is whole, because DVC deletes outs before a run. Where
 projections can be told from the towers below them, that is what the towers pooled: it stays there for a day, since
-models over the same towers, as a baseline and what is fine-tuned from it with `freeze: towers`, read the same.
+models over the same towers, as a baseline and what is fine-tuned from it with `freeze: towers`, read the same. Its
+key names the pictures and captions in their order, not the set: a task that the test split stands in for has a
+copy of them in shards of its own. Never single rows: a block of another length has other last bits.
 torch is imported only where something is missing.
 Shapes: N rows, F numbers that a tower pools, D dimensions.
 """
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +38,7 @@ DECIDING_CODE = (
 )
 POOLED_SECONDS, POOLED_SET_BYTES = 24 * 60 * 60, 1 << 30  # of what towers pooled
 PROJECTED_ROWS = 4096  # at once
+HASHED_ROWS = 65536  # at once
 VECTOR_FILES = ("images", "texts")
 
 
@@ -89,7 +94,8 @@ def _pool_set(
     model_folder: Path, set_folder: Path, projections: StoredProjections, batch_size: int, processes: int | None
 ) -> Path:
     """Return the folder of what the towers pooled of the set, `images.npy` and `texts.npy` [N, F], float32."""
-    work = _make_work({"set": set_folder}, {"batch_size": batch_size, "towers": projections.towers})
+    settings = {"batch_size": batch_size, "rows": _hash_rows(set_folder), "towers": projections.towers}
+    work = _make_work({}, settings)
     with _hold_alone(work):
         if not _is_pooled(work):
             from tuwen.retrieval.embedding.vector_parts import make_parts
@@ -104,7 +110,20 @@ def _pool_set(
     return work
 
 
-def _make_work(inputs: dict[str, Path], settings: dict[str, str | int]) -> Path:
+def _hash_rows(set_folder: Path) -> str:
+    """Return the sha256 of what towers read of a set, in its order: the digest of each picture, each caption."""
+    pair_set = pairs.read_pair_set(set_folder)
+    digest = hashlib.sha256(f"{len(pair_set.images)} {len(pair_set.texts)}".encode())
+    for images in pair_set.images.select(["shard", "sha256"]).to_batches(HASHED_ROWS):
+        # wherever its bytes lie; a picture without any is seen as white
+        seen = [row["sha256"] if row["shard"] else None for row in images.to_pylist()]
+        digest.update(json.dumps(seen).encode())
+    for texts in pair_set.texts.select(["caption"]).to_batches(HASHED_ROWS):
+        digest.update(json.dumps(texts["caption"].to_pylist()).encode())
+    return digest.hexdigest()
+
+
+def _make_work(inputs: dict[str, Path], settings: Mapping[str, str | int]) -> Path:
     work = WORK / manifest.make_work_key(inputs, settings, DECIDING_CODE)
     work.mkdir(parents=True, exist_ok=True)
     return work

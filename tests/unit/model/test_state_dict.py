@@ -67,3 +67,23 @@ def test_every_kind_of_misfit_is_listed_by_the_names_of_the_file() -> None:
     )
     with pytest.raises(UserError, match=rf"^clip\.pt: .*nothing was loaded: {listed}"):
         convert_to_ours(state, counterparts, FILE, "")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_one_number_among_many_that_is_none_is_found(number: float) -> None:
+    layer = torch.nn.Linear(64, 64)
+    before = layer.weight.detach().clone()
+    weight = torch.randn(64, 64)
+    weight[40, 7] = number
+    with pytest.raises(UserError, match=r"1 with NaN or infinite numbers[^;]*\(weight\)"):
+        fill_layers(layer, {"weight": weight, "bias": torch.zeros(64)}, FILE)
+    assert torch.equal(layer.weight, before)
+
+
+def test_a_matrix_of_zeros_is_refused_and_one_number_is_enough() -> None:
+    layer, weight = torch.nn.Linear(64, 64), torch.zeros(64, 64)
+    with pytest.raises(UserError, match=r"1 of zeros alone[^;]*\(weight\)"):
+        fill_layers(layer, {"weight": weight, "bias": torch.zeros(64)}, FILE)
+    weight[3, 3] = -1e-30
+    fill_layers(layer, {"weight": weight, "bias": torch.zeros(64)}, FILE)
+    assert torch.equal(layer.weight, weight)

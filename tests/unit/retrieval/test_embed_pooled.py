@@ -1,23 +1,29 @@
 """Models over the same towers: what these make of a set is computed once, and read without torch."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from tests.support.checkout import ROOT
 from tests.support.frozen import VOCABULARY, make_encoder
-from tests.support.training import caption, write_set
+from tests.support.training import caption, drawn, write_set
 from tuwen.core.params import Embed
-from tuwen.data.formats import pairs
+from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.images import Pixels
+from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.model.dual_encoder import DualEncoder, save_model
 from tuwen.retrieval import embed, encode
+from tuwen.retrieval.embedding import vector_parts
 
 ROWS = 21
 PARAMS = Embed(batch_size=4, dtype="float32")
@@ -40,9 +46,9 @@ def make_model(seed: int) -> DualEncoder:
     return model
 
 
-def run(model: str, out: str = "") -> dict[str, bytes]:
+def run(model: str, out: str = "", name: str = "test") -> dict[str, bytes]:
     place = Path("embeddings") / (out or model)
-    embed.embed_set(Path("models") / model, Path("data/clean/test"), place, PARAMS)
+    embed.embed_set(Path("models") / model, Path("data/clean") / name, place, PARAMS)
     return {path.name: path.read_bytes() for path in place.iterdir()}
 
 
@@ -138,6 +144,100 @@ def test_another_set_is_pooled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     images = count(monkeypatch, "_pool_images")
     run("finetuned")
     assert sum(images) == ROWS - 1
+
+
+def write_task() -> Path:
+    """Write t2i as `validate` does where the test split stands in for it: the same rows, shards of its own."""
+    folder = write_set(Path("data"), "t2i", {"": range(ROWS)})
+    manifest.write_manifest(folder, {}, {"another": "set"})
+    return folder
+
+
+def empty_cache() -> None:
+    shutil.rmtree(embed.WORK)
+
+
+def vectors_of(made: dict[str, bytes]) -> list[bytes]:
+    return [made[f"{name}.npy"] for name in embed.VECTOR_FILES]
+
+
+def test_a_set_of_the_same_pictures_and_captions_pools_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_task()
+    images, texts = count(monkeypatch, "_pool_images"), count(monkeypatch, "_pool_text")
+    test = run("baseline")
+    task = run("finetuned", name="t2i")
+    assert (sum(images), sum(texts)) == (ROWS, ROWS)
+    assert vectors_of(run("baseline", name="t2i")) == vectors_of(test)
+    assert (sum(images), sum(texts)) == (ROWS, ROWS)
+    empty_cache()
+    assert run("finetuned", "cold", name="t2i") == task
+    assert sum(images) == 2 * ROWS
+
+
+def test_a_killed_run_goes_on_in_a_set_of_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_task()
+    monkeypatch.setattr(vector_parts, "PART", 8)
+    with monkeypatch.context() as patch:
+        rows, original = list[int](), encode._pool_images
+
+        def stop(model: DualEncoder, given: list[Pixels]) -> object:
+            rows.append(len(given))
+            if sum(rows) > 16:
+                raise InterruptedError
+            return original(model, given)
+
+        patch.setattr(encode, "_pool_images", stop)
+        with pytest.raises(InterruptedError):
+            run("baseline")
+    (work,) = embed.WORK.iterdir()
+    left = len(list(work.glob("images-*.npy")))
+    images = count(monkeypatch, "_pool_images")
+    resumed = run("baseline", name="t2i")
+    assert left >= 1
+    assert sum(images) == ROWS - 8 * left
+    empty_cache()
+    assert run("baseline", "cold", name="t2i") == resumed
+
+
+def other_picture(folder: Path) -> None:
+    with ShardWriter(Path("data"), "clean/t2i/other") as writer:
+        member = writer.add("5.png", drawn(ROWS))
+    pair_set = pairs.read_pair_set(folder)
+    rows = pair_set.images.to_pylist()
+    rows[5] |= member._asdict()
+    pairs.write_pair_set(folder, replace(pair_set, images=pa.Table.from_pylist(rows, pairs.IMAGES)))
+
+
+def no_picture(folder: Path) -> None:
+    pair_set = pairs.read_pair_set(folder)
+    rows = pair_set.images.to_pylist()
+    rows[5]["shard"] = None
+    pairs.write_pair_set(folder, replace(pair_set, images=pa.Table.from_pylist(rows, pairs.IMAGES)))
+
+
+def other_caption(folder: Path) -> None:
+    pair_set = pairs.read_pair_set(folder)
+    rows = pair_set.texts.to_pylist()
+    rows[5]["caption"] = caption(6)
+    pairs.write_pair_set(folder, replace(pair_set, texts=pa.Table.from_pylist(rows, pairs.TEXTS)))
+
+
+def other_order(folder: Path) -> None:
+    pair_set = pairs.read_pair_set(folder)
+    pairs.write_pair_set(folder, replace(pair_set, images=pair_set.images.take(list(reversed(range(ROWS))))))
+
+
+@pytest.mark.parametrize("change", [other_picture, no_picture, other_caption, other_order])
+def test_a_set_that_differs_in_one_row_is_pooled_by_itself(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    change(write_task())
+    run("baseline")
+    images = count(monkeypatch, "_pool_images")
+    task = run("baseline", name="t2i")
+    assert sum(images) == ROWS
+    empty_cache()
+    assert run("baseline", "cold", name="t2i") == task
 
 
 def test_what_nobody_read_for_long_or_is_large_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
