@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 from tests.repo.files import text_of
 from tests.support.checkout import ROOT
 from tests.support.commands import call
-from tests.support.training import TINY
+from tests.support.training import PIXELS, TINY
 from tests.support.weights import SIZE_PX, TOKENS, VOCABULARY, cn_clip_model, sha256
 from tuwen import cli
 from tuwen.core.errors import UserError
 from tuwen.core.params import CnClip, HuggingFace, load_params
 from tuwen.data.formats import pairs
-from tuwen.data.formats.json_file import write_json
+from tuwen.data.formats.images import make_pixel_tensor
+from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.data.formats.shards import ShardWriter
 from tuwen.data.formats.text import SPECIAL_TOKENS
 from tuwen.model import dual_encoder
@@ -102,7 +103,11 @@ def test_the_command_of_the_readme_exports_a_model_of_the_samples_kind(
     assert sorted(path.name for path in (tmp_path / "OUT").iterdir()) == [
         *("image.pt2", "preprocessor.json", "text.pt2", "tokenizer.json", "vocab.txt")
     ]
-    pixels = torch.randn(3, 3, shape.image.size_px, shape.image.size_px)
+    said = read_json(Path("OUT/preprocessor.json"))["image"]
+    squares = torch.randint(0, 256, (3, shape.image.size_px, shape.image.size_px, 3), dtype=torch.uint8)
+    by_rule = (squares / 255 - torch.tensor(said["mean"])) / torch.tensor(said["std"])
+    pixels = make_pixel_tensor(list(squares.numpy()))
+    torch.testing.assert_close(by_rule.permute(0, 3, 1, 2), pixels)
     ids = torch.randint(0, 40, (5, 7))
     mask = (torch.arange(7) < torch.tensor([[7], [3], [1], [5], [2]])).long()
     images, texts = (torch.export.load(f"OUT/{name}.pt2").module() for name in ("image", "text"))
@@ -110,6 +115,18 @@ def test_the_command_of_the_readme_exports_a_model_of_the_samples_kind(
         torch.testing.assert_close(images(pixels), encoder.encode_image(pixels))
         torch.testing.assert_close(images(pixels[:1]), encoder.encode_image(pixels[:1]))
         torch.testing.assert_close(texts(ids, mask), encoder.encode_text(ids, mask))
+
+
+@pytest.mark.parametrize("kind", ["vit", "mean_vit"])
+def test_programs_of_torch_take_any_number_of_pictures(kind: str, tmp_path: Path) -> None:
+    image = TINY["image"] | {"kind": kind, "heads": 1, "mlp": 128, "activation": "gelu", "eps": 1e-5}
+    encoder = dual_encoder.DualEncoder(TINY | {"image": image}).eval()
+    dual_encoder.save_model(encoder, tmp_path / "ours", [*SPECIAL_TOKENS])
+    export_model("torch", tmp_path / "ours", tmp_path / "out")
+    program = torch.export.load(tmp_path / "out/image.pt2").module()
+    with torch.no_grad():
+        for batch in (1, 2, 5):
+            torch.testing.assert_close(program(PIXELS[:batch]), encoder.encode_image(PIXELS[:batch]))
 
 
 def test_a_model_whose_positions_follow_the_picture_is_no_program_of_torch(tmp_path: Path) -> None:

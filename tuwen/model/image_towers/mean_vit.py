@@ -49,7 +49,7 @@ class MeanVit(nn.Module):
 
     def _run_blocks(self, pixels_B3SS: Tensor) -> Tensor:
         patch_BNW = self.conv1(pixels_B3SS).flatten(2).transpose(1, 2)
-        first_B1W = self.class_embedding.expand(len(patch_BNW), 1, -1).to(patch_BNW.dtype)
+        first_B1W = self.class_embedding.expand(patch_BNW.shape[0], 1, -1).to(patch_BNW.dtype)
         x_BLW: Tensor = torch.cat([first_B1W, patch_BNW], dim=1) + self.positional_embedding.to(patch_BNW.dtype)
         if self.training and self.patch_dropout:
             x_BLW = _draw_patches(x_BLW, 1 - self.patch_dropout)

@@ -64,7 +64,7 @@ class VisionTransformer(nn.Module):
         if self.training and self.patch_dropout:
             patch_BNW = _draw_patches(patch_BNW, 1 - self.patch_dropout)
         first_W = self.class_embedding + self.position_embedding[0]
-        start_BLW = torch.cat([first_W.to(patch_BNW.dtype).expand(len(patch_BNW), 1, -1), patch_BNW], dim=1)
+        start_BLW = torch.cat([first_W.to(patch_BNW.dtype).expand(patch_BNW.shape[0], 1, -1), patch_BNW], dim=1)
         x_BLW: Tensor = self.norm_pre(start_BLW)
         for block in self.layer:
             if self.checkpointing and self.training:

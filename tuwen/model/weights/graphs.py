@@ -1,11 +1,12 @@
 """A model as two programs of torch.export, which run where torch is, without this library.
 
-    image.pt2           pixels [B, 3, S, S], normalised as preprocessor.json says -> unit vectors [B, D]
+    image.pt2           pixels [B, 3, S, S], normalised as preprocessor.json here says -> unit vectors [B, D]
     text.pt2            token ids [B, L] and mask [B, L], int64 -> unit vectors [B, D]
     vocab.txt           the tokens in the order of their ids, and
     tokenizer.json      how captions become them, for the package tokenizers; or
     tokenizer/          the files of a library's
-    preprocessor.json   how pictures and texts are prepared
+    preprocessor.json   how pictures and texts are prepared: for every model by CLIP's mean and deviation, which
+                        the program turns into the model's own
 
 B and L are free, L up to the model's `max_tokens`; or L is that, where all texts are padded to it.
 """
@@ -16,15 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tuwen.data.formats.images import CLIP_PIXELS
+from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.data.formats.text import load_tokenizer
 from tuwen.data.formats.tokens import library_tokenizer
 from tuwen.model.dual_encoder import DualEncoder
 
-FILES = (
-    "vocab.txt",
-    library_tokenizer.TOKENIZER_FOLDER,
-    "preprocessor.json",
-)  # of which a model has what it needs
+FILES = ("vocab.txt", library_tokenizer.TOKENIZER_FOLDER)  # of which a model has what it needs
 
 
 class _Images(nn.Module):
@@ -68,5 +67,8 @@ def write_graphs(encoder: DualEncoder, folder: Path, out: Path) -> None:
             shutil.copytree(folder / name, out / name)
         elif (folder / name).is_file():
             shutil.copy(folder / name, out / name)
+    rules = read_json(folder / "preprocessor.json")
+    rules["image"] |= {name: [value / 255 for value in clip] for name, clip in CLIP_PIXELS.items()}
+    write_json(out / "preprocessor.json", rules, sort_keys=True)
     if (folder / "vocab.txt").is_file():
         load_tokenizer(folder / "vocab.txt").backend_tokenizer.save(str(out / "tokenizer.json"))
