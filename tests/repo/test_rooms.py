@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "data/augment": FORMATS,
     "data/inspection": FORMATS | {"data/quality", "data/sources"},
     "model": FORMATS,
+    "export": FORMATS | {"model"},
     "retrieval": FORMATS | {"model"},
     "training": RANKING | {"data/augment"},
     "reranking": RANKING | {"data/augment", "training"},

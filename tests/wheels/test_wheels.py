@@ -1,4 +1,4 @@
-"""What `make run` installs needs no compiler: pip finds a wheel of every pin, for each Python that we name.
+"""What `make run` and the extra onnx install needs no compiler: pip finds a wheel of every pin, for each Python.
 
 Only metadata are fetched. pip judges markers such as `python_version < "3.13"` by the Python that it runs in.
 """
@@ -41,11 +41,12 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("version", PYTHONS)
-def test_every_pin_that_make_run_needs_has_a_wheel(version: str, wheels: Path, tmp_path: Path) -> None:
+def test_every_pin_of_make_run_and_of_onnx_has_a_wheel(version: str, wheels: Path, tmp_path: Path) -> None:
     extras = project()["optional-dependencies"]
     assert extras["all"] == [f"tuwen[{','.join(RUN)}]"]
     asked = tmp_path / "requirements.txt"
-    asked.write_text("\n".join([*project()["dependencies"], *(name for extra in RUN for name in extras[extra])]))
+    wanted = (name for extra in (*RUN, "onnx") for name in extras[extra])
+    asked.write_text("\n".join([*project()["dependencies"], *wanted]))
     for_version = ("--only-binary", ":all:", "--python-version", version, "--target", tmp_path / "none")
     asked_for = ("--find-links", wheels, "--constraint", "constraints.txt", "--requirement", asked)
     found = pip("install", "--dry-run", "--use-feature=fast-deps", "--ignore-installed", *for_version, *asked_for)

@@ -34,13 +34,18 @@ def export_model(
     form: Annotated[
         str,
         typer.Argument(
-            metavar="FORM", help="torch (any model), hugging_face, open_clip (folders) or cn_clip (a .pt)."
+            metavar="FORM", help="torch or onnx (any model), hugging_face, open_clip (folders) or cn_clip (a .pt)."
         ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder such as models/finetuned.")],
     out: Out,
 ) -> None:
-    """Write a model as torch alone, transformers, open_clip or cn_clip read it."""
+    """Write a model as torch alone, ONNX Runtime, transformers, open_clip or cn_clip read it."""
+    if form == "onnx":
+        from tuwen.export.onnx_form import write_onnx_folder
+
+        write_onnx_folder(folder, out)
+        return
     from tuwen.model.weights.export import export_model
 
     export_model(form, folder, out)
