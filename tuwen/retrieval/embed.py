@@ -53,12 +53,12 @@ def embed_set(model_folder: Path, set_folder: Path, out: Path, params: Embed, pr
     if is_adapter(model_folder):
         _write_given(model_folder, set_folder, out)
     elif projections := read_projections(model_folder):
-        pooled = _pool_set(model_folder, set_folder, projections, params.batch_size, processes)
         out.mkdir(parents=True, exist_ok=True)
-        for name, matrix_DF in zip(VECTOR_FILES, (projections.image, projections.text), strict=True):
-            pooled_NF = np.load(pooled / f"{name}.npy", mmap_mode="r")
-            _write_rows(out / f"{name}.npy", _project(pooled_NF, matrix_DF), (len(pooled_NF), len(matrix_DF)))
-        _forget_pooled(pooled)
+        with _hold_pooled(model_folder, set_folder, projections, params.batch_size, processes) as pooled:
+            for name, matrix_DF in zip(VECTOR_FILES, (projections.image, projections.text), strict=True):
+                pooled_NF = np.load(pooled / f"{name}.npy", mmap_mode="r")
+                shape = len(pooled_NF), len(matrix_DF)
+                _write_rows(out / f"{name}.npy", _project(pooled_NF, matrix_DF), shape)
     else:
         _write_vectors(model_folder, set_folder, out, params.batch_size, processes)
     manifest.write_manifest(out, {"model": model_folder, "set": set_folder}, {})
@@ -81,7 +81,8 @@ def _write_vectors(
     """Write the vectors of a model as a whole, and remove the parts."""
     from tuwen.retrieval.embedding.vector_parts import make_parts
 
-    work = _make_work({"model": model_folder, "set": set_folder}, {"batch_size": batch_size})
+    work = _name_work({"model": model_folder, "set": set_folder}, {"batch_size": batch_size})
+    work.mkdir(parents=True, exist_ok=True)
     parts = make_parts(model_folder, set_folder, work, batch_size, processes, pooled=False)
     out.mkdir(parents=True, exist_ok=True)
     dim = read_json(model_folder / "config.json")["dim"]
@@ -90,13 +91,13 @@ def _write_vectors(
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _pool_set(
+@contextlib.contextmanager
+def _hold_pooled(
     model_folder: Path, set_folder: Path, projections: StoredProjections, batch_size: int, processes: int | None
-) -> Path:
-    """Return the folder of what the towers pooled of the set, `images.npy` and `texts.npy` [N, F], float32."""
+) -> Iterator[Path]:
+    """Yield the folder of what the towers pooled of the set, `images.npy` and `texts.npy` [N, F], float32."""
     settings = {"batch_size": batch_size, "rows": _hash_rows(set_folder), "towers": projections.towers}
-    work = _make_work({}, settings)
-    with _hold_alone(work):
+    with _hold_alone(work := _name_work({}, settings)):
         if not _is_pooled(work):
             from tuwen.retrieval.embedding.vector_parts import make_parts
 
@@ -106,8 +107,9 @@ def _pool_set(
                 os.replace(begun, work / f"{name}.npy")
             for path in (path for paths in parts.values() for path in paths):
                 path.unlink()
-    os.utime(work)
-    return work
+        os.utime(work)
+        yield work
+        _forget_pooled(work)
 
 
 def _hash_rows(set_folder: Path) -> str:
@@ -123,19 +125,22 @@ def _hash_rows(set_folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _make_work(inputs: dict[str, Path], settings: Mapping[str, str | int]) -> Path:
-    work = WORK / manifest.make_work_key(inputs, settings, DECIDING_CODE)
-    work.mkdir(parents=True, exist_ok=True)
-    return work
+def _name_work(inputs: dict[str, Path], settings: Mapping[str, str | int]) -> Path:
+    return WORK / manifest.make_work_key(inputs, settings, DECIDING_CODE)
 
 
 @contextlib.contextmanager
 def _hold_alone(folder: Path) -> Iterator[None]:
-    """Let another process that needs the same wait until the block has made it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    """Make a folder, and let another process that needs the same wait until the block has ended."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if folder.is_dir() and os.path.samestat(os.fstat(descriptor), folder.stat()):
+            break
+        os.close(descriptor)  # who held it before has removed it
+    try:
         yield
     finally:
         os.close(descriptor)

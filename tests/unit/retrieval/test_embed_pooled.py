@@ -1,9 +1,12 @@
 """Models over the same towers: what these make of a set is computed once, and read without torch."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +200,23 @@ def test_a_killed_run_goes_on_in_a_set_of_the_same_rows(monkeypatch: pytest.Monk
     assert sum(images) == ROWS - 8 * left
     empty_cache()
     assert run("baseline", "cold", name="t2i") == resumed
+
+
+def test_who_waits_for_a_folder_that_is_removed_makes_it_anew() -> None:
+    first = run("baseline")
+    (work,) = embed.WORK.iterdir()
+    held = os.open(work, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)  # as a process that embeds these rows
+    made: list[dict[str, bytes]] = []
+    waiting = threading.Thread(target=lambda: made.append(run("baseline", "second")))
+    waiting.start()
+    time.sleep(0.5)
+    assert not made
+    shutil.rmtree(work)  # it was large, so that process keeps nothing
+    os.close(held)
+    waiting.join()
+    assert made == [first]
+    assert [path.name for path in embed.WORK.iterdir()] == [work.name]
 
 
 def other_picture(folder: Path) -> None:
