@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.made_vectors import DIMENSIONS, draw_queries, fill_with_clusters
 from tuwen.retrieval.quantised.codes import Codes
 from tuwen.service.index.exact import ExactStore
 from tuwen.service.index.items import ITEM_SCHEMA
 from tuwen.service.index.milvus import MilvusStore
 from tuwen.service.index.store import ItemFilter
 
-DIMENSIONS, QUERIES, CLUSTER_ITEMS = 512, 200, 50
+QUERIES = 200
 
 
 def make_index(kind: str, count: int) -> Any:
     """Return an index of `count` images in clusters."""
-    draw = np.random.default_rng(0)
-    centres = draw.normal(size=(count // CLUSTER_ITEMS, DIMENSIONS))
-    vectors = centres[draw.integers(len(centres), size=count)] + 0.7 * draw.normal(size=(count, DIMENSIONS))
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    table = pa.Table.from_pylist(
-        [{"id": str(n), "source": "art", "split": "test"} for n in range(count)], ITEM_SCHEMA
-    )
+    vectors = np.empty((count, DIMENSIONS), np.float32)
+    fill_with_clusters(vectors, seed=0)
+    columns: dict[str, Any] = {name: pa.nulls(count, ITEM_SCHEMA.field(name).type) for name in ITEM_SCHEMA.names}
+    columns |= {"id": pa.array(np.arange(count)).cast(pa.string())}
+    columns |= {"source": pa.repeat("art", count), "split": pa.repeat("test", count)}
+    table = pa.table(columns, schema=ITEM_SCHEMA)
     settings = {"kind": "milvus", "index": kind, "shards": 1, "partitions": 1}
     codes = {"texts": Codes(vectors[:10]), "images": Codes(vectors)}
     tables = {"texts": table.slice(0, 10), "images": table}
@@ -44,9 +44,7 @@ def main() -> None:
     start = time.perf_counter()
     store, exact = MilvusStore(index), ExactStore(index)
     loaded = time.perf_counter() - start
-    noise = np.random.default_rng(1).normal(size=(QUERIES, DIMENSIONS))
-    queries = index.codes["images"].values[:: count // QUERIES][:QUERIES] + 0.02 * noise
-    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    queries = draw_queries(index.codes["images"].values, QUERIES)
     answers, milliseconds = {}, {}
     for name, one in (("milvus", store), ("exact", exact)):
         took, answers[name] = [], []

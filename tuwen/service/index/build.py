@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from tuwen.core.errors import UserError
@@ -22,11 +21,10 @@ from tuwen.data.formats import manifest, pairs
 from tuwen.model.reranker import has_reranker
 from tuwen.retrieval.calibration import read_calibrations
 from tuwen.retrieval.embed import embed_set
-from tuwen.retrieval.quantised.codes import encode_vectors, write_codes
 from tuwen.retrieval.rerank import PRERANKER, has_own_towers, require_preranker
 from tuwen.retrieval.rerank_choice import read_choices
-from tuwen.retrieval.vectors import Vectors, read_set_vectors
-from tuwen.service.index.items import ITEM_SCHEMA, SIDES, list_items, make_ids_unique
+from tuwen.service.index.items import SIDES, list_items, make_ids_unique
+from tuwen.service.index.vector_files import StoredVectors, write_vectors
 
 INDEX_WORK = Path(".cache/index")
 METRIC = "cosine"
@@ -42,11 +40,11 @@ class Project(NamedTuple):
 
 
 class IndexedSet(NamedTuple):
-    """A set of an index: what may be found in it, and its vectors, by side."""
+    """A set of an index: what may be found in it, and where its vectors lie, by side."""
 
     name: str
-    items: dict[str, list[dict[str, Any]]]
-    vectors: dict[str, Vectors]
+    items: dict[str, pa.Table]  # items.ITEM_SCHEMA
+    vectors: dict[str, StoredVectors]
 
 
 def choose_answering_model(models: Path) -> Path:
@@ -63,19 +61,18 @@ def write_index(project: Project, out: Path, params: Index, embed: Embed) -> Non
     """
     model = choose_answering_model(project.models)
     sets = [_index_set(project, model, name, embed) for name in params.sets]
-    make_ids_unique([(one.name, one.items) for one in sets])
+    unique = make_ids_unique([(one.name, one.items) for one in sets])
     out.mkdir(parents=True, exist_ok=True)
     counts = {}
     for side in SIDES:
-        items = [item for one in sets for item in one.items[side]]
-        if not items:
+        items = pa.concat_tables([one[side] for one in unique])
+        if not len(items):
             raise UserError(f"params.yaml: index.sets: {', '.join(params.sets)} hold no {side}; name others")
-        vectors = np.concatenate([one.vectors[side] for one in sets])
-        write_codes(out, side, encode_vectors(vectors, embed.dtype))
-        _write_table(out / f"{side}.arrow", pa.Table.from_pylist(items, ITEM_SCHEMA))
+        _, dimension = write_vectors(out, side, [one.vectors[side] for one in sets], embed.dtype)
+        _write_table(out / f"{side}.arrow", items)
         counts[side] = len(items)
     inputs = {"model": model} | {f"set-{name}": project.data / "clean" / name for name in params.sets}
-    described = {"metric": METRIC, "dimension": int(vectors.shape[1]), "dtype": embed.dtype, "model": model.name}
+    described = {"metric": METRIC, "dimension": dimension, "dtype": embed.dtype, "model": model.name}
     settings = {
         **params.model_dump(),
         "reranking": _read_reranking(project, model),
@@ -89,13 +86,14 @@ def _index_set(project: Project, model: Path, name: str, embed: Embed) -> Indexe
     folder = project.data / "clean" / name
     tables = pairs.read_pair_set(folder)
     listed = list_items(project.data, name, tables)
-    vectors = read_set_vectors(_find_embedded(project, model, name, embed), folder, tables)
-    by_side = dict(zip(SIDES, vectors, strict=True))
-    return IndexedSet(
-        name,
-        {side: items for side, (items, _) in listed.items()},
-        {side: by_side[side][rows] for side, (_, rows) in listed.items()},
-    )
+    embedded = _find_embedded(project, model, name, embed)
+    vectors = {
+        side: StoredVectors(
+            embedded / f"{side}.npy", folder / f"{side}.parquet", len(getattr(tables, side)), listed[side].rows
+        )
+        for side in SIDES
+    }
+    return IndexedSet(name, {side: items.table for side, items in listed.items()}, vectors)
 
 
 def _find_embedded(project: Project, model: Path, name: str, embed: Embed) -> Path:

@@ -1,6 +1,6 @@
 """An index in memory: its tables and vectors, mapped from the folder, and what its manifest says."""
 
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class ItemIndex:
         self.tables: dict[str, pa.Table] = {side: _map_table(folder / f"{side}.arrow") for side in SIDES}
         self.codes: dict[str, Codes] = {side: open_codes(folder, side) for side in SIDES}
         # both here, where an index is opened, and not as the first request waits for them
-        self._rows = {side: _number_rows(table) for side, table in self.tables.items()}
+        self._by_id = {side: _sort_by_id(table) for side, table in self.tables.items()}
         self.facets = _count_facets(self.tables["images"])  # what filters may name
 
     def require_model(self, model: Path) -> None:
@@ -52,7 +52,9 @@ class ItemIndex:
 
     def find_row(self, side: str, item_id: str) -> int | None:
         """Return the row of an item, None where the index has none of this id."""
-        return self._rows[side].get(item_id)
+        ids, order = self.tables[side]["id"], self._by_id[side]
+        place = bisect_left(order, item_id, key=lambda row: ids[int(row)].as_py())
+        return int(order[place]) if place < len(order) and ids[int(order[place])].as_py() == item_id else None
 
     def read_vectors(self, side: str, rows: Rows) -> Vectors:
         """Return the vectors of items, float32 and of length 1, whatever they are kept as."""
@@ -72,18 +74,22 @@ class ItemIndex:
         return list(self.tables[side].take(pa.array(rows)).to_pylist())
 
 
-def _number_rows(table: pa.Table) -> dict[str, int]:
-    return {id_: row for row, id_ in enumerate(table["id"].to_pylist())}
+def _sort_by_id(table: pa.Table) -> Rows:
+    """Return the rows in the order of their ids: four bytes an item, where a dict of ids takes two hundred."""
+    order: Rows = pc.sort_indices(table["id"]).to_numpy().astype(np.uint32)
+    return order
 
 
 def _count_facets(images: pa.Table) -> dict[str, Any]:
-    """Return what filters may name: value -> count, and [least, most] of what is measured."""
-    counts: dict[str, Any] = {
-        name: dict(Counter(value for value in images[name].to_pylist() if value is not None).most_common())
-        for name in VALUE_COLUMNS
-    }
+    """Return what filters may name: value -> count, most first, and [least, most] of what is measured."""
+    counts: dict[str, Any] = {name: _count_values(images[name].drop_null()) for name in VALUE_COLUMNS}
     ranges = {name: pc.min_max(images[name]).as_py() for name in RANGE_COLUMNS}
     return counts | {name: [found["min"] or 0, found["max"] or 0] for name, found in ranges.items()}
+
+
+def _count_values(column: pa.ChunkedArray) -> dict[str, int]:
+    counts = {one["values"]: one["counts"] for one in pc.value_counts(column).to_pylist()}
+    return dict(sorted(counts.items(), key=lambda one: -one[1]))
 
 
 def _require_whole(folder: Path) -> str:

@@ -1,20 +1,19 @@
-"""What may be found: a row for each image and each text of the sets of an index, with what people filter by."""
+"""What may be found: a row for each image and each text of the sets of an index, with what people filter by.
+
+Columns from end to end: a dict for each of a million items would take gigabytes and minutes.
+"""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tuwen.core.errors import UserError
-from tuwen.core.executor import count_workers
-from tuwen.core.progress import follow
-from tuwen.data.formats import pairs, shards
-from tuwen.data.formats.images import open_image, read_orientation
+from tuwen.data.formats import pairs
 from tuwen.retrieval.vectors import Rows
+from tuwen.service.index.picture_sizes import measure_sizes
 
 SIDES = ("images", "texts")  # of a set, and of an index
 LABELLED_SOURCE = "labelled"  # the source of what is not of the corpus, as its raw set is called
@@ -40,80 +39,87 @@ VALUE_COLUMNS = ("source", "category", "split")  # that filters name values of
 RANGE_COLUMNS = ("width_px", "height_px", "caption_chars")  # that filters give a range of
 
 
-IndexItem = dict[str, Any]  # a row of ITEM_SCHEMA
+class ListedItems(NamedTuple):
+    """The items of one side of a set, and the rows of its table that they are."""
+
+    table: pa.Table  # ITEM_SCHEMA
+    rows: Rows  # ascending
 
 
-def list_items(data: Path, name: str, tables: pairs.PairSet) -> dict[str, tuple[list[IndexItem], Rows]]:
-    """Return by side the items of the set `name` and the rows of its table that they are.
+def list_items(data: Path, name: str, tables: pairs.PairSet) -> dict[str, ListedItems]:
+    """Return by side the items of the set `name`.
 
     An image whose bytes the source could not give is none, nor is a text without a caption. data: the data root.
     Raises UserError where an image's bytes are missing or no image.
     """
     image, text = pairs.find_true_rows(tables)
-    first_text, first_image = _find_first(image, text), _find_first(text, image)
-    captions, rows = tables.texts["caption"].to_pylist(), tables.images.to_pylist()
-    shown = [row for row, one in enumerate(rows) if one["shard"] is not None]
-    sizes = _measure_sizes(data, [rows[row] for row in shown])
+    text_ids, captions = tables.texts["text_id"], tables.texts["caption"]
+    shown = np.flatnonzero(tables.images["shard"].is_valid())
+    seen = _describe_images(data, tables.images.take(shown))
+    first_text = _find_first(image, text, len(tables.images))[shown]
+    said = np.flatnonzero(pc.fill_null(pc.not_equal(captions, ""), False))
+    first_image = _find_first(text, image, len(captions))[said]
+    place = np.full(len(tables.images) + 1, -1)  # of an image among the seen; of row -1, which is no image, -1
+    place[shown] = np.arange(len(shown))
     split = SPLIT_OF.get(name, name)
-    seen = {row: _describe(rows[row], size, split) for row, size in zip(shown, sizes, strict=True)}
-    unseen = _describe({}, (None, None), split)
-    images = [
-        _add_caption(one, captions[first_text[row]] if row in first_text else None) for row, one in seen.items()
-    ]
-    said = [row for row, caption in enumerate(captions) if caption]
-    text_ids = tables.texts["text_id"].to_pylist()
-    texts = [
-        _add_caption(seen.get(first_image.get(row, -1), unseen), captions[row]) | {"id": text_ids[row]}
-        for row in said
-    ]
-    return {"images": (images, np.array(shown, np.int64)), "texts": (texts, np.array(said, np.int64))}
+    images = _make_items(seen["image"], captions.take(_hide_none(first_text)), seen, split)
+    its_image = seen.take(_hide_none(place[first_image]))
+    texts = _make_items(text_ids.take(said), captions.take(said), its_image, split)
+    return {"images": ListedItems(images, shown), "texts": ListedItems(texts, said)}
 
 
-def _describe(row: dict[str, Any], size_px: tuple[int | None, int | None], split: str) -> IndexItem:
-    """Return an image as an item that lacks its caption."""
-    kept = {name: row.get(name) for name in ("category", "shard", "offset", "size", "sha256")}
-    named = dict.fromkeys(("id", "image"), row.get("image_id")) | {"source": row.get("source") or LABELLED_SOURCE}
-    return kept | named | {"split": split, "width_px": size_px[0], "height_px": size_px[1]}
+def _find_first(of: pairs.RowNumbers, other: pairs.RowNumbers, count: int) -> Rows:
+    """Return for each of `count` rows of one side the first row of the other that it is paired with, or -1."""
+    paired, place = np.unique(of, return_index=True)
+    first = np.full(count, -1)
+    first[paired] = other[place]
+    return first
 
 
-def _add_caption(item: IndexItem, caption: str | None) -> IndexItem:
-    return item | {"caption": caption, "caption_chars": len(caption) if caption else None}
+def _hide_none(rows: Rows) -> pa.Array:
+    """Return rows to be taken, of which -1 gives null."""
+    return pa.array(rows, mask=rows < 0)
 
 
-def make_ids_unique(sets: Sequence[tuple[str, dict[str, list[IndexItem]]]]) -> None:
-    """Put a set's name before the ids, in place, that an earlier set has too; sets: name -> items by side."""
-    known: dict[str, set[str]] = {side: set() for side in SIDES}
+def _describe_images(data: Path, images: pa.Table) -> pa.Table:
+    """Return what an item has of its image; images: rows of pairs.IMAGES, all with a shard."""
+    width, height = measure_sizes(data, images).T
+    columns = {name: images[name] for name in ("source", "category", "shard", "offset", "size", "sha256")}
+    return pa.table(columns | {"image": images["image_id"], "width_px": width, "height_px": height})
+
+
+def _make_items(ids: pa.ChunkedArray, captions: pa.ChunkedArray, images: pa.Table, split: str) -> pa.Table:
+    """Return items [N]; images [N]: of each its image as `_describe_images` has it, nulls where it has none."""
+    source, chars = images["source"], pc.utf8_length(captions)
+    is_labelled = pc.fill_null(pc.equal(source, ""), True)
+    columns = {name: images[name] for name in images.column_names} | {
+        "id": ids,
+        "caption": captions,
+        "source": pc.if_else(is_labelled, LABELLED_SOURCE, source),
+        "split": pa.repeat(split, len(ids)),
+        "caption_chars": pc.if_else(pc.equal(chars, 0), pa.scalar(None, chars.type), chars),
+    }
+    return pa.table(columns, schema=ITEM_SCHEMA)
+
+
+def make_ids_unique(sets: Sequence[tuple[str, dict[str, pa.Table]]]) -> list[dict[str, pa.Table]]:
+    """Return the items of each set, by side, with its name before the ids that an earlier set has too."""
+    known = {side: pa.array([], pa.string()) for side in SIDES}
+    unique = []
     for name, items in sets:
-        again = {
-            side: {one["id"]: f"{name}/{one['id']}" for one in items[side] if one["id"] in known[side]}
-            for side in SIDES
-        }
+        ids = {side: items[side]["id"].combine_chunks() for side in SIDES}
+        again = {side: ids[side].filter(pc.is_in(ids[side], known[side])) for side in SIDES}
+        renamed = {}
         for side in SIDES:
-            for one in items[side]:
-                one["id"] = again[side].get(one["id"], one["id"])
-                one["image"] = again["images"].get(one["image"], one["image"])
-                known[side].add(one["id"])
+            table = _rename(items[side], "id", again[side], name)
+            renamed[side] = _rename(table, "image", again["images"], name)
+            known[side] = pa.concat_arrays([known[side], table["id"].combine_chunks()])
+        unique.append(renamed)
+    return unique
 
 
-def _find_first(of: pairs.RowNumbers, other: pairs.RowNumbers) -> dict[int, int]:
-    """Return for each row of one side the first row of the other that it is paired with."""
-    return dict(zip(of[::-1].tolist(), other[::-1].tolist(), strict=True))
-
-
-def _measure_sizes(data: Path, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
-    with ThreadPoolExecutor(count_workers()) as pool:
-        return list(follow(pool.map(partial(_measure_size, data), rows), "measure", len(rows)))
-
-
-def _measure_size(data: Path, row: dict[str, Any]) -> tuple[int, int]:
-    """Return width and height of an image as it stands upright, by its header."""
-    try:
-        image = open_image(shards.read_member(data, shards.Place.of(row)))
-    except OSError as error:
-        raise UserError(
-            f"{data / row['shard']}: picture {row['image_id']} cannot be opened ({error}); "
-            "mend or remove it in the source and run `dvc repro`"
-        ) from None
-    width, height = image.size
-    is_lying = image.format == "JPEG" and read_orientation(image) >= 5  # any other would be decoded for it
-    return (height, width) if is_lying else (width, height)
+def _rename(table: pa.Table, column: str, again: pa.Array, name: str) -> pa.Table:
+    """Return the table with `<name>/` before the ids of a column that `again` holds."""
+    ids = table[column].combine_chunks()
+    new = pc.if_else(pc.is_in(ids, again), pc.binary_join_element_wise(name, ids, "/"), ids)
+    return table.set_column(table.schema.get_field_index(column), table.schema.field(column), new)

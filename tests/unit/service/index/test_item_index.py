@@ -16,7 +16,11 @@ def test_an_item_is_found_by_its_id(built: Path) -> None:
     assert row == 15
     item = index.read_row("images", row)
     assert (item["caption"], item["source"], item["split"]) == ("一个绿色的圆形", "labelled", "train")
-    assert index.find_row("images", "../图03.png") is None
+    for side in ("images", "texts"):
+        ids = index.tables[side]["id"].to_pylist()
+        assert [index.find_row(side, one) for one in ids] == list(range(len(ids)))
+    for unknown in ("../图03.png", "", "图", "图03.pn", "鿿", "\ud800"):
+        assert index.find_row("images", unknown) is None
 
 
 def test_filters_are_offered_by_what_there_is(built: Path) -> None:
