@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tuwen.data.formats import pairs
 from tuwen.retrieval.vectors import Rows
-from tuwen.service.index.picture_sizes import measure_sizes
+from tuwen.service.index.picture_sizes import measure_pictures
 
 SIDES = ("images", "texts")  # of a set, and of an index
 LABELLED_SOURCE = "labelled"  # the source of what is not of the corpus, as its raw set is called
@@ -83,7 +83,7 @@ def _hide_none(rows: Rows) -> pa.Array:
 
 def _describe_images(data: Path, images: pa.Table) -> pa.Table:
     """Return what an item has of its image; images: rows of pairs.IMAGES, all with a shard."""
-    width, height = measure_sizes(data, images).T
+    width, height = measure_pictures(data, images).T
     columns = {name: images[name] for name in ("source", "category", "shard", "offset", "size", "sha256")}
     return pa.table(columns | {"image": images["image_id"], "width_px": width, "height_px": height})
 

@@ -22,7 +22,7 @@ TURNING = (b"Exif", b"Orientation")  # a JPEG that holds neither stands as it is
 Sizes = npt.NDArray[np.int32]  # [N, 2] width and height
 
 
-def measure_sizes(data: Path, images: pa.Table) -> Sizes:
+def measure_pictures(data: Path, images: pa.Table) -> Sizes:
     """Return width and height in px of upright images; `images`: rows of pairs.IMAGES, all with a shard.
 
     Raises UserError where an image's bytes are missing or no image.

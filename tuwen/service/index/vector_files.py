@@ -13,7 +13,7 @@ import numpy as np
 from tuwen.retrieval.quantised.codes import Codes, Dtype, encode_vectors
 from tuwen.retrieval.vectors import UNIT_TOLERANCE, Rows, Vectors, read_vectors
 
-BLOCK_ROWS = 16_384
+COPIED_ROWS = 16_384
 
 
 class StoredVectors(NamedTuple):
@@ -25,9 +25,9 @@ class StoredVectors(NamedTuple):
     rows: Rows  # ascending
 
 
-def stream_vectors(stored: StoredVectors) -> Iterator[Vectors]:
+def stream_stored(stored: StoredVectors) -> Iterator[Vectors]:
     """Yield the wanted vectors, float32 [B, D], block by block. Raises UserError as `read_vectors` does."""
-    for start in range(0, stored.table_rows, BLOCK_ROWS):
+    for start in range(0, max(1, stored.table_rows), COPIED_ROWS):  # a file for no rows is looked at too
         block = _read_block(stored, start)
         first, last = np.searchsorted(stored.rows, (start, start + len(block)))
         yield block[stored.rows[first:last] - start].astype(np.float32, copy=False)
@@ -38,7 +38,7 @@ def _read_block(stored: StoredVectors, start: int) -> Vectors:
     try:
         whole = np.load(stored.path, mmap_mode="r", allow_pickle=False)  # anew, or what was read would stay mapped
         if whole.shape == (stored.table_rows, *whole.shape[1:2]) and np.issubdtype(whole.dtype, np.floating):
-            block: Vectors = np.array(whole[start : start + BLOCK_ROWS])
+            block: Vectors = np.array(whole[start : start + COPIED_ROWS])
             if (np.abs(np.linalg.norm(block, axis=1) - 1) <= UNIT_TOLERANCE).all():  # nor NaN
                 return block
     except (ValueError, EOFError, OSError):
@@ -50,18 +50,18 @@ def _read_block(stored: StoredVectors, start: int) -> Vectors:
 def write_vectors(out: Path, side: str, parts: Sequence[StoredVectors], dtype: Dtype) -> tuple[int, int]:
     """Write the vectors of all parts, one after another, as `dtype` keeps them; return their N and D.
 
-    Raises UserError as `read_vectors` does, and where two parts differ in D.
+    Raises UserError as `read_vectors` does.
     """
     range_2D = _find_range(parts) if dtype in ("int8", "binary") else None
-    count, signs, codes = sum(len(part.rows) for part in parts), [], Codes(np.empty(0))
+    blocks = (_encode_block(block, dtype, range_2D) for part in parts for block in stream_stored(part))
+    count, dimension, signs, codes = sum(len(part.rows) for part in parts), 0, [], Codes(np.empty(0))
     with (out / f"{side}.npy").open("wb") as file:
-        for block_BD in (block for part in parts for block in stream_vectors(part)):
-            codes = _encode_block(block_BD, dtype, range_2D)
-            if not file.tell():
+        for codes in blocks:
+            if not dimension:
+                dimension = codes.values.shape[1]
                 header = np.lib.format.header_data_from_array_1_0(codes.values)
-                shape = (count, block_BD.shape[1])
-                np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
-            assert block_BD.shape[1] == shape[1], "vectors of one model"
+                np.lib.format.write_array_header_1_0(file, header | {"shape": (count, dimension)})
+            assert codes.values.shape[1] == dimension, "vectors of one model"
             codes.values.tofile(file)
             if codes.signs is not None:
                 signs.append(codes.signs)
@@ -69,12 +69,12 @@ def write_vectors(out: Path, side: str, parts: Sequence[StoredVectors], dtype: D
         np.save(out / f"{side}.scale.npy", codes.scale)
     if signs:
         np.save(out / f"{side}.signs.npy", np.concatenate(signs, axis=1))
-    return shape
+    return count, dimension
 
 
 def _find_range(parts: Sequence[StoredVectors]) -> Vectors:
     """Return the least and the most of each dimension over all vectors, [2, D]."""
-    blocks = (block for part in parts for block in stream_vectors(part) if len(block))
+    blocks = (block for part in parts for block in stream_stored(part) if len(block))
     ranges = np.array([[block.min(axis=0), block.max(axis=0)] for block in blocks])
     return np.stack([ranges[:, 0].min(axis=0), ranges[:, 1].max(axis=0)])
 

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pairs
 from tuwen.data.formats.shards import ShardWriter
-from tuwen.service.index.picture_sizes import _read_plain_jpeg, measure_sizes
+from tuwen.service.index.picture_sizes import _read_plain_jpeg, measure_pictures
 
 XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 
@@ -38,14 +38,14 @@ def test_a_picture_is_measured_as_it_stands_upright(tmp_path: Path) -> None:
     lying = [encode("JPEG", exif=turn(6)), encode("JPEG", xmp=XMP.encode())]
     standing = [encode("JPEG"), encode("JPEG", progressive=True), encode("JPEG", exif=turn(3)), encode("PNG")]
     standing += [encode("PNG", exif=turn(6)), encode("WEBP")]  # a PNG would be decoded for its EXIF
-    sizes = measure_sizes(tmp_path, write_images(tmp_path, *lying, *standing))
+    sizes = measure_pictures(tmp_path, write_images(tmp_path, *lying, *standing))
     assert sizes.tolist() == [[30, 40]] * len(lying) + [[40, 30]] * len(standing)
     assert [bool(_read_plain_jpeg(data)) for data in lying + standing] == [False, False, True, True, *[False] * 4]
 
 
 def test_thousands_keep_their_order(tmp_path: Path) -> None:
     two = write_images(tmp_path, encode("JPEG"), encode("JPEG", exif=turn(6)))
-    sizes = measure_sizes(tmp_path, two.take(pa.array([0, 0, 1] * 1000)))
+    sizes = measure_pictures(tmp_path, two.take(pa.array([0, 0, 1] * 1000)))
     assert sizes.tolist() == [[40, 30], [40, 30], [30, 40]] * 1000
 
 
@@ -53,4 +53,4 @@ def test_thousands_keep_their_order(tmp_path: Path) -> None:
 def test_what_is_no_image_is_named(tmp_path: Path, broken: bytes) -> None:
     images = write_images(tmp_path, encode("JPEG"), broken)
     with pytest.raises(UserError, match="picture 夕阳1 cannot be opened"):
-        measure_sizes(tmp_path, images)
+        measure_pictures(tmp_path, images)
