@@ -54,3 +54,15 @@ def test_what_is_no_image_is_named(tmp_path: Path, broken: bytes) -> None:
     images = write_images(tmp_path, encode("JPEG"), broken)
     with pytest.raises(UserError, match="picture 夕阳1 cannot be opened"):
         measure_pictures(tmp_path, images)
+
+
+def test_a_shard_that_is_missing_or_cut_is_named(tmp_path: Path) -> None:
+    images = write_images(tmp_path, encode("JPEG"), encode("JPEG"))
+    path = tmp_path / images["shard"][1].as_py()
+    with path.open("r+b") as file:
+        file.truncate(images["offset"][1].as_py() + 5)
+    with pytest.raises(UserError, match=r"000000\.tar: ends before byte"):
+        measure_pictures(tmp_path, images)
+    path.unlink()
+    with pytest.raises(UserError, match=r"000000\.tar: this shard is missing"):
+        measure_pictures(tmp_path, images)
