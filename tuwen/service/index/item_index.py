@@ -75,7 +75,7 @@ class ItemIndex:
 
 
 def _sort_by_id(table: pa.Table) -> Rows:
-    """Return the rows in the order of their ids: four bytes an item, where a dict of ids takes two hundred."""
+    """Return the rows in the order of their ids: four bytes an item, where a dict takes over a hundred."""
     order: Rows = pc.sort_indices(table["id"]).to_numpy().astype(np.uint32)
     return order
 
