@@ -96,8 +96,8 @@ def _hold_pooled(
     model_folder: Path, set_folder: Path, projections: StoredProjections, batch_size: int, processes: int | None
 ) -> Iterator[Path]:
     """Yield the folder of what the towers pooled of the set, `images.npy` and `texts.npy` [N, F], float32."""
-    settings = {"batch_size": batch_size, "rows": _hash_rows(set_folder), "towers": projections.towers}
-    with _hold_alone(work := _name_work({}, settings)):
+    rows = {"rows": _hash_rows(set_folder), "towers": projections.towers}
+    with _hold_alone(work := _name_work({}, {"batch_size": batch_size, **rows})):
         if not _is_pooled(work):
             from tuwen.retrieval.embedding.vector_parts import make_parts
 
