@@ -71,5 +71,17 @@ def start() -> Iterator[Start]:
     yield start_one
     for process in started:
         if process.poll() is None:  # a worker, or the test failed before its end
-            process.terminate()
-            process.communicate(timeout=END_SECONDS)  # reads: a full pipe would hold what writes its last lines
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process as a person does who waits a while and asks again: Prefect's worker takes that for a kill.
+
+    What it waits for is a server whose SQLite is locked by others.
+    """
+    process.terminate()
+    try:
+        process.communicate(timeout=END_SECONDS)  # reads: a full pipe would hold what writes its last lines
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.communicate(timeout=END_SECONDS)
