@@ -210,7 +210,7 @@ def test_who_waits_for_a_folder_that_is_removed_makes_it_anew() -> None:
     made: list[dict[str, bytes]] = []
     waiting = threading.Thread(target=lambda: made.append(run("baseline", "second")))
     waiting.start()
-    time.sleep(0.5)
+    time.sleep(0.5)  # enough to be done, did it not wait: nothing tells from outside that a lock is waited for
     assert not made
     shutil.rmtree(work)  # it was large, so that process keeps nothing
     os.close(held)
