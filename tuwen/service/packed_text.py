@@ -2,7 +2,8 @@
 
 For people who ask, never for an index: vectors differ from the float32 ones in the third digit, and as far with
 what else is in a batch. Autocast would cast and lay out the weights anew at each call, which takes what bf16 gains
-on the few tokens of a search.
+on the few tokens of a search. What is not a product is float32, and padding takes part in attention alone.
+Shapes: B texts of L tokens, N tokens without padding, W width, H heads of E numbers.
 """
 
 import copy
@@ -13,23 +14,90 @@ from torch import Tensor, nn
 
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
+from tuwen.model.text_towers.bert import Bert
 
 BF16_UNITS = ("amx_bf16", "avx512_bf16")  # of processors that oneDNN's bf16 kernels are fast on
+FUSED = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", ""), "silu": ("swish", "")}
 
 
-class PackedLinear(nn.Module):
-    """A linear layer, float32 in and out [..., W], whose product is of bf16 numbers and summed in float32."""
+class PackedBert(nn.Module):
+    """A BERT that shares embeddings and norms with the one that it is made of, and answers as it does."""
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, bert: Bert) -> None:
         super().__init__()
-        self._ops: Any = torch.ops.mkldnn
-        self._weight = self._ops._reorder_linear_weight(layer.weight.detach().bfloat16(), None)
-        self._bias = None if layer.bias is None else layer.bias.detach().bfloat16()
+        self._heads, activation = bert.shape.heads, FUSED[bert.shape.activation]
+        self.embeddings = bert.embeddings
+        self.layers = nn.ModuleList(PackedLayer(layer, activation) for layer in bert.encoder.layer)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [..., W] to [..., V]."""
-        y: Tensor = self._ops._linear_pointwise(x.bfloat16(), self._weight, self._bias, "none", [], "")
-        return y.float()
+    def forward(self, ids_BL: Tensor, mask_B11L: Tensor | None, token_BLW: Tensor | None = None) -> Tensor:
+        """Return the states [B, L, W], 0 where the mask, of padding.py, hides; token_BLW: as of `Bert`, or None."""
+        if token_BLW is None:
+            token_BLW = self.embeddings.word_embeddings(ids_BL)
+        x_BLW = self.embeddings(token_BLW)
+        place = _Places(mask_B11L, x_BLW.shape[0], x_BLW.shape[1])
+        x_NW = place.take(x_BLW)
+        for layer in self.layers:
+            x_NW = layer(x_NW, place, self._heads)
+        return place.put_back(x_NW)
+
+
+class _Places:
+    """Where the tokens of a batch stand among its padding."""
+
+    def __init__(self, mask_B11L: Tensor | None, texts: int, length: int) -> None:
+        self.mask_B11L, self._texts, self._length = mask_B11L, texts, length
+        self._at_N = None if mask_B11L is None else mask_B11L.flatten().nonzero().squeeze(1)
+
+    def take(self, x_BLW: Tensor) -> Tensor:
+        """Return the tokens [N, W]."""
+        x_NW = x_BLW.flatten(0, 1)
+        return x_NW if self._at_N is None else x_NW[self._at_N]
+
+    def put_back(self, x_NW: Tensor) -> Tensor:
+        """Return [B, L, W], 0 where padding is."""
+        if self._at_N is not None:
+            padded = x_NW.new_zeros(self._texts * self._length, x_NW.shape[1])
+            x_NW = padded.index_copy_(0, self._at_N, x_NW)
+        return x_NW.view(self._texts, self._length, -1)
+
+
+class PackedLayer(nn.Module):
+    """What bert.py's `Layer` computes: its products in bf16, query, key and value by one of them."""
+
+    def __init__(self, layer: Any, activation: tuple[str, str]) -> None:
+        super().__init__()
+        own, added = layer.attention["self"], layer.attention["output"]
+        self._read = _Product(own.query, own.key, own.value)
+        self._join, self.join_norm = _Product(added.dense), added.LayerNorm
+        self._widen = _Product(layer.intermediate["dense"], activation=activation)
+        self._narrow, self.narrow_norm = _Product(layer.output.dense), layer.output.LayerNorm
+
+    def forward(self, x_NW: Tensor, place: _Places, heads: int) -> Tensor:
+        """Map [N, W] to [N, W]."""
+        qkv_BLHE = place.put_back(self._read(x_NW).float()).unflatten(-1, (3, heads, -1)).unbind(2)
+        q_BHLE, k_BHLE, v_BHLE = (one.transpose(1, 2) for one in qkv_BLHE)
+        read_BHLE = nn.functional.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, place.mask_B11L)
+        x_NW = self.join_norm(self._join(place.take(read_BHLE.transpose(1, 2).flatten(2))) + x_NW)
+        out_NW: Tensor = self.narrow_norm(self._narrow(self._widen(x_NW)) + x_NW)
+        return out_NW
+
+
+class _Product:
+    """The product with the weights of linear layers, their outputs beside each other: [N, V] in bf16, summed in float32."""
+
+    def __init__(self, *layers: nn.Linear, activation: tuple[str, str] = ("none", "")) -> None:
+        self._ops: Any = torch.ops.mkldnn
+        weight_VW = torch.cat([layer.weight.detach() for layer in layers]).bfloat16()
+        self._weight = self._ops._reorder_linear_weight(weight_VW, None)
+        self._bias_V = torch.cat([layer.bias.detach() for layer in layers]).bfloat16()
+        self._activation = activation
+
+    def __call__(self, x_NW: Tensor) -> Tensor:
+        attribute, algorithm = self._activation
+        out_NV: Tensor = self._ops._linear_pointwise(
+            x_NW.bfloat16(), self._weight, self._bias_V, attribute, [], algorithm
+        )
+        return out_NV
 
 
 def pack_text_tower(model: DualEncoder) -> DualEncoder:
@@ -40,11 +108,10 @@ def pack_text_tower(model: DualEncoder) -> DualEncoder:
     """
     units = torch.cpu.get_capabilities()
     is_faster = choose_device() == "cpu" and any(units.get(name, False) for name in BF16_UNITS)
-    if not (is_faster and model.takes_token_vectors):
+    if not (is_faster and isinstance(model.text_tower, Bert)):
         return model
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     packed = copy.deepcopy(model, shared)
-    for name, layer in list(packed.text_tower.named_modules()):
-        if isinstance(layer, nn.Linear):
-            packed.text_tower.set_submodule(name, PackedLinear(layer))
+    assert isinstance(packed.text_tower, Bert)
+    packed.text_tower = PackedBert(packed.text_tower)
     return packed

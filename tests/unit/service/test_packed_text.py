@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from tests.support.small_model import write_small_model
+from tuwen.data.formats.tokens.padding import make_attention_mask
+from tuwen.model.text_towers.bert import ACTIVATIONS, Bert, BertShape
 from tuwen.retrieval.few_captions import embed_few_captions
 from tuwen.retrieval.retriever import load_retriever
-from tuwen.service.packed_text import BF16_UNITS, PackedLinear, pack_text_tower
+from tuwen.service.packed_text import BF16_UNITS, PackedBert, pack_text_tower
 
 CAPTIONS = ["猫", "海边的日落,海边的日落", "大熊猫", "一只橘猫趴在窗台上", "雨", "街道"]
 needs_units = pytest.mark.skipif(
@@ -30,13 +32,33 @@ def test_its_vectors_are_those_of_the_model_but_for_rounding(tmp_path: Path) -> 
 
 
 @needs_units
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("lengths", [[5, 5], [7, 2, 4]], ids=["whole", "padded"])
+def test_its_states_are_those_of_a_bert_and_none_of_padding(activation: str, lengths: list[int]) -> None:
+    torch.manual_seed(0)
+    bert = Bert(BertShape(50, 64, 2, 4, 96, 8, 0.1, 1e-12, activation)).eval()
+    with torch.no_grad():  # as strongly drawn as trained ones: an activation left out would be seen
+        for parameter in bert.parameters():
+            parameter.normal_(0, 0.3)
+    ids_BL = torch.randint(1, 50, (len(lengths), max(lengths)))
+    mask_BL = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    with torch.inference_mode():
+        mask = make_attention_mask(mask_BL, ids_BL.device)
+        expected_BLW, found_BLW = bert(ids_BL, mask), PackedBert(bert)(ids_BL, mask)
+    cosine_BL = torch.cosine_similarity(found_BLW, expected_BLW, dim=-1)
+    assert (cosine_BL[mask_BL] > 0.999).all()
+    assert (found_BLW[~mask_BL] == 0).all()
+
+
+@needs_units
 def test_all_but_the_products_of_the_text_tower_is_shared(tmp_path: Path) -> None:
     model = load_retriever(write_small_model(tmp_path / "model")).model
     packed = pack_text_tower(model)
-    own = dict(model.named_parameters())
-    assert all(parameter is own[name] for name, parameter in packed.named_parameters())
-    left_out = set(own) - set(dict(packed.named_parameters()))
-    layers = [name for name, layer in packed.text_tower.named_modules() if isinstance(layer, PackedLinear)]
+    own = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all(id(parameter) in own for parameter in packed.parameters())
+    kept = {id(parameter) for parameter in packed.parameters()}
+    left_out = {name for one, name in own.items() if one not in kept}
+    layers = [name for name, layer in model.text_tower.named_modules() if isinstance(layer, torch.nn.Linear)]
     assert left_out == {f"text_tower.{name}.{part}" for name in layers for part in ("weight", "bias")}
     assert layers
 
