@@ -6,7 +6,6 @@ and other Prefect servers take turns too, and those in containers where they sha
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuwen.core.errors import UserError
+from tuwen.core.locks import lock_or_close
 
 FOLDER = Path("/tmp/tuwen-gpus")  # not TMPDIR, which may be another one in each shell
 VISIBLE_CARDS = "CUDA_VISIBLE_DEVICES"
@@ -84,7 +84,7 @@ def take_cards(cards: Sequence[str], number: int) -> Held | None:
         for card in cards:
             if len(held.cards) == wanted:
                 break
-            if (lock := _try_to_lock(card)) is not None:
+            if (lock := lock_or_close(_open_lock(card))) is not None:
                 held.cards.append(card)
                 held.locks.append(lock)
         if len(held.cards) < wanted:
@@ -105,18 +105,9 @@ def hide_cards() -> Iterator[None]:
         os.environ |= {} if announced is None else {VISIBLE_CARDS: announced}
 
 
-def _try_to_lock(card: str) -> int | None:
-    lock = _open_lock(FOLDER / card.replace("/", "_"))
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
-
-
-def _open_lock(path: Path) -> int:
-    """Open a lock's file, made where it is missing, so that every user of the machine can lock it."""
+def _open_lock(card: str) -> int:
+    """Open a card's file, made where it is missing, so that every user of the machine can lock it."""
+    path = FOLDER / card.replace("/", "_")
     try:
         with contextlib.suppress(FileExistsError):
             FOLDER.mkdir()

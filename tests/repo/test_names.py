@@ -21,7 +21,7 @@ VERBS = """
 answer assert assign augment average bootstrap bound broadcast build check choose clamp classify clip collect
 combine compare compile compose compute connect convert copy count create cut deal declare decode describe
 digest draw embed encode evaluate examine exit explain export extend fetch fill find fit flatten follow format
-freeze gather get group has hash hide import infer ingest is join judge keep label limit list load locate log
+freeze gather get group has hash hide import infer ingest is join judge keep label limit list load locate lock log
 make map match measure merge mix move nest normalise number open pack paraphrase parse pool predict prepare
 project propagate put rank read refuse register remove render reorder replace report require rerank resize round
 run save say score select set simplify split start step stop stream swap sync tabulate tokenize track train

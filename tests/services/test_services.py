@@ -5,96 +5,23 @@ import json
 import re
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import boto3
 import httpx
-import psutil
 import pytest
 from botocore.exceptions import ClientError
 from mlflow import MlflowClient
-from prefect import get_client
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.deployments import run_deployment
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from tests.support import compose, server_logs
-from tests.support.compose import Services
-from tests.support.serve import check_that_mlflow_refuses, check_that_prefect_refuses, wait_until
+from tests.support import compose
+from tests.support.compose import Services, Stopped
 
-RUN_SECONDS = 900.0
 MODELS = ("baseline", "finetuned", "reranked")  # the last is switched off, and its outs are there all the same
 OUTS = ("data", "embeddings", "models", "results")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def services() -> Iterator[Services]:
-    with compose.start_services() as services:
-        yield services
-
-
-class Stopped(NamedTuple):
-    """What a worker left that was stopped in a training, as an engine stops a container."""
-
-    run: FlowRun  # that was under way
-    waiting: FlowRun  # that would have been the next
-    alive: list[str]  # commands that had not ended by themselves
-
-
-@pytest.fixture(scope="module")
-def stopped(services: Services) -> Stopped:
-    """Two runs of the smoke preset; the worker was stopped in the first training of the first of them."""
-    services.run("python", "-m", "flows.deploy")
-    with api(services), get_client(sync_client=True) as client:
-        ids = [run_deployment("pipeline/pipeline", parameters={"preset": "smoke"}, timeout=0).id for _ in range(2)]
-        checkpoints = services.project / ".worktrees/smoke/.cache/train"
-        deadline = time.monotonic() + RUN_SECONDS
-        while not list(checkpoints.glob("baseline-*/state.pt")):
-            assert time.monotonic() < deadline, services.log("worker-cpu").read_text(errors="replace")[-5000:]
-            time.sleep(0.05)  # a checkpoint is announced nowhere but on the disk
-        alive = services.stop_container("worker-cpu")
-        # either may be the first: Prefect orders runs by the time at which they may start
-        waiting, run = sorted(map(client.read_flow_run, ids), key=lambda run: run.start_time is not None)
-    return Stopped(run, waiting, alive)
-
-
-@pytest.fixture(scope="module")
-def run(services: Services, stopped: Stopped) -> FlowRun:
-    """The run that waited, after a worker was started anew."""
-    services.start_service("worker-cpu")
-
-    def read() -> FlowRun:
-        with api(services), get_client(sync_client=True) as client:
-            return client.read_flow_run(stopped.waiting.id)
-
-    wait_until(lambda: read().state.is_final(), RUN_SECONDS, "the run that waited ends")
-    worker = services.log("worker-cpu").read_text(errors="replace")[-5000:]
-    ended = read()
-    assert ended.state is not None
-    assert ended.state.is_completed(), f"{ended.state}\n{worker}"
-    return ended
-
-
-def api(services: Services) -> AbstractContextManager[object]:
-    """Let Prefect's client here talk to the service."""
-    known = services.environment("worker-cpu")
-    settings = {
-        PREFECT_API_URL: known["PREFECT_API_URL"],
-        PREFECT_API_AUTH_STRING: known["PREFECT_API_AUTH_STRING"],
-    }
-    return temporary_settings(settings)
-
-
-@pytest.fixture(scope="module")
-def folder(services: Services, run: FlowRun) -> Path:
-    """The worktree in which the preset ran."""
-    return services.project / ".worktrees/smoke"
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -212,20 +139,6 @@ def test_a_dump_in_a_new_cluster_holds_all_runs(services: Services, run: FlowRun
         assert {database: new.query(database, sql) for database, sql in asked.items()} == held
 
 
-def test_every_service_listens_on_this_machine_alone(services: Services, run: FlowRun) -> None:
-    processes = [
-        child for one in services.running.values() for child in psutil.Process(one.pid).children(recursive=True)
-    ]
-    listening = {
-        (there.laddr.ip, there.laddr.port)
-        for process in processes
-        for there in process.net_connections("inet")
-        if there.status == psutil.CONN_LISTEN
-    }
-    assert {address for address, _ in listening} == {"127.0.0.1"}
-    assert set(services.ports.values()) <= {port for _, port in listening}
-
-
 def test_s3_refuses_a_stranger(services: Services, folder: Path) -> None:
     endpoint = services.environment("worker-cpu")["AWS_ENDPOINT_URL_S3"]
     stranger = boto3.client(
@@ -240,88 +153,3 @@ def test_s3_refuses_a_stranger(services: Services, folder: Path) -> None:
     refused = services.attempt("dvc", "status", "--cloud", folder=folder, AWS_SECRET_ACCESS_KEY="0" * 40)
     assert refused.returncode != 0
     assert "in sync" in services.run("dvc", "status", "--cloud", folder=folder)
-
-
-def test_mlflow_refuses_a_host_that_is_not_listed(services: Services) -> None:
-    address = f"{services.environment('worker-cpu')['TUWEN_TRACKING_URI']}/api/2.0/mlflow/experiments/search"
-    ask, login = {"max_results": 1}, services.login
-    assert httpx.post(address, json=ask, auth=login).status_code == 200
-    assert httpx.post(address, json=ask, headers={"Host": "example.org"}, auth=login).status_code == 403
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/"),
-        ("POST", "/api/2.0/mlflow/experiments/search"),
-        ("POST", "/ajax-api/2.0/mlflow/runs/create"),
-        ("POST", "/graphql"),
-        ("GET", "/get-artifact?run_uuid=1&path=a"),
-        ("GET", "/api/2.0/mlflow-artifacts/artifacts?path=a"),
-        ("PUT", "/api/2.0/mlflow-artifacts/artifacts/a/b.txt"),
-        ("GET", "/api/2.0/mlflow/users/list"),
-        ("POST", "/v1/traces"),
-        ("GET", "/signup"),
-    ],
-)
-def test_mlflow_asks_for_its_password(services: Services, method: str, path: str) -> None:
-    address = f"{services.environment('worker-cpu')['TUWEN_TRACKING_URI']}{path}"
-    user, password = services.login
-    for login in (None, (user, "x" * len(password)), ("admin", "password1234")):
-        assert httpx.request(method, address, auth=login).status_code == 401, login
-    assert httpx.request(method, address, auth=(user, password)).status_code != 401
-
-
-def test_who_has_another_password_is_told_what_to_set(services: Services, folder: Path) -> None:
-    refused = services.attempt(
-        "python", "-m", "tuwen.cli", "track", "sync", folder=folder, MLFLOW_TRACKING_PASSWORD="x" * 40
-    )
-    assert refused.returncode != 0
-    assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in refused.stderr
-
-
-def test_prefect_refuses_who_lacks_the_password_and_pages_of_other_origins(services: Services) -> None:
-    api, password = (services.environment("worker-cpu")[f"PREFECT_API_{name}"] for name in ("URL", "AUTH_STRING"))
-    check_that_prefect_refuses(api, password, f"http://localhost:{services.ports[4200]}")
-    refused = services.attempt("python", "-m", "flows.deploy", PREFECT_API_AUTH_STRING="x")
-    assert refused.returncode == 1
-    assert "PREFECT_API_AUTH_STRING is not the password of the Prefect server" in refused.stderr
-
-
-def test_mlflow_refuses_pages_of_other_origins(services: Services) -> None:
-    address = services.environment("worker-cpu")["TUWEN_TRACKING_URI"]
-    check_that_mlflow_refuses(address, f"http://localhost:{services.ports[5000]}", services.login)
-
-
-@pytest.mark.parametrize("database", ["mlflow", "prefect"])
-def test_a_database_opens_for_its_own_role_and_password_alone(services: Services, database: str) -> None:
-    import psycopg2
-
-    other = {"mlflow": "prefect", "prefect": "mlflow"}[database]
-    at = {"host": "127.0.0.1", "port": services.ports[5432], "dbname": database}
-    own, foreign = (services.secrets[f"{name.upper()}_DB_PASSWORD"] for name in (database, other))
-    psycopg2.connect(user=database, password=own, **at).close()
-    with pytest.raises(psycopg2.OperationalError, match="password"):
-        psycopg2.connect(user=database, password=foreign, **at)
-    with pytest.raises(psycopg2.OperationalError, match="permission denied"):
-        psycopg2.connect(user=other, password=foreign, **at)
-
-
-def test_no_secret_stands_in_a_log_a_file_or_a_database(services: Services, folder: Path) -> None:
-    found = []
-    texts = [*services.folder.glob("*.log"), *(path for path in services.project.rglob("*") if path.is_file())]
-    for path in texts:
-        content = path.read_bytes()
-        found += [(path.name, name) for name, value in services.secrets.items() if value.encode() in content]
-    assert len(texts) > 100
-    for database in ("mlflow", "prefect"):
-        dump = services.run_tool(database, "pg_dump", "--data-only")
-        assert "finetuned" in dump  # the run's name in MLflow, stages in Prefect's log
-        found += [(database, name) for name, value in services.secrets.items() if value in dump]
-    assert found == []
-
-
-def test_no_service_reported_an_error(services: Services, run: FlowRun) -> None:
-    assert services.query("prefect", "select count(*) from flow_run where auto_scheduled") != ["0"]  # the nightly
-    logs = [services.log(name) for name in ("postgres", "s3", "mlflow", "prefect", "worker-cpu")]
-    assert server_logs.find_errors(logs) == []

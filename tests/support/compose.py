@@ -19,10 +19,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
+from prefect.client.schemas.objects import FlowRun
 from ruamel.yaml import YAML
 
 from flows import guard
@@ -272,3 +273,11 @@ def postgresql(name: str) -> str:
     if not programs:
         pytest.fail("no PostgreSQL: apt-get install postgresql")
     return str(programs[-1])
+
+
+class Stopped(NamedTuple):
+    """What a worker left that was stopped in a training, as an engine stops a container."""
+
+    run: FlowRun  # that was under way
+    waiting: FlowRun  # that would have been the next
+    alive: list[str]  # commands that had not ended by themselves

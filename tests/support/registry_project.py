@@ -21,6 +21,7 @@ from tuwen.model import dual_encoder
 from tuwen.retrieval.embed import embed_set
 
 NOISE = {"baseline": 3.0, "finetuned": 0.5}  # of the embeddings by which the models are measured
+SETS = ("test", "valid")  # on which models are compared
 ANSWER_SECONDS = 300
 
 
@@ -36,7 +37,7 @@ def build(root: Path) -> Path:
             dual_encoder.DualEncoder(TINY | {"vocabulary": len(vocabulary)}), folder, vocabulary
         )
         manifest.write_manifest(folder, {}, {"seed": seed})
-        for measured in ("test", "valid"):
+        for measured in SETS:
             retrieval.sign(root, name, measured)
         embed_set(
             folder, root / "data/clean/bank", root / "embeddings" / name / "bank", params.load_params().embed

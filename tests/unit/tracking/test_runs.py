@@ -1,20 +1,14 @@
-"""MLflow runs: what they hold, how they end, that a failing MLflow hurts nothing, and that sync refills."""
+"""MLflow runs: what they hold, the machine's load among it, and what they must not."""
 
 import contextlib
-import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from mlflow import MlflowClient
 
-from tests.support.checkout import ROOT
-from tests.support.ports import free_ports
 from tests.support.tracking import KEPT, all_runs, artifacts, curve, make_outs, runs_by_out, write_json
 from tuwen.data.formats import manifest
 from tuwen.tracking import lineage, records, revision, runs, system_metrics
@@ -165,162 +159,3 @@ def test_a_commit_and_changed_code_are_tagged(project: Path) -> None:
     assert len(tags["models/clean"][revision.COMMIT_TAG]) == 40
     assert tags["models/clean"]["tuwen.git_dirty"] == "false"
     assert tags["models/dirty"]["tuwen.git_dirty"] == "true"
-
-
-def test_a_raising_block_fails_the_run_and_the_error_comes_through(project: Path) -> None:
-    with pytest.raises(ZeroDivisionError), runs.track_run(Path("models/baseline"), {}, {}, KEPT):
-        _ = 1 / 0
-    assert all_runs(project)[0].info.status == "FAILED"
-
-
-def test_ctrl_c_and_sigterm_kill_the_run(project: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), runs.track_run(Path("models/by hand"), {}, {}, Path("by-hand")):
-        raise KeyboardInterrupt
-    with pytest.raises(SystemExit) as stopped, runs.track_run(Path("models/by signal"), {}, {}, Path("by-signal")):
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert stopped.value.code == 143
-    assert {run.info.status for run in all_runs(project)} == {"KILLED"}
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_a_resumed_training_goes_on_with_its_run(project: Path) -> None:
-    with (
-        contextlib.suppress(KeyboardInterrupt),
-        runs.track_run(Path("models/baseline"), {"lr": 1}, {}, KEPT) as first,
-    ):
-        first.log_metrics({"loss": 5.0}, 1)
-        raise KeyboardInterrupt
-    with runs.track_run(Path("models/baseline"), {"lr": 1}, {}, KEPT) as second:
-        second.log_metrics({"loss": 4.0}, 2)
-    (logged,) = all_runs(project)
-    assert logged.info.run_id == first.id == second.id
-    assert logged.info.status == "FINISHED"
-    assert curve(project, logged.info.run_id, "loss") == [(1, 5.0), (2, 4.0)]
-
-
-def test_a_run_that_the_store_lost_is_made_anew(project: Path) -> None:
-    for kept in ("0123456789abcdef0123456789abcdef", ""):  # the latter: killed while it was written
-        KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_text(kept)
-        with runs.track_run(Path("models/baseline"), {}, {}, KEPT) as run:
-            pass
-        assert run.id in {logged.info.run_id for logged in all_runs(project)}
-    assert len(all_runs(project)) == 2
-
-
-def test_a_run_that_its_user_deleted_is_not_resumed(project: Path) -> None:
-    with contextlib.suppress(KeyboardInterrupt), runs.track_run(Path("models/baseline"), {}, {}, KEPT) as deleted:
-        raise KeyboardInterrupt
-    MlflowClient(f"sqlite:///{project}").delete_run(str(deleted.id))
-    with runs.track_run(Path("models/baseline"), {}, {}, KEPT) as run:
-        pass
-    assert [logged.info.run_id for logged in all_runs(project)] == [run.id]
-
-
-def test_work_that_succeeded_is_not_resumed(project: Path) -> None:
-    for _ in range(2):
-        with runs.track_run(Path("models/baseline"), {}, {}, KEPT) as run:
-            assert KEPT.read_text() == run.id
-        assert not KEPT.exists()
-    assert len(all_runs(project)) == 2
-
-
-def test_a_run_whose_name_cannot_be_kept_is_a_run_all_the_same(project: Path) -> None:
-    KEPT.parent.write_text("a file is no folder")
-    with runs.track_run(Path("models/baseline"), {}, {}, KEPT):
-        pass
-    assert all_runs(project)[0].info.status == "FINISHED"
-
-
-def unusable_addresses(tmp_path: Path) -> dict[str, str]:
-    (tmp_path / "file").write_text("a file is no folder")
-    (tmp_path / "not-a-database.db").write_text("一只橘猫" * 1000, encoding="utf-8")
-    return {
-        "closed port": f"http://user:geheim@127.0.0.1:{free_ports(1)[0]}",
-        "no folder": f"sqlite:///{tmp_path}/file/mlflow.db",
-        "a folder": f"sqlite:///{tmp_path}",
-        "no database": f"sqlite:///{tmp_path}/not-a-database.db",
-    }
-
-
-@pytest.mark.parametrize("fault", ["closed port", "no folder", "a folder", "no database"])
-def test_mlflow_out_of_reach_is_one_warning(
-    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TUWEN_TRACKING_URI", unusable_addresses(tmp_path)[fault])
-    trained = []
-    with runs.track_run(Path("models/baseline"), {"lr": 1}, {}, KEPT) as run:
-        for epoch in (1, 2):
-            trained.append(epoch)
-            run.log_metrics({"loss": 1.0}, epoch)
-        run.finish_output(tmp_path)
-    assert trained == [1, 2]
-    assert run.id is None
-    printed = capfd.readouterr().err
-    assert printed.startswith("warning: MLflow failed: ")
-    assert printed.count("\n") == 1
-    assert "geheim" not in printed
-
-
-def test_mlflow_that_breaks_midway_is_one_warning(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with runs.track_run(Path("models/baseline"), {}, {}, KEPT) as run:
-        run.log_metrics({"loss": 2.0}, 1)
-        project.write_bytes(b"not a database any more" * 50_000)
-        run.log_metrics({"loss": 1.0}, 2)
-        run.log_metrics({"loss": 0.5}, 3)
-    printed = capfd.readouterr().err
-    assert printed.count("warning: MLflow failed") == 1
-    assert printed.count("\n") == 1
-
-
-CONNECT = """
-import sys
-from tuwen.tracking import runs
-runs.connect()  # all is imported, so that both are about as fast
-for number in range(int(sys.argv[1])):
-    runs.EXPERIMENT = f"tuwen-{number}"
-    print(number, flush=True)
-    sys.stdin.readline()
-    print(runs.connect()[1], flush=True)
-"""
-
-
-def test_processes_that_open_a_new_store_at_once_make_its_tables_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TUWEN_TRACKING_URI", f"sqlite:///{tmp_path}/new/mlflow.db")
-    path = f"import sys, mlflow; sys.path.insert(0, {str(ROOT)!r}); from tuwen.tracking import runs; "
-    command = [sys.executable, "-c", f"{path}print(flush=True); sys.stdin.readline(); print(runs.connect()[1])"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    all_three = [subprocess.Popen(command, **pipes) for _ in range(3)]
-    for one in all_three:
-        assert one.stdout.readline() == "\n"
-    for one in all_three:
-        one.stdin.write("\n")
-        one.stdin.flush()
-    ended = [one.communicate(timeout=400) for one in all_three]
-    assert [one.returncode for one in all_three] == [0, 0, 0], ended
-    assert len({found for found, _ in ended}) == 1
-
-
-def test_two_processes_that_begin_at_once_find_the_same_experiment(project: Path) -> None:
-    rounds = 5  # without care the first fails already: each creates what neither has found
-    path = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {CONNECT}"
-    command = [sys.executable, "-c", path, str(rounds)]
-    both = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    found = []
-    for number in range(rounds):
-        assert [one.stdout.readline() for one in both if one.stdout] == [f"{number}\n"] * 2, both[0].communicate()
-        for one in both:
-            assert one.stdin is not None
-            one.stdin.write("\n")
-            one.stdin.flush()
-        found.append([one.stdout.readline() for one in both if one.stdout])
-    ended = [(one.communicate(timeout=300)[1], one.returncode) for one in both]
-    assert [code for _, code in ended] == [0, 0], ended
-    assert all(first == second for first, second in found)
-    assert len({first for first, _ in found}) == rounds

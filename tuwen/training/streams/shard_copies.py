@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from tuwen.core.environment import locate_cache, require_writable
 from tuwen.core.errors import UserError
+from tuwen.core.locks import lock_or_close
 from tuwen.core.progress import say
 from tuwen.data.formats.foreign_tar.listed_shard import copy_shard
 
@@ -148,13 +149,7 @@ def _make_own_folder(root: Path) -> tuple[Path, int]:
 
 def _lock(path: Path) -> int | None:
     """Return a descriptor that locks the file, None where another one does."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    return lock_or_close(os.open(path, os.O_WRONLY | os.O_CREAT))
 
 
 def _remove_folder(folder: Path, descriptor: int) -> None:
