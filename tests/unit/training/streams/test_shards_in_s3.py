@@ -125,9 +125,9 @@ def test_an_epoch_is_resumed_in_its_middle_without_the_shards_before(server, loc
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"AWS_SECRET_ACCESS_KEY": "geheim"}, r"PermissionError: Forbidden; the storage wants keys, or other"),
-        ({"AWS_ACCESS_KEY_ID": "nobody"}, r"PermissionError: Forbidden; the storage wants keys, or other"),
-        ({"AWS_SECRET_ACCESS_KEY": ""}, r"PartialCredentialsError: .*; the storage wants keys, or other"),
+        ({"AWS_SECRET_ACCESS_KEY": "geheim"}, r"PermissionError: Forbidden; its storage wants keys, or other"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, r"PermissionError: Forbidden; its storage wants keys, or other"),
+        ({"AWS_SECRET_ACCESS_KEY": ""}, r"PartialCredentialsError: .*; its storage wants keys, or other"),
         ({"AWS_ENDPOINT_URL_S3": "127.0.0.1"}, r"ValueError: Invalid endpoint: 127\.0\.0\.1"),
     ],
 )

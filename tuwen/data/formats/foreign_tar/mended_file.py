@@ -26,7 +26,7 @@ BAD_SETTINGS = (*UNSET_KEYS, "ConfigParseError", "InvalidConfigError", "ParamVal
 SKIPPED_BYTES = 1 << 20  # at a time
 S3_BLOCK_BYTES = 16 << 20  # of a request; s3fs's own 50 MiB take more memory and are no faster
 WEB, S3 = ("http://", "https://"), ("s3://", "s3a://")
-KEYS_REMEDY = "the storage wants keys, or other ones (docs/data.md, Remote shards)"
+KEYS_REMEDY = "its storage wants keys, or other ones: docs/data.md, Remote shards"
 PACKAGE_REMEDY = "for s3:// install tuwen's extra `s3`, for other storage the package that is named"
 LATER_REMEDY = "run the same command again when the storage answers"
 
