@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from tuwen.core.errors import UserError, hide_credentials
-from tuwen.data.formats.foreign_tar.mended_file import MendedFile, describe_error, find_local, find_remedy
+from tuwen.data.formats.foreign_tar.mended_file import MendedFile, describe_error, find_local, find_storage_remedy
 from tuwen.data.formats.foreign_tar.tar_stream import Sample, read_samples
 
 SHARD_REMEDY = "get it again, or list it anew with `tuwen shards`"
@@ -93,7 +93,7 @@ class _UnreadableError(Exception):
 
 
 def _make_storage_error(row: Mapping[str, Any], deed: str, error: Exception) -> UserError:
-    remedy = find_remedy(error) if find_local(str(row["address"])) is None else None
+    remedy = find_storage_remedy(error) if find_local(str(row["address"])) is None else None
     return _make_error(row, f"this shard cannot be {deed}: {describe_error(error)}", remedy or SHARD_REMEDY)
 
 

@@ -137,7 +137,7 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:200]
 
 
-def find_remedy(error: BaseException) -> str | None:
+def find_storage_remedy(error: BaseException) -> str | None:
     """Return what helps against an error of remote storage; None where the file itself is at fault."""
     if isinstance(error, PermissionError) or _find_status(error) in REFUSED_STATUS or _is_of(error, UNSET_KEYS):
         return KEYS_REMEDY
