@@ -1,12 +1,14 @@
-"""How fast listed shards come in: two processes against one, and those of a slow server with copies ahead.
+"""How fast listed shards come in: two processes against one, from disk and from servers, and with copies ahead.
 
-    .venv/bin/python benchmarks/streams.py [readers] [remote]
+    .venv/bin/python benchmarks/streams.py [readers] [stores] [remote]
 
-Run it alone on the machine, and `remote` with some 3 GB free in /tmp. What is read, parsed, hashed, judged by its
-header, shuffled and planned are the pairs of an epoch; nothing is decoded. Asked: two readers ≥ 1.9 × one.
+Run it alone on the machine, and with some 3 GB free in /tmp. What is read, parsed, hashed, judged by its header,
+shuffled and planned are the pairs of an epoch; nothing is decoded. `stores` needs rclone (the extra `dev`), whose
+server takes its part of the cores. Asked: two readers of files ≥ 1.9 × one.
 """
 
 import argparse
+import contextlib
 import hashlib
 import http.server
 import io
@@ -20,6 +22,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,8 @@ from tuwen.training.streaming import Banned, StreamedViews
 ROOT = Path(__file__).parents[1]
 SHARDS, PAIRS_A_SHARD, IMAGE_BYTES = 24, 800, 73_000  # 1.4 GB
 ROUNDS = 5
+STORES = ("http", "s3")
+STORE_SHARDS, STORE_ROUNDS, STORE_COPIES_GB = 12, 3, ("0", "0.25")  # read where they are; room for 4 of 12
 REMOTE_SHARDS, BYTES_A_SECOND, DELAY_SECONDS = 8, 20e6, 0.05  # of one connection to a store far away
 
 
@@ -43,7 +48,7 @@ def write_shards(folder: Path, count: int, pairs_a_shard: int) -> list[dict[str,
     draw, rows, head = random.Random(0), [], io.BytesIO()
     Image.new("RGB", (640, 480)).save(head, "JPEG")
     filling = draw.randbytes(IMAGE_BYTES)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for shard in range(count):
         path = folder / f"{shard:03d}.tar"
         with tarfile.open(path, "w") as tar:
@@ -95,22 +100,74 @@ def time_readers(readers: list["subprocess.Popen[str]"], epoch: int) -> tuple[fl
 def measure_readers(folder: Path, tiny_run: bool) -> None:
     """Print the pairs/s of one process and of two, in rounds that take turns; the shards lie in the page cache."""
     rows = write_shards(folder / "shards", SHARDS, 4 if tiny_run else PAIRS_A_SHARD)
+    compare_readers(rows, folder, 1 if tiny_run else ROUNDS, {})
+
+
+def measure_stores(folder: Path, tiny_run: bool) -> None:
+    """Print the same of shards in a server of http and in one of S3, both rclone's, on this machine's cores."""
+    rows = write_shards(folder / "all/shards", STORE_SHARDS, 4 if tiny_run else PAIRS_A_SHARD)
+    for protocol in STORES:
+        with serve_store(folder / "all", protocol) as (place, keys):
+            far = [row | {"address": f"{place}/shards/{n:03d}.tar"} for n, row in enumerate(rows)]
+            for room in STORE_COPIES_GB[: 1 if tiny_run else None]:
+                own = {"TUWEN_SHARD_CACHE_GB": room, "TUWEN_CACHE": str(folder / "cache")}
+                print(f"{protocol}, {room} GB of copies:", flush=True)
+                compare_readers(far, folder, 1 if tiny_run else STORE_ROUNDS, keys | own)
+
+
+@contextlib.contextmanager
+def serve_store(folder: Path, protocol: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Run rclone's server of a folder; yield where the folder is, and the variables that open it."""
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    rclone = Path(sys.executable).with_name("rclone")
+    server = subprocess.Popen(
+        [
+            rclone,
+            "serve",
+            protocol,
+            folder,
+            "--addr",
+            "127.0.0.1:0",
+            "--config",
+            os.devnull,
+            "--log-level",
+            "INFO",
+        ],
+        env=os.environ | ({"RCLONE_AUTH_KEY": '"key,secret"'} if protocol == "s3" else {}),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stderr
+        line = next(line for line in server.stderr if "http://" in line)
+        address = "http://" + line.partition("http://")[2].partition("/")[0]
+        threading.Thread(target=server.stderr.read, daemon=True).start()
+        yield ("s3:/", keys | {"AWS_ENDPOINT_URL_S3": address}) if protocol == "s3" else (address, {})
+    finally:
+        server.kill()
+        server.wait()
+
+
+def compare_readers(rows: list[dict[str, Any]], folder: Path, rounds: int, variables: dict[str, str]) -> None:
+    """Print the pairs/s of one process and of two, in rounds that take turns."""
     (folder / "rows.json").write_text(json.dumps(rows))
     command = [sys.executable, __file__, "--rows", str(folder / "rows.json")]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    readers = [subprocess.Popen(command, **pipes, env=os.environ | {"PYTHONPATH": str(ROOT)}) for _ in range(2)]
+    own = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    readers = [subprocess.Popen(command, **pipes, env=own) for _ in range(2)]
     try:
         for reader in readers:
             assert reader.stdout
             assert reader.stdout.readline() == "ready\n"
         time_readers(readers, 1)  # the first round warms up
         rates: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
-        for number in range(1 if tiny_run else ROUNDS):
+        for number in range(rounds):
             for count in (1, 2) if number % 2 else (2, 1):
                 rates[count].append(time_readers(readers[:count], number + 2))
     finally:
         for reader in readers:
             reader.kill()
+            reader.wait()
     size = rows[0]["size"] / rows[0]["pairs"]
     for part, by in enumerate(("the clock", "the processor")):
         one, two = (statistics.median(rate[part] for rate in found) for found in rates.values())
@@ -154,7 +211,7 @@ def measure_remote(folder: Path, tiny_run: bool) -> None:
         server.shutdown()
 
 
-PARTS = {"readers": measure_readers, "remote": measure_remote}
+PARTS = {"readers": measure_readers, "stores": measure_stores, "remote": measure_remote}
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ def test_a_dry_run_shows_the_same_pairs_after_a_kill() -> None:
 
 
 def test_two_readers_are_measured_against_one() -> None:
-    printed = run("streams.py", "readers", "remote", "--tiny")
+    printed = run("streams.py", "readers", "stores", "remote", "--tiny")
     assert re.search(r"two \d+: \d+\.\d\d times", printed)
+    assert re.search(r"s3, 0 GB of copies:\nby the clock: one reader \d+ pairs/s", printed)
     assert re.search(r"copied ahead, epoch 2: \d+ MB/s", printed)

@@ -212,7 +212,9 @@ def test_another_size_or_hash_or_no_shard_at_all_is_named(three, tmp_path) -> No
     with pytest.raises(UserError, match=r"1\.tar: this shard cannot be opened: FileNotFoundError"):
         list_shown(make_views(*three), 1)
     with pytest.raises(UserError, match=r"nowhere://x/1\.tar: this shard cannot be opened: .*nowhere"):
-        list(read_shard(three[1] | {"address": "nowhere://x/1.tar"}))
+        list_shown(make_views(three[1] | {"address": "nowhere://x/1.tar"}), 1)
+    with pytest.raises(UserError, match=r"dropbox://1\.tar: .*: ImportError: .*; for s3:// install"):
+        list_shown(make_views(three[1] | {"address": "dropbox://1.tar"}), 1)
 
 
 def test_a_shard_is_read_from_a_web_server(three, tmp_path) -> None:

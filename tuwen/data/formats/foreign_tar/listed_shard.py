@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from tuwen.core.errors import UserError, hide_credentials
-from tuwen.data.formats.foreign_tar.mended_file import MendedFile, describe_error
+from tuwen.data.formats.foreign_tar.mended_file import MendedFile, describe_error, find_local, find_storage_remedy
 from tuwen.data.formats.foreign_tar.tar_stream import Sample, read_samples
 
 SHARD_REMEDY = "get it again, or list it anew with `tuwen shards`"
@@ -29,7 +29,7 @@ def read_shard(
         try:
             yield from read_samples(cast(BinaryIO, shard), row["caption_key"], left_over=left_over)
         except _UnreadableError as error:  # tarfile would take most errors for one of the tar
-            raise _make_error(row, f"this shard cannot be read: {error}") from None
+            raise _make_storage_error(row, "read", error.fault) from None
         shard.finish()
 
 
@@ -40,7 +40,7 @@ def copy_shard(row: Mapping[str, Any], copy: Path) -> None:
             while data := shard.read(BLOCK_BYTES):
                 file.write(data)
         except _UnreadableError as error:
-            raise _make_error(row, f"this shard cannot be read: {error}") from None
+            raise _make_storage_error(row, "read", error.fault) from None
         shard.finish()
 
 
@@ -49,7 +49,7 @@ def open_shard(row: Mapping[str, Any], copy: Path | None = None) -> "HashedShard
     try:
         file = MendedFile(str(copy or row["address"]))
     except Exception as error:  # each kind of storage has its own
-        raise _make_error(row, f"this shard cannot be opened: {describe_error(error)}") from None
+        raise _make_storage_error(row, "opened", error) from None
     if file.size is not None and file.size != row["size"]:
         raise _make_error(row, f"{file.size} bytes found, {row['size']} expected")
     return HashedShard(file, row)
@@ -72,7 +72,7 @@ class HashedShard:
         try:
             data = self._file.read(size)
         except Exception as error:  # each kind of storage has its own
-            raise _UnreadableError(describe_error(error)) from None
+            raise _UnreadableError(error) from None
         self._sha256.update(data)
         return data
 
@@ -87,6 +87,15 @@ class HashedShard:
 class _UnreadableError(Exception):
     """What the storage raised, under a name that no reader of tars catches."""
 
+    def __init__(self, fault: Exception) -> None:
+        super().__init__(fault)
+        self.fault = fault
 
-def _make_error(row: Mapping[str, Any], fault: str) -> UserError:
-    return UserError(f"{hide_credentials(str(row['address']))}: {fault}; {SHARD_REMEDY}")
+
+def _make_storage_error(row: Mapping[str, Any], deed: str, error: Exception) -> UserError:
+    remedy = find_storage_remedy(error) if find_local(str(row["address"])) is None else None
+    return _make_error(row, f"this shard cannot be {deed}: {describe_error(error)}", remedy or SHARD_REMEDY)
+
+
+def _make_error(row: Mapping[str, Any], fault: str, remedy: str = SHARD_REMEDY) -> UserError:
+    return UserError(f"{hide_credentials(str(row['address']))}: {fault}; {remedy}")

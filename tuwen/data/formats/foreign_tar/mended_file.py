@@ -1,7 +1,8 @@
 """Files on disk, or anywhere that fsspec reaches, read once from start to end; a connection that breaks is mended.
 
 fsspec speaks to the storage (http; s3 and gcs where s3fs and gcsfs are installed) and gives up where a connection
-breaks in the middle of a file. Here the file is opened again and read on from the byte that was reached.
+breaks in the middle of a file. Here the file is opened again and read on from the byte that was reached. Tries of
+s3fs and of botocore beneath it are left out: 25 silent ones of each of ours would pass unseen.
 """
 
 import random
@@ -15,17 +16,28 @@ from tuwen.core.progress import say
 
 Done = TypeVar("Done")
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before each try that follows one without a byte
-SILENT_CONNECT_SECONDS, SILENT_READ_SECONDS = 30.0, 60.0  # of an http server that says nothing
+SILENT_CONNECT_SECONDS, SILENT_READ_SECONDS = 30.0, 60.0  # of a server of http or S3 that says nothing
 PASSING_STATUS = (408, 425, 429)  # of http: another time it may answer; so it may with all from SERVER_FAULT on
 SERVER_FAULT, PARTIAL_CONTENT = 500, 206
+REFUSED_STATUS = (401, 403)
+# Of botocore, which need not be installed: no keys, or settings that it cannot take
+UNSET_KEYS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "UnauthorizedSSOTokenError")
+BAD_SETTINGS = (*UNSET_KEYS, "ConfigParseError", "InvalidConfigError", "ParamValidationError")
 SKIPPED_BYTES = 1 << 20  # at a time
-WEB = ("http://", "https://")
+S3_BLOCK_BYTES = 16 << 20  # of a request; s3fs's own 50 MiB take more memory and are no faster
+WEB, S3 = ("http://", "https://"), ("s3://", "s3a://")
+KEYS_REMEDY = "its storage wants keys, or other ones: docs/data.md, Remote shards"
+PACKAGE_REMEDY = "for s3:// install tuwen's extra `s3`, for other storage the package that is named"
+LATER_REMEDY = "run the same command again when the storage answers"
 
 
 def find_local(address: str) -> Path | None:
     """Return the path of an address on this machine, None where it leads elsewhere."""
-    files, path = _find_file(address)
-    return Path(path) if "file" in _list_protocols(files) else None
+    from fsspec.core import split_protocol
+
+    if split_protocol(address)[0] not in (None, "file", "local"):
+        return None  # what opens it need not be installed, and says so when it is opened
+    return Path(_find_file(address)[1])
 
 
 def _find_file(address: str) -> tuple[Any, str]:
@@ -41,6 +53,10 @@ def _find_file(address: str) -> tuple[Any, str]:
         )
         options = {"client_kwargs": {"timeout": patience}}
     files, path = fsspec.core.url_to_fs(address, **options)
+    if address.startswith(S3):  # not as options, which would replace those of the user's FSSPEC_S3
+        files.retries = 1
+        files.connect_timeout, files.read_timeout = SILENT_CONNECT_SECONDS, SILENT_READ_SECONDS
+        files.config_kwargs.setdefault("retries", {"total_max_attempts": 1})
     return files, path
 
 
@@ -84,7 +100,8 @@ class MendedFile:
 
     def _open(self) -> None:
         if not self._address.startswith(WEB):
-            self._file = self._files.open(self._path, "rb")
+            blocks = {"block_size": S3_BLOCK_BYTES} if self._address.startswith(S3) else {}
+            self._file = self._files.open(self._path, "rb", **blocks)
             self._file.seek(self._at)
             return
         # one answer for the whole file: blocks would cost a request each, and fail where a server knows no ranges
@@ -120,14 +137,40 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:200]
 
 
+def find_storage_remedy(error: BaseException) -> str | None:
+    """Return what helps against an error of remote storage; None where the file itself is at fault."""
+    if isinstance(error, PermissionError) or _find_status(error) in REFUSED_STATUS or _is_of(error, UNSET_KEYS):
+        return KEYS_REMEDY
+    if isinstance(error, ImportError):
+        return PACKAGE_REMEDY
+    return None if _is_final(error) else LATER_REMEDY
+
+
 def _is_final(error: BaseException) -> bool:
     """Return whether another try would fail likewise."""
-    status = getattr(error, "status", None)  # of aiohttp's errors
-    if isinstance(status, int):
+    if isinstance(error, TimeoutError):  # S3 says so with status 400 too
+        return False
+    if (status := _find_status(error)) is not None:
         return 0 < status < SERVER_FAULT and status not in PASSING_STATUS
     if isinstance(error, FileNotFoundError) and error.__cause__:  # so fsspec calls all that keeps it from looking
         return _is_final(error.__cause__)
-    return isinstance(error, FileNotFoundError | PermissionError | ImportError | NotImplementedError | ValueError)
+    final = FileNotFoundError | PermissionError | ImportError | NotImplementedError | ValueError
+    return isinstance(error, final) or _is_of(error, BAD_SETTINGS)
+
+
+def _find_status(error: BaseException) -> int | None:
+    """Return the status of http that is in an error of aiohttp or botocore, or in one that fsspec made of it."""
+    for one in (error, error.__cause__):
+        status, response = getattr(one, "status", None), getattr(one, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if isinstance(status, int):
+            return status
+    return None
+
+
+def _is_of(error: BaseException, names: tuple[str, ...]) -> bool:
+    return type(error).__name__ in names
 
 
 def _list_protocols(files: Any) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
+import s3fs
 
 from tests.support.shaky_server import serve_shakily
 from tuwen.data.formats.foreign_tar import mended_file
@@ -31,6 +32,19 @@ def test_what_breaks_in_the_middle_goes_on_at_the_byte_that_was_reached(folder: 
         assert read_all(f"{server.address}/a.bin") == CONTENT
         assert len(server.asked) == len(faults)
         assert "a.bin: ClientPayloadError" in capfd.readouterr().err
+
+
+def test_what_breaks_in_s3_is_tried_again_by_us_alone(folder: Path, monkeypatch, capfd) -> None:
+    (folder / "bucket").mkdir()
+    (folder / "a.bin").rename(folder / "bucket/a.bin")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    with serve_shakily(folder, ["503", "drop", "503", "drop", "slow"]) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.address)
+        s3fs.S3FileSystem.clear_instance_cache()  # which know another server
+        assert read_all("s3://bucket/a.bin") == CONTENT
+        assert [path for path, _ in server.asked] == ["/bucket/a.bin"] * 5
+    assert capfd.readouterr().err.count("tried again") == 4
 
 
 def test_after_the_last_try_it_raises_what_the_server_said(folder: Path) -> None:
