@@ -20,8 +20,13 @@ from tuwen.retrieval.encode import encode_tokens, use_one_thread_of_torch
 from tuwen.retrieval.vectors import Vectors
 
 
-def embed_few_captions(model: DualEncoder, tokenizer: Any, captions: list[str]) -> Vectors:
-    """Return the unit vectors [T, D] float32 of captions; their last bits depend on which are asked together."""
+def embed_few_captions(
+    model: DualEncoder, tokenizer: Any, captions: list[str], shares_cores: bool = False
+) -> Vectors:
+    """Return the unit vectors [T, D] float32 of captions; their last bits depend on which are asked together.
+
+    shares_cores: with calls beside this one, each of which computes in its own thread alone; torch has one thread.
+    """
     model.eval()
     vectors = np.empty((len(captions), model.config["dim"]), np.float32)
     if not captions:
@@ -38,6 +43,10 @@ def embed_few_captions(model: DualEncoder, tokenizer: Any, captions: list[str]) 
         return vectors
     order_T = lengths_T.argsort(descending=True, stable=True)
     sizes = split_by_work(lengths_T[order_T].tolist(), count_workers())
+    if shares_cores:
+        for rows in order_T.split(sizes):
+            fill(rows)
+        return vectors
     with use_one_thread_of_torch(), ThreadPoolExecutor(len(sizes)) as threads:
         list(threads.map(fill, order_T.split(sizes)))
     return vectors

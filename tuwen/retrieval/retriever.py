@@ -39,7 +39,7 @@ class Retriever:
 
     def __init__(self, model: DualEncoder, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self._turn = threading.Lock()  # a tokenizer, and torch's number of threads, serve one call at a time
+        self._turn = threading.Lock()  # torch's number of threads serves one call at a time
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Return a unit vector per text, [T, D] float32.

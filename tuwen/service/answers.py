@@ -11,6 +11,8 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from tuwen.core.errors import UserError
+from tuwen.core.executor import count_workers
+from tuwen.model.device import choose_device
 from tuwen.retrieval.attention.entity_maps import map_entities
 from tuwen.retrieval.rerank import Reordered
 from tuwen.retrieval.retriever import read_square
@@ -39,7 +41,9 @@ class LiveAnswers:
         self.engine, self.users = engine, 0
         self._settings, self._metrics = settings, metrics
         wait_seconds = settings.batch_wait_ms / 1000
-        self._batches: Batcher[Query, QueryAnswer] = Batcher(self._compute, settings.batch_size, wait_seconds)
+        self._batches: Batcher[Query, QueryAnswer] = Batcher(
+            self._compute, settings.batch_size, wait_seconds, count_workers() if choose_device() == "cpu" else 1
+        )
         self._slow = ThreadPoolExecutor(1, "rerank")
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
         self._thumbnails = Thumbnails(engine.data)

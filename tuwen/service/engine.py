@@ -1,11 +1,11 @@
 """A model with its index, ready to answer: texts and pictures to vectors, those to hits, hits to their new order.
 
-Everything here computes, in threads that the caller owns; encoding and searching in one, re-ranking in another.
+Everything here computes, in threads that the caller owns; encoding and searching in some, re-ranking in another.
 Shapes: Q queries, D dimensions, k hits of one of them.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -25,6 +25,7 @@ from tuwen.model.stored_model import is_adapter
 from tuwen.retrieval.attention.entity_maps import AttentionReader
 from tuwen.retrieval.calibration import Calibration
 from tuwen.retrieval.encode import decode_row, embed_images
+from tuwen.retrieval.few_captions import embed_few_captions
 from tuwen.retrieval.match_pairs import PairSides
 from tuwen.retrieval.rerank import Reordered, reorder_found
 from tuwen.retrieval.rerank_choice import OrderChoice
@@ -100,15 +101,14 @@ class Engine:
             loaded = load_reranker(model)
             dual, cross = loaded.dual.to(choose_device()), loaded.cross.to(choose_device())
             self._retriever = Retriever(dual, load_tokenizer(model / "vocab.txt"))
-            # a tokenizer of its own: it serves one thread at a time
-            tokenizer = load_tokenizer(model / "vocab.txt")
-            self.reader = AttentionReader(ReRanker(dual, cross), tokenizer, explain_no_map(cross))
+            reason = explain_no_map(cross)
+            self.reader = AttentionReader(ReRanker(dual, cross), self._retriever.tokenizer, reason)
             self.choices = {name: OrderChoice(**one) for name, one in index.params["reranking"].items()}
         else:
             self._retriever = load_retriever(model)
-        self._asking = self._retriever  # encodes texts that are searched by
-        if self._retriever is not None and precision == "bf16":
-            self._asking = Retriever(pack_text_tower(self._retriever.model), self._retriever.tokenizer)
+        self._asking = self._retriever and self._retriever.model  # encodes texts that are searched by
+        if self._asking is not None and precision == "bf16":
+            self._asking = pack_text_tower(self._asking)
         self._curves = {
             direction: {order: Calibration(**one) for order, one in by.items()}
             for direction, by in index.params["calibration"].items()
@@ -144,15 +144,15 @@ class Engine:
     def answer(self, queries: Sequence[Query]) -> list[QueryAnswer]:
         """Answer queries that came together; each as if it had come alone, but for rounding in bf16.
 
-        The vector of a query for no hits is the library's, float32.
+        Several threads may ask at once. The vector of a query for no hits is the library's, float32.
         """
         start = perf_counter()
         vectors = np.empty((len(queries), self.dim), np.float32)
         searching = [row for row, query in enumerate(queries) if query.k]
         others = [row for row, query in enumerate(queries) if not query.k]
-        for retriever, asking in ((self._asking, searching), (self._retriever, others)):
+        for encode, asking in ((self._encode_searched, searching), (self._encode_alone, others)):
             if asking:
-                vectors[asking] = self._encode([queries[row].asked for row in asking], retriever)
+                vectors[asking] = self._encode([queries[row].asked for row in asking], encode)
         for row in searching:
             if any(marks := queries[row].marks):
                 more, less = (self.index.read_vectors("images", np.array(rows, np.int64)) for rows in marks)
@@ -176,9 +176,16 @@ class Engine:
 
     def encode(self, asked: Sequence[Asked]) -> Vectors:
         """Return unit vectors [Q, D] of texts, squares and given vectors; one of the index stays as it is."""
-        return self._encode(asked, self._retriever)
+        return self._encode(asked, self._encode_alone)
 
-    def _encode(self, asked: Sequence[Asked], retriever: Retriever | None) -> Vectors:
+    def _encode_alone(self, texts: list[str]) -> Vectors:
+        return self.retriever.encode_texts(texts)
+
+    def _encode_searched(self, texts: list[str]) -> Vectors:
+        assert self._asking is not None
+        return embed_few_captions(self._asking, self.retriever.tokenizer, texts, shares_cores=True)
+
+    def _encode(self, asked: Sequence[Asked], encode_texts: Callable[[list[str]], Vectors]) -> Vectors:
         vectors = np.empty((len(asked), self.dim), np.float32)
         texts: dict[int, str] = {}
         squares: dict[int, Pixels] = {}
@@ -192,8 +199,7 @@ class Engine:
             else:
                 vectors[row] = one
         if texts:
-            assert retriever is not None
-            vectors[list(texts)] = retriever.encode_texts(list(texts.values()))
+            vectors[list(texts)] = encode_texts(list(texts.values()))
         if squares:
             vectors[list(squares)] = embed_images(self.retriever.model, squares.values(), ENCODE_BATCH)
         return vectors

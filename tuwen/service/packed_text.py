@@ -30,7 +30,7 @@ class PackedBert(nn.Module):
         self.layers = nn.ModuleList(PackedLayer(layer, activation) for layer in bert.encoder.layer)
 
     def forward(self, ids_BL: Tensor, mask_B11L: Tensor | None, token_BLW: Tensor | None = None) -> Tensor:
-        """Return the states [B, L, W], 0 where the mask, of padding.py, hides; token_BLW: as of `Bert`, or None."""
+        """Return the states [B, L, W], 0 where the mask, of padding.py, hides. token_BLW: as of `Bert`."""
         if token_BLW is None:
             token_BLW = self.embeddings.word_embeddings(ids_BL)
         x_BLW = self.embeddings(token_BLW)
@@ -83,7 +83,7 @@ class PackedLayer(nn.Module):
 
 
 class _Product:
-    """The product with the weights of linear layers, their outputs beside each other: [N, V] in bf16, summed in float32."""
+    """Linear layers that read the same, [N, W] to [N, V] in bf16: their outputs beside each other, activated."""
 
     def __init__(self, *layers: nn.Linear, activation: tuple[str, str] = ("none", "")) -> None:
         self._ops: Any = torch.ops.mkldnn

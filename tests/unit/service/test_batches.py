@@ -33,9 +33,27 @@ def test_jobs_that_wait_are_one_batch_and_the_next_fills_meanwhile() -> None:
     assert sizes == [1, 4, 3]
 
 
+def test_threads_that_are_free_share_what_waits_and_compute_at_once() -> None:
+    sizes, both = list[int](), threading.Barrier(2)
+
+    def work(jobs: Sequence[int]) -> list[int]:
+        both.wait(20)  # breaks where the other thread has nothing to do
+        sizes.append(len(jobs))
+        return [2 * job for job in jobs]
+
+    async def ask() -> list[int]:
+        batcher: Batcher[int, int] = Batcher(work, 16, 0.0, threads=2)
+        results = await asyncio.gather(*(batcher.submit(n) for n in range(7)))
+        await batcher.close()
+        return results
+
+    assert asyncio.run(ask()) == [0, 2, 4, 6, 8, 10, 12]
+    assert sorted(sizes) == [3, 4]
+
+
 def batcher_is_busy(batcher: Batcher[int, int]) -> bool:
     """Whether the first batch was taken."""
-    return batcher._task is not None and not batcher._waiting
+    return bool(batcher._tasks) and not batcher._waiting
 
 
 def test_a_fault_reaches_its_own_batch_and_the_next_is_computed() -> None:

@@ -1,6 +1,7 @@
 """An engine answers queries that came together as if each had come alone."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,17 @@ def test_texts_become_the_vectors_of_the_library(engine: Engine, built: Path) ->
     expected = load_retriever(built / "models/reranked").encode_texts(texts)
     assert engine.encode(texts) == pytest.approx(expected, abs=1e-6)
     assert engine.fold("蘋果樹下的貓") == "苹果树下的猫"
+
+
+def test_several_threads_are_answered_at_once_as_each_alone(engine: Engine) -> None:
+    batches = [[Query("红" * length, "images", 3, ALL), Query("圆", "texts", 2, ART)] for length in (1, 3, 9, 20)]
+    alone = [engine.answer(batch) for batch in batches]
+    with ThreadPoolExecutor(len(batches)) as threads:
+        for _ in range(25):
+            for answers, expected in zip(threads.map(engine.answer, batches), alone, strict=True):
+                for one, other in zip(answers, expected, strict=True):
+                    assert np.array_equal(one.vector, other.vector)
+                    assert np.array_equal(one.hits.rows, other.hits.rows)
 
 
 @needs_units

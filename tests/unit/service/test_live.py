@@ -1,7 +1,9 @@
 """The model in service, and what it does where loading another fails, is given up, or takes its time."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from tuwen.service import live as live_module
 from tuwen.service.engine import Engine
 from tuwen.service.index.exact import ExactStore
 from tuwen.service.index.item_index import MismatchError
-from tuwen.service.live import LiveModel, load_checked_engine
+from tuwen.service.live import LiveModel, load_checked_engine, spare_what_stays
 from tuwen.service.messages import EmbedBody, RequestError, SearchBody
 from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings
@@ -24,6 +26,29 @@ def make_settings(root: Path) -> SearchSettings:
 
 def make_live(root: Path) -> LiveModel:
     return LiveModel(make_settings(root), SearchMetrics(), pytest.fail)
+
+
+def test_a_model_that_is_replaced_is_let_go_of_though_the_collector_is_spared_what_stays(built: Path) -> None:
+    async def replace() -> None:
+        live = make_live(built)
+        await live.reload()
+        spare_what_stays()
+        assert gc.get_freeze_count() > 0
+        async with live.use() as answers:
+            old = weakref.ref(answers.engine), weakref.ref(answers.engine.retriever.model)
+            del answers
+        await live.reload()
+        for _ in range(100):
+            if not any(one() for one in old):
+                break
+            await asyncio.sleep(0.1)
+        assert [one() for one in old] == [None, None]
+        await live.close()
+
+    try:
+        asyncio.run(replace())
+    finally:
+        gc.unfreeze()
 
 
 def test_a_load_whose_caller_gave_up_takes_over_before_another_begins(

@@ -2,6 +2,7 @@
 
 import random
 import re
+import threading
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ UNSEEN_CHARACTER = re.compile(spelling.UNSEEN_CHARACTERS)
 DOUBLE_QUOTE = re.compile(spelling.QUOTES)
 # Beside Chinese characters and marks a blank parts nothing, no words of BERT's: 红色 羽绒服 is 红色羽绒服
 IDLE_BLANK = re.compile(rf"(?<=[^\w\s]) | (?=[^\w\s])|(?<={CHINESE.pattern}) | (?={CHINESE.pattern})")
+_TURN = threading.Lock()  # a tokenizer keeps padding and cut as settings, so it serves one call at a time
 SENTENCE_ENDS = " 。.!"  # after NFKC, which makes ． and ！ these
 STRAY_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Full-width characters to half-width ones, control characters to blanks.
@@ -174,14 +176,16 @@ def _list_tokens(vocabulary: str | Sequence[str]) -> Sequence[str]:
 def tokenize(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> tuple[Any, Any]:
     """Return int64 tensors ids [B, L] and mask [B, L] of B captions; L: the longest one, at most `max_tokens`.
 
-    tokenizer: of `make_tokenizer`. All captions of training, embedding and asking come through here. Models that
-    were trained on texts of one length without a mask, as SigLIP, are given that length, and read its padding too.
+    tokenizer: of `make_tokenizer`. All captions of training, embedding and asking come through here, of
+    several threads at once too. Models that were trained on texts of one length without a mask, as SigLIP, are
+    given that length, and read its padding too.
     """
     import torch
 
     read, fixed = simplify_for(tokenizer, captions), tokenizer.has_fixed_length
     padding = {"padding": "max_length" if fixed else "longest", "max_length": max_tokens, "truncation": True}
-    batch = tokenizer(read, **padding, return_attention_mask=True)
+    with _TURN:
+        batch = tokenizer(read, **padding, return_attention_mask=True)
     ids = torch.tensor(batch["input_ids"])
     return ids, torch.ones_like(ids) if fixed else torch.tensor(batch["attention_mask"])
 
@@ -192,7 +196,8 @@ def locate_tokens(tokenizer: Any, caption: str, max_tokens: int) -> list[tuple[i
     The caption is what `simplify_for` returns. A special token stands nowhere, (0, 0); the tokens of one character
     all stand there.
     """
-    (encoding,) = tokenizer([caption], truncation=True, max_length=max_tokens).encodings
+    with _TURN:
+        (encoding,) = tokenizer([caption], truncation=True, max_length=max_tokens).encodings
     return [(start, end) for start, end in encoding.offsets]
 
 

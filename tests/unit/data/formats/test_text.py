@@ -1,4 +1,5 @@
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -112,6 +113,17 @@ def test_tokens_are_cut_to_the_limit_that_counts_both_ends(tmp_path) -> None:
     ids, _ = text.tokenize(tokenizer, CAPTIONS, 6)
     assert ids.shape == (4, 6)
     assert (ids[:, -1] == text.SPECIAL_TOKENS.index("[SEP]")).all()
+
+
+def test_threads_that_ask_one_tokenizer_at_once_have_their_own_lengths() -> None:
+    tokenizer = text.make_tokenizer(text.build_vocabulary(CAPTIONS))
+
+    def count_tokens(limit: int) -> int:
+        return text.tokenize(tokenizer, 64 * CAPTIONS, limit)[0].shape[1]
+
+    limits = 100 * [3, 6, 9, 12]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(count_tokens, limits)) == limits
 
 
 def test_every_token_stands_where_its_characters_do() -> None:
