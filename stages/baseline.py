@@ -16,9 +16,11 @@ def main() -> None:
     params, clean, out = load_params(), Path("data/clean"), Path("models/baseline")
     settings, made_from = inputs.list_baseline_settings(params), inputs.list_baseline_inputs(clean)
     kept = checkpoint.locate_checkpoint(out.name, made_from, settings)
-    with distributed.join_group(), runs.track_run(out, settings, made_from, kept / "run_id") as run:
-        recipes.make_baseline(clean, out, params, kept, run.log_metrics)
-        run.finish_output(out)
+    with distributed.join_group():
+        views = recipes.open_corpus_views(clean, params)  # before MLflow, which takes seconds to import
+        with runs.track_run(out, settings, made_from, kept / "run_id") as run:
+            recipes.make_baseline(clean, out, params, kept, run.log_metrics, views)
+            run.finish_output(out)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,11 @@ def main() -> None:
         inputs.list_finetune_inputs(clean, augmented, baseline),
     )
     kept = checkpoint.locate_checkpoint(out.name, made_from, settings)
-    with distributed.join_group(), runs.track_run(out, settings, made_from, kept / "run_id") as run:
-        recipes.make_finetuned(clean, augmented, baseline, out, params, kept, run.log_metrics)
-        run.finish_output(out)
+    with distributed.join_group():
+        views = recipes.open_labelled_views(clean, augmented, baseline, ["train"], params)  # as stages/baseline.py
+        with runs.track_run(out, settings, made_from, kept / "run_id") as run:
+            recipes.make_finetuned(clean, augmented, baseline, out, params, kept, run.log_metrics, views)
+            run.finish_output(out)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,15 @@ def main() -> None:
     from tuwen.training.provenance import inputs
 
     distributed.start_processes("stages.refit")
-    settings, made_from = (
-        inputs.list_refit_settings(params, tuned),
-        inputs.list_refit_inputs(clean, augmented, baseline, params.augment.splits),
-    )
+    splits, settings = params.augment.splits, inputs.list_refit_settings(params, tuned)
+    made_from = inputs.list_refit_inputs(clean, augmented, baseline, splits)
     kept = checkpoint.locate_checkpoint(out.name, made_from, settings)
-    with distributed.join_group(), runs.track_run(out, settings, made_from, kept / "run_id") as run:
-        recipes.make_refitted(clean, augmented, baseline, out, params, kept, run.log_metrics, tuned=tuned)
-        run.finish_output(out)
+    with distributed.join_group():
+        views = recipes.open_labelled_views(clean, augmented, baseline, splits, params)  # as stages/baseline.py
+        with runs.track_run(out, settings, made_from, kept / "run_id") as run:
+            log = run.log_metrics
+            recipes.make_refitted(clean, augmented, baseline, out, params, kept, log, views, tuned=tuned)
+            run.finish_output(out)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """What a stage imports before its work: nothing that takes seconds and that it may not need."""
 
+import json
 import subprocess
 import sys
 from ast import literal_eval
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.checkout import ROOT
 from tests.support.frozen import VOCABULARY, make_encoder
+from tests.support.training import settings, write_set
+from tuwen.data.formats import manifest
 from tuwen.model.dual_encoder import save_model
 
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
@@ -58,3 +62,28 @@ def test_a_model_of_our_own_towers_encodes_without_a_library_of_models(tmp_path:
 
 def test_a_training_in_one_process_imports_nothing_of_several() -> None:
     assert list_heavy(TRAIN) == ["torch"]
+
+
+@pytest.mark.parametrize(("name", "fault"), [("baseline", "has no pair"), ("finetune", "views.parquet")])
+def test_a_training_opens_its_tables_before_it_imports_mlflow(
+    name: str,
+    fault: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_stage: Callable[..., "subprocess.CompletedProcess[str]"],
+) -> None:
+    """Tables that cannot be opened end the stage, so that a run in MLflow shows what came first."""
+    for part in ("corpus", "train", "valid", "test"):
+        write_set(tmp_path / "data", part, {"": range(0 if part == "corpus" else 4)})
+    (tmp_path / "data/augmented").mkdir()
+    manifest.write_manifest(tmp_path / "data/augmented", {}, {})
+    save_model(make_encoder(), tmp_path / "models/baseline", VOCABULARY)
+    manifest.write_manifest(tmp_path / "models/baseline", {}, {})
+    (tmp_path / "params.yaml").write_text(json.dumps(settings().model_dump(by_alias=True)), encoding="utf-8")
+    monkeypatch.setenv("TUWEN_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+
+    ended = run_stage(tmp_path, name)
+
+    assert ended.returncode == 1
+    assert fault in ended.stderr
+    assert not (tmp_path / "mlflow.db").exists()

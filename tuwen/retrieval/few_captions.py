@@ -25,7 +25,7 @@ def embed_few_captions(
 ) -> Vectors:
     """Return the unit vectors [T, D] float32 of captions; their last bits depend on which are asked together.
 
-    shares_cores: with calls beside this one, each of which computes in its own thread alone; torch has one thread.
+    shares_cores: with calls beside this one, so that all are one batch of this thread; torch has one thread.
     """
     model.eval()
     vectors = np.empty((len(captions), model.config["dim"]), np.float32)
@@ -38,15 +38,11 @@ def embed_few_captions(
         longest = int(lengths_T[rows[0]])
         vectors[rows.numpy()] = encode_tokens(model, ids_TL[rows, :longest], mask_TL[rows, :longest])
 
-    if choose_device() != "cpu":
+    if shares_cores or choose_device() != "cpu":
         vectors[:] = encode_tokens(model, ids_TL, mask_TL)
         return vectors
     order_T = lengths_T.argsort(descending=True, stable=True)
     sizes = split_by_work(lengths_T[order_T].tolist(), count_workers())
-    if shares_cores:
-        for rows in order_T.split(sizes):
-            fill(rows)
-        return vectors
     with use_one_thread_of_torch(), ThreadPoolExecutor(len(sizes)) as threads:
         list(threads.map(fill, order_T.split(sizes)))
     return vectors

@@ -106,9 +106,7 @@ class Engine:
             self.choices = {name: OrderChoice(**one) for name, one in index.params["reranking"].items()}
         else:
             self._retriever = load_retriever(model)
-        self._asking = self._retriever and self._retriever.model  # encodes texts that are searched by
-        if self._asking is not None and precision == "bf16":
-            self._asking = pack_text_tower(self._asking)
+        self._asking = self._retriever and pack_text_tower(self._retriever.model, precision)
         self._curves = {
             direction: {order: Calibration(**one) for order, one in by.items()}
             for direction, by in index.params["calibration"].items()

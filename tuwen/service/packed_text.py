@@ -1,8 +1,9 @@
-"""A text tower that answers sooner: products in bf16, their weights laid out once as oneDNN's kernels read them.
+"""A text tower that answers sooner: its products read weights that were laid out once for oneDNN's kernels.
 
-For people who ask, never for an index: vectors differ from the float32 ones in the third digit, and as far with
-what else is in a batch. Autocast would cast and lay out the weights anew at each call, which takes what bf16 gains
-on the few tokens of a search. What is not a product is float32, and padding takes part in attention alone.
+They are of float32 numbers or, where the processor has units for it, of bf16. For people who ask, never for an
+index: in bf16 vectors differ from the library's in the third digit, and as far with what else is in a batch.
+Autocast would cast and lay out the weights anew at each call, which takes what bf16 gains on the few tokens of a
+search. What is not a product is float32, and padding takes part in attention alone.
 Shapes: B texts of L tokens, N tokens without padding, W width, H heads of E numbers.
 """
 
@@ -23,11 +24,12 @@ FUSED = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu"
 class PackedBert(nn.Module):
     """A BERT that shares embeddings and norms with the one that it is made of, and answers as it does."""
 
-    def __init__(self, bert: Bert) -> None:
+    def __init__(self, bert: Bert, dtype: torch.dtype) -> None:
+        """dtype: of the products, bfloat16 or float32."""
         super().__init__()
         self._heads, activation = bert.shape.heads, FUSED[bert.shape.activation]
         self.embeddings = bert.embeddings
-        self.layers = nn.ModuleList(PackedLayer(layer, activation) for layer in bert.encoder.layer)
+        self.layers = nn.ModuleList(PackedLayer(layer, activation, dtype) for layer in bert.encoder.layer)
 
     def forward(self, ids_BL: Tensor, mask_B11L: Tensor | None, token_BLW: Tensor | None = None) -> Tensor:
         """Return the states [B, L, W], 0 where the mask, of padding.py, hides. token_BLW: as of `Bert`."""
@@ -62,15 +64,15 @@ class _Places:
 
 
 class PackedLayer(nn.Module):
-    """What bert.py's `Layer` computes: its products in bf16, query, key and value by one of them."""
+    """What bert.py's `Layer` computes, with query, key and value by one product."""
 
-    def __init__(self, layer: Any, activation: tuple[str, str]) -> None:
+    def __init__(self, layer: Any, activation: tuple[str, str], dtype: torch.dtype) -> None:
         super().__init__()
         own, added = layer.attention["self"], layer.attention["output"]
-        self._read = _Product(own.query, own.key, own.value)
-        self._join, self.join_norm = _Product(added.dense), added.LayerNorm
-        self._widen = _Product(layer.intermediate["dense"], activation=activation)
-        self._narrow, self.narrow_norm = _Product(layer.output.dense), layer.output.LayerNorm
+        self._read = _Product(dtype, own.query, own.key, own.value)
+        self._join, self.join_norm = _Product(dtype, added.dense), added.LayerNorm
+        self._widen = _Product(dtype, layer.intermediate["dense"], activation=activation)
+        self._narrow, self.narrow_norm = _Product(dtype, layer.output.dense), layer.output.LayerNorm
 
     def forward(self, x_NW: Tensor, place: _Places, heads: int) -> Tensor:
         """Map [N, W] to [N, W]."""
@@ -83,35 +85,37 @@ class PackedLayer(nn.Module):
 
 
 class _Product:
-    """Linear layers that read the same, [N, W] to [N, V] in bf16: their outputs beside each other, activated."""
+    """Linear layers that read the same, [N, W] to [N, V]: their outputs beside each other, activated."""
 
-    def __init__(self, *layers: nn.Linear, activation: tuple[str, str] = ("none", "")) -> None:
+    def __init__(self, dtype: torch.dtype, *layers: nn.Linear, activation: tuple[str, str] = ("none", "")) -> None:
         self._ops: Any = torch.ops.mkldnn
-        weight_VW = torch.cat([layer.weight.detach() for layer in layers]).bfloat16()
+        self._dtype, self._activation = dtype, activation
+        weight_VW = torch.cat([layer.weight.detach() for layer in layers]).to(dtype)
         self._weight = self._ops._reorder_linear_weight(weight_VW, None)
-        self._bias_V = torch.cat([layer.bias.detach() for layer in layers]).bfloat16()
-        self._activation = activation
+        self._bias_V = torch.cat([layer.bias.detach() for layer in layers]).to(dtype)
 
     def __call__(self, x_NW: Tensor) -> Tensor:
         attribute, algorithm = self._activation
         out_NV: Tensor = self._ops._linear_pointwise(
-            x_NW.bfloat16(), self._weight, self._bias_V, attribute, [], algorithm
+            x_NW.to(self._dtype), self._weight, self._bias_V, attribute, [], algorithm
         )
         return out_NV
 
 
-def pack_text_tower(model: DualEncoder) -> DualEncoder:
+def pack_text_tower(model: DualEncoder, precision: str) -> DualEncoder:
     """Return a model that shares all of `model` but the linear layers of the text tower.
 
-    The very model where that would not be faster: on a GPU, and on a processor without units for bf16. A library's
-    towers stay as they are too, since some read the weights of their layers themselves.
+    The very model on a GPU, and where torch has no oneDNN. A library's towers stay as they are too, since some
+    read the weights of their layers themselves. precision: `bf16`, if the processor has units for it, or `fp32`.
     """
-    units = torch.cpu.get_capabilities()
-    is_faster = choose_device() == "cpu" and any(units.get(name, False) for name in BF16_UNITS)
+    is_faster = choose_device() == "cpu" and torch.backends.mkldnn.is_available()
     if not (is_faster and isinstance(model.text_tower, Bert)):
         return model
+    units = torch.cpu.get_capabilities()
+    has_units = any(units.get(name, False) for name in BF16_UNITS)
+    dtype = torch.bfloat16 if precision == "bf16" and has_units else torch.float32
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     packed = copy.deepcopy(model, shared)
     assert isinstance(packed.text_tower, Bert)
-    packed.text_tower = PackedBert(packed.text_tower)
+    packed.text_tower = PackedBert(packed.text_tower, dtype)
     return packed

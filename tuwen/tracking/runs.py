@@ -5,6 +5,7 @@ MLflow is a projection of the outs: a run is found again by the sha256 of what i
 
 import contextlib
 import fcntl
+import gc
 import logging
 import os
 import sqlite3
@@ -135,7 +136,8 @@ def connect(patience_seconds: int = 5) -> tuple[Any, str]:
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", str(value))
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
     uri, artifacts = get_address(), None
-    from mlflow import MlflowClient
+    with _pause_collection():
+        from mlflow import MlflowClient
 
     for noisy in ("mlflow", "urllib3"):  # no lines about new tables or retries: one warning is ours
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -145,8 +147,22 @@ def connect(patience_seconds: int = 5) -> tuple[Any, str]:
             opening.enter_context(_open_alone(path))
             # beside the database, which all presets share: a preset's worktree may be removed
             artifacts = (path.absolute().parent / "runs/mlartifacts").as_uri()
-        client = MlflowClient(tracking_uri=uri)
+        with _pause_collection():  # it imports the store
+            client = MlflowClient(tracking_uri=uri)
         return client, _find_experiment(client) or _create_experiment(client, artifacts)
+
+
+@contextlib.contextmanager
+def _pause_collection() -> Iterator[None]:
+    """Import without Python's collector, which would walk again and again through modules that all stay."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Params
 from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.json_file import read_json
 from tuwen.data.formats.text import Vocabulary, make_tokenizer
 from tuwen.data.formats.tokens.token_stats import list_losses, measure_tokens
 from tuwen.model import dual_encoder
-from tuwen.model.stored_model import is_adapter
+from tuwen.model.stored_model import REMAKE, is_adapter
 from tuwen.model.weights.load import make_start
 from tuwen.training import distributed
 from tuwen.training.checkpoint import remove_checkpoint
@@ -37,11 +38,30 @@ VALID_BATCH_SIZE = 64  # of a model that is measured and not trained
 CAPTION_SETS = ("corpus", "train", "valid", "test")  # of which is measured what a model does not see
 
 
-def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log: Log) -> None:
+class CorpusViews(NamedTuple):
+    """The views that a baseline is pre-trained on: of pairs in tables, and of shards that are streamed."""
+
+    stored: OnlineViews
+    streamed: list[StreamedViews]
+
+
+def open_corpus_views(clean: Path, params: Params) -> CorpusViews | None:
+    """Open the tables that the baseline is pre-trained on; None where it is trained on none.
+
+    Raises UserError where the corpus has no pair.
+    """
+    trains = params.baseline.fit is not None and params.baseline.start.kind != "embeddings"
+    return _make_corpus_views(clean, params) if trains else None
+
+
+def make_baseline(
+    clean: Path, out: Path, params: Params, checkpoint: Path, log: Log, views: CorpusViews | None = None
+) -> None:
     """Write the model of `baseline.start`, pre-trained on `clean/corpus` unless `baseline.fit` is null.
 
     Each epoch shows a new view of each pair. The records count the pairs of streamed shards that could not be
-    shown, as `skipped_<reason>`. Raises UserError where the corpus has no pair, or as load.py does.
+    shown, as `skipped_<reason>`. views: what `open_corpus_views` returned, where they are open already. Raises
+    UserError where the corpus has no pair, or as load.py does.
     """
     if params.baseline.start.kind == "embeddings":
         if distributed.is_first():
@@ -49,7 +69,8 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
             manifest.write_manifest(out, inputs.list_baseline_inputs(clean), inputs.list_baseline_settings(params))
         return
     fit, seed, origin = params.baseline.fit, params.baseline.seed, params.baseline.start.describe()
-    stored, streamed = _make_corpus_views(clean, params) if fit else (None, [])
+    views = views or open_corpus_views(clean, params)
+    streamed = views.streamed if views else []
     encoder, vocabulary = make_start(params, lambda: _list_captions(clean, bool(streamed)))
     batch_size, frozen = (fit.batch_size, fit.freeze == "towers") if fit else (VALID_BATCH_SIZE, False)
     validate = make_validator(clean / "valid", encoder.picture_rule, batch_size, frozen=frozen)
@@ -59,9 +80,9 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
         measured = validate(encoder, tokenizer)
         return measured._replace(figures=measured.figures | _count_skipped(streamed))
 
-    if fit and stored is not None:
-        views = MixedViews([stored, *streamed])
-        job = Job(encoder, vocabulary, views, fit, seed, origin=origin, facts=facts, streams=streamed)
+    if fit and views:
+        mixed = MixedViews([views.stored, *streamed])
+        job = Job(encoder, vocabulary, mixed, fit, seed, origin=origin, facts=facts, streams=streamed)
         wrote = run_training(job, out, checkpoint, measure, log)
     else:
         wrote = write_untrained(encoder, vocabulary, origin, out, measure, facts)
@@ -70,7 +91,7 @@ def make_baseline(clean: Path, out: Path, params: Params, checkpoint: Path, log:
         remove_checkpoint(checkpoint)
 
 
-def _make_corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[StreamedViews]]:
+def _make_corpus_views(clean: Path, params: Params) -> CorpusViews:
     weights, policy = params.baseline.weights, params.baseline.policy
     assert policy  # core/params/root.py
     viewer = Viewer(policy, params.image.size_px, params.baseline.seed)
@@ -90,7 +111,7 @@ def _make_corpus_views(clean: Path, params: Params) -> tuple[OnlineViews, list[S
             f"params.yaml: corpus: {clean / 'corpus'} has no pair, and the baseline is pre-trained on "
             "nothing else; name a source of pairs there (docs/data.md)"
         )
-    return stored, streamed
+    return CorpusViews(stored, streamed)
 
 
 def _list_captions(clean: Path, streamed: bool) -> Iterable[str]:
@@ -120,11 +141,19 @@ def _count_skipped(streamed: list[StreamedViews]) -> dict[str, float]:
 
 
 def make_finetuned(
-    clean: Path, augmented: Path, baseline: Path, out: Path, params: Params, checkpoint: Path, log: Log
+    clean: Path,
+    augmented: Path,
+    baseline: Path,
+    out: Path,
+    params: Params,
+    checkpoint: Path,
+    log: Log,
+    views: Views | None = None,
 ) -> None:
     """Train the baseline further, on views of train: stored or fresh ones, as `augment.mode` says.
 
-    Where the baseline is vectors of another program, heads over them, on the pairs of train.
+    Where the baseline is vectors of another program, heads over them, on the pairs of train. views: what
+    `open_labelled_views` returned, where they are open already.
     """
     if is_adapter(baseline):
         trained = params.finetune.fit, params.finetune.seed
@@ -134,8 +163,8 @@ def make_finetuned(
             remove_checkpoint(checkpoint)
         return
     encoder, fit = dual_encoder.load_model(baseline), params.finetune.fit
-    size_px = encoder.config["image"]["size_px"]
-    views = make_labelled_views(clean, augmented, ["train"], params, size_px)
+    if views is None:
+        views = make_labelled_views(clean, augmented, ["train"], params, encoder.config["image"]["size_px"])
     vocabulary = dual_encoder.read_vocabulary(baseline)
     frozen = fit.freeze == "towers"
     validate = make_validator(clean / "valid", encoder.picture_rule, fit.batch_size, frozen=frozen)
@@ -155,13 +184,15 @@ def make_refitted(
     params: Params,
     checkpoint: Path,
     log: Log,
+    views: Views | None = None,
     *,
     tuned: Path,
 ) -> None:
     """Train the baseline further as `make_finetuned` does, but on the views of all of `augment.splits`.
 
     It is never measured: it may have seen valid and test. It takes the state that was chosen for the fine-tuned
-    model in `tuned`: that epoch, that mean of weights. `training.json` names the splits as `refit`.
+    model in `tuned`: that epoch, that mean of weights. `training.json` names the splits as `refit`. views: as in
+    `make_finetuned`.
     """
     splits = params.augment.splits
     if is_adapter(baseline):
@@ -176,7 +207,8 @@ def make_refitted(
         return
     encoder = dual_encoder.load_model(baseline)
     fit, seed = params.finetune.fit, params.finetune.seed
-    views = make_labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
+    if views is None:
+        views = make_labelled_views(clean, augmented, splits, params, encoder.config["image"]["size_px"])
     vocabulary, chosen = dual_encoder.read_vocabulary(baseline), inputs.read_choice(tuned)
     job = Job(encoder, vocabulary, views, fit, seed, baseline, chosen, facts={"refit": splits})
     if run_training(job, out, checkpoint, _skip_measuring, log):
@@ -187,6 +219,19 @@ def make_refitted(
 
 def _skip_measuring(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
     return Measured({}, np.zeros(0))
+
+
+def open_labelled_views(
+    clean: Path, augmented: Path, baseline: Path, splits: Sequence[str], params: Params
+) -> Views | None:
+    """Open the tables that the baseline is trained further on; None where it is vectors of another program.
+
+    Raises UserError where a table or the baseline's config.json is missing.
+    """
+    if is_adapter(baseline):
+        return None
+    config = read_json(baseline / "config.json", REMAKE)
+    return make_labelled_views(clean, augmented, splits, params, config["image"]["size_px"])
 
 
 def make_labelled_views(

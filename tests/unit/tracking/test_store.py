@@ -1,5 +1,6 @@
 """MLflow's store: out of reach or broken it hurts nothing, and several processes may open it at once."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,20 @@ for number in range(int(sys.argv[1])):
     sys.stdin.readline()
     print(runs.connect()[1], flush=True)
 """
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_mlflow_is_opened_without_the_collector_which_is_then_as_it_was(
+    project: Path, monkeypatch: pytest.MonkeyPatch, collects: bool
+) -> None:
+    monkeypatch.setattr("mlflow.MlflowClient", lambda **_: pytest.fail("collects") if gc.isenabled() else 1 / 0)
+    (gc.enable if collects else gc.disable)()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            runs.connect()
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
 
 
 def test_processes_that_open_a_new_store_at_once_make_its_tables_once(
