@@ -1,7 +1,8 @@
 """The vectors of few captions as soon as the cores can, for people who wait; encode.py's functions are for many.
 
 On a CPU the captions are sorted by length and cut into as many parts as there are cores, of about equal work: each
-part is one batch of a thread, so that no core waits and little is padded. On a GPU they are one batch.
+part is one batch of a thread, so that no core waits and little is padded. On a GPU, and beside calls that keep the
+other cores at work, they are one batch.
 Shapes: T captions of L tokens, D dimensions.
 """
 
@@ -32,15 +33,14 @@ def embed_few_captions(
     if not captions:
         return vectors
     ids_TL, mask_TL = tokenize(tokenizer, captions, model.config["text"]["max_tokens"])
+    if shares_cores or choose_device() != "cpu":
+        return encode_tokens(model, ids_TL, mask_TL)
     lengths_T = mask_TL.sum(1)
 
     def fill(rows: Tensor) -> None:
         longest = int(lengths_T[rows[0]])
         vectors[rows.numpy()] = encode_tokens(model, ids_TL[rows, :longest], mask_TL[rows, :longest])
 
-    if shares_cores or choose_device() != "cpu":
-        vectors[:] = encode_tokens(model, ids_TL, mask_TL)
-        return vectors
     order_T = lengths_T.argsort(descending=True, stable=True)
     sizes = split_by_work(lengths_T[order_T].tolist(), count_workers())
     with use_one_thread_of_torch(), ThreadPoolExecutor(len(sizes)) as threads:

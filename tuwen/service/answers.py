@@ -10,8 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from tuwen.core.cores import count_cores
 from tuwen.core.errors import UserError
-from tuwen.core.executor import count_workers
 from tuwen.model.device import choose_device
 from tuwen.retrieval.attention.entity_maps import map_entities
 from tuwen.retrieval.rerank import Reordered
@@ -42,7 +42,7 @@ class LiveAnswers:
         self._settings, self._metrics = settings, metrics
         wait_seconds = settings.batch_wait_ms / 1000
         self._batches: Batcher[Query, QueryAnswer] = Batcher(
-            self._compute, settings.batch_size, wait_seconds, count_workers() if choose_device() == "cpu" else 1
+            self._compute, settings.batch_size, wait_seconds, count_cores() if choose_device() == "cpu" else 1
         )
         self._slow = ThreadPoolExecutor(1, "rerank")
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
@@ -126,7 +126,7 @@ class LiveAnswers:
         """End the threads, once nobody uses them."""
         await self._batches.close()
         for threads in (self._slow, self._decoders):
-            threads.shutdown(wait=False)
+            await asyncio.to_thread(threads.shutdown)  # what nobody waits for any more may still be computed
         try:
             await asyncio.to_thread(self.engine.close)  # a store on another machine takes its time
         except UserError as error:

@@ -45,7 +45,7 @@ class Batcher(Generic[_Job, _Result]):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._threads.shutdown(wait=False)
+        await asyncio.to_thread(self._threads.shutdown)  # what was given up may still be computed
 
     async def _run(self) -> None:
         while True:
@@ -58,18 +58,21 @@ class Batcher(Generic[_Job, _Result]):
                 self._arrived.clear()
             if batch := [(job, future) for job, future in taken if not future.done()]:
                 self._free -= 1
-                await self._compute(batch)
-                self._free += 1
+                try:
+                    await self._compute(batch)
+                finally:
+                    self._free += 1
 
     async def _compute(self, batch: list[tuple[_Job, asyncio.Future[_Result]]]) -> None:
         loop = asyncio.get_running_loop()
         try:
             results = await loop.run_in_executor(self._threads, self._work, [job for job, _ in batch])
+            found = list(zip(batch, results, strict=True))
         except Exception as error:
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
             return
-        for (_, future), result in zip(batch, results, strict=True):
+        for (_, future), result in found:
             if not future.done():
                 future.set_result(result)

@@ -87,7 +87,7 @@ class Engine:
     ) -> None:
         """Load the model. name, version: what answers call it. Raises UserError for an index of another model.
 
-        precision: what texts are encoded in that are searched by; bf16 where it is faster.
+        precision: of the text tower's products where texts are searched by (packed_text.py).
         """
         index.require_model(model)
         self.name, self.version, self.index, self.data = name, version, index, data
@@ -106,7 +106,7 @@ class Engine:
             self.choices = {name: OrderChoice(**one) for name, one in index.params["reranking"].items()}
         else:
             self._retriever = load_retriever(model)
-        self._asking = self._retriever and pack_text_tower(self._retriever.model, precision)
+        self._search_model = self._retriever and pack_text_tower(self._retriever.model, precision)
         self._curves = {
             direction: {order: Calibration(**one) for order, one in by.items()}
             for direction, by in index.params["calibration"].items()
@@ -140,9 +140,10 @@ class Engine:
         return {"name": self.name, "digest": self.index.model_digest, "version": self.version}
 
     def answer(self, queries: Sequence[Query]) -> list[QueryAnswer]:
-        """Answer queries that came together; each as if it had come alone, but for rounding in bf16.
+        """Answer queries that came together; each as if it had come alone, but for rounding.
 
-        Several threads may ask at once. The vector of a query for no hits is the library's, float32.
+        Several threads may ask at once where torch has one.
+        The vector of a query for no hits is the library's, float32.
         """
         start = perf_counter()
         vectors = np.empty((len(queries), self.dim), np.float32)
@@ -180,8 +181,8 @@ class Engine:
         return self.retriever.encode_texts(texts)
 
     def _encode_searched(self, texts: list[str]) -> Vectors:
-        assert self._asking is not None
-        return embed_few_captions(self._asking, self.retriever.tokenizer, texts, shares_cores=True)
+        assert self._search_model is not None
+        return embed_few_captions(self._search_model, self.retriever.tokenizer, texts, shares_cores=True)
 
     def _encode(self, asked: Sequence[Asked], encode_texts: Callable[[list[str]], Vectors]) -> Vectors:
         vectors = np.empty((len(asked), self.dim), np.float32)

@@ -156,13 +156,15 @@ async def _end_when_idle(answers: LiveAnswers) -> None:
         while answers.users:
             await asyncio.sleep(DRAIN_SECONDS)
     finally:
-        await answers.close()
-        del answers
-        spare_what_stays()
+        try:
+            await answers.close()
+        finally:
+            del answers
+            spare_what_stays()
 
 
 def spare_what_stays() -> None:
-    """Keep modules and model out of the collector's later rounds: each would halt all answers for 0.1 s."""
+    """Keep modules and model out of the garbage collector's later rounds, each of which halts all answers."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.text_towers.bert import Bert
+from tuwen.service.settings import Precision
 
 BF16_UNITS = ("amx_bf16", "avx512_bf16")  # of processors that oneDNN's bf16 kernels are fast on
 FUSED = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", ""), "silu": ("swish", "")}
@@ -102,14 +103,14 @@ class _Product:
         return out_NV
 
 
-def pack_text_tower(model: DualEncoder, precision: str) -> DualEncoder:
+def pack_text_tower(model: DualEncoder, precision: Precision) -> DualEncoder:
     """Return a model that shares all of `model` but the linear layers of the text tower.
 
     The very model on a GPU, and where torch has no oneDNN. A library's towers stay as they are too, since some
     read the weights of their layers themselves. precision: `bf16`, if the processor has units for it, or `fp32`.
     """
-    is_faster = choose_device() == "cpu" and torch.backends.mkldnn.is_available()
-    if not (is_faster and isinstance(model.text_tower, Bert)):
+    has_kernels = choose_device() == "cpu" and torch.backends.mkldnn.is_available()
+    if not (has_kernels and isinstance(model.text_tower, Bert)):
         return model
     units = torch.cpu.get_capabilities()
     has_units = any(units.get(name, False) for name in BF16_UNITS)

@@ -5,8 +5,9 @@ TUWEN_SEARCH_TOKEN                  what a client must know; empty: nothing, on 
 TUWEN_SEARCH_HOSTS                  names, by commas, that pages may call it by where no token is asked for
 TUWEN_SEARCH_MODEL                  a model folder, or models:/tuwen@champion; empty: the checkout's own
 TUWEN_SEARCH_INDEX, _DATA           the index, and the data root that its pictures lie below
-TUWEN_SEARCH_BATCH_SIZE, _BATCH_WAIT_MS   queries computed together, and how long the first waits for others
-TUWEN_SEARCH_PRECISION              bf16: of searched texts, where that is faster; or fp32, as the index is
+TUWEN_SEARCH_BATCH_SIZE             queries that a core computes at once, at most
+TUWEN_SEARCH_BATCH_WAIT_MS          how long the first of them waits for others
+TUWEN_SEARCH_PRECISION              bf16: of searched texts, where that is faster; or fp32, as of the index
 TUWEN_SEARCH_QUEUE                  requests under way before others are turned away
 TUWEN_SEARCH_TIMEOUT_SECONDS        for one request
 TUWEN_SEARCH_MAX_K, _MAX_BODY_BYTES, _MAX_PIXELS, _MAX_CHARS   what one request may ask for and bring

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 
 from tuwen.core.errors import UserError
 from tuwen.service import live as live_module
-from tuwen.service.engine import Engine
+from tuwen.service.engine import Engine, Query, QueryAnswer
 from tuwen.service.index.exact import ExactStore
 from tuwen.service.index.item_index import MismatchError
-from tuwen.service.live import LiveModel, load_checked_engine, spare_what_stays
+from tuwen.service.live import LiveModel, load_checked_engine
 from tuwen.service.messages import EmbedBody, RequestError, SearchBody
 from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings
@@ -28,27 +29,73 @@ def make_live(root: Path) -> LiveModel:
     return LiveModel(make_settings(root), SearchMetrics(), pytest.fail)
 
 
-def test_a_model_that_is_replaced_is_let_go_of_though_the_collector_is_spared_what_stays(built: Path) -> None:
+@pytest.fixture
+def _collected() -> Iterator[None]:
+    """The collector as it was."""
+    yield
+    gc.unfreeze()
+
+
+async def is_let_go(*held: weakref.ref[Any]) -> bool:
+    """Whether all of these are gone within ten seconds."""
+    for _ in range(100):
+        if not any(one() for one in held):
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+@pytest.mark.usefixtures("_collected")
+def test_what_stays_is_spared_the_collector_and_a_model_that_is_replaced_is_let_go_of(built: Path) -> None:
     async def replace() -> None:
         live = make_live(built)
-        await live.reload()
-        spare_what_stays()
+        live.start()
+        while live._current is None:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
         assert gc.get_freeze_count() > 0
         async with live.use() as answers:
             old = weakref.ref(answers.engine), weakref.ref(answers.engine.retriever.model)
             del answers
         await live.reload()
-        for _ in range(100):
-            if not any(one() for one in old):
-                break
-            await asyncio.sleep(0.1)
-        assert [one() for one in old] == [None, None]
+        assert await is_let_go(*old)
         await live.close()
 
-    try:
-        asyncio.run(replace())
-    finally:
-        gc.unfreeze()
+    asyncio.run(replace())
+
+
+@pytest.mark.usefixtures("_collected")
+def test_a_replaced_model_is_let_go_of_once_what_was_given_up_has_ended(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, may_end, answer = threading.Event(), threading.Event(), Engine.answer
+
+    def answer_slowly(engine: Engine, queries: Sequence[Query]) -> list[QueryAnswer]:
+        if queries[0].asked == "红圆":
+            started.set()
+            assert may_end.wait(60)
+        return answer(engine, queries)
+
+    monkeypatch.setattr(Engine, "answer", answer_slowly)
+
+    async def give_up_and_replace() -> None:
+        live = make_live(built)
+        await live.reload()
+        async with live.use() as answers:
+            asked = asyncio.create_task(answers.search(SearchBody(text="红圆"), None))
+            assert await asyncio.to_thread(started.wait, 60)
+            asked.cancel()
+            await asyncio.wait([asked])
+            old = weakref.ref(answers.engine)
+            del answers, asked
+        await live.reload()
+        await asyncio.sleep(0.5)
+        assert old() is not None
+        may_end.set()
+        assert await is_let_go(old)
+        await live.close()
+
+    asyncio.run(give_up_and_replace())
 
 
 def test_a_load_whose_caller_gave_up_takes_over_before_another_begins(

@@ -31,8 +31,11 @@ def test_its_vectors_are_those_of_the_model_but_for_rounding(tmp_path: Path) -> 
     assert np.array_equal(after, before)
 
 
-@needs_units
-@pytest.mark.parametrize(("dtype", "least"), [(torch.bfloat16, 0.999), (torch.float32, 0.999999)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "least"),
+    [pytest.param(torch.bfloat16, 0.999, marks=needs_units), (torch.float32, 0.999999)],
+    ids=["bf16", "fp32"],
+)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("lengths", [[5, 5], [7, 2, 4]], ids=["whole", "padded"])
 def test_its_states_are_those_of_a_bert_and_none_of_padding(

@@ -27,7 +27,7 @@ from tuwen.service.index.first_pass import FloatPass, Int8Pass, list_blocks, mak
 from tuwen.service.index.item_index import ItemIndex
 from tuwen.service.index.store import Hits, ItemFilter
 
-PASS_SCORES = 1 << 24  # scores held at once, 64 MB
+PASS_SCORES = 1 << 24  # scores that a call holds at once, 64 MB
 FEW_SHARE = 8  # below 1/FEW_SHARE of the items it is cheaper to copy their vectors than to multiply all
 FILTERS_KEPT = 32
 LEAST_CANDIDATES = 1000  # by signs: up to 250 answers do not depend on what others ask in the same batch
@@ -35,7 +35,7 @@ NOTHING_FOUND = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 class ExactStore:
-    """Search over an index; several threads may ask, one after another."""
+    """Search over an index; several threads may ask at once."""
 
     def __init__(self, index: ItemIndex) -> None:
         self._index = index
