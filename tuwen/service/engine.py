@@ -20,6 +20,7 @@ from tuwen.data.formats.tokens.spelling import simplify_captions
 from tuwen.model.adapter import Adapter, load_adapter, map_query
 from tuwen.model.attention_map import explain_no_map
 from tuwen.model.device import choose_device
+from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.reranker import ReRanker, has_reranker, load_reranker
 from tuwen.model.stored_model import is_adapter
 from tuwen.retrieval.attention.entity_maps import AttentionReader
@@ -106,7 +107,9 @@ class Engine:
             self.choices = {name: OrderChoice(**one) for name, one in index.params["reranking"].items()}
         else:
             self._retriever = load_retriever(model)
-        self._search_model = self._retriever and pack_text_tower(self._retriever.model, precision)
+        self._search_model: DualEncoder | None = None
+        if self._retriever is not None:
+            self._search_model = pack_text_tower(self._retriever.model, precision)
         self._curves = {
             direction: {order: Calibration(**one) for order, one in by.items()}
             for direction, by in index.params["calibration"].items()

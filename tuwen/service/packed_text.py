@@ -77,8 +77,9 @@ class PackedLayer(nn.Module):
 
     def forward(self, x_NW: Tensor, place: _Places, heads: int) -> Tensor:
         """Map [N, W] to [N, W]."""
-        qkv_BLHE = place.put_back(self._read(x_NW).float()).unflatten(-1, (3, heads, -1)).unbind(2)
-        q_BHLE, k_BHLE, v_BHLE = (one.transpose(1, 2) for one in qkv_BLHE)
+        read_BLV = place.put_back(self._read(x_NW).float())
+        read_3BHLE = read_BLV.view(*read_BLV.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+        q_BHLE, k_BHLE, v_BHLE = read_3BHLE.unbind()
         read_BHLE = nn.functional.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, place.mask_B11L)
         x_NW = self.join_norm(self._join(place.take(read_BHLE.transpose(1, 2).flatten(2))) + x_NW)
         out_NW: Tensor = self.narrow_norm(self._narrow(self._widen(x_NW)) + x_NW)
@@ -109,7 +110,7 @@ def pack_text_tower(model: DualEncoder, precision: Precision) -> DualEncoder:
     The very model on a GPU, and where torch has no oneDNN. A library's towers stay as they are too, since some
     read the weights of their layers themselves. precision: `bf16`, if the processor has units for it, or `fp32`.
     """
-    has_kernels = choose_device() == "cpu" and torch.backends.mkldnn.is_available()
+    has_kernels = choose_device() == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not (has_kernels and isinstance(model.text_tower, Bert)):
         return model
     units = torch.cpu.get_capabilities()
