@@ -3,10 +3,12 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import typer
+from packaging.requirements import Requirement
 
 from tests.repo.files import text_of, tracked_files
 from tests.support.checkout import ROOT
@@ -73,9 +75,28 @@ def test_every_direct_dependency_is_pinned() -> None:
         *project["dependencies"],
         *(name for extra in project["optional-dependencies"].values() for name in extra),
     ]
+    assert {canonical(name) for name in asked if not name.startswith("tuwen[")} <= list_pinned()
+
+
+def test_what_comes_with_the_dependencies_is_pinned_too() -> None:
+    asked, seen = [("tuwen", frozenset({"all", "dev"}))], set[tuple[str, frozenset[str]]]()
+    while asked:
+        if (one := asked.pop()) in seen:
+            continue
+        seen.add(one)
+        name, extras = one
+        for line in metadata.requires(name) or ():
+            needed = Requirement(line)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+                asked.append((canonical(needed.name), frozenset(needed.extras)))
+    assert len(seen) > 100
+    assert {name for name, _ in seen} - list_pinned() == {"tuwen"}
+
+
+def list_pinned() -> set[str]:
+    """Return the packages that constraints.txt holds."""
     lines = text_of(Path("constraints.txt")).splitlines()
-    pinned = {canonical(line.split("==")[0]) for line in lines if "==" in line and not line.startswith("#")}
-    assert {canonical(name) for name in asked if not name.startswith("tuwen[")} <= pinned
+    return {canonical(line.split("==")[0]) for line in lines if "==" in line and not line.startswith("#")}
 
 
 def canonical(name: str) -> str:

@@ -97,7 +97,7 @@ class LiveModel:
     async def _load_first(self) -> None:
         try:
             self._take(await asyncio.to_thread(load_checked_engine, self._settings))
-            spare_what_stays()
+            freeze_what_stays()
         except UserError as error:
             self._fail(str(error))
             return
@@ -160,10 +160,10 @@ async def _end_when_idle(answers: LiveAnswers) -> None:
             await answers.close()
         finally:
             del answers
-            spare_what_stays()
+            freeze_what_stays()
 
 
-def spare_what_stays() -> None:
+def freeze_what_stays() -> None:
     """Keep modules and model out of the garbage collector's later rounds, each of which halts all answers."""
     gc.unfreeze()
     gc.collect()

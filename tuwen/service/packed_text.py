@@ -22,7 +22,7 @@ BF16_UNITS = ("amx_bf16", "avx512_bf16")  # of processors that oneDNN's bf16 ker
 FUSED = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", ""), "silu": ("swish", "")}
 
 
-class PackedBert(nn.Module):
+class PackedTextTower(nn.Module):
     """A BERT that shares embeddings and norms with the one that it is made of, and answers as it does."""
 
     def __init__(self, bert: Bert, dtype: torch.dtype) -> None:
@@ -119,5 +119,5 @@ def pack_text_tower(model: DualEncoder, precision: Precision) -> DualEncoder:
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     packed = copy.deepcopy(model, shared)
     assert isinstance(packed.text_tower, Bert)
-    packed.text_tower = PackedBert(packed.text_tower, dtype)
+    packed.text_tower = PackedTextTower(packed.text_tower, dtype)
     return packed

@@ -11,7 +11,7 @@ from tuwen.data.formats.tokens.padding import make_attention_mask
 from tuwen.model.text_towers.bert import ACTIVATIONS, Bert, BertShape
 from tuwen.retrieval.few_captions import embed_few_captions
 from tuwen.retrieval.retriever import load_retriever
-from tuwen.service.packed_text import BF16_UNITS, PackedBert, pack_text_tower
+from tuwen.service.packed_text import BF16_UNITS, PackedTextTower, pack_text_tower
 
 CAPTIONS = ["猫", "海边的日落,海边的日落", "大熊猫", "一只橘猫趴在窗台上", "雨", "街道"]
 needs_units = pytest.mark.skipif(
@@ -50,7 +50,7 @@ def test_its_states_are_those_of_a_bert_and_none_of_padding(
     mask_BL = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     with torch.inference_mode():
         mask = make_attention_mask(mask_BL, ids_BL.device)
-        expected_BLW, found_BLW = bert(ids_BL, mask), PackedBert(bert, dtype)(ids_BL, mask)
+        expected_BLW, found_BLW = bert(ids_BL, mask), PackedTextTower(bert, dtype)(ids_BL, mask)
     cosine_BL = torch.cosine_similarity(found_BLW, expected_BLW, dim=-1)
     assert (cosine_BL[mask_BL] > least).all()
     assert (found_BLW[~mask_BL] == 0).all()
@@ -73,7 +73,7 @@ def test_a_processor_without_units_multiplies_in_float32(tmp_path: Path, monkeyp
     expected = embed_few_captions(retriever.model, retriever.tokenizer, CAPTIONS)
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     packed = pack_text_tower(retriever.model, "bf16")
-    assert isinstance(packed.text_tower, PackedBert)
+    assert isinstance(packed.text_tower, PackedTextTower)
     found = embed_few_captions(packed, retriever.tokenizer, CAPTIONS)
     assert found == pytest.approx(expected, abs=1e-6)
 
