@@ -1,5 +1,8 @@
 """A shard of a list as its samples, and as a copy; the list's size and sha256 decide whether it is the one."""
 
+import errno
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from tests.support.training import members, write_shard
 from tuwen.core.errors import UserError
 from tuwen.data.formats.foreign_tar import mended_file
 from tuwen.data.formats.foreign_tar.listed_shard import copy_shard, read_shard
+from tuwen.data.formats.foreign_tar.mended_file import MendedFile
 
 
 @pytest.fixture
@@ -40,3 +44,59 @@ def test_a_server_that_fails_for_good_in_the_middle_of_a_tar_is_named(row: dict[
         server.faults.clear()
         server.faults.extend(["drop", "503"])
         assert list(read_shard(far)) == list(read_shard(row))
+
+
+def break_disk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Have each file fail once so many of its bytes were read."""
+    read, counted = MendedFile.read, dict[int, int]()
+
+    def read_or_fail(file: MendedFile, size: int = -1) -> bytes:
+        if counted.get(id(file), 0) >= after:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        data = read(file, size)
+        counted[id(file)] = counted.get(id(file), 0) + len(data)
+        return data
+
+    monkeypatch.setattr(MendedFile, "read", read_or_fail)
+
+
+def test_a_fault_of_our_own_disk_is_none_of_the_storage(
+    row: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = row | {"address": "http://127.0.0.1:9/0.tar"}
+    break_disk(monkeypatch, after=0)
+    with pytest.raises(UserError, match=r"0\.tar: this shard cannot be read: OSError: .*error; get it again"):
+        list(read_shard(far, copy=tmp_path / "0.tar"))
+    with pytest.raises(UserError, match=r"0\.tar: this shard cannot be opened: IsADirectoryError.*; get it again"):
+        list(read_shard(far, copy=tmp_path))
+
+
+def test_a_fault_behind_the_end_of_the_tar_is_named(
+    row: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = (tmp_path / "0.tar").read_bytes()
+    whole = tar + bytes(1 << 20)
+    (tmp_path / "0.tar").write_bytes(whole)
+    long = row | {"size": len(whole), "sha256": hashlib.sha256(whole).hexdigest()}
+    samples = list(read_shard(long))
+    break_disk(monkeypatch, after=len(tar))
+    shown = []
+    with pytest.raises(UserError, match=r"0\.tar: this shard cannot be read: OSError: "):
+        shown.extend(read_shard(long))
+    assert len(samples) == 8
+    monkeypatch.undo()
+
+
+def test_a_copy_whose_last_read_fails_is_named(row, tmp_path, monkeypatch) -> None:
+    ends, read = [], MendedFile.read
+
+    def fail_behind_the_end(file: MendedFile, size: int = -1) -> bytes:
+        if ends:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        data = read(file, size)
+        ends.extend([True] * (not data))
+        return data
+
+    monkeypatch.setattr(MendedFile, "read", fail_behind_the_end)
+    with pytest.raises(UserError, match=r"0\.tar: this shard cannot be read: OSError: "):
+        copy_shard(row, tmp_path / "copy")
