@@ -23,9 +23,11 @@ def main() -> None:
     settings = recipe.list_rerank_settings(params)
     inputs = recipe.list_rerank_inputs(clean, augmented, tuned, params)
     kept = checkpoint.locate_checkpoint(out.name, inputs, settings, recipe.DECIDING_CODE)
-    with distributed.join_group(), runs.track_run(out, settings, inputs, kept / "run_id") as run:
-        recipe.make_reranked(clean, augmented, tuned, out, params, kept, run.log_metrics)
-        run.finish_output(out)
+    with distributed.join_group():
+        views = recipe.open_rerank_views(clean, augmented, tuned, params)  # as stages/baseline.py
+        with runs.track_run(out, settings, inputs, kept / "run_id") as run:
+            recipe.make_reranked(clean, augmented, tuned, out, params, kept, run.log_metrics, views)
+            run.finish_output(out)
 
 
 if __name__ == "__main__":

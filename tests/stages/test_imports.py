@@ -11,9 +11,12 @@ import pytest
 
 from tests.support.checkout import ROOT
 from tests.support.frozen import VOCABULARY, make_encoder
+from tests.support.reranking import SETTINGS
 from tests.support.training import settings, write_set
 from tuwen.data.formats import manifest
+from tuwen.data.formats.json_file import write_json
 from tuwen.model.dual_encoder import save_model
+from tuwen.training.selection import Choice
 
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
 # seconds each, for one class or function of theirs
@@ -64,7 +67,15 @@ def test_a_training_in_one_process_imports_nothing_of_several() -> None:
     assert list_heavy(TRAIN) == ["torch"]
 
 
-@pytest.mark.parametrize(("name", "fault"), [("baseline", "has no pair"), ("finetune", "views.parquet")])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("baseline", "has no pair"),
+        ("finetune", "views.parquet"),
+        ("refit", "views.parquet"),
+        ("rerank", "views.parquet"),
+    ],
+)
 def test_a_training_opens_its_tables_before_it_imports_mlflow(
     name: str,
     fault: str,
@@ -77,9 +88,13 @@ def test_a_training_opens_its_tables_before_it_imports_mlflow(
         write_set(tmp_path / "data", part, {"": range(0 if part == "corpus" else 4)})
     (tmp_path / "data/augmented").mkdir()
     manifest.write_manifest(tmp_path / "data/augmented", {}, {})
-    save_model(make_encoder(), tmp_path / "models/baseline", VOCABULARY)
-    manifest.write_manifest(tmp_path / "models/baseline", {}, {})
-    (tmp_path / "params.yaml").write_text(json.dumps(settings().model_dump(by_alias=True)), encoding="utf-8")
+    for model in ("baseline", "finetuned"):
+        save_model(make_encoder(), tmp_path / "models" / model, VOCABULARY)
+        write_json(tmp_path / "models" / model / "training.json", {"selected": Choice(1, False, 0.0).describe()})
+        manifest.write_manifest(tmp_path / "models" / model, {}, {})
+    trained = {"augment": {"splits": ["train", "valid"]}, "finetune": {"refit_all": True}, "rerank": SETTINGS}
+    params = settings(**trained).model_dump(by_alias=True)
+    (tmp_path / "params.yaml").write_text(json.dumps(params), encoding="utf-8")
     monkeypatch.setenv("TUWEN_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
 
     ended = run_stage(tmp_path, name)

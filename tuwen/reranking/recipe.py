@@ -14,13 +14,14 @@ from tuwen.core.errors import UserError
 from tuwen.core.params import Params, Rerank
 from tuwen.data.augment.views import Viewer
 from tuwen.data.formats import manifest, pairs
-from tuwen.data.formats.json_file import write_json
+from tuwen.data.formats.json_file import read_json, write_json
 from tuwen.data.formats.text import SPECIAL_TOKENS, Vocabulary, load_tokenizer
 from tuwen.model import card, dual_encoder
 from tuwen.model.cross_encoder import CrossEncoder
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.precision import choose_precision
 from tuwen.model.reranker import make_cross_encoder, save_reranker
+from tuwen.model.stored_model import REMAKE
 from tuwen.reranking.joint import JointModel
 from tuwen.reranking.objective import HiddenWords, Matching
 from tuwen.reranking.validation import make_rerank_validator
@@ -52,16 +53,35 @@ def list_rerank_settings(params: Params) -> dict[str, Any]:
     return settings
 
 
+def open_rerank_views(clean: Path, augmented: Path, tuned: Path, params: Params) -> Views:
+    """Open the tables that the re-ranker is trained on.
+
+    Raises UserError where a table or the config.json in `tuned` is missing, or the corpus is to be shown and has
+    no pair.
+    """
+    assert params.rerank
+    config = read_json(tuned / "config.json", REMAKE)
+    return _make_views(clean, augmented, params, params.rerank, config["image"]["size_px"])
+
+
 def make_reranked(
-    clean: Path, augmented: Path, tuned: Path, out: Path, params: Params, checkpoint: Path, log: Log
+    clean: Path,
+    augmented: Path,
+    tuned: Path,
+    out: Path,
+    params: Params,
+    checkpoint: Path,
+    log: Log,
+    views: Views | None = None,
 ) -> None:
     """Train a cross encoder over the towers of the model in `tuned`, which stay as they are or are trained too.
 
-    Raises UserError where the corpus is to be shown and has no pair.
+    views: what `open_rerank_views` returned, where they are open already; else raises as it does.
     """
     assert params.rerank
     dual = dual_encoder.load_model(tuned)
-    views = _make_views(clean, augmented, params, params.rerank, dual.config["image"]["size_px"])
+    if views is None:
+        views = open_rerank_views(clean, augmented, tuned, params)
     if _train(dual, views, clean / "valid", tuned, out, params.rerank, checkpoint, log):
         inputs = list_rerank_inputs(clean, augmented, tuned, params)
         manifest.write_manifest(out, inputs, list_rerank_settings(params))

@@ -157,7 +157,6 @@ def stream_caption_blocks(
 ) -> Iterator[Result]:
     """Yield what `encode` makes of the ids and masks [B, L] of the captions, block by block, in order."""
     size, max_tokens = count_block_rows(batch_size), model.config["text"]["max_tokens"]
-    # here and not in the threads, since a tokenizer serves one caller at a time
     tokens = (tokenize(tokenizer, block, max_tokens) for block in _batch(captions, size))
     yield from stream_blocks(model, tokens, lambda block: encode(*block[0]), 1)
 

@@ -57,18 +57,6 @@ def test_mlflow_that_breaks_midway_is_one_warning(project: Path, capfd: pytest.C
     assert printed.count("\n") == 1
 
 
-CONNECT = """
-import sys
-from tuwen.tracking import runs
-runs.connect()  # all is imported, so that both are about as fast
-for number in range(int(sys.argv[1])):
-    runs.EXPERIMENT = f"tuwen-{number}"
-    print(number, flush=True)
-    sys.stdin.readline()
-    print(runs.connect()[1], flush=True)
-"""
-
-
 @pytest.mark.parametrize("collects", [True, False])
 def test_mlflow_is_opened_without_the_collector_which_is_then_as_it_was(
     project: Path, monkeypatch: pytest.MonkeyPatch, collects: bool
@@ -99,6 +87,18 @@ def test_processes_that_open_a_new_store_at_once_make_its_tables_once(
     ended = [one.communicate(timeout=400) for one in all_three]
     assert [one.returncode for one in all_three] == [0, 0, 0], ended
     assert len({found for found, _ in ended}) == 1
+
+
+CONNECT = """
+import sys
+from tuwen.tracking import runs
+runs.connect()  # all is imported, so that both are about as fast
+for number in range(int(sys.argv[1])):
+    runs.EXPERIMENT = f"tuwen-{number}"
+    print(number, flush=True)
+    sys.stdin.readline()
+    print(runs.connect()[1], flush=True)
+"""
 
 
 def test_two_processes_that_begin_at_once_find_the_same_experiment(project: Path) -> None:

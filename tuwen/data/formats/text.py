@@ -13,6 +13,8 @@ from tuwen.data.formats.tokens import library_tokenizer, pieces, spelling
 from tuwen.data.formats.tokens.caption_tokenizer import CaptionTokenizer
 from tuwen.data.formats.tokens.library_tokenizer import TokenizerFiles
 
+_TURN = threading.Lock()  # a tokenizer keeps padding and cut as settings, so it serves one call at a time
+
 LIST_MARK = "、"  # joins the items of an enumeration in Chinese
 CHINESE = re.compile(r"[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 # A mask stands in a caption for what was taken out of it, as <人名> does for a name. MASK takes any text in
@@ -27,7 +29,6 @@ UNSEEN_CHARACTER = re.compile(spelling.UNSEEN_CHARACTERS)
 DOUBLE_QUOTE = re.compile(spelling.QUOTES)
 # Beside Chinese characters and marks a blank parts nothing, no words of BERT's: 红色 羽绒服 is 红色羽绒服
 IDLE_BLANK = re.compile(rf"(?<=[^\w\s]) | (?=[^\w\s])|(?<={CHINESE.pattern}) | (?={CHINESE.pattern})")
-_TURN = threading.Lock()  # a tokenizer keeps padding and cut as settings, so it serves one call at a time
 SENTENCE_ENDS = " 。.!"  # after NFKC, which makes ． and ！ these
 STRAY_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Full-width characters to half-width ones, control characters to blanks.

@@ -123,7 +123,7 @@ class PooledViews:
             ids, _ = text.tokenize(self._tokenizer, [caption], self._encoder.config["text"]["max_tokens"])
             by_length[ids.shape[1]].append(caption)
         for same in by_length.values():
-            tokens = map(self._tokenize, _cut_blocks(same))  # here: a tokenizer serves one thread
+            tokens = map(self._tokenize, _cut_blocks(same))
             encode = partial(_encode_first, self._encoder, self._fit)
             vectors = chain.from_iterable(stream_blocks(self._encoder, tokens, encode, 1))
             self._texts |= dict(zip(same, vectors, strict=False))  # the last block was filled up

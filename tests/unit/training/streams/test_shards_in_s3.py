@@ -128,7 +128,10 @@ def test_an_epoch_is_resumed_in_its_middle_without_the_shards_before(server, loc
         ({"AWS_SECRET_ACCESS_KEY": "geheim"}, r"PermissionError: Forbidden; its storage wants keys, or other"),
         ({"AWS_ACCESS_KEY_ID": "nobody"}, r"PermissionError: Forbidden; its storage wants keys, or other"),
         ({"AWS_SECRET_ACCESS_KEY": ""}, r"PartialCredentialsError: .*; its storage wants keys, or other"),
-        ({"AWS_ENDPOINT_URL_S3": "127.0.0.1"}, r"ValueError: Invalid endpoint: 127\.0\.0\.1"),
+        (
+            {"AWS_ENDPOINT_URL_S3": "127.0.0.1"},
+            r"ValueError: Invalid endpoint: 127\.0\.0\.1; check its address, and",
+        ),
     ],
 )
 def test_wrong_keys_end_it_at_once_with_the_shard_and_without_the_keys(

@@ -28,9 +28,9 @@ def read_shard(
     with open_shard(row, copy) as shard:
         try:
             yield from read_samples(cast(BinaryIO, shard), row["caption_key"], left_over=left_over)
+            shard.finish()
         except _UnreadableError as error:  # tarfile would take most errors for one of the tar
-            raise _make_storage_error(row, "read", error.fault) from None
-        shard.finish()
+            raise _make_storage_error(row, "read", error.fault, copy) from None
 
 
 def copy_shard(row: Mapping[str, Any], copy: Path) -> None:
@@ -39,9 +39,9 @@ def copy_shard(row: Mapping[str, Any], copy: Path) -> None:
         try:
             while data := shard.read(BLOCK_BYTES):
                 file.write(data)
+            shard.finish()
         except _UnreadableError as error:
             raise _make_storage_error(row, "read", error.fault) from None
-        shard.finish()
 
 
 def open_shard(row: Mapping[str, Any], copy: Path | None = None) -> "HashedShard":
@@ -49,7 +49,7 @@ def open_shard(row: Mapping[str, Any], copy: Path | None = None) -> "HashedShard
     try:
         file = MendedFile(str(copy or row["address"]))
     except Exception as error:  # each kind of storage has its own
-        raise _make_storage_error(row, "opened", error) from None
+        raise _make_storage_error(row, "opened", error, copy) from None
     if file.size is not None and file.size != row["size"]:
         raise _make_error(row, f"{file.size} bytes found, {row['size']} expected")
     return HashedShard(file, row)
@@ -92,8 +92,11 @@ class _UnreadableError(Exception):
         self.fault = fault
 
 
-def _make_storage_error(row: Mapping[str, Any], deed: str, error: Exception) -> UserError:
-    remedy = find_storage_remedy(error) if find_local(str(row["address"])) is None else None
+def _make_storage_error(
+    row: Mapping[str, Any], deed: str, error: Exception, copy: Path | None = None
+) -> UserError:
+    is_remote = find_local(str(copy or row["address"])) is None  # of what was read: our own disk needs no keys
+    remedy = find_storage_remedy(error) if is_remote else None
     return _make_error(row, f"this shard cannot be {deed}: {describe_error(error)}", remedy or SHARD_REMEDY)
 
 

@@ -19,7 +19,7 @@ PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before each try 
 SILENT_CONNECT_SECONDS, SILENT_READ_SECONDS = 30.0, 60.0  # of a server of http or S3 that says nothing
 PASSING_STATUS = (408, 425, 429)  # of http: another time it may answer; so it may with all from SERVER_FAULT on
 SERVER_FAULT, PARTIAL_CONTENT = 500, 206
-REFUSED_STATUS = (401, 403)
+REFUSED_STATUS, ABSENT_STATUS = (401, 403), (404, 410)
 # Of botocore, which need not be installed: no keys, or settings that it cannot take
 UNSET_KEYS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "UnauthorizedSSOTokenError")
 BAD_SETTINGS = (*UNSET_KEYS, "ConfigParseError", "InvalidConfigError", "ParamValidationError")
@@ -28,6 +28,7 @@ S3_BLOCK_BYTES = 16 << 20  # of a request; s3fs's own 50 MiB take more memory an
 WEB, S3 = ("http://", "https://"), ("s3://", "s3a://")
 KEYS_REMEDY = "its storage wants keys, or other ones: docs/data.md, Remote shards"
 PACKAGE_REMEDY = "for s3:// install tuwen's extra `s3`, for other storage the package that is named"
+SETTINGS_REMEDY = "check its address, and its storage's endpoint and region: docs/data.md, Remote shards"
 LATER_REMEDY = "run the same command again when the storage answers"
 
 
@@ -138,12 +139,21 @@ def describe_error(error: BaseException) -> str:
 
 
 def find_storage_remedy(error: BaseException) -> str | None:
-    """Return what helps against an error of remote storage; None where the file itself is at fault."""
+    """Return what helps against an error of remote storage; None where the file is not there."""
     if isinstance(error, PermissionError) or _find_status(error) in REFUSED_STATUS or _is_of(error, UNSET_KEYS):
         return KEYS_REMEDY
     if isinstance(error, ImportError):
         return PACKAGE_REMEDY
-    return None if _is_final(error) else LATER_REMEDY
+    if not _is_final(error):
+        return LATER_REMEDY
+    return None if _is_absent(error) else SETTINGS_REMEDY
+
+
+def _is_absent(error: BaseException) -> bool:
+    """Return whether the storage answered that there is no such file."""
+    if (status := _find_status(error)) is not None:
+        return status in ABSENT_STATUS
+    return isinstance(error, FileNotFoundError) and (error.__cause__ is None or _is_absent(error.__cause__))
 
 
 def _is_final(error: BaseException) -> bool:

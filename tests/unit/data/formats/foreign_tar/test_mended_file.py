@@ -5,10 +5,18 @@ from pathlib import Path
 
 import pytest
 import s3fs
+from botocore.exceptions import ClientError, ConfigParseError
 
 from tests.support.shaky_server import serve_shakily
 from tuwen.data.formats.foreign_tar import mended_file
-from tuwen.data.formats.foreign_tar.mended_file import MendedFile, find_local
+from tuwen.data.formats.foreign_tar.mended_file import (
+    KEYS_REMEDY,
+    LATER_REMEDY,
+    SETTINGS_REMEDY,
+    MendedFile,
+    find_local,
+    find_storage_remedy,
+)
 
 CONTENT = random.Random(0).randbytes(300_000)
 
@@ -70,6 +78,38 @@ def test_a_server_that_is_away_is_waited_for_and_a_local_fault_is_not(folder: Pa
     with pytest.raises(IsADirectoryError):
         MendedFile(str(folder))
     assert not capfd.readouterr().err
+
+
+def make_answer(status: int) -> ClientError:
+    """Return what botocore raises at an answer without a body."""
+    answer = {"Error": {"Code": str(status)}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, "HeadObject")
+
+
+def make_not_found(cause: Exception | None) -> FileNotFoundError:
+    error = FileNotFoundError("0.tar")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (ValueError("Invalid endpoint: 127.0.0.1"), SETTINGS_REMEDY),
+        (ConfigParseError(path="~/.aws/config"), SETTINGS_REMEDY),
+        (make_answer(301), SETTINGS_REMEDY),  # of a bucket in another region
+        (make_answer(400), SETTINGS_REMEDY),
+        (make_not_found(ValueError("no such host")), SETTINGS_REMEDY),
+        (make_not_found(None), None),
+        (make_not_found(make_answer(404)), None),
+        (make_answer(410), None),
+        (make_answer(403), KEYS_REMEDY),
+        (make_answer(503), LATER_REMEDY),
+        (make_not_found(ConnectionError()), LATER_REMEDY),
+    ],
+)
+def test_the_remedy_is_to_list_anew_only_where_the_file_is_not_there(error: Exception, remedy: str | None) -> None:
+    assert find_storage_remedy(error) == remedy
 
 
 def test_local_addresses_are_told_from_others(folder: Path) -> None:
