@@ -1,5 +1,6 @@
 """Shards in a real S3 server, streamed as from disk: the same pairs in the same order, over its crashes too."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,15 +70,24 @@ def list_pairs(rows: Rows, epoch: int = 1, **options: Any) -> list[tuple[str, st
     return [(spec.pair_id, spec.caption) for spec in make_views(rows).plan(0, epoch, **options)]
 
 
+def measure_copies(folder: Path) -> int:
+    """Return the bytes of all copies; one that goes while it is looked at counts no more."""
+    count = 0
+    for path in folder.glob("*/*.tar"):
+        with contextlib.suppress(FileNotFoundError):
+            count += path.stat().st_size
+    return count
+
+
 @pytest.mark.parametrize("room", [0, 2])
 def test_the_pairs_and_their_order_are_those_of_local_files(local, far, tmp_path, monkeypatch, room) -> None:
     allowed = allow_copies(monkeypatch, local, room)
-    shown = []
+    shown, held = [], []
     for spec in make_views(far).plan(0, 1):
         shown.append((spec.pair_id, spec.caption))
-        copies = [path.stat().st_size for path in tmp_path.glob("cache/shards/*/*.tar")]
-        assert sum(copies) <= allowed
-        assert bool(copies) == bool(room)
+        held.append(measure_copies(tmp_path / "cache/shards"))
+    assert max(held) <= allowed
+    assert bool(max(held)) == bool(room)
     assert shown == list_pairs(local)
     assert len(set(shown)) == SHARDS * PAIRS_A_SHARD
     share = ProcessShare(1, 2)
