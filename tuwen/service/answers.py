@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
@@ -40,10 +40,8 @@ class LiveAnswers:
     def __init__(self, engine: Engine, settings: SearchSettings, metrics: SearchMetrics) -> None:
         self.engine, self.users = engine, 0
         self._settings, self._metrics = settings, metrics
-        wait_seconds = settings.batch_wait_ms / 1000
-        self._batches: Batcher[Query, QueryAnswer] = Batcher(
-            self._compute, settings.batch_size, wait_seconds, count_cores() if choose_device() == "cpu" else 1
-        )
+        wait_seconds, threads = settings.batch_wait_ms / 1000, count_cores() if choose_device() == "cpu" else 1
+        self._batches = Batcher(self._compute, settings.batch_size, wait_seconds, threads)
         self._slow = ThreadPoolExecutor(1, "rerank")
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
         self._thumbnails = Thumbnails(engine.data)
@@ -132,7 +130,7 @@ class LiveAnswers:
         except UserError as error:
             _log.warning("not closed in order: %s", error)
 
-    def _compute(self, queries: Any) -> list[QueryAnswer]:
+    def _compute(self, queries: Sequence[Query]) -> list[QueryAnswer]:
         self._metrics.batches.observe(len(queries))
         return self.engine.answer(queries)
 

@@ -4,7 +4,7 @@ They are of float32 numbers or, where the processor has units for it, of bf16. F
 index: in bf16 vectors differ from the library's in the third digit, and as far with what else is in a batch.
 Autocast would cast and lay out the weights anew at each call, which takes what bf16 gains on the few tokens of a
 search. What is not a product is float32, and padding takes part in attention alone.
-Shapes: B texts of L tokens, N tokens without padding, W width, H heads of E numbers.
+Shapes: B texts of L tokens, n of them no padding, N with what fills them up, W width, H heads of E numbers.
 """
 
 import copy
@@ -18,6 +18,7 @@ from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.text_towers.bert import Bert
 from tuwen.service.settings import Precision
 
+ROWS_STEP = 8  # oneDNN keeps a kernel of each number of tokens that it met: a product has a multiple of this
 BF16_UNITS = ("amx_bf16", "avx512_bf16")  # of processors that oneDNN's bf16 kernels are fast on
 FUSED = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", ""), "silu": ("swish", "")}
 
@@ -49,19 +50,23 @@ class _Places:
 
     def __init__(self, mask_B11L: Tensor | None, texts: int, length: int) -> None:
         self.mask_B11L, self._texts, self._length = mask_B11L, texts, length
-        self._at_N = None if mask_B11L is None else mask_B11L.flatten().nonzero().squeeze(1)
+        self._at_n = None if mask_B11L is None else mask_B11L.flatten().nonzero().squeeze(1)
+        self._count = texts * length if self._at_n is None else len(self._at_n)
 
     def take(self, x_BLW: Tensor) -> Tensor:
-        """Return the tokens [N, W]."""
-        x_NW = x_BLW.flatten(0, 1)
-        return x_NW if self._at_N is None else x_NW[self._at_N]
+        """Return the tokens [N, W], and zeros up to the next multiple of ROWS_STEP."""
+        x_nW = x_BLW.flatten(0, 1)
+        if self._at_n is not None:
+            x_nW = x_nW[self._at_n]
+        return nn.functional.pad(x_nW, (0, 0, 0, -self._count % ROWS_STEP))
 
     def put_back(self, x_NW: Tensor) -> Tensor:
         """Return [B, L, W], 0 where padding is."""
-        if self._at_N is not None:
+        x_nW = x_NW[: self._count]
+        if self._at_n is not None:
             padded = x_NW.new_zeros(self._texts * self._length, x_NW.shape[1])
-            x_NW = padded.index_copy_(0, self._at_N, x_NW)
-        return x_NW.view(self._texts, self._length, -1)
+            x_nW = padded.index_copy_(0, self._at_n, x_nW)
+        return x_nW.view(self._texts, self._length, -1)
 
 
 class PackedLayer(nn.Module):
