@@ -30,6 +30,7 @@ from flows import guard
 from flows.worker import is_alive
 from tests.support import smoke
 from tests.support.checkout import ROOT
+from tests.support.nights import move_nights
 from tests.support.ports import free_ports
 
 PORTS = (5432, 8333, 5000, 4200, 8080)  # postgres, s3, mlflow, prefect, the worker's health page
@@ -214,6 +215,7 @@ def start_services() -> Iterator[Services]:
 def start_services_in(folder: Path) -> Iterator[Services]:
     """Yield them with their files in that folder, which every user may enter."""
     services = Services(folder, smoke.make(folder / "project"))
+    move_nights(services.project / "prefect.yaml")
     for name in ("s3/dvc", "s3/mlflow", "srv/tuwen", "srv/prefect", "srv/tmp"):
         (folder / name).mkdir(parents=True)
     cache = Path(os.environ.get("TUWEN_CACHE") or Path.home() / ".cache/tuwen")

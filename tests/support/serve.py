@@ -33,6 +33,7 @@ from prefect.states import Cancelling
 
 from tests.support import server_logs
 from tests.support.checkout import ROOT
+from tests.support.nights import move_nights
 from tests.support.ports import free_ports
 from tests.support.training import settings, write_baseline
 from tuwen.core.params import Params
@@ -205,6 +206,7 @@ def make_checkout(folder: Path) -> Path:
     params = read_params()
     shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "prefect.yaml", folder)
+    move_nights(folder / "prefect.yaml")
     (folder / ".dvc").mkdir()
     (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
     (folder / "dvc.yaml").write_text(STAGE)
