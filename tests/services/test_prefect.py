@@ -24,6 +24,7 @@ from prefect.client.schemas.schedules import IntervalSchedule
 
 from tests.support.checkout import ROOT
 from tests.support.flows import END_SECONDS, is_free
+from tests.support.nights import read_hour
 from tests.support.ports import free_ports
 from tests.support.serve import (
     EPOCHS,
@@ -52,8 +53,8 @@ def test_everything_that_prefect_yaml_names_is_registered(service: Service) -> N
         assert all(len(field["description"]) > 30 for field in fields.values()), one.name
         assert set(one.parameters) == set(fields)
         assert str(service.checkout) not in one.model_dump_json()
-    (plan,) = deployments["reevaluate-nightly"].schedules
-    assert f'cron: "{plan.schedule.cron}"' in (service.checkout / "prefect.yaml").read_text(encoding="utf-8")
+    hour = read_hour(service.checkout / "prefect.yaml")
+    assert [plan.schedule.cron for plan in deployments["reevaluate-nightly"].schedules] == [f"0 {hour} * * *"]
     assert deployments["pipeline"].schedules == deployments["reevaluate"].schedules == []
 
 
@@ -100,7 +101,8 @@ def check_that_it_goes_on(service: Service, seconds: float = 600, **parameters: 
 def test_a_schedule_makes_runs_that_start(service: Service) -> None:
     """The nightly comparison waits for its nights; a plan that is due in a quarter of a minute runs to its end."""
     nights = wait_until(lambda: service.list_scheduled("reevaluate/reevaluate-nightly"), 300, "nights are planned")
-    assert {(run.expected_start_time.hour, run.state.type) for run in nights} == {(3, StateType.SCHEDULED)}
+    hour = read_hour(service.checkout / "prefect.yaml")
+    assert {(run.expected_start_time.hour, run.state.type) for run in nights} == {(hour, StateType.SCHEDULED)}
     # The scheduler makes no run that is overdue: where it is later than that, the run of the next minute starts.
     plan = IntervalSchedule(interval=timedelta(minutes=1), anchor_date=datetime.now(UTC) + timedelta(seconds=15))
     with service.client() as client:
