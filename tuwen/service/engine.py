@@ -145,8 +145,8 @@ class Engine:
     def answer(self, queries: Sequence[Query]) -> list[QueryAnswer]:
         """Answer queries that came together; each as if it had come alone, but for rounding.
 
-        Several threads may ask at once where torch has one.
-        The vector of a query for no hits is the library's, float32.
+        Several threads may ask at once where torch has one. The vector of a query for no hits is the library's,
+        float32.
         """
         start = perf_counter()
         vectors = np.empty((len(queries), self.dim), np.float32)

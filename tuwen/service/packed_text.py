@@ -115,6 +115,7 @@ def pack_text_tower(model: DualEncoder, precision: Precision) -> DualEncoder:
     The very model on a GPU, and where torch has no oneDNN. A library's towers stay as they are too, since some
     read the weights of their layers themselves. precision: `bf16`, if the processor has units for it, or `fp32`.
     """
+    # torch gives this function no types
     has_kernels = choose_device() == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not (has_kernels and isinstance(model.text_tower, Bert)):
         return model
