@@ -45,7 +45,8 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_
 PROXY = re.compile(r"(all|https?)_proxy", re.IGNORECASE)
 SCHEMES, SOCKS = ("http", "https"), ("socks5", "socks5h")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_QUEUED = re.compile(r"(.+?)/\.dvc/tmp/exps/.+")  # where DVC runs what it queued, and what it deletes then
+# Where a preset runs (core/worktree.py), and where DVC runs what it queued, and what it deletes then.
+_BESIDE = re.compile(r"(.+?)(/\.worktrees/[^/]+)?(/\.dvc/tmp/exps/.+)?")
 _STORE = "TUWEN_TRACKING_URI"
 # torch asks the kernel for huge pages: fewer faults for each tensor, a third more pictures a second (docs/log.md)
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
@@ -116,9 +117,13 @@ def find_home(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_store(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the checkout's MLflow store for an experiment of DVC's queue, whose own would be deleted with it."""
-    found = _QUEUED.fullmatch(os.getcwd())
-    return {_STORE: f"sqlite:///{found[1]}/mlflow.db"} if found and not environment.get(_STORE) else {}
+    """Return the checkout's MLflow store for a preset's worktree and for an experiment of DVC's queue.
+
+    A store of their own would not be compared with the checkout's, and would be deleted with them.
+    """
+    found = _BESIDE.fullmatch(os.getcwd())
+    beside = found and (found[2] or found[3])
+    return {_STORE: f"sqlite:///{found[1]}/mlflow.db"} if beside and not environment.get(_STORE) else {}
 
 
 def locate_cache(name: str) -> Path:

@@ -237,11 +237,19 @@ def test_a_full_log_disk_does_not_end_a_process_that_leaves_variables_behind() -
     assert (done.returncode, done.stdout) == (0, b"on\n")
 
 
-@pytest.mark.parametrize("queued", ["exps/tmpq1", "exps/standalone/tmp_2"])
-def test_runs_of_a_queued_experiment_go_to_the_store_of_the_checkout(
-    queued: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "beside",
+    [
+        ".dvc/tmp/exps/tmpq1",
+        ".dvc/tmp/exps/standalone/tmp_2",
+        ".worktrees/smoke",
+        ".worktrees/smoke/.dvc/tmp/exps/tmpq1",
+    ],
+)
+def test_runs_of_a_preset_and_of_a_queued_experiment_go_to_the_store_of_the_checkout(
+    beside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "项目/.dvc/tmp" / queued
+    folder = tmp_path / "项目" / beside
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
     store = f"sqlite:///{tmp_path}/项目/mlflow.db"
