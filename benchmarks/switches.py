@@ -87,9 +87,8 @@ TOWERS = Part(
     {
         "image.size_px": 96,
         "augment.mode": "online",
-        "augment.views": 2,
         "finetune.fit.freeze": "none",
-        "finetune.fit.epochs": 2,
+        "finetune.fit.epochs": 3,
         "finetune.fit.batch_size": 64,
         "finetune.fit.warmup_steps": 5,
     },

@@ -122,8 +122,9 @@ def find_store(environment: Mapping[str, str]) -> dict[str, str]:
     A store of their own would not be compared with the checkout's, and would be deleted with them.
     """
     found = _BESIDE.fullmatch(os.getcwd())
-    beside = found and (found[2] or found[3])
-    return {_STORE: f"sqlite:///{found[1]}/mlflow.db"} if beside and not environment.get(_STORE) else {}
+    if environment.get(_STORE) or not found or not (found[2] or found[3]):
+        return {}
+    return {_STORE: f"sqlite:///{found[1]}/mlflow.db"}
 
 
 def locate_cache(name: str) -> Path:
