@@ -144,10 +144,9 @@ checkout:
 EXTRAS = all
 .venv/dev: EXTRAS = all,dev
 
-# pip would compile what it installs on one core, hence compileall; it ends with 1 for a package's templates, which are no
-# Python. The two numbers of versions stand in pyproject.toml too; tests/wheels/test_wheels.py asks pip for the wheels of each version.
+# The two numbers stand in pyproject.toml too (tests/repo/test_makefile.py); tests/wheels asks pip for the wheels of each version.
 suitable = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
-# Compiled by all cores at once, where pip takes one. Some packages carry files in the syntax of another Python, which
+# Compiled by all cores at once, where pip takes one; some packages carry files in the syntax of another Python, which
 # fail here and are never imported: no reason to stop.
 .venv/ready: pyproject.toml constraints.txt | checkout
 	@names=("$$PYTHON"); [ "$$PYTHON" ] || names=(python3.14 python3.13 python3.12 python3.11 python3); \

@@ -1,7 +1,7 @@
 """What a switch of training gives on the sample: R@5 of both directions on valid and test, over three seeds.
 
     .venv/bin/python benchmarks/switches.py frozen     # the sample's recipe, both towers frozen: minutes
-    .venv/bin/python benchmarks/switches.py towers     # rates of towers that are trained: an hour or two
+    .venv/bin/python benchmarks/switches.py towers     # rates of towers that are trained: an hour
     .venv/bin/python benchmarks/switches.py patches    # patches left out, towers from nothing: half an hour
 
 Run it in a checkout whose `make run` has ended; what was measured before is not measured again. Each row is a
@@ -88,7 +88,7 @@ TOWERS = Part(
         "image.size_px": 96,
         "augment.mode": "online",
         "finetune.fit.freeze": "none",
-        "finetune.fit.epochs": 3,
+        "finetune.fit.epochs": 2,
         "finetune.fit.batch_size": 64,
         "finetune.fit.warmup_steps": 5,
     },

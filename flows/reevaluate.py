@@ -31,6 +31,7 @@ from flows.schedule import run_stages
 from flows.show import plain, table
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params, load_params
+from tuwen.core.versions import require_versions
 from tuwen.core.worktree import make_worktree
 from tuwen.tracking import revision
 
@@ -78,6 +79,7 @@ def reevaluate(base: str = "origin/main", preset: Preset = "sample") -> State[No
     """
     PAGE.unlink(missing_ok=True)  # an older one must not pass for this run's
     try:
+        require_versions()  # or the base's own figures would be compared with themselves, and nothing would say so
         folder = make_worktree(preset)
         refuse_edited_outs(folder)
         result = run_gate(base, folder)

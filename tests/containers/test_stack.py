@@ -20,8 +20,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.containers.conftest import CARD, STRANGER, Stack
-from tests.support import smoke
+from tests.containers.conftest import CARD, STRANGER, Stack, find_environment
+from tests.support import server_logs, smoke
 from tests.support.browser import browser as browser
 
 REBUILD_SECONDS, PAGE_SECONDS = 20, 30
@@ -191,7 +191,7 @@ def test_a_user_whom_the_image_does_not_know_pushes_outs_to_the_s3_of_the_stack(
 
 
 def test_the_image_that_pip_fills_is_small(stack: Stack) -> None:
-    if os.environ.get("TUWEN_TEST_VENV"):
+    if find_environment():
         pytest.skip("the image holds an environment's packages; TUWEN_TEST_VENV= builds it by pip")
     assert int(stack.inspect_image("{{.Size}}")) < IMAGE_BYTES
 
@@ -207,3 +207,12 @@ def test_a_change_of_code_is_built_quickly(stack: Stack, finished: str) -> None:
     last = stack.run("run", "--rm", "--no-deps", "--no-TTY", "mlflow", "tail", "-n", "1", f"/project/{changed}")
     assert last.strip() == "# changed"
     assert seconds < REBUILD_SECONDS
+
+
+def test_no_service_reported_an_error(stack: Stack, finished: str, tmp_path: Path) -> None:
+    logs = []
+    for service in ("postgres", "s3", "mlflow", "prefect", "worker-cpu"):
+        logs.append(tmp_path / service)
+        logs[-1].write_text(stack.run("logs", "--no-color", "--no-log-prefix", service))
+    assert all(log.stat().st_size for log in logs)
+    assert server_logs.find_errors(logs) == []

@@ -41,6 +41,16 @@ def test_another_version_of_what_decides_no_figure_runs_nothing(project: Path) -
     assert ran(project) == []
 
 
+def test_packages_that_are_installed_in_other_versions_than_the_listed_are_refused(project: Path) -> None:
+    """As where constraints.txt alone was changed: nothing is stale, and the base would be compared with itself."""
+    listed = gate_world.VERSIONS.format(version="2.0") + 'other: {pytest: "1.0"}\n'
+    change(project, "pinned", "versions.yaml", listed)
+    code, page = gate()
+    assert code == 4, page
+    assert f"versions.yaml: pytest {pytest.__version__} is installed, 1.0 is listed." in page
+    assert ran(project) == []
+
+
 def test_a_training_that_is_stale_by_more_than_versions_is_refused(project: Path) -> None:
     change(project, "both", "versions.yaml", gate_world.VERSIONS.format(version="2.1"))
     change(project, "both", "noise.txt", "0.1")
