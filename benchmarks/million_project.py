@@ -20,10 +20,14 @@ from tuwen.model.adapter import Adapter, save_adapter
 
 SETS = ("test", "bank")
 PICTURES, CATEGORIES = 8, 10
+VALID = 1000
 
 
 def make_project(root: Path, count: int) -> None:
-    """Write data, model, embeddings and results of `count` pairs into `root`; a tenth are of the first set."""
+    """Write data, model, embeddings and results of `count` pairs into `root`; a tenth are of the first set.
+
+    And a valid set, whose queries tell how sure first answers are among them.
+    """
     draw, given, model = np.random.default_rng(0), root / "given", root / "models/finetuned"
     with ShardWriter(root / "data", "raw/labelled/shards") as writer:
         members = [writer.add(f"{n}.jpg", draw_jpeg(draw, n)) for n in range(PICTURES)]
@@ -36,7 +40,8 @@ def make_project(root: Path, count: int) -> None:
     curve = {"cosine": {"slope": 3.0, "intercept": -1.0}}
     (root / "results/finetuned").mkdir(parents=True)
     write_json(root / "results/finetuned/details.json", {"calibration": dict.fromkeys(("t2i", "i2t"), curve)})
-    for number, (name, rows) in enumerate(zip(SETS, (count // 10, count - count // 10), strict=True)):
+    sizes = (count // 10, count - count // 10, min(VALID, count))
+    for number, (name, rows) in enumerate(zip((*SETS, "valid"), sizes, strict=True)):
         clean, embedded = root / "data/clean" / name, root / "embeddings/finetuned" / name
         write_tables(clean, rows, members)
         embedded.mkdir(parents=True)

@@ -10,7 +10,7 @@ from tuwen.report.report import write_reports
 @report_user_errors
 def main() -> None:
     """Run the stage."""
-    write_reports(Path("data"), Path("embeddings"), Path("models"), Path("results"), load_params())
+    write_reports(Path("data"), Path("embeddings"), Path("models"), Path("results"), Path("index"), load_params())
 
 
 if __name__ == "__main__":

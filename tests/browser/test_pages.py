@@ -7,16 +7,13 @@ from selenium.webdriver import Chrome
 
 from tests.support import quality_inputs, report_inputs
 from tests.support.window import LEAST_CONTRAST, SCHEMES, WIDTHS_PX, Window
-from tuwen.core.params import load_params
-from tuwen.report import report
 from tuwen.report.quality.page import write_page
 
 
 @pytest.fixture(scope="module")
 def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = report_inputs.make(tmp_path_factory.mktemp("report"))
-    folders = [root / name for name in ("data", "embeddings", "models", "results")]
-    report.write_reports(*folders, load_params(root / "params.yaml"))
+    report_inputs.write(root)
     return root / "results/report.html"
 
 

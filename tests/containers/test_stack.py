@@ -5,7 +5,6 @@ One run goes on from one test to the next, and what does not need its end is loo
 
 import base64
 import json
-import os
 import re
 import time
 from contextlib import suppress

@@ -239,11 +239,21 @@ def test_what_evaluate_reads_reaches_what_reads_its_outs(key: str, value: Any, t
 
 
 @pytest.mark.parametrize(
-    "key", ["pairs.lowest", "predict.k", "predict.correction", "predict.rerank", "report.examples", "gate.max_drop_points"]
+    "key",
+    [
+        "pairs.lowest",
+        "predict.k",
+        "predict.correction",
+        "predict.rerank",
+        "report.examples",
+        "gate.max_drop_points",
+    ],
 )
 def test_what_one_stage_reads_or_none_reaches_what_reads_its_outs(key: str) -> None:
     reading, following = read_table()[key]
-    assert find_followers(out for node in graph() if node.name in reading for out in node.outs) - reading == following
+    assert (
+        find_followers(out for node in graph() if node.name in reading for out in node.outs) - reading == following
+    )
 
 
 def run_evaluate(root: Path, evaluate: Any, doubt: Pairs) -> None:

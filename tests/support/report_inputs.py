@@ -10,6 +10,10 @@ from tuwen.data.formats import pairs
 from tuwen.report import report
 
 HOSTILE = "<script>document.title = '红色'; window.hurt = 1</script> & \"引号\" <img src=x onerror=window.hurt=1>"
+SERVED = {
+    "t2i": {"queries": 28, "right": 0.25, "brier": 0.125, "ece": 0.0625, "bins": []},
+    "i2t": {"queries": 12, "right": 0.5, "brier": 0.2, "ece": 0.031, "bins": []},
+}
 CLASSES = [*COLOURS, "<b>未分类</b>"]
 
 
@@ -24,6 +28,8 @@ def make(root: Path, noise: dict[str, float] | None = None) -> Path:
         run(root, model)
         body = json.dumps(zero_shot(model), ensure_ascii=False)
         (root / "results" / model / "zero_shot.json").write_text(body, encoding="utf-8")
+    (root / "index").mkdir()
+    (root / "index/reliability.json").write_text(json.dumps(SERVED), encoding="utf-8")
     return root
 
 
@@ -36,7 +42,7 @@ def written(root: Path, world: Path) -> Path:
 
 def write(root: Path) -> None:
     """Write the reports of what stands in `root`."""
-    folders = (root / name for name in ("data", "embeddings", "models", "results"))
+    folders = (root / name for name in ("data", "embeddings", "models", "results", "index"))
     report.write_reports(*folders, load_params(root / "params.yaml"))
 
 

@@ -86,17 +86,22 @@ class Bin(CheckedJson):
     seen: float  # the share of them of which it is
 
 
-class Calibrated(CheckedJson):
-    """The probability that a first answer is right: fitted on valid, judged on test (retrieval/calibration.py)."""
+class Reliability(CheckedJson):
+    """What was said of the first answers of test against what came true (retrieval/calibration.py)."""
+
+    queries: int
+    right: float  # share of first answers
+    brier: float
+    ece: float
+    bins: list[Bin]
+
+
+class Calibrated(Reliability):
+    """The probability that a first answer is right: fitted on valid, judged on test."""
 
     slope: float
     intercept: float
     fitted_on: int  # queries of valid
-    queries: int
-    right: float  # share of first answers on test
-    brier: float
-    ece: float
-    bins: list[Bin]
 
 
 class Orders(CheckedJson):

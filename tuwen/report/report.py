@@ -45,6 +45,7 @@ from tuwen.report import (
 from tuwen.report.html.confusion import draw_confusion
 from tuwen.report.html.page import render
 from tuwen.report.markdown import format_markdown
+from tuwen.retrieval.calibration import RELIABILITY
 from tuwen.retrieval.vectors import read_set_vectors
 
 ANSWERING = {
@@ -57,12 +58,12 @@ ANSWERING = {
 }
 
 
-def write_reports(data: Path, embeddings: Path, models: Path, results: Path, params: Params) -> None:
+def write_reports(data: Path, embeddings: Path, models: Path, results: Path, index: Path, params: Params) -> None:
     """Write `results/report.md` and `results/report.html` from all results on the test split.
 
     Reads data/clean/{quality.json,test,bank}, embeddings/<model>/test, models/<model>/training.json, a re-ranker
     whole, results/<model>/{metrics.json,details.json,zero_shot.json,ranks.parquet} and the base's
-    pair_cosines.parquet.
+    pair_cosines.parquet, index/reliability.json.
     Raises UserError when one is missing or does not fit the others.
     """
     measured, folder, base = read_results(results, params.evaluate.ks), data / "clean/test", get_base().name
@@ -80,7 +81,7 @@ def write_reports(data: Path, embeddings: Path, models: Path, results: Path, par
         "overlap": describe_seen(measured[SHIPPED].metrics),
         "reranking": reranking.collect_reranking(measured, params.evaluate),
         "depth_columns": reranking.list_depth_columns(params.evaluate.ks),
-        "reliability": reliability.collect_reliability(measured),
+        "reliability": reliability.collect_reliability(measured, index / RELIABILITY),
         "small_vectors": small_vectors.collect_small_vectors(measured, params.evaluate.ks),
         "slices": slices.collect_slices(test, ranks, shown_k, params.evaluate),
         "slices_note": slices.NOTE,

@@ -17,10 +17,13 @@ from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.json_file import read_json
 from tuwen.retrieval.vectors import Flags, Floats
 
+RELIABILITY = "reliability.json"  # of an index: what is said of first answers there against what comes true
 _DIGITS = 6  # of what is written
 MOST_BINS = 10
 NEWTON_STEPS = 100  # of Newton's method at most; about eight are taken
 STEEPEST = 1e-10  # gradient per query at which it has arrived
+LEAST_GROWTH = 0.5  # log of how many times larger a gallery is
+FARTHEST, HALVINGS = 20.0, 40  # of a shift of the log odds
 
 
 class FirstAnswers(NamedTuple):
@@ -37,9 +40,27 @@ class Calibration(NamedTuple):
     slope: float
     intercept: float
 
-    def probability(self, score: float) -> float:
-        """Return the probability that a first answer of this score is right."""
-        return float(_squash(np.asarray(self.slope * score + self.intercept)))
+    def probability(self, score: float, shift: float = 0.0) -> float:
+        """Return the probability that a first answer of this score is right.
+
+        shift: what the log odds change by in the gallery at hand, see `Growth`.
+        """
+        return float(_squash(np.asarray(self.slope * score + self.intercept + shift)))
+
+
+class Growth(NamedTuple):
+    """How the odds of a right first answer change with the number of items that are searched.
+
+    An exponent of -1 is that of items which are never right and may score higher by chance, as in a set where each
+    query has its own; where some of what comes to a gallery is right too it lies nearer to 0.
+    """
+
+    gallery: int  # items beside which the curve was fitted
+    exponent: float
+
+    def shift(self, items: int) -> float:
+        """Return what the log odds change by where so many items are searched."""
+        return self.exponent * float(np.log(items / self.gallery))
 
 
 def fit_calibration(scores: Floats, right: Flags) -> Calibration:
@@ -73,6 +94,25 @@ def fit_calibration(scores: Floats, right: Flags) -> Calibration:
     return Calibration(float(slope), float(weights_2[1] - slope * centre)) if slope > 0 else flat
 
 
+def fit_growth(curve: Calibration, fitted: int, answers: FirstAnswers) -> Growth:
+    """Return the growth by which a curve says, in the mean, how many of these answers are right.
+
+    fitted: items beside which the curve was fitted. The share is Platt's, a little within 0 and 1. The mean of
+    what is said falls with the shift, so it is found by halving. A gallery that is hardly larger tells nothing,
+    and is taken to hold items that are never right.
+    """
+    growth = np.log(answers.gallery / fitted)
+    if growth < LEAST_GROWTH:
+        return Growth(fitted, -1.0)
+    share = (int(answers.right.sum()) + 1) / (len(answers.right) + 2)
+    logit_N = curve.slope * answers.score + curve.intercept
+    low, high = -FARTHEST, FARTHEST
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _squash(logit_N + middle).mean() < share else (low, middle)
+    return Growth(fitted, round(float(middle / growth), _DIGITS))
+
+
 def _squash(logit: Floats) -> Floats:
     return np.asarray(np.exp(-np.logaddexp(0, -logit)))
 
@@ -86,8 +126,8 @@ def measure_calibration(valid: FirstAnswers, test: FirstAnswers) -> dict[str, An
     """Fit on valid, judge on test; return what details.json holds of one order of the answers.
 
     A query has its true items, however many others there are, and each may score higher by chance: so the odds
-    fall as the gallery grows, and for test they are divided by how much larger its gallery is than valid's. In a
-    search more items fit too where there are more, so there the curve stands as it is.
+    fall as the gallery grows, and for test they are divided by how much larger its gallery is than valid's. What
+    an index holds may be right too, so there the growth is measured (`fit_growth`).
     Reliability: the queries of test by their probability, in at most MOST_BINS bins of equally many; of each the
     mean probability and the share of right answers. ece: the expected calibration error, the mean distance of both
     (Naeini et al. 2015; equal counts as Nguyen and O'Connor 2015 have them, since equal widths leave most bins
@@ -95,15 +135,22 @@ def measure_calibration(valid: FirstAnswers, test: FirstAnswers) -> dict[str, An
     have p (1 - p).
     """
     curve = fit_calibration(valid.score, valid.right)
-    p_N = _squash(curve.slope * test.score + curve.intercept - np.log(test.gallery / valid.gallery))
+    return {
+        "slope": round(curve.slope, _DIGITS),
+        "intercept": round(curve.intercept, _DIGITS),
+        "fitted_on": len(valid.score),
+        **judge_calibration(curve, Growth(valid.gallery, -1.0), test),
+    }
+
+
+def judge_calibration(curve: Calibration, growth: Growth, test: FirstAnswers) -> dict[str, Any]:
+    """Return what was said of these answers and what came true, as `measure_calibration` describes it."""
+    p_N = _squash(curve.slope * test.score + curve.intercept + growth.shift(test.gallery))
     bins = []
     for rows in np.array_split(np.argsort(p_N, kind="stable"), min(MOST_BINS, len(p_N))):
         said, seen = float(p_N[rows].mean()), float(test.right[rows].mean())
         bins.append({"queries": len(rows), "said": said, "seen": seen})
     return {
-        "slope": round(curve.slope, _DIGITS),
-        "intercept": round(curve.intercept, _DIGITS),
-        "fitted_on": len(valid.score),
         "queries": len(p_N),
         "right": round(float(test.right.mean()), _DIGITS),
         "brier": round(float(((p_N - test.right) ** 2).mean()), _DIGITS),

@@ -65,7 +65,7 @@ class LiveAnswers:
         times.add("search", answer.search_seconds)
         hits, total = remove_rows(engine.index, of, unwanted, keep, answer.hits, answer.total)
         reordered = await self._reorder(direction, asked, own, hits, depth, times)
-        probability = engine.estimate_probability(direction, hits, reordered)
+        probability = engine.estimate_probability(direction, hits, total, reordered)
         self._metrics.queries.labels(kind, of).inc()
         page = slice(body.offset, body.offset + body.k)
         answers = describe_hits(engine.index, of, hits, reordered, page)

@@ -24,7 +24,7 @@ from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.reranker import ReRanker, has_reranker, load_reranker
 from tuwen.model.stored_model import is_adapter
 from tuwen.retrieval.attention.entity_maps import AttentionReader
-from tuwen.retrieval.calibration import Calibration
+from tuwen.retrieval.calibration import Calibration, Growth
 from tuwen.retrieval.encode import decode_row, embed_images
 from tuwen.retrieval.few_captions import embed_few_captions
 from tuwen.retrieval.match_pairs import PairSides
@@ -114,6 +114,7 @@ class Engine:
             direction: {order: Calibration(**one) for order, one in by.items()}
             for direction, by in index.params["calibration"].items()
         }
+        self._growth = {direction: Growth(**one) for direction, one in index.params["growth"].items()}
         self.store: Store = open_store(index)
 
     @property
@@ -220,13 +221,16 @@ class Engine:
         weight = self.choices[direction].weight
         return reorder_found(self.reader.reranker, self.reader.tokenizer, sides, hits.rows, hits.cosines, weight)
 
-    def estimate_probability(self, direction: str, hits: Hits, reordered: Reordered | None) -> float | None:
-        """Return how likely the first answer is right; None where that was not measured, as of alike pictures."""
+    def estimate_probability(
+        self, direction: str, hits: Hits, total: int, reordered: Reordered | None
+    ) -> float | None:
+        """Return how likely the first of `total` items is right; None where nobody measured (alike pictures)."""
         order = "cosine" if reordered is None else "reranked"
         curve = self._curves.get(direction, {}).get(order)
         if curve is None or not len(hits.rows):
             return None
-        return curve.probability(float(hits.cosines[0] if reordered is None else reordered.score[0]))
+        growth, score = self._growth[direction], hits.cosines[0] if reordered is None else reordered.score[0]
+        return curve.probability(float(score), growth.shift(max(total, growth.gallery)))  # fewer make it no surer
 
     def fold(self, text: str) -> str:
         """Return a text in simplified characters."""

@@ -13,7 +13,9 @@ from tuwen.retrieval.calibration import (
     MOST_BINS,
     Calibration,
     FirstAnswers,
+    Growth,
     fit_calibration,
+    fit_growth,
     measure_calibration,
     read_calibrations,
 )
@@ -118,6 +120,28 @@ def test_in_a_larger_gallery_the_odds_fall_in_proportion() -> None:
     odds = [[one["said"] / (1 - one["said"]) for one in body["bins"]] for body in (few, many)]
     assert [high / low for high, low in zip(*odds, strict=True)] == pytest.approx([4] * MOST_BINS, rel=0.1)
     assert (few["slope"], few["intercept"]) == (many["slope"], many["intercept"])
+
+
+@pytest.mark.parametrize("exponent", [-1.1, -0.45, 0.0, 0.2])
+def test_how_the_odds_fall_is_found_again(exponent: float) -> None:
+    curve, fallen = Calibration(14, -6), -6 + exponent * np.log(30)
+    answers = draw(100_000, 14, fallen, seed=6)._replace(gallery=3000)
+    growth = fit_growth(curve, 100, answers)
+    assert growth == Growth(100, pytest.approx(exponent, abs=0.02))
+    said = [curve.probability(score, growth.shift(3000)) for score in answers.score]
+    assert np.mean(said) == pytest.approx(answers.right.mean(), abs=1e-4)
+    assert curve.probability(0.4, growth.shift(100)) == curve.probability(0.4)
+
+
+@pytest.mark.parametrize(("right", "most"), [(True, 6.0), (False, 0.0)])
+def test_where_all_or_none_are_right_the_odds_stay_finite(right: bool, most: float) -> None:
+    answers = FirstAnswers(np.linspace(0.2, 0.8, 50), np.full(50, right), 1000)
+    assert -6 < fit_growth(Calibration(14, -6), 100, answers).exponent < most
+
+
+def test_a_gallery_that_is_hardly_larger_tells_nothing() -> None:
+    answers = FirstAnswers(np.linspace(0.2, 0.8, 50), np.full(50, True), 150)
+    assert fit_growth(Calibration(14, -6), 100, answers) == Growth(100, -1.0)
 
 
 def test_of_a_few_queries_each_has_a_bin_of_its_own() -> None:

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from tests.support.broken import encode, landscape
 from tests.support.reranker_world import LAYERS, write_rerank_manifest
 from tests.support.search_client import build_client, list_ids, search, wait_until_ready
-from tests.support.search_project import CHOICES, CURVES, build_index
+from tests.support.search_project import CHOICES, CURVES, build_index, read_manifest
 from tuwen.model.dual_encoder import load_model
 from tuwen.model.reranker import make_cross_encoder, save_reranker
 from tuwen.retrieval.retriever import load_retriever
@@ -36,18 +36,25 @@ def test_a_text_finds_pictures_of_this_model_and_index(client: TestClient, built
     assert {"encode", "search", "total"} <= set(found["milliseconds"])
 
 
-def test_it_says_how_likely_the_first_answer_is_right(client: TestClient) -> None:
-    def squash(order: str, score: float) -> float:
-        curve = CURVES["reranked"][order]
-        return 1 / (1 + math.exp(-(curve["slope"] * score + curve["intercept"])))
+def test_it_says_how_likely_the_first_answer_is_right(client: TestClient, built: Path) -> None:
+    def squash(order: str, score: float, way: str, items: int) -> float:
+        curve, growth = CURVES["reranked"][order], grown[way]
+        shift = growth["exponent"] * math.log(max(items, growth["gallery"]) / growth["gallery"])
+        return 1 / (1 + math.exp(-(curve["slope"] * score + curve["intercept"] + shift)))
 
+    grown = read_manifest(built / "index")["params"]["growth"]
     plain = search(client, text="一个蓝色的方形", k=1)
-    assert plain["probability"] == pytest.approx(squash("cosine", plain["answers"][0]["score"]), abs=1e-5)
+    due = squash("cosine", plain["answers"][0]["score"], "t2i", 36)
+    assert plain["probability"] == pytest.approx(due, abs=1e-5)
+    few = search(client, text="一个蓝色的方形", k=1, filter={"source": ["art"]})
+    due = squash("cosine", few["answers"][0]["score"], "t2i", 12)
+    assert few["probability"] == pytest.approx(due, abs=1e-5)
     for query in ({"text": "一个蓝色的方形"}, {"image_id": "图03.png"}):
         found = search(client, **query, rerank=True, k=1, offset=0)
         (first,) = found["answers"]
         weight = CHOICES["t2i" if "text" in query else "i2t"][1]
-        due = squash("reranked", first["match"] + weight * first["score"])
+        way, items = ("t2i", 36) if "text" in query else ("i2t", 84)
+        due = squash("reranked", first["match"] + weight * first["score"], way, items)
         assert found["probability"] == pytest.approx(due, abs=1e-5)
         assert search(client, **query, rerank=True, k=1, offset=3)["probability"] == found["probability"]
     assert search(client, image_id="图03.png", of="images")["probability"] is None

@@ -3,13 +3,14 @@
     index/images.npy, texts.npy      unit rows [N, D], as embed.dtype keeps them
     index/images.scale.npy, …        of int8 and binary, and .signs.npy of binary (retrieval/quantised/codes.py)
     index/images.arrow, texts.arrow  items.ITEM_SCHEMA, a row for each vector; Arrow's file format, to be mapped
+    index/reliability.json           what is said of first answers against what comes true (growth.py)
     index/manifest.json              the model and the sets by digest, dimension, metric, counts, settings
 
 A set that the model has not embedded by a stage of its own, as the corpus, is embedded here.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,14 @@ import pyarrow as pa
 from tuwen.core.errors import UserError
 from tuwen.core.params import Embed, Index
 from tuwen.data.formats import manifest, pairs
+from tuwen.data.formats.json_file import write_json
+from tuwen.data.formats.text import is_simplifying
 from tuwen.model.reranker import has_reranker
-from tuwen.retrieval.calibration import read_calibrations
+from tuwen.retrieval.calibration import RELIABILITY, Calibration, read_calibrations
 from tuwen.retrieval.embed import embed_set
 from tuwen.retrieval.rerank import PRERANKER, has_own_towers, require_preranker
 from tuwen.retrieval.rerank_choice import read_choices
+from tuwen.service.index.growth import ASKED, SearchedSet, Sureness, measure_sureness
 from tuwen.service.index.items import SIDES, list_items, make_ids_unique
 from tuwen.service.index.vector_files import StoredVectors, write_vectors
 
@@ -71,12 +75,18 @@ def write_index(project: Project, out: Path, params: Index, embed: Embed) -> Non
         _, dimension = write_vectors(out, side, [one.vectors[side] for one in sets], embed.dtype)
         _write_table(out / f"{side}.arrow", items)
         counts[side] = len(items)
+    curves = read_calibrations(project.results / model.name / "details.json")
+    sureness = _measure_sureness(project, model, sets, embed, curves)
+    write_json(out / RELIABILITY, sureness.reliability)
     inputs = {"model": model} | {f"set-{name}": project.data / "clean" / name for name in params.sets}
     described = {"metric": METRIC, "dimension": dimension, "dtype": embed.dtype, "model": model.name}
     settings = {
         **params.model_dump(),
         "reranking": _read_reranking(project, model),
-        "calibration": _read_calibration(project, model),
+        "calibration": {
+            direction: {order: one._asdict() for order, one in by.items()} for direction, by in curves.items()
+        },
+        "growth": {direction: one._asdict() for direction, one in sureness.growth.items()},
     }
     manifest.write_manifest(out, inputs, described | counts | settings)
     shutil.rmtree(INDEX_WORK, ignore_errors=True)
@@ -120,10 +130,20 @@ def _read_reranking(project: Project, model: Path) -> Mapping[str, Any] | None:
     return {direction: choice._asdict() for direction, choice in choices.items()}
 
 
-def _read_calibration(project: Project, model: Path) -> Mapping[str, Any]:
-    """Return direction -> order of the answers -> how a score becomes the probability that the first is right."""
-    curves = read_calibrations(project.results / model.name / "details.json")
-    return {direction: {order: one._asdict() for order, one in by.items()} for direction, by in curves.items()}
+def _measure_sureness(
+    project: Project,
+    model: Path,
+    sets: Sequence[IndexedSet],
+    embed: Embed,
+    curves: Mapping[str, Mapping[str, Calibration]],
+) -> Sureness:
+    """Return how sure first answers are in an index of these sets; valid is embedded here if no stage does so."""
+    clean = project.data / "clean"
+    searched = {one.name: SearchedSet(clean / one.name, one.vectors) for one in sets}
+    asked = searched.get(ASKED)
+    if asked is None:
+        asked = SearchedSet(clean / ASKED, _index_set(project, model, ASKED, embed).vectors)
+    return measure_sureness(searched, asked, curves, is_simplifying(model))
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

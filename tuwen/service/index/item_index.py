@@ -30,7 +30,7 @@ class ItemIndex:
         self.digest = _require_whole(folder)
         body = read_json(folder / manifest.MANIFEST)
         self.params: Mapping[str, Any] = body["params"]
-        if missing := {"calibration", "licences", "reranking"} - set(self.params):
+        if missing := {"calibration", "growth", "licences", "reranking"} - set(self.params):
             raise UserError(
                 f"{folder / manifest.MANIFEST}: of older code, it lacks {', '.join(sorted(missing))}; make "
                 "the index anew: `dvc repro index`"

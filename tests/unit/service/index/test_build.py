@@ -35,6 +35,7 @@ def test_the_manifest_says_whose_vectors_of_what_they_are(built: Path) -> None:
     assert body["inputs"] == {"model": hash_path(built / "models/reranked")} | {
         f"set-{name}": hash_path(clean / name) for name in ("test", "bank", "corpus")
     }
+    assert set(body["params"].pop("growth")) == {"t2i", "i2t"}  # test_growth.py
     assert body["params"] == {
         **{
             "dimension": 16,
