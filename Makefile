@@ -5,6 +5,7 @@
 # make test-gpu            the tests that need a GPU
 # make test-all            the tests, and those of flows, servers, faults, containers and pages in a browser
 # make test-wheels         has every pin a wheel for each Python? asks pip's index for minutes, after a change of pins
+# make test-fresh          `make run PRESET=smoke` on a bare Debian, as root: about five minutes
 # make test-containers     the image and docker/compose.yaml in a real engine
 # make test-milvus         the search index in a real Milvus
 # make reevaluate [BASE=…] is the model worse than that revision's (origin/main)? evaluates, never trains
@@ -21,7 +22,7 @@ PRESET ?= sample
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run data sweep test test-gpu test-all test-flows test-servers test-faults test-wheels test-containers test-milvus lint pipeline reevaluate serve deploy search mlflow gc checkout
+.PHONY: run data sweep test test-gpu test-all test-flows test-servers test-faults test-wheels test-fresh test-containers test-milvus lint pipeline reevaluate serve deploy search mlflow gc checkout
 
 # dvc.yaml says `python -m stages.x`: the environment comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -77,7 +78,8 @@ test-gpu: .venv/dev
 
 # Debian: postgresql, chromium, chromium-driver, fonts-noto-cjk. ALLOW_NO_BROWSER=1 skips the browser, and says so.
 test-all: test
-	$(MAKE) --jobs 3 --output-sync=target test-servers test-faults test-flows test-milvus test-containers
+	$(MAKE) --jobs 3 --output-sync=target test-servers test-faults test-flows test-milvus test-containers \
+	test-wheels test-fresh
 
 # Each mostly waits for one process or another, so three go on at once.
 test-flows: .venv/dev
@@ -91,6 +93,10 @@ test-faults: .venv/dev
 
 test-wheels: .venv/dev
 	python -m pytest tests/wheels
+
+test-fresh:
+	@[ "$$(id -u)" = 0 ] && command -v debootstrap > /dev/null || { echo 'test-fresh: skipped: no root, or no debootstrap'; exit; }; \
+	benchmarks/fresh_machine.sh
 
 # The machine's Docker, or as root on Debian one of the tests' own, which asks no registry and takes .venv for the image.
 # Where neither can be, the tests are skipped and say why.

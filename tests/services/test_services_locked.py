@@ -11,7 +11,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from tests.support import server_logs
-from tests.support.compose import Services
+from tests.support.compose import AS_STRANGER, STRANGER, Services
 from tests.support.serve import check_that_mlflow_refuses, check_that_prefect_refuses
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -108,6 +108,13 @@ def test_no_secret_stands_in_a_log_a_file_or_a_database(services: Services, fold
         assert "finetuned" in dump  # the run's name in MLflow, stages in Prefect's log
         found += [(database, name) for name, value in services.secrets.items() if value in dump]
     assert found == []
+
+
+def test_they_run_as_a_user_whom_their_environment_does_not_know(services: Services) -> None:
+    if not AS_STRANGER:
+        pytest.skip("only root can start them as a user without a name, over packages that they cannot write")
+    for name in ("mlflow", "prefect", "worker-cpu"):
+        assert psutil.Process(services.running[name].pid).uids().real == STRANGER
 
 
 def test_no_service_reported_an_error(services: Services, run: FlowRun) -> None:
