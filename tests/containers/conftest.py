@@ -209,7 +209,7 @@ def copy_wheels(checkout: Path) -> None:
 
 
 def find_environment() -> Path | None:
-    """Return the environment whose packages the image takes; None where pip fills it (another Python's fit none)."""
+    """Return the environment whose packages the image takes; None where pip fills it: another Python cannot."""
     environment = os.environ.get("TUWEN_TEST_VENV")
     return Path(environment) if environment and (Path(environment) / PACKAGES).is_dir() else None
 
