@@ -28,7 +28,6 @@ def make(root: Path, noise: dict[str, float] | None = None) -> Path:
         run(root, model)
         body = json.dumps(zero_shot(model), ensure_ascii=False)
         (root / "results" / model / "zero_shot.json").write_text(body, encoding="utf-8")
-    (root / "index").mkdir()
     (root / "index/reliability.json").write_text(json.dumps(SERVED), encoding="utf-8")
     return root
 

@@ -36,6 +36,8 @@ def build(root: Path, *, noise: dict[str, float] | None = None) -> Path:
         embed(root / "embeddings/final" / name, test, 0.5)
         sign(root, "final", name)
     write_quality(root / "data/clean/quality.json")
+    (root / "index").mkdir()
+    (root / "index/reliability.json").write_text("{}", encoding="utf-8")  # test is not in the index
     return root
 
 

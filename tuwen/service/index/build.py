@@ -26,7 +26,7 @@ from tuwen.retrieval.calibration import RELIABILITY, Calibration, read_calibrati
 from tuwen.retrieval.embed import embed_set
 from tuwen.retrieval.rerank import PRERANKER, has_own_towers, require_preranker
 from tuwen.retrieval.rerank_choice import read_choices
-from tuwen.service.index.growth import ASKED, SearchedSet, Sureness, measure_sureness
+from tuwen.service.index.growth import ASKING_SET, SearchedSet, Sureness, measure_sureness
 from tuwen.service.index.items import SIDES, list_items, make_ids_unique
 from tuwen.service.index.vector_files import StoredVectors, write_vectors
 
@@ -140,9 +140,9 @@ def _measure_sureness(
     """Return how sure first answers are in an index of these sets; valid is embedded here if no stage does so."""
     clean = project.data / "clean"
     searched = {one.name: SearchedSet(clean / one.name, one.vectors) for one in sets}
-    asked = searched.get(ASKED)
+    asked = searched.get(ASKING_SET)
     if asked is None:
-        asked = SearchedSet(clean / ASKED, _index_set(project, model, ASKED, embed).vectors)
+        asked = SearchedSet(clean / ASKING_SET, _index_set(project, model, ASKING_SET, embed).vectors)
     return measure_sureness(searched, asked, curves, is_simplifying(model))
 
 

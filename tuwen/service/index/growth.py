@@ -21,11 +21,11 @@ from tuwen.retrieval.search import top_k
 from tuwen.retrieval.vectors import Rows, Vectors
 from tuwen.service.index.vector_files import StoredVectors, stream_stored
 
-ASKED, JUDGED = "valid", "test"
+ASKING_SET, JUDGED_SET = "valid", "test"
 MOST_QUERIES = (
     1000  # of a set, spread over its rows: two numbers need no more, and a large index is searched by each
 )
-SIDES = {"t2i": ("texts", "images"), "i2t": ("images", "texts")}  # direction -> who asks, what is found
+SIDES_OF = {"t2i": ("texts", "images"), "i2t": ("images", "texts")}  # direction -> who asks, what is found
 
 
 class SearchedSet(NamedTuple):
@@ -53,26 +53,26 @@ def measure_sureness(
     index: name -> set, in it. asked: valid. curves: direction -> order of the answers -> curve; the growth is
     that of the order by cosine, and a re-ranker's is taken to be the same. simplify: as in `normalise_captions`.
     """
-    beside = [*(one for name, one in index.items() if name != ASKED), asked]
+    beside = [*(one for name, one in index.items() if name != ASKING_SET), asked]
     growth, reliability = {}, {}
     for direction, by_order in curves.items():
-        fitted = len(asked.vectors[SIDES[direction][1]].rows)
-        answers = find_first_answers(direction, asked, beside, simplify)
+        fitted = len(asked.vectors[SIDES_OF[direction][1]].rows)
+        answers = judge_first_answers(direction, asked, beside, simplify)
         growth[direction] = fit_growth(by_order["cosine"], fitted, answers)
-        if JUDGED in index:
-            answers = find_first_answers(direction, index[JUDGED], list(index.values()), simplify)
+        if JUDGED_SET in index:
+            answers = judge_first_answers(direction, index[JUDGED_SET], list(index.values()), simplify)
             reliability[direction] = judge_calibration(by_order["cosine"], growth[direction], answers)
     return Sureness(growth, reliability)
 
 
-def find_first_answers(
+def judge_first_answers(
     direction: str, asking: SearchedSet, searched: Sequence[SearchedSet], simplify: bool
 ) -> FirstAnswers:
     """Return the first answer of each query of a set among others' items, right where its caption is the query's.
 
     simplify: as in `normalise_captions`, which decides.
     """
-    own, other = SIDES[direction]
+    own, other = SIDES_OF[direction]
     whole = asking.vectors[own]
     spread = np.unique(np.linspace(0, len(whole.rows) - 1, min(MOST_QUERIES, len(whole.rows))).round().astype(int))
     asked = whole._replace(rows=whole.rows[spread])
