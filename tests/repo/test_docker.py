@@ -72,9 +72,8 @@ def test_images_of_others_are_pinned_to_a_release() -> None:
     assert names == {"python", "postgres", "rclone/rclone", "milvusdb/milvus"}
     release = re.compile(r"[\w/.-]+:v?\d+\.\d+(\.\d+)?(-[\w.-]+)?@sha256:[0-9a-f]{64}")
     assert [name for name in images() if not release.fullmatch(name)] == []
-    assert (
-        f"PYTHON_IMAGE:-{next(name for name in images() if name.startswith('python:'))}}}" in COMPOSE.read_text()
-    )
+    (python,) = (name for name in images() if name.startswith("python:"))
+    assert f"PYTHON_IMAGE:-{python}}}" in COMPOSE.read_text()
 
 
 def test_the_python_of_the_image_and_the_s3_store_are_the_tested_ones() -> None:
@@ -254,6 +253,12 @@ def test_mlflow_asks_for_the_password_that_the_worker_has() -> None:
     # runs and users lie in one database, whose address holds no password
     assert read["mlflow"]["database_uri"] == variables["MLFLOW_BACKEND_STORE_URI"]
     assert "password" not in " ".join(read["mlflow"])
+
+
+def test_a_worker_publishes_to_the_service_search_with_its_token() -> None:
+    worker, search = (services()[name]["environment"] for name in ("worker-cpu", "search"))
+    assert worker["TUWEN_PUBLISH_SERVICE"] == f"http://search:{search['TUWEN_SEARCH_PORT']}"
+    assert worker["TUWEN_SEARCH_TOKEN"] == search["TUWEN_SEARCH_TOKEN"]
 
 
 def test_milvus_keeps_all_in_its_volume_and_asks_for_the_password_that_search_has() -> None:
