@@ -45,7 +45,7 @@ def publish(preset: Preset = "sample", service: str = "") -> State[None]:
 
     Args:
         preset: A file in presets/, whose model is published.
-        service: The address of the search service. Empty: the one that the worker's TUWEN_PUBLISH_SERVICE names, or
+        service: The address of the search service. Empty: the one of the worker's TUWEN_PUBLISH_SERVICE, or
             http://127.0.0.1:8080. The worker's TUWEN_SEARCH_TOKEN is its token.
     """
     try:

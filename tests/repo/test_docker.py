@@ -30,8 +30,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def example() -> dict[str, str]:
-    lines = (ROOT / "docker/.env.example").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return dict(re.findall(r"^(\w+)=(.*)$", (ROOT / "docker/.env.example").read_text(), re.MULTILINE))
 
 
 def mirrors() -> set[str]:
@@ -165,8 +164,8 @@ def test_torch_can_be_imported_after_what_the_image_removes_of_it(tmp_path: Path
     subprocess.run(["bash", "-euc", removing], cwd=tmp_path, check=True)
     assert not (tmp_path / "torch/include").exists()
     variables = os.environ | {"PYTHONPATH": str(tmp_path)}
-    code = "import torch; print(torch.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", "import torch; print(torch.__file__)"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "torch/__init__.py")
 

@@ -9,6 +9,7 @@ import hmac
 import json
 import logging
 import math
+import traceback
 from collections import Counter, OrderedDict
 from time import monotonic, perf_counter
 
@@ -64,10 +65,11 @@ class Gatekeeper:
             await self._admit(scope, receive, send_guarded)
         except RequestError as error:
             await _send_error(error, send_guarded)
-        except Exception:
-            _log.exception("%s %s failed", scope["method"], _name_route(scope))
+        except Exception as error:
+            told = traceback.format_exc() if self._settings.log_queries else describe_fault(error)
+            _log.error("%s %s failed\n%s", scope["method"], _name_route(scope), told)
             if status:
-                raise  # too late for another answer
+                return  # too late for another answer; the server closes the connection
             words = "the service could not answer; its log says why"
             await _send_error(RequestError(500, "internal", words), send_guarded)
         finally:
@@ -138,6 +140,22 @@ class ClientRates:
         if len(self._left) > CLIENTS_KEPT:
             self._left.popitem(last=False)
         return 0.0 if admitted else (1 - left) / self._rate
+
+
+def describe_fault(error: BaseException) -> str:
+    """Return types and places of an exception and of those that led to it, first to last.
+
+    Their messages are left out, since they may quote what somebody asked.
+    """
+    parts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        kind = f"{type(cause).__module__}.{type(cause).__qualname__}"
+        parts.append(
+            f"Traceback, most recent call last:\n{''.join(traceback.format_tb(cause.__traceback__))}{kind}"
+        )
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\n".join(reversed(parts))
 
 
 def is_authorised(connection: HTTPConnection, token: str) -> bool:

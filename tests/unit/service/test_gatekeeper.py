@@ -3,12 +3,12 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.testclient import TestClient
 
 from tuwen.service.gatekeeper import COOKIE, ClientRates, Gatekeeper, make_cookie
@@ -16,6 +16,7 @@ from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings
 
 TOKEN = "geheim, und lang genug"
+ASKED = "一只橘猫"
 
 
 def build_client(host: str = "127.0.0.1", **settings: object) -> TestClient:
@@ -47,7 +48,18 @@ def build_client(host: str = "127.0.0.1", **settings: object) -> TestClient:
 
     @app.post("/fail")
     async def fail() -> None:
-        raise RuntimeError("一只橘猫")
+        try:
+            raise KeyError(ASKED)
+        except KeyError as error:
+            raise RuntimeError(f"no such text: {ASKED}") from error
+
+    @app.get("/half")
+    async def fail_halfway() -> StreamingResponse:
+        async def stream() -> AsyncIterator[bytes]:
+            yield b"half"
+            raise RuntimeError(ASKED)
+
+        return StreamingResponse(stream())
 
     return TestClient(app, base_url=f"http://{host}", raise_server_exceptions=False)
 
@@ -156,11 +168,17 @@ def test_a_fault_of_ours_is_words_and_counted(caplog: pytest.LogCaptureFixture) 
     failed = client.post("/fail")
     assert failed.status_code == 500
     assert failed.json()["error"]["message"] == "the service could not answer; its log says why"
-    assert "一只橘猫" in caplog.text
+    assert "in fail\n" in caplog.text
+    assert caplog.text.index("builtins.KeyError") < caplog.text.index("builtins.RuntimeError")
     counted = client.app.state.metrics.requests  # type: ignore[attr-defined]
     assert counted.labels("/fail", "500")._value.get() == 1
-    assert client.get("/no such/一只橘猫").status_code == 404
+    assert client.get(f"/no such/{ASKED}").status_code == 404
     assert counted.labels("other", "404")._value.get() == 1  # no label is what a client wrote
+    assert client.get("/half").content == b"half"
+    assert "in stream\n" in caplog.text
+    assert ASKED not in caplog.text
+    build_client(log_queries=True).post("/fail")
+    assert f"RuntimeError: no such text: {ASKED}" in caplog.text
 
 
 def test_every_answer_keeps_scripts_of_others_out() -> None:
