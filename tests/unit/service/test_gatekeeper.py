@@ -116,6 +116,19 @@ def test_who_asks_too_often_is_told_when_to_come_again(monkeypatch: pytest.Monke
     assert [client.post("/echo").status_code for _ in range(3)] == [200, 200, 429]
 
 
+def test_pictures_and_pages_have_a_rate_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuwen.service.gatekeeper.monotonic", lambda: 100.0)
+    client = build_client(rate=1, get_rate=2)
+    pages = ["/image/没有/图", "/about", "/docs", "/metrics", "/about"]
+    assert [client.get(page).status_code for page in pages] == [404, 200, 200, 404, 429]
+    refused = client.get("/image/图01.png")
+    assert (refused.headers["retry-after"], refused.json()["error"]["code"]) == ("1", "too_many")
+    assert client.get("/ready").status_code == 404
+    assert [client.post("/echo").status_code for _ in range(3)] == [200, 200, 429]
+    shows_a_page = build_client()  # with 200 pictures, and the next one
+    assert {shows_a_page.get("/image/没有/图").status_code for _ in range(402)} == {404}
+
+
 def test_each_client_has_a_rate_of_its_own() -> None:
     rates = ClientRates(0.001)
     assert rates.count("10.0.0.1") == 0
