@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/search_service.py [clients] [store] [start] [growth] [swap] [--tiny]
 
 Run it alone, from a checkout whose index stands (`dvc repro index`). Closed loops: each client asks as soon as it
-is answered, at most a minute. `clients` saves the model of the checkout, with the vectors of the index, for MLflow.
+is answered, at most a minute. `clients` saves the checkout's model, with the vectors of the index, for MLflow.
 --tiny: a few seconds and rows, to find a mistake.
 """
 
