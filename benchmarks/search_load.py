@@ -16,7 +16,6 @@ import aiohttp
 import httpx
 import psutil
 
-ROOT = Path(__file__).parents[1]
 TOKEN = "benchmark of the service"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 READY_SECONDS = 300
@@ -30,12 +29,11 @@ def find_port() -> int:
 
 @contextlib.contextmanager
 def serving(command: list[str], health: str, port: int, **environment: str) -> Iterator[psutil.Process]:
-    """Run a server until the block ends; yield its process once it answers."""
+    """Run a server in the working directory until the block ends; yield its process once it answers."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # mlflow calls uvicorn by name
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
             env=os.environ | {"PATH": path} | environment,
             stdout=log,
             stderr=log,
@@ -63,7 +61,7 @@ def is_up(address: str) -> bool:
 
 
 def serve_ours(port: int) -> contextlib.AbstractContextManager[psutil.Process]:
-    """Run the service over the checkout's index."""
+    """Run the service over the index of the working directory."""
     variables = {"PORT": str(port), "RATE": "0", "TOKEN": TOKEN}
     environment = {f"TUWEN_SEARCH_{name}": value for name, value in variables.items()}
     return serving([sys.executable, "-m", "tuwen.service"], "/ready", port, **environment)
@@ -73,7 +71,7 @@ def read_captions() -> list[str]:
     """Return the texts of the index, which are asked."""
     import pyarrow as pa
 
-    table = pa.ipc.open_file(pa.memory_map(str(ROOT / "index/texts.arrow"))).read_all()
+    table = pa.ipc.open_file(pa.memory_map("index/texts.arrow")).read_all()
     return [caption for caption in table["caption"].to_pylist() if caption]
 
 

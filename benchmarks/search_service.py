@@ -2,15 +2,14 @@
 
     .venv/bin/python benchmarks/search_service.py [clients] [store] [start] [growth] [swap] [--tiny]
 
-Run it alone, in a checkout whose index stands (`dvc repro index`). Closed loops: each client asks as soon as it is
-answered, at most a minute. `clients` saves the model of the checkout, with the vectors of the index, for MLflow.
+Run it alone, from a checkout whose index stands (`dvc repro index`). Closed loops: each client asks as soon as it
+is answered, at most a minute. `clients` saves the checkout's model, with the vectors of the index, for MLflow.
 --tiny: a few seconds and rows, to find a mistake.
 """
 
 import argparse
 import asyncio
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -19,10 +18,10 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
-from search_load import BEARER, ROOT, ask_in_loops, find_port, post, read_captions, serve_ours, serving
+from search_load import BEARER, ask_in_loops, find_port, post, read_captions, serve_ours, serving
 from search_store import time_store
 
-K = 10
+ROOT, K = Path(__file__).parents[1], 10
 CLIENTS = (1, 8, 32)
 
 
@@ -30,7 +29,7 @@ class Sizes:
     """How much is done."""
 
     def __init__(self, tiny: bool) -> None:
-        self.seconds = 2.0 if tiny else 60.0
+        self.seconds = 0.5 if tiny else 60.0
         self.rows = (2_000, 5_000) if tiny else (50_000, 1_000_000)
         self.growth = 500 if tiny else 100_000
         self.swap = 200 if tiny else 5_000
@@ -96,14 +95,14 @@ def log_pyfunc(folder: Path) -> Path:
     gallery, ids = folder / "gallery", {}
     gallery.mkdir()
     for side in ("images", "texts"):
-        shutil.copy(ROOT / f"index/{side}.npy", gallery)
-        table = pa.ipc.open_file(pa.memory_map(str(ROOT / f"index/{side}.arrow"))).read_all()
+        shutil.copy(f"index/{side}.npy", gallery)
+        table = pa.ipc.open_file(pa.memory_map(f"index/{side}.arrow")).read_all()
         ids[side] = table["id"].to_pylist()
     (gallery / "ids.json").write_text(json.dumps(ids), encoding="utf-8")
     mlflow.pyfunc.save_model(
         str(folder / "model"),
         python_model=served_model.__file__,
-        artifacts={"model": str(choose_answering_model(ROOT / "models")), "gallery": str(gallery)},
+        artifacts={"model": str(choose_answering_model(Path("models"))), "gallery": str(gallery)},
         code_paths=[str(ROOT / "tuwen")],
         signature=served_model._signature(K),
         pip_requirements=[],
@@ -189,7 +188,6 @@ def main() -> None:
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(parts):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    os.chdir(ROOT)
     for name in asked.parts or parts:
         parts[name](Sizes(asked.tiny))
 

@@ -1,6 +1,6 @@
 """Put the newest model into service: register, index, swap; undone where the service refuses it.
 
-TUWEN_SEARCH_TOKEN=… python -m flows.publish [--preset NAME] [--service http://127.0.0.1:8080]
+TUWEN_SEARCH_TOKEN=… python -m flows.publish [--preset NAME] [--service ADDRESS]
 """
 
 import contextlib
@@ -31,12 +31,13 @@ STAGE, INDEX = "index", Path("index")
 KEPT_INDEX = Path(".cache/publish/index")  # the index before, until the new one is in service
 GALLERY = "bank"
 TOKEN_VARIABLE = "TUWEN_SEARCH_TOKEN"
-SERVICE = "http://127.0.0.1:8080"
+SERVICE_VARIABLE = "TUWEN_PUBLISH_SERVICE"  # of a worker: where the service is for it
+SERVICE = "http://127.0.0.1:8080"  # of `make search`
 SWAP_SECONDS = 600.0  # for the service to load model and index
 
 
 @flow(name="publish", flow_run_name="{preset}", persist_result=False)
-def publish(preset: Preset = "sample", service: str = SERVICE) -> State[None]:
+def publish(preset: Preset = "sample", service: str = "") -> State[None]:
     """Register the model, make its index, and let the search service take both; set all back where it refuses.
 
     Nothing is trained: where more than the index is out of date, the run fails and says so. A model that does not
@@ -44,16 +45,22 @@ def publish(preset: Preset = "sample", service: str = SERVICE) -> State[None]:
 
     Args:
         preset: A file in presets/, whose model is published.
-        service: The address of the search service; the worker's TUWEN_SEARCH_TOKEN is its token.
+        service: The address of the search service. Empty: the one of the worker's TUWEN_PUBLISH_SERVICE, or
+            http://127.0.0.1:8080. The worker's TUWEN_SEARCH_TOKEN is its token.
     """
     try:
         folder = make_worktree(preset)
         refuse_edited_outs(folder)
         with keep_index(folder) as index:
             make_index(folder)
-            return Completed(message=swap_model(folder, service, index))
+            return Completed(message=swap_model(folder, locate_service(service, os.environ), index))
     except UserError as error:
         return Failed(message=str(error))
+
+
+def locate_service(service: str, environment: Mapping[str, str]) -> str:
+    """Return the address of the search service: the one given, the environment's, or that of `make search`."""
+    return service or environment.get(SERVICE_VARIABLE) or SERVICE
 
 
 def make_index(folder: Path) -> None:
@@ -163,7 +170,7 @@ def ask_to_reload(service: str, token: str) -> dict[str, str]:
 
 def main(
     preset: Annotated[str, typer.Option(help="A file in presets/, without .yaml.")] = "sample",
-    service: Annotated[str, typer.Option(help="The address of the search service.")] = SERVICE,
+    service: Annotated[str, typer.Option(help=f"The search service; or {SERVICE_VARIABLE}, or {SERVICE}.")] = "",
 ) -> None:
     """Publish the newest model, on a Prefect server of its own unless PREFECT_API_URL names one."""
     try:

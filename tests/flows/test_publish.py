@@ -5,9 +5,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from ruamel.yaml import YAML
 
-from flows.publish import ask_to_reload, keep_index, require_published, swap_model
+from flows.publish import ask_to_reload, keep_index, locate_service, require_published, swap_model
 from tests.support import registry_project
+from tests.support.checkout import ROOT
 from tests.support.search_process import SearchService, serving_searches
 from tests.support.search_project import INDEX, build_index, write_calibrations
 from tests.support.serve import wait_until
@@ -134,6 +136,15 @@ def test_the_service_takes_a_new_champion_by_itself_once_its_index_is_there(proj
         build_index(project, BANK)
         wait_until(lambda: read_version(service) == "2", 60, "the new champion answers")
     assert service.read_log().count(mismatch) == 1  # a pair is tried once
+
+
+def test_the_service_is_the_one_given_or_the_workers_or_that_of_make_search() -> None:
+    deployments = YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")["deployments"]
+    (service,) = (one["parameters"]["service"] for one in deployments if one["name"] == "publish")
+    worker = {"TUWEN_PUBLISH_SERVICE": "http://search:8080"}
+    assert locate_service(service, worker) == "http://search:8080"
+    assert locate_service(service, {}) == "http://127.0.0.1:8080"
+    assert locate_service("https://search.example.org", worker) == "https://search.example.org"
 
 
 def test_who_lacks_the_token_reloads_nothing(project: Path) -> None:

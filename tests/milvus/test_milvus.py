@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.support.milvus_server import run_milvus
 from tests.support.vectors import unit
 from tuwen.core.errors import UserError
 from tuwen.retrieval.quantised.codes import Codes
@@ -54,17 +53,6 @@ def open_milvus(made: MadeIndex) -> MilvusStore:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with run_milvus(tmp_path_factory.mktemp("milvus")) as uri:
-        yield uri
-
-
-@pytest.fixture(autouse=True)
-def _address(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUWEN_MILVUS_URI", server)
-
-
-@pytest.fixture(scope="module")
 def queries() -> Any:
     return unit(np.random.default_rng(9).normal(size=(20, 32)))
 
@@ -89,7 +77,7 @@ def test_approximate_indexes_find_nearly_all(queries: Any, kind: str) -> None:
     store, exact = open_milvus(made), ExactStore(cast(ItemIndex, made))
     found, due = (one.search("images", queries, 10, ALL) for one in (store, exact))
     recall = np.mean([np.isin(own.rows, hits.rows).mean() for hits, own in zip(found, due, strict=True)])
-    assert recall > (0.95 if kind == "HNSW" else 0.5)
+    assert recall > (0.95 if kind == "HNSW" else 0.8)
 
 
 def test_what_was_killed_goes_on_and_what_is_there_is_not_brought_again(

@@ -30,8 +30,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def example() -> dict[str, str]:
-    lines = (ROOT / "docker/.env.example").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return dict(re.findall(r"^(\w+)=(.*)$", (ROOT / "docker/.env.example").read_text(), re.MULTILINE))
 
 
 def mirrors() -> set[str]:
@@ -72,9 +71,8 @@ def test_images_of_others_are_pinned_to_a_release() -> None:
     assert names == {"python", "postgres", "rclone/rclone", "milvusdb/milvus"}
     release = re.compile(r"[\w/.-]+:v?\d+\.\d+(\.\d+)?(-[\w.-]+)?@sha256:[0-9a-f]{64}")
     assert [name for name in images() if not release.fullmatch(name)] == []
-    assert (
-        f"PYTHON_IMAGE:-{next(name for name in images() if name.startswith('python:'))}}}" in COMPOSE.read_text()
-    )
+    (python,) = (name for name in images() if name.startswith("python:"))
+    assert f"PYTHON_IMAGE:-{python}}}" in COMPOSE.read_text()
 
 
 def test_the_python_of_the_image_and_the_s3_store_are_the_tested_ones() -> None:
@@ -166,8 +164,8 @@ def test_torch_can_be_imported_after_what_the_image_removes_of_it(tmp_path: Path
     subprocess.run(["bash", "-euc", removing], cwd=tmp_path, check=True)
     assert not (tmp_path / "torch/include").exists()
     variables = os.environ | {"PYTHONPATH": str(tmp_path)}
-    code = "import torch; print(torch.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", "import torch; print(torch.__file__)"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "torch/__init__.py")
 
@@ -254,6 +252,12 @@ def test_mlflow_asks_for_the_password_that_the_worker_has() -> None:
     # runs and users lie in one database, whose address holds no password
     assert read["mlflow"]["database_uri"] == variables["MLFLOW_BACKEND_STORE_URI"]
     assert "password" not in " ".join(read["mlflow"])
+
+
+def test_a_worker_publishes_to_the_service_search_with_its_token() -> None:
+    worker, search = (services()[name]["environment"] for name in ("worker-cpu", "search"))
+    assert worker["TUWEN_PUBLISH_SERVICE"] == f"http://search:{search['TUWEN_SEARCH_PORT']}"
+    assert worker["TUWEN_SEARCH_TOKEN"] == search["TUWEN_SEARCH_TOKEN"]
 
 
 def test_milvus_keeps_all_in_its_volume_and_asks_for_the_password_that_search_has() -> None:

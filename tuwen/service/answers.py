@@ -35,16 +35,17 @@ _log = logging.getLogger("tuwen.search")
 
 
 class LiveAnswers:
-    """An engine in service: its queue, its threads, its thumbnails, and how many requests use it now."""
+    """An engine in service: its queue, its threads, and how many requests use it now."""
 
-    def __init__(self, engine: Engine, settings: SearchSettings, metrics: SearchMetrics) -> None:
-        self.engine, self.users = engine, 0
+    def __init__(
+        self, engine: Engine, settings: SearchSettings, metrics: SearchMetrics, thumbnails: Thumbnails
+    ) -> None:
+        self.engine, self.users, self._thumbnails = engine, 0, thumbnails
         self._settings, self._metrics = settings, metrics
         wait_seconds, threads = settings.batch_wait_ms / 1000, count_cores() if choose_device() == "cpu" else 1
         self._batches = Batcher(self._compute, settings.batch_size, wait_seconds, threads)
         self._slow = ThreadPoolExecutor(1, "rerank")
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
-        self._thumbnails = Thumbnails(engine.data)
 
     async def search(self, body: SearchBody, upload: bytes | None) -> dict[str, Any]:
         """Answer POST /search. Raises RequestError."""
@@ -135,10 +136,8 @@ class LiveAnswers:
         return self.engine.answer(queries)
 
     def _check_limits(self, body: SearchBody) -> None:
-        if body.k > self._settings.max_k:
-            raise make_invalid(
-                f"k: {body.k} answers asked, at most {self._settings.max_k} are given; page by offset"
-            )
+        if body.k > (most := self._settings.max_k):
+            raise make_invalid(f"k: {body.k} answers asked, at most {most} are given; page by offset")
         if body.text is not None:
             self._check_text(body.text)
 

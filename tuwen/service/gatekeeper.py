@@ -9,6 +9,7 @@ import hmac
 import json
 import logging
 import math
+import traceback
 from collections import Counter, OrderedDict
 from time import monotonic, perf_counter
 
@@ -23,6 +24,7 @@ from tuwen.service.settings import SearchSettings, is_loopback
 OPEN_PATHS = ("/", "/health", "/ready", "/session")  # without a token; and /static/…, which is the page
 UNTIMED_PATHS = ("/reload",)  # takes as long as a model takes to load; who asks sets a limit himself
 WATCHED_PATHS = ("/health", "/ready", "/metrics")  # asked every few seconds by programs
+UNCOUNTED_PATHS = ("/health", "/ready")  # what starts and stops the service must not be turned away
 COOKIE = "tuwen_search"
 CLIENTS_KEPT = 10_000
 BURST_SECONDS = 2.0  # of the rate, that a client may use at once
@@ -41,7 +43,7 @@ class Gatekeeper:
 
     def __init__(self, app: ASGIApp, settings: SearchSettings, metrics: SearchMetrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
-        self._rates = ClientRates(settings.rate)
+        self._rates = {"POST": ClientRates(settings.rate), "GET": ClientRates(settings.get_rate)}
         self._under_way: Counter[str] = Counter()  # pictures do not keep queries out
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,10 +66,11 @@ class Gatekeeper:
             await self._admit(scope, receive, send_guarded)
         except RequestError as error:
             await _send_error(error, send_guarded)
-        except Exception:
-            _log.exception("%s %s failed", scope["method"], _name_route(scope))
+        except Exception as error:
+            told = traceback.format_exc() if self._settings.log_queries else describe_fault(error)
+            _log.error("%s %s failed\n%s", scope["method"], _name_route(scope), told)
             if status:
-                raise  # too late for another answer
+                return  # too late for another answer; the server closes the connection
             words = "the service could not answer; its log says why"
             await _send_error(RequestError(500, "internal", words), send_guarded)
         finally:
@@ -81,13 +84,11 @@ class Gatekeeper:
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection, settings = HTTPConnection(scope), self._settings
         self._check_caller(connection)
+        self._count_request(scope)
         kind = "queries" if scope["method"] == "POST" else "pictures"
         if kind == "pictures" and not scope["path"].startswith("/image/"):
             await self._app(scope, receive, send)
             return
-        client = scope["client"][0] if scope.get("client") else ""
-        if kind == "queries" and (wait := self._rates.count(client)):
-            raise _too_many(f"more than {settings.rate:g} requests a second; wait a moment", wait)
         if self._under_way[kind] >= settings.queue:
             raise _too_many(f"{settings.queue} requests are under way; try again in a moment", 1.0)
         self._under_way[kind] += 1
@@ -100,6 +101,13 @@ class Gatekeeper:
             raise RequestError(504, "timeout", words) from None
         finally:
             self._under_way[kind] -= 1
+
+    def _count_request(self, scope: Scope) -> None:
+        if scope["path"] in UNCOUNTED_PATHS:
+            return
+        rates = self._rates["POST" if scope["method"] == "POST" else "GET"]
+        if wait := rates.count(scope["client"][0] if scope.get("client") else ""):
+            raise _too_many(f"more than {rates.rate:g} requests a second; wait a moment", wait)
 
     def _check_caller(self, connection: HTTPConnection) -> None:
         # the path as it is routed: that of connection.url begins with what the client wrote as its host
@@ -123,21 +131,37 @@ class ClientRates:
     """How many requests each client may still make: a bucket that fills at `rate` a second."""
 
     def __init__(self, rate: float) -> None:
-        self._rate, self._burst = rate, max(1.0, rate * BURST_SECONDS)
+        self.rate, self._burst = rate, max(1.0, rate * BURST_SECONDS)
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> tokens, and when that was
 
     def count(self, client: str) -> float:
         """Count a request; return the seconds to wait, 0 where it may go on."""
-        if not self._rate:
+        if not self.rate:
             return 0.0
         now = monotonic()
         left, before = self._left.pop(client, (self._burst, now))
-        left = min(self._burst, left + (now - before) * self._rate)
+        left = min(self._burst, left + (now - before) * self.rate)
         admitted = left >= 1
         self._left[client] = (left - 1 if admitted else left, now)
         if len(self._left) > CLIENTS_KEPT:
             self._left.popitem(last=False)
-        return 0.0 if admitted else (1 - left) / self._rate
+        return 0.0 if admitted else (1 - left) / self.rate
+
+
+def describe_fault(error: BaseException) -> str:
+    """Return types and places of an exception and of those that led to it, first to last.
+
+    Their messages are left out, since they may quote what somebody asked.
+    """
+    parts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        kind = f"{type(cause).__module__}.{type(cause).__qualname__}"
+        parts.append(
+            f"Traceback, most recent call last:\n{''.join(traceback.format_tb(cause.__traceback__))}{kind}"
+        )
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\n".join(reversed(parts))
 
 
 def is_authorised(connection: HTTPConnection, token: str) -> bool:

@@ -23,6 +23,7 @@ from tuwen.service.index.build import choose_answering_model
 from tuwen.service.index.item_index import ItemIndex, MismatchError
 from tuwen.service.index.store import ItemFilter
 from tuwen.service.messages import RequestError
+from tuwen.service.pictures import Thumbnails
 from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings
 
@@ -41,6 +42,7 @@ class LiveModel:
         """fail: is told why where the first model cannot be loaded."""
         self._settings, self._metrics, self._fail = settings, metrics, fail
         self._current: LiveAnswers | None = None
+        self._thumbnails = Thumbnails(settings.data)
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -133,7 +135,7 @@ class LiveModel:
         return engine.version, engine.index.digest
 
     def _take(self, engine: Engine) -> None:
-        old, self._current = self._current, LiveAnswers(engine, self._settings, self._metrics)
+        old, self._current = self._current, LiveAnswers(engine, self._settings, self._metrics, self._thumbnails)
         self._metrics.swaps.labels("taken").inc()
         counts = {side: len(table) for side, table in engine.index.tables.items()}
         for side, count in counts.items():

@@ -1,4 +1,4 @@
-"""Pictures of the index as thumbnails: made once, kept in memory, named by what they show."""
+"""Pictures of the index as thumbnails: made once, kept whichever model answers, named by what they show."""
 
 import io
 from collections import OrderedDict
@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import WeakValueDictionary
 
 from PIL import Image
 
@@ -20,28 +21,39 @@ KEPT_BYTES = 64 << 20
 
 
 class Thumbnails:
-    """The newest thumbnails, up to KEPT_BYTES; several threads may ask."""
+    """The thumbnails that were asked for last, up to KEPT_BYTES; of threads that ask for one, one draws it."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
         self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._bytes, self._turn = 0, Lock()
+        self._drawing: WeakValueDictionary[tuple[str, int], Lock] = (
+            WeakValueDictionary()
+        )  # while somebody holds it
 
     def make(self, item: dict[str, Any], size_px: int) -> bytes:
         """Return an item's picture as a JPEG. Raises RequestError where it is no longer what the index saw."""
         key = (item["sha256"], size_px)
         with self._turn:
+            drawing = self._drawing.setdefault(key, Lock())
+        with drawing:
+            if (kept := self._find(key)) is None:
+                kept = _encode(read_picture(self._data, item), size_px)
+                self._keep(key, kept)
+        return kept
+
+    def _find(self, key: tuple[str, int]) -> bytes | None:
+        with self._turn:
             if (kept := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)
-                return kept
-        made = _encode(read_picture(self._data, item), size_px)
+            return kept
+
+    def _keep(self, key: tuple[str, int], made: bytes) -> None:
         with self._turn:
-            if key not in self._kept:
-                self._kept[key] = made
-                self._bytes += len(made)
+            self._kept[key] = made
+            self._bytes += len(made)
             while self._bytes > KEPT_BYTES:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
-        return made
 
 
 def read_picture(data: Path, item: dict[str, Any]) -> Image.Image:

@@ -11,7 +11,7 @@ TUWEN_SEARCH_PRECISION              bf16: of searched texts, where that is faste
 TUWEN_SEARCH_QUEUE                  requests under way before others are turned away
 TUWEN_SEARCH_TIMEOUT_SECONDS        for one request
 TUWEN_SEARCH_MAX_K, _MAX_BODY_BYTES, _MAX_PIXELS, _MAX_CHARS   what one request may ask for and bring
-TUWEN_SEARCH_RATE                   POST requests a second of one client, 0 for any number
+TUWEN_SEARCH_RATE, _GET_RATE        POST requests a second of one client, and others; 0 for any number
 TUWEN_SEARCH_POLL_SECONDS           how often the champion is looked up, 0 for never
 TUWEN_SEARCH_LOG_QUERIES            1: the log holds what people ask
 """
@@ -53,6 +53,7 @@ class SearchSettings(BaseModel):
     max_pixels: Annotated[int, Field(ge=1)] = 50_000_000
     max_chars: Annotated[int, Field(ge=1)] = 1000
     rate: Annotated[float, Field(ge=0)] = 50.0
+    get_rate: Annotated[float, Field(ge=0)] = 400.0  # a page shows 200 pictures at once
     poll_seconds: Seconds = 30.0
     log_queries: bool = False
 

@@ -3,12 +3,12 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.testclient import TestClient
 
 from tuwen.service.gatekeeper import COOKIE, ClientRates, Gatekeeper, make_cookie
@@ -16,6 +16,7 @@ from tuwen.service.search_metrics import SearchMetrics
 from tuwen.service.settings import SearchSettings
 
 TOKEN = "geheim, und lang genug"
+ASKED = "一只橘猫"
 
 
 def build_client(host: str = "127.0.0.1", **settings: object) -> TestClient:
@@ -47,7 +48,18 @@ def build_client(host: str = "127.0.0.1", **settings: object) -> TestClient:
 
     @app.post("/fail")
     async def fail() -> None:
-        raise RuntimeError("一只橘猫")
+        try:
+            raise KeyError(ASKED)
+        except KeyError as error:
+            raise RuntimeError(f"no such text: {ASKED}") from error
+
+    @app.get("/half")
+    async def fail_halfway() -> StreamingResponse:
+        async def stream() -> AsyncIterator[bytes]:
+            yield b"half"
+            raise RuntimeError(ASKED)
+
+        return StreamingResponse(stream())
 
     return TestClient(app, base_url=f"http://{host}", raise_server_exceptions=False)
 
@@ -104,6 +116,19 @@ def test_who_asks_too_often_is_told_when_to_come_again(monkeypatch: pytest.Monke
     assert [client.post("/echo").status_code for _ in range(3)] == [200, 200, 429]
 
 
+def test_pictures_and_pages_have_a_rate_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuwen.service.gatekeeper.monotonic", lambda: 100.0)
+    client = build_client(rate=1, get_rate=2)
+    pages = ["/image/没有/图", "/about", "/docs", "/metrics", "/about"]
+    assert [client.get(page).status_code for page in pages] == [404, 200, 200, 404, 429]
+    refused = client.get("/image/图01.png")
+    assert (refused.headers["retry-after"], refused.json()["error"]["code"]) == ("1", "too_many")
+    assert client.get("/ready").status_code == 404
+    assert [client.post("/echo").status_code for _ in range(3)] == [200, 200, 429]
+    shows_a_page = build_client()  # with 200 pictures, and the next one
+    assert {shows_a_page.get("/image/没有/图").status_code for _ in range(402)} == {404}
+
+
 def test_each_client_has_a_rate_of_its_own() -> None:
     rates = ClientRates(0.001)
     assert rates.count("10.0.0.1") == 0
@@ -156,11 +181,17 @@ def test_a_fault_of_ours_is_words_and_counted(caplog: pytest.LogCaptureFixture) 
     failed = client.post("/fail")
     assert failed.status_code == 500
     assert failed.json()["error"]["message"] == "the service could not answer; its log says why"
-    assert "一只橘猫" in caplog.text
+    assert "in fail\n" in caplog.text
+    assert caplog.text.index("builtins.KeyError") < caplog.text.index("builtins.RuntimeError")
     counted = client.app.state.metrics.requests  # type: ignore[attr-defined]
     assert counted.labels("/fail", "500")._value.get() == 1
-    assert client.get("/no such/一只橘猫").status_code == 404
+    assert client.get(f"/no such/{ASKED}").status_code == 404
     assert counted.labels("other", "404")._value.get() == 1  # no label is what a client wrote
+    assert client.get("/half").content == b"half"
+    assert "in stream\n" in caplog.text
+    assert ASKED not in caplog.text
+    build_client(log_queries=True).post("/fail")
+    assert f"RuntimeError: no such text: {ASKED}" in caplog.text
 
 
 def test_every_answer_keeps_scripts_of_others_out() -> None:

@@ -64,6 +64,20 @@ def test_what_stays_is_spared_the_collector_and_a_model_that_is_replaced_is_let_
     asyncio.run(replace())
 
 
+def test_thumbnails_outlive_the_model_that_they_were_drawn_for(built: Path) -> None:
+    async def draw_and_replace() -> None:
+        live, drawn = make_live(built), []
+        for _ in range(2):
+            await live.reload()
+            async with live.use() as answers:
+                image_id = answers.engine.index.read_row("images", 0)["id"]
+                drawn.append((await answers.read_thumbnail(image_id, 160, ""))[1])
+        assert drawn[0] is drawn[1]
+        await live.close()
+
+    asyncio.run(draw_and_replace())
+
+
 @pytest.mark.usefixtures("_collected")
 def test_a_replaced_model_is_let_go_of_once_what_was_given_up_has_ended(
     built: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,7 +1,10 @@
 """Thumbnails are of what the index saw, or there are none."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 from PIL import Image
@@ -28,6 +31,24 @@ def test_a_thumbnail_is_made_once_and_no_larger_than_asked(tmp_path: Path) -> No
     assert thumbnails.make(item, 160) is made
     with pytest.raises(RequestError, match="no longer where the index saw it"):
         thumbnails.make(item, 320)
+
+
+def test_two_that_ask_at_once_have_one_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    item, both = write(tmp_path, "风景", encode(landscape(), "PNG")), Barrier(2, timeout=0.5)
+    read = pictures.read_picture
+
+    def read_slowly(data: Path, one: dict[str, object]) -> Image.Image:
+        with suppress(BrokenBarrierError):  # nobody else reads it meanwhile
+            both.wait()
+        return read(data, one)
+
+    monkeypatch.setattr(pictures, "read_picture", read_slowly)
+    thumbnails = Thumbnails(tmp_path)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(thumbnails.make, [item, item], [160, 160])
+    assert first is second
+    assert both.broken
+    assert not thumbnails._drawing
 
 
 def test_other_bytes_in_the_same_place_are_not_shown(tmp_path: Path) -> None:
