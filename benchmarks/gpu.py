@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from memory import Setting, estimate_bytes, measure_tokens
+from rerank import CAPTION, make_reranker
 from train import measure_best
 from train_contestants import (
     DEVICE,
@@ -34,10 +36,15 @@ from train_contestants import (
 )
 from train_measure import Row, measure_full_rate, wait_for_gpu
 
+from tuwen.data.formats.text import build_vocabulary, make_tokenizer
+from tuwen.model.reranker import ReRanker
+from tuwen.retrieval.match_pairs import PairSides, PairTokens, score_token_pairs, write_tokens
 from tuwen.retrieval.search import compute_exact, top_k_both
 
 LIMIT_SECONDS = 480  # no part begins later
 ITEMS, DIMENSIONS, K = 50_000, 768, 10
+QUERIES, IMAGES, DEPTHS = 256, 512, (32, 128)
+ALONE = 20  # queries that are asked one at a time
 
 
 def report(name: str, measured: str, asked: str = "") -> None:
@@ -129,6 +136,35 @@ def measure_search(scale: Scale, tiny_run: bool) -> None:
     report(f"exact search, {items} × {items}, both directions", f"{seconds:.2f} s, {right}/20", "< 1 s, 20/20")
 
 
+def time_pairs(reranker: ReRanker, tokens: PairTokens, found_QK: np.ndarray) -> float:
+    """Return the seconds in which the first Q texts are judged with the images found for each, K rows."""
+    texts_QK = np.broadcast_to(np.arange(len(found_QK))[:, None], found_QK.shape)
+    began = time.perf_counter()
+    score_token_pairs(reranker, tokens, found_QK.ravel(), texts_QK.ravel())
+    return time.perf_counter() - began
+
+
+def measure_rerank(scale: Scale, tiny_run: bool) -> None:
+    """Time six layers of a cross encoder over tokens that are there: all queries together, and one at a time."""
+    queries, images, depths = (4, 8, (2, 4)) if tiny_run else (QUERIES, IMAGES, DEPTHS)
+    captions = [CAPTION.format(number) for number in range(queries)]
+    vocabulary, draw, side = build_vocabulary(captions), np.random.default_rng(0), scale.config["image"]["size_px"]
+    squares = draw.integers(0, 256, (images, side, side, 3), np.uint8)
+    sides = PairSides(range(images), squares.__getitem__, captions)
+    for shape in ("text_image", "both"):
+        reranker = make_reranker(shape, scale.config | {"vocabulary": len(vocabulary)})
+        with tempfile.TemporaryDirectory() as folder:
+            tokens = write_tokens(reranker, make_tokenizer(vocabulary), sides, Path(folder))
+            for k in depths:
+                found_QK = np.stack([draw.permutation(images)[:k] for _ in range(queries)])
+                time_pairs(reranker, tokens, found_QK[:16])  # warm
+                together = time_pairs(reranker, tokens, found_QK)
+                alone = [time_pairs(reranker, tokens, found_K[None]) for found_K in found_QK[:ALONE]]
+                report(f"{shape} re-ranks, k {k}, pairs/s", f"{found_QK.size / together:.0f}")
+                per_query = 1000 * together / queries, 1000 * float(np.median(alone))
+                report("… ms a query, of all together and of one alone", "{:.1f}, {:.1f}".format(*per_query))
+
+
 def run_tests(scale: Scale, tiny_run: bool) -> None:
     """Run the tests that need a GPU; of a tiny run they are only collected."""
     if importlib.util.find_spec("pytest") is None:
@@ -144,6 +180,7 @@ PARTS: dict[str, Callable[[Scale, bool], None]] = {
     "memory": measure_memory,
     "waits": count_waits,
     "search": measure_search,
+    "rerank": measure_rerank,
     "tests": run_tests,
 }
 

@@ -36,7 +36,6 @@ Result = TypeVar("Result")
 
 TARGET = 5.0
 COMPRESSED = {"count": 64, "width": 384}
-LAYERS = {"layers": 6, "width": 768, "heads": 12, "mlp": 3072, "dropout": 0.1}
 SHAPES: dict[str, dict[str, Any]] = {
     "text_image": {"fusion": "text_image", "image_tokens": None},
     "both-64x384": {"fusion": "both", "image_tokens": COMPRESSED},
@@ -72,7 +71,8 @@ def measure(name: str, queries: int, k: int, apart: int, work: Path) -> None:
     sides = PairSides(range(queries), squares.__getitem__, captions)
     vectors = {name: draw.normal(size=(queries, 512)).astype(np.float32) for name in ("images", "texts")}
     vectors = {name: rows / np.linalg.norm(rows, axis=1, keepdims=True) for name, rows in vectors.items()}
-    reranker = make_reranker(name, len(vocabulary))
+    config = make_chinese_clip_config("ViT-B-16", 52) | {"vocabulary": len(vocabulary)}
+    reranker = make_reranker(name, config)
 
     found, ours = watch(lambda: find_matches(reranker, tokenizer, sides, vectors, k, ["t2i"], work)["t2i"])
     scores, theirs = watch(
@@ -97,11 +97,12 @@ def watch(work: Callable[[], Result]) -> tuple[Result, tuple[float, float]]:
     return result, (time.perf_counter() - start[0], time.process_time() - start[1])
 
 
-def make_reranker(name: str, vocabulary: int) -> ReRanker:
-    """Make one with random weights, whose streams read each other."""
+def make_reranker(name: str, config: dict[str, Any]) -> ReRanker:
+    """Make one with random weights over the towers of `config`, whose streams read each other."""
     torch.manual_seed(0)
-    dual = DualEncoder(make_chinese_clip_config("ViT-B-16", 52) | {"vocabulary": vocabulary})
-    cross = make_cross_encoder(dual, LAYERS | SHAPES[name])
+    dual, width = DualEncoder(config), config["text"]["width"]
+    inside = {"layers": 6, "width": width, "heads": width // 64, "mlp": 4 * width, "dropout": 0.1}
+    cross = make_cross_encoder(dual, inside | SHAPES[name])
     with torch.no_grad():
         for part, tensor in cross.named_parameters():
             if part.endswith("other.out.weight"):

@@ -167,7 +167,7 @@ def measure_gain(seeds: list[int], dim: int) -> None:
 
 
 def measure_ablation(seeds: list[int], dim: int) -> None:
-    """Print a row for each objective and each fusion: mean over the seeds, lowest and highest."""
+    """Print a row for each objective and each fusion: the accuracies by seed, in percent."""
     alone = [measure_dual(seed, dim, EPOCHS) for seed in seeds]
     print(f"| GCPR | {_describe([one for one, _ in alone])} | – | {alone[0][1]:.0f} s |", flush=True)
     for name, row in ROWS.items():
@@ -177,8 +177,7 @@ def measure_ablation(seeds: list[int], dim: int) -> None:
 
 
 def _describe(accuracies: Any) -> str:
-    low, mean, high = (100 * f(accuracies) for f in (np.min, np.mean, np.max))
-    return f"{mean:.1f} ({low:.1f} to {high:.1f})"
+    return " / ".join(f"{100 * accuracy:.1f}" for accuracy in accuracies)
 
 
 def measure_steps(dim: int) -> None:

@@ -58,7 +58,6 @@ TESTED_WITH_OTHERS = {
     "report/tables.py": "unit/report/test_report.py",
     "report/terminal.py": "unit/report/test_report.py",
     "reranking/encoded.py": "unit/reranking/test_objective.py",
-    "reranking/regions.py": "unit/reranking/test_objective.py",
     "reranking/no_reranker.py": "unit/reranking/test_recipe.py",
     "retrieval/embedding/vector_parts.py": "unit/retrieval/test_embed.py",
     "retrieval/packed_reranker.py": "unit/tracking/test_served_model.py",

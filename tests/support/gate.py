@@ -127,6 +127,7 @@ def add_reranker(folder: Path, noise: float) -> None:
     (folder / "reranked.txt").write_text(str(noise))
     yaml = YAML(typ="safe", pure=True)
     params = yaml.load(folder / "params.yaml")
+    params["baseline"]["start"] = {"kind": "fresh", "shape": "ViT-B-16"}  # the sample's pictures have no tokens
     params["rerank"] = make_settings().model_dump(mode="json")
     yaml.default_flow_style = False  # DVC's reader refuses https:// within braces
     yaml.dump(params, folder / "params.yaml")

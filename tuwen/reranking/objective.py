@@ -78,10 +78,10 @@ class Matching:
         prepare_torch(settings.fit, self.group)
         if not self._trained:
             self._dual.to(choose_device()).eval().requires_grad_(False)
-        model.to(choose_device())
-        self._engine = make_replicas(model)
+        self._engine = make_replicas(model.to(choose_device()))
         if settings.teacher:
             self._teacher = Teacher(model, settings.teacher.momentum)
+            self._regions.keep_all_patches(model)
         if settings.tgd:
             self._guidance = Guidance(settings.tgd, self._dual.config["dim"], steps_per_epoch)
 
@@ -146,7 +146,7 @@ class Matching:
         taught = self._teach(encoded, pixels, ids_bL, mask_bL)
         if "fgd" in self._weights:
             terms["fgd"] = losses.compute_guided_loss(out.feature[:rows], self._guide(taught))
-        terms |= self._regions.compute_terms(cross, encoded, draws.patches)
+        terms |= self._regions.compute_terms(cross, encoded, taught.tokens, draws.patches)
         if "gcpr" in self._weights:
             self._taught = Taught(taught.image, taught.text, ids_b2)
             terms["gcpr"] = self._contrast(dual, encoded, positive_bB, done)

@@ -5,9 +5,10 @@ Shapes: b pairs of this process, P tokens of an image of width C, M hidden patch
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tuwen.model.cross_encoder import CrossEncoder
+from tuwen.model.towers import stop_patch_dropout
 from tuwen.reranking import losses, masking
 from tuwen.reranking.clusters import find_clusters
 from tuwen.reranking.encoded import Encoded
@@ -29,10 +30,18 @@ class MaskedRegions:
         self._names = [name for name, weight in settings.objectives if name in OBJECTIVES and weight]
         self.centres: Tensor | None = None
 
-    def compute_terms(self, cross: CrossEncoder, encoded: Encoded, uniform_bP: Tensor) -> dict[str, Tensor]:
+    def keep_all_patches(self, model: nn.Module) -> None:
+        """Leave out no patch of trained towers: a teacher reads all, and both must mean the same patches."""
+        if self._names:
+            stop_patch_dropout(model)
+
+    def compute_terms(
+        self, cross: CrossEncoder, encoded: Encoded, target_bPC: Tensor, uniform_bP: Tensor
+    ) -> dict[str, Tensor]:
         """Return their losses, from a pass of its own: the texts are whole in it.
 
-        Trained towers are asked for what they say themselves, and learn nothing from that side.
+        target_bPC: what the hidden patches are compared with: the tokens of the momentum teacher where there is
+        one, else the towers' own, which learn nothing from that side. uniform_bP: decides which are hidden.
         """
         if not self._names:
             return {}
@@ -41,12 +50,12 @@ class MaskedRegions:
         shown, hidden_bP = masking.hide_patches(tokens_bPC, uniform_bP.to(tokens_bPC.device), share, FIRST_PATCH)
         states = cross(shown, encoded.whole, encoded.mask).image
         assert states is not None  # core/params/rerank.py
-        found_MC, true_MC = cross.predict_patches(states[hidden_bP]), tokens_bPC[hidden_bP].detach()
+        found_MC, true_MC = cross.predict_patches(states[hidden_bP]), target_bPC[hidden_bP].detach()
         terms = {}
         if "mrfr" in self._names:
             terms["mrfr"] = losses.compute_feature_loss(found_MC, true_MC, total)
         for name in [name for name in self._names if name != "mrfr"]:
-            centres = self._find_centres(tokens_bPC.detach())
+            centres = self._find_centres(target_bPC.detach())
             terms[name] = losses.compute_cluster_loss(found_MC, true_MC, centres, name == "mrc_kl", total)
         return terms
 

@@ -27,7 +27,7 @@ from tuwen.retrieval.token_file import TokenFile, Tokens, write_token_file
 from tuwen.retrieval.vectors import Rows, Vectors
 
 TOKEN_BATCH = 64
-PASS_PAIRS = {"cpu": 32, "cuda": 512}  # pairs of one pass; more are slower on a CPU (docs/log.md)
+PASS_PAIRS = {"cpu": 32, "cuda": 512}  # pairs of one pass; more gain nothing on a CPU (docs/log.md)
 READ_AHEAD = 8  # passes read while a GPU computes earlier ones
 
 

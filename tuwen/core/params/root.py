@@ -107,10 +107,12 @@ class Params(Strict):
             raise ValueError(
                 f"image.size_px must be a multiple of model.image.patch_px ({self.model.image.patch_px})"
             )
-        if self.rerank and start.kind in ("transformers", "open_clip_hub", "embeddings"):
+        brought = start.shape if start.kind == "fresh" else start.kind
+        if self.rerank and brought in ("RN50", "wheels", "transformers", "open_clip_hub", "embeddings"):
+            tower = "a network of convolutions" if brought in ("RN50", "wheels") else "a library's"
             raise ValueError(
                 "rerank must be null: a re-ranker reads tokens of towers of the project's own, and baseline.start "
-                "brings a library's"
+                f"brings {tower}"
             )
         return self
 
@@ -240,11 +242,9 @@ def _explain(file: str, error: Any) -> str:
         return f"{file}: {place}.kind: input should be one of {kinds}, got {kind!r}"
     if error["type"] == "extra_forbidden":
         return f"{file}: {place} is not a known key; remove it or correct its spelling"
-    if error["type"] == "value_error":
+    if error["type"] == "value_error":  # of the whole file the message names what is wrong
         told = f"{file}: {place}: {error['msg'].removeprefix('Value error, ')}"
-        return (
-            f"{told}, got {error['input']!r}" if loc else told
-        )  # of the whole file the message names what is wrong
+        return f"{told}, got {error['input']!r}" if loc else told
     if error["type"] == "missing":
         return f"{file}: {place} is missing; add it (presets/sample.yaml is a whole file)"
     return f"{file}: {place}: {error['msg'].lower()}, got {error['input']!r}"

@@ -174,6 +174,18 @@ def test_what_a_re_ranker_cannot_do_is_named(
         check_params(values, "params.yaml")
 
 
+@pytest.mark.parametrize("start", [None, {"kind": "fresh", "shape": "RN50"}])
+def test_a_re_ranker_over_towers_without_tokens_is_refused_before_anything_is_trained(start: Any) -> None:
+    values = get_values(compose_preset("sample", ROOT / "presets"))
+    values["rerank"] = get_values(compose_preset("sample-rerank", ROOT / "presets"))["rerank"]
+    if start:
+        values["baseline"]["start"] = start
+    with pytest.raises(
+        UserError, match=r"rerank must be null: .* baseline\.start brings a network of convolutions"
+    ):
+        check_params(values, "params.yaml")
+
+
 def test_towers_are_trained_beside_a_teacher_and_its_queue() -> None:
     rerank = check_params(get_values(compose_preset("r2d2", ROOT / "presets")), "params.yaml").rerank
     assert rerank
