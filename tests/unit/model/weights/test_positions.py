@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tests.support.library_models import TOKENS, save_library_model
+from tests.support.open_clip_models import save_open_clip_model
 from tests.support.weights import VOCABULARY, cn_clip_model, draw_pictures, open_clip, sha256
-from tests.unit.model.weights.test_open_clip_hub import save_open_clip_model
 from tuwen.core import params
 from tuwen.core.errors import UserError
 from tuwen.model import dual_encoder
