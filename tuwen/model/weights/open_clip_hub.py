@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from tuwen.core.errors import UserError
 from tuwen.data.formats import pinned
 from tuwen.data.formats.json_file import read_json_object, write_json
@@ -123,11 +125,15 @@ def _read_tokenizer(folder: Path, text: dict[str, Any]) -> Any:
 
 
 def write_open_clip_folder(config: dict[str, Any], state: State, vocabulary: Vocabulary, out: Path) -> None:
-    """Write our model as a folder that open_clip reads as `local-dir:…`: the way back."""
+    """Write our model as a folder that open_clip reads as `local-dir:…`: the way back.
+
+    Raises UserError where open_clip would build other layers by the folder.
+    """
     from safetensors.torch import save_file
 
     assert isinstance(vocabulary, TokenizerFiles)
     model = config["image"]["library"] | config["text"]["library"]
+    _refuse_resized_timm(model, state)
     clip = dict(config["image"]["preprocess"])
     if "rule" not in config["image"]:  # the project's: squashed to the square
         clip |= {"resize_mode": "squash", "interpolation": "bicubic"}
@@ -139,3 +145,19 @@ def write_open_clip_folder(config: dict[str, Any], state: State, vocabulary: Voc
     }
     tensors = state_dict.convert_to_theirs(shaped, {name: library.find_counterpart(name) for name in state})
     save_file(tensors, out / IMAGE_WEIGHTS[0], metadata={"format": "pt"})
+
+
+def _refuse_resized_timm(model: dict[str, Any], state: State) -> None:
+    """Raise UserError for a tower of timm of another size than that of its name, at which open_clip builds it."""
+    name, place = model["vision_cfg"].get("timm_model_name"), "visual.trunk.pos_embed"
+    own = state.get(f"image_tower.side.{place}")
+    if not name or own is None:
+        return
+    with torch.device("meta"):  # shapes alone
+        theirs = open_clip_towers.build_open_clip_model(model).state_dict()[place]
+    if own.shape != theirs.shape:
+        raise UserError(
+            f"cannot be written as open_clip: its tower has {own.shape[1]} positions (baseline.start."
+            f"resize_positions), and open_clip builds {name} with {theirs.shape[1]} alone; `tuwen export model "
+            "torch` can write it, and tuwen.load reads the folder as it is"
+        )

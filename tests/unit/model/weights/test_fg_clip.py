@@ -1,6 +1,5 @@
 """FG-CLIP 2 without its remote code: random weights of its layout, both walks against their definition."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,50 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.library_models import CAPTIONS, PATCH_PX, TOKENS, save_library_model
-from tests.support.weights import draw_pictures, sha256, stir
-from tuwen.core import params
+from tests.support.fg_clip import EXTRA, KEEP, LONG, choose_patches, save_fg_clip
+from tests.support.library_models import CAPTIONS, SIZE_PX, TOKENS, pin
+from tests.support.weights import draw_pictures
 from tuwen.core.errors import UserError
 from tuwen.model import dual_encoder
+from tuwen.model.weights.export import export_model
 from tuwen.model.weights.load import load_weights
 from tuwen.retrieval.retriever import load_retriever
 
-SIZE_PX, LONG, KEEP = 32, 24, 5
-EXTRA = "text_model.embeddings.position_embedding"
-
-
-def save_fg_clip(folder: Path) -> tuple[Any, Any, nn.Module]:
-    """Save FG-CLIP 2 in small; return SigLIP 2 of its common layers, its processor, and the layers of its own."""
-    from safetensors.torch import load_file, save_file
-
-    model, processor = save_library_model("siglip2", folder)
-    own = nn.ModuleDict(
-        {
-            "ori": nn.Embedding(LONG, 32),
-            "res": nn.Embedding(LONG, 32),
-            "longtext_head": nn.Linear(32, 32),
-            "boxtext_head": nn.Linear(32, 32),
-        }
-    )
-    stir(own)
-    names = {"ori.weight": f"{EXTRA}_ori.weight", "res.weight": f"{EXTRA}_res.weight"}
-    state = load_file(folder / "model.safetensors")
-    state |= {names.get(name, name): tensor for name, tensor in own.state_dict().items()}
-    state |= {"dense_feature_head.probe": torch.randn(1, 1, 32)}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "fgclip2", "auto_map": {"AutoModelForCausalLM": "modeling_fgclip2.Fgclip2Model"}}
-    config["text_config"] |= {"model_type": "fgclip2_text_model", "longtext_len": LONG, "keep_len": KEEP}
-    config["vision_config"] |= {"model_type": "fgclip2_vision_model"}
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return model, processor, own
-
 
 def load(folder: Path, max_tokens: int) -> Any:
-    start = params.Transformers(
-        kind="transformers", model=str(folder), revision=sha256(folder / "model.safetensors")
-    )
-    encoder, vocabulary = load_weights(start, SIZE_PX, max_tokens)
+    encoder, vocabulary = load_weights(pin(folder), SIZE_PX, max_tokens)
     dual_encoder.save_model(encoder, folder / f"ours-{max_tokens}", vocabulary)
     return load_retriever(folder / f"ours-{max_tokens}")
 
@@ -84,11 +51,38 @@ def test_both_walks_and_pictures_of_any_size_are_fg_clips(tmp_path: Path) -> Non
     assert np.abs(short.encode_texts(CAPTIONS) - long.encode_texts(CAPTIONS)).max() > 0.01
 
     for number, picture in enumerate(pictures):
-        patches = (picture.width // PATCH_PX) * (picture.height // PATCH_PX)
-        most = next(count for count in (128, 256, 576, 784, 1024) if patches <= count)
-        pixels = processor.image_processor(picture, max_num_patches=most, return_tensors="pt")
+        patches = choose_patches(picture)
+        pixels = processor.image_processor(picture, max_num_patches=patches, return_tensors="pt")
         theirs = nn.functional.normalize(model.get_image_features(**pixels).pooler_output, dim=-1)
         assert np.abs(short.encode_images([picture]) - theirs.numpy()).max() < 1e-5, number
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("max_tokens", [TOKENS, LONG])
+def test_each_walk_is_written_back_as_a_siglip2_whose_caller_chooses_the_patches(
+    max_tokens: int, tmp_path: Path
+) -> None:
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    save_fg_clip(tmp_path / "theirs")
+    retriever, out = load(tmp_path / "theirs", max_tokens), tmp_path / "back"
+    export_model("hugging_face", tmp_path / f"theirs/ours-{max_tokens}", out)
+    model, processor = AutoModel.from_pretrained(out), AutoImageProcessor.from_pretrained(out, backend="pil")
+    assert model.config.model_type == "siglip2"
+    options = {"padding": "max_length", "truncation": True, "max_length": max_tokens, "return_tensors": "pt"}
+    words = AutoTokenizer.from_pretrained(out)([caption.lower() for caption in CAPTIONS], **options)
+    texts = nn.functional.normalize(model.get_text_features(**words).pooler_output, dim=-1)
+    assert np.abs(retriever.encode_texts(CAPTIONS) - texts.numpy()).max() < 1e-5
+
+    def embed(**options: int) -> np.ndarray:
+        pixels = processor(picture, return_tensors="pt", **options)
+        return nn.functional.normalize(model.get_image_features(**pixels).pooler_output, dim=-1).numpy()
+
+    assert processor.max_num_patches == 6  # as the folder had it, for pictures of every size
+    for picture in draw_pictures():
+        ours = retriever.encode_images([picture])
+        assert np.abs(ours - embed(max_num_patches=choose_patches(picture))).max() < 1e-5
+        assert np.abs(ours - embed()).max() > 0.01
 
 
 def test_tokens_of_no_walk_and_a_walk_without_its_positions_are_refused(tmp_path: Path) -> None:

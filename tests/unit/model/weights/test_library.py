@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support import library_models
+from tests.support.checkout import ROOT
 from tests.support.library_models import CAPTIONS, KINDS, SIZE_PX, TOKENS, load_ours, pin, save_library_model
 from tests.support.weights import draw_pictures
 from tuwen.core import params
@@ -21,6 +22,7 @@ from tuwen.data.formats.text import tokenize
 from tuwen.evaluation.zero_shot import make_class_vectors
 from tuwen.model import dual_encoder
 from tuwen.model.weights.export import export_model
+from tuwen.model.weights.library import MODEL_TYPES
 from tuwen.model.weights.load import load_weights
 from tuwen.retrieval.retriever import load_retriever
 
@@ -154,6 +156,22 @@ def test_a_model_with_code_of_its_own_is_refused_by_name_with_the_reason(tmp_pat
         match=r"got 'jina_clip', whose layers are code of its own \(modeling_clip\.JinaCLIPModel\), which",
     ):
         load(tmp_path)
+
+
+def test_the_librarys_other_zero_shot_classifiers_are_refused_and_the_documentation_says_why(
+    tmp_path: Path,
+) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+    others = set(MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES) - set(KINDS)
+    assert set(KINDS) == set(MODEL_TYPES)
+    save_library_model("clip", tmp_path)
+    documented = (ROOT / "docs/weights.md").read_text(encoding="utf-8").partition("**Refused by name**")[2]
+    for kind in sorted(others):
+        change_config(tmp_path, model_type=kind)
+        with pytest.raises(UserError, match=rf"model_type: expected one of altclip, .*, got '{kind}'"):
+            load(tmp_path)
+        assert f"`{kind}`" in documented, kind
 
 
 def test_weights_that_could_hold_a_program_are_not_read(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tests.support.library_models import TOKENS, save_library_model
+from tests.support.open_clip_models import save_open_clip_model
 from tests.support.weights import VOCABULARY, cn_clip_model, draw_pictures, open_clip, sha256
-from tests.unit.model.weights.test_open_clip_hub import save_open_clip_model
 from tuwen.core import params
 from tuwen.core.errors import UserError
 from tuwen.model import dual_encoder
@@ -79,6 +79,17 @@ def test_a_model_of_open_clip_takes_other_pictures_as_it_does(name: str, tmp_pat
     assert np.abs(load_retriever(ours).encode_images(PICTURES) - theirs).max() < 1e-5
     config = json.loads((ours / "config.json").read_text())
     assert config["image"]["library"]["vision_cfg"]["image_size"] == LARGE_PX
+    if name == "clip":
+        export_model("open_clip", ours, tmp_path / "back")
+        again, _ = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'back'}")
+        back = again.encode_image(torch.stack([preprocess(one) for one in PICTURES]), normalize=True).numpy()
+        assert np.abs(back - theirs).max() < 1e-5
+    else:
+        with pytest.raises(
+            UserError, match=r"as open_clip: its tower has 10 positions.*vit_tiny.* with 197 alone"
+        ):
+            export_model("open_clip", ours, tmp_path / "back")
+        assert not (tmp_path / "back").exists()
 
 
 def test_a_model_of_cn_clip_is_resized_as_its_package_does(tmp_path: Path) -> None:
