@@ -4,7 +4,9 @@ torchrun … -m tests.support.distributed_process OUT         # all
 torchrun … -m tests.support.distributed_process OUT resume  # the end of the training in OUT/checkpoint
 """
 
+import json
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,22 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from tests.support.training import TINY, fit
+from tests.support.training import SIZE_PX, TINY, caption, fit, members, settings, write_shard
 from tests.support.weights import stir
 from tuwen.core.params import Fit
+from tuwen.data.augment.views import Viewer
+from tuwen.data.formats.json_file import write_json
+from tuwen.data.formats.pairs import Limits
+from tuwen.data.formats.text import build_vocabulary, load_tokenizer
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, optim, step, trainer
 from tuwen.training.checkpoint import Checkpoint
 from tuwen.training.engines.replicas import GradientEngine
-from tuwen.training.loader import Batch
+from tuwen.training.loader import Batch, load_batches
 from tuwen.training.objective import Contrastive
 from tuwen.training.selection import Measured
+from tuwen.training.streaming import Banned, StreamedViews
+from tuwen.training.streams.skipped import gather_skipped
 
 ROWS, SGD_STEPS = 12, 20
 STILL = TINY | {"image": TINY["image"] | {"patch_dropout": 0.0}, "text": TINY["text"] | {"dropout": 0.0}}
@@ -180,6 +188,27 @@ def write_together(folder: Path) -> bool:
     return own.write_together("shares", lambda part: distributed.broadcast_first(None))
 
 
+def write_far(folder: Path) -> None:
+    """Write a shard of twelve pairs, of which two have a cut picture and one none, and a vocabulary."""
+    whole = dict(members(range(12)))
+    cut = {f"{number}.png": whole[f"{number}.png"][:-60] for number in (2, 8)}
+    row = write_shard(folder / "far.tar", [*(whole | cut).items(), ("x.txt", "没有图片".encode())], 12)
+    write_json(folder / "far.json", row)
+    (folder / "vocab.txt").write_text("\n".join(build_vocabulary(map(caption, range(12)))) + "\n", "utf-8")
+
+
+def skip(folder: Path, apart: bool) -> dict[str, float]:
+    """Return what all processes together could not show of an epoch of the shard."""
+    viewer, limits = Viewer(settings().baseline.policy, SIZE_PX, 0), Limits(200, 1_000_000, 8)
+    views = StreamedViews(
+        [json.loads((folder / "far.json").read_text())], viewer, limits, weight=1.0, banned=Banned()
+    )
+    place = {"rank": distributed.get_rank(), "ranks": distributed.count_ranks(), "seed": 0, "epoch": 1}
+    tokenizer = load_tokenizer(folder / "vocab.txt")
+    deque(load_batches(views, tokenizer, max_tokens=24, batch_size=ROWS, apart=apart, **place), maxlen=0)
+    return gather_skipped([views])
+
+
 def main() -> None:
     out = Path(sys.argv[1])
     with distributed.join_group():
@@ -191,6 +220,7 @@ def main() -> None:
             "half trained": train(out / "checkpoint", until=1),
             "trained": train(out / "checkpoint-2"),
             "begun by one": train(out / "checkpoint-of-one"),
+            "skipped": [skip(out, apart) for apart in (False, True)],
             "written": write_together(out),
             "gathered": distributed.gather_objects(distributed.get_rank()),
             "from first": distributed.broadcast_first(distributed.get_rank()),
