@@ -10,10 +10,13 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.module import register_module_forward_hook
 
 from tests.support.training import SIZE_PX, TINY, caption, fit, members, settings, write_shard
 from tests.support.weights import stir
@@ -22,6 +25,7 @@ from tuwen.data.augment.views import Viewer
 from tuwen.data.formats.json_file import write_json
 from tuwen.data.formats.pairs import Limits
 from tuwen.data.formats.text import build_vocabulary, load_tokenizer
+from tuwen.model import precision
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, optim, step, trainer
 from tuwen.training.checkpoint import Checkpoint
@@ -64,6 +68,7 @@ CASES: dict[str, dict[str, Any]] = {
     "siglip": {},
     "siglip, shares": {"shard": "full", "muon_lr": None},
 }
+HALF_CASES = {name: CASES[name] | {"precision": "bf16"} for name in ("plain", "shares")}
 DESCENTS = ("plain", "cached", "shares")
 SHARED = {"shard": "full", "muon_lr": None, "ema": 0.9, "epochs": 2, "batch_size": ROWS, "warmup_steps": 0}
 SHARED |= {"layer_decay": 0.5, "tower_lr": 1e-3}
@@ -109,6 +114,21 @@ def compute_gradients(settings: Fit, config: dict[str, Any]) -> tuple[float, Gra
         batch = batch._replace(mask=torch.ones_like(batch.mask))
     loss = step.compute_gradients(model, batch, settings, engine=engine)
     return loss.item(), {name: join(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+
+
+def compute_half_gradients(settings: Fit) -> tuple[Gradients, set[torch.dtype]]:
+    """Return gradients in bf16, on machines without its units too, and the types of weights in layers."""
+    types: set[torch.dtype] = set()
+
+    def look(layer: nn.Module, *_: object) -> None:
+        if isinstance(layer, nn.Linear):
+            types.add(layer.weight.dtype)
+
+    hook = register_module_forward_hook(look)
+    with mock.patch.object(precision, "has_bf16", return_value=True):
+        _, gradients = compute_gradients(settings, STILL)
+    hook.remove()
+    return gradients, types
 
 
 def join(tensor: torch.Tensor) -> torch.Tensor:
@@ -173,6 +193,10 @@ def compute_results() -> dict[str, object]:
     results: dict[str, object] = {
         name: compute_gradients(fit(batch_size=ROWS, **changes), SIGLIP if "siglip" in name else STILL)
         for name, changes in CASES.items()
+    }
+    results |= {
+        f"bf16, {name}": compute_half_gradients(fit(batch_size=ROWS, **changes))
+        for name, changes in HALF_CASES.items()
     }
     results |= {f"20 steps, {name}": descend(fit(batch_size=ROWS, **CASES[name])) for name in DESCENTS}
     results["distilled"] = learn(fit(batch_size=ROWS, distil=DISTIL))

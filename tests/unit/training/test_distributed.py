@@ -62,6 +62,19 @@ def test_the_gradients_of_two_processes_are_those_of_one(case: str, both: list[d
             )
 
 
+@pytest.mark.parametrize(("case", "seen"), [("plain", torch.float32), ("shares", torch.bfloat16)])
+def test_in_bf16_the_gradients_of_two_processes_are_those_of_one(case, seen, both, alone) -> None:
+    expected, _ = alone["bf16, plain"]
+    _, exact = alone["plain"]
+    assert max((expected[name] - gradient).abs().max().item() for name, gradient in exact.items()) > 1e-4
+    for gradients, types in (one[f"bf16, {case}"] for one in both):
+        assert types == {seen}  # shares are gathered in bf16, where autocast casts whole weights as it multiplies
+        assert gradients.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert gradients[name].dtype == torch.float32
+            assert (gradients[name] - gradient).norm() < 0.05 * gradient.norm() + 1e-4, name
+
+
 @pytest.mark.parametrize("case", distributed_process.DESCENTS)
 def test_twenty_plain_steps_end_at_the_same_weights(case: str, both: list[dict], alone: dict) -> None:
     expected = alone[f"20 steps, {case}"]
