@@ -51,8 +51,7 @@ def write_stored_views(data: Path, count: int, size_px: int) -> Any:
 
 def write_tokenizer(data: Path) -> Any:
     """Write a vocabulary of the basic characters into the folder, and return its tokenizer."""
-    from tuwen.data.formats.text import build_vocabulary, load_tokenizer
-    from tuwen.training.streaming import list_basic_characters
+    from tuwen.data.formats.text import build_vocabulary, list_basic_characters, load_tokenizer
 
     (data / "vocab.txt").write_text(
         "\n".join(build_vocabulary([list_basic_characters()])) + "\n", encoding="utf-8"

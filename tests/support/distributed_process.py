@@ -4,25 +4,37 @@ torchrun … -m tests.support.distributed_process OUT         # all
 torchrun … -m tests.support.distributed_process OUT resume  # the end of the training in OUT/checkpoint
 """
 
+import json
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.module import register_module_forward_hook
 
-from tests.support.training import TINY, fit
+from tests.support.training import SIZE_PX, TINY, caption, fit, members, settings, write_shard
 from tests.support.weights import stir
 from tuwen.core.params import Fit
+from tuwen.data.augment.views import Viewer
+from tuwen.data.formats.json_file import write_json
+from tuwen.data.formats.pairs import Limits
+from tuwen.data.formats.text import build_vocabulary, load_tokenizer
+from tuwen.model import precision
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, optim, step, trainer
 from tuwen.training.checkpoint import Checkpoint
 from tuwen.training.engines.replicas import GradientEngine
-from tuwen.training.loader import Batch
+from tuwen.training.loader import Batch, load_batches
 from tuwen.training.objective import Contrastive
 from tuwen.training.selection import Measured
+from tuwen.training.streaming import Banned, StreamedViews
+from tuwen.training.streams.skipped import gather_skipped
 
 ROWS, SGD_STEPS = 12, 20
 STILL = TINY | {"image": TINY["image"] | {"patch_dropout": 0.0}, "text": TINY["text"] | {"dropout": 0.0}}
@@ -56,6 +68,7 @@ CASES: dict[str, dict[str, Any]] = {
     "siglip": {},
     "siglip, shares": {"shard": "full", "muon_lr": None},
 }
+HALF_CASES = {name: CASES[name] | {"precision": "bf16"} for name in ("plain", "shares")}
 DESCENTS = ("plain", "cached", "shares")
 SHARED = {"shard": "full", "muon_lr": None, "ema": 0.9, "epochs": 2, "batch_size": ROWS, "warmup_steps": 0}
 SHARED |= {"layer_decay": 0.5, "tower_lr": 1e-3}
@@ -101,6 +114,21 @@ def compute_gradients(settings: Fit, config: dict[str, Any]) -> tuple[float, Gra
         batch = batch._replace(mask=torch.ones_like(batch.mask))
     loss = step.compute_gradients(model, batch, settings, engine=engine)
     return loss.item(), {name: join(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+
+
+def compute_half_gradients(settings: Fit) -> tuple[Gradients, set[torch.dtype]]:
+    """Return gradients in bf16, on machines without its units too, and the types of weights in layers."""
+    types: set[torch.dtype] = set()
+
+    def look(layer: nn.Module, *_: object) -> None:
+        if isinstance(layer, nn.Linear):
+            types.add(layer.weight.dtype)
+
+    hook = register_module_forward_hook(look)
+    with mock.patch.object(precision, "has_bf16", return_value=True):
+        _, gradients = compute_gradients(settings, STILL)
+    hook.remove()
+    return gradients, types
 
 
 def join(tensor: torch.Tensor) -> torch.Tensor:
@@ -166,6 +194,10 @@ def compute_results() -> dict[str, object]:
         name: compute_gradients(fit(batch_size=ROWS, **changes), SIGLIP if "siglip" in name else STILL)
         for name, changes in CASES.items()
     }
+    results |= {
+        f"bf16, {name}": compute_half_gradients(fit(batch_size=ROWS, **changes))
+        for name, changes in HALF_CASES.items()
+    }
     results |= {f"20 steps, {name}": descend(fit(batch_size=ROWS, **CASES[name])) for name in DESCENTS}
     results["distilled"] = learn(fit(batch_size=ROWS, distil=DISTIL))
     for name, changes in MASKED.items():
@@ -180,6 +212,27 @@ def write_together(folder: Path) -> bool:
     return own.write_together("shares", lambda part: distributed.broadcast_first(None))
 
 
+def write_far(folder: Path) -> None:
+    """Write a shard of twelve pairs, of which two have a cut picture and one none, and a vocabulary."""
+    whole = dict(members(range(12)))
+    cut = {f"{number}.png": whole[f"{number}.png"][:-60] for number in (2, 8)}
+    row = write_shard(folder / "far.tar", [*(whole | cut).items(), ("x.txt", "没有图片".encode())], 12)
+    write_json(folder / "far.json", row)
+    (folder / "vocab.txt").write_text("\n".join(build_vocabulary(map(caption, range(12)))) + "\n", "utf-8")
+
+
+def skip(folder: Path, apart: bool) -> dict[str, float]:
+    """Return what all processes together could not show of an epoch of the shard."""
+    viewer, limits = Viewer(settings().baseline.policy, SIZE_PX, 0), Limits(200, 1_000_000, 8)
+    views = StreamedViews(
+        [json.loads((folder / "far.json").read_text())], viewer, limits, weight=1.0, banned=Banned()
+    )
+    place = {"rank": distributed.get_rank(), "ranks": distributed.count_ranks(), "seed": 0, "epoch": 1}
+    tokenizer = load_tokenizer(folder / "vocab.txt")
+    deque(load_batches(views, tokenizer, max_tokens=24, batch_size=ROWS, apart=apart, **place), maxlen=0)
+    return gather_skipped([views])
+
+
 def main() -> None:
     out = Path(sys.argv[1])
     with distributed.join_group():
@@ -191,6 +244,7 @@ def main() -> None:
             "half trained": train(out / "checkpoint", until=1),
             "trained": train(out / "checkpoint-2"),
             "begun by one": train(out / "checkpoint-of-one"),
+            "skipped": [skip(out, apart) for apart in (False, True)],
             "written": write_together(out),
             "gathered": distributed.gather_objects(distributed.get_rank()),
             "from first": distributed.broadcast_first(distributed.get_rank()),

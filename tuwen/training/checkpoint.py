@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,9 @@ class Stream(Protocol):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Know what `get_state` returned."""
+
+    def count_skipped(self, rank: int) -> Counter[str]:
+        """Return reason -> pairs of the epoch under way that process `rank`, this one, did not show."""
 
 
 class Checkpoint:

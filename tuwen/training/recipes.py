@@ -5,7 +5,6 @@ Each writes a model folder (dual_encoder.py) with `training.json`, which has a r
 """
 
 import sys
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from tuwen.core.params import Params
 from tuwen.data.augment.views import Viewer, read_paraphrases
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import read_json
-from tuwen.data.formats.text import Vocabulary, make_tokenizer
+from tuwen.data.formats.text import Vocabulary, list_basic_characters, make_tokenizer
 from tuwen.data.formats.tokens.token_stats import list_losses, measure_tokens
 from tuwen.model import dual_encoder
 from tuwen.model.stored_model import REMAKE, is_adapter
@@ -29,7 +28,7 @@ from tuwen.training.frozen import adapters
 from tuwen.training.provenance import inputs
 from tuwen.training.runner import Job, Log, run_training, write_untrained
 from tuwen.training.selection import Measured
-from tuwen.training.streaming import StreamedViews, list_basic_characters, read_banned, read_limits
+from tuwen.training.streaming import StreamedViews, read_banned, read_limits
 from tuwen.training.streams.mixed import MixedViews
 from tuwen.training.streams.shard_copies import open_shard_copies
 from tuwen.training.validation import make_validator
@@ -75,17 +74,12 @@ def make_baseline(
     batch_size, frozen = (fit.batch_size, fit.freeze == "towers") if fit else (VALID_BATCH_SIZE, False)
     validate = make_validator(clean / "valid", encoder.picture_rule, batch_size, frozen=frozen)
     facts = {"captions": _measure_captions(clean, encoder, vocabulary)} if distributed.is_first() else {}
-
-    def measure(encoder: dual_encoder.DualEncoder, tokenizer: Any) -> Measured:
-        measured = validate(encoder, tokenizer)
-        return measured._replace(figures=measured.figures | _count_skipped(streamed))
-
     if fit and views:
         mixed = MixedViews([views.stored, *streamed])
         job = Job(encoder, vocabulary, mixed, fit, seed, origin=origin, facts=facts, streams=streamed)
-        wrote = run_training(job, out, checkpoint, measure, log)
+        wrote = run_training(job, out, checkpoint, validate, log)
     else:
-        wrote = write_untrained(encoder, vocabulary, origin, out, measure, facts)
+        wrote = write_untrained(encoder, vocabulary, origin, out, validate, facts)
     if wrote:
         manifest.write_manifest(out, inputs.list_baseline_inputs(clean), inputs.list_baseline_settings(params))
         remove_checkpoint(checkpoint)
@@ -133,11 +127,6 @@ def _measure_captions(clean: Path, encoder: dual_encoder.DualEncoder, vocabulary
     for line in list_losses(measured):
         print(f"warning: {clean}/{line}", file=sys.stderr, flush=True)
     return measured
-
-
-def _count_skipped(streamed: list[StreamedViews]) -> dict[str, float]:
-    counts = sum((views.skipped for views in streamed), Counter[str]())
-    return {f"skipped_{reason}": count for reason, count in sorted(counts.items())}
 
 
 def make_finetuned(

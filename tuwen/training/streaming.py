@@ -80,9 +80,7 @@ class StreamedViews:
 
     listed: rows of `pairs.SHARDS`. limits: what puts a row of other sets into quarantine is skipped here. banned:
     what no training may see. copies: of remote shards, for all sources of a process. Of a key with several
-    captions each lap shows another one. `skipped`: reason, as in the quarantine, -> pairs of this epoch that were
-    not shown; an image that proves broken or near to a banned one when it is decoded is counted by the process
-    that trains on it.
+    captions each lap shows another one.
     """
 
     dealt = True
@@ -102,8 +100,8 @@ class StreamedViews:
         self._weight, self._banned = weight, banned.equal
         self._copies = copies or open_shard_copies()
         self._pairs: int = sum(row["pairs"] for row in listed)
-        self.skipped: Counter[str] = Counter()
-        self._epoch, self._marks = 0, list[Mark]()
+        self._read, self._decoded = Counter[str](), Counter[str]()  # why pairs of the epoch were not shown
+        self._epoch, self._share, self._marks = 0, WHOLE, list[Mark]()
 
     def __len__(self) -> int:
         return len(compute_window(self._pairs, self._weight, 1))
@@ -121,19 +119,21 @@ class StreamedViews:
         window = compute_window(self._pairs, self._weight, epoch)
         own = split_window(window, *share)
         last_row, barren = -(-len(window) // share.ranks), 0
+        if self._epoch != epoch:
+            self._decoded.clear()  # else it is resumed, and rows that were decoded are not decoded again
         if self._epoch != epoch or not skip:
             self._epoch, self._marks = epoch, []
+        self._share = share
         mark = max((mark for mark in self._marks if mark.row <= skip), default=Mark(0, 0, {}))
         row, self._marks = mark.row, [one for one in self._marks if one.row < mark.row]
-        self.skipped.clear()
-        self.skipped.update(mark.skipped)
+        self._read = Counter(mark.skipped)
         dealt = list(group_blocks(list_spans(self._listed, seed, own.start, own.stop), SHUFFLE_BYTES))
         # for skipped pairs come those that stand as far behind the window as the share is in it
         spare = list_spans(self._listed, seed, window.stop + own.start - window.start)
         more = chain.from_iterable(group_blocks([span], SHUFFLE_BYTES) for span in spare)
         for number, (block, read) in enumerate(self._read_blocks(dealt, more, mark.block), mark.block):
-            self._marks.append(Mark(row, number, dict(self.skipped)))
-            self.skipped.update(read.skipped)
+            self._marks.append(Mark(row, number, dict(self._read)))
+            self._read.update(read.skipped)
             random.Random(f"block:{seed}:{epoch}:{share.rank}:{number}").shuffle(read.pairs)
             barren = 0 if read.pairs else barren + sum(span.pairs for span in block)
             if barren >= self._pairs:
@@ -166,12 +166,23 @@ class StreamedViews:
         return read
 
     def get_state(self) -> dict[str, Any]:
-        """Return where the blocks of the epoch under way began, for `set_state` of this process's successor."""
-        return {"epoch": self._epoch, "marks": [tuple(mark) for mark in self._marks]}
+        """Return where blocks of the epoch under way began and what was skipped, for this process's successor."""
+        counts = {"read": dict(self._read), "decoded": dict(self._decoded)}
+        marks = [tuple(mark) for mark in self._marks]
+        return {"epoch": self._epoch, "share": tuple(self._share), "marks": marks, **counts}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Know what `get_state` returned."""
-        self._epoch, self._marks = state["epoch"], [Mark(*mark) for mark in state["marks"]]
+        self._epoch, self._share = state["epoch"], ProcessShare(*state["share"])
+        self._marks = [Mark(*mark) for mark in state["marks"]]
+        self._read, self._decoded = Counter(state["read"]), Counter(state["decoded"])
+
+    def count_skipped(self, rank: int = 0) -> Counter[str]:
+        """Return reason, as in the quarantine, -> pairs of this epoch that process `rank`, this one, did not show.
+
+        Where every process reads all shards, process 0 alone counts what is seen before an image is decoded.
+        """
+        return self._decoded + (self._read if rank == self._share.rank else Counter())
 
     def _select_pair(self, span: Span, sample: Sample) -> tuple[StreamedPair | None, str]:
         """Return the pair that a sample is, or None and why it is none."""
@@ -193,7 +204,7 @@ class StreamedViews:
         row, view = pair.make_row(), pair.lap + 1
         caption, flipped = self._viewer.plan(row, view)
         source = (pair.image, row, view)
-        return ViewSpec(pair.pair_id, find_positive(row, flipped), caption, 0, source, self.skipped)
+        return ViewSpec(pair.pair_id, find_positive(row, flipped), caption, 0, source, self._decoded)
 
     def _find_misfit(self, encoded: bytes) -> str:
         """Return why the image may not be shown, by its header alone; the rest is read where the view is made."""
@@ -210,7 +221,7 @@ class StreamedViews:
     def _make_error(self) -> UserError:
         return UserError(
             f"{self._listed[0]['address']}, …: no pair of the shards of {self._listed[0]['source']} can be shown: "
-            f"{dict(self.skipped)}; mend them, or take that source out of params.yaml: corpus"
+            f"{dict(self._read)}; mend them, or take that source out of params.yaml: corpus"
         )
 
 
@@ -235,13 +246,3 @@ def _is_banned(encoded: bytes, banned: HeldOut) -> bool:
     """Return what `validate` would decide: it measures the same bytes. Raises what decoders raise."""
     look = measure_look(encoded)
     return not look.blank and banned.is_near(look.thumbnail)
-
-
-def list_basic_characters() -> str:
-    """Return the 6,763 Chinese characters and 682 signs of GB 2312, and ASCII, which spell nearly every caption.
-
-    For the vocabulary of a fresh model where captions are streamed: reading them beforehand would cost a pass over
-    all shards, and reading some shards alone would make the vocabulary depend on which these are.
-    """
-    codes = (bytes([high, low]) for high in range(0xA1, 0xF8) for low in range(0xA1, 0xFF))
-    return "".join(code.decode("gb2312", "ignore") for code in codes) + bytes(range(0x21, 0x7F)).decode("ascii")

@@ -18,6 +18,7 @@ from tuwen.training.checkpoint import Checkpoint, Stream, read_interval_seconds
 from tuwen.training.engines.weights import Weights, copy_to_shard
 from tuwen.training.objective import Contrastive, EpochRecord, Objective
 from tuwen.training.selection import Choice, KeptStates, Measured, mix_weights, select_state
+from tuwen.training.streams.skipped import gather_skipped
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit, Loop
@@ -61,9 +62,8 @@ def train(
     torch.manual_seed(seed + distributed.get_rank())
     trained = copy_to_shard(model, fit)
     learned.prepare(trained, steps_per_epoch)
-    training = Training(
-        Weights(trained, model, fit), learned, fit, steps_per_epoch, Checkpoint(checkpoint, streams)
-    )
+    weights, kept = Weights(trained, model, fit), Checkpoint(checkpoint, streams)
+    training = Training(weights, learned, fit, steps_per_epoch, kept, streams)
     training.resume()
     with watch_sigterm() as stopped:
         while training.epochs < (until or fit.epochs):
@@ -80,10 +80,16 @@ class Training:
     """A training under way: weights, optimizers, average of the weights, steps done, and the best state so far."""
 
     def __init__(
-        self, weights: Weights, objective: Objective, fit: "Loop", steps_per_epoch: int, checkpoint: Checkpoint
+        self,
+        weights: Weights,
+        objective: Objective,
+        fit: "Loop",
+        steps_per_epoch: int,
+        checkpoint: Checkpoint,
+        streams: Sequence[Stream],
     ) -> None:
         self.weights, self.objective, self.fit = weights, objective, fit
-        self.steps_per_epoch, self.checkpoint = steps_per_epoch, checkpoint
+        self.steps_per_epoch, self.checkpoint, self._streams = steps_per_epoch, checkpoint, streams
         self.done = 0  # steps
         self.lr = 0.0  # of the last of them
         self.losses: list[float] = []  # of the epoch under way
@@ -152,6 +158,7 @@ class Training:
         epoch = self.epochs + 1
         record: EpochRecord = {"loss": sum(self.losses) / len(self.losses), "lr": self.lr}
         record |= self.objective.describe_epoch(self.model)
+        record |= gather_skipped(self._streams)
         record |= self._measure(evaluate, epoch)
         record = distributed.broadcast_first(record)
         self.records.append({"epoch": epoch, **{name: round(value, 6) for name, value in record.items()}})

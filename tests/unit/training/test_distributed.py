@@ -23,6 +23,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that two processes write, each started by a torchrun of its own, as on two machines."""
     out = tmp_path_factory.mktemp("nodes")
     distributed_process.train(out / "checkpoint-of-one", until=1)
+    distributed_process.write_far(out)
     rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--rdzv-id=two"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *rendezvous]
     command += ["--local-addr=127.0.0.1", "-m", "tests.support.distributed_process", str(out)]
@@ -59,6 +60,19 @@ def test_the_gradients_of_two_processes_are_those_of_one(case: str, both: list[d
             torch.testing.assert_close(
                 gradients[name], gradient, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+@pytest.mark.parametrize(("case", "seen"), [("plain", torch.float32), ("shares", torch.bfloat16)])
+def test_in_bf16_the_gradients_of_two_processes_are_those_of_one(case, seen, both, alone) -> None:
+    expected, _ = alone["bf16, plain"]
+    _, exact = alone["plain"]
+    assert max((expected[name] - gradient).abs().max().item() for name, gradient in exact.items()) > 1e-4
+    for gradients, types in (one[f"bf16, {case}"] for one in both):
+        assert types == {seen}  # shares are gathered in bf16, where autocast casts whole weights as it multiplies
+        assert gradients.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert gradients[name].dtype == torch.float32
+            assert (gradients[name] - gradient).norm() < 0.05 * gradient.norm() + 1e-4, name
 
 
 @pytest.mark.parametrize("case", distributed_process.DESCENTS)
@@ -133,6 +147,13 @@ def test_shares_of_two_processes_are_taken_up_by_three(nodes: Path, both: list[d
 def test_a_folder_that_one_process_cannot_make_none_writes(both: list[dict], nodes: Path) -> None:
     assert [one["written"] for one in both] == [False, False]
     assert list((nodes / "kept").iterdir()) == []
+
+
+def test_what_is_skipped_is_counted_over_both_processes(both: list[dict], nodes: Path) -> None:
+    alone = [distributed_process.skip(nodes, apart) for apart in (False, True)]
+    assert alone == [{"skipped_missing": 1, "skipped_unreadable": 2}] * 2
+    for one in both:
+        assert one["skipped"] == alone
 
 
 def test_siblings_span_the_processes_and_count(alone: dict) -> None:

@@ -44,14 +44,20 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def mixed(data) -> MixedViews:
+def stream_far(data) -> StreamedViews:
+    """Return the views of eleven pairs, of which one has a cut picture."""
     cut = [("cut.png", drawn(220)[:-60]), ("cut.txt", caption(220).encode())]
     listed = [write_shard(data / "far.tar", [*cut, *members(range(200, 210))], 11)]
-    streamed = StreamedViews(listed, make_viewer(), LIMITS, weight=1.0, banned=Banned())
-    return MixedViews(
-        [StoredViews(data / "augmented", ["train"]), OnlineViews([data / "clean/corpus"], make_viewer()), streamed]
+    return StreamedViews(listed, make_viewer(), LIMITS, weight=1.0, banned=Banned())
+
+
+@pytest.fixture(scope="module")
+def mixed(data) -> MixedViews:
+    stored, online = (
+        StoredViews(data / "augmented", ["train"]),
+        OnlineViews([data / "clean/corpus"], make_viewer()),
     )
+    return MixedViews([stored, online, stream_far(data)])
 
 
 def load_epoch(views, data, **changes) -> list[loader.Batch]:
@@ -143,8 +149,8 @@ def test_a_process_decodes_its_own_share_alone(data) -> None:
     assert len(calls) == 20
 
 
-def test_a_broken_image_of_a_stream_is_counted_and_the_row_before_stands_in(mixed, data) -> None:
-    streamed = mixed._parts[2]
+def test_a_broken_image_of_a_stream_is_counted_and_the_row_before_stands_in(data) -> None:
+    streamed = stream_far(data)
     (batch,) = load_epoch(streamed, data, batch_size=11)
     planned = [spec.pair_id for spec in streamed.plan(0, 1)]
     place = next(n for n, pair_id in enumerate(planned) if pair_id.endswith("/cut"))
@@ -152,9 +158,24 @@ def test_a_broken_image_of_a_stream_is_counted_and_the_row_before_stands_in(mixe
     assert list(batch.pair_ids) == planned
     assert torch.equal(batch.pixels[place], batch.pixels[place - 1])
     assert batch.positive_id[place] == batch.positive_id[place - 1]
-    streamed.skipped.clear()
-    load_epoch(streamed, data, batch_size=11)
-    assert streamed.skipped == {"unreadable": 1}
+    assert streamed.count_skipped() == {"unreadable": 1}
+    load_epoch(streamed, data, batch_size=11, epoch=2)
+    assert streamed.count_skipped() == {"unreadable": 1}
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_image_that_proved_broken_before_a_kill_is_counted_after_it(data, apart: bool) -> None:
+    options = {"max_tokens": 24, "batch_size": 2, "seed": 3, "epoch": 1, "apart": apart}
+    tokenizer = text.load_tokenizer(data / "vocab.txt")
+    for steps in range(1, 6):
+        views, resumed = stream_far(data), stream_far(data)
+        batches = load_batches(views, tokenizer, **options)
+        before = [next(batches) for _ in range(steps)]
+        resumed.set_state(views.get_state())
+        batches.close()
+        after = load_epoch(resumed, data, **options, first_step=steps) if steps < 5 else []
+        assert len(before + after) == 5
+        assert resumed.count_skipped() == {"unreadable": 1}
 
 
 def test_a_batch_without_a_sound_image_and_a_lost_shard_end_the_training_from_any_process(

@@ -128,6 +128,16 @@ def build_vocabulary(captions: Iterable[str], simplify: bool = False) -> list[st
     return [*SPECIAL_TOKENS, *spelling.list_pieces(read)]
 
 
+def list_basic_characters() -> str:
+    """Return the 6,763 Chinese characters and 682 signs of GB 2312, and ASCII, which spell nearly every caption.
+
+    For the vocabulary of a fresh model where captions are streamed: reading them beforehand would cost a pass over
+    all shards, and reading some shards alone would make the vocabulary depend on which these are.
+    """
+    codes = (bytes([high, low]) for high in range(0xA1, 0xF8) for low in range(0xA1, 0xFF))
+    return "".join(code.decode("gb2312", "ignore") for code in codes) + bytes(range(0x21, 0x7F)).decode("ascii")
+
+
 def load_tokenizer(vocabulary: Path) -> Any:
     """Return the tokenizer of a model folder.
 

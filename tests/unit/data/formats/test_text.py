@@ -138,3 +138,11 @@ def test_every_token_stands_where_its_characters_do() -> None:
         spelled = dict.fromkeys(caption[start:end] for start, end in places[1:-1])  # 龘 is three bytes, or unknown
         assert "".join(spelled) == caption
         assert text.locate_tokens(tokenizer, caption, 5) == [*places[:4], (0, 0)]
+
+
+def test_the_basic_characters_spell_common_captions() -> None:
+    characters = text.list_basic_characters()
+    assert len(characters) == len(set(characters)) == 6763 + 682 + 94
+    vocabulary = set(text.build_vocabulary([characters]))
+    assert set("一只大熊猫坐在竹林里吃竹子,旁边写着《国宝》「2024」。a") <= vocabulary
+    assert "##a" in vocabulary
