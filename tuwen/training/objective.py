@@ -29,6 +29,7 @@ from tuwen.training.step import (
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
     from tuwen.core.params import Fit
+    from tuwen.training.distillation.features import FeatureGuidance
     from tuwen.training.loader import Batch
 
 EpochRecord = dict[str, float]
@@ -61,12 +62,16 @@ class Objective(Protocol):
 
 
 class Contrastive:
-    """The contrastive loss of a dual encoder, as pre-training and fine-tuning have it; with `fit.distil` TgD."""
+    """The contrastive loss of a dual encoder, as pre-training and fine-tuning have it; with `fit.distil` TgD.
+
+    features: FgD beside it; needed where `fit.distil.fgd` is above 0.
+    """
 
     group = "baseline.fit or finetune.fit"
 
-    def __init__(self, fit: "Fit") -> None:
-        self._fit = fit
+    def __init__(self, fit: "Fit", features: "FeatureGuidance | None" = None) -> None:
+        assert (features is not None) == bool(fit.distil and fit.distil.fgd)
+        self._fit, self._features = fit, features
         self._teacher: Teacher | None = None
         self._guidance: Guidance | None = None
         self._start: Any = None
@@ -96,6 +101,8 @@ class Contrastive:
             alike = self._start and self._find_alike(batch)
             return step(model, optimizers, batch, factor, self._fit, self._engine, self._scale, alike)
         compare = partial(self._compare, model, taught := self._teach(batch), done)
+        if self._features:
+            batch = self._features.hide(batch, model.config["text"]["max_tokens"], done)
         loss = compute_gradients(model, batch, self._fit, compare, self._engine, self._scale)
         value = move_weights(model, optimizers, loss, factor, self._fit, self._scale)
         clamp_temperature(model)
@@ -117,17 +124,21 @@ class Contrastive:
     ) -> Tensor:
         assert self._guidance
         siblings = self._fit.siblings != "negatives"
-        return self._guidance.compute_loss(
+        loss = self._guidance.compute_loss(
             taught, image_bD, text_bD, positive_bB, model.scale, done, siblings=siblings
         )
+        return loss + self._features.compute_loss(text_bD, taught) if self._features else loss
 
     def describe_epoch(self, model: DualEncoder) -> EpochRecord:
-        """Return the temperature, and of a queue how many pairs it is worth, the sum of their weights."""
-        return {"temperature": 1 / model.scale.item()} | (self._guidance.describe() if self._guidance else {})
+        """Return the temperature; of a queue how many pairs it is worth, the sum of their weights; FgD's loss."""
+        record = {"temperature": 1 / model.scale.item()} | (self._guidance.describe() if self._guidance else {})
+        return record | (self._features.describe_epoch() if self._features else {})
 
     def get_state(self) -> Mapping[str, Any]:
-        """Return the factor of the loss, the teacher and the queue."""
+        """Return the factor of the loss, the teacher and the queue, and what FgD's record depends on."""
         state = {"loss_scale": self._scale.get_state()}
+        if self._features:
+            state |= {"features": self._features.get_state()}
         if self._teacher is None or self._guidance is None:
             return state
         return state | {"teacher": self._teacher.model.state_dict(), "queue": self._guidance.queue.get_state()}
@@ -138,3 +149,5 @@ class Contrastive:
         if self._teacher and self._guidance:
             self._teacher.model.load_state_dict(state["teacher"])
             self._guidance.queue.set_state(state["queue"])
+        if self._features:
+            self._features.set_state(state["features"])

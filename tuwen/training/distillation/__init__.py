@@ -1,4 +1,5 @@
-"""What a momentum teacher gives a dual encoder beside its pairs, soft targets and a queue: guidance.py.
+"""What a momentum teacher gives a dual encoder beside its pairs.
 
-hidden_words.py: what is left of a text for a student to read.
+guidance.py: soft targets and a queue (TgD). features.py: the teacher's vectors of whole texts (FgD), while the
+student reads what hidden_words.py leaves of them.
 """
