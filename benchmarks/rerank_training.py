@@ -29,10 +29,10 @@ from tuwen.reranking import losses
 from tuwen.reranking.encoded import encode_batch, join_negatives
 from tuwen.reranking.joint import JointModel
 from tuwen.reranking.lengths import read_by_length
-from tuwen.reranking.masking import hide_words
-from tuwen.reranking.objective import HiddenWords, Matching
+from tuwen.reranking.objective import Matching
 from tuwen.reranking.recipe import describe_layers
 from tuwen.training import optim, trainer
+from tuwen.training.distillation.hidden_words import HiddenWords, hide_words
 from tuwen.training.loader import Batch
 from tuwen.training.selection import Measured
 from tuwen.training.step import find_positives, move_weights, prepare_torch
@@ -208,8 +208,7 @@ def compute_loss(model: JointModel, batch: Batch, words: HiddenWords, once: bool
 
     Two passes judge the whole texts; the images go through their tower once in both forms.
     """
-    special, uniform_bL = torch.tensor(words.special), torch.rand(batch.ids.shape)
-    shown, hidden_bL = hide_words(batch.ids, uniform_bL, 0.15, special, words.mask)
+    shown, hidden_bL = hide_words(batch.ids, torch.rand(batch.ids.shape), 0.15, words)
     encoded = encode_batch(
         model.dual, batch.pixels, batch.ids, batch.mask, shown if once else batch.ids, whole=False
     )

@@ -8,6 +8,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,6 +30,8 @@ from tuwen.model import precision
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import distributed, optim, step, trainer
 from tuwen.training.checkpoint import Checkpoint
+from tuwen.training.distillation.features import FeatureGuidance
+from tuwen.training.distillation.hidden_words import HiddenWords
 from tuwen.training.engines.replicas import GradientEngine
 from tuwen.training.loader import Batch, load_batches
 from tuwen.training.objective import Contrastive
@@ -74,6 +77,13 @@ SHARED = {"shard": "full", "muon_lr": None, "ema": 0.9, "epochs": 2, "batch_size
 SHARED |= {"layer_decay": 0.5, "tower_lr": 1e-3}
 MASKED = {"masked": {}, "masked, cached": {"chunk": 4}}
 DISTIL = {"momentum": 0.5, "alpha": 0.5, "queue": 20, "half_life": 10}
+GUIDED: dict[str, Any] = DISTIL | {"fgd": 2.0, "hidden_share": 0.4}
+GUIDED_CASES: dict[str, dict[str, Any]] = {
+    "guided": {},
+    "guided, cached": {"chunk": 4, "matryoshka": [16]},
+    "guided, image frozen": {"freeze": "image"},
+}
+WORDS_HIDDEN = HiddenWords(mask=4, special=(0, 1, 2, 3, 4))
 Gradients = dict[str, torch.Tensor]
 
 
@@ -155,11 +165,33 @@ def take_steps(settings: Fit) -> Iterator[float]:
         yield step.step(model, optimizers, take_share(make_global_batch(number)), 1.0, settings, engine)
 
 
+def make_guided(settings: Fit) -> tuple[DualEncoder, Contrastive]:
+    """Return a model and its objective, of which FgD is a part where it has a weight."""
+    torch.manual_seed(7)
+    distil = settings.distil
+    features = FeatureGuidance(distil, WORDS_HIDDEN, 0) if distil and distil.fgd else None
+    model, objective = DualEncoder(STILL), Contrastive(settings, features)
+    objective.prepare(model, 4)
+    return model, objective
+
+
+def compute_guided_gradients(settings: Fit) -> tuple[float, Gradients]:
+    """Return the loss and the gradients of a step with a teacher and a queue, and the record's mean with them."""
+    model, objective = make_guided(settings)
+    assert objective._guidance
+    assert objective._features
+    batch = take_share(make_global_batch(1))
+    objective._guidance.put(objective._teach(take_share(make_global_batch(2))))
+    compare = partial(objective._compare, model, objective._teach(batch), 3)
+    shown = objective._features.hide(batch, 12, 3)
+    loss = step.compute_gradients(model, shown, settings, compare, objective._engine)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), gradients | {"the record's fgd": torch.tensor(objective.describe_epoch(model)["fgd"])}
+
+
 def learn(settings: Fit) -> Gradients:
     """Return the weights after three steps that ask another model too: a teacher, or the one at the start."""
-    torch.manual_seed(7)
-    model, objective = DualEncoder(STILL), Contrastive(settings)
-    objective.prepare(model, 2)
+    model, objective = make_guided(settings)
     descent = torch.optim.SGD(model.parameters(), lr=0.05)
     descent.param_groups[0]["initial_lr"] = 0.05
     for number in range(3):
@@ -198,8 +230,13 @@ def compute_results() -> dict[str, object]:
         f"bf16, {name}": compute_half_gradients(fit(batch_size=ROWS, **changes))
         for name, changes in HALF_CASES.items()
     }
+    results |= {
+        name: compute_guided_gradients(fit(batch_size=ROWS, distil=GUIDED, **changes))
+        for name, changes in GUIDED_CASES.items()
+    }
     results |= {f"20 steps, {name}": descend(fit(batch_size=ROWS, **CASES[name])) for name in DESCENTS}
     results["distilled"] = learn(fit(batch_size=ROWS, distil=DISTIL))
+    results["distilled, guided"] = learn(fit(batch_size=ROWS, distil=GUIDED))
     for name, changes in MASKED.items():
         results[name] = learn(fit(batch_size=ROWS, siblings="masked", mask_margin=0.1, **changes))
     return results | {"losses": list(take_steps(fit(batch_size=ROWS)))}

@@ -15,9 +15,10 @@ from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.reranker import make_cross_encoder
 from tuwen.reranking.joint import JointModel
 from tuwen.reranking.lengths import read_by_length
-from tuwen.reranking.objective import HiddenWords, Matching
+from tuwen.reranking.objective import Matching
 from tuwen.reranking.recipe import describe_layers
 from tuwen.training import trainer
+from tuwen.training.distillation.hidden_words import HiddenWords
 from tuwen.training.loader import Batch
 from tuwen.training.selection import Measured
 

@@ -88,12 +88,6 @@ def compute_recovery_loss(recovered_bD: Tensor, text_bD: Tensor) -> Tensor:
     return (1 - functional.cosine_similarity(recovered_bD.float(), text_bD.float(), dim=-1)).mean()
 
 
-def compute_guided_loss(student_bW: Tensor, teacher_bW: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the student's softmaxed [CLS] feature to the teacher's (FgD, R2D2)."""
-    target = torch.softmax(teacher_bW.float(), -1)
-    return -(target * torch.log_softmax(student_bW.float(), -1)).sum(-1).mean()
-
-
 def average_over_counted(loss: Tensor, count: Tensor, total: Total) -> Tensor:
     """Return this process's sum over the processes' mean count; zero, with a gradient, where none counts."""
     mean = total(count.detach().float())

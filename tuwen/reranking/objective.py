@@ -19,7 +19,7 @@ from tuwen.model.cross_encoder import CrossEncoder, CrossOutput
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.precision import set_attention, set_precision
-from tuwen.reranking import losses, masking
+from tuwen.reranking import losses
 from tuwen.reranking.encoded import Encoded, JudgedPairs, encode_batch, join_negatives
 from tuwen.reranking.joint import JointModel, split_model
 from tuwen.reranking.lengths import read_by_length
@@ -27,9 +27,12 @@ from tuwen.reranking.negatives import compute_hardness
 from tuwen.reranking.regions import OBJECTIVES, MaskedRegions
 from tuwen.training import distributed
 from tuwen.training.dataset import make_generator
+from tuwen.training.distillation.guidance import Guidance, Taught
+from tuwen.training.distillation.hidden_words import HiddenWords, hide_words
 from tuwen.training.engines.loss_scale import LossScale
 from tuwen.training.engines.replicas import Alone, GradientEngine, make_replicas
-from tuwen.training.objective import EpochRecord, Guidance, Taught
+from tuwen.training.loss import compute_guided_loss
+from tuwen.training.objective import EpochRecord
 from tuwen.training.optim import Teacher
 from tuwen.training.step import clamp_temperature, compare_rows, find_positives, move_weights, prepare_torch
 
@@ -38,13 +41,6 @@ if TYPE_CHECKING:  # pydantic is not needed to step on tensors
     from tuwen.training.loader import Batch
 
 ALARM = 0.005  # nats below what a re-ranker that tells nothing apart would have, or less: it has learned nothing
-
-
-class HiddenWords(NamedTuple):
-    """The token that stands for a hidden word, and those that are never hidden."""
-
-    mask: int
-    special: tuple[int, ...]
 
 
 class Draws(NamedTuple):
@@ -145,7 +141,7 @@ class Matching:
             terms["recovery"] = losses.compute_recovery_loss(recovered_bD, encoded.text.detach())
         taught = self._teach(encoded, pixels, ids_bL, mask_bL)
         if "fgd" in self._weights:
-            terms["fgd"] = losses.compute_guided_loss(out.feature[:rows], self._guide(taught))
+            terms["fgd"] = compute_guided_loss(out.feature[:rows], self._guide(taught))
         terms |= self._regions.compute_terms(cross, encoded, taught.tokens, draws.patches)
         if "gcpr" in self._weights:
             self._taught = Taught(taught.image, taught.text, ids_b2)
@@ -154,21 +150,17 @@ class Matching:
 
     def _draw(self, model: CrossEncoder, rows: int, length: int, done: int) -> Draws:
         """Draw for the rows of all processes, and keep those of this one."""
-        generator, rank = make_generator(self._settings.seed, done + 1), distributed.get_rank()
+        generator = make_generator(self._settings.seed, done + 1)
         # of texts the longest there may be, since their padding is each process's own
-        columns = (2 * self._settings.negatives, self._dual.config["text"]["max_tokens"])
-        drawn = [
-            torch.rand(rows * distributed.count_ranks(), count, generator=generator)[rank * rows :][:rows]
-            for count in (*columns, model.config["image"]["tokens"])
-        ]
+        longest = self._dual.config["text"]["max_tokens"]
+        columns = (2 * self._settings.negatives, longest, model.config["image"]["tokens"])
+        drawn = [distributed.draw_rows(rows, count, generator) for count in columns]
         return Draws(drawn[0], drawn[1][:, :length], drawn[2])
 
     def _hide_words(self, ids_bL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         if self._weights.keys().isdisjoint({"mlm", "fgd"}):
             return ids_bL, torch.zeros_like(ids_bL, dtype=torch.bool)
-        special = torch.tensor(self._words.special, device=ids_bL.device)
-        uniform_bL = draws.words.to(ids_bL.device)
-        return masking.hide_words(ids_bL, uniform_bL, self._settings.hidden_share, special, self._words.mask)
+        return hide_words(ids_bL, draws.words, self._settings.hidden_share, self._words)
 
     def _judge(self, out: CrossOutput, pairs: JudgedPairs, rows: int) -> Tensor:
         settings, counted_b = self._settings, pairs.counted[:rows]

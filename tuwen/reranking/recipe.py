@@ -15,7 +15,7 @@ from tuwen.core.params import Params, Rerank
 from tuwen.data.augment.views import Viewer
 from tuwen.data.formats import manifest, pairs
 from tuwen.data.formats.json_file import read_json, write_json
-from tuwen.data.formats.text import SPECIAL_TOKENS, Vocabulary, load_tokenizer
+from tuwen.data.formats.text import load_tokenizer
 from tuwen.model import card, dual_encoder
 from tuwen.model.cross_encoder import CrossEncoder
 from tuwen.model.dual_encoder import DualEncoder
@@ -23,11 +23,12 @@ from tuwen.model.precision import choose_precision
 from tuwen.model.reranker import make_cross_encoder, save_reranker
 from tuwen.model.stored_model import REMAKE
 from tuwen.reranking.joint import JointModel
-from tuwen.reranking.objective import HiddenWords, Matching
+from tuwen.reranking.objective import Matching
 from tuwen.reranking.validation import make_rerank_validator
 from tuwen.training import distributed, trainer
 from tuwen.training.checkpoint import remove_checkpoint
 from tuwen.training.dataset import OnlineViews, Views
+from tuwen.training.distillation.hidden_words import find_words
 from tuwen.training.loader import load_batches
 from tuwen.training.recipes import make_labelled_views
 from tuwen.training.runner import Log, describe_machine
@@ -117,6 +118,7 @@ def _train(
     torch.manual_seed(settings.seed)
     cross = make_cross_encoder(dual, describe_layers(dual, settings))
     model = JointModel(dual, cross) if settings.towers == "trained" else cross
+    words = find_words(dual_encoder.read_vocabulary(tuned), f"{tuned / 'vocab.txt'}:")
     validate = make_rerank_validator(valid, dual, tokenizer, settings.k)
     training = trainer.train(
         model,
@@ -127,7 +129,7 @@ def _train(
         checkpoint=checkpoint,
         evaluate=validate,
         log=log,
-        objective=Matching(dual, settings, _find_words(dual_encoder.read_vocabulary(tuned), tuned)),
+        objective=Matching(dual, settings, words),
     )
     if not distributed.is_first():
         return False
@@ -165,16 +167,6 @@ def describe_layers(dual: DualEncoder, settings: Rerank) -> dict[str, Any]:
     names = {"fusion", "layers", "width", "heads", "mlp", "dropout", "image_tokens"}
     given = settings.model_dump(include=names)
     return given | {name: value for name, value in shape.items() if given[name] is None}
-
-
-def _find_words(vocabulary: Vocabulary, tuned: Path) -> HiddenWords:
-    """Return the numbers of the tokens of BERT. Raises UserError where the model cannot read [MASK]."""
-    numbers = {token: number for number, token in enumerate(vocabulary)}
-    if "[MASK]" not in numbers:
-        raise UserError(
-            f"{tuned / 'vocab.txt'}: has no [MASK], by which words are hidden; take a model with BERT's vocabulary"
-        )
-    return HiddenWords(numbers["[MASK]"], tuple(numbers[token] for token in SPECIAL_TOKENS if token in numbers))
 
 
 def _make_batches(views: Views, tokenizer: Any, dual: DualEncoder, settings: Rerank) -> trainer.Batches:

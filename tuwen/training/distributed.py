@@ -97,6 +97,15 @@ class _Gather(torch.autograd.Function):
         return total.chunk(count_ranks())[get_rank()]
 
 
+def draw_rows(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Return numbers in [0, 1) for the rows of this process [rows, columns], of which each process has as many.
+
+    A row's numbers are the same whichever process has it, if all processes give a generator of one state.
+    """
+    uniform_BC = torch.rand(rows * count_ranks(), columns, generator=generator)
+    return uniform_BC[get_rank() * rows :][:rows]
+
+
 def average_over_ranks(value: Tensor) -> Tensor:
     """Return the mean of `value` over the processes."""
     if count_ranks() == 1:

@@ -149,6 +149,12 @@ def compute_distilled_loss(
     return torch.stack(losses).mean()
 
 
+def compute_guided_loss(student_BW: Tensor, teacher_BW: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the student's softmaxed features [B, W] to the teacher's (FgD, R2D2)."""
+    target_BW = torch.softmax(teacher_BW.float(), -1)
+    return -(target_BW * torch.log_softmax(student_BW.float(), -1)).sum(-1).mean()
+
+
 def _cross_entropy(logits_BC: Tensor, positive_BC: Tensor) -> Tensor:
     target_BC = positive_BC.float()
     target_BC = target_BC / target_BC.sum(1, keepdim=True)

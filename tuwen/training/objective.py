@@ -1,12 +1,12 @@
 """What a training learns by its steps, and those of a dual encoder: from the pairs, and from a momentum teacher.
 
-Shapes: b pairs of this process, B of all processes, Q of the queue, D dimensions.
+Shapes: b pairs of this process, B of all processes, D dimensions.
 """
 
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,12 +14,10 @@ from torch import Tensor
 from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.model.towers import stop_patch_dropout
-from tuwen.training import distributed
+from tuwen.training.distillation.guidance import Guidance, Taught
 from tuwen.training.engines.loss_scale import LossScale
 from tuwen.training.engines.replicas import GradientEngine
-from tuwen.training.loss import Compared, compare_ids, compute_distilled_loss, cut_prefix
 from tuwen.training.negatives.alike import Alike, copy_start, embed_batch, find_alike
-from tuwen.training.negatives.vector_queue import VectorQueue
 from tuwen.training.optim import Teacher
 from tuwen.training.step import (
     clamp_temperature,
@@ -30,7 +28,8 @@ from tuwen.training.step import (
 )
 
 if TYPE_CHECKING:  # pyarrow and pydantic are not needed to step on tensors
-    from tuwen.core.params import Fit, SoftTargets
+    from tuwen.core.params import Fit
+    from tuwen.training.distillation.features import FeatureGuidance
     from tuwen.training.loader import Batch
 
 EpochRecord = dict[str, float]
@@ -62,21 +61,17 @@ class Objective(Protocol):
         """Go on from what `get_state` returned."""
 
 
-class Taught(NamedTuple):
-    """A momentum teacher's vectors [b, D] of this process's images and texts, and their ids [b, 2]."""
-
-    image: Tensor
-    text: Tensor
-    ids: Tensor  # positive_id and caption_id
-
-
 class Contrastive:
-    """The contrastive loss of a dual encoder, as pre-training and fine-tuning have it; with `fit.distil` TgD."""
+    """The contrastive loss of a dual encoder, as pre-training and fine-tuning have it; with `fit.distil` TgD.
+
+    features: FgD beside it; needed where `fit.distil.fgd` is above 0.
+    """
 
     group = "baseline.fit or finetune.fit"
 
-    def __init__(self, fit: "Fit") -> None:
-        self._fit = fit
+    def __init__(self, fit: "Fit", features: "FeatureGuidance | None" = None) -> None:
+        assert (features is not None) == bool(fit.distil and fit.distil.fgd)
+        self._fit, self._features = fit, features
         self._teacher: Teacher | None = None
         self._guidance: Guidance | None = None
         self._start: Any = None
@@ -106,6 +101,8 @@ class Contrastive:
             alike = self._start and self._find_alike(batch)
             return step(model, optimizers, batch, factor, self._fit, self._engine, self._scale, alike)
         compare = partial(self._compare, model, taught := self._teach(batch), done)
+        if self._features:
+            batch = self._features.hide(batch, model.config["text"]["max_tokens"], done)
         loss = compute_gradients(model, batch, self._fit, compare, self._engine, self._scale)
         value = move_weights(model, optimizers, loss, factor, self._fit, self._scale)
         clamp_temperature(model)
@@ -127,17 +124,21 @@ class Contrastive:
     ) -> Tensor:
         assert self._guidance
         siblings = self._fit.siblings != "negatives"
-        return self._guidance.compute_loss(
+        loss = self._guidance.compute_loss(
             taught, image_bD, text_bD, positive_bB, model.scale, done, siblings=siblings
         )
+        return loss + self._features.compute_loss(text_bD, taught) if self._features else loss
 
     def describe_epoch(self, model: DualEncoder) -> EpochRecord:
-        """Return the temperature, and of a queue how many pairs it is worth, the sum of their weights."""
-        return {"temperature": 1 / model.scale.item()} | (self._guidance.describe() if self._guidance else {})
+        """Return the temperature; of a queue how many pairs it is worth, the sum of their weights; FgD's loss."""
+        record = {"temperature": 1 / model.scale.item()} | (self._guidance.describe() if self._guidance else {})
+        return record | (self._features.describe_epoch() if self._features else {})
 
     def get_state(self) -> Mapping[str, Any]:
-        """Return the factor of the loss, the teacher and the queue."""
+        """Return the factor of the loss, the teacher and the queue, and what FgD's record depends on."""
         state = {"loss_scale": self._scale.get_state()}
+        if self._features:
+            state |= {"features": self._features.get_state()}
         if self._teacher is None or self._guidance is None:
             return state
         return state | {"teacher": self._teacher.model.state_dict(), "queue": self._guidance.queue.get_state()}
@@ -148,54 +149,5 @@ class Contrastive:
         if self._teacher and self._guidance:
             self._teacher.model.load_state_dict(state["teacher"])
             self._guidance.queue.set_state(state["queue"])
-
-
-class Guidance:
-    """Target-guided distillation (TgD, R2D2): a teacher's vectors as soft targets, a queue of earlier ones too."""
-
-    def __init__(self, settings: "SoftTargets", dim: int, ramp_steps: int) -> None:
-        self._alpha, self._ramp_steps = settings.alpha, ramp_steps
-        self.queue = VectorQueue(settings.queue, dim, settings.half_life)
-
-    def compute_loss(
-        self,
-        taught: Taught,
-        image_bD: Tensor,
-        text_bD: Tensor,
-        positive_bB: Tensor,
-        scale: Tensor,
-        done: int,
-        *,
-        siblings: bool = True,
-    ) -> Tensor:
-        """Return the mean loss of this process's rows after `done` steps, against all processes' and the queue.
-
-        positive_bB: which rows of the batch fit each row. siblings: whether rows of the queue can be positives.
-        """
-        dim = image_bD.shape[1]  # under that of the teacher where a prefix is compared (loss.nest_loss)
-        queue, ids_b2 = self.queue.read().cut(dim), taught.ids
-        teacher_image_bD, teacher_text_bD = cut_prefix(taught.image, dim), cut_prefix(taught.text, dim)
-        new, old = (image_bD, text_bD, teacher_image_bD, teacher_text_bD), (queue.image, queue.text) * 2
-        image, text, teacher_image, teacher_text = (
-            torch.cat([distributed.gather_rows(rows), earlier]) for rows, earlier in zip(new, old, strict=True)
-        )
-        weight_N = torch.cat([queue.weight.new_ones(positive_bB.shape[1]), queue.weight])
-        again_bQ = compare_ids(ids_b2[:, 0], queue.ids[:, 0]) | compare_ids(ids_b2[:, 1], queue.ids[:, 1])
-        return compute_distilled_loss(
-            image_bD,
-            text_bD,
-            teacher_image_bD,
-            teacher_text_bD,
-            Compared(image, text, teacher_image, teacher_text, weight_N),
-            torch.cat([positive_bB, again_bQ & siblings], dim=1),
-            scale,
-            self._alpha * min(1.0, done / self._ramp_steps),
-        )
-
-    def put(self, taught: Taught) -> None:
-        """Take all processes' rows into the queue."""
-        self.queue.put(*(distributed.gather_rows(rows) for rows in taught))
-
-    def describe(self) -> EpochRecord:
-        """Return how many pairs the queue is worth, the sum of their weights."""
-        return {"queue_size": self.queue.read().weight.sum().item()}
+        if self._features:
+            self._features.set_state(state["features"])

@@ -17,11 +17,13 @@ from tuwen.model.state_dict import State
 from tuwen.training import distributed, trainer
 from tuwen.training.checkpoint import Stream
 from tuwen.training.dataset import Views
+from tuwen.training.distillation.features import FeatureGuidance
+from tuwen.training.distillation.hidden_words import find_words
 from tuwen.training.frozen.pooled_views import PooledViews
 from tuwen.training.frozen.projections import Projections
 from tuwen.training.loader import load_batches
 from tuwen.training.negatives.expected import number_names, report_batch
-from tuwen.training.objective import EpochRecord
+from tuwen.training.objective import Contrastive, EpochRecord, Objective
 from tuwen.training.selection import Choice, Validator
 
 Log = Callable[[EpochRecord, int], None]
@@ -50,8 +52,10 @@ class Job(NamedTuple):
 def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log: Log) -> bool:
     """Train `job.encoder` and write it to `out` with training.json.
 
-    Returns whether this process, the first one, wrote it. SystemExit and UserError are those of `trainer.train`.
+    Returns whether this process, the first one, wrote it. SystemExit and UserError are those of `trainer.train`;
+    UserError too where words are to be hidden and the vocabulary has nothing to hide them by.
     """
+    objective = _make_objective(job)
     set_prefixes(job.encoder.config, job.fit.matryoshka)
     _add_bias(job.encoder, job.fit)
     if distributed.is_first():
@@ -71,7 +75,7 @@ def run_training(job: Job, out: Path, checkpoint: Path, validate: Validator, log
         evaluate=lambda encoder: validate(encoder, tokenizer),
         log=log,
         until=job.chosen.epoch if job.chosen else None,
-        objective=Projections(fit) if fit.freeze == "towers" else None,
+        objective=objective,
         streams=job.streams,
     )
     if not distributed.is_first():
@@ -152,6 +156,16 @@ def _report_batch(job: Job, simplify: bool, log: Log) -> dict[str, float]:
     names = None if table is None else number_names(table, simplify)
     contrastive = job.encoder.logit_bias is None and not job.fit.distil
     return report_batch(names, job.fit, log, softmax=contrastive)
+
+
+def _make_objective(job: Job) -> Objective:
+    if job.fit.freeze == "towers":
+        return Projections(job.fit)
+    distil = job.fit.distil
+    if not (distil and distil.fgd):
+        return Contrastive(job.fit)
+    place = "params.yaml: baseline.fit or finetune.fit: distil.fgd must be 0: the model's tokenizer"
+    return Contrastive(job.fit, FeatureGuidance(distil, find_words(job.vocabulary, place), job.seed))
 
 
 def _make_batches(job: Job, tokenizer: Any) -> trainer.Batches:

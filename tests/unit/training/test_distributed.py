@@ -48,7 +48,7 @@ def alone() -> dict:
     return distributed_process.compute_results()
 
 
-@pytest.mark.parametrize("case", distributed_process.CASES)
+@pytest.mark.parametrize("case", [*distributed_process.CASES, *distributed_process.GUIDED_CASES])
 def test_the_gradients_of_two_processes_are_those_of_one(case: str, both: list[dict], alone: dict) -> None:
     loss, expected = alone[case]
     assert len(expected) > 10
@@ -86,7 +86,7 @@ def test_twenty_plain_steps_end_at_the_same_weights(case: str, both: list[dict],
             torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("case", ["distilled", *distributed_process.MASKED])
+@pytest.mark.parametrize("case", ["distilled", "distilled, guided", *distributed_process.MASKED])
 def test_what_another_model_says_in_two_processes_is_what_it_says_in_one(
     case: str, both: list[dict], alone: dict
 ) -> None:

@@ -10,6 +10,7 @@ from tuwen.core.errors import UserError
 from tuwen.training.loss import (
     compare_ids,
     compute_contrastive_loss,
+    compute_guided_loss,
     compute_sigmoid_loss,
     nest_loss,
     require_prefixes,
@@ -153,3 +154,13 @@ def test_prefixes_lie_under_the_dimensions_of_the_model() -> None:
     require_prefixes([31, 8], model)
     with pytest.raises(UserError, match=r"matryoshka: must lie under 32, the dimensions of this model, got 32"):
         require_prefixes([32, 8], model)
+
+
+def test_the_guide_is_met_by_itself() -> None:
+    teacher, student = draw_unit(3, 1), draw_unit(3, 2)
+    target = teacher.softmax(1)
+    expected = -(target * student.log_softmax(1)).sum(1).mean().item()
+    assert compute_guided_loss(student, teacher).item() == pytest.approx(expected, abs=1e-6)
+    entropy = -(target * target.log()).sum(1).mean().item()
+    assert compute_guided_loss(teacher, teacher).item() == pytest.approx(entropy, abs=1e-6)
+    assert entropy < expected

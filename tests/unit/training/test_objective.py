@@ -12,8 +12,9 @@ from tests.support.training import PIXELS, STEPS, TINY, epoch_batches, fit
 from tuwen.core.params import Fit
 from tuwen.model.dual_encoder import DualEncoder
 from tuwen.training import checkpoint, optim, step, trainer
+from tuwen.training.distillation.guidance import Guidance, Taught
 from tuwen.training.loss import cut_prefix
-from tuwen.training.objective import Contrastive, Guidance, Taught
+from tuwen.training.objective import Contrastive
 from tuwen.training.selection import Measured
 
 

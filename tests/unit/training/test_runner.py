@@ -9,7 +9,9 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tests.support.distributed_process import GUIDED
 from tests.support.training import SIZE_PX, TINY, caption, drawn, fit
+from tuwen.core.errors import UserError
 from tuwen.data.formats.images import decode_pixels, resize_to_square
 from tuwen.data.formats.text import build_vocabulary
 from tuwen.model import dual_encoder
@@ -124,3 +126,12 @@ def test_siglips_loss_gives_a_model_its_bias_and_the_weights_it_is_mixed_with_to
     assert model.config["sigmoid"]
     assert abs(model.logit_bias.item() - dual_encoder.START_BIAS) > 0.05
     assert "lowest_loss" not in training["batch"]
+
+
+def test_a_student_that_reads_masked_texts_is_logged_and_needs_the_mask(tmp_path: Path) -> None:
+    guided = fit(epochs=2, distil=GUIDED)
+    assert all(record["fgd"] > 1 for record in run(tmp_path, fit=guided)["epochs"])
+    unmasked = ["[unused1]" if token == "[MASK]" else token for token in VOCABULARY]
+    with pytest.raises(UserError, match=r"distil\.fgd must be 0: the model's tokenizer has no \[MASK\]"):
+        run(tmp_path / "unmasked", fit=guided, vocabulary=unmasked)
+    assert not (tmp_path / "unmasked").exists()

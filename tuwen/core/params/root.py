@@ -1,7 +1,7 @@
 """params.yaml as strict models, one per group; an unknown key or a wrong type is an error that names its place.
 
 Params holds only what decides the outs. How to run (workers, device, tracking address) is a TUWEN_* variable.
-params.yaml is whole: but for some keys of groups with a `kind`, there are no defaults in code.
+params.yaml is whole: but for some keys of groups with a `kind` and of `distil`, there are no defaults in code.
 """
 
 from pathlib import Path

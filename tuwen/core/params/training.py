@@ -48,6 +48,10 @@ class Distil(SoftTargets):
     """Learning from an average of the model's own weights beside the pairs."""
 
     momentum: Annotated[float, Field(gt=0, lt=1)]  # of the average, per step
+    # FgD: how much it weighs in the loss that the vector of a text with hidden words is the teacher's of the whole
+    # text; 0: no word is hidden
+    fgd: Annotated[float, Field(ge=0)] = 0.0
+    hidden_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # of the words, where fgd is above 0; R2D2's
 
 
 class Fit(Loop):
@@ -90,6 +94,8 @@ class Fit(Loop):
             for name, off in switches.items():
                 if getattr(self, name):
                     raise ValueError(f"{name} must be {off} where freeze is towers: it is for what they compute")
+        if self.freeze == "text" and self.distil and self.distil.fgd:
+            raise ValueError("distil.fgd must be 0 where freeze is text: it trains that tower alone")
         return self
 
     @model_validator(mode="after")

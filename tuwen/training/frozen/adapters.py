@@ -80,8 +80,10 @@ def train_adapter(
     chosen: the state to take without measuring. facts: more entries of training.json. Returns whether this
     process, the first one, wrote them. Raises UserError where an id has no vector.
     """
-    if fit.siblings == "apart" or fit.sigmoid:
-        raise UserError("params.yaml: finetune.fit: over vectors siblings must not be apart, and sigmoid false")
+    if fit.siblings == "apart" or fit.sigmoid or (fit.distil and fit.distil.fgd):
+        raise UserError(
+            "params.yaml: finetune.fit: over vectors siblings must not be apart, sigmoid false, and distil.fgd 0"
+        )
     given, heads = adapter.read_given(baseline), adapter.load_adapter(baseline)
     columns = _read_columns([clean / name for name in splits], given)
     steps = len(columns.image) // fit.batch_size

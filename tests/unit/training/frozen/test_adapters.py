@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.distributed_process import GUIDED
 from tests.support.training import settings, write_set
 from tuwen.core.errors import UserError
 from tuwen.core.params import Params
+from tuwen.core.params.training import Distil
 from tuwen.data.formats import manifest, pairs, pinned
 from tuwen.evaluation.zero_shot import evaluate_zero_shot
 from tuwen.model import adapter
 from tuwen.retrieval.embed import embed_set
 from tuwen.retrieval.retriever import load_retriever
 from tuwen.training import recipes
+from tuwen.training.frozen import adapters
 
 SETS = {"train": range(80), "valid": range(100, 130), "test": range(200, 230), "corpus": range(0)}
 DIM = 12
@@ -107,3 +110,11 @@ def test_what_the_vectors_cannot_do_is_told(params: Params) -> None:
         UserError, match=r"baseline\.start\.sha256: expected that of inputs/vectors, [0-9a-f]{64}, got"
     ):
         recipes.make_baseline(CLEAN, Path("models/baseline"), params, Path(".cache/b"), lambda *_: None)
+
+
+def test_no_words_can_be_hidden_where_texts_are_vectors(params: Params) -> None:
+    recipes.make_baseline(CLEAN, Path("models/baseline"), params, Path(".cache/b"), lambda *_: None)
+    fit = params.finetune.fit.model_copy(update={"distil": Distil.model_validate(GUIDED)})
+    folders = (Path("models/baseline"), Path("models/finetuned"))
+    with pytest.raises(UserError, match=r"over vectors .* distil\.fgd 0"):
+        adapters.train_adapter(CLEAN, ["train"], *folders, fit, 0, Path(".cache/a"), lambda *_: None)
