@@ -22,7 +22,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_every_part_but_the_tests_runs_at_tiny_shapes() -> None:
-    command = [sys.executable, str(SCRIPT), "step", "memory", "waits", "search", "--tiny"]
+    command = [sys.executable, str(SCRIPT), "step", "memory", "waits", "search", "waiting", "--tiny"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
@@ -30,6 +30,7 @@ def test_every_part_but_the_tests_runs_at_tiny_shapes() -> None:
     assert len(re.findall(r"^peak, batch .* modelled [\d.]+ GB$", done.stdout, re.MULTILINE)) == 3
     assert re.search(r"exact search, 500 × 500, both directions +[\d.]+ s, 20/20", done.stdout)
     assert "no GPU" in done.stdout
+    assert "tuwen from shards" in done.stdout
 
 
 def test_modelled_bytes_are_the_counted_ones_within_a_tenth(memory: dict[str, Any]) -> None:
