@@ -22,7 +22,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_every_part_but_the_tests_runs_at_tiny_shapes() -> None:
-    command = [sys.executable, str(SCRIPT), "step", "memory", "waits", "search", "rerank", "--tiny"]
+    command = [sys.executable, str(SCRIPT), "step", "memory", "waits", "search", "rerank", "waiting", "--tiny"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
@@ -34,6 +34,7 @@ def test_every_part_but_the_tests_runs_at_tiny_shapes() -> None:
         rate = rf"{shape} re-ranks, k {k}, pairs/s +\d+"
         spent = r"… ms a query, of all together and of one alone +[\d.]+, "
         assert re.search(rf"{rate} *\n{spent}", done.stdout), rate
+    assert "tuwen from shards" in done.stdout
 
 
 def test_modelled_bytes_are_the_counted_ones_within_a_tenth(memory: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ def build(root: Path) -> Path:
         torch.manual_seed(seed)
         folder = root / "models" / name
         dual_encoder.save_model(
-            dual_encoder.DualEncoder(TINY | {"vocabulary": len(vocabulary), "dim": DIMENSIONS}), folder, vocabulary
+            dual_encoder.DualEncoder(TINY | {"vocabulary": len(vocabulary), "dim": 16}), folder, vocabulary
         )
         manifest.write_manifest(folder, {}, {"seed": seed})
         for measured in SETS:

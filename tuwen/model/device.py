@@ -1,13 +1,28 @@
 """Where to compute, and whether that device computes fast in bf16. Needs torch alone."""
 
+import functools
 import os
 
 import torch
 
+from tuwen.core.cores import count_cores
+
 
 def choose_device() -> str:
-    """Return "cuda" where there is a GPU, else "cpu". It decides where a model computes, never what."""
+    """Return "cuda" where there is a GPU, else "cpu". It decides where a model computes, never what.
+
+    What computes with a model asks this first; from then on torch has no more threads than this process has cores.
+    """
+    _bound_threads()
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@functools.cache  # once: who sets a number of threads later means it
+def _bound_threads() -> None:
+    """Take threads away where a container's quota is less: torch does not see it, and they would be throttled."""
+    cores = count_cores()
+    if cores < torch.get_num_threads():  # else left alone: the call by itself changes how MKL chooses
+        torch.set_num_threads(cores)
 
 
 def has_bf16(device: str) -> bool:

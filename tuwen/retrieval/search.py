@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tuwen.core.errors import UserError
-from tuwen.model.device import has_bf16
+from tuwen.model.device import choose_device, has_bf16
 from tuwen.model.precision import use_full_float32
 from tuwen.retrieval.shortlist import Candidates, Rounded, compute_single_slack, find_shortlists, round_vectors
 from tuwen.retrieval.vectors import Floats, Rows, Vectors, check_vectors
@@ -70,7 +70,7 @@ def top_k_both(images: Vectors, texts: Vectors, k: int) -> tuple[tuple[Rows, Vec
 
 def _round_both(queries: Vectors, gallery: Vectors, low: torch.dtype | None = None) -> tuple[Rounded, Rounded]:
     """Round both on the machine's device; low: the pass's precision, or else bfloat16 where that is faster."""
-    where = "cuda" if torch.cuda.is_available() else "cpu"
+    where = choose_device()
     low = low or (torch.bfloat16 if has_bf16(where) else torch.float32)
     return (
         round_vectors(torch.from_numpy(queries).to(where), low),

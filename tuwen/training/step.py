@@ -19,7 +19,7 @@ from tuwen.model.device import choose_device
 from tuwen.model.dual_encoder import MAX_SCALE, DualEncoder
 from tuwen.model.precision import choose_precision, set_attention, set_float32_products, set_precision
 from tuwen.training import distributed, gradcache, optim
-from tuwen.training.engines.batch_norm import share_batch_norm
+from tuwen.training.engines.batch_norm import convert_batch_norm
 from tuwen.training.engines.local import clip_gradients
 from tuwen.training.engines.loss_scale import LossScale
 from tuwen.training.engines.replicas import Alone, GradientEngine, make_replicas
@@ -67,7 +67,7 @@ def _share_batch_norm(model: DualEncoder) -> None:
     if choose_device() == "cpu":  # SyncBatchNorm has no kernel for it
         gradcache.refuse_batch_norm(model, f"TUWEN_GPUS: {distributed.count_ranks()} processes without a GPU")
     elif any(parameter.requires_grad for parameter in model.image_tower.parameters()):
-        model.image_tower = share_batch_norm(model.image_tower)
+        model.image_tower = convert_batch_norm(model.image_tower)
 
 
 def prepare_torch(fit: "Loop", group: str) -> None:

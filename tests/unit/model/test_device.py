@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 
+from tuwen.model import device
 from tuwen.model.device import choose_device, count_processes, has_bf16
 
 
@@ -10,6 +11,18 @@ from tuwen.model.device import choose_device, count_processes, has_bf16
 def test_a_gpu_is_taken_where_there_is_one(there: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert choose_device() == device
+
+
+@pytest.mark.parametrize(("cores", "asked"), [(2, [2]), (3, []), (16, [])])
+def test_torch_has_no_more_threads_than_the_quota_has_cores(cores: int, asked: list[int], monkeypatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(device, "count_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    device._bound_threads.cache_clear()
+    choose_device()
+    choose_device()
+    assert calls == asked
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tuwen.core.errors import UserError
 CONVERTED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def share_batch_norm(tower: nn.Module) -> nn.Module:
+def convert_batch_norm(tower: nn.Module) -> nn.Module:
     """Return the tower with torch's SyncBatchNorm in the place of each BatchNorm.
 
     Raises UserError for a class derived from torch's, such as timm's BatchNormAct2d: torch would put a plain

@@ -6,7 +6,7 @@ from torch import nn
 
 from tuwen.core.compat import declare_torchvision_ops
 from tuwen.core.errors import UserError
-from tuwen.training.engines.batch_norm import share_batch_norm
+from tuwen.training.engines.batch_norm import convert_batch_norm
 
 
 def test_torchs_own_layers_are_converted_and_compute_the_same() -> None:
@@ -16,7 +16,7 @@ def test_torchs_own_layers_are_converted_and_compute_the_same() -> None:
     tower.eval()
     rows = torch.randn(5, 3, 8, 8)
     expected, state = tower(rows), tower.state_dict()
-    shared = share_batch_norm(tower)
+    shared = convert_batch_norm(tower)
     kinds = [type(layer) for layer in shared]
     assert kinds == [nn.Conv2d, nn.SyncBatchNorm, nn.ReLU, nn.Flatten, nn.SyncBatchNorm]
     assert torch.equal(shared(rows), expected)
@@ -29,5 +29,5 @@ def test_a_layer_that_does_more_is_refused_by_name() -> None:
 
     tower = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(BatchNormAct2d(4)))
     with pytest.raises(UserError, match=r"1\.0 of the image tower is a BatchNormAct2d, .*freeze this one"):
-        share_batch_norm(tower)
+        convert_batch_norm(tower)
     assert type(tower[1][0]) is BatchNormAct2d
