@@ -45,6 +45,7 @@ STEPS = [
     ["embed", "final", "bank"],
     *(["evaluate", model] for model in (*MODELS, "reranked")),
     ["predict"],
+    ["index"],
     ["report"],
 ]
 # one process for all stages: each would import torch anew
