@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome
+from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.support import quality_inputs, report_inputs
 from tests.support.window import LEAST_CONTRAST, SCHEMES, WIDTHS_PX, Window
 from tuwen.report.quality.page import write_page
+
+LOG_SECONDS = 30
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,11 @@ def test_a_hostile_caption_is_text_and_runs_nothing(browser: Chrome, report_page
     assert set(hosts) == {"data:image/"}
 
 
+def is_logged(browser: Chrome, words: str) -> bool:
+    """Whether a message since the last look has these words; they come a moment after the page is there."""
+    return any(words in entry["message"] for entry in browser.get_log("browser"))
+
+
 def test_a_script_that_did_get_in_would_be_seen_and_stopped(browser: Chrome, report_page: Path) -> None:
     """The checks above can fail: the same page with live script, picture and style of elsewhere."""
     bad = '<script>window.hurt = 1</script><img src="https://example.org/x.png"><style>main{min-width:3000px}</style>'
@@ -78,8 +86,7 @@ def test_a_script_that_did_get_in_would_be_seen_and_stopped(browser: Chrome, rep
     spoilt.write_text(page.replace("</main>", f"{bad}</main>"), encoding="utf-8")
     window = Window(browser, spoilt)
     window.open()
-    said = " ".join(entry["message"] for entry in browser.get_log("browser"))
-    assert "Content Security Policy" in said
+    WebDriverWait(browser, LOG_SECONDS).until(lambda _: is_logged(browser, "Content Security Policy"))
     assert window.run("return typeof window.hurt") == "undefined"  # the page's own policy
     assert window.run("return [...document.images].at(-1).naturalWidth") == 0
     inside, outside = window.run("const e = document.documentElement; return [e.scrollWidth, e.clientWidth]")
