@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -66,7 +67,7 @@ def build_index(root: Path, index: Index = INDEX, embed: Embed = EMBED) -> Path:
     return made.rename(out)
 
 
-def read_manifest(folder: Path) -> dict[str, dict[str, object]]:
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """The manifest of an index."""
-    body: dict[str, dict[str, object]] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    body: dict[str, dict[str, Any]] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return body

@@ -105,17 +105,15 @@ def test_what_the_probability_is_worth_stands_in_both_reports(made):
     rows = []
     for way, title in (("t2i", "text → image"), ("i2t", "image → text")):
         for model, name in (("baseline", "baseline"), ("finetuned", "fine-tuned")):
-            details = json.loads((made / "results" / model / "details.json").read_text())
-            one = details["calibration"][way]["cosine"]
-            share, brier, ece = one["right"], one["brier"], 100 * one["ece"]
-            values = (f"{100 * share:.1f}", f"{brier:.3f}", f"{share * (1 - share):.3f}", f"{ece:.1f}")
+            one = json.loads((made / "results" / model / "details.json").read_text())["calibration"][way]["cosine"]
+            share, spread = 100 * one["right"], one["right"] * (1 - one["right"])
+            values = f"{share:.1f}", f"{one['brier']:.3f}", f"{spread:.3f}", f"{100 * one['ece']:.1f}"
             rows.append([title, name, str(one["queries"]), *values])
     rows.append(["text → image", "in the index", "28", "25.0", "0.125", "0.188", "6.2"])
     rows.append(["image → text", "in the index", "12", "50.0", "0.200", "0.250", "3.1"])
     text = (made / "results/report.md").read_text()
     table = text[text.index("## Is the first answer right") : text.index("## Zero-shot")]
-    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if "→" in line]
-    assert lines == rows
+    assert [line.strip("| ").split(" | ") for line in table.splitlines() if "→" in line] == rows
     page = (made / "results/report.html").read_text()
     assert section(page, "reliability", "hubs")[1:] == rows
     assert page[page.index('<h2 id="reliability">') : page.index('<h2 id="hubs">')].count("<svg") == 2

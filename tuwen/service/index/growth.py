@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from tuwen.data.formats import pairs
+from tuwen.data.formats.directions import DIRECTIONS
 from tuwen.data.formats.text import normalise_captions
 from tuwen.retrieval.calibration import Calibration, FirstAnswers, Growth, fit_growth, judge_calibration
 from tuwen.retrieval.search import top_k
@@ -25,7 +26,6 @@ ASKING_SET, JUDGED_SET = "valid", "test"
 MOST_QUERIES = (
     1000  # of a set, spread over its rows: two numbers need no more, and a large index is searched by each
 )
-SIDES_OF = {"t2i": ("texts", "images"), "i2t": ("images", "texts")}  # direction -> who asks, what is found
 
 
 class SearchedSet(NamedTuple):
@@ -56,7 +56,7 @@ def measure_sureness(
     beside = [*(one for name, one in index.items() if name != ASKING_SET), asked]
     growth, reliability = {}, {}
     for direction, by_order in curves.items():
-        fitted = len(asked.vectors[SIDES_OF[direction][1]].rows)
+        fitted = len(asked.vectors[DIRECTIONS[direction].gallery].rows)
         answers = judge_first_answers(direction, asked, beside, simplify)
         growth[direction] = fit_growth(by_order["cosine"], fitted, answers)
         if JUDGED_SET in index:
@@ -72,7 +72,7 @@ def judge_first_answers(
 
     simplify: as in `normalise_captions`, which decides.
     """
-    own, other = SIDES_OF[direction]
+    own, other = DIRECTIONS[direction].queries, DIRECTIONS[direction].gallery
     whole = asking.vectors[own]
     spread = np.unique(np.linspace(0, len(whole.rows) - 1, min(MOST_QUERIES, len(whole.rows))).round().astype(int))
     asked = whole._replace(rows=whole.rows[spread])

@@ -43,7 +43,7 @@ def test_the_odds_fall_as_its_own_items_tell_and_what_is_said_is_judged_by_test(
     asked = search_plainly(root, "valid", ["test", "bank", "valid"], sides)
     fitted = len(read_side(root, "valid", sides[1])[0])
     growth = fit_growth(CURVE, fitted, asked)
-    assert read_manifest(folder)["params"]["growth"][way] == {  # type: ignore[index]
+    assert read_manifest(folder)["params"]["growth"][way] == {
         "gallery": fitted,
         "exponent": pytest.approx(growth.exponent, abs=1e-4),
     }
@@ -69,4 +69,4 @@ def test_among_items_that_are_never_right_it_is_less_sure(built: Path, tmp_path:
     texts = corpus.texts.set_column(corpus.texts.schema.get_field_index("caption"), "caption", [other])
     pairs.write_pair_set(root / "data/clean/corpus", pairs.PairSet(corpus.images, texts, corpus.pairs))
     foreign = read_manifest(build_index(root, only))["params"]["growth"]
-    assert foreign["t2i"]["exponent"] < alike["t2i"]["exponent"]  # type: ignore[index]
+    assert foreign["t2i"]["exponent"] < alike["t2i"]["exponent"]
