@@ -26,7 +26,7 @@ class MadeIndex:
 
     def __init__(self, count: int, dtype: Dtype = "float32") -> None:
         draw = np.random.default_rng(0)
-        vectors = unit(draw.normal(size=(count, 24)))
+        vectors = unit(draw.normal(size=(count, 64)))
         vectors[1::3] = vectors[::3][: len(vectors[1::3])]  # equal ones
         near = unit(vectors[::3] + 1e-7 * draw.normal(size=vectors[::3].shape))
         vectors[2::3] = near[: len(vectors[2::3])]
@@ -47,11 +47,13 @@ def made() -> MadeIndex:
     return MadeIndex(900)
 
 
-@pytest.fixture(params=["int8", "float32"])
+@pytest.fixture(params=["avx512_vnni", "avx2", "none"])
 def first(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products of the first pass as this processor has them, or float32 ones."""
-    if request.param == "float32":
-        monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    """Products of the first pass as a processor has them that knows these instructions alone."""
+    has = torch.cpu.get_capabilities().get(request.param, False)
+    if not has and request.param != "none":
+        pytest.skip(f"this processor has no {request.param}")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {request.param: has})
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_hits_are_those_of_a_plain_sort(
     made: MadeIndex, store: Store, keep: ItemFilter, is_kept: Any, k: int
 ) -> None:
     vectors = made.vectors["images"]
-    queries = np.concatenate([vectors[[0, 4]], unit(np.random.default_rng(1).normal(size=(3, 24)))])
+    queries = np.concatenate([vectors[[0, 4]], unit(np.random.default_rng(1).normal(size=(3, 64)))])
     rows = np.array([n for n in range(900) if is_kept(n)], np.int64)
     assert store.count("images", keep) == len(rows)
     for query, hits in zip(queries, store.search("images", queries, k, keep), strict=True):
@@ -94,7 +96,7 @@ def test_hits_are_those_of_a_plain_sort(
 def test_a_query_has_the_same_answers_in_every_batch(
     made: MadeIndex, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queries = unit(np.random.default_rng(2).normal(size=(33, 24)))
+    queries = unit(np.random.default_rng(2).normal(size=(33, 64)))
     together = store.search("images", queries, 10, ALL)
     monkeypatch.setattr(first_pass, "BLOCK_ROWS", 64)
     monkeypatch.setattr(exact, "PASS_SCORES", 900 * 4)
@@ -112,7 +114,7 @@ def test_a_query_has_the_same_answers_in_every_batch(
 @pytest.mark.usefixtures("first")
 def test_fewer_bytes_are_searched_exactly_over_what_is_kept(dtype: Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     made, draw = MadeIndex(900, dtype), np.random.default_rng(1)
-    codes, queries = made.codes["images"], unit(draw.normal(size=(3, 24)))
+    codes, queries = made.codes["images"], unit(draw.normal(size=(3, 64)))
     monkeypatch.setattr(first_pass, "BLOCK_ROWS", 64)
     monkeypatch.setattr(exact, "LEAST_CANDIDATES", 50)
     store = ExactStore(cast(ItemIndex, made))
