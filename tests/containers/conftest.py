@@ -26,7 +26,7 @@ from tuwen.core.wheels import open_wheels, read_pins
 COMPOSE = ROOT / "docker/compose.yaml"
 ENGINE = Path(__file__).with_name("engine.sh")
 PORTS = ("PREFECT_PORT", "MLFLOW_PORT", "S3_PORT")
-CARD = "GPU-test"  # stages of the CPU take turns on it as they would on a real one
+CARDS = ("GPU-test", "GPU-test-2")  # stages of the CPU take turns on them as they would on real ones
 STRANGER = 4321  # a user id that no image knows
 # Of the whole stack, from its build to its end: a test that hangs must not hold who waits for it.
 STACK_SECONDS, PIP_SECONDS = 480, 900  # the second where pip fills the image
@@ -182,7 +182,7 @@ def make_stack(folder: Path, engine: dict[str, str]) -> Stack:
     if environment := find_environment():
         build["additional_contexts"] = {"build-cpu": str(relocate(environment, folder / "environment"))}
     # one thread, since other tests compute beside it
-    variables = {"TUWEN_CHECKPOINT_SECONDS": "0", "CUDA_VISIBLE_DEVICES": CARD, "OMP_NUM_THREADS": "1"}
+    variables = {"TUWEN_CHECKPOINT_SECONDS": "0", "CUDA_VISIBLE_DEVICES": ",".join(CARDS), "OMP_NUM_THREADS": "1"}
     variables["PREFECT_WORKER_QUERY_SECONDS"] = "1"  # by default it looks for a new run every ten
     (folder / "override.yaml").write_text(
         json.dumps({"services": {"prefect": {"build": build}, "worker-cpu": {"environment": variables}}})

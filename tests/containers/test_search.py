@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,14 +14,20 @@ from tests.support.ports import free_ports
 from tests.support.search_project import build_index, build_search_project
 
 
-@pytest.fixture(scope="module")
-def address(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with an index, of a user whom the image does not know; made before the stack's time begins."""
     root = build_search_project(tmp_path_factory.mktemp("checkout"), reranked=False)
     build_index(root)
     shutil.copytree(ROOT / "tuwen", root / "tuwen", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(["chown", "-R", f"{STRANGER}:{STRANGER}", root], check=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def address(project: Path, stack: Stack) -> Iterator[str]:
     (port,) = free_ports(1)
-    mine = {"HOST_CHECKOUT": str(root), "SEARCH_PORT": str(port)}
+    mine = {"HOST_CHECKOUT": str(project), "SEARCH_PORT": str(port)}
     try:
         options = ("--detach", "--wait", "--no-build")
         started = stack.attempt("--profile", "search", "up", *options, "search", **mine)

@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.containers.conftest import CARD, STRANGER, Stack, find_environment
+from tests.containers.conftest import CARDS, STRANGER, Stack, find_environment
 from tests.support import server_logs, smoke
 from tests.support.browser import browser as browser
 
@@ -163,8 +163,11 @@ def finished(stack: Stack, resumed: str) -> str:
 def test_the_next_run_goes_on_from_the_checkpoint_and_a_recreated_prefect_locks_no_card(
     stack: Stack, finished: str
 ) -> None:
-    assert stack.run("logs", "worker-cpu").count("resumed after step") == 1
-    assert stack.execute("ls", "/tmp/tuwen-gpus").split() == [CARD]
+    before, *after = stack.run("logs", "worker-cpu").split("resumed after step")
+    assert len(after) == 1
+    assert f"baseline computes on {CARDS[0]}" in before
+    assert all(re.search(rf"computes on {card}\b(?!-)", after[0]) for card in CARDS)
+    assert sorted(stack.execute("ls", "/tmp/tuwen-gpus").split()) == sorted(CARDS)
     assert json.loads((stack.checkout / SMOKE / "results/finetuned/metrics.json").read_text())
     assert all(path.lstat().st_uid == STRANGER for path in stack.checkout.rglob("*"))
 

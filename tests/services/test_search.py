@@ -216,6 +216,7 @@ def test_a_new_model_takes_over_without_a_failed_request(project: Path, tmp_path
                 swapping = asyncio.create_task(swap(client))
                 while not swapping.done():
                     await asyncio.gather(*(search(client) for _ in range(CLIENTS)))
+                await search(client)  # a round may end in the very moment of the last swap
                 return await swapping
 
         assert asyncio.run(run()) == [409, 200, 409, 200]
@@ -242,3 +243,15 @@ def test_a_picture_is_searched_by_a_form(service: SearchService) -> None:
     files = {"image": ("日落.jpg", encode(landscape(), "JPEG"), "image/jpeg")}
     answer = httpx.post(f"{service.address}/search", files=files, data={"k": "2"}, timeout=60)
     assert [len(answer.json()["answers"]), answer.json()["of"]] == [2, "texts"]
+
+
+def test_entries_of_the_log_have_a_level_and_an_error_among_them_fails_a_test(project: Path) -> None:
+    def report_an_error() -> None:
+        with serving_searches(project) as service:
+            entry = service.read_log().splitlines()[-1]
+            assert " INFO tuwen." in entry, entry
+            with service.log.open("a") as log:
+                log.write(entry.partition(" INFO ")[0] + " ERROR tuwen.service.gatekeeper the disk is gone\n")
+
+    with pytest.raises(AssertionError, match="the disk is gone"):
+        report_an_error()

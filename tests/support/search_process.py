@@ -13,6 +13,7 @@ import httpx
 
 from tests.support.checkout import ROOT
 from tests.support.ports import free_ports, is_answering
+from tests.support.server_logs import find_errors
 
 READY_SECONDS = 180
 
@@ -58,11 +59,16 @@ class SearchService:
 
 @contextlib.contextmanager
 def serving_searches(root: Path, **settings: object) -> Iterator[SearchService]:
-    """Yield a service over the project in `root`, ready; it is killed at the end where it still runs."""
+    """Yield a service over the project in `root`, ready; it is killed at the end where it still runs.
+
+    A test that passed fails all the same if the service's log reports an error.
+    """
     service = SearchService(root, free_ports(1)[0], **{"rate": 0, **settings})
     try:
         service.wait_until_ready()
         yield service
+        errors = find_errors([service.log])
+        assert not errors, errors
     finally:
         if service.process.poll() is None:
             service.stop(signal.SIGKILL)

@@ -20,7 +20,7 @@ SWITCH_SECONDS = 0.0005  # that a thread which computes waits for Python's lock,
 def run_service() -> None:
     """Serve until a signal. Raises UserError for settings that do not fit, or a model that cannot be loaded."""
     settings, metrics = read_search_settings(os.environ), SearchMetrics()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     sys.setswitchinterval(SWITCH_SECONDS)
     torch.set_num_threads(1)  # threads of our own share the cores, and each computes for itself
     faults: list[str] = []
